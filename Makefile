@@ -1,0 +1,68 @@
+# Each target makes .venv when it is missing, installs what it needs, and runs. Needed beforehand: Python 3.11
+# or newer (with its venv module), make, a C++ compiler for the tests, and a package index that pip can reach.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two targets at once would install into one environment at the same time.
+.NOTPARALLEL:
+.PHONY: help demo test test-quick lint bench gpu-test clean
+
+help:
+	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
+	@echo "make test        all tests (under 10 minutes on 2 cores)"
+	@echo "make test-quick  the tests that are not marked slow"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       time every operator on the CPU, with PyTorch beside it"
+	@echo "make gpu-test    tests and benchmarks on a CUDA GPU"
+	@echo "make clean       remove .venv and everything built"
+
+demo: $(VENV)/.has-examples
+	$(RUN) examples/joint_upsampling.py
+
+test: $(VENV)/.has-test
+	$(RUN) -m pytest
+
+test-quick: $(VENV)/.has-test
+	$(RUN) -m pytest -m "not slow"
+
+lint: $(VENV)/.has-lint
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.has-bench
+	$(RUN) -m benchmarks run --peers
+
+# A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
+gpu-test:
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null \
+	    || { echo "gpu-test: no NVIDIA driver on this machine (libcuda.so.1 does not load): nothing was tested"; exit 1; }
+	@set -e; \
+	if $(PYTHON) -c 'import cupy, numba, scipy, pytest, hypothesis, pytest_timeout' 2>/dev/null; then run="$(PYTHON)"; \
+	else run="$(RUN)"; $(MAKE) --no-print-directory $(VENV)/.has-test,cuda13; fi; \
+	set -x; \
+	"$$run" -m dynarray info --require cuda; \
+	DYNARRAY_REQUIRE_GPU=1 "$$run" -m pytest -m gpu; \
+	"$$run" -m benchmarks run --backend cuda
+
+clean:
+	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps below live in .venv, so that an environment that lost its interpreter goes with them.
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "dynarray needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
+	    echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+# One empty file per set of extras that is installed: the second time costs nothing until pyproject.toml changes.
+$(VENV)/.has-%: pyproject.toml $(RUN)
+	$(PIP) install --editable '.[$*]'
+	@touch $@
