@@ -1,0 +1,15 @@
+"""Dynamic filters for NumPy and CuPy arrays, with exact gradients. See `OPERATORS` for what there is."""
+
+from ._dispatch import use_backend as use_backend
+from ._operator import OPERATORS as OPERATORS
+from ._operator import Operator as Operator
+from .local_filter import carafe as carafe
+from .local_filter import carafe_backward as carafe_backward
+from .local_filter import ddf as ddf
+from .local_filter import ddf_backward as ddf_backward
+from .local_filter import ddf_upsample as ddf_upsample
+from .local_filter import ddf_upsample_backward as ddf_upsample_backward
+from .local_filter import involution as involution
+from .local_filter import involution_backward as involution_backward
+from .local_filter import local_filter2d as local_filter2d
+from .local_filter import local_filter2d_backward as local_filter2d_backward

@@ -1,0 +1,87 @@
+"""From arrays to the backend that works on them."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+# The dtypes each backend takes. Complex numbers let the references be differentiated by complex steps.
+DTYPES = {
+    "reference": ("float32", "float64", "complex64", "complex128"),
+    "cpu": ("float32", "float64"),
+    "host": ("float16", "bfloat16", "float32", "float64"),
+    "cuda": ("float16", "bfloat16", "float32", "float64"),
+}
+BACKENDS = tuple(DTYPES)
+
+_forced = threading.local()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend for the operators called by this thread inside the block.
+
+    Parameters
+    ----------
+    name : {"reference", "cpu", "host", "cuda"}
+        ``"reference"``: the textbook NumPy definition. ``"cpu"``: Numba kernels (what NumPy arrays use anyway).
+        ``"host"``: the CUDA sources compiled by g++ and run on NumPy arrays, to test and debug them without a GPU.
+        ``"cuda"``: CUDA kernels on CuPy arrays (what CuPy arrays use anyway).
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.ones((1, 2, 4, 4)), np.ones((1, 1, 3, 3, 4, 4))
+    >>> with dyn.use_backend("reference"):
+    ...     y = dyn.local_filter2d(x, weight)
+    >>> float(y[0, 0, 1, 1])
+    9.0
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"use_backend: name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    previous = getattr(_forced, "name", None)
+    _forced.name = name
+    try:
+        yield
+    finally:
+        _forced.name = previous
+
+
+def library_of(array: Any) -> str | None:
+    """``"numpy"``, ``"cupy"``, or ``None`` for anything else (CuPy is not imported to find out)."""
+    if isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray):
+        return "numpy"
+    kind = type(array)
+    if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":
+        return "cupy"
+    return None
+
+
+def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
+    """The backend for these arrays, all of which must agree in library, device and dtype."""
+    first_name, first = next(iter(arrays.items()))
+    for name, array in arrays.items():
+        library = library_of(array)
+        if library is None:
+            raise TypeError(f"{operator}: {name} must be a numpy.ndarray or cupy.ndarray, got {_kind(array)}")
+        if library != library_of(first):
+            raise TypeError(f"{operator}: {name} is a {_kind(array)} but {first_name} is a {_kind(first)}")
+        if library == "cupy" and array.device != first.device:
+            raise ValueError(f"{operator}: {name} is on {array.device} but {first_name} is on {first.device}")
+        if array.dtype != first.dtype:
+            raise TypeError(f"{operator}: {name} has dtype {array.dtype} but {first_name} has {first.dtype}")
+    on_gpu = library_of(first) == "cupy"
+    backend = getattr(_forced, "name", None) or ("cuda" if on_gpu else "cpu")
+    if (backend == "cuda") != on_gpu:
+        raise TypeError(f"{operator}: backend {backend!r} cannot take {first_name}, a {_kind(first)}")
+    if first.dtype.name not in DTYPES[backend] or not first.dtype.isnative:
+        allowed = ", ".join(DTYPES[backend])
+        raise TypeError(f"{operator}: {first_name} has dtype {first.dtype!s}; the {backend} backend takes {allowed}")
+    return backend
+
+
+def _kind(array: Any) -> str:
+    kind = type(array)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

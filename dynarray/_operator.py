@@ -1,0 +1,233 @@
+"""The operator record and the registry that everything generic iterates over."""
+
+import inspect
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ._dispatch import choose_backend
+
+OPERATORS: dict[str, "Operator"] = {}
+
+
+class Checked(NamedTuple):
+    """What a check returns: arrays and parameters as the backends take them, and the shape of the output."""
+
+    arrays: tuple
+    params: dict[str, Any]
+    output_shape: tuple[int, ...]
+
+
+class Case(NamedTuple):
+    """One valid call: the shape of each array (None where it is left out) and the parameters."""
+
+    shapes: dict[str, tuple[int, ...] | None]
+    params: dict[str, Any]
+
+
+class Saved(NamedTuple):
+    """What a forward pass leaves for the backward pass; `arrays` are the arrays it keeps alive."""
+
+    backend: str
+    arrays: tuple
+    params: dict[str, Any]
+    output: tuple[tuple[int, ...], Any]
+    shapes: tuple[tuple[int, ...] | None, ...]
+
+
+class Form(NamedTuple):
+    """A function of another module, imported when first called, so that ``import dynarray`` stays light."""
+
+    module: str
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(self.module), self.name)(*args, **kwargs)
+
+
+def forms(stem: str, name: str) -> dict[str, Callable]:
+    """The four forms of one function: `name` in the module `stem` of each backend."""
+    modules = {"reference": "dynarray.reference", "cpu": "dynarray.cpu", "host": "rawkernels", "cuda": "rawkernels"}
+    return {backend: Form(f"{module}.{stem}", name) for backend, module in modules.items()}
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: its public function, its argument names, its check and its forms.
+
+    Attributes
+    ----------
+    name : str
+        The name of the public function.
+    function : callable
+        The public function; its signature is where argument names and defaults are defined.
+    arrays, optional : tuple of str
+        Names of the array arguments in order, and those of them that may be ``None``.
+    defaults : dict
+        The keyword parameters and their defaults.
+    forward : dict
+        Per backend, ``forward(*arrays, **params) -> (output, kept)``.
+    backward : dict
+        Per backend, ``backward(grad_output, kept, needs, **params) -> tuple`` with None where not needed.
+        `kept` begins with the arrays of the forward pass; whatever follows them is recomputed when missing.
+    check : callable
+        ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError.
+    cases : callable
+        ``cases(pick) -> Case``: a valid call, each free choice made by ``pick(sequence)``.
+    roles : tuple of str
+        The public name of each array that the forms take, in the order in which they take them.
+    """
+
+    name: str
+    function: Callable
+    arrays: tuple[str, ...]
+    optional: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    forward: Mapping[str, Callable]
+    backward: Mapping[str, Callable]
+    check: Callable[..., Checked]
+    cases: Callable[[Callable], Case]
+    roles: tuple[str, ...]
+
+    def __call__(self, arrays: tuple, **params: Any) -> Any:
+        """The output alone."""
+        return self.run(arrays, params)[0]
+
+    def prepare(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[str, Checked]:
+        """Check a call; return its backend and what the forms of that backend are to be given."""
+        unknown = sorted(set(params) - set(self.defaults))
+        if unknown:
+            raise TypeError(f"{self.name}: unknown parameter {unknown[0]!r}; it takes {', '.join(self.defaults)}")
+        missing = sorted(
+            name for name, value in self.defaults.items() if value is inspect.Parameter.empty and name not in params
+        )
+        if missing:
+            raise TypeError(f"{self.name}: parameter {missing[0]!r} must be given")
+        given = {
+            name: array
+            for name, array in zip(self.arrays, arrays, strict=True)
+            if array is not None or name not in self.optional
+        }
+        backend = choose_backend(self.name, given)
+        return backend, self.check(*arrays, **{**self.defaults, **params})
+
+    def run(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[Any, Saved]:
+        """Forward pass: the output, and what the backward pass needs."""
+        backend, checked = self.prepare(arrays, params)
+        output, kept = self.forward[backend](*checked.arrays, **checked.params)
+        return output, self._saved(backend, checked, kept, arrays)
+
+    def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple:
+        """Backward pass: one gradient per array argument, None where not needed or not given."""
+        shape, dtype = saved.output
+        first = self.arrays[0]
+        if choose_backend(self.name, {first: saved.arrays[0], "grad_output": grad_output}) != saved.backend:
+            raise ValueError(f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}")
+        if tuple(grad_output.shape) != shape:
+            raise ValueError(
+                f"{self.name}: grad_output must have the shape of the output, {shape}, got {tuple(grad_output.shape)}"
+            )
+        wanted = {
+            name
+            for name, needed, given in zip(self.arrays, needs, saved.shapes, strict=True)
+            if needed and given is not None
+        }
+        results = self.backward[saved.backend](
+            grad_output, saved.arrays, tuple(role in wanted for role in self.roles), **saved.params
+        )
+        named = dict(zip(self.roles, results, strict=True))
+        return tuple(
+            named[name].reshape(given) if name in wanted else None
+            for name, given in zip(self.arrays, saved.shapes, strict=True)
+        )
+
+    def _saved(self, backend: str, checked: Checked, kept: tuple, arrays: tuple) -> Saved:
+        shapes = tuple(None if array is None else tuple(array.shape) for array in arrays)
+        return Saved(backend, kept, checked.params, (checked.output_shape, arrays[0].dtype), shapes)
+
+
+def register(
+    function: Callable,
+    *,
+    forward: Mapping[str, Callable],
+    backward: Mapping[str, Callable],
+    check: Callable[..., Checked],
+    cases: Callable[[Callable], Case],
+    roles: tuple[str, ...] | None = None,
+) -> Operator:
+    """Add an operator to the registry; positional arguments of `function` are its arrays, keywords its parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    arrays = tuple(p.name for p in positional)
+    operator = Operator(
+        name=function.__name__,
+        function=function,
+        arrays=arrays,
+        optional=tuple(p.name for p in positional if p.default is None),
+        defaults={p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY},
+        forward=forward,
+        backward=backward,
+        check=check,
+        cases=cases,
+        roles=roles or arrays,
+    )
+    OPERATORS[operator.name] = operator
+    return operator
+
+
+def backward_of(operator: Operator) -> Callable:
+    """The public ``<name>_backward`` of an operator: same arguments after `grad_output`, plus `needs`."""
+    signature = inspect.signature(operator.function)
+    title = "".join(part.capitalize() for part in operator.name.split("_"))
+    gradients_type = namedtuple(f"{title}Gradients", operator.arrays)  # type: ignore[misc]
+    grad_output = inspect.Parameter("grad_output", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needs_parameter = inspect.Parameter("needs", inspect.Parameter.KEYWORD_ONLY, default=None)
+
+    def backward(grad_output: Any, *args: Any, needs: tuple[bool, ...] | None = None, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arrays = tuple(bound.arguments[name] for name in operator.arrays)
+        params = {name: bound.arguments[name] for name in operator.defaults}
+        if needs is None:
+            needs = (True,) * len(arrays)
+        if not isinstance(needs, tuple | list) or len(needs) != len(arrays):
+            raise ValueError(
+                f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, got {needs!r}"
+            )
+        backend, checked = operator.prepare(arrays, params)
+        saved = operator._saved(backend, checked, checked.arrays, arrays)
+        return gradients_type(*operator.gradients(grad_output, saved, tuple(needs)))
+
+    backward.__name__ = backward.__qualname__ = f"{operator.name}_backward"
+    backward.__module__ = operator.function.__module__
+    backward.__doc__ = _BACKWARD_DOC.format(name=operator.name, arrays=", ".join(operator.arrays), title=title)
+    backward.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[grad_output, *signature.parameters.values(), needs_parameter]
+    )
+    return backward
+
+
+_BACKWARD_DOC = """Gradients of `{name}`: the vector-Jacobian product of `grad_output` with each array argument.
+
+Parameters
+----------
+grad_output : array
+    Gradient of a scalar with respect to the output of `{name}`; its shape and dtype.
+{arrays} : array
+    The arguments of the forward call; the keyword parameters too are those of `{name}`.
+needs : tuple of bool, optional
+    For each of ({arrays}), whether its gradient is wanted; all of them by default.
+
+Returns
+-------
+{title}Gradients
+    Named tuple ({arrays}). A gradient has the shape and dtype of its array, and is
+    None where it is not needed or the array was not given.
+
+Raises
+------
+TypeError, ValueError
+    As `{name}`, and for a `grad_output` that does not match the output.
+"""

@@ -1,0 +1,439 @@
+"""Filters that change from pixel to pixel, each shared by the channels of a group.
+
+One operator, `local_filter2d`, and its published faces: `ddf` and `ddf_upsample` (Decoupled Dynamic Filters), `carafe`
+and `involution`. A face differs in the order and shape of its arguments only and runs the same kernels.
+"""
+
+from typing import Any
+
+from ._check import check_choice, check_divides, check_int, check_pair, check_shape
+from ._geometry import output_size, resolve_padding
+from ._operator import Case, Checked, backward_of, forms, register
+
+COMBINE = ("mul", "add")
+
+
+def local_filter2d(
+    x: Any,
+    weight: Any,
+    channel_weight: Any = None,
+    *,
+    combine: str = "mul",
+    stride: Any = 1,
+    dilation: Any = 1,
+    padding: Any = None,
+    upsample: int = 1,
+) -> Any:
+    """Filter each pixel with its own kernel, shared by the channels of a group.
+
+    ``y[n,c,h,w] = sum_ab (weight[n,g,a,b,h,w] o channel_weight[n,c,a,b]) * x[n,c,q]`` with group ``g = c // (C/G)``,
+    ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)``, x zero outside the image, and o the operation of `combine`.
+    With ``upsample = u`` tap (a, b) of output (h, w) reads around ``(h // u, w // u)`` instead, and each of the u*u
+    sub-pixel phases ``(h % u, w % u)`` has its own channel weights.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (N, G, kh, kw, Ho, Wo)
+        One kernel per output pixel and group; G divides C.
+    channel_weight : array, (N, C, kh, kw) or, with `upsample` u, (N, u, u, C, kh, kw), optional
+        One kernel per channel, combined with the kernel of the pixel.
+    combine : {"mul", "add"}
+        How the two kernels are combined.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps, in input pixels.
+    padding : int or (y, x), optional
+        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+    upsample : int
+        Outputs per input pixel and axis; above 1 it needs stride 1, odd kernels and ``padding=None``.
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``, or u*H when upsampling.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that do not
+        match, and for parameters out of range. The message names the argument.
+
+    Notes
+    -----
+    The backward pass needs only the inputs, so nothing else is saved and nothing is recomputed.
+
+    References
+    ----------
+    Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021. Wang et al., "CARAFE", ICCV 2019. Li et al.,
+    "Involution", CVPR 2021. De Brabandere et al., "Dynamic Filter Networks", NeurIPS 2016.
+
+    Examples
+    --------
+    A 3 x 3 box filter in the left half of the image, the identity in the right half:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> weight = np.zeros((1, 1, 3, 3, 4, 4))
+    >>> weight[..., :2] = 1 / 9
+    >>> weight[:, :, 1, 1, :, 2:] = 1
+    >>> dyn.local_filter2d(x, weight)[0, 0, 1].round(6).tolist()
+    [3.0, 5.0, 6.0, 7.0]
+    """
+    return LOCAL_FILTER2D(
+        (x, weight, channel_weight),
+        combine=combine,
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        upsample=upsample,
+    )
+
+
+def ddf(
+    x: Any, channel_filter: Any, spatial_filter: Any, *, combine: str = "mul", stride: Any = 1, dilation: Any = 1
+) -> Any:
+    """Decoupled dynamic filter: a filter per pixel combined with a filter per channel.
+
+    ``y[n,c,p] = sum_ab (spatial_filter[n,g,a,b,p] o channel_filter[n,c,a,b]) * x[n,c,q]``: see `local_filter2d`.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    channel_filter : array, (N, C, kh, kw)
+        One filter per channel.
+    spatial_filter : array, (N, heads, kh, kw, Ho, Wo)
+        One filter per output pixel and head; heads divides C, and kernel sizes are odd.
+    combine : {"mul", "add"}
+        How the two filters are combined.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps. Padding is "same".
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        ``Ho = ceil(H / stride)``.
+
+    References
+    ----------
+    Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.ones((1, 2, 3, 3))
+    >>> channel_filter = np.stack([np.full((3, 3), 1.0), np.full((3, 3), 2.0)])[None]
+    >>> dyn.ddf(x, channel_filter, np.ones((1, 1, 3, 3, 3, 3)))[0, :, 1, 1].tolist()
+    [9.0, 18.0]
+    """
+    return DDF((x, channel_filter, spatial_filter), combine=combine, stride=stride, dilation=dilation)
+
+
+def ddf_upsample(
+    x: Any, channel_filters: Any, spatial_filters: Any, *, combine: str = "mul", dilation: Any = 1
+) -> Any:
+    """Decoupled dynamic filters that upsample: each sub-pixel phase has filters of its own.
+
+    Output pixel (h, w) filters x around ``(h // u, w // u)``: see `local_filter2d` with ``upsample = u``.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    channel_filters : array, (N, u, u, C, kh, kw)
+        One filter per sub-pixel phase and channel; the upsampling factor u is its second extent.
+    spatial_filters : array, (N, heads, kh, kw, u*H, u*W)
+        One filter per output pixel and head; heads divides C, and kernel sizes are odd.
+    combine : {"mul", "add"}
+        How the two filters are combined.
+    dilation : int or (y, x)
+        Step between taps, in pixels of x.
+
+    Returns
+    -------
+    array, (N, C, u*H, u*W)
+        The upsampled output.
+
+    References
+    ----------
+    Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021.
+
+    Examples
+    --------
+    A delta at the centre of every filter is nearest-neighbour upsampling:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([[[[1.0, 2.0]]]])
+    >>> spatial = np.zeros((1, 1, 3, 3, 2, 4))
+    >>> spatial[:, :, 1, 1] = 1
+    >>> dyn.ddf_upsample(x, np.ones((1, 2, 2, 1, 3, 3)), spatial)[0, 0].tolist()
+    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+    """
+    return DDF_UPSAMPLE((x, channel_filters, spatial_filters), combine=combine, dilation=dilation)
+
+
+def carafe(x: Any, masks: Any, *, kernel_size: Any, groups: int = 1, scale: int = 2) -> Any:
+    """Content-aware reassembly: each upsampled pixel is a weighted sum of a window of x.
+
+    ``y[n,c,h,w] = sum_ab masks[n, (g*kh + a)*kw + b, h, w] * x[n,c, h//scale + a - (kh-1)/2, w//scale + b - (kw-1)/2]``.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    masks : array, (N, G*kh*kw, scale*H, scale*W)
+        The reassembly weights of every output pixel, used as they are (CARAFE normalises them by a softmax before).
+    kernel_size : int or (y, x)
+        Odd size of the window.
+    groups : int
+        G, which divides C.
+    scale : int
+        Upsampling factor.
+
+    Returns
+    -------
+    array, (N, C, scale*H, scale*W)
+        The upsampled output.
+
+    References
+    ----------
+    Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> masks = np.full((1, 9, 4, 4), 1 / 9)
+    >>> float(dyn.carafe(np.ones((1, 1, 2, 2)), masks, kernel_size=3)[0, 0, 0, 0].round(6))
+    0.444444
+    """
+    return CARAFE((x, masks), kernel_size=kernel_size, groups=groups, scale=scale)
+
+
+def involution(x: Any, weight: Any, *, stride: Any = 1, padding: Any = None, dilation: Any = 1) -> Any:
+    """Involution: a kernel per pixel, shared by the channels of a group.
+
+    ``y[n,c,p] = sum_ab weight[n,g,a,b,p] * x[n,c,q]``: `local_filter2d` without channel weights.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (N, G, kh, kw, Ho, Wo)
+        One kernel per output pixel and group; G divides C.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps.
+    padding : int or (y, x), optional
+        Zeros added on each side; None means "same" and needs odd kernel sizes.
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    References
+    ----------
+    Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition", CVPR 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> dyn.involution(np.ones((1, 4, 5, 5)), np.ones((1, 2, 3, 3, 3, 3)), stride=2).shape
+    (1, 4, 3, 3)
+    """
+    return INVOLUTION((x, weight), stride=stride, padding=padding, dilation=dilation)
+
+
+def _check(
+    operator: str,
+    arrays: tuple[Any, Any, Any],
+    names: tuple[str, str, str],
+    *,
+    combine: Any = "mul",
+    stride: Any = 1,
+    dilation: Any = 1,
+    padding: Any = None,
+    upsample: int = 1,
+) -> Checked:
+    """The check that all faces share; `names` are the face's own names for x, weight and channel_weight."""
+    x, weight, channel_weight = arrays
+    check_choice(operator, "combine", combine, COMBINE)
+    strides = check_pair(operator, "stride", stride, 1)
+    dilations = check_pair(operator, "dilation", dilation, 1)
+    sizes = check_shape(operator, names[0], x, "N C H W", {})
+    sizes = check_shape(operator, names[1], weight, "N G kh kw Ho Wo", sizes)
+    kernel = sizes["kh"], sizes["kw"]
+    if min(kernel) < 1:
+        raise ValueError(f"{operator}: {names[1]} must have kernel sizes of at least 1, got {kernel}")
+    paddings = resolve_padding(operator, padding, kernel, dilations)
+    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0], upsample)
+    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1], upsample)
+    check_shape(operator, names[1], weight, "N G kh kw Ho Wo", {k: v for k, v in sizes.items() if k != "G"})
+    if sizes["C"]:
+        check_divides(operator, names[1], "G", "C", sizes)
+    if channel_weight is not None:
+        # Forms always get one set of channel weights per phase.
+        pattern = "N u u C kh kw" if upsample > 1 or channel_weight.ndim == 6 else "N C kh kw"
+        check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
+        shape = (sizes["N"], upsample, upsample, sizes["C"], *kernel)
+        channel_weight = channel_weight.reshape(shape)
+    params = {
+        "combine": combine,
+        "stride": strides,
+        "dilation": dilations,
+        "padding": paddings,
+        "upsample": upsample,
+    }
+    return Checked((x, weight, channel_weight), params, (sizes["N"], sizes["C"], sizes["Ho"], sizes["Wo"]))
+
+
+def _check_local_filter2d(x: Any, weight: Any, channel_weight: Any, *, upsample: Any, **params: Any) -> Checked:
+    name = "local_filter2d"
+    upsample = check_int(name, "upsample", upsample, 1)
+    if upsample > 1:
+        if check_pair(name, "stride", params["stride"], 1) != (1, 1):
+            raise ValueError(f"{name}: stride must be 1 when upsampling, got {params['stride']!r}")
+        if params["padding"] is not None:
+            raise ValueError(f"{name}: padding must be None when upsampling, got {params['padding']!r}")
+    return _check(
+        name, (x, weight, channel_weight), ("x", "weight", "channel_weight"), upsample=upsample, **params
+    )
+
+
+def _check_ddf(x: Any, channel_filter: Any, spatial_filter: Any, **params: Any) -> Checked:
+    check_shape("ddf", "channel_filter", channel_filter, "N C kh kw", {})
+    return _check("ddf", (x, spatial_filter, channel_filter), ("x", "spatial_filter", "channel_filter"), **params)
+
+
+def _check_ddf_upsample(x: Any, channel_filters: Any, spatial_filters: Any, **params: Any) -> Checked:
+    name = "ddf_upsample"
+    sizes = check_shape(name, "channel_filters", channel_filters, "N u u C kh kw", {})
+    upsample = check_int(name, "channel_filters.shape[1]", sizes["u"], 1)
+    names = ("x", "spatial_filters", "channel_filters")
+    return _check(name, (x, spatial_filters, channel_filters), names, upsample=upsample, **params)
+
+
+def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: Any) -> Checked:
+    kh, kw = check_pair("carafe", "kernel_size", kernel_size, 1)
+    if kh % 2 == 0 or kw % 2 == 0:
+        raise ValueError(f"carafe: kernel_size must be odd, got {kernel_size!r}")
+    groups = check_int("carafe", "groups", groups, 1)
+    scale = check_int("carafe", "scale", scale, 1)
+    sizes = check_shape("carafe", "x", x, "N C H W", {})
+    expected = {"N": sizes["N"], "G*kh*kw": groups * kh * kw, "scale*H": scale * sizes["H"], "scale*W": scale * sizes["W"]}
+    check_shape("carafe", "masks", masks, "N G*kh*kw scale*H scale*W", expected)
+    weight = masks.reshape(masks.shape[0], groups, kh, kw, *masks.shape[2:])
+    return _check("carafe", (x, weight, None), ("x", "masks", ""), upsample=scale)
+
+
+def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
+    return _check("involution", (x, weight, None), ("x", "weight", ""), **params)
+
+
+def _draw(pick: Any, *, upsampling: bool, resampling: bool = True) -> tuple[dict[str, int], dict[str, Any]]:
+    """Sizes and parameters of one valid call."""
+    groups = pick((1, 2, 3))
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "G": groups,
+        "C": groups * pick((1, 2, 5)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        "kh": pick((3, 1, 5)),
+        "kw": pick((3, 1, 5)),
+        "u": pick((2, 1, 3)) if upsampling else 1,
+    }
+    params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
+    if resampling:
+        params["stride"] = pick((1, 2, (3, 1)))
+    return sizes, params
+
+
+def _output_sizes(sizes: dict[str, int], params: dict[str, Any]) -> tuple[int, int]:
+    kernel = sizes["kh"], sizes["kw"]
+    stride = check_pair("cases", "stride", params.get("stride", 1), 1)
+    dilation = check_pair("cases", "dilation", params.get("dilation", 1), 1)
+    padding = resolve_padding("cases", params.get("padding"), kernel, dilation)
+    image = sizes["H"], sizes["W"]
+    high, wide = (
+        output_size(image[i], kernel[i], stride[i], dilation[i], padding[i], sizes["u"]) for i in range(2)
+    )
+    return high, wide
+
+
+def _local_filter2d_cases(pick: Any) -> Case:
+    upsampling = pick((False, True))
+    sizes, params = _draw(pick, upsampling=upsampling, resampling=not upsampling)
+    if not upsampling and pick((False, True)):
+        sizes["kh"], sizes["kw"] = pick((2, 4, 1)), pick((3, 2))
+        params["padding"] = (pick((0, 1, 3)), pick((0, 2)))
+    params.update(upsample=sizes["u"], combine=pick(COMBINE))
+    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
+    channel = (n, u, u, c, *kernel) if upsampling else (n, c, *kernel)
+    shapes = {
+        "x": (n, c, sizes["H"], sizes["W"]),
+        "weight": (n, sizes["G"], *kernel, *_output_sizes(sizes, params)),
+        "channel_weight": channel if pick((True, False)) else None,
+    }
+    return Case(shapes, params)
+
+
+def _ddf_cases(pick: Any) -> Case:
+    sizes, params = _draw(pick, upsampling=False)
+    params["combine"] = pick(COMBINE)
+    n, c, kernel = sizes["N"], sizes["C"], (sizes["kh"], sizes["kw"])
+    spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
+    shapes = {"x": (n, c, sizes["H"], sizes["W"]), "channel_filter": (n, c, *kernel), "spatial_filter": spatial}
+    return Case(shapes, params)
+
+
+def _ddf_upsample_cases(pick: Any) -> Case:
+    sizes, params = _draw(pick, upsampling=True, resampling=False)
+    params["combine"] = pick(COMBINE)
+    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
+    spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
+    shapes = {
+        "x": (n, c, sizes["H"], sizes["W"]),
+        "channel_filters": (n, u, u, c, *kernel),
+        "spatial_filters": spatial,
+    }
+    return Case(shapes, params)
+
+
+def _carafe_cases(pick: Any) -> Case:
+    sizes, _ = _draw(pick, upsampling=True, resampling=False)
+    n, u, kernel = sizes["N"], sizes["u"], (sizes["kh"], sizes["kw"])
+    masks = (n, sizes["G"] * kernel[0] * kernel[1], u * sizes["H"], u * sizes["W"])
+    shapes = {"x": (n, sizes["C"], sizes["H"], sizes["W"]), "masks": masks}
+    return Case(shapes, {"kernel_size": kernel, "groups": sizes["G"], "scale": u})
+
+
+def _involution_cases(pick: Any) -> Case:
+    sizes, params = _draw(pick, upsampling=False)
+    weight = (sizes["N"], sizes["G"], sizes["kh"], sizes["kw"], *_output_sizes(sizes, params))
+    return Case({"x": (sizes["N"], sizes["C"], sizes["H"], sizes["W"]), "weight": weight}, params)
+
+
+_FORMS = {"forward": forms("local_filter", "forward"), "backward": forms("local_filter", "backward")}
+
+LOCAL_FILTER2D = register(local_filter2d, **_FORMS, check=_check_local_filter2d, cases=_local_filter2d_cases)
+DDF = register(
+    ddf, **_FORMS, check=_check_ddf, cases=_ddf_cases, roles=("x", "spatial_filter", "channel_filter")
+)
+DDF_UPSAMPLE = register(
+    ddf_upsample,
+    **_FORMS,
+    check=_check_ddf_upsample,
+    cases=_ddf_upsample_cases,
+    roles=("x", "spatial_filters", "channel_filters"),
+)
+CARAFE = register(carafe, **_FORMS, check=_check_carafe, cases=_carafe_cases, roles=("x", "masks", ""))
+INVOLUTION = register(
+    involution, **_FORMS, check=_check_involution, cases=_involution_cases, roles=("x", "weight", "")
+)
+
+local_filter2d_backward = backward_of(LOCAL_FILTER2D)
+ddf_backward = backward_of(DDF)
+ddf_upsample_backward = backward_of(DDF_UPSAMPLE)
+carafe_backward = backward_of(CARAFE)
+involution_backward = backward_of(INVOLUTION)

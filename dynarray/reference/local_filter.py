@@ -1,0 +1,114 @@
+"""Definition of `local_filter2d` and of its gradients, tap by tap."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._geometry import input_positions
+
+_COMBINE = {"mul": np.multiply, "add": np.add}
+
+
+class _Tap(NamedTuple):
+    """One tap of the kernel and the rows and columns of x, inside a ring of zeros, that it reads for each output."""
+
+    index: tuple[int, int]
+    pixels: tuple
+
+
+def _taps(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsample: int) -> Iterator[_Tap]:
+    kernel, outputs = weight.shape[2:4], weight.shape[4:]
+    for index in np.ndindex(*kernel):
+        rows, cols = (
+            # Positions outside the image fall onto the ring of zeros around it.
+            np.clip(
+                input_positions(outputs[axis], index[axis], stride[axis], dilation[axis], padding[axis], upsample),
+                -1,
+                x.shape[2 + axis],
+            )
+            + 1
+            for axis in range(2)
+        )
+        yield _Tap(index, (slice(None), slice(None), rows[:, None], cols[None, :]))
+
+
+def _filter_of_pixels(weight: Any, index: tuple[int, int], channels: int) -> Any:
+    """One tap of the filters of the pixels, (N, C, Ho, Wo)."""
+    tap = weight[:, :, *index]
+    return np.repeat(tap, channels // max(1, tap.shape[1]), axis=1)
+
+
+def _filter_of_channels(channel_weight: Any, index: tuple[int, int], phases: tuple) -> Any:
+    """One tap of the filters of the channels, spread over the output pixels by sub-pixel phase: (N, C, Ho, Wo)."""
+    tap = channel_weight[..., *index]
+    return np.moveaxis(tap[:, phases[0], phases[1]], 3, 1)
+
+
+def _phases(outputs: tuple[int, int], upsample: int) -> tuple:
+    return np.arange(outputs[0])[:, None] % upsample, np.arange(outputs[1])[None, :] % upsample
+
+
+def _ringed(x: Any) -> Any:
+    return np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+
+
+def forward(
+    x: Any,
+    weight: Any,
+    channel_weight: Any,
+    *,
+    combine: str,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    upsample: int,
+) -> tuple[Any, tuple]:
+    """y = sum over taps of filter * x."""
+    channels, outputs = x.shape[1], weight.shape[4:]
+    dtype = np.result_type(x, weight, *([] if channel_weight is None else [channel_weight]))
+    y = np.zeros((x.shape[0], channels, *outputs), dtype)
+    image, phases = _ringed(x), _phases(outputs, upsample)
+    for tap in _taps(x, weight, stride, dilation, padding, upsample):
+        filters = _filter_of_pixels(weight, tap.index, channels)
+        if channel_weight is not None:
+            filters = _COMBINE[combine](filters, _filter_of_channels(channel_weight, tap.index, phases))
+        y += filters * image[tap.pixels]
+    return y, (x, weight, channel_weight)
+
+
+def backward(
+    grad_output: Any,
+    kept: tuple,
+    needs: tuple[bool, bool, bool],
+    *,
+    combine: str,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    upsample: int,
+) -> tuple[Any, Any, Any]:
+    """The product rule, tap by tap: each factor gets grad_output times the other factors."""
+    x, weight, channel_weight = kept
+    n, channels = x.shape[:2]
+    by_group = n, weight.shape[1], channels // max(1, weight.shape[1]), *weight.shape[4:]
+    image, phases = _ringed(x), _phases(weight.shape[4:], upsample)
+    grad_image, grad_weight = np.zeros_like(image), np.zeros_like(weight)
+    grad_channel = None if channel_weight is None else np.zeros_like(channel_weight)
+    for tap in _taps(x, weight, stride, dilation, padding, upsample):
+        of_pixels = _filter_of_pixels(weight, tap.index, channels)
+        filters, factor_pixel, factor_channel = of_pixels, 1, 1
+        if channel_weight is not None:
+            of_channels = _filter_of_channels(channel_weight, tap.index, phases)
+            filters = _COMBINE[combine](of_pixels, of_channels)
+            if combine == "mul":
+                factor_pixel, factor_channel = of_channels, of_pixels
+        np.add.at(grad_image, tap.pixels, grad_output * filters)
+        grad_filters = grad_output * image[tap.pixels]
+        grad_weight[:, :, *tap.index] = (grad_filters * factor_pixel).reshape(by_group).sum(axis=2)
+        if grad_channel is not None:
+            for i, j in np.ndindex(upsample, upsample):
+                of_phase = (grad_filters * factor_channel)[:, :, i::upsample, j::upsample]
+                grad_channel[:, i, j, :, *tap.index] = of_phase.sum(axis=(2, 3))
+    grads = grad_image[:, :, 1:-1, 1:-1], grad_weight, grad_channel
+    return tuple(grad if needed else None for grad, needed in zip(grads, needs, strict=True))  # type: ignore[return-value]
