@@ -14,7 +14,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     info = commands.add_parser("info", help="print versions, backends, devices and caches, for a bug report")
     info.add_argument(
-        "--require", choices=BACKENDS, action="append", default=[], help="fail when this backend is not available"
+        "--require",
+        choices=BACKENDS,
+        action="append",
+        default=[],
+        help="fail when this backend is not available",
     )
     required = parser.parse_args(argv).require
     print(render(collect()))

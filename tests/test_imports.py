@@ -1,0 +1,153 @@
+"""Imports run one way, stay light, and name no deep-learning framework."""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Each layer may import itself and those before it.
+LAYERS = ("rawkernels", "dynarray", "autodiff", "examples")
+FRAMEWORKS = {
+    "torch",
+    "torchvision",
+    "jax",
+    "jaxlib",
+    "flax",
+    "tensorflow",
+    "keras",
+    "mxnet",
+    "paddle",
+    "chainer",
+}
+# Kept out of `import dynarray`: each takes longer to import than the whole budget, or may not be installed.
+HEAVY = {"numba", "llvmlite", "cupy", "cuda", "matplotlib", "skimage", "sklearn", "scipy"}
+BUDGET = 0.3
+
+
+def imported_names(source: str, package: str = "") -> list[tuple[str, int]]:
+    """Every module that the source names in an import, wherever in the file, with its line number.
+
+    `package` is the dotted package of the file, against which relative imports are resolved.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            found.append((".".join([*base, *([node.module] if node.module else [])]), node.lineno))
+        elif isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0]
+            if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                found.append((str(first.value), node.lineno))
+    return found
+
+
+def upward_imports(source: str, layer: str, package: str) -> list[str]:
+    """The imports in `source` that reach a layer above its own."""
+    above = set(LAYERS[LAYERS.index(layer) + 1 :]) | {"tests", "benchmarks"}
+    found = imported_names(source, package)
+    return [f"line {line}: {name}" for name, line in found if name.split(".")[0] in above]
+
+
+def sources(directory: str) -> list[Path]:
+    """The Python files below one directory of the project."""
+    return sorted((ROOT / directory).rglob("*.py"))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_layer_imports_one_above_it(layer: str) -> None:
+    files = sources(layer)
+    assert files, f"{layer}/ holds no Python file"
+    offenders = {}
+    for path in files:
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        found = upward_imports(path.read_text(), layer, package)
+        if found:
+            offenders[str(path.relative_to(ROOT))] = found
+    assert not offenders
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import autodiff",
+        "import numpy, autodiff.tape",
+        "from autodiff.tape import Tape",
+        "def f():\n    from autodiff import Tape",
+        "from ...autodiff import tape",
+        "from ... import autodiff\nimport autodiff as ad",
+        "import importlib\nimportlib.import_module('autodiff.tape')",
+        "from examples import joint_upsampling",
+        "import benchmarks",
+    ],
+)
+def test_the_check_sees_an_upward_import(source: str) -> None:
+    assert upward_imports(source, "dynarray", "dynarray.cpu")
+
+
+@pytest.mark.parametrize(
+    "source", ["import rawkernels", "from . import _check", "from ..reference import x", "import autodiffer"]
+)
+def test_the_check_allows_imports_of_the_own_and_lower_layers(source: str) -> None:
+    assert upward_imports(source, "dynarray", "dynarray.cpu") == []
+
+
+def test_no_framework_is_imported_outside_the_benchmarks() -> None:
+    offenders = []
+    for directory in LAYERS:
+        for path in sources(directory):
+            offenders += [
+                f"{path.relative_to(ROOT)}:{line} {name}"
+                for name, line in imported_names(path.read_text())
+                if name.split(".")[0] in FRAMEWORKS
+            ]
+    assert not offenders
+
+
+_IMPORT_PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import numpy
+after_numpy = time.perf_counter()
+import {module}
+end = time.perf_counter()
+print(json.dumps({{"numpy": after_numpy - start, "ours": end - after_numpy,
+                   "loaded": sorted({{name.split(".")[0] for name in sys.modules}})}}))
+"""
+
+
+def probe_import(module: str) -> dict:
+    """Import NumPy, then the module, in a fresh interpreter: the time of each, and the packages loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_PROBE.format(module=module)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", ["dynarray", "autodiff"])
+def test_import_is_light(module: str) -> None:
+    loaded = set(probe_import(module)["loaded"])
+    assert module in loaded
+    assert not loaded & (HEAVY | FRAMEWORKS)
+
+
+@pytest.mark.parametrize("module", ["dynarray", "autodiff"])
+def test_import_is_quick(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    probe_import(module)  # writes the byte code, which an installation has too
+    runs = [probe_import(module) for _ in range(5)]
+    ours, numpy_alone = (statistics.median(run[part] for run in runs) for part in ("ours", "numpy"))
+    with capsys.disabled():
+        print(f"\nimport {module}: {ours:.3f} s after NumPy's own {numpy_alone:.3f} s")
+    assert ours + numpy_alone < BUDGET
