@@ -75,7 +75,8 @@ class Operator:
     check : callable
         ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError.
     cases : callable
-        ``cases(pick) -> Case``: a valid call, each free choice made by ``pick(sequence)``.
+        ``cases(pick, **fixed) -> Case``: a valid call, each free choice made by ``pick(sequence)`` except the
+        sizes in `fixed`, which every operator takes for the symbols N, H and W.
     roles : tuple of str
         The public name of each array that the forms take, in the order in which they take them.
     """
@@ -88,7 +89,7 @@ class Operator:
     forward: Mapping[str, Callable]
     backward: Mapping[str, Callable]
     check: Callable[..., Checked]
-    cases: Callable[[Callable], Case]
+    cases: Callable[..., Case]
     roles: tuple[str, ...]
 
     def __call__(self, arrays: tuple, **params: Any) -> Any:
@@ -154,7 +155,7 @@ def register(
     forward: Mapping[str, Callable],
     backward: Mapping[str, Callable],
     check: Callable[..., Checked],
-    cases: Callable[[Callable], Case],
+    cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
 ) -> Operator:
     """Add an operator to the registry; positional arguments of `function` are its arrays, keywords its parameters."""

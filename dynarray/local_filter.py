@@ -330,8 +330,10 @@ def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
     return _check("involution", (x, weight, None), ("x", "weight", ""), **params)
 
 
-def _draw(pick: Any, *, upsampling: bool, resampling: bool = True) -> tuple[dict[str, int], dict[str, Any]]:
-    """Sizes and parameters of one valid call."""
+def _draw(
+    pick: Any, fixed: dict[str, int], *, upsampling: bool, resampling: bool = True
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Sizes and parameters of one valid call; `fixed` sizes are taken as they are."""
     groups = pick((1, 2, 3))
     sizes = {
         "N": pick((1, 2, 0)),
@@ -342,6 +344,7 @@ def _draw(pick: Any, *, upsampling: bool, resampling: bool = True) -> tuple[dict
         "kh": pick((3, 1, 5)),
         "kw": pick((3, 1, 5)),
         "u": pick((2, 1, 3)) if upsampling else 1,
+        **fixed,
     }
     params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
     if resampling:
@@ -361,9 +364,9 @@ def _output_sizes(sizes: dict[str, int], params: dict[str, Any]) -> tuple[int, i
     return high, wide
 
 
-def _local_filter2d_cases(pick: Any) -> Case:
+def _local_filter2d_cases(pick: Any, **fixed: int) -> Case:
     upsampling = pick((False, True))
-    sizes, params = _draw(pick, upsampling=upsampling, resampling=not upsampling)
+    sizes, params = _draw(pick, fixed, upsampling=upsampling, resampling=not upsampling)
     if not upsampling and pick((False, True)):
         sizes["kh"], sizes["kw"] = pick((2, 4, 1)), pick((3, 2))
         params["padding"] = (pick((0, 1, 3)), pick((0, 2)))
@@ -378,8 +381,8 @@ def _local_filter2d_cases(pick: Any) -> Case:
     return Case(shapes, params)
 
 
-def _ddf_cases(pick: Any) -> Case:
-    sizes, params = _draw(pick, upsampling=False)
+def _ddf_cases(pick: Any, **fixed: int) -> Case:
+    sizes, params = _draw(pick, fixed, upsampling=False)
     params["combine"] = pick(COMBINE)
     n, c, kernel = sizes["N"], sizes["C"], (sizes["kh"], sizes["kw"])
     spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
@@ -387,8 +390,8 @@ def _ddf_cases(pick: Any) -> Case:
     return Case(shapes, params)
 
 
-def _ddf_upsample_cases(pick: Any) -> Case:
-    sizes, params = _draw(pick, upsampling=True, resampling=False)
+def _ddf_upsample_cases(pick: Any, **fixed: int) -> Case:
+    sizes, params = _draw(pick, fixed, upsampling=True, resampling=False)
     params["combine"] = pick(COMBINE)
     n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
     spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
@@ -400,16 +403,16 @@ def _ddf_upsample_cases(pick: Any) -> Case:
     return Case(shapes, params)
 
 
-def _carafe_cases(pick: Any) -> Case:
-    sizes, _ = _draw(pick, upsampling=True, resampling=False)
+def _carafe_cases(pick: Any, **fixed: int) -> Case:
+    sizes, _ = _draw(pick, fixed, upsampling=True, resampling=False)
     n, u, kernel = sizes["N"], sizes["u"], (sizes["kh"], sizes["kw"])
     masks = (n, sizes["G"] * kernel[0] * kernel[1], u * sizes["H"], u * sizes["W"])
     shapes = {"x": (n, sizes["C"], sizes["H"], sizes["W"]), "masks": masks}
     return Case(shapes, {"kernel_size": kernel, "groups": sizes["G"], "scale": u})
 
 
-def _involution_cases(pick: Any) -> Case:
-    sizes, params = _draw(pick, upsampling=False)
+def _involution_cases(pick: Any, **fixed: int) -> Case:
+    sizes, params = _draw(pick, fixed, upsampling=False)
     weight = (sizes["N"], sizes["G"], sizes["kh"], sizes["kw"], *_output_sizes(sizes, params))
     return Case({"x": (sizes["N"], sizes["C"], sizes["H"], sizes["W"]), "weight": weight}, params)
 
