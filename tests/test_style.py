@@ -123,9 +123,7 @@ def missing_documentation(function: FunctionType) -> list[str]:
     expected = set(signature.parameters)
     forward, is_backward, _ = function.__name__.partition("_backward")
     # A gradient refers to its operator, where the parameters are described.
-    if (
-        is_backward and f"`{forward}`" in text
-    ):  # a gradient refers to its operator, where the parameters are described
+    if is_backward and f"`{forward}`" in text:
         expected -= set(inspect.signature(getattr(importlib.import_module("dynarray"), forward)).parameters)
     missing += sorted(name for name in expected if not re.search(rf"\b{re.escape(name)}\b", text))
     returns = signature.return_annotation not in (None, "None", inspect.Signature.empty)
