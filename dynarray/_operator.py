@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ._dispatch import choose_backend
 
 OPERATORS: dict[str, "Operator"] = {}
@@ -187,19 +189,23 @@ def backward_of(operator: Operator) -> Callable:
     needs_parameter = inspect.Parameter("needs", inspect.Parameter.KEYWORD_ONLY, default=None)
 
     def backward(grad_output: Any, *args: Any, needs: tuple[bool, ...] | None = None, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{backward.__name__}: {error}") from None
         bound.apply_defaults()
         arrays = tuple(bound.arguments[name] for name in operator.arrays)
         params = {name: bound.arguments[name] for name in operator.defaults}
         if needs is None:
             needs = (True,) * len(arrays)
-        if not isinstance(needs, tuple | list) or len(needs) != len(arrays):
+        wants = needs if isinstance(needs, tuple | list) else ()
+        if len(wants) != len(arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
             raise ValueError(
                 f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, got {needs!r}"
             )
         backend, checked = operator.prepare(arrays, params)
         saved = operator._saved(backend, checked, checked.arrays, arrays)
-        return gradients_type(*operator.gradients(grad_output, saved, tuple(needs)))
+        return gradients_type(*operator.gradients(grad_output, saved, tuple(wants)))
 
     backward.__name__ = backward.__qualname__ = f"{operator.name}_backward"
     backward.__module__ = operator.function.__module__
