@@ -1,0 +1,71 @@
+"""Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
+
+from ..variable import Variable
+from .activations import leaky_relu as leaky_relu
+from .activations import log_softmax as log_softmax
+from .activations import relu as relu
+from .activations import sigmoid as sigmoid
+from .activations import silu as silu
+from .activations import softmax as softmax
+from .activations import softplus as softplus
+from .arithmetic import abs as abs
+from .arithmetic import add as add
+from .arithmetic import clip as clip
+from .arithmetic import cos as cos
+from .arithmetic import divide as divide
+from .arithmetic import exp as exp
+from .arithmetic import log as log
+from .arithmetic import log1p as log1p
+from .arithmetic import maximum as maximum
+from .arithmetic import minimum as minimum
+from .arithmetic import multiply as multiply
+from .arithmetic import negative as negative
+from .arithmetic import power as power
+from .arithmetic import sin as sin
+from .arithmetic import sqrt as sqrt
+from .arithmetic import square as square
+from .arithmetic import subtract as subtract
+from .arithmetic import tanh as tanh
+from .arithmetic import where as where
+from .convolution import conv2d as conv2d
+from .linear_algebra import linear as linear
+from .linear_algebra import matmul as matmul
+from .losses import cross_entropy as cross_entropy
+from .losses import l1 as l1
+from .losses import mse as mse
+from .losses import smooth_l1 as smooth_l1
+from .normalization import batch_norm as batch_norm
+from .normalization import channel_statistics as channel_statistics
+from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from .pooling import avg_pool2d as avg_pool2d
+from .pooling import global_avg_pool as global_avg_pool
+from .pooling import max_pool2d as max_pool2d
+from .reductions import max as max
+from .reductions import mean as mean
+from .reductions import min as min
+from .reductions import var as var
+from .resize import pixel_shuffle as pixel_shuffle
+from .resize import pixel_unshuffle as pixel_unshuffle
+from .resize import resize as resize
+from .resize import upsample_nearest as upsample_nearest
+from .shapes import astype as astype
+from .shapes import broadcast_to as broadcast_to
+from .shapes import concatenate as concatenate
+from .shapes import expand_dims as expand_dims
+from .shapes import flatten as flatten
+from .shapes import flip as flip
+from .shapes import getitem as getitem
+from .shapes import moveaxis as moveaxis
+from .shapes import pad as pad
+from .shapes import repeat as repeat
+from .shapes import reshape as reshape
+from .shapes import squeeze as squeeze
+from .shapes import stack as stack
+from .shapes import sum as sum
+from .shapes import swapaxes as swapaxes
+from .shapes import transpose as transpose
+
+
+def stop_gradient(x: object) -> object:
+    """The plain array of `x`: what is computed from it is a constant to the tape."""
+    return x.data if isinstance(x, Variable) else x

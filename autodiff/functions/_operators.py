@@ -1,0 +1,50 @@
+"""What the operators and methods of a Variable mean. The engine knows no function, so they are given to it here."""
+
+import operator
+from typing import Any
+
+from ..variable import Variable
+from ._common import plain
+from .arithmetic import abs, add, divide, multiply, negative, power, subtract
+from .linear_algebra import matmul
+from .reductions import max, mean, min, var
+from .shapes import astype, getitem, reshape, sum, transpose
+
+BINARY = {"add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul}
+UNARY = {"__neg__": negative, "__abs__": abs, "__getitem__": getitem}
+METHODS = {
+    "astype": astype,
+    "max": max,
+    "mean": mean,
+    "min": min,
+    "reshape": reshape,
+    "sum": sum,
+    "transpose": transpose,
+    "var": var,
+}
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+def _forward(function: Any) -> Any:
+    return lambda self, *args, **params: function(self, *args, **params)
+
+
+def _reflected(function: Any) -> Any:
+    return lambda self, other: function(other, self)
+
+
+def _comparison(name: str) -> Any:
+    """Comparisons are not differentiable: they give plain boolean arrays."""
+    compare = getattr(operator, name)
+    return lambda self, other: compare(self.data, plain(other))
+
+
+for name, function in BINARY.items():
+    setattr(Variable, f"__{name}__", _forward(function))
+    setattr(Variable, f"__r{name}__", _reflected(function))
+for name, function in {**UNARY, **METHODS}.items():
+    setattr(Variable, name, _forward(function))
+for name in COMPARISONS:
+    setattr(Variable, f"__{name}__", _comparison(name))
+Variable.__hash__ = object.__hash__  # type: ignore[method-assign]
+Variable.T = property(transpose)  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+"""Activation functions."""
+
+from typing import Any
+
+import numpy as np
+
+from ..function import differentiable
+from ._common import plain
+from .arithmetic import exp, multiply
+from .shapes import sum
+
+
+@differentiable("x", x=("output", lambda g, s: g * (plain(s.output) > 0)))
+def relu(x: Any) -> Any:
+    """``max(x, 0)``; its slope at 0 is taken as 0."""
+    return np.maximum(x, 0)
+
+
+@differentiable("x", x=("x", lambda g, s: g * np.where(plain(s.x) > 0, 1, s.slope).astype(g.dtype)))
+def leaky_relu(x: Any, slope: float = 0.01) -> Any:
+    """x where positive, ``slope * x`` elsewhere."""
+    return np.where(x > 0, x, slope * x)
+
+
+@differentiable("x", x=("output", lambda g, s: g * (s.output * (1 - s.output))))
+def sigmoid(x: Any) -> Any:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+@differentiable("x", x=("x", lambda g, s: g * sigmoid(s.x)))
+def softplus(x: Any) -> Any:
+    """``log(1 + exp(x))`` without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def silu(x: Any) -> Any:
+    """``x * sigmoid(x)``."""
+    return multiply(x, sigmoid(x))
+
+
+@differentiable("x", x=("output", lambda g, s: s.output * (g - sum(g * s.output, s.axis, keepdims=True))))
+def softmax(x: Any, axis: int = -1) -> Any:
+    """Exponentials that sum to 1 along `axis`."""
+    powers = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    return powers / powers.sum(axis=axis, keepdims=True)
+
+
+@differentiable("x", x=("output", lambda g, s: g - exp(s.output) * sum(g, s.axis, keepdims=True)))
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """Logarithm of `softmax`, exact where softmax is tiny."""
+    shifted = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))

@@ -1,0 +1,268 @@
+"""Convolution: BLAS over bounded column tiles, and the two adjoints, which are differentiable in turn.
+
+A tile of columns holds, for some rows of outputs, every input value that these rows read; it is never larger than about
+`TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix product and needs no columns. A depthwise convolution has no
+sum over channels for BLAS to do, so it runs tap by tap over blocks of channels that stay in cache.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..function import differentiable
+from ._common import library, pair
+from .shapes import sum
+
+TILE_BYTES = 4 << 20
+
+
+class Geometry(NamedTuple):
+    """Stride, padding and dilation as (y, x) pairs, and the number of groups."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def output(self, image: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+        """Ho, Wo."""
+        high, wide = (
+            (image[i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1 for i in (0, 1)
+        )
+        return max(high, 0), max(wide, 0)
+
+    def overlap(self, axis: int, tap: int, outputs: tuple[int, int], size: int) -> tuple[slice, slice]:
+        """The outputs of a range (counted from its start) whose tap lies inside the image, and the inputs they read."""
+        step, offset = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
+        first = max(outputs[0], -(offset // step))
+        last = min(outputs[1], (size - 1 - offset) // step + 1)
+        if last <= first:
+            return slice(0, 0), slice(0, 0)
+        start = first * step + offset
+        return slice(first - outputs[0], last - outputs[0]), slice(start, start + (last - first - 1) * step + 1, step)
+
+
+@differentiable(
+    "x weight bias",
+    x=("weight", lambda g, s: _input_gradient(g, s.weight, s.shapes[0], s.stride, s.padding, s.dilation, s.groups)),
+    weight=("x", lambda g, s: _weight_gradient(g, s.x, s.shapes[1], s.stride, s.padding, s.dilation, s.groups)),
+    bias=("", lambda g, s: sum(g, (0, 2, 3))),
+)
+def conv2d(
+    x: Any, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
+    """Cross-correlation of images with a bank of kernels.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (O, C/groups, kh, kw)
+        The kernels.
+    bias : array, (O,), optional
+        Added to the output.
+    stride, padding, dilation : int or (y, x)
+        Step between outputs, zeros added on each side, step between taps.
+    groups : int
+        Output channels of one group see the input channels of that group only; it divides C and O.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+    """
+    geometry = _geometry(stride, padding, dilation, groups)
+    _check(x, weight, bias, geometry)
+    output = _correlate(x, weight, geometry)
+    if bias is not None:
+        output += bias[:, None, None]
+    return output
+
+
+@differentiable(
+    "grad weight",
+    grad=("weight", lambda g, s: conv2d(g, s.weight, **_same(s))),
+    weight=("grad", lambda g, s: _weight_gradient(s.grad, g, s.shapes[1], *_same(s).values())),
+)
+def _input_gradient(
+    grad: Any, weight: Any, shape: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
+    return _correlate_input(grad, weight, shape, _geometry(stride, padding, dilation, groups))
+
+
+@differentiable(
+    "grad x",
+    grad=("x", lambda g, s: conv2d(s.x, g, **_same(s))),
+    x=("grad", lambda g, s: _input_gradient(s.grad, g, s.shapes[1], *_same(s).values())),
+)
+def _weight_gradient(grad: Any, x: Any, shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    return _correlate_weight(grad, x, shape, _geometry(stride, padding, dilation, groups))
+
+
+def _same(s: Any) -> dict[str, Any]:
+    return {"stride": s.stride, "padding": s.padding, "dilation": s.dilation, "groups": s.groups}
+
+
+def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+    return Geometry(
+        pair("conv2d: stride", stride, 1), pair("conv2d: padding", padding), pair("conv2d: dilation", dilation, 1), groups
+    )
+
+
+def _check(x: Any, weight: Any, bias: Any, geometry: Geometry) -> None:
+    groups = geometry.groups
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(
+            f"conv2d: x must be (N, C, H, W) and weight (O, C/groups, kh, kw), got {x.shape} and {weight.shape}"
+        )
+    if not isinstance(groups, int | np.integer) or groups < 1 or x.shape[1] % groups or weight.shape[0] % groups:
+        raise ValueError(
+            f"conv2d: groups must divide C = {x.shape[1]} and O = {weight.shape[0]}, got {groups!r}"
+        )
+    if weight.shape[1] * groups != x.shape[1]:
+        raise ValueError(
+            f"conv2d: weight must be (O, C/groups, kh, kw) with C/groups = {x.shape[1] // groups}, got {weight.shape}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"conv2d: bias must be (O,) = {weight.shape[:1]}, got {bias.shape}")
+
+
+def _is_matmul(kernel: tuple[int, ...], geometry: Geometry) -> bool:
+    return kernel == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+
+
+def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
+    return weight[1] == 1 and weight[0] == geometry.groups
+
+
+def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
+    n, c, h, w = x.shape
+    o, _, kh, kw = weight.shape
+    high, wide = geometry.output((h, w), (kh, kw))
+    groups = geometry.groups
+    kernels = weight.reshape(groups, o // groups, -1)
+    dtype = np.result_type(x, weight)
+    if _is_depthwise(weight.shape, geometry):
+        return _depthwise(x, weight, geometry, (high, wide), dtype)
+    if _is_matmul((kh, kw), geometry):
+        return np.matmul(kernels, x.reshape(n, groups, -1, h * w)).reshape(n, o, h, w)
+    output = library(x).empty((n, groups, o // groups, high * wide), dtype)
+    for i, (top, bottom), columns in _tiles(x, (kh, kw), geometry, dtype):
+        np.matmul(kernels, columns, out=output[i, :, :, top * wide : bottom * wide])
+    return output.reshape(n, o, high, wide)
+
+
+def _correlate_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry) -> Any:
+    n, o, high, wide = grad.shape
+    groups, dtype = geometry.groups, np.result_type(x, grad)
+    if _is_depthwise(shape, geometry):
+        return _depthwise_weight(grad, x, shape, geometry, dtype)
+    result = library(x).zeros((groups, o // groups, shape[1] * shape[2] * shape[3]), dtype)
+    if _is_matmul(shape[2:], geometry):
+        pixels = x.reshape(n, groups, shape[1], -1)
+        parts = grad.reshape(n, groups, o // groups, -1)
+        for i in range(n):
+            result += np.matmul(parts[i], pixels[i].swapaxes(1, 2))
+        return result.reshape(shape)
+    grad = grad.reshape(n, groups, o // groups, high * wide)
+    for i, (top, bottom), columns in _tiles(x, shape[2:], geometry, dtype):
+        result += np.matmul(grad[i, :, :, top * wide : bottom * wide], columns.swapaxes(1, 2))
+    return result.reshape(shape)
+
+
+def _correlate_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry) -> Any:
+    n, c, h, w = shape
+    o, _, kh, kw = weight.shape
+    high, wide = grad.shape[2:]
+    groups, dtype = geometry.groups, np.result_type(weight, grad)
+    if _is_depthwise(weight.shape, geometry):
+        return _depthwise_input(grad, weight, shape, geometry, dtype)
+    kernels = weight.reshape(groups, o // groups, -1).swapaxes(1, 2)
+    grad = grad.reshape(n, groups, o // groups, high * wide)
+    if _is_matmul((kh, kw), geometry):
+        return np.matmul(kernels, grad).reshape(shape)
+    result = library(grad).zeros(shape, dtype)
+    rows = _tile_rows(c * kh * kw * wide * dtype.itemsize, high)
+    for i in range(n):
+        for top in range(0, high, rows):
+            bottom = min(top + rows, high)
+            columns = np.matmul(kernels, grad[i, :, :, top * wide : bottom * wide])
+            columns = columns.reshape(c, kh, kw, bottom - top, wide)
+            for a, b, out, into in _taps((kh, kw), geometry, (top, bottom), wide, (h, w)):
+                result[i][:, *into] += columns[:, a, b, *out]
+    return result
+
+
+def _tile_rows(row_bytes: int, high: int) -> int:
+    return max(1, min(high, TILE_BYTES // max(row_bytes, 1)))
+
+
+def _taps(
+    kernel: Any, geometry: Geometry, rows: tuple[int, int], wide: int, image: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """For each tap (a, b): outputs of the tile that read inside the image, and the inputs they read."""
+    for a in range(kernel[0]):
+        out_y, in_y = geometry.overlap(0, a, rows, image[0])
+        for b in range(kernel[1]):
+            out_x, in_x = geometry.overlap(1, b, (0, wide), image[1])
+            yield a, b, (out_y, out_x), (in_y, in_x)
+
+
+def _tiles(x: Any, kernel: Any, geometry: Geometry, dtype: Any) -> Iterator[tuple[int, tuple[int, int], Any]]:
+    """Per tile: the image, its output rows, and the columns (groups, C/groups*kh*kw, rows*Wo), in one buffer."""
+    n, c, h, w = x.shape
+    kh, kw = kernel
+    high, wide = geometry.output((h, w), (kh, kw))
+    rows = _tile_rows(c * kh * kw * wide * dtype.itemsize, high)
+    buffer = library(x).empty(c * kh * kw * rows * wide, dtype)
+    for i in range(n):
+        for top in range(0, high, rows):
+            bottom = min(top + rows, high)
+            count = bottom - top
+            columns = buffer[: c * kh * kw * count * wide].reshape(c, kh, kw, count, wide)
+            for a, b, (out_y, out_x), inside in _taps(kernel, geometry, (top, bottom), wide, (h, w)):
+                tap = columns[:, a, b]
+                tap[:, : out_y.start] = 0
+                tap[:, out_y.stop :] = 0
+                tap[:, out_y, : out_x.start] = 0
+                tap[:, out_y, out_x.stop :] = 0
+                tap[:, out_y, out_x] = x[i][:, *inside]
+            yield i, (top, bottom), columns.reshape(geometry.groups, -1, count * wide)
+
+
+def _channel_blocks(c: int, plane_bytes: int) -> Iterator[slice]:
+    size = max(1, (256 << 10) // max(plane_bytes, 1))
+    for start in range(0, c, size):
+        yield slice(start, min(start + size, c))
+
+
+def _depthwise(x: Any, weight: Any, geometry: Geometry, output: tuple[int, int], dtype: Any) -> Any:
+    n, c, h, w = x.shape
+    result = library(x).zeros((n, c, *output), dtype)
+    for i in range(n):
+        for block in _channel_blocks(c, output[0] * output[1] * dtype.itemsize):
+            for a, b, out, inside in _taps(weight.shape[2:], geometry, (0, output[0]), output[1], (h, w)):
+                result[i, block][:, *out] += weight[block, 0, a, b, None, None] * x[i, block][:, *inside]
+    return result
+
+
+def _depthwise_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry, dtype: Any) -> Any:
+    high, wide = grad.shape[2:]
+    result = library(grad).zeros(shape, dtype)
+    for i in range(shape[0]):
+        for block in _channel_blocks(shape[1], high * wide * dtype.itemsize):
+            for a, b, out, inside in _taps(weight.shape[2:], geometry, (0, high), wide, shape[2:]):
+                result[i, block][:, *inside] += weight[block, 0, a, b, None, None] * grad[i, block][:, *out]
+    return result
+
+
+def _depthwise_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry, dtype: Any) -> Any:
+    high, wide = grad.shape[2:]
+    result = library(grad).zeros(shape, dtype)
+    for i in range(grad.shape[0]):
+        for block in _channel_blocks(shape[0], high * wide * dtype.itemsize):
+            for a, b, out, inside in _taps(shape[2:], geometry, (0, high), wide, x.shape[2:]):
+                product = grad[i, block][:, *out] * x[i, block][:, *inside]
+                result[block, 0, a, b] += product.sum(axis=(1, 2))
+    return result

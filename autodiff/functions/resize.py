@@ -1,0 +1,73 @@
+"""Changing the size of images."""
+
+from typing import Any
+
+import numpy as np
+
+from ._common import library, pair, plain
+from .linear_algebra import matmul
+from .shapes import repeat, reshape, transpose
+
+
+def pixel_shuffle(x: Any, scale: int) -> Any:
+    """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel c*u*u + i*u + j goes to phase (i, j)."""
+    n, channels, h, w = x.shape
+    if channels % (scale * scale):
+        raise ValueError(f"pixel_shuffle: {channels} channels are no multiple of scale**2 = {scale * scale}")
+    c = channels // (scale * scale)
+    x = transpose(reshape(x, (n, c, scale, scale, h, w)), (0, 1, 4, 2, 5, 3))
+    return reshape(x, (n, c, h * scale, w * scale))
+
+
+def pixel_unshuffle(x: Any, scale: int) -> Any:
+    """Space to channels, the inverse of `pixel_shuffle`."""
+    n, c, h, w = x.shape
+    if h % scale or w % scale:
+        raise ValueError(f"pixel_unshuffle: scale {scale} does not divide the image {h} x {w}")
+    x = transpose(reshape(x, (n, c, h // scale, scale, w // scale, scale)), (0, 1, 3, 5, 2, 4))
+    return reshape(x, (n, c * scale * scale, h // scale, w // scale))
+
+
+def upsample_nearest(x: Any, scale: int) -> Any:
+    """Each pixel of x (N, C, H, W) repeated scale x scale times."""
+    return repeat(repeat(x, scale, 2), scale, 3)
+
+
+def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
+    """Bilinear interpolation of x (N, C, H, W) to (N, C, *size).
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    size : int or (y, x)
+        The new height and width.
+    align_corners : bool
+        True: the centres of the corner pixels coincide. False (the default): the corners of the images coincide, and
+        output i lies at ``(i + 1/2)*H/Ho - 1/2``, clamped to the image. Shrinking does not blur first.
+
+    Notes
+    -----
+    Interpolation along an axis is linear: one matrix with two entries per row and axis, applied by BLAS.
+    """
+    high, wide = pair("resize: size", size, 1)
+    if x.ndim != 4 or not x.shape[2] or not x.shape[3]:
+        raise ValueError(f"resize: x must be (N, C, H, W) with H, W of at least 1, got {tuple(x.shape)}")
+    rows = _interpolation(x, x.shape[2], high, align_corners)
+    columns = _interpolation(x, x.shape[3], wide, align_corners)
+    return matmul(rows, matmul(x, columns.T))
+
+
+def _interpolation(x: Any, size: int, outputs: int, align_corners: bool) -> Any:
+    """The (outputs, size) matrix of bilinear interpolation along one axis, on the device and in the dtype of x."""
+    if align_corners:
+        position = np.linspace(0, size - 1, outputs)
+    else:
+        position = ((np.arange(outputs) + 0.5) * size / outputs - 0.5).clip(0, size - 1)
+    low = np.minimum(position.astype(int), max(size - 2, 0))
+    matrix = np.zeros((outputs, size))
+    index = np.arange(outputs)
+    matrix[index, low] = 1 - (position - low)
+    if size > 1:
+        matrix[index, low + 1] = position - low
+    return library(plain(x)).asarray(matrix, dtype=x.dtype)
