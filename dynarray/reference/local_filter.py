@@ -111,4 +111,7 @@ def backward(
                 of_phase = (grad_filters * factor_channel)[:, :, i::upsample, j::upsample]
                 grad_channel[:, i, j, :, *tap.index] = of_phase.sum(axis=(2, 3))
     grads = grad_image[:, :, 1:-1, 1:-1], grad_weight, grad_channel
-    return tuple(grad if needed else None for grad, needed in zip(grads, needs, strict=True))  # type: ignore[return-value]
+    results = (
+        np.ascontiguousarray(grad) if needed else None for grad, needed in zip(grads, needs, strict=True)
+    )
+    return tuple(results)  # type: ignore[return-value]

@@ -1,0 +1,261 @@
+"""What the contract tests share: calls with random arrays, what a backend makes of them, and what is right.
+
+Two things are right beyond doubt: the reference, because it is the definition, and derivatives of the
+reference taken by complex steps, because they need no gradient formula. Everything is compared with one of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import ml_dtypes  # registers bfloat16 with NumPy
+import numpy as np
+import pytest
+from conftest import Backend
+
+import dynarray as dyn
+from dynarray import OPERATORS, Operator
+from dynarray._operator import Case
+
+REFERENCE = Backend("reference")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# The imaginary part of f(x + i*STEP*d) is STEP * f'(x)d up to a relative STEP**2, which float64 cannot see;
+# nothing is subtracted, so that nothing cancels.
+STEP = 2.0**-100
+# Arrays with fewer elements in all get their whole Jacobian.
+SMALL = 200
+# Rounding alone: a sum of n products is off by about sqrt(n) units of 1e-16.
+RTOL_REFERENCE = 1e-11
+RTOL_DERIVATIVE = 1e-9
+
+each_operator = pytest.mark.parametrize("operator", list(OPERATORS.values()), ids=list(OPERATORS))
+each_array = pytest.mark.parametrize(
+    ("operator", "index"),
+    [
+        pytest.param(operator, index, id=f"{operator.name}-{name}")
+        for operator in OPERATORS.values()
+        for index, name in enumerate(operator.arrays)
+    ],
+)
+
+
+class Result(NamedTuple):
+    """The output of a call and the gradient of each of its arrays."""
+
+    output: Any
+    gradients: tuple
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator, its arrays (None where left out), its parameters, and the gradient of its output."""
+
+    operator: Operator
+    arrays: tuple
+    params: dict[str, Any]
+    grad_output: np.ndarray
+
+    @property
+    def everything(self) -> tuple:
+        """All arrays and the gradient of the output."""
+        return *self.arrays, self.grad_output
+
+    def with_everything(self, everything: tuple) -> "Call":
+        """The same call on other arrays."""
+        return replace(self, arrays=tuple(everything[:-1]), grad_output=everything[-1])
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Call":
+        """The same call with every array changed."""
+        return self.with_everything(tuple(None if a is None else change(a) for a in self.everything))
+
+    def astype(self, dtype: Any) -> "Call":
+        """The same call in another dtype."""
+        return self.map(lambda array: array.astype(dtype))
+
+    def describe(self) -> str:
+        """What one needs to repeat the call."""
+        shapes = {
+            name: None if array is None else array.shape
+            for name, array in zip(self.operator.arrays, self.arrays, strict=True)
+        }
+        return f"{self.operator.name} {shapes} {self.params}"
+
+
+def output_shape(operator: Operator, arrays: tuple, params: dict[str, Any]) -> tuple[int, ...]:
+    """The shape that the operator's check announces."""
+    return operator.check(*arrays, **{**operator.defaults, **params}).output_shape
+
+
+def make_call(operator: Operator, case: Case, seed: int) -> Call:
+    """A call with random float64 arrays of the shapes of `case`."""
+    rng = np.random.default_rng(seed)
+    arrays = tuple(
+        None if case.shapes[name] is None else rng.standard_normal(case.shapes[name])
+        for name in operator.arrays
+    )
+    grad_output = rng.standard_normal(output_shape(operator, arrays, case.params))
+    return Call(operator, arrays, case.params, grad_output)
+
+
+def seeded_case(operator: Operator, seed: int, **fixed: int) -> Case:
+    """One valid call, its free choices made by a seed."""
+    rng = np.random.default_rng(seed)
+    return operator.cases(lambda choices: choices[int(rng.integers(len(choices)))], **fixed)
+
+
+def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
+    """A call of two images of a few pixels, with every optional array and no empty one."""
+    fixed = {"N": 2, "H": 6, "W": 5, **fixed}
+    for attempt in range(seed * 1000, (seed + 1) * 1000):
+        case = seeded_case(operator, attempt, **fixed)
+        if all(case.shapes.values()) and all(0 not in shape for shape in case.shapes.values() if shape):
+            call = make_call(operator, case, seed)
+            if call.grad_output.size > 1:
+                return call
+    raise LookupError(f"{operator.name}: cases() never gave every array")
+
+
+def evaluate(call: Call, backend: Backend, needs: tuple[bool, ...] | None = None) -> Result:
+    """Forward and backward pass on one backend; the results as NumPy arrays."""
+    needs = needs or (True,) * len(call.arrays)
+    with backend.use():
+        output, saved = call.operator.run(tuple(map(backend.array, call.arrays)), call.params)
+        gradients = call.operator.gradients(backend.array(call.grad_output), saved, needs)
+    return Result(backend.numpy(output), tuple(map(backend.numpy, gradients)))
+
+
+def naive(call: Call) -> Result:
+    """The textbook formula carried out in the dtype of the call, which dispatch may not offer."""
+    operator = call.operator
+    checked = operator.check(*call.arrays, **{**operator.defaults, **call.params})
+    output, kept = operator.forward["reference"](*checked.arrays, **checked.params)
+    needs = tuple(bool(role) for role in operator.roles)
+    results = operator.backward["reference"](call.grad_output, kept, needs, **checked.params)
+    named = dict(zip(operator.roles, results, strict=True))
+    gradients = (
+        None if array is None else named[name].reshape(array.shape)
+        for name, array in zip(operator.arrays, call.arrays, strict=True)
+    )
+    return Result(output, tuple(gradients))
+
+
+def parts(call: Call, *results: Result) -> Iterator[tuple]:
+    """The name and the values, in each result, of the output and of every gradient that there is."""
+    yield "output", *(result.output for result in results)
+    for index, (name, array) in enumerate(zip(call.operator.arrays, call.arrays, strict=True)):
+        values = [result.gradients[index] for result in results]
+        if array is None:
+            assert all(value is None for value in values), f"{call.describe()}: gradient of {name}, not given"
+        else:
+            yield f"gradient of {name}", *values
+
+
+def compare(call: Call, what: str, actual: np.ndarray, expected: np.ndarray, rtol: float) -> None:
+    """Require two arrays to agree to `rtol`, measured against the largest expected element."""
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{call.describe()}: {what} has shape {actual.shape}, expected {expected.shape}")
+    error = largest(actual - expected)
+    # Not "error > bound": a NaN must fail.
+    if not error <= rtol * largest(expected):
+        worst = np.unravel_index(np.argmax(np.abs(actual - expected)), actual.shape)
+        raise AssertionError(
+            f"{call.describe()}: {what} is off by {error:.3g}, allowed {rtol:g} of {largest(expected):.3g}; "
+            f"worst at {tuple(map(int, worst))}: {actual[worst]!r}, expected {expected[worst]!r}"
+        )
+
+
+def largest(array: np.ndarray) -> float:
+    """The largest magnitude, NaN if there is one, 0 of nothing."""
+    return float(np.max(np.abs(array))) if array.size else 0.0
+
+
+def reference_output(call: Call) -> np.ndarray:
+    """The output of the definition, for real or complex arrays."""
+    with REFERENCE.use():
+        return call.operator(call.arrays, **call.params)
+
+
+def derivative(call: Call, index: int, direction: np.ndarray) -> float:
+    """Derivative of <grad_output, output> along `direction` in the array `index`, by a complex step."""
+    arrays = [None if array is None else array.astype(complex) for array in call.arrays]
+    arrays[index] = arrays[index] + 1j * STEP * direction
+    stepped = reference_output(replace(call, arrays=tuple(arrays)))
+    return float(np.vdot(call.grad_output, stepped).imag / STEP)
+
+
+def check_gradients(call: Call, gradients: tuple, directions: int = 2) -> None:
+    """Require the derivatives of the reference: each element of small calls, random directions of large."""
+    rng = np.random.default_rng(directions)
+    small = sum(array.size for array in call.arrays if array is not None) < SMALL
+    for index, (name, array) in enumerate(zip(call.operator.arrays, call.arrays, strict=True)):
+        if array is None or not array.size:
+            continue
+        gradient, what = gradients[index], f"derivative by {name}"
+        if small:
+            jacobian = [
+                derivative(call, index, unit) for unit in np.eye(array.size).reshape(-1, *array.shape)
+            ]
+            compare(call, what, gradient, np.reshape(jacobian, array.shape), RTOL_DERIVATIVE)
+            continue
+        for _ in range(directions):
+            direction = rng.standard_normal(array.shape)
+            # Signs of the gradient, so that nothing cancels and every element counts by its size.
+            direction = np.copysign(direction, gradient)
+            expected = np.array(derivative(call, index, direction))
+            compare(call, what, np.vdot(gradient, direction), expected, RTOL_DERIVATIVE)
+
+
+def check(call: Call, backend: Backend) -> None:
+    """Require a float64 call on `backend` to give the output and the gradients of the definition."""
+    actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
+    for what, mine, right in parts(call, actual, expected):
+        compare(call, what, mine, right, RTOL_REFERENCE)
+    check_gradients(call, actual.gradients)
+
+
+def check_low_precision(call: Call, backend: Backend, dtype: Any) -> None:
+    """Require an error, against float64, of at most twice that of the naive formula in the same dtype."""
+    low = call.astype(dtype)
+    exact = evaluate(low.astype(np.float64), REFERENCE)
+    for what, mine, simple, right in parts(call, evaluate(low, backend), naive(low), exact):
+        assert mine.dtype == dtype, f"{call.describe()}: {what} has dtype {mine.dtype}, expected {dtype}"
+        # A naive result that happens to be exact allows one unit in the last place of the largest element.
+        unit = float(ml_dtypes.finfo(dtype).eps) * largest(right)
+        allowed = 2 * largest(simple.astype(np.float64) - right) + unit
+        error = largest(mine.astype(np.float64) - right)
+        if not error <= allowed:
+            raise AssertionError(
+                f"{call.describe()} in {dtype}: {what} is off by {error:.3g}, allowed {allowed:.3g}"
+            )
+
+
+def check_nonfinite(call: Call, backend: Backend) -> None:
+    """Require NaN and infinities to appear where they do in the definition, and nowhere else."""
+    with np.errstate(invalid="ignore"):
+        actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
+    for what, mine, right in parts(call, actual, expected):
+        wrong = np.argwhere(np.isfinite(mine) != np.isfinite(right))
+        if len(wrong):
+            raise AssertionError(
+                f"{call.describe()}: {what} differs in what is finite at {len(wrong)} of {mine.size} elements; "
+                f"at {tuple(map(int, wrong[0]))}: {mine[tuple(wrong[0])]}, expected {right[tuple(wrong[0])]}"
+            )
+
+
+def check_same_bits(call: Call, one: Result, other: Result) -> None:
+    """Require two results to be equal to the last bit."""
+    for what, a, b in parts(call, one, other):
+        if a.tobytes() != b.tobytes():
+            raise AssertionError(f"{call.describe()}: {what} is not the same to the last bit")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """`count` threads for the CPU kernels."""
+    before = dyn.get_num_threads()
+    dyn.set_num_threads(count)
+    try:
+        yield
+    finally:
+        dyn.set_num_threads(before)
