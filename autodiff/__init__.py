@@ -1,8 +1,15 @@
 """Reverse-mode differentiation for NumPy and CuPy arrays: a small explicit tape over `functions` and dynarray's operators."""
 
 from . import functions as functions
+from .check import check_gradients as check_gradients
+from .derivatives import grad as grad
+from .derivatives import hvp as hvp
+from .derivatives import value_and_grad as value_and_grad
+from .derivatives import vjp as vjp
 from .function import differentiable as differentiable
 from .functions import _operators as _operators
 from .functions import stop_gradient as stop_gradient
+from .lift import SecondOrderError as SecondOrderError
+from .lift import lift as lift
 from .tape import Tape as Tape
 from .variable import Variable as Variable

@@ -73,6 +73,10 @@ class Tape:
         members = list(group.values()) if isinstance(group, Mapping) else list(group)
         self._check_call(target, members, grad)
         steps = list(self.steps) if keep else self.steps
+        if grad is None:
+            grad = np.ones_like(target.data)
+        elif grad.dtype != target.dtype:
+            grad = grad.astype(target.dtype)
         grads = self._backward(steps, target, members, grad)
         if isinstance(group, Mapping):
             return dict(zip(group, grads, strict=True))
@@ -100,7 +104,7 @@ class Tape:
         for step in steps:
             if not reached.isdisjoint(step.inputs):
                 reached.add(step.output)
-        grads = {target.key: np.ones_like(target.data) if grad is None else grad}
+        grads = {target.key: grad}
         verdicts: list[tuple[Any, str]] = []
         outer, active.tapes = active.tapes, [tape for tape in active.tapes if tape is not self]
         try:

@@ -1,5 +1,7 @@
 """Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
 
+from typing import Any
+
 from ..variable import Variable
 from .activations import leaky_relu as leaky_relu
 from .activations import log_softmax as log_softmax
@@ -66,6 +68,21 @@ from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
 
 
-def stop_gradient(x: object) -> object:
+def stop_gradient(x: Any) -> Any:
     """The plain array of `x`: what is computed from it is a constant to the tape."""
     return x.data if isinstance(x, Variable) else x
+
+
+def __getattr__(name: str) -> Any:
+    """The operators of dynarray, made differentiable from its registry."""
+    from ..lift import lifted
+
+    if name not in lifted:
+        raise AttributeError(f"module {__name__!r} has no function {name!r}")
+    return lifted[name]
+
+
+def __dir__() -> list[str]:
+    from ..lift import lifted
+
+    return sorted({*globals(), *lifted})

@@ -17,9 +17,9 @@ METHODS = {
     "max": max,
     "mean": mean,
     "min": min,
-    "reshape": reshape,
+    "reshape": lambda self, *shape: reshape(self, shape[0] if isinstance(shape[0], tuple) else shape),
     "sum": sum,
-    "transpose": transpose,
+    "transpose": lambda self, *axes: transpose(self, axes or None),
     "var": var,
 }
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
