@@ -3,6 +3,8 @@
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
+from .cpu.parallel import get_num_threads as get_num_threads
+from .cpu.parallel import set_num_threads as set_num_threads
 from .local_filter import carafe as carafe
 from .local_filter import carafe_backward as carafe_backward
 from .local_filter import ddf as ddf

@@ -1,0 +1,1 @@
+"""Numba kernels: serial over a range of work items, which `parallel` splits over threads."""
