@@ -36,6 +36,7 @@ from .losses import cross_entropy as cross_entropy
 from .losses import l1 as l1
 from .losses import mse as mse
 from .losses import smooth_l1 as smooth_l1
+from .normalization import affine as affine
 from .normalization import batch_norm as batch_norm
 from .normalization import channel_statistics as channel_statistics
 from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d

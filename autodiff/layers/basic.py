@@ -1,0 +1,190 @@
+"""Layers of ordinary networks."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..functions._common import pair, plain
+from ..variable import Variable
+from .module import Module, generator
+
+
+def _uniform(rng: np.random.Generator, size: int, fan_in: int, dtype: Any) -> Variable:
+    """Initial biases. Never all zero: a filter generated from a black patch must not be constant."""
+    bound = 1 / np.sqrt(max(fan_in, 1))
+    return Variable(rng.uniform(-bound, bound, size).astype(dtype))
+
+
+class Conv2d(Module):
+    """Convolution; see `autodiff.functions.conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and O.
+    kernel_size, stride, dilation : int or (y, x)
+        Size of the kernels, step between outputs, step between taps.
+    padding : int or (y, x), optional
+        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernels.
+    groups : int
+        Divides C and O.
+    bias : bool
+        Whether to add a bias.
+    rng : Generator or int, optional
+        For the initial weights: normal with variance ``2/fan_in`` (He et al., 2015).
+    dtype : dtype
+        Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        stride: Any = 1,
+        padding: Any = None,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"Conv2d: groups {groups} must divide {in_channels} and {out_channels} channels")
+        kernel = pair("Conv2d: kernel_size", kernel_size, 1)
+        steps = pair("Conv2d: dilation", dilation, 1)
+        if padding is None and not (kernel[0] % 2 and kernel[1] % 2):
+            raise ValueError(f"Conv2d: padding must be given for an even kernel size, got kernel_size {kernel_size!r}")
+        fan_in = in_channels // groups * kernel[0] * kernel[1]
+        shape = (out_channels, in_channels // groups, *kernel)
+        self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
+        self.bias = _uniform(rng, out_channels, fan_in, dtype) if bias else None
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.padding = tuple(d * (k - 1) // 2 for d, k in zip(steps, kernel)) if padding is None else padding
+
+    def forward(self, x: Any) -> Any:
+        """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        return F.conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+class Linear(Module):
+    """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, rng: Any = None, dtype: Any = np.float32
+    ) -> None:
+        rng = generator(rng)
+        weight = rng.standard_normal((out_features, in_features)) * np.sqrt(2 / max(in_features, 1))
+        self.weight = Variable(weight.astype(dtype))
+        self.bias = _uniform(rng, out_features, in_features, dtype) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        """x (..., in_features) -> (..., out_features)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation of (N, C, H, W): statistics of the batch in training, running averages in evaluation.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    momentum : float
+        Weight of the newest batch in the running averages (of the mean, and of the unbiased variance).
+    epsilon : float
+        Added to the variance.
+    dtype : dtype
+        Of parameters and running averages.
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32) -> None:
+        self.weight = Variable(np.ones(channels, dtype))
+        self.bias = Variable(np.zeros(channels, dtype))
+        self.running_mean = np.zeros(channels, dtype)
+        self.running_variance = np.ones(channels, dtype)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def forward(self, x: Any) -> Any:
+        """Normalised x."""
+        if not self.training:
+            return F.affine(
+                x, self.running_mean, self.running_variance, self.weight, self.bias, epsilon=self.epsilon
+            )
+        count = x.size // max(x.shape[1], 1)
+        if count < 2:
+            raise ValueError(f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}")
+        centre, variance = F.channel_statistics(plain(x))
+        self._follow(self.running_mean, centre)
+        self._follow(self.running_variance, variance * (count / (count - 1)))
+        return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=(centre, variance))
+
+    def _follow(self, running: Any, newest: Any) -> None:
+        running *= 1 - self.momentum
+        running += self.momentum * newest.ravel()
+
+
+class Activation(Module):
+    """A function without parameters as a layer; keyword arguments go to the function."""
+
+    function: Any = None
+
+    def __init__(self, **params: Any) -> None:
+        self.params = params
+
+    def forward(self, x: Any) -> Any:
+        """The function of x."""
+        return type(self).function(x, **self.params)
+
+
+class ReLU(Activation):
+    """`autodiff.functions.relu`."""
+
+    function = F.relu
+
+
+class LeakyReLU(Activation):
+    """`autodiff.functions.leaky_relu`; ``slope`` may be given."""
+
+    function = F.leaky_relu
+
+
+class Sigmoid(Activation):
+    """`autodiff.functions.sigmoid`."""
+
+    function = F.sigmoid
+
+
+class Tanh(Activation):
+    """`autodiff.functions.tanh`."""
+
+    function = F.tanh
+
+
+class Softmax(Activation):
+    """`autodiff.functions.softmax`; ``axis`` may be given."""
+
+    function = F.softmax
+
+
+class MaxPool2d(Activation):
+    """`autodiff.functions.max_pool2d`; needs ``kernel_size``."""
+
+    function = F.max_pool2d
+
+
+class AvgPool2d(Activation):
+    """`autodiff.functions.avg_pool2d`; needs ``kernel_size``."""
+
+    function = F.avg_pool2d

@@ -1,0 +1,306 @@
+"""Layers whose filters are computed from their input: FilterNorm, DDF, DDFUp, CARAFE, Involution, DDFBottleneck."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..functions._common import pair, plain
+from ..variable import Variable
+from .basic import BatchNorm2d, Conv2d, ReLU
+from .module import Module, Sequential, generator
+
+GAIN = {"relu": np.sqrt(2.0), "linear": 1.0}
+
+
+class FilterNorm(Module):
+    """Gives each generated filter mean 0 and a standard deviation of its own choosing.
+
+    Over the taps of one filter: ``(f - mean)/(std + 1e-10) * alpha``, std with ``ddof=1``.
+
+    Parameters
+    ----------
+    kernel_size : int or (y, x)
+        Size of the filters; at least two taps.
+    channels : int, optional
+        If given, alpha is learned, one per channel and tap, at first normal * gain/k. Otherwise it is fixed: gain/k.
+        (k*k is the number of taps.)
+    nonlinearity : {"relu", "linear"}
+        What follows the filters; sets the gain, sqrt(2) or 1.
+    rng : Generator or int, optional
+        For the initial alpha.
+    dtype : dtype
+        Of alpha.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        channels: int | None = None,
+        *,
+        nonlinearity: str = "relu",
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        if nonlinearity not in GAIN:
+            raise ValueError(f"FilterNorm: nonlinearity must be one of {', '.join(GAIN)}, got {nonlinearity!r}")
+        self.kernel_size = pair("FilterNorm: kernel_size", kernel_size, 1)
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        if taps < 2:
+            raise ValueError(f"FilterNorm: kernel_size {kernel_size!r} has one tap, which has no standard deviation")
+        scale = float(GAIN[nonlinearity] / np.sqrt(taps))
+        self.alpha: Any = scale
+        if channels is not None:
+            self.alpha = Variable((generator(rng).standard_normal(channels * taps) * scale).astype(dtype))
+
+    def forward(self, filters: Any) -> Any:
+        """filters (N, F*kh*kw, *rest) -> (N, F, kh, kw, *rest)."""
+        n, channels, *rest = filters.shape
+        kh, kw = self.kernel_size
+        filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
+        centred = filters - F.mean(filters, 2, keepdims=True)
+        variance = F.sum(F.square(centred), 2, keepdims=True) / (kh * kw - 1)
+        # A constant filter (say, over a black patch) has no slope of std: keep the infinite slope of sqrt out.
+        varies = plain(variance) > 0
+        one = variance.dtype.type(1)
+        deviation = F.where(varies, F.sqrt(F.where(varies, variance, one)), 0 * one)
+        scale = 1 / (deviation + 1e-10)
+        alpha = self.alpha
+        if isinstance(alpha, Variable):
+            normed = (centred * scale) * alpha.reshape((-1, kh * kw) + (1,) * len(rest))
+        else:
+            normed = centred * (scale * alpha)
+        return normed.reshape((n, channels // (kh * kw), kh, kw, *rest))
+
+
+def _channel_branch(
+    channels: int, taps: int, branches: int, se_ratio: float, rng: np.random.Generator, dtype: Any
+) -> Sequential:
+    """(N, C, 1, 1) -> (N, branches*C*taps, 1, 1) by a bottleneck; each branch has weights of its own."""
+    middle = max(int(channels * se_ratio), 1)
+    return Sequential(
+        Conv2d(channels, branches * middle, 1, rng=rng, dtype=dtype),
+        ReLU(),
+        Conv2d(branches * middle, branches * channels * taps, 1, groups=branches, rng=rng, dtype=dtype),
+    )
+
+
+class DDF(Module):
+    """Decoupled dynamic filter (Zhou et al., CVPR 2021): a drop-in for a depthwise convolution.
+
+    Parameters
+    ----------
+    in_channels : int
+        C, of input and output.
+    kernel_size : int or (y, x)
+        Odd size of the filters.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps.
+    heads : int
+        Number of spatial filters per pixel; it divides C.
+    se_ratio : float
+        Width of the bottleneck of the channel branch, relative to C.
+    nonlinearity : {"relu", "linear"}
+        What follows; sets the scale of the filters.
+    combine : {"mul", "add"}
+        How spatial and channel filters are combined.
+    rng : Generator or int, optional
+        For the initial weights.
+    dtype : dtype
+        Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: Any = 3,
+        *,
+        stride: Any = 1,
+        dilation: Any = 1,
+        heads: int = 1,
+        se_ratio: float = 0.2,
+        nonlinearity: str = "relu",
+        combine: str = "mul",
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        kh, kw = pair("DDF: kernel_size", kernel_size, 1)
+        options: dict[str, Any] = {"rng": rng, "dtype": dtype}
+        self.spatial = Conv2d(in_channels, heads * kh * kw, 1, stride=stride, **options)
+        self.spatial_norm = FilterNorm((kh, kw), nonlinearity=nonlinearity, **options)
+        self.channel = _channel_branch(in_channels, kh * kw, 1, se_ratio, **options)
+        self.channel_norm = FilterNorm((kh, kw), in_channels, nonlinearity=nonlinearity, **options)
+        self.stride, self.dilation, self.combine = stride, dilation, combine
+
+    def forward(self, x: Any) -> Any:
+        """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        spatial = self.spatial_norm(self.spatial(x))
+        channel = self.channel_norm(self.channel(F.global_avg_pool(x)))
+        channel = channel.reshape(channel.shape[:4])
+        return F.ddf(x, channel, spatial, combine=self.combine, stride=self.stride, dilation=self.dilation)
+
+
+class DDFUp(Module):
+    """Upsampling by decoupled dynamic filters, one pair of filter branches per sub-pixel phase.
+
+    Parameters
+    ----------
+    in_channels : int
+        C, of input and output.
+    kernel_size : int or (y, x)
+        Odd size of the filters, in pixels of the input.
+    scale : int
+        Upsampling factor u.
+    dilation, heads, se_ratio, nonlinearity, combine, rng, dtype
+        As for `DDF`.
+    joint_channels : int, optional
+        If given, the spatial filters come from a guide with this many channels and the height and width of x;
+        otherwise from x, after a depthwise convolution per phase. The channel filters always come from x.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: Any = 3,
+        scale: int = 2,
+        *,
+        dilation: Any = 1,
+        heads: int = 1,
+        se_ratio: float = 0.2,
+        nonlinearity: str = "linear",
+        combine: str = "mul",
+        joint_channels: int | None = None,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        kernel = pair("DDFUp: kernel_size", kernel_size, 1)
+        taps, phases = kernel[0] * kernel[1], scale * scale
+        options: dict[str, Any] = {"rng": rng, "dtype": dtype}
+        self.depthwise = []
+        if joint_channels is None:
+            self.depthwise = [
+                Conv2d(in_channels, in_channels, kernel, dilation=dilation, groups=in_channels, **options)
+                for _ in range(phases)
+            ]
+        source, groups = (in_channels * phases, phases) if joint_channels is None else (joint_channels, 1)
+        self.spatial = Conv2d(source, phases * heads * taps, 1, groups=groups, **options)
+        self.spatial_norm = FilterNorm(kernel, nonlinearity=nonlinearity, **options)
+        self.channel = _channel_branch(in_channels, taps, phases, se_ratio, **options)
+        self.channel_norm = FilterNorm(kernel, phases * in_channels, nonlinearity=nonlinearity, **options)
+        self.scale, self.heads, self.dilation, self.combine = scale, heads, dilation, combine
+
+    def forward(self, x: Any, guide: Any = None) -> Any:
+        """x (N, C, H, W), guide (N, joint_channels, H, W) -> (N, C, scale*H, scale*W)."""
+        n, c, h, w = x.shape
+        u, (kh, kw) = self.scale, self.spatial_norm.kernel_size
+        if (guide is None) != bool(self.depthwise):
+            raise ValueError(f"DDFUp: a guide must be given exactly with joint_channels, got {type(guide).__name__}")
+        source = guide
+        if source is None:
+            source = F.concatenate([depthwise(x) for depthwise in self.depthwise], axis=1)
+        elif tuple(source.shape[2:]) != (h, w):
+            raise ValueError(f"DDFUp: guide must have the height and width of x, {h, w}, got {tuple(source.shape)}")
+        spatial = self.spatial_norm(self.spatial(source)).reshape((n, u, u, self.heads, kh, kw, h, w))
+        # Phase (i, j) of every low-resolution pixel goes to its place: rows h*u + i, columns w*u + j.
+        spatial = F.transpose(spatial, (0, 3, 4, 5, 6, 1, 7, 2)).reshape((n, self.heads, kh, kw, u * h, u * w))
+        channel = self.channel_norm(self.channel(F.global_avg_pool(x))).reshape((n, u, u, c, kh, kw))
+        return F.ddf_upsample(x, channel, spatial, combine=self.combine, dilation=self.dilation)
+
+
+class CARAFE(Module):
+    """Content-aware upsampling (Wang et al., ICCV 2019): each new pixel is a predicted average of a window.
+
+    Parameters
+    ----------
+    in_channels : int
+        C, of input and output.
+    scale : int
+        Upsampling factor.
+    up_kernel : int
+        Odd size of the window.
+    groups : int
+        Channels of one group share their weights; it divides C.
+    encoder_kernel : int
+        Size of the convolution that predicts the weights.
+    compressed : int
+        Number of channels it sees.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale: int = 2,
+        *,
+        up_kernel: int = 5,
+        groups: int = 1,
+        encoder_kernel: int = 3,
+        compressed: int = 64,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        self.compress = Conv2d(in_channels, compressed, 1, rng=rng, dtype=dtype)
+        outputs = up_kernel * up_kernel * groups * scale * scale
+        self.encode = Conv2d(compressed, outputs, encoder_kernel, rng=rng, dtype=dtype)
+        self.scale, self.up_kernel, self.groups = scale, up_kernel, groups
+
+    def forward(self, x: Any) -> Any:
+        """x (N, C, H, W) -> (N, C, scale*H, scale*W)."""
+        masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
+        n, _, h, w = masks.shape
+        masks = F.softmax(masks.reshape((n, self.groups, -1, h, w)), axis=2).reshape((n, -1, h, w))
+        return F.carafe(x, masks, kernel_size=self.up_kernel, groups=self.groups, scale=self.scale)
+
+
+class Involution(Module):
+    """Involution (Li et al., CVPR 2021): a filter per pixel, predicted from that pixel, shared by groups of channels.
+
+    Parameters
+    ----------
+    channels : int
+        C, of input and output.
+    kernel_size : int
+        Odd size of the filters.
+    stride : int
+        Step between outputs. Filters are predicted from the input averaged over stride x stride cells.
+    group_channels : int
+        Channels that share a filter; it divides C.
+    reduction : int
+        C divided by the width of the bottleneck that predicts the filters.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        stride: int = 1,
+        *,
+        group_channels: int = 16,
+        reduction: int = 4,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        if channels % group_channels:
+            raise ValueError(f"Involution: group_channels {group_channels} must divide channels {channels}")
+        middle = max(channels // reduction, 1)
+        self.reduce = Sequential(
+            Conv2d(channels, middle, 1, bias=False, rng=rng, dtype=dtype), BatchNorm2d(middle, dtype=dtype), ReLU()
+        )
+        self.groups = channels // group_channels
+        self.span = Conv2d(middle, self.groups * kernel_size * kernel_size, 1, rng=rng, dtype=dtype)
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Any) -> Any:
+        """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        k, (h, w) = self.kernel_size, x.shape[2:]
+        high, wide = -(-h // self.stride), -(-w // self.stride)
+        seen = x if self.stride == 1 else F.adaptive_avg_pool2d(x, (high, wide))
+        weight = self.span(self.reduce(seen)).reshape((x.shape[0], self.groups, k, k, high, wide))
+        return F.involution(x, weight, stride=self.stride)
