@@ -1,0 +1,58 @@
+#pragma once
+// What every kernel of this package uses: the scalar, accumulator and index types, and how an element is
+// read into the accumulator type and written back.
+//
+// The Python side puts these constants in front of the text; the defaults serve an editor or plain nvcc.
+//   SCALAR        type of the array elements: float, double, __half, __nv_bfloat16
+//   ACCUMULATOR   type of all arithmetic: double for double, float for the others
+//   INDEX_TYPE    type of offsets: int, or long long where an array has 2^31 elements or more
+#ifndef SCALAR
+#define SCALAR float
+#define ACCUMULATOR float
+#define INDEX_TYPE int
+#endif
+#if defined(SCALAR_IS_HALF)
+#include <cuda_fp16.h>
+#elif defined(SCALAR_IS_BFLOAT16)
+#include <cuda_bf16.h>
+#endif
+
+typedef SCALAR T;
+typedef ACCUMULATOR ACC;
+typedef INDEX_TYPE INDEX;
+
+constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr int WARP = 32;
+
+__device__ __forceinline__ ACC load(const T* address) {
+#if defined(SCALAR_IS_HALF)
+    return __half2float(*address);
+#elif defined(SCALAR_IS_BFLOAT16)
+    return __bfloat162float(*address);
+#else
+    return *address;
+#endif
+}
+
+__device__ __forceinline__ void store(T* address, ACC value) {
+#if defined(SCALAR_IS_HALF)
+    *address = __float2half(value);  // rounds to nearest even
+#elif defined(SCALAR_IS_BFLOAT16)
+    *address = __float2bfloat16(value);  // rounds to nearest even
+#else
+    *address = value;
+#endif
+}
+
+// Index of this thread in a one-dimensional grid.
+__device__ __forceinline__ INDEX thread_index() {
+    return static_cast<INDEX>(blockIdx.x) * static_cast<INDEX>(blockDim.x) + static_cast<INDEX>(threadIdx.x);
+}
+
+// Split off the fastest-varying coordinate of a flat index: returns it, and leaves the rest in `flat`.
+__device__ __forceinline__ INDEX take(INDEX& flat, INDEX size) {
+    const INDEX rest = flat / size;
+    const INDEX coordinate = flat - rest * size;
+    flat = rest;
+    return coordinate;
+}

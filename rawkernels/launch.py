@@ -1,0 +1,258 @@
+"""Launch a kernel on CuPy or NumPy arrays: the only place that does, so every guard lives here.
+
+CuPy arrays go to ``cupy.RawModule`` on the current device and stream, without synchronisation, host copy or
+allocation, so that a warm launch can be captured in a CUDA graph. NumPy arrays go to :mod:`rawkernels.host`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rawkernels.source import Parameter, Program
+
+MAX_THREADS = 1024
+MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_SHARED_BYTES = 48 * 1024  # what every supported GPU grants without asking
+_INT32_LIMIT = 2**31 - 1
+
+# How CuPy is asked to compile; the compile tests use the same flags.
+NVRTC_OPTIONS = ("-std=c++17",)
+
+
+@dataclass(frozen=True)
+class ScalarType:
+    """How one array dtype is spelled in the sources."""
+
+    name: str  # of the NumPy dtype
+    scalar: str
+    accumulator: str
+    marker: str | None = None
+
+
+_TYPES = {
+    entry.name: entry
+    for entry in (
+        ScalarType("float64", "double", "double"),
+        ScalarType("float32", "float", "float"),
+        ScalarType("float16", "__half", "float", "SCALAR_IS_HALF"),
+        ScalarType("bfloat16", "__nv_bfloat16", "float", "SCALAR_IS_BFLOAT16"),
+    )
+}
+DTYPES = tuple(_TYPES)
+_DTYPE_OF_C = {
+    "double": "float64",
+    "float": "float32",
+    "__half": "float16",
+    "__nv_bfloat16": "bfloat16",
+    "int": "int32",
+    "long long": "int64",
+    "unsigned int": "uint32",
+    "unsigned char": "uint8",
+}
+_ALIASES = {"T": "SCALAR", "ACC": "ACCUMULATOR", "INDEX": "INDEX_TYPE"}
+_NULL = np.uint64(0)
+
+
+def type_constants(dtype: Any, *, wide_index: bool = False) -> tuple[tuple[str, str], ...]:
+    """The ``#define``s that choose element, accumulator and index type (see common.cuh)."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", str(dtype))
+    if name not in _TYPES:
+        raise TypeError(f"no kernel for dtype {name}: expected one of {', '.join(DTYPES)}")
+    entry = _TYPES[name]
+    found = [("SCALAR", entry.scalar), ("ACCUMULATOR", entry.accumulator)]
+    found.append(("INDEX_TYPE", "long long" if wide_index else "int"))
+    if entry.marker:
+        found.append((entry.marker, "1"))
+    return tuple(found)
+
+
+def accumulator_dtype(dtype: Any) -> np.dtype:
+    """dtype of the arithmetic that kernels do on elements of `dtype`."""
+    return np.dtype(_DTYPE_OF_C[_TYPES[dtype.name].accumulator])
+
+
+def needs_wide_index(*arrays: Any, work_items: int = 0) -> bool:
+    """Whether an element count or a thread count leaves the range of ``int``."""
+    sizes = [array.size for array in arrays if array is not None]
+    # A last block reaches past the work items: leave room for it.
+    return max([work_items + MAX_THREADS, *sizes]) > _INT32_LIMIT
+
+
+def is_cupy(array: Any) -> bool:
+    """Whether `array` is a CuPy array; does not import CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def _module_of(like: Any) -> Any:
+    if is_cupy(like):
+        return sys.modules["cupy"]
+    if isinstance(like, np.ndarray):
+        return np
+    raise TypeError(f"expected a numpy or cupy array, got {type(like).__name__}")
+
+
+def empty(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
+    """Uninitialised array where `like` lives. On the host it is filled with NaN (integers: -1)."""
+    result = _module_of(like).empty(shape, dtype=like.dtype if dtype is None else dtype)
+    if isinstance(result, np.ndarray):
+        result.reshape(-1).view(np.uint8)[...] = 255  # all bits set is a NaN
+    return result
+
+
+def zeros(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
+    """Array of zeros where `like` lives."""
+    return _module_of(like).zeros(shape, dtype=like.dtype if dtype is None else dtype)
+
+
+def contiguous(*arrays: Any) -> tuple[Any, ...]:
+    """Each array in C order (copied only where it is not); None stays None."""
+    return tuple(None if a is None else _module_of(a).ascontiguousarray(a) for a in arrays)
+
+
+def blocks(work_items: int, block: int) -> int:
+    """Number of blocks of `block` that cover `work_items`."""
+    return -(-work_items // block)
+
+
+def launch(
+    program: Program,
+    entry: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    *,
+    shared_bytes: int = 0,
+) -> None:
+    """Run one kernel.
+
+    Parameters
+    ----------
+    program : Program
+        Source and constants.
+    entry : str
+        Name of the kernel.
+    grid, block : tuple of int
+        One to three sizes, x first. A grid with a zero in it does nothing.
+    arguments : tuple
+        Arrays, NumPy scalars of exactly the declared type, or None for a null pointer.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    """
+    parameters = program.entries.get(entry)
+    if parameters is None:
+        raise ValueError(f"{program.file} has no kernel {entry}: it has {', '.join(program.entries)}")
+    grid, block = _check_sizes(entry, grid, block, shared_bytes)
+    arrays = _check_arguments(program, entry, parameters, arguments)
+    if 0 in grid:
+        return
+    if is_cupy(arrays[0]):
+        _launch_cupy(program, entry, grid, block, arguments, arrays, shared_bytes)
+    else:
+        from rawkernels import host  # compiles with g++: loaded by those who use it
+
+        host.run(program, entry, grid, block, arguments, shared_bytes)
+
+
+def _check_sizes(
+    entry: str, grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    gx, gy, gz = (*grid, 1, 1)[:3]
+    bx, by, bz = (*block, 1, 1)[:3]
+    for axis, size, limit in zip("xyz", (gx, gy, gz), MAX_GRID, strict=True):
+        if not 0 <= size <= limit:
+            raise ValueError(f"{entry}: grid size {axis} = {size} is not in 0..{limit}")
+    for axis, size, limit in zip("xyz", (bx, by, bz), (MAX_THREADS, MAX_THREADS, 64), strict=True):
+        if not 1 <= size <= limit:
+            raise ValueError(f"{entry}: block size {axis} = {size} is not in 1..{limit}")
+    if bx * by * bz > MAX_THREADS:
+        raise ValueError(f"{entry}: a block of {bx} x {by} x {bz} has more than {MAX_THREADS} threads")
+    if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
+        raise ValueError(f"{entry}: {shared_bytes} bytes of shared memory, limit {MAX_SHARED_BYTES}")
+    return (gx, gy, gz), (bx, by, bz)
+
+
+def _check_arguments(
+    program: Program, entry: str, parameters: tuple[Parameter, ...], arguments: tuple[Any, ...]
+) -> list[Any]:
+    """Compare each argument with its declaration; return the arrays."""
+    if len(arguments) != len(parameters):
+        raise TypeError(f"{entry} takes {len(parameters)} arguments, got {len(arguments)}")
+    arrays: list[Any] = []
+    for parameter, argument in zip(parameters, arguments, strict=True):
+        expected = _dtype_name(program, parameter)
+        if not parameter.pointer:
+            if not isinstance(argument, np.generic) or argument.dtype.name != expected:
+                raise TypeError(f"{entry}: {parameter.name} must be a numpy.{expected} scalar, got {_describe(argument)}")
+        elif argument is not None:
+            _check_array(entry, parameter, expected, argument)
+            arrays.append(argument)
+    if not arrays:
+        raise TypeError(f"{entry}: no array among the arguments")
+    _check_same_place(entry, arrays)
+    return arrays
+
+
+def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any) -> None:
+    if not isinstance(argument, np.ndarray) and not is_cupy(argument):
+        raise TypeError(f"{entry}: {parameter.name} must be an array of {expected}, got {_describe(argument)}")
+    if argument.dtype.name != expected:
+        raise TypeError(f"{entry}: {parameter.name} must have dtype {expected}, got {argument.dtype.name}")
+    if not argument.flags.c_contiguous:
+        raise ValueError(f"{entry}: {parameter.name} must be C-contiguous, got strides {argument.strides}")
+
+
+def _check_same_place(entry: str, arrays: list[Any]) -> None:
+    on_gpu = [is_cupy(array) for array in arrays]
+    if any(on_gpu) != all(on_gpu):
+        raise TypeError(f"{entry}: got numpy and cupy arrays together")
+    if on_gpu[0]:
+        devices = {array.device.id for array in arrays}
+        if len(devices) > 1:
+            raise ValueError(f"{entry}: arrays live on different devices: {sorted(devices)}")
+
+
+def _dtype_name(program: Program, parameter: Parameter) -> str:
+    kind = parameter.type
+    if kind in _ALIASES:
+        kind = program.constant(_ALIASES[kind])
+    return _DTYPE_OF_C[kind]
+
+
+def _describe(value: Any) -> str:
+    kind = type(value).__name__
+    return f"{kind} of dtype {value.dtype.name}" if hasattr(value, "dtype") else kind
+
+
+_kernels: dict[tuple[Program, str, int], Any] = {}
+_kernels_lock = threading.Lock()
+
+
+def _launch_cupy(
+    program: Program,
+    entry: str,
+    grid: tuple[int, int, int],
+    block: tuple[int, int, int],
+    arguments: tuple[Any, ...],
+    arrays: list[Any],
+    shared_bytes: int,
+) -> None:
+    cupy = sys.modules["cupy"]
+    device = arrays[0].device.id
+    current = cupy.cuda.runtime.getDevice()
+    if device != current:
+        raise ValueError(f"{entry}: arrays live on device {device}, the current device is {current}")
+    key = (program, entry, device)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        with _kernels_lock:
+            kernel = _kernels.get(key)
+            if kernel is None:
+                module = cupy.RawModule(code=program.text, options=NVRTC_OPTIONS)
+                kernel = _kernels[key] = module.get_function(entry)
+    kernel(grid, block, tuple(_NULL if a is None else a for a in arguments), shared_mem=shared_bytes)

@@ -1,0 +1,303 @@
+"""Grid, block and arguments of the kernels in local_filter.cu.
+
+Parameters arrive resolved and checked: ``combine`` is "mul" or "add"; ``stride``, ``dilation`` and ``padding``
+are (y, x) pairs of ints; ``upsample`` is an int, and stride is (1, 1) where it exceeds 1. Arrays are all NumPy
+or all CuPy, of one dtype, with any strides:
+
+- x (N, C, H, W), weight (N, G, kh, kw, Ho, Wo), channel_weight None or (N, u, u, C, kh, kw).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rawkernels.launch import (
+    accumulator_dtype,
+    blocks,
+    contiguous,
+    empty,
+    launch,
+    needs_wide_index,
+    type_constants,
+    zeros,
+)
+from rawkernels.source import Program, constants, program
+
+FILE = "local_filter.cu"
+BLOCK = 256
+STRIP = 8  # as in local_filter.cu
+WARP = 32
+SIZES = (1, 3, 5, 7)  # square kernels with a compiled size; others take the any-size path
+
+# Enough threads to fill a large GPU twice: at 128 registers a thread, an H200 holds 67 thousand. Constants, and
+# not properties of the device at hand, so that every device adds up in the same order.
+_THREADS_WANTED = 1 << 17
+_CHUNK = (4, 32)  # channels that share one reading of the filters: at least, at most
+_WARPS_WANTED = 1 << 13
+_ROWS_A_LANE = 8  # least work worth a slot of its own, in the gradient of channel_weight
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one call, and the constants they lead to."""
+
+    batch: int
+    channels: int
+    groups: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    upsample: int
+
+    @property
+    def compiled_size(self) -> bool:
+        """Whether the kernel size is one that is compiled in."""
+        return self.kernel[0] == self.kernel[1] and self.kernel[0] in SIZES
+
+    @property
+    def unit_steps(self) -> bool:
+        """Whether neighbouring taps and neighbouring windows are one pixel apart."""
+        return self.stride == (1, 1) and self.dilation == (1, 1)
+
+    @property
+    def taps(self) -> int:
+        """Values in one filter."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def group_channels(self) -> int:
+        """Channels that share a filter."""
+        return self.channels // self.groups
+
+    @property
+    def arguments(self) -> tuple[np.int32, ...]:
+        """The numbers that every kernel takes last."""
+        values = (self.channels, self.groups, self.height, self.width, self.out_height, self.out_width)
+        pairs = (*self.kernel, *self.stride, *self.dilation, *self.padding)
+        return tuple(np.int32(value) for value in (*values, *pairs, self.upsample))
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How much work a thread takes: the constants ROWS, ROW_SHIFT, BASE_ROWS, SET and MIN_BLOCKS of the kernels.
+
+    ROWS * kernel size values live in registers, so rows shrink as kernels grow; tests/registers.json shows what
+    the compiler makes of it.
+    """
+
+    rows: int
+    row_shift: int
+    base_rows: int
+    channel_set: int
+    min_blocks: int
+
+
+def choose_blocking(size: int, *, double: bool, unit_steps: bool, upsample: int) -> Blocking:
+    """Blocking of a compiled kernel size (0: any size)."""
+    if size == 0:
+        return Blocking(1, 0, 1, 1, 2)
+    sliding = {1: 4, 3: 2 if double else 4, 5: 1 if double else 2, 7: 1}[size]
+    base_rows = {1: 4, 3: 2, 5: 1, 7: 1}[size] if unit_steps else 1
+    channel_set = {1: 4, 3: 1 if double else 2, 5: 1, 7: 1}[size]
+    min_blocks = 1 if size == 7 else 2
+    if upsample > 1:
+        # Two rows of one phase pair see the same window of x.
+        rows = 2 if upsample % 2 == 0 and size < 7 and not (double and size == 5) else 1
+        return Blocking(rows, 0, base_rows, channel_set, min_blocks)
+    if unit_steps:
+        return Blocking(sliding, 1 if sliding > 1 else 0, base_rows, channel_set, min_blocks)
+    return Blocking(1, 0, base_rows, channel_set, min_blocks)
+
+
+def choose_program(
+    dtype: Any, size: int, combine: str | None, *, unit_steps: bool, upsample: int, wide_index: bool = False
+) -> tuple[Program, Blocking]:
+    """Program for one kind of call; `combine` is None where there is no channel_weight."""
+    name = getattr(dtype, "name", dtype)
+    blocking = choose_blocking(size, double=name == "float64", unit_steps=unit_steps, upsample=upsample)
+    chosen = constants(
+        KH=size,
+        KW=size,
+        COMBINE={None: 0, "mul": 1, "add": 2}[combine],
+        UNIT_STEPS=int(unit_steps),
+        UPSAMPLED=int(upsample > 1),
+        ROWS=blocking.rows,
+        ROW_SHIFT=blocking.row_shift,
+        BASE_ROWS=blocking.base_rows,
+        SET=blocking.channel_set,
+        MIN_BLOCKS=blocking.min_blocks,
+    )
+    return program(FILE, type_constants(dtype, wide_index=wide_index) + chosen), blocking
+
+
+def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
+    """Every program of this file that differs in more than its index type, with a label: for the compile tests."""
+    found = []
+    for combine in (None, "mul", "add"):
+        for size in (0, *SIZES):
+            for unit_steps, upsample in ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3)):
+                made, _ = choose_program(
+                    dtype, size, combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
+                )
+                steps = "unit" if unit_steps else "strided"
+                found.append((f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}", made))
+    return found
+
+
+def forward(
+    x: Any,
+    weight: Any,
+    channel_weight: Any,
+    *,
+    combine: str,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    upsample: int,
+) -> Any:
+    """Output (N, C, Ho, Wo)."""
+    x, weight, channel_weight = contiguous(x, weight, channel_weight)
+    shape = _shape(x, weight, stride, dilation, padding, upsample)
+    y = empty((shape.batch, shape.channels, shape.out_height, shape.out_width), x)
+    if y.size == 0:
+        return y
+    sizes = (x, weight, channel_weight, y)
+    _launch_planes("local_filter_forward", shape, combine, sizes, y, (shape.out_height, shape.out_width))
+    return y
+
+
+def backward(
+    grad_output: Any,
+    x: Any,
+    weight: Any,
+    channel_weight: Any,
+    needs: tuple[bool, bool, bool],
+    *,
+    combine: str,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    upsample: int,
+) -> tuple[Any, Any, Any]:
+    """Gradients of x, weight and channel_weight; None where `needs` is False or the array was not given."""
+    grad_output, x, weight, channel_weight = contiguous(grad_output, x, weight, channel_weight)
+    shape = _shape(x, weight, stride, dilation, padding, upsample)
+    grads: list[Any] = [None, None, None]
+    if needs[0]:
+        grads[0] = _grad_x(shape, combine, grad_output, x, weight, channel_weight)
+    if needs[1]:
+        grads[1] = _grad_weight(shape, combine, grad_output, x, weight, channel_weight)
+    if needs[2] and channel_weight is not None:
+        grads[2] = _grad_channel_weight(shape, combine, grad_output, x, weight, channel_weight)
+    return grads[0], grads[1], grads[2]
+
+
+def _shape(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsample: int) -> Shape:
+    batch, channels, height, width = x.shape
+    _, groups, kernel_h, kernel_w, out_height, out_width = weight.shape
+    sizes = (batch, channels, groups, height, width, out_height, out_width)
+    return Shape(*sizes, (kernel_h, kernel_w), tuple(stride), tuple(dilation), tuple(padding), upsample)
+
+
+def _choose(
+    shape: Shape, combine: str, channel_weight: Any, arrays: tuple[Any, ...], work_items: int
+) -> tuple[Program, Blocking, type[np.signedinteger]]:
+    wide = needs_wide_index(*arrays, work_items=work_items)
+    chosen, blocking = choose_program(
+        arrays[0].dtype,
+        shape.kernel[0] if shape.compiled_size else 0,
+        None if channel_weight is None else combine,
+        unit_steps=shape.unit_steps,
+        upsample=shape.upsample,
+        wide_index=wide,
+    )
+    return chosen, blocking, np.int64 if wide else np.int32
+
+
+def _launch_planes(
+    entry: str, shape: Shape, combine: str, arrays: tuple[Any, ...], target: Any, plane: tuple[int, int]
+) -> None:
+    """Forward and gradient of x: threads take a few rows of `plane` and a chunk of a group's channels."""
+    by_tap = not shape.compiled_size or (entry == "local_filter_grad_x" and shape.upsample > 1)
+    bound = target.size  # no layout has more threads than this
+    chosen, blocking, index = _choose(shape, combine, arrays[2], arrays, bound)
+    rows = 1 if by_tap else blocking.rows
+    columns = shape.batch * shape.groups * blocks(plane[0], rows) * plane[1]
+    if by_tap:
+        chunk = STRIP
+    else:
+        wanted = columns * shape.group_channels // _THREADS_WANTED
+        chunk = min(shape.group_channels, max(_CHUNK[0], min(_CHUNK[1], wanted)))
+    items = columns * blocks(shape.group_channels, chunk)
+    arguments = (*arrays, index(items), np.int32(chunk), *shape.arguments)
+    launch(chosen, entry, (blocks(items, BLOCK),), (BLOCK,), arguments)
+
+
+def _grad_x(shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any) -> Any:
+    grad = empty(x.shape, x)
+    if grad.size == 0:
+        return grad
+    if grad_output.size == 0:
+        return zeros(x.shape, x)
+    arrays = (grad_output, weight, channel_weight, grad)
+    _launch_planes("local_filter_grad_x", shape, combine, arrays, grad, (shape.height, shape.width))
+    return grad
+
+
+def _grad_weight(shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any) -> Any:
+    grad = empty(weight.shape, weight)
+    if grad.size == 0:
+        return grad
+    arrays = (grad_output, x, channel_weight, grad)
+    chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, weight.size)
+    pixels = shape.batch * shape.groups * blocks(shape.out_height, blocking.rows) * shape.out_width
+    items = pixels if shape.compiled_size else pixels * blocks(shape.taps, STRIP)
+    splits = 1  # threads that share the channels of one item: more where there are few items
+    while splits < 32 and 2 * splits <= shape.group_channels and items * splits < _THREADS_WANTED:
+        splits *= 2
+    across = BLOCK // splits
+    barrier_free = shape.compiled_size and splits == 1
+    shared = 0 if barrier_free else STRIP * BLOCK * accumulator_dtype(x.dtype).itemsize
+    arguments = (*arrays, index(items), *shape.arguments)
+    grid = (blocks(items, across),)
+    launch(chosen, "local_filter_grad_weight", grid, (across, splits), arguments, shared_bytes=shared)
+    return grad
+
+
+def _grad_channel_weight(
+    shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any
+) -> Any:
+    grad = empty(channel_weight.shape, channel_weight)
+    if grad.size == 0:
+        return grad
+    if grad_output.size == 0:
+        return zeros(channel_weight.shape, channel_weight)
+    arrays = (grad_output, x, weight)
+    phases = shape.upsample**2
+    bound = WARP * phases * shape.batch * shape.channels * blocks(shape.taps, STRIP)
+    slots = max(1, min(64, WARP * _WARPS_WANTED // bound, _lane_rows(shape) // _ROWS_A_LANE))
+    chosen, blocking, index = _choose(shape, combine, channel_weight, (*arrays, channel_weight), bound * slots)
+    if shape.compiled_size:
+        sets = shape.groups * blocks(shape.group_channels, blocking.channel_set)
+    else:
+        sets = shape.channels * blocks(shape.taps, STRIP)
+    items = slots * shape.batch * phases * sets
+    partial = empty((slots, *channel_weight.shape), x, accumulator_dtype(x.dtype))
+    arguments = (*arrays, partial, index(items), np.int32(slots), *shape.arguments)
+    launch(chosen, "local_filter_grad_channel_weight", (blocks(items * WARP, BLOCK),), (BLOCK,), arguments)
+    arguments = (partial, grad, index(grad.size), np.int32(slots))
+    launch(chosen, "local_filter_sum_slots", (blocks(grad.size, BLOCK),), (BLOCK,), arguments)
+    return grad
+
+
+def _lane_rows(shape: Shape) -> int:
+    """Output pixels of one phase that one lane would take with a single slot."""
+    return blocks(shape.out_height, shape.upsample) * blocks(shape.out_width, shape.upsample) // WARP
