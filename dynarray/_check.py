@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def check_shape(operator: str, argument: str, array: Any, pattern: str, sizes: Mapping[str, int]) -> dict[str, int]:
+def check_shape(
+    operator: str, argument: str, array: Any, pattern: str, sizes: Mapping[str, int]
+) -> dict[str, int]:
     """Match an array's shape with a pattern of symbols such as ``"N C H W"``.
 
     Symbols found in `sizes` must agree; the others are bound. Returns `sizes` with the bound symbols added.
@@ -21,12 +23,15 @@ def check_shape(operator: str, argument: str, array: Any, pattern: str, sizes: M
     return bound
 
 
-def check_divides(operator: str, argument: str, divisor: str, dividend: str, sizes: Mapping[str, int]) -> None:
-    """Require ``sizes[divisor]`` (an extent of `argument`) to be positive and to divide ``sizes[dividend]``."""
+def check_divides(
+    operator: str, argument: str, divisor: str, dividend: str, sizes: Mapping[str, int]
+) -> None:
+    """Require ``sizes[divisor]``, an extent of `argument`, to be positive and divide ``sizes[dividend]``."""
     small, large = sizes[divisor], sizes[dividend]
     if small < 1 or large % small:
         raise ValueError(
-            f"{operator}: {argument} has {divisor} = {small}, which must be positive and divide {dividend} = {large}"
+            f"{operator}: {argument} has {divisor} = {small}; "
+            f"it must be positive and divide {dividend} = {large}"
         )
 
 

@@ -26,9 +26,9 @@ def use_backend(name: str) -> Iterator[None]:
     Parameters
     ----------
     name : {"reference", "cpu", "host", "cuda"}
-        ``"reference"``: the textbook NumPy definition. ``"cpu"``: Numba kernels (what NumPy arrays use anyway).
-        ``"host"``: the CUDA sources compiled by g++ and run on NumPy arrays, to test and debug them without a GPU.
-        ``"cuda"``: CUDA kernels on CuPy arrays (what CuPy arrays use anyway).
+        ``"reference"``: the textbook NumPy definition. ``"cpu"``: Numba kernels (what NumPy arrays use
+        anyway). ``"host"``: the CUDA sources compiled by g++ and run on NumPy arrays, to test and debug them
+        without a GPU. ``"cuda"``: CUDA kernels on CuPy arrays (what CuPy arrays use anyway).
 
     Examples
     --------
@@ -78,7 +78,9 @@ def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
         raise TypeError(f"{operator}: backend {backend!r} cannot take {first_name}, a {_kind(first)}")
     if first.dtype.name not in DTYPES[backend] or not first.dtype.isnative:
         allowed = ", ".join(DTYPES[backend])
-        raise TypeError(f"{operator}: {first_name} has dtype {first.dtype!s}; the {backend} backend takes {allowed}")
+        raise TypeError(
+            f"{operator}: {first_name} has dtype {first.dtype!s}; the {backend} backend takes {allowed}"
+        )
     return backend
 
 

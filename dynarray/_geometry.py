@@ -31,6 +31,7 @@ def resolve_padding(
         return check_pair(operator, "padding", padding, 0)
     if any(size % 2 == 0 for size in kernel_size):
         raise ValueError(
-            f"{operator}: padding=None means 'same' and needs odd kernel sizes, got {kernel_size}; give padding explicitly"
+            f"{operator}: padding=None means 'same' and needs odd kernel sizes, got {kernel_size}; "
+            "give padding explicitly"
         )
     return dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -110,8 +111,14 @@ def _numba_problem() -> str | None:
 
 
 def _compiler_problem() -> str | None:
-    import_module("rawkernels.host").compiler()
+    _compiler()
     return None
+
+
+def _compiler() -> str:
+    library = import_module("rawkernels.host.library")
+    path = library.compiler()
+    return f"{path}: {library.compiler_version(path)}"
 
 
 def _cuda_problem() -> str | None:
@@ -144,7 +151,7 @@ def _machine() -> dict[str, str]:
         "cores": f"{_usable_cores()} usable of {os.cpu_count()}",
         "threads": _attempt(lambda: str(import_module("dynarray").get_num_threads())),
         "blas": _attempt(_blas),
-        "compiler": _attempt(lambda: str(import_module("rawkernels.host").compiler())),
+        "compiler": _attempt(_compiler),
     }
     return entries
 
@@ -193,7 +200,7 @@ def _gpus() -> dict[str, str]:
     except Exception as error:  # no driver: the versions above are still worth having
         return entries | {"devices": _one_line(error)}
     for index in range(count):
-        entries[f"device {index}"] = _attempt(lambda index=index: _gpu(runtime.getDeviceProperties(index)))
+        entries[f"device {index}"] = _attempt(partial(_gpu, runtime, index))
     return entries
 
 
@@ -201,7 +208,8 @@ def _cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _gpu(properties: dict[str, Any]) -> str:
+def _gpu(runtime: Any, index: int) -> str:
+    properties = runtime.getDeviceProperties(index)
     name = properties["name"]
     name = name.decode() if isinstance(name, bytes) else name
     memory = properties["totalGlobalMem"] / 2**30
@@ -211,7 +219,9 @@ def _gpu(properties: dict[str, Any]) -> str:
 
 def _caches() -> dict[str, str]:
     entries = {f"numba {index}": _directory(path) for index, path in enumerate(_numba_caches())}
-    entries["host"] = _attempt(lambda: _directory(Path(import_module("rawkernels.host").cache_directory())))
+    entries["host"] = _attempt(
+        lambda: _directory(Path(import_module("rawkernels.host.library").cache_directory()))
+    )
     if find_spec("cupy") is not None:
         entries["cupy"] = _directory(
             Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()

@@ -51,7 +51,12 @@ class Form(NamedTuple):
 
 def forms(stem: str, name: str) -> dict[str, Callable]:
     """The four forms of one function: `name` in the module `stem` of each backend."""
-    modules = {"reference": "dynarray.reference", "cpu": "dynarray.cpu", "host": "rawkernels", "cuda": "rawkernels"}
+    modules = {
+        "reference": "dynarray.reference",
+        "cpu": "dynarray.cpu",
+        "host": "rawkernels",
+        "cuda": "rawkernels",
+    }
     return {backend: Form(f"{module}.{stem}", name) for backend, module in modules.items()}
 
 
@@ -102,9 +107,13 @@ class Operator:
         """Check a call; return its backend and what the forms of that backend are to be given."""
         unknown = sorted(set(params) - set(self.defaults))
         if unknown:
-            raise TypeError(f"{self.name}: unknown parameter {unknown[0]!r}; it takes {', '.join(self.defaults)}")
+            raise TypeError(
+                f"{self.name}: unknown parameter {unknown[0]!r}; it takes {', '.join(self.defaults)}"
+            )
         missing = sorted(
-            name for name, value in self.defaults.items() if value is inspect.Parameter.empty and name not in params
+            name
+            for name, value in self.defaults.items()
+            if value is inspect.Parameter.empty and name not in params
         )
         if missing:
             raise TypeError(f"{self.name}: parameter {missing[0]!r} must be given")
@@ -124,13 +133,16 @@ class Operator:
 
     def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple:
         """Backward pass: one gradient per array argument, None where not needed or not given."""
-        shape, dtype = saved.output
+        shape, _ = saved.output
         first = self.arrays[0]
         if choose_backend(self.name, {first: saved.arrays[0], "grad_output": grad_output}) != saved.backend:
-            raise ValueError(f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}")
+            raise ValueError(
+                f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}"
+            )
         if tuple(grad_output.shape) != shape:
             raise ValueError(
-                f"{self.name}: grad_output must have the shape of the output, {shape}, got {tuple(grad_output.shape)}"
+                f"{self.name}: grad_output must have the shape of the output, {shape}, "
+                f"got {tuple(grad_output.shape)}"
             )
         wanted = {
             name
@@ -160,7 +172,7 @@ def register(
     cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
 ) -> Operator:
-    """Add an operator to the registry; positional arguments of `function` are its arrays, keywords its parameters."""
+    """Add an operator: positional arguments of `function` are its arrays, keywords its parameters."""
     parameters = inspect.signature(function).parameters.values()
     positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     arrays = tuple(p.name for p in positional)
@@ -201,7 +213,8 @@ def backward_of(operator: Operator) -> Callable:
         wants = needs if isinstance(needs, tuple | list) else ()
         if len(wants) != len(arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
             raise ValueError(
-                f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, got {needs!r}"
+                f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, "
+                f"got {needs!r}"
             )
         backend, checked = operator.prepare(arrays, params)
         saved = operator._saved(backend, checked, checked.arrays, arrays)
@@ -209,14 +222,16 @@ def backward_of(operator: Operator) -> Callable:
 
     backward.__name__ = backward.__qualname__ = f"{operator.name}_backward"
     backward.__module__ = operator.function.__module__
-    backward.__doc__ = _BACKWARD_DOC.format(name=operator.name, arrays=", ".join(operator.arrays), title=title)
+    backward.__doc__ = _BACKWARD_DOC.format(
+        name=operator.name, arrays=", ".join(operator.arrays), title=title
+    )
     backward.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[grad_output, *signature.parameters.values(), needs_parameter]
     )
     return backward
 
 
-_BACKWARD_DOC = """Gradients of `{name}`: the vector-Jacobian product of `grad_output` with each array argument.
+_BACKWARD_DOC = """Gradients of `{name}`: vector-Jacobian products of `grad_output`.
 
 Parameters
 ----------

@@ -1,7 +1,8 @@
 """Filters that change from pixel to pixel, each shared by the channels of a group.
 
-One operator, `local_filter2d`, and its published faces: `ddf` and `ddf_upsample` (Decoupled Dynamic Filters), `carafe`
-and `involution`. A face differs in the order and shape of its arguments only and runs the same kernels.
+One operator, `local_filter2d`, and its published faces: `ddf` and `ddf_upsample` (Decoupled Dynamic
+Filters), `carafe` and `involution`. A face differs in the order and shape of its arguments only and runs the
+same kernels.
 """
 
 from typing import Any
@@ -26,10 +27,10 @@ def local_filter2d(
 ) -> Any:
     """Filter each pixel with its own kernel, shared by the channels of a group.
 
-    ``y[n,c,h,w] = sum_ab (weight[n,g,a,b,h,w] o channel_weight[n,c,a,b]) * x[n,c,q]`` with group ``g = c // (C/G)``,
-    ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)``, x zero outside the image, and o the operation of `combine`.
-    With ``upsample = u`` tap (a, b) of output (h, w) reads around ``(h // u, w // u)`` instead, and each of the u*u
-    sub-pixel phases ``(h % u, w % u)`` has its own channel weights.
+    ``y[n,c,h,w] = sum_ab (weight[n,g,a,b,h,w] o channel_weight[n,c,a,b]) * x[n,c,q]`` with group ``g = c //
+    (C/G)``, ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)``, x zero outside the image, and o the
+    operation of `combine`. With ``upsample = u`` tap (a, b) of output (h, w) reads around ``(h // u, w //
+    u)`` instead, and each of the u*u sub-pixel phases ``(h % u, w % u)`` has its own channel weights.
 
     Parameters
     ----------
@@ -56,8 +57,8 @@ def local_filter2d(
     Raises
     ------
     TypeError, ValueError
-        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that do not
-        match, and for parameters out of range. The message names the argument.
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
+        do not match, and for parameters out of range. The message names the argument.
 
     Notes
     -----
@@ -91,11 +92,18 @@ def local_filter2d(
 
 
 def ddf(
-    x: Any, channel_filter: Any, spatial_filter: Any, *, combine: str = "mul", stride: Any = 1, dilation: Any = 1
+    x: Any,
+    channel_filter: Any,
+    spatial_filter: Any,
+    *,
+    combine: str = "mul",
+    stride: Any = 1,
+    dilation: Any = 1,
 ) -> Any:
     """Decoupled dynamic filter: a filter per pixel combined with a filter per channel.
 
-    ``y[n,c,p] = sum_ab (spatial_filter[n,g,a,b,p] o channel_filter[n,c,a,b]) * x[n,c,q]``: see `local_filter2d`.
+    ``y[n,c,p] = sum_ab (spatial_filter[n,g,a,b,p] o channel_filter[n,c,a,b]) * x[n,c,q]``: see
+    `local_filter2d`.
 
     Parameters
     ----------
@@ -176,14 +184,16 @@ def ddf_upsample(
 def carafe(x: Any, masks: Any, *, kernel_size: Any, groups: int = 1, scale: int = 2) -> Any:
     """Content-aware reassembly: each upsampled pixel is a weighted sum of a window of x.
 
-    ``y[n,c,h,w] = sum_ab masks[n, (g*kh + a)*kw + b, h, w] * x[n,c, h//scale + a - (kh-1)/2, w//scale + b - (kw-1)/2]``.
+    ``y[n,c,h,w] = sum_ab masks[n, (g*kh + a)*kw + b, h, w] * x[n,c, h//scale + a - (kh-1)/2, w//scale + b -
+    (kw-1)/2]``.
 
     Parameters
     ----------
     x : array, (N, C, H, W)
         The input.
     masks : array, (N, G*kh*kw, scale*H, scale*W)
-        The reassembly weights of every output pixel, used as they are (CARAFE normalises them by a softmax before).
+        The reassembly weights of every output pixel, used as they are (CARAFE normalises them by a softmax
+        before).
     kernel_size : int or (y, x)
         Odd size of the window.
     groups : int
@@ -287,7 +297,9 @@ def _check(
     return Checked((x, weight, channel_weight), params, (sizes["N"], sizes["C"], sizes["Ho"], sizes["Wo"]))
 
 
-def _check_local_filter2d(x: Any, weight: Any, channel_weight: Any, *, upsample: Any, **params: Any) -> Checked:
+def _check_local_filter2d(
+    x: Any, weight: Any, channel_weight: Any, *, upsample: Any, **params: Any
+) -> Checked:
     name = "local_filter2d"
     upsample = check_int(name, "upsample", upsample, 1)
     if upsample > 1:
@@ -302,7 +314,9 @@ def _check_local_filter2d(x: Any, weight: Any, channel_weight: Any, *, upsample:
 
 def _check_ddf(x: Any, channel_filter: Any, spatial_filter: Any, **params: Any) -> Checked:
     check_shape("ddf", "channel_filter", channel_filter, "N C kh kw", {})
-    return _check("ddf", (x, spatial_filter, channel_filter), ("x", "spatial_filter", "channel_filter"), **params)
+    return _check(
+        "ddf", (x, spatial_filter, channel_filter), ("x", "spatial_filter", "channel_filter"), **params
+    )
 
 
 def _check_ddf_upsample(x: Any, channel_filters: Any, spatial_filters: Any, **params: Any) -> Checked:
@@ -320,7 +334,12 @@ def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: A
     groups = check_int("carafe", "groups", groups, 1)
     scale = check_int("carafe", "scale", scale, 1)
     sizes = check_shape("carafe", "x", x, "N C H W", {})
-    expected = {"N": sizes["N"], "G*kh*kw": groups * kh * kw, "scale*H": scale * sizes["H"], "scale*W": scale * sizes["W"]}
+    expected = {
+        "N": sizes["N"],
+        "G*kh*kw": groups * kh * kw,
+        "scale*H": scale * sizes["H"],
+        "scale*W": scale * sizes["W"],
+    }
     check_shape("carafe", "masks", masks, "N G*kh*kw scale*H scale*W", expected)
     weight = masks.reshape(masks.shape[0], groups, kh, kw, *masks.shape[2:])
     return _check("carafe", (x, weight, None), ("x", "masks", ""), upsample=scale)
@@ -386,7 +405,11 @@ def _ddf_cases(pick: Any, **fixed: int) -> Case:
     params["combine"] = pick(COMBINE)
     n, c, kernel = sizes["N"], sizes["C"], (sizes["kh"], sizes["kw"])
     spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
-    shapes = {"x": (n, c, sizes["H"], sizes["W"]), "channel_filter": (n, c, *kernel), "spatial_filter": spatial}
+    shapes = {
+        "x": (n, c, sizes["H"], sizes["W"]),
+        "channel_filter": (n, c, *kernel),
+        "spatial_filter": spatial,
+    }
     return Case(shapes, params)
 
 

@@ -1,10 +1,10 @@
 """`local_filter2d` on the CPU.
 
-Everything is brought into one form in which each tap is a single vectorised loop over long runs. The image is packed,
-with its zero padding, into flat planes of a fixed row length, one plane per phase of the stride; in them a tap is one
-offset. Filters and output gradients are packed with the same row length (one plane per tap, and per phase when
-upsampling), so that rows need no special ends. With it forward and both dense gradients are the same sum,
-``acc[j] += sum over terms (scale o a[a_at + j]) * b[b_at + j]``:
+Everything is brought into one form in which each tap is a single vectorised loop over long runs. The image
+is packed, with its zero padding, into flat planes of a fixed row length, one plane per phase of the stride;
+in them a tap is one offset. Filters and output gradients are packed with the same row length (one plane per
+tap, and per phase when upsampling), so that rows need no special ends. With it forward and both dense
+gradients are the same sum, ``acc[j] += sum over terms (scale o a[a_at + j]) * b[b_at + j]``:
 
 ===============  ===========================  ======================  ================================
 result           terms                        a, scale                b
@@ -14,27 +14,18 @@ gradient of x    taps                         filters, channel's      grad_outpu
 g. of weight     channels of the group        grad_output, channel's  image
 ===============  ===========================  ======================  ================================
 
-The columns between rows hold garbage in results and are left behind on unpacking. Filters are packed once per block
-of rows and serve all channels of the group; a block's planes stay in the L2 cache, an image and its accumulator in L1.
+The columns between rows hold garbage in results and are left behind on unpacking. Filters are packed once
+per block of rows and serve all channels of the group; a block's planes stay in the L2 cache, an image and
+its accumulator in L1.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-from numba import types, uint64
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .. import _geometry
 from . import parallel
-
-# No "nnan" or "ninf": NaN and infinity must come out where they went in.
-jit: Callable = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
-cached_jit: Callable = numba.njit(
-    nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}, cache=True
-)
+from .compile import cached_jit, flag, jit
+from .planes import accumulate, accumulate_term, aligned, dot, pack_rows, unpack_rows
 
 BLOCK_BYTES = 192 * 1024  # packed filters (and their gradients) of one block of rows: well inside an L2 cache
 RUN = 1024  # elements of a run that make a loop's start-up cheap
@@ -43,7 +34,7 @@ CHANNELS = 4  # channels whose contributions to the gradient of weight are summe
 
 
 class Terms(NamedTuple):
-    """The (phase, tap) pairs, by sub-pixel phase of the output and then by the plane of the image that the tap reads."""
+    """The (phase, tap) pairs: by sub-pixel phase of the output, then by the plane of the image they read."""
 
     tap: np.ndarray  # index a*kw + b
     phase: np.ndarray  # i*u + j
@@ -77,7 +68,9 @@ class Layout(NamedTuple):
     output_plane: int  # elements of a plane of an output gradient
 
 
-def _plan(x: np.ndarray, weight: np.ndarray, params: dict[str, Any], *, backward: bool) -> tuple[Terms, Layout]:
+def _plan(
+    x: np.ndarray, weight: np.ndarray, params: dict[str, Any], *, backward: bool
+) -> tuple[Terms, Layout]:
     """Forward works in output coordinates, backward in input coordinates, to which it shifts the filters."""
     u, stride, dilation, padding = (params[name] for name in ("upsample", "stride", "dilation", "padding"))
     kh, kw, high, wide = weight.shape[2:]
@@ -146,7 +139,7 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
         operations = y.size * weight.shape[2] * weight.shape[3]
         arrays = (np.ascontiguousarray(x), _by_tap(weight), scales, y)
-        add = _flag(params["combine"] == "add" and channel_weight is not None)
+        add = flag(params["combine"] == "add" and channel_weight is not None)
         parallel.run(_forward_items, items, operations, *arrays, terms, layout, chunks, add)
     return y, (x, weight, channel_weight)
 
@@ -157,7 +150,10 @@ def backward(
     """Gradients of `local_filter2d` with respect to x, weight and channel_weight."""
     x, weight, channel_weight = kept
     if not grad_output.size or not x.size:
-        zeros = (np.zeros(array.shape, x.dtype) if needed else None for array, needed in zip(kept, needs, strict=True))
+        zeros = (
+            np.zeros(array.shape, x.dtype) if needed else None
+            for array, needed in zip(kept, needs, strict=True)
+        )
         return tuple(zeros)  # type: ignore[return-value]
     terms, layout = _plan(x, weight, params, backward=True)
     filters, scales = _by_tap(weight), _by_term(channel_weight, terms, x.dtype)
@@ -169,7 +165,7 @@ def backward(
     items = x.shape[0] * weight.shape[1] * layout.bands
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
     finite = np.isfinite(scales).all(axis=-1)
-    add = _flag(params["combine"] == "add" and channel_weight is not None)
+    add = flag(params["combine"] == "add" and channel_weight is not None)
     parallel.run(
         _backward_items, items, operations, *arrays, finite, grad_x, grad_filters, slots, terms, layout, add
     )
@@ -179,129 +175,22 @@ def backward(
         by_tap = np.empty((n, u * u, channels, kh * kw), x.dtype)
         by_tap[:, terms.phase, :, terms.tap] = slots.sum(axis=0).transpose(2, 0, 1)
         grad_channel = by_tap.reshape(channel_weight.shape)
-    return grad_x if needs[0] else None, grad_filters.reshape(weight.shape) if needs[1] else None, grad_channel
-
-
-def _flag(value: bool) -> bool | None:
-    """None for False: Numba compiles a branch on ``is None`` away, and with it the loops that are not needed."""
-    return True if value else None
-
-
-@jit
-def _aligned(size: int, like: np.ndarray) -> np.ndarray:
-    """Scratch memory that starts on a cache line: vector loads that cross one cost double."""
-    memory = np.empty(size + 64, like.dtype)
-    return memory[(-memory.ctypes.data % 64) // memory.itemsize :][:size]
+    return (
+        grad_x if needs[0] else None,
+        grad_filters.reshape(weight.shape) if needs[1] else None,
+        grad_channel,
+    )
 
 
 @jit
-def _accumulate(
-    acc: np.ndarray,
-    count: int,
-    a: np.ndarray,
-    a_at: np.ndarray,
-    b: np.ndarray,
-    b_at: np.ndarray,
-    scale: np.ndarray,
-    add: bool | None,
+def _pack_image(
+    target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, layout: Layout
 ) -> None:
-    """acc[j] += sum over terms of (scale o a[a_at + j]) * b[b_at + j], for j < count, four terms at a time.
-
-    Unsigned indices spare the compiler Python's meaning of negative ones, without which it does not vectorise.
-    """
-    fours = len(a_at) // 4 * 4
-    for t in range(0, fours, 4):
-        a0, a1, a2, a3 = uint64(a_at[t]), uint64(a_at[t + 1]), uint64(a_at[t + 2]), uint64(a_at[t + 3])
-        b0, b1, b2, b3 = uint64(b_at[t]), uint64(b_at[t + 1]), uint64(b_at[t + 2]), uint64(b_at[t + 3])
-        s0, s1, s2, s3 = scale[t], scale[t + 1], scale[t + 2], scale[t + 3]
-        if add is not None:
-            for j in range(uint64(count)):
-                acc[j] += ((s0 + a[a0 + j]) * b[b0 + j] + (s1 + a[a1 + j]) * b[b1 + j]) + (
-                    (s2 + a[a2 + j]) * b[b2 + j] + (s3 + a[a3 + j]) * b[b3 + j]
-                )
-        else:
-            for j in range(uint64(count)):
-                acc[j] += (s0 * a[a0 + j] * b[b0 + j] + s1 * a[a1 + j] * b[b1 + j]) + (
-                    s2 * a[a2 + j] * b[b2 + j] + s3 * a[a3 + j] * b[b3 + j]
-                )
-    for t in range(fours, len(a_at)):
-        a0, b0, s0 = uint64(a_at[t]), uint64(b_at[t]), scale[t]
-        if add is not None:
-            for j in range(uint64(count)):
-                acc[j] += (s0 + a[a0 + j]) * b[b0 + j]
-        else:
-            for j in range(uint64(count)):
-                acc[j] += s0 * a[a0 + j] * b[b0 + j]
-
-
-@intrinsic
-def _copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
-    """memcpy of `count` elements between contiguous arrays: far faster than a loop over a row of a small image."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointers = [
-            builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
-            for kind, array, offset in zip(signature.args[0:4:2], args[0:4:2], args[1:4:2], strict=True)
-        ]
-        itemsize = context.get_abi_sizeof(context.get_data_type(target.dtype))
-        cgutils.raw_memcpy(builder, *pointers, args[4], itemsize)
-        return context.get_dummy_value()
-
-    return types.void(target, types.intp, source, types.intp, types.intp), generate
-
-
-@jit
-def _columns(width: int, wide: int, origin: int, step: int) -> tuple:
-    """The j in range(width) for which ``j*step + origin`` lies in range(wide)."""
-    low = min(width, max(0, -(origin // step)))
-    return low, max(low, min(width, (wide - 1 - origin) // step + 1))
-
-
-@jit
-def _pack_rows(
-    target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, width: int, origin: tuple, step: tuple
-) -> None:
-    """target[at + i*width + j] = image[(first + i)*step_y + origin_y, j*step_x + origin_x], zero outside the image."""
-    low, end = _columns(width, image.shape[1], origin[1], step[1])
-    for i in range(rows):
-        base = at + i * width
-        y = (first + i) * step[0] + origin[0]
-        if y < 0 or y >= image.shape[0]:
-            target[base : base + width] = 0
-            continue
-        target[base : base + low] = 0
-        target[base + end : base + width] = 0
-        if step[1] == 1:
-            _copy(target, base + low, image[y], low + origin[1], end - low)
-        else:
-            for j in range(low, end):
-                target[base + j] = image[y, j * step[1] + origin[1]]
-
-
-@jit
-def _unpack_rows(
-    source: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, width: int, origin: tuple, step: tuple
-) -> None:
-    """The reverse: pixels of `image` that the packed rows hold."""
-    low, end = _columns(width, image.shape[1], origin[1], step[1])
-    for i in range(rows):
-        base = at + i * width
-        y = (first + i) * step[0] + origin[0]
-        if 0 <= y < image.shape[0]:
-            if step[1] == 1:
-                _copy(image[y], low + origin[1], source, base + low, end - low)
-            else:
-                for j in range(low, end):
-                    image[y, j * step[1] + origin[1]] = source[base + j]
-
-
-@jit
-def _pack_image(target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, layout: Layout) -> None:
     """All stride phases of one image."""
     step = (layout.stride_y, layout.stride_x)
     for source in range(layout.stride_y * layout.stride_x):
         origin = (source // layout.stride_x - layout.pad_y, source % layout.stride_x - layout.pad_x)
-        _pack_rows(target, at + source * layout.image_plane, image, first, rows, layout.width, origin, step)
+        pack_rows(target, at + source * layout.image_plane, image, first, rows, layout.width, origin, step)
 
 
 @jit
@@ -312,7 +201,9 @@ def _pack_filters(
     step = (layout.upsample, layout.upsample)
     for term in range(len(terms.tap)):
         origin = (terms.filter_y[term], terms.filter_x[term])
-        _pack_rows(target, terms.filter_at[term], filters[terms.tap[term]], first, rows, layout.width, origin, step)
+        pack_rows(
+            target, terms.filter_at[term], filters[terms.tap[term]], first, rows, layout.width, origin, step
+        )
 
 
 @cached_jit
@@ -331,10 +222,10 @@ def _forward_items(
     """Items (n, group, band, chunk of channels)."""
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
-    packed = _aligned(len(terms.tap) * layout.plane, x)
-    image = _aligned(layout.stride_y * layout.stride_x * layout.image_plane + layout.lead, x)
+    packed = aligned(len(terms.tap) * layout.plane, x)
+    image = aligned(layout.stride_y * layout.stride_x * layout.image_plane + layout.lead, x)
     image[:] = 0
-    acc = _aligned(layout.plane, x)
+    acc = aligned(layout.plane, x)
     for item in range(start, stop):
         chunk, band = item % chunks, item // chunks % layout.bands
         n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
@@ -350,8 +241,9 @@ def _forward_items(
                 for phase in range(u * u):
                     at, to = phase * taps, (phase + 1) * taps
                     acc[:] = 0
-                    _accumulate(
+                    accumulate(
                         acc,
+                        0,
                         rows * layout.width,
                         packed,
                         terms.filter_at[at:to],
@@ -360,27 +252,13 @@ def _forward_items(
                         scale[at:to],
                         add,
                     )
-                    _unpack_rows(acc, 0, y[n, c], first, rows, layout.width, (phase // u, phase % u), (u, u))
+                    unpack_rows(acc, 0, y[n, c], first, rows, layout.width, (phase // u, phase % u), (u, u))
 
 
 @jit
-def _dot(
-    count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, c: np.ndarray, c_at: int, add: bool | None
-) -> Any:
-    """Sum over j < count of a[a_at + j] * b[b_at + j], times c[c_at + j] unless filters are added."""
-    total = a.dtype.type(0)
-    i, k, m = uint64(a_at), uint64(b_at), uint64(c_at)
-    if add is not None:
-        for j in range(uint64(count)):
-            total += a[i + j] * b[k + j]
-    else:
-        for j in range(uint64(count)):
-            total += a[i + j] * b[k + j] * c[m + j]
-    return total
-
-
-@jit
-def _outputs_of(term: int, grad_output: np.ndarray, first: int, rows: int, terms: Terms, layout: Layout) -> tuple:
+def _outputs_of(
+    term: int, grad_output: np.ndarray, first: int, rows: int, terms: Terms, layout: Layout
+) -> tuple:
     """Rows and columns of the packed block at which a term has outputs; elsewhere it meets packed zeros."""
     high, wide = grad_output.shape[2] // layout.upsample, grad_output.shape[3] // layout.upsample
     top = max(0, terms.shift_y[term] - first)
@@ -410,8 +288,9 @@ def _grad_image(
         acc[:] = 0
         if finite:
             these = slice(at, to)
-            _accumulate(
+            accumulate(
                 acc,
+                0,
                 rows * layout.width,
                 packed,
                 terms.filter_at[these],
@@ -423,13 +302,14 @@ def _grad_image(
         else:  # the scale must not meet the zeros between rows: infinity or NaN times zero is NaN
             for term in range(at, to):
                 top, bottom, column, wide = _outputs_of(term, grad_output, first, rows, terms, layout)
-                one = slice(term, term + 1)
+                filter_at, output_at = terms.filter_at[term], terms.output_at[term]
                 for i in range(top, bottom):
                     skip = i * layout.width + column
-                    filter_at, output_at = terms.filter_at[one] + skip, terms.output_at[one] + skip
-                    _accumulate(acc[skip:], wide, packed, filter_at, outputs, output_at, scale[one], add)
+                    accumulate_term(
+                        acc, skip, wide, packed, filter_at + skip, outputs, output_at + skip, scale[term], add
+                    )
         origin = (source // layout.stride_x - layout.pad_y, source % layout.stride_x - layout.pad_x)
-        _unpack_rows(acc, 0, grad_x, first, rows, layout.width, origin, step)
+        unpack_rows(acc, 0, grad_x, first, rows, layout.width, origin, step)
 
 
 @jit
@@ -448,13 +328,13 @@ def _grad_scale(
     first, rows = block
     for term in range(len(slot)):
         filter_at, output_at, image_at = terms.filter_at[term], terms.output_at[term], terms.image_at[term]
-        total = _dot(rows * layout.width, outputs, output_at, image, image_at, packed, filter_at, add)
+        total = dot(rows * layout.width, outputs, output_at, image, image_at, packed, filter_at, add)
         if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
             total = slot.dtype.type(0)
             top, bottom, column, wide = _outputs_of(term, grad_output, first, rows, terms, layout)
             for i in range(top, bottom):
                 at = i * layout.width + column
-                total += _dot(wide, outputs, output_at + at, image, image_at + at, packed, filter_at + at, add)
+                total += dot(wide, outputs, output_at + at, image, image_at + at, packed, filter_at + at, add)
         slot[term] += total
 
 
@@ -473,15 +353,19 @@ def _grad_filters(
 ) -> None:
     """Add to the packed gradients of the filters what several packed channels contribute."""
     several = len(scale)
-    output_at, image_at, factor = np.empty(several, np.intp), np.empty(several, np.intp), np.ones(several, grads.dtype)
+    output_at, image_at, factor = (
+        np.empty(several, np.intp),
+        np.empty(several, np.intp),
+        np.ones(several, grads.dtype),
+    )
     for term in range(len(terms.tap)):
         for k in range(several):
             output_at[k] = k * output_size + terms.output_at[term]
             image_at[k] = k * image_size + terms.image_at[term]
             if add is None:
                 factor[k] = scale[k, term]
-        acc = grads[terms.filter_at[term] :]
-        _accumulate(acc, rows * layout.width, outputs, output_at, images, image_at, factor, None)
+        count, at = rows * layout.width, terms.filter_at[term]
+        accumulate(grads, at, count, outputs, output_at, images, image_at, factor, None)
 
 
 @jit
@@ -493,7 +377,7 @@ def _unpack_filters(
     for term in range(len(terms.tap)):
         origin = (terms.filter_y[term], terms.filter_x[term])
         target = grad_filters[terms.tap[term]]
-        _unpack_rows(grads, terms.filter_at[term], target, first, rows, layout.width, origin, step)
+        unpack_rows(grads, terms.filter_at[term], target, first, rows, layout.width, origin, step)
 
 
 @cached_jit
@@ -517,11 +401,11 @@ def _backward_items(
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     image_size = layout.stride_y * layout.stride_x * layout.image_plane
     output_size = (u * u * layout.output_plane + 15) // 16 * 16
-    packed = _aligned(count * layout.plane, x)
-    grads = _aligned(count * layout.plane if grad_filters.size else 0, x)
-    images, outputs = _aligned(CHANNELS * image_size, x), _aligned(CHANNELS * output_size, x)
+    packed = aligned(count * layout.plane, x)
+    grads = aligned(count * layout.plane if grad_filters.size else 0, x)
+    images, outputs = aligned(CHANNELS * image_size, x), aligned(CHANNELS * output_size, x)
     outputs[:] = 0
-    acc, scale = _aligned(layout.plane, x), np.empty((CHANNELS, count), x.dtype)
+    acc, scale = aligned(layout.plane, x), np.empty((CHANNELS, count), x.dtype)
     for item in range(start, stop):
         n, group, band = item // (groups * layout.bands), item // layout.bands % groups, item % layout.bands
         for index in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
@@ -533,23 +417,36 @@ def _backward_items(
                 several = min(CHANNELS, (group + 1) * per_group - channel)
                 for k in range(several):
                     c = channel + k
-                    scale[k] = scales[n % scales.shape[0], c % scales.shape[1]]
+                    for term in range(count):
+                        scale[k, term] = scales[n % scales.shape[0], c % scales.shape[1], term]
                     for phase in range(u * u):
                         at = k * output_size + phase * layout.output_plane + layout.lead
                         origin = (phase // u, phase % u)
                         above, height = block[0] - layout.halo, block[1] + layout.halo
-                        _pack_rows(outputs, at, grad_output[n, c], above, height, layout.width, origin, (u, u))
+                        pack_rows(outputs, at, grad_output[n, c], above, height, layout.width, origin, (u, u))
                     output = outputs[k * output_size :]
                     if grad_x.size:
                         calm = finite[n % scales.shape[0], c % scales.shape[1]]
                         _grad_image(
-                            grad_x[n, c], acc, packed, output, scale[k], calm, block, grad_output, terms, layout, add
+                            grad_x[n, c],
+                            acc,
+                            packed,
+                            output,
+                            scale[k],
+                            calm,
+                            block,
+                            grad_output,
+                            terms,
+                            layout,
+                            add,
                         )
                     if grad_filters.size or slots.size:
                         _pack_image(images, k * image_size, x[n, c], block[0], block[1], layout)
                     if slots.size:
                         image = images[k * image_size :]
-                        _grad_scale(slots[band, n, c], image, output, packed, block, grad_output, terms, layout, add)
+                        _grad_scale(
+                            slots[band, n, c], image, output, packed, block, grad_output, terms, layout, add
+                        )
                 if grad_filters.size:
                     these = scale[:several]
                     _grad_filters(

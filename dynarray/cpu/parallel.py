@@ -1,7 +1,8 @@
 """The one place that splits work over threads.
 
-A kernel is a function ``kernel(start, stop, *args)`` that releases the GIL and works on the items start to stop, no
-two of which write the same element. How items are dealt out to threads therefore changes no bit of the result.
+A kernel is a function ``kernel(start, stop, *args)`` that releases the GIL and works on the items start to
+stop, no two of which write the same element. How items are dealt out to threads therefore changes no bit of
+the result.
 """
 
 import os
@@ -9,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import Any
 
 # Below this many elementary operations a call costs less than waking another thread (about 0.1 ms).
@@ -44,7 +46,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(number: int) -> None:
-    """Set the number of threads that an operator on the CPU may use; the default is the cores of this process.
+    """Set the number of threads that an operator on the CPU may use (default: the cores of this process).
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         return
     pieces = min(count, threads * PIECES)
     bounds = [count * piece // pieces for piece in range(pieces + 1)]
-    todo = deque(zip(bounds[:-1], bounds[1:], strict=True))
+    todo = deque(pairwise(bounds))
     helpers: list[Future[None]] = []
     try:
         pool = _get_pool()
@@ -130,7 +132,7 @@ def _get_pool() -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
-    """A forked child has the pool's memory but not its threads, and perhaps a lock that nobody will release."""
+    """A forked child has the pool but not its threads, and perhaps a lock that nobody will release."""
     global _lock, _pool
     _lock, _pool = threading.Lock(), None
     _worker.busy = False

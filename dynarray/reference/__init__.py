@@ -1,1 +1,1 @@
-"""The textbook definition of each operator and of its gradients, in NumPy: obvious, slow, transparent to complex steps."""
+"""The textbook definition of each operator and its gradients: obvious, slow, fit for complex steps."""

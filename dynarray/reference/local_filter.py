@@ -11,7 +11,7 @@ _COMBINE = {"mul": np.multiply, "add": np.add}
 
 
 class _Tap(NamedTuple):
-    """One tap of the kernel and the rows and columns of x, inside a ring of zeros, that it reads for each output."""
+    """One tap of the kernel, and the pixels of x, inside a ring of zeros, that it reads for each output."""
 
     index: tuple[int, int]
     pixels: tuple
@@ -23,7 +23,9 @@ def _taps(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsampl
         rows, cols = (
             # Positions outside the image fall onto the ring of zeros around it.
             np.clip(
-                input_positions(outputs[axis], index[axis], stride[axis], dilation[axis], padding[axis], upsample),
+                input_positions(
+                    outputs[axis], index[axis], stride[axis], dilation[axis], padding[axis], upsample
+                ),
                 -1,
                 x.shape[2 + axis],
             )
@@ -40,7 +42,7 @@ def _filter_of_pixels(weight: Any, index: tuple[int, int], channels: int) -> Any
 
 
 def _filter_of_channels(channel_weight: Any, index: tuple[int, int], phases: tuple) -> Any:
-    """One tap of the filters of the channels, spread over the output pixels by sub-pixel phase: (N, C, Ho, Wo)."""
+    """One tap of the filters of the channels, spread over the output pixels by phase: (N, C, Ho, Wo)."""
     tap = channel_weight[..., *index]
     return np.moveaxis(tap[:, phases[0], phases[1]], 3, 1)
 

@@ -1,0 +1,171 @@
+"""Flat planes: images packed with their zero padding, so that a tap of a filter is one offset for a whole
+run of pixels.
+
+The primitives that kernels are made of: packing rows into planes and back, and sums of products along them.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import types, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .compile import jit
+
+
+@jit
+def aligned(size: int, like: np.ndarray) -> np.ndarray:
+    """Scratch memory that starts on a cache line: vector loads that cross one cost double."""
+    memory = np.empty(size + 64, like.dtype)
+    return memory[(-memory.ctypes.data % 64) // memory.itemsize :][:size]
+
+
+@intrinsic
+def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
+    """memcpy of `count` elements between contiguous arrays: for the short rows of small images."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointers = [
+            builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
+            for kind, array, offset in zip(signature.args[0:4:2], args[0:4:2], args[1:4:2], strict=True)
+        ]
+        itemsize = context.get_abi_sizeof(context.get_data_type(target.dtype))
+        cgutils.raw_memcpy(builder, *pointers, args[4], itemsize)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
+@jit
+def columns(width: int, wide: int, origin: int, step: int) -> tuple:
+    """The j in range(width) for which ``j*step + origin`` lies in range(wide)."""
+    low = min(width, max(0, -(origin // step)))
+    return low, max(low, min(width, (wide - 1 - origin) // step + 1))
+
+
+@jit
+def pack_rows(
+    target: np.ndarray,
+    at: int,
+    image: np.ndarray,
+    first: int,
+    rows: int,
+    width: int,
+    origin: tuple,
+    step: tuple,
+) -> None:
+    """target[at + i*width + j] = image[(first + i)*step_y + origin_y, j*step_x + origin_x], zero outside."""
+    low, end = columns(width, image.shape[1], origin[1], step[1])
+    for i in range(rows):
+        base = at + i * width
+        y = (first + i) * step[0] + origin[0]
+        if y < 0 or y >= image.shape[0]:
+            target[base : base + width] = 0
+            continue
+        target[base : base + low] = 0
+        target[base + end : base + width] = 0
+        if step[1] == 1:
+            copy(target, base + low, image[y], low + origin[1], end - low)
+        else:
+            for j in range(low, end):
+                target[base + j] = image[y, j * step[1] + origin[1]]
+
+
+@jit
+def unpack_rows(
+    source: np.ndarray,
+    at: int,
+    image: np.ndarray,
+    first: int,
+    rows: int,
+    width: int,
+    origin: tuple,
+    step: tuple,
+) -> None:
+    """The reverse: pixels of `image` that the packed rows hold."""
+    low, end = columns(width, image.shape[1], origin[1], step[1])
+    for i in range(rows):
+        base = at + i * width
+        y = (first + i) * step[0] + origin[0]
+        if 0 <= y < image.shape[0]:
+            if step[1] == 1:
+                copy(image[y], low + origin[1], source, base + low, end - low)
+            else:
+                for j in range(low, end):
+                    image[y, j * step[1] + origin[1]] = source[base + j]
+
+
+@jit
+def accumulate_term(
+    acc: np.ndarray,
+    at: int,
+    count: int,
+    a: np.ndarray,
+    a_at: int,
+    b: np.ndarray,
+    b_at: int,
+    scale: Any,
+    add: Any,
+) -> None:
+    """acc[at + j] += (scale o a[a_at + j]) * b[b_at + j] for j < count; o is + if `add` is given, else *.
+
+    Unsigned indices spare the compiler Python's meaning of negative ones, without which it does not
+    vectorise.
+    """
+    t, a0, b0 = uint64(at), uint64(a_at), uint64(b_at)
+    if add is not None:
+        for j in range(uint64(count)):
+            acc[t + j] += (scale + a[a0 + j]) * b[b0 + j]
+    else:
+        for j in range(uint64(count)):
+            acc[t + j] += scale * a[a0 + j] * b[b0 + j]
+
+
+@jit
+def accumulate(
+    acc: np.ndarray,
+    at: int,
+    count: int,
+    a: np.ndarray,
+    a_at: np.ndarray,
+    b: np.ndarray,
+    b_at: np.ndarray,
+    scale: np.ndarray,
+    add: Any,
+) -> None:
+    """`accumulate_term` for each element of `a_at`, `b_at` and `scale`, four terms in one loop."""
+    fours = len(a_at) // 4 * 4
+    for k in range(0, fours, 4):
+        t = uint64(at)
+        a0, a1, a2, a3 = uint64(a_at[k]), uint64(a_at[k + 1]), uint64(a_at[k + 2]), uint64(a_at[k + 3])
+        b0, b1, b2, b3 = uint64(b_at[k]), uint64(b_at[k + 1]), uint64(b_at[k + 2]), uint64(b_at[k + 3])
+        s0, s1, s2, s3 = scale[k], scale[k + 1], scale[k + 2], scale[k + 3]
+        if add is not None:
+            for j in range(uint64(count)):
+                acc[t + j] += ((s0 + a[a0 + j]) * b[b0 + j] + (s1 + a[a1 + j]) * b[b1 + j]) + (
+                    (s2 + a[a2 + j]) * b[b2 + j] + (s3 + a[a3 + j]) * b[b3 + j]
+                )
+        else:
+            for j in range(uint64(count)):
+                acc[t + j] += (s0 * a[a0 + j] * b[b0 + j] + s1 * a[a1 + j] * b[b1 + j]) + (
+                    s2 * a[a2 + j] * b[b2 + j] + s3 * a[a3 + j] * b[b3 + j]
+                )
+    for k in range(fours, len(a_at)):
+        accumulate_term(acc, at, count, a, a_at[k], b, b_at[k], scale[k], add)
+
+
+@jit
+def dot(
+    count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, c: np.ndarray, c_at: int, add: bool | None
+) -> Any:
+    """Sum over j < count of a[a_at + j] * b[b_at + j], times c[c_at + j] unless filters are added."""
+    total = a.dtype.type(0)
+    i, k, m = uint64(a_at), uint64(b_at), uint64(c_at)
+    if add is not None:
+        for j in range(uint64(count)):
+            total += a[i + j] * b[k + j]
+    else:
+        for j in range(uint64(count)):
+            total += a[i + j] * b[k + j] * c[m + j]
+    return total
