@@ -25,8 +25,8 @@ class Checked(NamedTuple):
 class Case(NamedTuple):
     """One valid call: the shape of each array (None where it is left out) and the parameters."""
 
-    shapes: dict[str, tuple[int, ...] | None]
-    params: dict[str, Any]
+    shapes: Mapping[str, tuple[int, ...] | None]
+    params: Mapping[str, Any]
 
 
 class Saved(NamedTuple):
@@ -39,7 +39,8 @@ class Saved(NamedTuple):
     shapes: tuple[tuple[int, ...] | None, ...]
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True)
+class Form:
     """A function of another module, imported when first called, so that ``import dynarray`` stays light."""
 
     module: str

@@ -350,9 +350,9 @@ def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
 
 
 def _draw(
-    pick: Any, fixed: dict[str, int], *, upsampling: bool, resampling: bool = True
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """Sizes and parameters of one valid call; `fixed` sizes are taken as they are."""
+    pick: Any, fixed: dict[str, int], *, upsampling: bool = False, combining: bool = True
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Sizes, shapes and parameters of one valid call; `fixed` sizes are taken as they are."""
     groups = pick((1, 2, 3))
     sizes = {
         "N": pick((1, 2, 0)),
@@ -366,96 +366,110 @@ def _draw(
         **fixed,
     }
     params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
-    if resampling:
+    if not upsampling:
         params["stride"] = pick((1, 2, (3, 1)))
-    return sizes, params
+    if combining:
+        params["combine"] = pick(COMBINE)
+    return sizes, _shapes(sizes, params), params
 
 
-def _output_sizes(sizes: dict[str, int], params: dict[str, Any]) -> tuple[int, int]:
-    kernel = sizes["kh"], sizes["kw"]
-    stride = check_pair("cases", "stride", params.get("stride", 1), 1)
-    dilation = check_pair("cases", "dilation", params.get("dilation", 1), 1)
+def _shapes(sizes: dict[str, int], params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
+    stride, dilation = (check_pair("cases", name, params.get(name, 1), 1) for name in ("stride", "dilation"))
     padding = resolve_padding("cases", params.get("padding"), kernel, dilation)
-    image = sizes["H"], sizes["W"]
-    high, wide = (
-        output_size(image[i], kernel[i], stride[i], dilation[i], padding[i], sizes["u"]) for i in range(2)
-    )
-    return high, wide
+    extent = sizes["H"], sizes["W"]
+    outputs = (output_size(extent[i], kernel[i], stride[i], dilation[i], padding[i], u) for i in range(2))
+    return {
+        "x": (n, c, *extent),
+        "weight": (n, sizes["G"], *kernel, *outputs),
+        "channel_weight": (n, c, *kernel),
+        "channel_weights": (n, u, u, c, *kernel),
+    }
 
 
 def _local_filter2d_cases(pick: Any, **fixed: int) -> Case:
     upsampling = pick((False, True))
-    sizes, params = _draw(pick, fixed, upsampling=upsampling, resampling=not upsampling)
+    sizes, shapes, params = _draw(pick, fixed, upsampling=upsampling)
     if not upsampling and pick((False, True)):
         sizes["kh"], sizes["kw"] = pick((2, 4, 1)), pick((3, 2))
         params["padding"] = (pick((0, 1, 3)), pick((0, 2)))
-    params.update(upsample=sizes["u"], combine=pick(COMBINE))
-    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
-    channel = (n, u, u, c, *kernel) if upsampling else (n, c, *kernel)
-    shapes = {
-        "x": (n, c, sizes["H"], sizes["W"]),
-        "weight": (n, sizes["G"], *kernel, *_output_sizes(sizes, params)),
+        shapes = _shapes(sizes, params)
+    channel = shapes["channel_weights" if upsampling else "channel_weight"]
+    given = {
+        "x": shapes["x"],
+        "weight": shapes["weight"],
         "channel_weight": channel if pick((True, False)) else None,
     }
-    return Case(shapes, params)
+    return Case(given, {**params, "upsample": sizes["u"]})
 
 
 def _ddf_cases(pick: Any, **fixed: int) -> Case:
-    sizes, params = _draw(pick, fixed, upsampling=False)
-    params["combine"] = pick(COMBINE)
-    n, c, kernel = sizes["N"], sizes["C"], (sizes["kh"], sizes["kw"])
-    spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
-    shapes = {
-        "x": (n, c, sizes["H"], sizes["W"]),
-        "channel_filter": (n, c, *kernel),
-        "spatial_filter": spatial,
-    }
-    return Case(shapes, params)
+    _, shapes, params = _draw(pick, fixed)
+    given = {"channel_filter": shapes["channel_weight"], "spatial_filter": shapes["weight"]}
+    return Case({"x": shapes["x"], **given}, params)
 
 
 def _ddf_upsample_cases(pick: Any, **fixed: int) -> Case:
-    sizes, params = _draw(pick, fixed, upsampling=True, resampling=False)
-    params["combine"] = pick(COMBINE)
-    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
-    spatial = (n, sizes["G"], *kernel, *_output_sizes(sizes, params))
-    shapes = {
-        "x": (n, c, sizes["H"], sizes["W"]),
-        "channel_filters": (n, u, u, c, *kernel),
-        "spatial_filters": spatial,
-    }
-    return Case(shapes, params)
+    _, shapes, params = _draw(pick, fixed, upsampling=True)
+    given = {"channel_filters": shapes["channel_weights"], "spatial_filters": shapes["weight"]}
+    return Case({"x": shapes["x"], **given}, params)
 
 
 def _carafe_cases(pick: Any, **fixed: int) -> Case:
-    sizes, _ = _draw(pick, fixed, upsampling=True, resampling=False)
-    n, u, kernel = sizes["N"], sizes["u"], (sizes["kh"], sizes["kw"])
-    masks = (n, sizes["G"] * kernel[0] * kernel[1], u * sizes["H"], u * sizes["W"])
-    shapes = {"x": (n, sizes["C"], sizes["H"], sizes["W"]), "masks": masks}
-    return Case(shapes, {"kernel_size": kernel, "groups": sizes["G"], "scale": u})
+    sizes, *_ = _draw(pick, fixed, upsampling=True, combining=False)
+    shapes, kernel = _shapes(sizes, {}), (sizes["kh"], sizes["kw"])
+    n, groups, *_, high, wide = shapes["weight"]
+    masks = (n, groups * kernel[0] * kernel[1], high, wide)
+    return Case(
+        {"x": shapes["x"], "masks": masks}, {"kernel_size": kernel, "groups": groups, "scale": sizes["u"]}
+    )
 
 
 def _involution_cases(pick: Any, **fixed: int) -> Case:
-    sizes, params = _draw(pick, fixed, upsampling=False)
-    weight = (sizes["N"], sizes["G"], sizes["kh"], sizes["kw"], *_output_sizes(sizes, params))
-    return Case({"x": (sizes["N"], sizes["C"], sizes["H"], sizes["W"]), "weight": weight}, params)
+    _, shapes, params = _draw(pick, fixed, combining=False)
+    return Case({"x": shapes["x"], "weight": shapes["weight"]}, params)
 
 
-_FORMS = {"forward": forms("local_filter", "forward"), "backward": forms("local_filter", "backward")}
+_FORWARD, _BACKWARD = forms("local_filter", "forward"), forms("local_filter", "backward")
 
-LOCAL_FILTER2D = register(local_filter2d, **_FORMS, check=_check_local_filter2d, cases=_local_filter2d_cases)
+LOCAL_FILTER2D = register(
+    local_filter2d,
+    forward=_FORWARD,
+    backward=_BACKWARD,
+    check=_check_local_filter2d,
+    cases=_local_filter2d_cases,
+)
 DDF = register(
-    ddf, **_FORMS, check=_check_ddf, cases=_ddf_cases, roles=("x", "spatial_filter", "channel_filter")
+    ddf,
+    forward=_FORWARD,
+    backward=_BACKWARD,
+    check=_check_ddf,
+    cases=_ddf_cases,
+    roles=("x", "spatial_filter", "channel_filter"),
 )
 DDF_UPSAMPLE = register(
     ddf_upsample,
-    **_FORMS,
+    forward=_FORWARD,
+    backward=_BACKWARD,
     check=_check_ddf_upsample,
     cases=_ddf_upsample_cases,
     roles=("x", "spatial_filters", "channel_filters"),
 )
-CARAFE = register(carafe, **_FORMS, check=_check_carafe, cases=_carafe_cases, roles=("x", "masks", ""))
+CARAFE = register(
+    carafe,
+    forward=_FORWARD,
+    backward=_BACKWARD,
+    check=_check_carafe,
+    cases=_carafe_cases,
+    roles=("x", "masks", ""),
+)
 INVOLUTION = register(
-    involution, **_FORMS, check=_check_involution, cases=_involution_cases, roles=("x", "weight", "")
+    involution,
+    forward=_FORWARD,
+    backward=_BACKWARD,
+    check=_check_involution,
+    cases=_involution_cases,
+    roles=("x", "weight", ""),
 )
 
 local_filter2d_backward = backward_of(LOCAL_FILTER2D)

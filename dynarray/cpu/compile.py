@@ -12,5 +12,5 @@ cached_jit: Callable = numba.njit(**_OPTIONS, cache=True)  # for kernels, which 
 
 
 def flag(value: bool) -> bool | None:
-    """None for False: Numba compiles a branch on ``is None`` away, and the loops in it that are not needed."""
+    """None for False: Numba compiles a branch on ``is None`` away, with all loops in it."""
     return True if value else None

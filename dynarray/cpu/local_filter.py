@@ -110,8 +110,23 @@ def _plan(
         output_at=phase * output_plane + lead + (halo - shift_y) * width - shift_x,
         of_plane=np.searchsorted(source, np.arange(sources + 1)) if u == 1 else np.array([0, len(tap)]),
     )
-    split = (rows, width, halo, lead, block, bands, channels, plane, image_plane, output_plane)
-    return terms, Layout(u, *stride, *padding, *split)
+    return terms, Layout(
+        u,
+        stride[0],
+        stride[1],
+        padding[0],
+        padding[1],
+        rows,
+        width,
+        halo,
+        lead,
+        block,
+        bands,
+        channels,
+        plane,
+        image_plane,
+        output_plane,
+    )
 
 
 def _by_tap(weight: np.ndarray) -> np.ndarray:

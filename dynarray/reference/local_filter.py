@@ -13,7 +13,7 @@ _COMBINE = {"mul": np.multiply, "add": np.add}
 class _Tap(NamedTuple):
     """One tap of the kernel, and the pixels of x, inside a ring of zeros, that it reads for each output."""
 
-    index: tuple[int, int]
+    at: tuple[int, int]
     pixels: tuple
 
 
@@ -72,9 +72,9 @@ def forward(
     y = np.zeros((x.shape[0], channels, *outputs), dtype)
     image, phases = _ringed(x), _phases(outputs, upsample)
     for tap in _taps(x, weight, stride, dilation, padding, upsample):
-        filters = _filter_of_pixels(weight, tap.index, channels)
+        filters = _filter_of_pixels(weight, tap.at, channels)
         if channel_weight is not None:
-            filters = _COMBINE[combine](filters, _filter_of_channels(channel_weight, tap.index, phases))
+            filters = _COMBINE[combine](filters, _filter_of_channels(channel_weight, tap.at, phases))
         y += filters * image[tap.pixels]
     return y, (x, weight, channel_weight)
 
@@ -98,20 +98,20 @@ def backward(
     grad_image, grad_weight = np.zeros_like(image), np.zeros_like(weight)
     grad_channel = None if channel_weight is None else np.zeros_like(channel_weight)
     for tap in _taps(x, weight, stride, dilation, padding, upsample):
-        of_pixels = _filter_of_pixels(weight, tap.index, channels)
+        of_pixels = _filter_of_pixels(weight, tap.at, channels)
         filters, factor_pixel, factor_channel = of_pixels, 1, 1
         if channel_weight is not None:
-            of_channels = _filter_of_channels(channel_weight, tap.index, phases)
+            of_channels = _filter_of_channels(channel_weight, tap.at, phases)
             filters = _COMBINE[combine](of_pixels, of_channels)
             if combine == "mul":
                 factor_pixel, factor_channel = of_channels, of_pixels
         np.add.at(grad_image, tap.pixels, grad_output * filters)
         grad_filters = grad_output * image[tap.pixels]
-        grad_weight[:, :, *tap.index] = (grad_filters * factor_pixel).reshape(by_group).sum(axis=2)
+        grad_weight[:, :, *tap.at] = (grad_filters * factor_pixel).reshape(by_group).sum(axis=2)
         if grad_channel is not None:
             for i, j in np.ndindex(upsample, upsample):
                 of_phase = (grad_filters * factor_channel)[:, :, i::upsample, j::upsample]
-                grad_channel[:, i, j, :, *tap.index] = of_phase.sum(axis=(2, 3))
+                grad_channel[:, i, j, :, *tap.at] = of_phase.sum(axis=(2, 3))
     grads = grad_image[:, :, 1:-1, 1:-1], grad_weight, grad_channel
     results = (
         np.ascontiguousarray(grad) if needed else None for grad, needed in zip(grads, needs, strict=True)
