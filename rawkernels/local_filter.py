@@ -1,8 +1,8 @@
 """Grid, block and arguments of the kernels in local_filter.cu.
 
-Parameters arrive resolved and checked: ``combine`` is "mul" or "add"; ``stride``, ``dilation`` and ``padding``
-are (y, x) pairs of ints; ``upsample`` is an int, and stride is (1, 1) where it exceeds 1. Arrays are all NumPy
-or all CuPy, of one dtype, with any strides:
+Parameters arrive resolved and checked: ``combine`` is "mul" or "add"; ``stride``, ``dilation`` and
+``padding`` are (y, x) pairs of ints; ``upsample`` is an int, and stride is (1, 1) where it exceeds 1. Arrays
+are all NumPy or all CuPy, of one dtype, with any strides:
 
 - x (N, C, H, W), weight (N, G, kh, kw, Ho, Wo), channel_weight None or (N, u, u, C, kh, kw).
 """
@@ -32,8 +32,8 @@ STRIP = 8  # as in local_filter.cu
 WARP = 32
 SIZES = (1, 3, 5, 7)  # square kernels with a compiled size; others take the any-size path
 
-# Enough threads to fill a large GPU twice: at 128 registers a thread, an H200 holds 67 thousand. Constants, and
-# not properties of the device at hand, so that every device adds up in the same order.
+# Enough threads to fill a large GPU twice: at 128 registers a thread, an H200 holds 67 thousand. Constants,
+# and not properties of the device at hand, so that every device adds up in the same order.
 _THREADS_WANTED = 1 << 17
 _CHUNK = (4, 32)  # channels that share one reading of the filters: at least, at most
 _WARPS_WANTED = 1 << 13
@@ -87,9 +87,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Blocking:
-    """How much work a thread takes: the constants ROWS, ROW_SHIFT, BASE_ROWS, SET and MIN_BLOCKS of the kernels.
+    """How much work a thread takes: constants of the kernels, which local_filter.cu explains.
 
-    ROWS * kernel size values live in registers, so rows shrink as kernels grow; tests/registers.json shows what
+    ROWS filters live in a thread's registers, so rows shrink as kernels grow; tests/registers.json shows what
     the compiler makes of it.
     """
 
@@ -139,7 +139,7 @@ def choose_program(
 
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
-    """Every program of this file that differs in more than its index type, with a label: for the compile tests."""
+    """Every program of this file but for the index type, with a label: for the compile tests."""
     found = []
     for combine in (None, "mul", "add"):
         for size in (0, *SIZES):
@@ -162,23 +162,20 @@ def forward(
     dilation: tuple[int, int],
     padding: tuple[int, int],
     upsample: int,
-) -> Any:
-    """Output (N, C, Ho, Wo)."""
+) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Output (N, C, Ho, Wo), and the arrays that `backward` needs: contiguous inputs."""
     x, weight, channel_weight = contiguous(x, weight, channel_weight)
     shape = _shape(x, weight, stride, dilation, padding, upsample)
     y = empty((shape.batch, shape.channels, shape.out_height, shape.out_width), x)
-    if y.size == 0:
-        return y
-    sizes = (x, weight, channel_weight, y)
-    _launch_planes("local_filter_forward", shape, combine, sizes, y, (shape.out_height, shape.out_width))
-    return y
+    if y.size:
+        arrays = (x, weight, channel_weight, y)
+        _launch_planes("local_filter_forward", shape, combine, arrays, y, (shape.out_height, shape.out_width))
+    return y, (x, weight, channel_weight)
 
 
 def backward(
     grad_output: Any,
-    x: Any,
-    weight: Any,
-    channel_weight: Any,
+    kept: tuple[Any, Any, Any],
     needs: tuple[bool, bool, bool],
     *,
     combine: str,
@@ -188,7 +185,7 @@ def backward(
     upsample: int,
 ) -> tuple[Any, Any, Any]:
     """Gradients of x, weight and channel_weight; None where `needs` is False or the array was not given."""
-    grad_output, x, weight, channel_weight = contiguous(grad_output, x, weight, channel_weight)
+    grad_output, x, weight, channel_weight = contiguous(grad_output, *kept)
     shape = _shape(x, weight, stride, dilation, padding, upsample)
     grads: list[Any] = [None, None, None]
     if needs[0]:
@@ -252,7 +249,9 @@ def _grad_x(shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, c
     return grad
 
 
-def _grad_weight(shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any) -> Any:
+def _grad_weight(
+    shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any
+) -> Any:
     grad = empty(weight.shape, weight)
     if grad.size == 0:
         return grad
@@ -284,7 +283,8 @@ def _grad_channel_weight(
     phases = shape.upsample**2
     bound = WARP * phases * shape.batch * shape.channels * blocks(shape.taps, STRIP)
     slots = max(1, min(64, WARP * _WARPS_WANTED // bound, _lane_rows(shape) // _ROWS_A_LANE))
-    chosen, blocking, index = _choose(shape, combine, channel_weight, (*arrays, channel_weight), bound * slots)
+    touched = (*arrays, channel_weight)
+    chosen, blocking, index = _choose(shape, combine, channel_weight, touched, bound * slots)
     if shape.compiled_size:
         sets = shape.groups * blocks(shape.group_channels, blocking.channel_set)
     else:
