@@ -27,7 +27,7 @@ from . import parallel
 from .compile import cached_jit, flag, jit
 from .planes import accumulate, accumulate_term, aligned, dot, pack_rows, unpack_rows
 
-BLOCK_BYTES = 192 * 1024  # packed filters (and their gradients) of one block of rows: well inside an L2 cache
+BLOCK_BYTES = 512 * 1024  # packed filters (and their gradients) of one block of rows: half of a common L2 cache
 RUN = 1024  # elements of a run that make a loop's start-up cheap
 ITEMS = 16  # work items wanted, whatever the number of threads
 CHANNELS = 4  # channels whose contributions to the gradient of weight are summed in one loop
