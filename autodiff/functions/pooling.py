@@ -1,14 +1,15 @@
 """Pooling."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..function import differentiable
-from ._common import pair
+from ._common import pair, plain
 from .convolution import Geometry
-from .reductions import max, mean
-from .shapes import getitem, pad, reshape, stack
+from .reductions import mean
+from .shapes import getitem, reshape, stack
 
 
 def global_avg_pool(x: Any) -> Any:
@@ -29,11 +30,8 @@ def _spread_windows(grad: Any, shape: Any, kernel_size: Any, stride: Any, paddin
     kernel, geometry = _window(kernel_size, stride, padding)
     result = np.zeros_like(grad, shape=shape)
     share = grad / (kernel[0] * kernel[1])
-    for a in range(kernel[0]):
-        out_y, in_y = geometry.overlap(0, a, (0, grad.shape[2]), shape[2])
-        for b in range(kernel[1]):
-            out_x, in_x = geometry.overlap(1, b, (0, grad.shape[3]), shape[3])
-            result[:, :, in_y, in_x] += share[:, :, out_y, out_x]
+    for out, inside in _overlaps(kernel, geometry, grad.shape[2:], shape[2:]):
+        result[inside] += share[out]
     return result
 
 
@@ -50,31 +48,62 @@ def _fold(x: Any, kernel: tuple[int, int], geometry: Geometry) -> Any:
     """Sum over windows."""
     high, wide = geometry.output(x.shape[2:], kernel)
     result = np.zeros_like(x, shape=(*x.shape[:2], high, wide))
-    for a in range(kernel[0]):
-        out_y, in_y = geometry.overlap(0, a, (0, high), x.shape[2])
-        for b in range(kernel[1]):
-            out_x, in_x = geometry.overlap(1, b, (0, wide), x.shape[3])
-            result[:, :, out_y, out_x] += x[:, :, in_y, in_x]
+    for out, inside in _overlaps(kernel, geometry, (high, wide), x.shape[2:]):
+        result[out] += x[inside]
     return result
 
 
+@differentiable("x", x=("x output", lambda g, s: _route(g, plain(s.x), plain(s.output), s.kernel_size, s.stride, s.padding)))
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Maximum over windows of x (N, C, H, W); the padding never wins. `stride` is the window size by default.
 
-    Elements of a window that share the maximum share its gradient equally.
+    The gradient of a window goes to its first maximum, in the order of rows.
     """
     kernel, geometry = _window(kernel_size, stride, padding)
-    margin_y, margin_x = geometry.padding
     high, wide = geometry.output(x.shape[2:], kernel)
-    if margin_y or margin_x:
-        x = pad(x, ((0, 0), (0, 0), (margin_y, margin_y), (margin_x, margin_x)), -np.inf)
-    step_y, step_x = geometry.stride
-    taps = [
-        getitem(x, (..., slice(a, a + (high - 1) * step_y + 1, step_y), slice(b, b + (wide - 1) * step_x + 1, step_x)))
-        for a in range(kernel[0])
-        for b in range(kernel[1])
-    ]
-    return max(stack(taps), axis=0)
+    result = np.full_like(x, -np.inf, shape=(*x.shape[:2], high, wide))
+    for out, inside in _overlaps(kernel, geometry, (high, wide), x.shape[2:]):
+        np.maximum(result[out], x[inside], out=result[out])
+    return result
+
+
+@differentiable("grad", grad=("", lambda g, s: _collect(g, s.x, s.output, s.kernel_size, s.stride, s.padding)))
+def _route(grad: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
+    """The gradient of each window at the place of its maximum."""
+    result = np.zeros_like(grad, shape=x.shape)
+    for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
+        result[inside] += grad[out] * chosen
+    return result
+
+
+@differentiable("values", values=("", lambda g, s: _route(g, s.x, s.output, s.kernel_size, s.stride, s.padding)))
+def _collect(values: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
+    """The value at the place of the maximum of each window: the adjoint of `_route`."""
+    result = np.zeros_like(values, shape=output.shape)
+    for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
+        result[out] += values[inside] * chosen
+    return result
+
+
+def _maxima(x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """For each tap: the windows it lies in, the pixels it reads, and which of these are the first maximum."""
+    kernel, geometry = _window(kernel_size, stride, padding)
+    free = np.ones_like(output, dtype=bool)
+    for out, inside in _overlaps(kernel, geometry, output.shape[2:], x.shape[2:]):
+        chosen = (x[inside] == output[out]) & free[out]
+        free[out] &= ~chosen
+        yield out, inside, chosen
+
+
+def _overlaps(
+    kernel: tuple[int, int], geometry: Geometry, outputs: tuple[int, int], image: tuple[int, int]
+) -> Iterator[tuple[tuple, tuple]]:
+    """For each tap, the index of the outputs that read inside the image, and the index of what they read."""
+    for a in range(kernel[0]):
+        out_y, in_y = geometry.overlap(0, a, (0, outputs[0]), image[0])
+        for b in range(kernel[1]):
+            out_x, in_x = geometry.overlap(1, b, (0, outputs[1]), image[1])
+            yield (..., out_y, out_x), (..., in_y, in_x)
 
 
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:

@@ -13,8 +13,10 @@ from .basic import Softmax as Softmax
 from .basic import Tanh as Tanh
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
+from .local_filter import DDFBottleneck as DDFBottleneck
 from .local_filter import DDFUp as DDFUp
 from .local_filter import FilterNorm as FilterNorm
 from .local_filter import Involution as Involution
 from .module import Module as Module
 from .module import Sequential as Sequential
+from .residual import Bottleneck as Bottleneck

@@ -1,5 +1,6 @@
 """Layers of ordinary networks."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Conv2d(Module):
             groups=self.groups,
         )
 
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """One per tap and input channel of the group for each output."""
+        return output.size * math.prod(self.weight.shape[1:])
+
 
 class Linear(Module):
     """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first."""
@@ -92,6 +97,10 @@ class Linear(Module):
     def forward(self, x: Any) -> Any:
         """x (..., in_features) -> (..., out_features)."""
         return F.linear(x, self.weight, self.bias)
+
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """One per input feature for each output."""
+        return output.size * self.weight.shape[1]
 
 
 class BatchNorm2d(Module):

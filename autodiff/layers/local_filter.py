@@ -1,5 +1,6 @@
 """Layers whose filters are computed from their input: FilterNorm, DDF, DDFUp, CARAFE, Involution, DDFBottleneck."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from ..functions._common import pair, plain
 from ..variable import Variable
 from .basic import BatchNorm2d, Conv2d, ReLU
 from .module import Module, Sequential, generator
+from .residual import Bottleneck
 
 GAIN = {"relu": np.sqrt(2.0), "linear": 1.0}
 
@@ -50,6 +52,7 @@ class FilterNorm(Module):
             raise ValueError(f"FilterNorm: kernel_size {kernel_size!r} has one tap, which has no standard deviation")
         scale = float(GAIN[nonlinearity] / np.sqrt(taps))
         self.alpha: Any = scale
+        self.learned = channels is not None
         if channels is not None:
             self.alpha = Variable((generator(rng).standard_normal(channels * taps) * scale).astype(dtype))
 
@@ -65,11 +68,10 @@ class FilterNorm(Module):
         one = variance.dtype.type(1)
         deviation = F.where(varies, F.sqrt(F.where(varies, variance, one)), 0 * one)
         scale = 1 / (deviation + 1e-10)
-        alpha = self.alpha
-        if isinstance(alpha, Variable):
-            normed = (centred * scale) * alpha.reshape((-1, kh * kw) + (1,) * len(rest))
+        if self.learned:
+            normed = (centred * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
         else:
-            normed = centred * (scale * alpha)
+            normed = centred * (scale * self.alpha)
         return normed.reshape((n, channels // (kh * kw), kh, kw, *rest))
 
 
@@ -140,6 +142,10 @@ class DDF(Module):
         channel = channel.reshape(channel.shape[:4])
         return F.ddf(x, channel, spatial, combine=self.combine, stride=self.stride, dilation=self.dilation)
 
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """Of the filter itself: one per tap for each output."""
+        return output.size * math.prod(self.spatial_norm.kernel_size)
+
 
 class DDFUp(Module):
     """Upsampling by decoupled dynamic filters, one pair of filter branches per sub-pixel phase.
@@ -208,6 +214,10 @@ class DDFUp(Module):
         channel = self.channel_norm(self.channel(F.global_avg_pool(x))).reshape((n, u, u, c, kh, kw))
         return F.ddf_upsample(x, channel, spatial, combine=self.combine, dilation=self.dilation)
 
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """Of the filter itself: one per tap for each output."""
+        return output.size * math.prod(self.spatial_norm.kernel_size)
+
 
 class CARAFE(Module):
     """Content-aware upsampling (Wang et al., ICCV 2019): each new pixel is a predicted average of a window.
@@ -254,6 +264,10 @@ class CARAFE(Module):
         n, _, h, w = masks.shape
         masks = F.softmax(masks.reshape((n, self.groups, -1, h, w)), axis=2).reshape((n, -1, h, w))
         return F.carafe(x, masks, kernel_size=self.up_kernel, groups=self.groups, scale=self.scale)
+
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """Of the filter itself: one per tap for each output."""
+        return output.size * self.up_kernel**2
 
 
 class Involution(Module):
@@ -304,3 +318,40 @@ class Involution(Module):
         seen = x if self.stride == 1 else F.adaptive_avg_pool2d(x, (high, wide))
         weight = self.span(self.reduce(seen)).reshape((x.shape[0], self.groups, k, k, high, wide))
         return F.involution(x, weight, stride=self.stride)
+
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """Of the filter itself: one per tap for each output."""
+        return output.size * self.kernel_size**2
+
+
+class DDFBottleneck(Bottleneck):
+    """The bottleneck of a ResNet with a `DDF` in place of its 3 x 3 convolution.
+
+    Parameters
+    ----------
+    in_channels, middle_channels, out_channels : int
+        Of the input, between the two 1 x 1 convolutions, and of the output.
+    stride : int
+        Step of the filter and of the shortcut.
+    rng, dtype
+        As for `Conv2d`.
+    **options
+        Passed on to `DDF`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        middle_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        rng: Any = None,
+        dtype: Any = np.float32,
+        **options: Any,
+    ) -> None:
+        rng = generator(rng)
+        middle = DDF(middle_channels, stride=stride, rng=rng, dtype=dtype, **options)
+        super().__init__(
+            in_channels, middle_channels, out_channels, stride=stride, middle=middle, rng=rng, dtype=dtype
+        )

@@ -26,6 +26,10 @@ class Module:
         """The output; each module defines it."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """Multiply-adds of one call, without those of its parts, from its first input and its output; see `summary`."""
+        return 0
+
     def children(self) -> dict[str, "Module"]:
         """The direct parts of this module, by name."""
         parts: dict[str, Module] = {}

@@ -1,0 +1,8 @@
+"""Whole networks."""
+
+from .resnet import ResNet as ResNet
+from .resnet import ddf_resnet50 as ddf_resnet50
+from .resnet import ddf_resnet101 as ddf_resnet101
+from .resnet import resnet50 as resnet50
+from .resnet import resnet101 as resnet101
+from .summary import summary as summary

@@ -1,0 +1,85 @@
+"""ResNets, and ResNets whose 3 x 3 convolutions are decoupled dynamic filters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..layers import BatchNorm2d, Bottleneck, Conv2d, DDFBottleneck, Linear, Module, Sequential
+from ..layers.module import generator
+
+
+class ResNet(Module):
+    """A ResNet of bottleneck blocks (He et al., CVPR 2016; stride in the middle of a block, as everybody trains it).
+
+    Parameters
+    ----------
+    depths : tuple of int
+        Number of blocks in each of the four stages.
+    block : callable
+        ``block(in_channels, middle_channels, out_channels, *, stride, rng, dtype) -> Module``.
+    classes, in_channels : int
+        Of the output and the input.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        block: Callable[..., Module] = Bottleneck,
+        *,
+        classes: int = 1000,
+        in_channels: int = 3,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        options: dict[str, Any] = {"rng": rng, "dtype": dtype}
+        self.stem = Conv2d(in_channels, 64, 7, stride=2, bias=False, **options)
+        self.stem_norm = BatchNorm2d(64, dtype=dtype)
+        self.stages = []
+        channels = 64
+        for number, depth in enumerate(depths):
+            middle, blocks = 64 << number, []
+            for index in range(depth):
+                stride = 2 if number and not index else 1
+                blocks.append(block(channels, middle, 4 * middle, stride=stride, **options))
+                channels = 4 * middle
+            self.stages.append(Sequential(*blocks))
+        self.head = Linear(channels, classes, **options)
+
+    def features(self, x: Any) -> list:
+        """The output of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x (N, in_channels, H, W)."""
+        x = F.relu(self.stem_norm(self.stem(x)))
+        x = F.max_pool2d(x, 3, 2, 1)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Any) -> Any:
+        """x (N, in_channels, H, W) -> (N, classes)."""
+        return self.head(F.flatten(F.global_avg_pool(self.features(x)[-1])))
+
+
+def resnet50(**options: Any) -> ResNet:
+    """ResNet-50; options as for `ResNet`."""
+    return ResNet((3, 4, 6, 3), **options)
+
+
+def resnet101(**options: Any) -> ResNet:
+    """ResNet-101; options as for `ResNet`."""
+    return ResNet((3, 4, 23, 3), **options)
+
+
+def ddf_resnet50(**options: Any) -> ResNet:
+    """DDF-ResNet-50 (Zhou et al., CVPR 2021); options as for `ResNet`."""
+    return ResNet((3, 4, 6, 3), DDFBottleneck, **options)
+
+
+def ddf_resnet101(**options: Any) -> ResNet:
+    """DDF-ResNet-101 (Zhou et al., CVPR 2021); options as for `ResNet`."""
+    return ResNet((3, 4, 23, 3), DDFBottleneck, **options)

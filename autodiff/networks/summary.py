@@ -1,0 +1,86 @@
+"""What a network is made of, and what a call of it costs."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..functions._common import library
+from ..layers import Module
+from ..variable import Variable
+
+
+class Row(NamedTuple):
+    """One layer: its path, its kind, the shape of its output, and its own parameters and multiply-adds."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+class Summary(list):
+    """A list of `Row`, one per layer with parameters or multiply-adds of its own; ``print`` shows it as a table."""
+
+    parameters = property(lambda self: sum(row.parameters for row in self), doc="Parameters of the network.")
+    multiply_adds = property(lambda self: sum(row.multiply_adds for row in self), doc="Multiply-adds of one call.")
+
+    def __str__(self) -> str:
+        wide = max([len(row.path) for row in self] + [len("layer")])
+        lines = [f"{'layer':<{wide}}  {'kind':<14} {'output':<22} {'parameters':>13} {'multiply-adds':>17}"]
+        lines += [
+            f"{row.path:<{wide}}  {row.kind:<14} {row.shape!s:<22} {row.parameters:>13,} {row.multiply_adds:>17,}"
+            for row in self
+        ]
+        lines.append(f"{'total':<{wide}}  {'':<14} {'':<22} {self.parameters:>13,} {self.multiply_adds:>17,}")
+        return "\n".join(lines)
+
+
+def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
+    """Run a network on zeros and list its layers in the order in which they are called.
+
+    Parameters
+    ----------
+    network : Module
+        Runs in evaluation mode and is left as it was.
+    *input_shapes : tuple of int
+        The shape of each input.
+
+    Returns
+    -------
+    Summary
+        Multiply-adds are those of convolutions, matrix products and dynamic filters. A layer called twice is listed
+        twice, with its parameters counted once.
+    """
+    rows = Summary()
+    counted: set[int] = set()
+    modes = [(module, module.training) for _, module in network.modules()]
+    watched = {id(module): (path, module) for path, module in network.modules()}
+
+    def watch(path: str, module: Module) -> None:
+        def forward(*args: Any, **params: Any) -> Any:
+            output = original(*args, **params)
+            own = [v for v in vars(module).values() if isinstance(v, Variable) and v.key not in counted]
+            counted.update(v.key for v in own)
+            cost = module.multiply_adds(args[0], output)
+            if own or cost:
+                size = sum(v.size for v in own)
+                rows.append(Row(path, type(module).__name__, tuple(output.shape), size, cost))
+            return output
+
+        original = module.forward
+        module.forward = forward  # type: ignore[method-assign]
+
+    parameters = network.parameters()
+    dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
+    xp = library(parameters[0].data) if parameters else np
+    network.eval()
+    try:
+        for path, module in watched.values():
+            watch(path, module)
+        network(*(xp.zeros(shape, dtype) for shape in input_shapes))
+    finally:
+        for module, mode in modes:
+            vars(module).pop("forward", None)
+            module.training = mode
+    return rows

@@ -1,0 +1,397 @@
+"""Layers: definitions, parameter counts, gradients of every parameter, state."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import dynarray
+from autodiff import Tape, Variable, check_gradients, networks
+from autodiff import functions as F
+from autodiff.layers import (
+    CARAFE,
+    DDF,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    DDFBottleneck,
+    DDFUp,
+    FilterNorm,
+    Involution,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    Module,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+
+
+from autodiff.optim import Adam
+
+
+def array(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@contextmanager
+def substituted(module):
+    """A function that puts values, plain arrays too, in place of the parameters of a module until the end."""
+    places = [(owner, path.rpartition(".")[2], v) for path, owner, v in module._state() if isinstance(v, Variable)]
+
+    def put(values):
+        for (owner, name, _), value in zip(places, values, strict=True):
+            setattr(owner, name, value)
+
+    try:
+        yield put
+    finally:
+        put([variable for _, _, variable in places])
+
+
+OPTIONS = {"rng": 0, "dtype": np.float64}
+
+LAYERS = {
+    "Conv2d": (Conv2d(4, 6, 3, stride=2, groups=2, **OPTIONS), [(2, 4, 5, 4)], (2, 6, 3, 2)),
+    "Linear": (Linear(4, 3, **OPTIONS), [(2, 4)], (2, 3)),
+    "BatchNorm2d": (BatchNorm2d(3, dtype=np.float64), [(2, 3, 2, 3)], (2, 3, 2, 3)),
+    "BatchNorm2d eval": (BatchNorm2d(3, dtype=np.float64).eval(), [(2, 3, 2, 3)], (2, 3, 2, 3)),
+    "FilterNorm": (FilterNorm(3, **OPTIONS), [(2, 18, 2, 2)], (2, 2, 3, 3, 2, 2)),
+    "FilterNorm learned": (FilterNorm((3, 1), 4, **OPTIONS), [(2, 12)], (2, 4, 3, 1)),
+    "DDF": (DDF(6, heads=2, stride=2, **OPTIONS), [(2, 6, 5, 4)], (2, 6, 3, 2)),
+    "DDF add": (DDF(5, (3, 5), combine="add", dilation=2, **OPTIONS), [(1, 5, 4, 4)], (1, 5, 4, 4)),
+    "DDFUp": (DDFUp(4, heads=2, **OPTIONS), [(2, 4, 3, 2)], (2, 4, 6, 4)),
+    "DDFUp joint": (DDFUp(5, scale=3, joint_channels=2, **OPTIONS), [(1, 5, 2, 3), (1, 2, 2, 3)], (1, 5, 6, 9)),
+    "CARAFE": (CARAFE(4, up_kernel=3, groups=2, compressed=3, **OPTIONS), [(1, 4, 3, 2)], (1, 4, 6, 4)),
+    "Involution": (Involution(8, 3, group_channels=4, **OPTIONS), [(2, 8, 3, 4)], (2, 8, 3, 4)),
+    "Involution strided": (Involution(8, 3, 2, group_channels=4, **OPTIONS), [(2, 8, 5, 4)], (2, 8, 3, 2)),
+    "DDFBottleneck": (DDFBottleneck(8, 5, 12, stride=2, **OPTIONS), [(2, 8, 4, 4)], (2, 12, 2, 2)),
+    "Sequential": (Sequential(Linear(4, 3, **OPTIONS), Tanh(), Linear(3, 2, **OPTIONS)), [(2, 4)], (2, 2)),
+}
+
+every_layer = pytest.mark.parametrize(("layer", "shapes", "output"), LAYERS.values(), ids=LAYERS.keys())
+
+
+@every_layer
+def test_gradients_of_inputs_and_parameters(layer, shapes, output):
+    inputs = [array(*shape, seed=i + 1) for i, shape in enumerate(shapes)]
+    parameters = [p.data for p in layer.parameters()]
+
+    # Complex steps, except where running averages or complex comparisons stand in the way.
+    analytic = not any(isinstance(m, BatchNorm2d) and m.training for _, m in layer.modules())
+    method, rtol = ("complex", 1e-9) if analytic else ("central", 1e-7)
+    with substituted(layer) as put, dynarray.use_backend("reference"):
+
+        def call(*values):
+            put(values[len(inputs) :])
+            return layer(*values[: len(inputs)])
+
+        check_gradients(call, *inputs, *parameters, method=method, rtol=rtol)
+    with dynarray.use_backend("reference"):
+        assert layer(*inputs).shape == output
+
+
+@every_layer
+def test_dtype(layer, shapes, output):
+    assert {p.dtype for p in layer.parameters()} <= {np.dtype(np.float64)}
+
+
+def test_seed_decides_the_weights():
+    for make in (
+        lambda **o: Conv2d(3, 4, 3, **o),
+        lambda **o: Linear(3, 4, **o),
+        lambda **o: DDF(8, **o),
+        lambda **o: DDFUp(8, **o),
+        lambda **o: CARAFE(8, **o),
+        lambda **o: Involution(16, **o),
+        lambda **o: DDFBottleneck(8, 8, 16, **o),
+        lambda **o: FilterNorm(3, 4, **o),
+    ):
+        one, same, other = make(rng=1), make(rng=np.random.default_rng(1)), make(rng=2)
+        assert {p.dtype for p in one.parameters()} == {np.dtype(np.float32)}
+        for a, b in zip(one.parameters(), same.parameters()):
+            np.testing.assert_array_equal(a.data, b.data)
+        assert any((a.data != b.data).any() for a, b in zip(one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize(("channels", "count"), [(64, 9_429), (128, 35_490), (256, 137_532), (512, 536_175)])
+def test_published_ddf_parameters(channels, count):
+    assert DDF(channels).num_parameters == count
+
+
+def test_published_carafe_parameters():
+    assert CARAFE(256, 2).num_parameters == 74_148
+
+
+def test_involution_parameters():
+    # 1x1 to C/4, batch normalisation, 1x1 with bias to G*k*k: the layer of the paper's ResNet50 at C = 64.
+    assert Involution(64, 7).num_parameters == 64 * 16 + 2 * 16 + 16 * (4 * 49) + 4 * 49
+
+
+@pytest.mark.parametrize(("nonlinearity", "gain"), [("relu", np.sqrt(2)), ("linear", 1)])
+@pytest.mark.parametrize("kernel", [3, 5, (3, 1)])
+def test_filter_norm_sets_mean_and_deviation(nonlinearity, gain, kernel):
+    norm = FilterNorm(kernel, nonlinearity=nonlinearity)
+    kh, kw = norm.kernel_size
+    raw = 5 + 3 * array(2, 4 * kh * kw, 6, 5)
+    filters = norm(raw)
+    assert filters.shape == (2, 4, kh, kw, 6, 5)
+    np.testing.assert_allclose(filters.mean((2, 3)), 0, atol=1e-12)
+    before = raw.reshape(2, 4, kh * kw, 6, 5).std(2, ddof=1)
+    alpha = gain / np.sqrt(kh * kw)
+    np.testing.assert_allclose(filters.std((2, 3), ddof=1), alpha * before / (before + 1e-10), rtol=1e-12)
+    assert norm.num_parameters == 0
+
+
+def test_filter_norm_of_a_constant_filter():
+    norm = FilterNorm(3)
+    x = Variable(np.full((1, 9, 1, 2), 0.5))
+    x.data[0, 0, 0, 1] = 1
+    with Tape() as tape:
+        y = norm(x)
+    assert (y.data[..., 0] == 0).all()
+    assert np.isfinite(tape.gradient(y, x, grad=array(*y.shape))).all()
+
+
+def test_every_spatial_filter_of_ddf_is_normalised():
+    seen = []
+    layer = DDF(16, 5, heads=2, rng=0)
+    norm = layer.spatial_norm
+    layer.spatial_norm = lambda x: seen.append(norm(x)) or seen[-1]
+    with dynarray.use_backend("reference"):
+        layer(array(2, 16, 6, 6).astype(np.float32))
+    filters = seen[0].data.astype(np.float64)
+    np.testing.assert_allclose(filters.mean((2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(filters.std((2, 3), ddof=1), np.sqrt(2) / 5, rtol=1e-4)
+
+
+def test_ddf_equals_its_formula():
+    layer, x = DDF(4, stride=2, **OPTIONS), array(2, 4, 5, 6)
+
+    def normed(f, alpha):
+        return (f - f.mean(1, keepdims=True)) / (f.std(1, ddof=1, keepdims=True) + 1e-10) * alpha
+
+    weight, bias = layer.spatial.weight.data[:, :, 0, 0], layer.spatial.bias.data
+    maps = np.einsum("oc,nchw->nohw", weight, x[:, :, ::2, ::2]) + bias[:, None, None]
+    spatial = normed(maps, np.sqrt(2) / 3)
+    first, second = layer.channel[0], layer.channel[2]
+    hidden = np.maximum(x.mean((2, 3)) @ first.weight.data[:, :, 0, 0].T + first.bias.data, 0)
+    channel = hidden @ second.weight.data[:, :, 0, 0].T + second.bias.data
+    alpha = layer.channel_norm.alpha.data.reshape(1, 4, 9)
+    channel = normed(channel.reshape(8, 9), 1).reshape(2, 4, 9) * alpha
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = np.zeros((2, 4, 3, 3))
+    for tap in range(9):
+        a, b = divmod(tap, 3)
+        window = padded[:, :, a : a + 5 : 2, b : b + 6 : 2]
+        expected += window * spatial[:, None, tap] * channel[:, :, tap, None, None]
+    with dynarray.use_backend("reference"):
+        np.testing.assert_allclose(layer(x).data, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_ddf_up_phases_are_separate_filters():
+    """Phase (i, j) of the output is a DDF of the low-resolution input with the filters of branch i*u + j."""
+    layer, x, guide = DDFUp(3, joint_channels=2, **OPTIONS), array(1, 3, 4, 5), array(1, 2, 4, 5, seed=1)
+    with dynarray.use_backend("reference"):
+        y = layer(x, guide).data
+        maps = layer.spatial(guide).data
+        pooled = layer.channel(x.mean((2, 3), keepdims=True))
+        channel = layer.channel_norm(pooled).data.reshape(4, 1, 3, 3, 3)
+        for branch in range(4):
+            spatial = FilterNorm(3, nonlinearity="linear")(maps[:, 9 * branch : 9 * branch + 9])
+            expected = dynarray.ddf(x, channel[branch], spatial)
+            np.testing.assert_allclose(y[:, :, branch // 2 :: 2, branch % 2 :: 2], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_ddf_up_wants_a_guide_exactly_when_joint():
+    x = np.zeros((1, 3, 4, 4), np.float32)
+    with pytest.raises(ValueError, match="a guide must be given exactly with joint_channels"):
+        DDFUp(3)(x, x)
+    with pytest.raises(ValueError, match="a guide must be given exactly with joint_channels"):
+        DDFUp(3, joint_channels=3)(x)
+    with pytest.raises(ValueError, match=r"height and width of x, \(4, 4\)"):
+        DDFUp(3, joint_channels=3)(x, np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_carafe_weights_sum_to_one():
+    """A constant image stays constant wherever the window lies inside it."""
+    layer = CARAFE(4, compressed=3, **OPTIONS)
+    with dynarray.use_backend("reference"):
+        y = layer(np.ones((1, 4, 8, 8))).data
+    np.testing.assert_allclose(y[:, :, 4:-4, 4:-4], 1, rtol=1e-12)
+
+
+def test_batch_norm_statistics():
+    layer, x = BatchNorm2d(3, momentum=0.25, dtype=np.float64), 2 + 3 * array(4, 3, 5, 6)
+    y = layer(x).data
+    np.testing.assert_allclose(y.mean((0, 2, 3)), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var((0, 2, 3)), 1, rtol=1e-4)
+    np.testing.assert_allclose(layer.running_mean, 0.25 * x.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(layer.running_variance, 0.75 + 0.25 * x.var((0, 2, 3), ddof=1), rtol=1e-12)
+    before = layer.state_dict()
+    centre, variance = (layer.state_dict()[k][:, None, None] for k in ("running_mean", "running_variance"))
+    np.testing.assert_allclose(layer.eval()(x).data, (x - centre) / np.sqrt(variance + 1e-5), rtol=1e-12)
+    for key, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        layer.train()(np.ones((1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        (ReLU(), F.relu),
+        (LeakyReLU(slope=0.3), lambda x: F.leaky_relu(x, 0.3)),
+        (Sigmoid(), F.sigmoid),
+        (Tanh(), F.tanh),
+        (Softmax(axis=1), lambda x: F.softmax(x, 1)),
+        (MaxPool2d(kernel_size=2), lambda x: F.max_pool2d(x, 2)),
+        (AvgPool2d(kernel_size=2, stride=1), lambda x: F.avg_pool2d(x, 2, 1)),
+    ],
+)
+def test_activations(layer, function):
+    x = array(2, 3, 4, 4)
+    np.testing.assert_array_equal(layer(x), function(x))
+    assert layer.num_parameters == 0
+
+
+class Network(Module):
+    def __init__(self, rng=0):
+        self.first = Conv2d(2, 3, 3, rng=rng)
+        self.blocks = [Sequential(BatchNorm2d(3), ReLU()), Conv2d(3, 3, 1, bias=False, rng=rng)]
+        self.heads = {"a": Linear(3, 2, rng=rng)}
+        self.shared = self.first
+        self.scale = Variable(np.ones((), np.float32))
+
+
+def test_names_of_parameters_and_state():
+    network = Network()
+    assert list(network.named_parameters()) == [
+        "scale",
+        "first.weight",
+        "first.bias",
+        "blocks.0.layers.0.weight",
+        "blocks.0.layers.0.bias",
+        "blocks.1.weight",
+        "heads.a.weight",
+        "heads.a.bias",
+        "shared.weight",
+        "shared.bias",
+    ]
+    assert len(network.parameters()) == 8
+    assert network.num_parameters == 1 + (54 + 3) + 6 + 9 + 8
+    extra = {"blocks.0.layers.0.running_mean", "blocks.0.layers.0.running_variance"}
+    assert set(network.state_dict()) == set(network.named_parameters()) | extra
+
+
+def test_train_and_eval_reach_every_part():
+    network = Network()
+    assert network.eval() is network
+    assert not any(m.training for _, m in network.modules())
+    network.train()
+    assert all(m.training for _, m in network.modules())
+
+
+def test_state_goes_from_one_network_to_another():
+    one, other = Network(1), Network(2)
+    state = one.state_dict()
+    other.load_state_dict(state)
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])
+        assert not np.shares_memory(value, state[name])
+
+
+def test_state_mismatch_names_every_fault_and_changes_nothing():
+    network = Network()
+    before = network.state_dict()
+    state = {k: v + 1 for k, v in before.items()}
+    del state["scale"]
+    state["extra"] = np.zeros(2)
+    state["first.weight"] = np.zeros((3, 2, 5, 5), np.float32)
+    state["first.bias"] = np.zeros(3)
+    with pytest.raises(ValueError) as caught:
+        network.load_state_dict(state)
+    assert str(caught.value).splitlines()[1:] == [
+        "  missing: scale",
+        "  unexpected: extra",
+        "  first.weight: expected (3, 2, 3, 3) float32, got (3, 2, 5, 5) float32",
+        "  first.bias: expected (3,) float32, got (3,) float64",
+    ]
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Conv2d(3, 4, 2), ValueError, "padding must be given for an even kernel size"),
+        (lambda: Conv2d(3, 4, 3, groups=2), ValueError, "groups 2 must divide 3 and 4"),
+        (lambda: FilterNorm(1), ValueError, "one tap"),
+        (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "nonlinearity must be one of relu, linear"),
+        (lambda: Involution(20), ValueError, "group_channels 16 must divide channels 20"),
+        (lambda: Module()(1), NotImplementedError, "Module does not define forward"),
+        (lambda: Linear(2, 2).to_device("tpu"), ValueError, "'cpu' or 'cuda'"),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (networks.resnet50, 25_557_032),
+        (networks.ddf_resnet50, 16_843_748),
+        (networks.resnet101, 44_549_160),
+        (networks.ddf_resnet101, 28_146_912),
+    ],
+)
+def test_published_network_parameters(make, count):
+    assert make(rng=0).num_parameters == count
+
+
+def test_summary_of_resnet50():
+    network = networks.resnet50(rng=0)
+    table = networks.summary(network, (1, 3, 224, 224))
+    assert table.parameters == 25_557_032
+    assert round(table.multiply_adds / 1e9, 3) == 4.089  # as published for this network
+    assert table[0] == ("stem", "Conv2d", (1, 64, 112, 112), 9408, 118_013_952)
+    assert table[-1] == ("head", "Linear", (1, 1000), 2_049_000, 2_048_000)
+    assert str(table).splitlines()[-1].split() == ["total", "25,557,032", f"{table.multiply_adds:,}"]
+    assert network.training
+    assert not [m for _, m in network.modules() if "forward" in vars(m)]
+
+
+def test_summary_counts_dynamic_filters_and_shared_layers_once():
+    layer = DDF(10, 3, rng=0)
+    with dynarray.use_backend("reference"):
+        table = networks.summary(layer, (2, 10, 6, 5))
+    rows = {row.path: row for row in table}
+    assert rows[""].multiply_adds == 2 * 10 * 6 * 5 * 9
+    assert rows["spatial"].multiply_adds == 2 * 9 * 6 * 5 * 10
+    assert table.parameters == layer.num_parameters
+    shared = Linear(4, 4, rng=0)
+    table = networks.summary(Sequential(shared, shared), (1, 4))
+    assert [row.parameters for row in table] == [20, 0]
+    assert table.multiply_adds == 32
+
+
+def test_small_ddf_network_learns():
+    network = networks.ResNet((1, 1), DDFBottleneck, classes=2, in_channels=1, rng=0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(8) % 2
+    x = rng.standard_normal((8, 1, 16, 16)).astype(np.float32)
+    x[labels == 1, :, ::2] += 2
+    optimizer = Adam(network.parameters(), 3e-3)
+    losses = []
+    with dynarray.use_backend("reference"):
+        for _ in range(8):
+            with Tape() as tape:
+                loss = F.cross_entropy(network(x), labels)
+            optimizer.step(tape.gradient(loss, optimizer.parameters))
+            losses.append(float(loss))
+    assert losses[-1] < 0.2 * losses[0]

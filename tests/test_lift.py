@@ -1,0 +1,145 @@
+"""Every operator of dynarray on the tape."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import dynarray
+from autodiff import SecondOrderError, Tape, Variable, check_gradients, hvp, lift
+from autodiff import functions as F
+from autodiff.lift import lifted
+
+OPERATORS = dynarray.OPERATORS
+
+
+def draw(operator, seed):
+    """Arrays and parameters of a valid, non-empty call."""
+    rng = np.random.default_rng(seed)
+    while True:
+        case = operator.cases(lambda values: list(values)[rng.integers(len(list(values)))])
+        if all(0 < np.prod(s) < 4000 for s in case.shapes.values() if s is not None):
+            arrays = tuple(None if s is None else rng.standard_normal(s) for s in case.shapes.values())
+            return arrays, case.params
+
+
+every_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
+
+
+def test_the_registry_is_lifted():
+    assert set(lifted) == set(OPERATORS)
+    assert len(lifted) >= 5
+
+
+@every_operator
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients(operator, seed):
+    arrays, params = draw(operator, seed)
+    given = [i for i, a in enumerate(arrays) if a is not None]
+
+    def call(*values):
+        full = [None] * len(arrays)
+        for i, value in zip(given, values):
+            full[i] = value
+        return getattr(F, operator.name)(*full, **params)
+
+    with dynarray.use_backend("reference"):
+        check_gradients(call, *[arrays[i] for i in given], method="complex", rtol=1e-9)
+
+
+@every_operator
+def test_only_traced_arguments_get_gradients(operator, monkeypatch):
+    """Every combination of Variables and plain arrays asks the operator for just the gradients it needs."""
+    arrays, params = draw(operator, 1)
+    asked = []
+    original = type(operator).gradients
+
+    def spy(self, grad_output, saved, needs):
+        asked.append(needs)
+        return original(self, grad_output, saved, needs)
+
+    monkeypatch.setattr(type(operator), "gradients", spy)
+    with dynarray.use_backend("reference"):
+        y, saved = operator.run(arrays, params)
+        full = operator.gradients(np.ones(y.shape), saved, (True,) * len(arrays))
+        for traced in itertools.product([False, True], repeat=len(arrays)):
+            traced = tuple(t and a is not None for t, a in zip(traced, arrays))
+            if not any(traced):
+                continue
+            asked.clear()
+            inputs = [Variable(a) if t else a for a, t in zip(arrays, traced)]
+            with Tape() as tape:
+                y = lifted[operator.name](*inputs, **params)
+            grads = tape.gradient(y, [v for v in inputs if isinstance(v, Variable)], grad=np.ones(y.shape))
+            assert asked == [traced]
+            for grad, expected in zip(grads, [g for g, t in zip(full, traced) if t]):
+                np.testing.assert_allclose(grad, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_operator
+def test_arrays_give_what_the_operator_gives(operator):
+    arrays, params = draw(operator, 2)
+    with dynarray.use_backend("reference"):
+        y = lifted[operator.name](*arrays, **params)
+        assert type(y) is np.ndarray
+        np.testing.assert_array_equal(y, operator.function(*arrays, **params))
+
+
+@every_operator
+def test_second_order_is_refused_by_name(operator):
+    arrays, params = draw(operator, 0)
+    arrays = tuple(a for a in arrays if a is not None)
+    function = lifted[operator.name]
+    with dynarray.use_backend("reference"):
+        with pytest.raises(SecondOrderError, match=f"^{operator.name}: a gradient of its gradient"):
+            hvp(lambda *a: F.sum(F.square(function(*a, **params))), arrays, arrays)
+
+
+@every_operator
+def test_an_outer_tape_that_asks_for_first_order_only_is_served(operator):
+    arrays, params = draw(operator, 0)
+    with dynarray.use_backend("reference"), Tape() as outer:
+        x = Variable(arrays[0])
+        with Tape() as inner:
+            y = F.sum(lifted[operator.name](x, *arrays[1:], **params))
+        first = inner.gradient(y, x)
+        np.testing.assert_array_equal(first.data, outer.gradient(y, x))
+
+
+@every_operator
+def test_overwriting_is_detected_and_named(operator):
+    arrays, params = draw(operator, 1)
+    with dynarray.use_backend("reference"):
+        for i, name in enumerate(operator.arrays):
+            if arrays[i] is None:
+                continue
+            inputs = [None if a is None else Variable(a.copy()) for a in arrays]
+            with Tape() as tape:
+                y = lifted[operator.name](*inputs, **params)
+            inputs[i].data.ravel()[-1] += 1
+            with pytest.raises(RuntimeError, match=f"^{operator.name}: its argument '{name}' was overwritten"):
+                tape.gradient(y, [v for v in inputs if v is not None], grad=np.ones(y.shape))
+
+
+def test_a_wrong_backward_pass_is_found():
+    """An operator whose gradients are off by 0.1 % does not pass the check."""
+    operator = OPERATORS["involution"]
+
+    class Wrong(type(operator)):
+        def gradients(self, grad_output, saved, needs):
+            return tuple(None if g is None else 1.001 * g for g in super().gradients(grad_output, saved, needs))
+
+    wrong = lift(Wrong(**{f: getattr(operator, f) for f in operator.__dataclass_fields__}))
+    arrays, params = draw(operator, 0)
+    with dynarray.use_backend("reference"):
+        check_gradients(lambda x, w: lift(operator)(x, w, **params), *arrays, verbose=False)
+        with pytest.raises(AssertionError):
+            check_gradients(lambda x, w: wrong(x, w, **params), *arrays, verbose=False)
+
+
+def test_docstring_and_signature():
+    assert "Decoupled dynamic filter" in F.ddf.__doc__
+    assert "dynarray.ddf" in F.ddf.__doc__
+    assert list(F.ddf.signature.parameters)[:3] == ["x", "channel_filter", "spatial_filter"]
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        F.ddf(np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3, 3, 3)), combination="mul")
