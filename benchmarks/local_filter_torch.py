@@ -1,0 +1,209 @@
+"""`local_filter2d` and its faces in PyTorch: the formulations that ours are timed against.
+
+Each takes the tensors of the operator's array arguments in order, at stride 1, and lets autograd find the
+gradients. Whichever is fastest in a run, eager and compiled, is the peer; none is best for every shape.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _offsets(kernel: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    return ((a, b) for a in range(kernel[0]) for b in range(kernel[1]))
+
+
+def _padded(x: Tensor, kernel: tuple[int, int]) -> Tensor:
+    ry, rx = kernel[0] // 2, kernel[1] // 2
+    return F.pad(x, (rx, rx, ry, ry))
+
+
+def _by_group(tensor: Tensor, groups: int) -> Tensor:
+    """(N, G, C/G, ...): the channels of a group side by side, so that they broadcast over its filter."""
+    return tensor.unflatten(1, (groups, -1))
+
+
+# Decoupled dynamic filters: x (N, C, H, W), channel (N, C, kh, kw), spatial (N, G, kh, kw, H, W).
+
+
+def _shifted_products(combine: Callable) -> Callable:
+    def shifted_multiply_adds(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        """One shifted copy of x per tap, times the combined filter."""
+        (groups, *kernel), (h, w) = spatial.shape[1:4], x.shape[2:]
+        image, of_channels = _by_group(_padded(x, kernel), groups), _by_group(channel, groups)
+        y: Any = 0
+        for a, b in _offsets(kernel):
+            filters = combine(spatial[:, :, None, a, b], of_channels[..., a, b, None, None])
+            y = y + filters * image[..., a : a + h, b : b + w]
+        return y.flatten(1, 2)
+
+    return shifted_multiply_adds
+
+
+def _unfolded_product(combine: Callable) -> Callable:
+    def unfold(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        """All shifted copies at once, then one weighted sum over the taps."""
+        (groups, *kernel), size = spatial.shape[1:4], x.shape[2:]
+        columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        columns = columns.view(x.shape[0], groups, -1, kernel[0] * kernel[1], *size)
+        of_channels = _by_group(channel.flatten(2), groups)[..., None, None]
+        return (columns * combine(spatial.flatten(2, 3)[:, :, None], of_channels)).sum(3).flatten(1, 2)
+
+    return unfold
+
+
+def _ddf_mul_in_place(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """Shifted copies of x scaled by the channel filter, multiplied and added in one pass each."""
+    (groups, *kernel), (h, w) = spatial.shape[1:4], x.shape[2:]
+    image, of_channels = _by_group(_padded(x, kernel), groups), _by_group(channel, groups)
+    y = torch.zeros_like(_by_group(x, groups))
+    for a, b in _offsets(kernel):
+        scaled = image[..., a : a + h, b : b + w] * of_channels[..., a, b, None, None]
+        y.addcmul_(scaled, spatial[:, :, None, a, b])
+    return y.flatten(1, 2)
+
+
+def _ddf_add_in_place(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """As for "mul", with the two filters added first."""
+    (groups, *kernel), (h, w) = spatial.shape[1:4], x.shape[2:]
+    image, of_channels = _by_group(_padded(x, kernel), groups), _by_group(channel, groups)
+    y = torch.zeros_like(_by_group(x, groups))
+    for a, b in _offsets(kernel):
+        filters = spatial[:, :, None, a, b] + of_channels[..., a, b, None, None]
+        y.addcmul_(image[..., a : a + h, b : b + w], filters)
+    return y.flatten(1, 2)
+
+
+def _ddf_add_convolved(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """The sum of the filters as a sum of outputs: the channel filters become a depthwise convolution."""
+    n, c = x.shape[:2]
+    kernel = channel.shape[2:]
+    padding = kernel[0] // 2, kernel[1] // 2
+    image, filters = x.view(1, n * c, *x.shape[2:]), channel.reshape(n * c, 1, *kernel)
+    depthwise = F.conv2d(image, filters, padding=padding, groups=n * c)
+    return depthwise.view_as(x) + _involution_in_place(x, spatial)
+
+
+# Involution: x (N, C, H, W), weight (N, G, kh, kw, H, W).
+
+
+def _involution_shifted(x: Tensor, weight: Tensor) -> Tensor:
+    (groups, *kernel), (h, w) = weight.shape[1:4], x.shape[2:]
+    image = _by_group(_padded(x, kernel), groups)
+    y: Any = 0
+    for a, b in _offsets(kernel):
+        y = y + weight[:, :, None, a, b] * image[..., a : a + h, b : b + w]
+    return y.flatten(1, 2)
+
+
+def _involution_in_place(x: Tensor, weight: Tensor) -> Tensor:
+    (groups, *kernel), (h, w) = weight.shape[1:4], x.shape[2:]
+    image = _by_group(_padded(x, kernel), groups)
+    y = torch.zeros_like(_by_group(x, groups))
+    for a, b in _offsets(kernel):
+        y.addcmul_(image[..., a : a + h, b : b + w], weight[:, :, None, a, b])
+    return y.flatten(1, 2)
+
+
+def _involution_unfold(x: Tensor, weight: Tensor) -> Tensor:
+    """The published form: unfold, multiply, sum over the taps."""
+    (groups, *kernel), size = weight.shape[1:4], x.shape[2:]
+    columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    columns = columns.view(x.shape[0], groups, -1, kernel[0] * kernel[1], *size)
+    return (weight.flatten(2, 3)[:, :, None] * columns).sum(3).flatten(1, 2)
+
+
+# CARAFE: x (N, C, H, W), masks (N, G*k*k, u*H, u*W).
+
+
+def _carafe(kernel_size: int, groups: int = 1, scale: int = 2) -> dict[str, Callable]:
+    k, u, kernel = kernel_size, scale, (kernel_size, kernel_size)
+
+    def by_phase(masks: Tensor) -> Tensor:
+        """(N, G, k*k, u*u, H, W): the masks of each sub-pixel phase on the grid of x."""
+        return F.pixel_unshuffle(masks, u).unflatten(1, (groups, k * k, u * u))
+
+    def unfold_and_interpolate(x: Tensor, masks: Tensor) -> Tensor:
+        """The usual form: windows of x, repeated to the output size, weighted, summed."""
+        columns = F.unfold(x, k, padding=k // 2).view(x.shape[0], -1, *x.shape[2:])
+        columns = F.interpolate(columns, scale_factor=u).unflatten(1, (groups, -1, k * k))
+        return (columns * masks.unflatten(1, (groups, 1, k * k))).sum(3).flatten(1, 2)
+
+    def in_place_interpolated(x: Tensor, masks: Tensor) -> Tensor:
+        """x repeated to the output size, where a tap is a shift by u pixels."""
+        h, w = masks.shape[2:]
+        image = _by_group(F.interpolate(_padded(x, kernel), scale_factor=u), groups)
+        masks = masks.unflatten(1, (groups, k, k))
+        y = x.new_zeros(x.shape[0], groups, x.shape[1] // groups, h, w)
+        for a, b in _offsets(kernel):
+            y.addcmul_(image[..., u * a : u * a + h, u * b : u * b + w], masks[:, :, a, b, None])
+        return y.flatten(1, 2)
+
+    def shifted_by_phase(x: Tensor, masks: Tensor) -> Tensor:
+        """Each phase at low resolution, then a pixel shuffle."""
+        h, w = x.shape[2:]
+        image, weight = _by_group(_padded(x, kernel), groups), by_phase(masks)
+        y: Any = 0
+        for tap, (a, b) in enumerate(_offsets(kernel)):
+            y = y + weight[:, :, None, tap] * image[..., None, a : a + h, b : b + w]
+        return F.pixel_shuffle(y.flatten(1, 3), u)
+
+    def in_place_by_phase(x: Tensor, masks: Tensor) -> Tensor:
+        """As before, multiplied and added in one pass a tap."""
+        h, w = x.shape[2:]
+        image, weight = _by_group(_padded(x, kernel), groups), by_phase(masks)
+        y = x.new_zeros(x.shape[0], groups, x.shape[1] // groups, u * u, h, w)
+        for tap, (a, b) in enumerate(_offsets(kernel)):
+            y.addcmul_(image[..., None, a : a + h, b : b + w], weight[:, :, None, tap])
+        return F.pixel_shuffle(y.flatten(1, 3), u)
+
+    def in_place_phase_after_phase(x: Tensor, masks: Tensor) -> Tensor:
+        """As before, one phase after the other."""
+        h, w = x.shape[2:]
+        image, weight = _by_group(_padded(x, kernel), groups), by_phase(masks)
+        phases = []
+        for phase in range(u * u):
+            y = torch.zeros_like(_by_group(x, groups))
+            for tap, (a, b) in enumerate(_offsets(kernel)):
+                y.addcmul_(image[..., a : a + h, b : b + w], weight[:, :, None, tap, phase])
+            phases.append(y)
+        return F.pixel_shuffle(torch.stack(phases, 3).flatten(1, 3), u)
+
+    return {
+        "unfold and interpolate": unfold_and_interpolate,
+        "shifts, interpolated, in place": in_place_interpolated,
+        "shifts by phase": shifted_by_phase,
+        "shifts by phase, in place": in_place_by_phase,
+        "phase after phase, in place": in_place_phase_after_phase,
+    }
+
+
+def _ddf(combine: str = "mul") -> dict[str, Callable]:
+    operation = {"mul": torch.mul, "add": torch.add}[combine]
+    formulations = {
+        "shifts": _shifted_products(operation),
+        "shifts, in place": _ddf_mul_in_place if combine == "mul" else _ddf_add_in_place,
+        "unfold": _unfolded_product(operation),
+    }
+    if combine == "add":
+        formulations["depthwise convolution and shifts"] = _ddf_add_convolved
+    return formulations
+
+
+def _involution() -> dict[str, Callable]:
+    return {
+        "shifts": _involution_shifted,
+        "shifts, in place": _involution_in_place,
+        "unfold": _involution_unfold,
+    }
+
+
+# Per operator: its parameters -> the formulations by name.
+FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
+    "ddf": _ddf,
+    "carafe": _carafe,
+    "involution": _involution,
+}

@@ -1,0 +1,123 @@
+"""Clocks, and taking contenders in turn: the only place that reads a clock around an operator."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+Call = Callable[[int], Any]
+
+
+class Clock(Protocol):
+    """Milliseconds of each of `count` calls ``call(first), call(first + 1), ...``."""
+
+    def times(self, call: Call, first: int, count: int) -> list[float]: ...
+
+
+class WallClock:
+    """For work that is finished when the call returns."""
+
+    def times(self, call: Call, first: int, count: int) -> list[float]:
+        milliseconds = []
+        for index in range(first, first + count):
+            start = time.perf_counter()
+            result = call(index)
+            milliseconds.append((time.perf_counter() - start) * 1e3)
+            del result
+        return milliseconds
+
+
+class CudaEvents:
+    """For work queued on the current stream of a CUDA device; the queue is drained once, at the end."""
+
+    def __init__(self, cuda: Any) -> None:
+        self.cuda = cuda  # cupy.cuda
+
+    def times(self, call: Call, first: int, count: int) -> list[float]:
+        events = []
+        for index in range(first, first + count):
+            start, stop = self.cuda.Event(), self.cuda.Event()
+            start.record()
+            call(index)
+            stop.record()
+            events.append((start, stop))
+        self.cuda.get_current_stream().synchronize()
+        return [self.cuda.get_elapsed_time(start, stop) for start, stop in events]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: rounds, seconds per contender in each, seconds of rest before each of those.
+
+    The rest is for the worker threads of the contender before, which spin on a core for some milliseconds.
+    """
+
+    rounds: int
+    seconds: float
+    rest: float
+
+
+FULL = Effort(rounds=9, seconds=0.12, rest=0.02)
+QUICK = Effort(rounds=2, seconds=0.0, rest=0.0)
+
+
+class Timing(NamedTuple):
+    """Median and quartiles of the times of one contender, in milliseconds."""
+
+    ms: float
+    quartile_1: float
+    quartile_3: float
+    calls: int
+
+
+class _Runner:
+    """One contender: its calls walk through the buffers, each time where the last left off."""
+
+    def __init__(self, call: Call, clock: Clock, buffers: int) -> None:
+        self._call, self._clock, self._buffers = call, clock, buffers
+        self._next = 0
+        self.samples: list[float] = []
+
+    def run(self, count: int) -> list[float]:
+        times = self._clock.times(lambda index: self._call(index % self._buffers), self._next, count)
+        self._next = (self._next + count) % self._buffers
+        return times
+
+
+def in_turn(contenders: dict[str, Call], buffers: int, clock: Clock, effort: Effort) -> dict[str, Timing]:
+    """Time each ``call(buffer index)``, all of them in every round, so that a slow minute is slow for all.
+
+    A contender's turn begins with a rest and an untimed call, which wakes its own worker threads. One whose
+    single call fills its turn does without the untimed call: waking up is nothing to it.
+    """
+    runners = {name: _Runner(call, clock, buffers) for name, call in contenders.items()}
+    calls = {name: _calls_per_round(runner, effort) for name, runner in runners.items()}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(effort.rounds):
+            for name, runner in runners.items():
+                time.sleep(effort.rest)
+                if calls[name] > 1:
+                    runner.run(1)
+                runner.samples += runner.run(calls[name])
+    finally:
+        gc.enable()
+    return {name: summarise(runner.samples) for name, runner in runners.items()}
+
+
+def _calls_per_round(runner: _Runner, effort: Effort) -> int:
+    """So many as fill a turn, at least one; the first call, which may compile, does not tell."""
+    runner.run(1)
+    best = min(runner.run(1)[0], runner.run(1)[0])
+    return min(100, max(1, round(effort.seconds * 1e3 / max(best, 1e-3))))
+
+
+def summarise(samples: Sequence[float]) -> Timing:
+    """Median and quartiles; a single sample is all three."""
+    if len(samples) == 1:
+        return Timing(samples[0], samples[0], samples[0], 1)
+    quartiles = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(quartiles[1], quartiles[0], quartiles[2], len(samples))

@@ -1,0 +1,81 @@
+"""Results files and the registry, written into the README between markers."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import dynarray as dyn
+from dynarray._dispatch import BACKENDS, DTYPES
+from dynarray._operator import Form
+
+from .machine import ROOT
+from .table import document, markdown
+
+README = ROOT / "README.md"
+RESULTS = Path(__file__).with_name("results")
+
+
+def newest(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Per backend, the latest results file that is not of a quick run."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        current = found.get(result["backend"])
+        if not result["quick"] and (current is None or current["date"] < result["date"]):
+            found[result["backend"]] = result
+    return dict(sorted(found.items()))
+
+
+def benchmarks(folder: Path = RESULTS) -> str:
+    """The measured tables of each backend."""
+    sections = [
+        f"**Backend `{backend}`.** {document(result, markdown)}" for backend, result in newest(folder).items()
+    ]
+    return "\n\n".join(sections) or "Nothing has been measured yet."
+
+
+def operators() -> str:
+    """The support table: what each operator takes on which backend, and which gradients it has."""
+    rows = [
+        [f"`{operator.name}`", ", ".join(f"`{name}`" for name in operator.arrays)]
+        + [_support(operator, backend) for backend in BACKENDS]
+        for operator in dyn.OPERATORS.values()
+    ]
+    return markdown(["operator", "arrays, each with its gradient", *(f"`{name}`" for name in BACKENDS)], rows)
+
+
+def _support(operator: dyn.Operator, backend: str) -> str:
+    """The dtypes that a backend takes, "forward only" if it has no backward pass; a dash for neither."""
+    if not _exists(operator.forward.get(backend)):
+        return "-"
+    dtypes = ", ".join(DTYPES[backend])
+    return dtypes if _exists(operator.backward.get(backend)) else f"{dtypes} (forward only)"
+
+
+def _exists(form: Any) -> bool:
+    """Whether there is such a function; a module is looked for, not imported."""
+    return form is not None and (not isinstance(form, Form) or find_spec(form.module) is not None)
+
+
+SECTIONS = {"benchmarks": benchmarks, "operators": operators}
+
+
+def fill(text: str) -> str:
+    """`text` with every section that it marks replaced by what that section should say."""
+    for name, section in SECTIONS.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if (begin in text) != (end in text):
+            raise ValueError(f"README: {begin} and {end} must come together")
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            text = f"{before}{begin}\n\n{section()}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def write(path: Path = README) -> bool:
+    """Fill the marked sections of a file; True when that changed it."""
+    old = path.read_text()
+    new = fill(old)
+    path.write_text(new)
+    return new != old
