@@ -1,4 +1,4 @@
-"""Reverse-mode differentiation for NumPy and CuPy arrays: a small explicit tape over `functions` and dynarray's operators."""
+"""Reverse-mode differentiation for NumPy and CuPy arrays: an explicit tape, `functions`, operators."""
 
 from . import functions as functions
 from .check import check_gradients as check_gradients

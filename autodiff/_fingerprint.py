@@ -1,12 +1,14 @@
 """Has an array been written to since the tape saved it?
 
-A fingerprint covers every byte. Small arrays are copied outright. Of a large one we keep, for each of `WIDTH` columns of
-its memory read as 64-bit words, the sum of that column modulo 2**64, and the bytes that fill no whole row: one pass at
-memory speed and 1 KB kept. The number of rows is odd, so that changing the sign of every float64 (which adds 2**63 to
-each word) changes every sum, and the width is prime, so that moving whole image rows or channels moves words between columns.
+A fingerprint covers every byte. Small arrays are copied outright. Of a large one we keep, for each of `WIDTH`
+columns of its memory read as 64-bit words, the sum of that column modulo 2**64, and the bytes that fill no
+whole row: one pass at memory speed and 1 KB kept. The number of rows is odd, so that changing the sign of
+every float64 (which adds 2**63 to each word) changes every sum, and the width is prime, so that moving whole
+image rows or channels moves words between columns.
 
-On CuPy arrays the sums stay on the device and comparing two fingerprints gives a 0-d device array, so that neither
-recording nor checking waits for the GPU; the tape reads all verdicts at once when its backward pass ends.
+On CuPy arrays the sums stay on the device and comparing two fingerprints gives a 0-d device array, so that
+neither recording nor checking waits for the GPU; the tape reads all verdicts at once when its backward pass
+ends.
 """
 
 from typing import Any
@@ -20,7 +22,9 @@ SMALL = 16384
 def fingerprint(array: Any) -> tuple:
     """What `unchanged` compares; empty for Python scalars, which cannot be overwritten."""
     if isinstance(array, np.ndarray):
-        return (array.tobytes(),) if array.nbytes <= SMALL else tuple(part.tobytes() for part in _summary(array))
+        return (
+            (array.tobytes(),) if array.nbytes <= SMALL else tuple(part.tobytes() for part in _summary(array))
+        )
     return _summary(array) if hasattr(array, "nbytes") and not isinstance(array, np.generic) else ()
 
 
@@ -44,7 +48,9 @@ def _summary(array: Any) -> tuple:
 
 def _flat_bytes(array: Any) -> Any:
     """The bytes of an array in the order of its memory; repeated elements (stride 0) count once."""
-    index = tuple(0 if stride == 0 and size else slice(None) for size, stride in zip(array.shape, array.strides))
+    index = tuple(
+        0 if stride == 0 and size else slice(None) for size, stride in zip(array.shape, array.strides)
+    )
     array = array[index]
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     flat = array.transpose(order).reshape(-1)

@@ -15,7 +15,7 @@ FULL_JACOBIAN = 200
 
 
 class Comparison(NamedTuple):
-    """One input of a gradient check: the largest error relative to the largest expected value, and where it is."""
+    """One input of a gradient check: the largest error relative to the largest value, and where."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,15 +52,16 @@ def check_gradients(
     reference : callable, optional
         What is differentiated numerically instead of `f`: the same function in plain NumPy.
     method : {"auto", "complex", "central"}
-        "complex": derivative from the imaginary part of ``reference(x + ih)``, accurate to rounding; needs a function
-        that is analytic and takes complex arrays. "central": Richardson-extrapolated central differences, accurate to
-        about 1e-9 for smooth functions of scale 1. "auto": complex if the function takes it and its real part agrees.
+        "complex": derivative from the imaginary part of ``reference(x + ih)``, accurate to rounding; needs a
+        function that is analytic and takes complex arrays. "central": Richardson-extrapolated central
+        differences, accurate to about 1e-9 for smooth functions of scale 1. "auto": complex if the function
+        takes it and its real part agrees.
     rtol : float, optional
-        Largest error allowed, relative to the largest entry of the expected gradient: 1e-9 by default for complex steps,
-        1e-7 for central differences.
+        Largest error allowed, relative to the largest entry of the expected gradient: 1e-9 by default for
+        complex steps, 1e-7 for central differences.
     seed : int
-        For the random weighting of outputs, and for the random directions used for inputs of over 200 elements;
-        smaller inputs are checked element by element.
+        For the random weighting of outputs, and for the random directions used for inputs of over 200
+        elements; smaller inputs are checked element by element.
     verbose : bool
         Print the table.
 
@@ -104,13 +105,15 @@ def _tape_gradients(f: Callable, arrays: tuple, rng: np.random.Generator) -> tup
         inputs = [Variable(a, name=f"array {i}") for i, a in enumerate(arrays)]
         output = f(*inputs)
     if not isinstance(output, Variable):
-        raise TypeError("check_gradients: the value of f does not depend on its arrays through differentiable functions")
+        raise TypeError(
+            "check_gradients: the value of f does not depend on its arrays through differentiable functions"
+        )
     weights = rng.standard_normal(output.shape)
     return tape.gradient(output, inputs, grad=weights), weights
 
 
 def _choose(reference: Callable, arrays: tuple, weights: Any) -> str:
-    """Complex steps if the function takes complex arrays and is analytic: i times its real slope must be its slope along i."""
+    """Complex steps if the function takes complex arrays and its slope along i is i times the real one."""
     try:
         real = np.asarray(reference(*arrays))
         step = 1e-6
@@ -140,7 +143,9 @@ def _compare(
     worst = int(errors.argmax()) if size else 0
     scale = np.abs(expected).max(initial=0)
     error = float(errors.max(initial=0) / scale) if scale else float(errors.max(initial=0))
-    place = str(tuple(int(k) for k in np.unravel_index(worst, shape))) if every and size else f"direction {worst}"
+    place = (
+        str(tuple(int(k) for k in np.unravel_index(worst, shape))) if every and size else f"direction {worst}"
+    )
     return Comparison(f"array {i}", shape, error if finite else np.nan, place, finite and error <= rtol)
 
 

@@ -1,9 +1,9 @@
 """Differentiable functions, and the record of one call.
 
-A function is an object made by `differentiable`: how to compute it, and per array argument which values its gradient reads
-and how it is computed from them. Rules are written in differentiable functions themselves. While an outer tape
-records, they are given Variables and are recorded in turn: gradients of gradients need nothing further. Without an outer
-tape they are given bare arrays and cost nothing extra.
+A function is an object made by `differentiable`: how to compute it, and per array argument which values its
+gradient reads and how it is computed from them. Rules are written in differentiable functions themselves.
+While an outer tape records, they are given Variables and are recorded in turn: gradients of gradients need
+nothing further. Without an outer tape they are given bare arrays and cost nothing extra.
 """
 
 import functools
@@ -31,7 +31,9 @@ active = _Active()
 class Function:
     """A differentiable function; made by `differentiable`, called like the function it wraps."""
 
-    def __init__(self, forward: Callable, arrays: str, joint: tuple | None, residual: tuple, rules: dict) -> None:
+    def __init__(
+        self, forward: Callable, arrays: str, joint: tuple | None, residual: tuple, rules: dict
+    ) -> None:
         functools.update_wrapper(self, forward)
         self.forward = forward
         self.name = forward.__name__
@@ -44,7 +46,7 @@ class Function:
         self.rules = tuple(rules.get(name) for name in self.arrays)
         self._reads: dict[tuple[bool, ...], tuple[str, ...]] = {}
 
-    def __call__(self, *args: Any, **params: Any) -> Any:
+    def __call__(self, *args: Any, **params: Any) -> Any:  # noqa: D102 (the docstring is that of the function)
         if not self.plain or params or len(args) != len(self.arrays):
             args, params = self._bind(args, params)
         if not any(isinstance(a, Variable) for a in args):
@@ -54,7 +56,7 @@ class Function:
         output, residual = output if self.residual else (output, None)
         output = result(output)
         if active.tapes:
-            step = Step(self, args, output, params, residual, any([tape.check for tape in active.tapes]))
+            step = Step(self, args, output, params, residual, any(tape.check for tape in active.tapes))
             for tape in active.tapes:
                 tape.steps.append(step)
         return output
@@ -72,8 +74,14 @@ class Function:
         """The values that the gradients of the traced arguments read."""
         names = self._reads.get(traced)
         if names is None:
-            rules = [self.joint] if self.joint else [r for r, t in zip(self.rules, traced, strict=True) if r and t]
-            names = self._reads[traced] = tuple(dict.fromkeys(name for rule in rules for name in rule[0].split()))
+            rules = (
+                [self.joint]
+                if self.joint
+                else [r for r, t in zip(self.rules, traced, strict=True) if r and t]
+            )
+            names = self._reads[traced] = tuple(
+                dict.fromkeys(name for rule in rules for name in rule[0].split())
+            )
         return names
 
     def pull(self, grad: Any, saved: SimpleNamespace, needs: tuple[bool, ...]) -> tuple:
@@ -83,7 +91,9 @@ class Function:
         return tuple(rule[1](grad, saved) if need and rule else None for need, rule in zip(needs, self.rules))
 
 
-def differentiable(arrays: str, *, joint: tuple | None = None, residual: tuple = (), **rules: Any) -> Callable:
+def differentiable(
+    arrays: str, *, joint: tuple | None = None, residual: tuple = (), **rules: Any
+) -> Callable:
     """Make a function of arrays differentiable.
 
     Parameters
@@ -95,8 +105,8 @@ def differentiable(arrays: str, *, joint: tuple | None = None, residual: tuple =
     residual : tuple of str
         If given, the function returns ``(output, residual)``, and these are names for ``residual.arrays``.
     **rules : (str, callable)
-        Per array argument: the names of the values that the gradient reads (array arguments or ``output``), and
-        ``f(grad, saved) -> gradient``. `saved` has these values, the parameters of the call, ``shapes``
+        Per array argument: the names of the values that the gradient reads (array arguments or ``output``),
+        and ``f(grad, saved) -> gradient``. `saved` has these values, the parameters of the call, ``shapes``
         (one per array argument) and ``residual`` as attributes. An argument without a rule has no gradient.
 
     Examples
@@ -121,9 +131,22 @@ def differentiable(arrays: str, *, joint: tuple | None = None, residual: tuple =
 class Step:
     """One recorded call: where its values came from and went, and what its gradient will read."""
 
-    __slots__ = ("dtypes", "function", "inputs", "kept", "output", "params", "residual", "result", "shapes", "watched")
+    __slots__ = (
+        "dtypes",
+        "function",
+        "inputs",
+        "kept",
+        "output",
+        "params",
+        "residual",
+        "result",
+        "shapes",
+        "watched",
+    )
 
-    def __init__(self, function: Function, args: tuple, output: Variable, params: dict, residual: Any, check: bool) -> None:
+    def __init__(
+        self, function: Function, args: tuple, output: Variable, params: dict, residual: Any, check: bool
+    ) -> None:
         self.function = function
         self.inputs = tuple([a.key if isinstance(a, Variable) else None for a in args])
         self.output = output.key
@@ -161,6 +184,6 @@ class Step:
         """The message for a saved value that changed."""
         what = "its output" if name == "output" else f"its argument {name!r}"
         return (
-            f"{self.function.name}: {what} was overwritten after the forward pass, but its gradient needs the old "
-            f"values; write to a copy, or take the gradient first"
+            f"{self.function.name}: {what} was overwritten after the forward pass, but its gradient needs "
+            f"the old values; write to a copy, or take the gradient first"
         )

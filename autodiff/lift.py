@@ -1,8 +1,9 @@
 """Every operator of dynarray as a differentiable function, made from the registry.
 
-An operator of dynarray carries its own backward pass, so a lifted function has one joint rule: hand the gradient of the
-output to it. That backward pass is not itself made of differentiable functions. Under an outer tape its results are
-therefore marked: a second-order gradient that would have to pass through them is refused by name, never wrong.
+An operator of dynarray carries its own backward pass, so a lifted function has one joint rule: hand the
+gradient of the output to it. That backward pass is not itself made of differentiable functions. Under an
+outer tape its results are therefore marked: a second-order gradient that would have to pass through them is
+refused by name, never wrong.
 """
 
 import inspect
@@ -43,7 +44,7 @@ def lift(operator: dynarray.Operator) -> Function:
 
 
 def _first_order(name: str, grad: Any, keys: list[int]) -> Any:
-    """The gradient as a value that depends on `keys`, to any outer tape, in a way that cannot be differentiated."""
+    """The gradient as a value that, to an outer tape, depends on `keys` in a way it cannot differentiate."""
 
     def refuse(*_: Any) -> Any:
         raise SecondOrderError(

@@ -1,6 +1,7 @@
 """Optimisers, gradient clipping, and schedules of the learning rate.
 
-An optimiser changes the arrays of its parameters in place: ``optimizer.step(tape.gradient(loss, optimizer.parameters))``.
+An optimiser changes the arrays of its parameters in place: ``optimizer.step(tape.gradient(loss,
+optimizer.parameters))``.
 """
 
 import math
@@ -18,7 +19,8 @@ class Optimizer:
     Parameters
     ----------
     parameters : list of Variable, or list of dict
-        What to train. Groups, such as ``{"parameters": [...], "lr_scale": 0.1}``, have learning rates of their own.
+        What to train. Groups, such as ``{"parameters": [...], "lr_scale": 0.1}``, have learning rates of
+        their own.
     lr : float
         Learning rate; may be assigned between steps.
 
@@ -31,7 +33,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()
 
     def __init__(self, parameters: Iterable[Any], lr: float) -> None:
-        groups = [g if isinstance(g, Mapping) else {"parameters": [g]} for g in parameters]
+        groups: list[Any] = [g if isinstance(g, Mapping) else {"parameters": [g]} for g in parameters]
         self.parameters: list[Variable] = [p for g in groups for p in g["parameters"]]
         self.scales = [float(g.get("lr_scale", 1.0)) for g in groups for _ in g["parameters"]]
         if any(not isinstance(p, Variable) for p in self.parameters):
@@ -46,14 +48,18 @@ class Optimizer:
         """Move every parameter along its gradient."""
         grads = list(grads)
         if len(grads) != len(self.parameters):
-            raise ValueError(f"{type(self).__name__}: {len(grads)} gradients for {len(self.parameters)} parameters")
+            raise ValueError(
+                f"{type(self).__name__}: {len(grads)} gradients for {len(self.parameters)} parameters"
+            )
         self.steps += 1
         for parameter, grad, scale, state in zip(self.parameters, grads, self.scales, self.state):
             if grad.shape != parameter.shape:
-                raise ValueError(f"{type(self).__name__}: gradient {grad.shape} for a parameter {parameter.shape}")
-            self.update(parameter.data, grad, self.lr * scale, **state)
+                raise ValueError(
+                    f"{type(self).__name__}: gradient {grad.shape} for a parameter {parameter.shape}"
+                )
+            self.update(parameter.data, grad, self.lr * scale, state)
 
-    def update(self, value: Any, grad: Any, lr: float, **state: Any) -> None:
+    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
         """Change `value` and `state` in place."""
         raise NotImplementedError
 
@@ -67,7 +73,9 @@ class Optimizer:
         own = self.state_dict()
         wrong = sorted(set(own) ^ set(state)) or [k for k in own if np.shape(own[k]) != np.shape(state[k])]
         if wrong:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: missing, unexpected or misshapen: {', '.join(wrong)}")
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: missing, unexpected or misshapen: {', '.join(wrong)}"
+            )
         for i, arrays in enumerate(self.state):
             for name, array in arrays.items():
                 array[...] = state[f"{name}.{i}"]
@@ -75,7 +83,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent: ``v = momentum*v + g + weight_decay*p;  p -= lr*v``, or with Nesterov's look-ahead."""
+    """Gradient descent: ``v = momentum*v + g + weight_decay*p; p -= lr*v``, or Nesterov's form."""
 
     slots = ("velocity",)
 
@@ -91,17 +99,18 @@ class SGD(Optimizer):
         super().__init__(parameters, lr)
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
 
-    def update(self, value: Any, grad: Any, lr: float, *, velocity: Any) -> None:
+    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
         """One step."""
         if self.weight_decay:
             grad = grad + self.weight_decay * value
+        velocity = state["velocity"]
         velocity *= self.momentum
         velocity += grad
         value -= lr * (grad + self.momentum * velocity if self.nesterov else velocity)
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba, 2015). `weight_decay` is added to the gradient; see `AdamW` for the decoupled form."""
+    """Adam (Kingma & Ba, 2015). ``weight_decay*p`` is added to the gradient; `AdamW` decouples it."""
 
     slots = ("first", "second")
 
@@ -117,11 +126,11 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
 
-    def update(self, value: Any, grad: Any, lr: float, *, first: Any, second: Any) -> None:
+    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
         """One step."""
         if self.weight_decay:
             grad = grad + self.weight_decay * value
-        self._move(value, grad, lr, first, second)
+        self._move(value, grad, lr, state["first"], state["second"])
 
     def _move(self, value: Any, grad: Any, lr: float, first: Any, second: Any) -> None:
         beta1, beta2 = self.betas
@@ -135,15 +144,17 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019): ``p -= lr*weight_decay*p`` beside the step."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019): ``p -= lr*weight_decay*p`` first."""
 
-    def __init__(self, parameters: Iterable[Any], lr: float = 1e-3, *, weight_decay: float = 1e-2, **options: Any) -> None:
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 1e-3, *, weight_decay: float = 1e-2, **options: Any
+    ) -> None:
         super().__init__(parameters, lr, weight_decay=weight_decay, **options)
 
-    def update(self, value: Any, grad: Any, lr: float, *, first: Any, second: Any) -> None:
+    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
         """One step."""
         value *= 1 - lr * self.weight_decay
-        self._move(value, grad, lr, first, second)
+        self._move(value, grad, lr, state["first"], state["second"])
 
 
 def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:

@@ -1,4 +1,4 @@
-"""The tape: records differentiable functions as they run, and walks back through them. It knows none by name."""
+"""The tape: records differentiable functions as they run and walks back through them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,8 @@ class Tape:
     Parameters
     ----------
     check : bool
-        Detect arrays that are overwritten between recording and `gradient`. It costs one read of each saved array.
+        Detect arrays that are overwritten between recording and `gradient`. It costs one read of each saved
+        array.
 
     Examples
     --------
@@ -66,8 +67,8 @@ class Tape:
         Returns
         -------
         array, or list or dict of arrays
-            As `sources`, each with the shape and dtype of its source; zero where `target` does not depend on it.
-            While an outer tape records, Variables instead of arrays.
+            As `sources`, each with the shape and dtype of its source; zero where `target` does not depend on
+            it. While an outer tape records, Variables instead of arrays.
         """
         group = sources if isinstance(sources, list | tuple | Mapping) else [sources]
         members = list(group.values()) if isinstance(group, Mapping) else list(group)
@@ -86,17 +87,23 @@ class Tape:
         for what, value in [("target", target), *(("sources", m) for m in members)]:
             if not isinstance(value, Variable):
                 kind = type(value).__name__
-                raise TypeError(f"gradient: {what} must be a Variable, got {kind}; it was not computed from Variables")
+                raise TypeError(
+                    f"gradient: {what} must be a Variable, got {kind}; it was not computed from Variables"
+                )
         known = target.key in self._constants or any(target.key == m.key for m in members)
         if not known and all(step.output != target.key for step in self.steps):
             raise ValueError(
-                "gradient: target was not computed on this tape, or its steps were released by an earlier gradient() "
-                "(keep=True keeps them)"
+                "gradient: target was not computed on this tape, or its steps were released by an earlier "
+                "gradient() (keep=True keeps them)"
             )
         if grad is None and target.size != 1:
-            raise ValueError(f"gradient: target must be a single number unless grad is given, got shape {target.shape}")
+            raise ValueError(
+                f"gradient: target must be a single number unless grad is given, got shape {target.shape}"
+            )
         if grad is not None and tuple(grad.shape) != target.shape:
-            raise ValueError(f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}")
+            raise ValueError(
+                f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}"
+            )
 
     def _backward(self, steps: list[Step], target: Variable, members: list[Variable], grad: Any) -> list:
         reached = {m.key for m in members}
@@ -130,7 +137,9 @@ class Tape:
             if not needed or part is None:
                 continue
             if part.shape != shape:
-                raise RuntimeError(f"{step.function.name}: gradient has shape {part.shape}, its argument {shape}")
+                raise RuntimeError(
+                    f"{step.function.name}: gradient has shape {part.shape}, its argument {shape}"
+                )
             if part.dtype != dtype:
                 if part.dtype.kind == "c":
                     raise TypeError(f"{step.function.name}: gradients of complex functions are not supported")
@@ -145,7 +154,7 @@ class Tape:
             if grad is None:
                 grad = np.zeros_like(source.data)
             if not isinstance(grad, Variable):
-                # Rules may hand on a view of the gradient they were given, or the same array to two arguments.
+                # Rules may hand on a view of the gradient they are given, or one array to two arguments.
                 shared = id(grad) in seen or getattr(grad, "base", None) is not None
                 grad = grad.copy() if shared else np.asarray(grad) if isinstance(grad, np.generic) else grad
                 seen.add(id(grad))

@@ -20,8 +20,8 @@ class Variable:
 
     Notes
     -----
-    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array. Assigning to
-    ``data`` (as optimisers do) keeps the identity of the Variable.
+    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array.
+    Assigning to ``data`` (as optimisers do) keeps the identity of the Variable.
     """
 
     __slots__ = ("data", "key", "name")
@@ -34,7 +34,9 @@ class Variable:
         if not hasattr(data, "dtype") or isinstance(data, np.generic):
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
-            raise TypeError(f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first")
+            raise TypeError(
+                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
+            )
         self.data = data
         self.key = _next_key()
         self.name = name
@@ -46,7 +48,9 @@ class Variable:
     size = property(lambda self: self.data.size, doc="The number of elements.")
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("a Variable is not an array: take .data, or call the function of autodiff of the same name")
+        raise TypeError(
+            "a Variable is not an array: take .data, or call the function of autodiff of the same name"
+        )
 
     def __len__(self) -> int:
         return len(self.data)

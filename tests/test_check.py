@@ -89,7 +89,9 @@ def test_method_is_chosen_by_analyticity(capsys):
 def test_reference_is_what_is_differentiated():
     with pytest.raises(GradientError):
         check_gradients(F.sin, rng.standard_normal(3), reference=np.cos, verbose=False)
-    check_gradients(F.sigmoid, rng.standard_normal(3), reference=lambda x: 1 / (1 + np.exp(-x)), method="complex")
+    check_gradients(
+        F.sigmoid, rng.standard_normal(3), reference=lambda x: 1 / (1 + np.exp(-x)), method="complex"
+    )
 
 
 def test_arguments_are_checked():

@@ -1,4 +1,4 @@
-"""Every differentiable function: gradients against numerical derivatives, second order, and awkward arrays."""
+"""Every differentiable function: numerical derivatives, second order, awkward arrays."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from autodiff.lift import lifted
 
 
 class Case(NamedTuple):
-    """A function of arrays, their shapes and range, and the same thing in plain NumPy where the function is not analytic."""
+    """A function of arrays, their shapes and range, and its NumPy form where it is not analytic."""
 
     call: object
     shapes: tuple
@@ -35,7 +35,7 @@ def _softmax(x, axis):
 def _conv(x, w, b, stride, padding, dilation, groups):
     """Convolution by its definition."""
     x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-    n, c, h, wide = x.shape
+    n, _, h, wide = x.shape
     o, per, kh, kw = w.shape
     ho = (h - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     wo = (wide - dilation[1] * (kw - 1) - 1) // stride[1] + 1
@@ -83,8 +83,14 @@ CASES = {
     "batch_norm": Case(F.batch_norm, ((3, 2, 2, 3), (2,), (2,)), reference=_batch_norm),
     "broadcast_to": Case(lambda x: F.broadcast_to(x, (2, 3, 4)), ((3, 1),)),
     "channel_statistics": Case(lambda x: F.concatenate(F.channel_statistics(x)), ((2, 2, 2, 3),)),
-    "clip": Case(lambda x: F.clip(x, -1, 1), ((20,),), reference=lambda x: np.where(abs(x.real) < 1, x, np.sign(x.real))),
-    "clip one side": Case(lambda x: F.clip(x, max=0.5), ((20,),), reference=lambda x: np.where(x.real < 0.5, x, 0.5)),
+    "clip": Case(
+        lambda x: F.clip(x, -1, 1),
+        ((20,),),
+        reference=lambda x: np.where(abs(x.real) < 1, x, np.sign(x.real)),
+    ),
+    "clip one side": Case(
+        lambda x: F.clip(x, max=0.5), ((20,),), reference=lambda x: np.where(x.real < 0.5, x, 0.5)
+    ),
     "concatenate": Case(lambda x, y: F.concatenate([x, y], axis=-1), ((2, 3), (2, 4))),
     "conv2d": conv_case((2, 3, 6, 5), (4, 3, 3, 3), padding=(1, 1)),
     "conv2d strided": conv_case((2, 3, 7, 6), (2, 3, 3, 2), (2, 3), (2, 1), (1, 2)),
@@ -109,12 +115,18 @@ CASES = {
     "getitem mixed": Case(lambda x: F.getitem(x, (slice(1, None), INDEX)), ((3, 4),)),
     "getitem mask": Case(lambda x: F.getitem(x, MASK), ((2, 3, 2),)),
     "global_avg_pool": Case(F.global_avg_pool, ((2, 3, 2, 4),)),
-    "l1": Case(F.l1, ((3, 4), (3, 4)), reference=lambda x, y: (np.where((x - y).real < 0, y - x, x - y)).mean()),
-    "leaky_relu": Case(lambda x: F.leaky_relu(x, 0.2), ((20,),), reference=lambda x: np.where(x.real > 0, x, 0.2 * x)),
+    "l1": Case(
+        F.l1, ((3, 4), (3, 4)), reference=lambda x, y: (np.where((x - y).real < 0, y - x, x - y)).mean()
+    ),
+    "leaky_relu": Case(
+        lambda x: F.leaky_relu(x, 0.2), ((20,),), reference=lambda x: np.where(x.real > 0, x, 0.2 * x)
+    ),
     "linear": Case(F.linear, ((2, 3, 4), (5, 4), (5,))),
     "log": Case(F.log, ((5,),), 0.5),
     "log1p": Case(F.log1p, ((5,),), -0.5, reference=lambda x: np.log(1 + x)),
-    "log_softmax": Case(lambda x: F.log_softmax(x, 1), ((2, 4, 3),), reference=lambda x: np.log(_softmax(x, 1))),
+    "log_softmax": Case(
+        lambda x: F.log_softmax(x, 1), ((2, 4, 3),), reference=lambda x: np.log(_softmax(x, 1))
+    ),
     "matmul": Case(F.matmul, ((2, 1, 3, 4), (5, 4, 2))),
     "matmul row": Case(F.matmul, ((4,), (3, 4, 2))),
     "matmul column": Case(F.matmul, ((3, 2, 4), (4,))),
@@ -124,7 +136,11 @@ CASES = {
     "max_pool2d": Case(lambda x: F.max_pool2d(x, 3, 2, 1), ((2, 2, 5, 6),), method="central"),
     "maximum": Case(F.maximum, ((3, 4), (4,)), reference=lambda x, y: np.where(x.real > y.real, x, y)),
     "mean": Case(lambda x: F.mean(x, (0, -1), keepdims=True), ((3, 4, 2),)),
-    "min": Case(lambda x: F.min(x, 0, keepdims=True), ((3, 4),), reference=lambda x: _pick(x, x.real.argmin(0), 0)[None]),
+    "min": Case(
+        lambda x: F.min(x, 0, keepdims=True),
+        ((3, 4),),
+        reference=lambda x: _pick(x, x.real.argmin(0), 0)[None],
+    ),
     "minimum": Case(F.minimum, ((3, 4), (4,)), reference=lambda x, y: np.where(x.real < y.real, x, y)),
     "moveaxis": Case(lambda x: F.moveaxis(x, 0, -1), ((2, 3, 4),)),
     "mse": Case(F.mse, ((3, 4), (3, 4))),
@@ -179,7 +195,9 @@ def test_every_function_has_a_case():
     public = {
         name
         for name, value in vars(F).items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "").startswith("autodiff.functions.")
+        if not name.startswith("_")
+        and callable(value)
+        and getattr(value, "__module__", "").startswith("autodiff.functions.")
     }
     assert len(public) > 50
     assert public == {name.split()[0] for name in CASES}
@@ -349,12 +367,24 @@ def test_conv2d_in_several_tiles(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 2, 3, 3))), ValueError, r"C/groups = 3, got \(2, 2, 3, 3\)"),
-        (lambda: F.conv2d(np.ones((3, 4, 4)), np.ones((2, 2, 3, 3))), ValueError, r"x must be \(N, C, H, W\)"),
+        (
+            lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 2, 3, 3))),
+            ValueError,
+            r"C/groups = 3, got \(2, 2, 3, 3\)",
+        ),
+        (
+            lambda: F.conv2d(np.ones((3, 4, 4)), np.ones((2, 2, 3, 3))),
+            ValueError,
+            r"x must be \(N, C, H, W\)",
+        ),
         (lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 3, 3, 3)), stride=0), ValueError, "stride"),
         (lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 3, 3, 3)), stride=1.5), TypeError, "stride"),
         (lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 3, 3, 3)), groups=2), ValueError, "groups"),
-        (lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 3, 3, 3)), np.ones(3)), ValueError, r"bias must be \(O,\)"),
+        (
+            lambda: F.conv2d(np.ones((1, 3, 4, 4)), np.ones((2, 3, 3, 3)), np.ones(3)),
+            ValueError,
+            r"bias must be \(O,\)",
+        ),
         (lambda: F.mse(np.ones((3, 1)), np.ones(3)), ValueError, "mse: prediction and target"),
         (lambda: F.pixel_shuffle(np.ones((1, 6, 2, 2)), 2), ValueError, "6 channels"),
         (lambda: F.max_pool2d(np.ones((1, 1, 4, 4)), 2, padding=2), ValueError, "padding"),

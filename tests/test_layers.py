@@ -28,8 +28,6 @@ from autodiff.layers import (
     Softmax,
     Tanh,
 )
-
-
 from autodiff.optim import Adam
 
 
@@ -40,7 +38,9 @@ def array(*shape, seed=0):
 @contextmanager
 def substituted(module):
     """A function that puts values, plain arrays too, in place of the parameters of a module until the end."""
-    places = [(owner, path.rpartition(".")[2], v) for path, owner, v in module._state() if isinstance(v, Variable)]
+    places = [
+        (owner, path.rpartition(".")[2], v) for path, owner, v in module._state() if isinstance(v, Variable)
+    ]
 
     def put(values):
         for (owner, name, _), value in zip(places, values, strict=True):
@@ -64,7 +64,11 @@ LAYERS = {
     "DDF": (DDF(6, heads=2, stride=2, **OPTIONS), [(2, 6, 5, 4)], (2, 6, 3, 2)),
     "DDF add": (DDF(5, (3, 5), combine="add", dilation=2, **OPTIONS), [(1, 5, 4, 4)], (1, 5, 4, 4)),
     "DDFUp": (DDFUp(4, heads=2, **OPTIONS), [(2, 4, 3, 2)], (2, 4, 6, 4)),
-    "DDFUp joint": (DDFUp(5, scale=3, joint_channels=2, **OPTIONS), [(1, 5, 2, 3), (1, 2, 2, 3)], (1, 5, 6, 9)),
+    "DDFUp joint": (
+        DDFUp(5, scale=3, joint_channels=2, **OPTIONS),
+        [(1, 5, 2, 3), (1, 2, 2, 3)],
+        (1, 5, 6, 9),
+    ),
     "CARAFE": (CARAFE(4, up_kernel=3, groups=2, compressed=3, **OPTIONS), [(1, 4, 3, 2)], (1, 4, 6, 4)),
     "Involution": (Involution(8, 3, group_channels=4, **OPTIONS), [(2, 8, 3, 4)], (2, 8, 3, 4)),
     "Involution strided": (Involution(8, 3, 2, group_channels=4, **OPTIONS), [(2, 8, 5, 4)], (2, 8, 3, 2)),
@@ -203,7 +207,9 @@ def test_ddf_up_phases_are_separate_filters():
         for branch in range(4):
             spatial = FilterNorm(3, nonlinearity="linear")(maps[:, 9 * branch : 9 * branch + 9])
             expected = dynarray.ddf(x, channel[branch], spatial)
-            np.testing.assert_allclose(y[:, :, branch // 2 :: 2, branch % 2 :: 2], expected, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(
+                y[:, :, branch // 2 :: 2, branch % 2 :: 2], expected, rtol=1e-10, atol=1e-12
+            )
 
 
 def test_ddf_up_wants_a_guide_exactly_when_joint():

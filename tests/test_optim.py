@@ -46,7 +46,9 @@ def test_adam(decoupled):
         m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
         p = p - 0.1 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
     kind = AdamW if decoupled else Adam
-    np.testing.assert_allclose(run(lambda ps: kind(ps, 0.1, betas=(0.8, 0.95), weight_decay=0.02)), p, rtol=1e-12)
+    np.testing.assert_allclose(
+        run(lambda ps: kind(ps, 0.1, betas=(0.8, 0.95), weight_decay=0.02)), p, rtol=1e-12
+    )
 
 
 def test_groups_have_rates_of_their_own():
@@ -78,7 +80,9 @@ def test_float32_stays_float32():
         assert data.dtype == np.float32
 
 
-@pytest.mark.parametrize("kind", [lambda p: SGD(p, 0.1, momentum=0.9), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1)])
+@pytest.mark.parametrize(
+    "kind", [lambda p: SGD(p, 0.1, momentum=0.9), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1)]
+)
 def test_resuming_gives_the_same_bits(kind):
     rng = np.random.default_rng(0)
     grads = rng.standard_normal((6, 5))
@@ -121,7 +125,9 @@ def test_training_fits_a_curve():
     rng = np.random.default_rng(0)
     x = np.linspace(-2, 2, 64)[:, None]
     target = np.sin(2 * x)
-    model = Sequential(Linear(1, 32, rng=rng, dtype=np.float64), Tanh(), Linear(32, 1, rng=rng, dtype=np.float64))
+    model = Sequential(
+        Linear(1, 32, rng=rng, dtype=np.float64), Tanh(), Linear(32, 1, rng=rng, dtype=np.float64)
+    )
     optimizer = Adam(model.parameters(), 0.02)
     for _ in range(400):
         with Tape() as tape:

@@ -8,7 +8,7 @@ from ..variable import Variable
 
 
 def library(array: Any) -> Any:
-    """NumPy or CuPy, as `array` demands. Ufuncs of NumPy act on CuPy arrays by themselves; this is for all else."""
+    """NumPy or CuPy, as `array` demands. NumPy's ufuncs act on CuPy arrays anyway; this is for the rest."""
     if type(array).__module__.partition(".")[0] == "cupy":
         import cupy
 
@@ -24,7 +24,11 @@ def plain(value: Any) -> Any:
 def pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
     """An int or (y, x) as (y, x)."""
     both = (value, value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else value
-    if not isinstance(both, tuple | list) or len(both) != 2 or any(not isinstance(v, int | np.integer) for v in both):
+    if (
+        not isinstance(both, tuple | list)
+        or len(both) != 2
+        or any(not isinstance(v, int | np.integer) for v in both)
+    ):
         raise TypeError(f"{name} must be an int or a pair (y, x) of them, got {value!r}")
     if min(both) < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")

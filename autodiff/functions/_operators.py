@@ -1,4 +1,4 @@
-"""What the operators and methods of a Variable mean. The engine knows no function, so they are given to it here."""
+"""Operators and methods of Variables, given to the class here because the engine knows no function."""
 
 import operator
 from typing import Any

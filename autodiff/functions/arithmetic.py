@@ -158,7 +158,7 @@ def minimum(x: Any, y: Any) -> Any:
     y=("condition", lambda g, s: fit(where(s.condition, g.dtype.type(0), g), s.shapes[2])),
 )
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """x where `condition` holds, y elsewhere. A NaN in the branch not taken does not reach the gradient of the other."""
+    """x where `condition` holds, y elsewhere; a NaN in the branch not taken stays out of the gradient."""
     return np.where(condition, x, y)
 
 

@@ -1,8 +1,9 @@
 """Convolution: BLAS over bounded column tiles, and the two adjoints, which are differentiable in turn.
 
-A tile of columns holds, for some rows of outputs, every input value that these rows read; it is never larger than about
-`TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix product and needs no columns. A depthwise convolution has no
-sum over channels for BLAS to do, so it runs tap by tap over blocks of channels that stay in cache.
+A tile of columns holds, for some rows of outputs, every input value that these rows read; it is never larger
+than about `TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix product and needs no columns. A
+depthwise convolution has no sum over channels for BLAS to do, so it runs tap by tap over blocks of channels
+that stay in cache.
 """
 
 from collections.abc import Iterator
@@ -28,29 +29,45 @@ class Geometry(NamedTuple):
     def output(self, image: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """Ho, Wo."""
         high, wide = (
-            (image[i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1 for i in (0, 1)
+            (image[i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1
+            for i in (0, 1)
         )
         return max(high, 0), max(wide, 0)
 
     def overlap(self, axis: int, tap: int, outputs: tuple[int, int], size: int) -> tuple[slice, slice]:
-        """The outputs of a range (counted from its start) whose tap lies inside the image, and the inputs they read."""
+        """Which outputs of a range have this tap inside the image, and the inputs they read."""
         step, offset = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
         first = max(outputs[0], -(offset // step))
         last = min(outputs[1], (size - 1 - offset) // step + 1)
         if last <= first:
             return slice(0, 0), slice(0, 0)
         start = first * step + offset
-        return slice(first - outputs[0], last - outputs[0]), slice(start, start + (last - first - 1) * step + 1, step)
+        return slice(first - outputs[0], last - outputs[0]), slice(
+            start, start + (last - first - 1) * step + 1, step
+        )
 
 
 @differentiable(
     "x weight bias",
-    x=("weight", lambda g, s: _input_gradient(g, s.weight, s.shapes[0], s.stride, s.padding, s.dilation, s.groups)),
-    weight=("x", lambda g, s: _weight_gradient(g, s.x, s.shapes[1], s.stride, s.padding, s.dilation, s.groups)),
+    x=(
+        "weight",
+        lambda g, s: _input_gradient(g, s.weight, s.shapes[0], s.stride, s.padding, s.dilation, s.groups),
+    ),
+    weight=(
+        "x",
+        lambda g, s: _weight_gradient(g, s.x, s.shapes[1], s.stride, s.padding, s.dilation, s.groups),
+    ),
     bias=("", lambda g, s: sum(g, (0, 2, 3))),
 )
 def conv2d(
-    x: Any, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Any:
     """Cross-correlation of images with a bank of kernels.
 
@@ -96,7 +113,9 @@ def _input_gradient(
     grad=("x", lambda g, s: conv2d(s.x, g, **_same(s))),
     x=("grad", lambda g, s: _input_gradient(s.grad, g, s.shapes[1], *_same(s).values())),
 )
-def _weight_gradient(grad: Any, x: Any, shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+def _weight_gradient(
+    grad: Any, x: Any, shape: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
     return _correlate_weight(grad, x, shape, _geometry(stride, padding, dilation, groups))
 
 
@@ -106,7 +125,10 @@ def _same(s: Any) -> dict[str, Any]:
 
 def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
     return Geometry(
-        pair("conv2d: stride", stride, 1), pair("conv2d: padding", padding), pair("conv2d: dilation", dilation, 1), groups
+        pair("conv2d: stride", stride, 1),
+        pair("conv2d: padding", padding),
+        pair("conv2d: dilation", dilation, 1),
+        groups,
     )
 
 
@@ -114,15 +136,22 @@ def _check(x: Any, weight: Any, bias: Any, geometry: Geometry) -> None:
     groups = geometry.groups
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(
-            f"conv2d: x must be (N, C, H, W) and weight (O, C/groups, kh, kw), got {x.shape} and {weight.shape}"
+            "conv2d: x must be (N, C, H, W) and weight (O, C/groups, kh, kw), "
+            f"got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
-    if not isinstance(groups, int | np.integer) or groups < 1 or x.shape[1] % groups or weight.shape[0] % groups:
+    if (
+        not isinstance(groups, int | np.integer)
+        or groups < 1
+        or x.shape[1] % groups
+        or weight.shape[0] % groups
+    ):
         raise ValueError(
             f"conv2d: groups must divide C = {x.shape[1]} and O = {weight.shape[0]}, got {groups!r}"
         )
     if weight.shape[1] * groups != x.shape[1]:
         raise ValueError(
-            f"conv2d: weight must be (O, C/groups, kh, kw) with C/groups = {x.shape[1] // groups}, got {weight.shape}"
+            f"conv2d: weight must be (O, C/groups, kh, kw) with C/groups = {x.shape[1] // groups}, "
+            f"got {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"conv2d: bias must be (O,) = {weight.shape[:1]}, got {bias.shape}")
@@ -137,7 +166,7 @@ def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
 
 
 def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     o, _, kh, kw = weight.shape
     high, wide = geometry.output((h, w), (kh, kw))
     groups = geometry.groups
@@ -210,7 +239,7 @@ def _taps(
 
 
 def _tiles(x: Any, kernel: Any, geometry: Geometry, dtype: Any) -> Iterator[tuple[int, tuple[int, int], Any]]:
-    """Per tile: the image, its output rows, and the columns (groups, C/groups*kh*kw, rows*Wo), in one buffer."""
+    """Per tile: the image, its output rows, and (groups, C/groups*kh*kw, rows*Wo) columns, in one buffer."""
     n, c, h, w = x.shape
     kh, kw = kernel
     high, wide = geometry.output((h, w), (kh, kw))

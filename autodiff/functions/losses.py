@@ -27,7 +27,12 @@ def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Mean negative log-likelihood of integer `labels` (N,) under `logits` (N, K)."""
-    if logits.ndim != 2 or labels.ndim != 1 or labels.shape[0] != logits.shape[0] or labels.dtype.kind not in "iu":
+    if (
+        logits.ndim != 2
+        or labels.ndim != 1
+        or labels.shape[0] != logits.shape[0]
+        or labels.dtype.kind not in "iu"
+    ):
         raise ValueError(
             f"cross_entropy: logits must be (N, K) and labels (N,) integers, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)} {labels.dtype}"
@@ -40,6 +45,7 @@ def _difference(name: str, prediction: Any, target: Any) -> Any:
     # Broadcasting a loss hides mistakes, such as (N, 1) against (N,).
     if tuple(prediction.shape) != tuple(target.shape):
         raise ValueError(
-            f"{name}: prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}"
+            f"{name}: prediction and target must have one shape, "
+            f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
     return prediction - target

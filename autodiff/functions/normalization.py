@@ -20,7 +20,7 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
 
 
 def _standardized(s: Any) -> tuple[Any, Any]:
-    """x in standard units, and one over its standard deviation; from the statistics at hand unless these are traced."""
+    """x in standard units, and 1 over its standard deviation; from statistics at hand if x is plain."""
     known = s.statistics is not None and not isinstance(s.x, Variable)
     centre, variance = s.statistics if known else channel_statistics(s.x)
     inverse = 1 / sqrt(variance + s.epsilon)
@@ -39,7 +39,7 @@ def _batch_norm_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
 
 @differentiable("x weight bias", joint=("x weight", _batch_norm_gradients))
 def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statistics: Any = None) -> Any:
-    """Each channel of x (N, C, H, W) brought to mean 0 and variance 1 over the batch, then scaled and shifted.
+    """Each channel of x (N, C, H, W) brought to mean 0 and variance 1, then scaled and shifted.
 
     Parameters
     ----------
@@ -58,6 +58,6 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
 
 
 def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
-    """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with statistics known beforehand."""
+    """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics."""
     scale = weight / sqrt(plain(variance) + epsilon)
     return x * reshape(scale, (1, -1, 1, 1)) + reshape(bias - plain(mean) * scale, (1, -1, 1, 1))

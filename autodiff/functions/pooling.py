@@ -19,7 +19,7 @@ def global_avg_pool(x: Any) -> Any:
 
 @differentiable("x", x=("", lambda g, s: _spread_windows(g, s.shapes[0], s.kernel_size, s.stride, s.padding)))
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
-    """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` is the window size by default."""
+    """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` defaults to the window."""
     kernel, geometry = _window(kernel_size, stride, padding)
     return _fold(x, kernel, geometry) / (kernel[0] * kernel[1])
 
@@ -53,7 +53,10 @@ def _fold(x: Any, kernel: tuple[int, int], geometry: Geometry) -> Any:
     return result
 
 
-@differentiable("x", x=("x output", lambda g, s: _route(g, plain(s.x), plain(s.output), s.kernel_size, s.stride, s.padding)))
+@differentiable(
+    "x",
+    x=("x output", lambda g, s: _route(g, plain(s.x), plain(s.output), s.kernel_size, s.stride, s.padding)),
+)
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Maximum over windows of x (N, C, H, W); the padding never wins. `stride` is the window size by default.
 
@@ -67,7 +70,9 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
     return result
 
 
-@differentiable("grad", grad=("", lambda g, s: _collect(g, s.x, s.output, s.kernel_size, s.stride, s.padding)))
+@differentiable(
+    "grad", grad=("", lambda g, s: _collect(g, s.x, s.output, s.kernel_size, s.stride, s.padding))
+)
 def _route(grad: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The gradient of each window at the place of its maximum."""
     result = np.zeros_like(grad, shape=x.shape)
@@ -76,7 +81,9 @@ def _route(grad: Any, x: Any, output: Any, kernel_size: Any, stride: Any, paddin
     return result
 
 
-@differentiable("values", values=("", lambda g, s: _route(g, s.x, s.output, s.kernel_size, s.stride, s.padding)))
+@differentiable(
+    "values", values=("", lambda g, s: _route(g, s.x, s.output, s.kernel_size, s.stride, s.padding))
+)
 def _collect(values: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The value at the place of the maximum of each window: the adjoint of `_route`."""
     result = np.zeros_like(values, shape=output.shape)
@@ -85,7 +92,9 @@ def _collect(values: Any, x: Any, output: Any, kernel_size: Any, stride: Any, pa
     return result
 
 
-def _maxima(x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _maxima(
+    x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any
+) -> Iterator[tuple[Any, Any, Any]]:
     """For each tap: the windows it lies in, the pixels it reads, and which of these are the first maximum."""
     kernel, geometry = _window(kernel_size, stride, padding)
     free = np.ones_like(output, dtype=bool)

@@ -10,7 +10,7 @@ from .shapes import repeat, reshape, transpose
 
 
 def pixel_shuffle(x: Any, scale: int) -> Any:
-    """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel c*u*u + i*u + j goes to phase (i, j)."""
+    """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel (c*u + i)*u + j is phase (i, j)."""
     n, channels, h, w = x.shape
     if channels % (scale * scale):
         raise ValueError(f"pixel_shuffle: {channels} channels are no multiple of scale**2 = {scale * scale}")
@@ -43,8 +43,9 @@ def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
     size : int or (y, x)
         The new height and width.
     align_corners : bool
-        True: the centres of the corner pixels coincide. False (the default): the corners of the images coincide, and
-        output i lies at ``(i + 1/2)*H/Ho - 1/2``, clamped to the image. Shrinking does not blur first.
+        True: the centres of the corner pixels coincide. False (the default): the corners of the images
+        coincide, and output i lies at ``(i + 1/2)*H/Ho - 1/2``, clamped to the image. Shrinking does not blur
+        first.
 
     Notes
     -----
@@ -59,7 +60,7 @@ def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
 
 
 def _interpolation(x: Any, size: int, outputs: int, align_corners: bool) -> Any:
-    """The (outputs, size) matrix of bilinear interpolation along one axis, on the device and in the dtype of x."""
+    """The (outputs, size) matrix of bilinear interpolation along one axis, in the library and dtype of x."""
     if align_corners:
         position = np.linspace(0, size - 1, outputs)
     else:

@@ -16,7 +16,9 @@ def reshape(x: Any, shape: Any) -> Any:
     return x.reshape(shape)
 
 
-@differentiable("x", x=("", lambda g, s: transpose(g, None if s.axes is None else _inverse(s.axes, len(s.axes)))))
+@differentiable(
+    "x", x=("", lambda g, s: transpose(g, None if s.axes is None else _inverse(s.axes, len(s.axes))))
+)
 def transpose(x: Any, axes: Any = None) -> Any:
     """`x` with its axes in the order `axes`, reversed by default."""
     return x.transpose(axes)
@@ -58,7 +60,9 @@ def broadcast_to(x: Any, shape: Any) -> Any:
     return library(x).broadcast_to(x, shape)
 
 
-@differentiable("x", x=("", lambda g, s: broadcast_to(reshape(g, kept_shape(s.shapes[0], s.axis)), s.shapes[0])))
+@differentiable(
+    "x", x=("", lambda g, s: broadcast_to(reshape(g, kept_shape(s.shapes[0], s.axis)), s.shapes[0]))
+)
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Sum over `axis`, an int or tuple; over everything by default."""
     return x.sum(axis=axis, keepdims=keepdims)
@@ -98,7 +102,7 @@ def _embed(x: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 @differentiable("x", x=("", lambda g, s: getitem(g, _inside(s.pad_width, s.shapes[0]))))
 def pad(x: Any, pad_width: Any, constant_values: float = 0) -> Any:
-    """`x` with a constant margin; `pad_width` as in `numpy.pad`: an int, (before, after), or one pair per axis."""
+    """`x` with a constant margin; `pad_width` as in NumPy: an int, (before, after), or one pair per axis."""
     widths = _pad_widths(pad_width, x.ndim)
     shape = tuple(b + size + a for size, (b, a) in zip(x.shape, widths))
     out = library(x).full(shape, constant_values, x.dtype)
@@ -151,7 +155,9 @@ def expand_dims(x: Any, axis: int) -> Any:
 
 def squeeze(x: Any, axis: Any = None) -> Any:
     """`x` without its axes of length 1, or without those named."""
-    axes = normal_axes(axis, x.ndim) if axis is not None else [i for i, size in enumerate(x.shape) if size == 1]
+    axes = (
+        normal_axes(axis, x.ndim) if axis is not None else [i for i, size in enumerate(x.shape) if size == 1]
+    )
     if any(x.shape[a] != 1 for a in axes):
         raise ValueError(f"squeeze: axis {axis} of shape {tuple(x.shape)} is not of length 1")
     return reshape(x, tuple(size for i, size in enumerate(x.shape) if i not in axes))

@@ -58,7 +58,9 @@ class Conv2d(Module):
         kernel = pair("Conv2d: kernel_size", kernel_size, 1)
         steps = pair("Conv2d: dilation", dilation, 1)
         if padding is None and not (kernel[0] % 2 and kernel[1] % 2):
-            raise ValueError(f"Conv2d: padding must be given for an even kernel size, got kernel_size {kernel_size!r}")
+            raise ValueError(
+                f"Conv2d: padding must be given for an even kernel size, got kernel_size {kernel_size!r}"
+            )
         fan_in = in_channels // groups * kernel[0] * kernel[1]
         shape = (out_channels, in_channels // groups, *kernel)
         self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
@@ -87,7 +89,13 @@ class Linear(Module):
     """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, bias: bool = True, rng: Any = None, dtype: Any = np.float32
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        rng: Any = None,
+        dtype: Any = np.float32,
     ) -> None:
         rng = generator(rng)
         weight = rng.standard_normal((out_features, in_features)) * np.sqrt(2 / max(in_features, 1))
@@ -104,7 +112,7 @@ class Linear(Module):
 
 
 class BatchNorm2d(Module):
-    """Batch normalisation of (N, C, H, W): statistics of the batch in training, running averages in evaluation.
+    """Batch normalisation: statistics of the batch in training, running averages in evaluation.
 
     Parameters
     ----------
@@ -118,7 +126,9 @@ class BatchNorm2d(Module):
         Of parameters and running averages.
     """
 
-    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32
+    ) -> None:
         self.weight = Variable(np.ones(channels, dtype))
         self.bias = Variable(np.zeros(channels, dtype))
         self.running_mean = np.zeros(channels, dtype)
@@ -133,7 +143,9 @@ class BatchNorm2d(Module):
             )
         count = x.size // max(x.shape[1], 1)
         if count < 2:
-            raise ValueError(f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}"
+            )
         centre, variance = F.channel_statistics(plain(x))
         self._follow(self.running_mean, centre)
         self._follow(self.running_variance, variance * (count / (count - 1)))

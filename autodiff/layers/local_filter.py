@@ -1,4 +1,4 @@
-"""Layers whose filters are computed from their input: FilterNorm, DDF, DDFUp, CARAFE, Involution, DDFBottleneck."""
+"""Layers whose filters are computed from their input: DDF and DDFUp, CARAFE, Involution."""
 
 import math
 from typing import Any
@@ -25,8 +25,8 @@ class FilterNorm(Module):
     kernel_size : int or (y, x)
         Size of the filters; at least two taps.
     channels : int, optional
-        If given, alpha is learned, one per channel and tap, at first normal * gain/k. Otherwise it is fixed: gain/k.
-        (k*k is the number of taps.)
+        If given, alpha is learned, one per channel and tap, at first normal * gain/k. Otherwise it is fixed:
+        gain/k. (k*k is the number of taps.)
     nonlinearity : {"relu", "linear"}
         What follows the filters; sets the gain, sqrt(2) or 1.
     rng : Generator or int, optional
@@ -45,11 +45,15 @@ class FilterNorm(Module):
         dtype: Any = np.float32,
     ) -> None:
         if nonlinearity not in GAIN:
-            raise ValueError(f"FilterNorm: nonlinearity must be one of {', '.join(GAIN)}, got {nonlinearity!r}")
+            raise ValueError(
+                f"FilterNorm: nonlinearity must be one of {', '.join(GAIN)}, got {nonlinearity!r}"
+            )
         self.kernel_size = pair("FilterNorm: kernel_size", kernel_size, 1)
         taps = self.kernel_size[0] * self.kernel_size[1]
         if taps < 2:
-            raise ValueError(f"FilterNorm: kernel_size {kernel_size!r} has one tap, which has no standard deviation")
+            raise ValueError(
+                f"FilterNorm: kernel_size {kernel_size!r} has one tap, which has no standard deviation"
+            )
         scale = float(GAIN[nonlinearity] / np.sqrt(taps))
         self.alpha: Any = scale
         self.learned = channels is not None
@@ -63,7 +67,7 @@ class FilterNorm(Module):
         filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
         centred = filters - F.mean(filters, 2, keepdims=True)
         variance = F.sum(F.square(centred), 2, keepdims=True) / (kh * kw - 1)
-        # A constant filter (say, over a black patch) has no slope of std: keep the infinite slope of sqrt out.
+        # The slope of sqrt is infinite at 0, where a filter is constant (over a black patch): leave it out.
         varies = plain(variance) > 0
         one = variance.dtype.type(1)
         deviation = F.where(varies, F.sqrt(F.where(varies, variance, one)), 0 * one)
@@ -202,15 +206,21 @@ class DDFUp(Module):
         n, c, h, w = x.shape
         u, (kh, kw) = self.scale, self.spatial_norm.kernel_size
         if (guide is None) != bool(self.depthwise):
-            raise ValueError(f"DDFUp: a guide must be given exactly with joint_channels, got {type(guide).__name__}")
+            raise ValueError(
+                f"DDFUp: a guide must be given exactly with joint_channels, got {type(guide).__name__}"
+            )
         source = guide
         if source is None:
             source = F.concatenate([depthwise(x) for depthwise in self.depthwise], axis=1)
         elif tuple(source.shape[2:]) != (h, w):
-            raise ValueError(f"DDFUp: guide must have the height and width of x, {h, w}, got {tuple(source.shape)}")
+            raise ValueError(
+                f"DDFUp: guide must have the height and width of x, {h, w}, got {tuple(source.shape)}"
+            )
         spatial = self.spatial_norm(self.spatial(source)).reshape((n, u, u, self.heads, kh, kw, h, w))
         # Phase (i, j) of every low-resolution pixel goes to its place: rows h*u + i, columns w*u + j.
-        spatial = F.transpose(spatial, (0, 3, 4, 5, 6, 1, 7, 2)).reshape((n, self.heads, kh, kw, u * h, u * w))
+        spatial = F.transpose(spatial, (0, 3, 4, 5, 6, 1, 7, 2)).reshape(
+            (n, self.heads, kh, kw, u * h, u * w)
+        )
         channel = self.channel_norm(self.channel(F.global_avg_pool(x))).reshape((n, u, u, c, kh, kw))
         return F.ddf_upsample(x, channel, spatial, combine=self.combine, dilation=self.dilation)
 
@@ -271,7 +281,7 @@ class CARAFE(Module):
 
 
 class Involution(Module):
-    """Involution (Li et al., CVPR 2021): a filter per pixel, predicted from that pixel, shared by groups of channels.
+    """Involution (Li et al., CVPR 2021): a filter per pixel, predicted from it, shared by groups of channels.
 
     Parameters
     ----------
@@ -305,7 +315,9 @@ class Involution(Module):
             raise ValueError(f"Involution: group_channels {group_channels} must divide channels {channels}")
         middle = max(channels // reduction, 1)
         self.reduce = Sequential(
-            Conv2d(channels, middle, 1, bias=False, rng=rng, dtype=dtype), BatchNorm2d(middle, dtype=dtype), ReLU()
+            Conv2d(channels, middle, 1, bias=False, rng=rng, dtype=dtype),
+            BatchNorm2d(middle, dtype=dtype),
+            ReLU(),
         )
         self.groups = channels // group_channels
         self.span = Conv2d(middle, self.groups * kernel_size * kernel_size, 1, rng=rng, dtype=dtype)

@@ -12,14 +12,16 @@ from ..variable import Variable
 class Module:
     """Base of layers and networks.
 
-    Attributes that are Variables are its parameters, attributes that are arrays are its buffers (state that is not
-    trained), and attributes that are Modules, or lists, tuples or dicts of them, are its parts. Nothing is registered;
-    the name of a parameter is the path of attributes to it, such as ``blocks.0.conv.weight``.
+    Attributes that are Variables are its parameters, attributes that are arrays are its buffers (state that
+    is not trained), and attributes that are Modules, or lists, tuples or dicts of them, are its parts.
+    Nothing is registered; the name of a parameter is the path of attributes to it, such as
+    ``blocks.0.conv.weight``.
     """
 
     training = True
 
     def __call__(self, *args: Any, **params: Any) -> Any:
+        """`forward`."""
         return self.forward(*args, **params)
 
     def forward(self, *args: Any, **params: Any) -> Any:
@@ -27,7 +29,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def multiply_adds(self, x: Any, output: Any) -> int:
-        """Multiply-adds of one call, without those of its parts, from its first input and its output; see `summary`."""
+        """Multiply-adds of one call without those of its parts, from its first input and its output."""
         return 0
 
     def children(self) -> dict[str, "Module"]:
@@ -44,7 +46,7 @@ class Module:
         return parts
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """This module and all parts within it, with their paths; the path of this module is empty."""
+        """All modules from this one (its path is empty) down, with their paths."""
         yield prefix, self
         for name, child in self.children().items():
             yield from child.modules(f"{prefix}.{name}" if prefix else name)
@@ -77,7 +79,7 @@ class Module:
         return {path: (v.data if isinstance(v, Variable) else v).copy() for path, _, v in self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the arrays of a `state_dict`; unless every name, shape and dtype agrees, nothing is changed.
+        """Take over the arrays of a `state_dict`; unless all names, shapes and dtypes agree, nothing changes.
 
         Raises
         ------
@@ -89,7 +91,10 @@ class Module:
         faults += [f"unexpected: {path}" for path in state if path not in own]
         for path, value in own.items():
             if path in state and (tuple(state[path].shape), state[path].dtype) != (value.shape, value.dtype):
-                expected, got = f"{value.shape} {value.dtype}", f"{tuple(state[path].shape)} {state[path].dtype}"
+                expected, got = (
+                    f"{value.shape} {value.dtype}",
+                    f"{tuple(state[path].shape)} {state[path].dtype}",
+                )
                 faults.append(f"{path}: expected {expected}, got {got}")
         if faults:
             raise ValueError(f"{type(self).__name__}.load_state_dict:\n  " + "\n  ".join(faults))

@@ -10,7 +10,7 @@ from .module import Module, Sequential, generator
 
 
 class Bottleneck(Module):
-    """1 x 1 convolution, spatial filter, 1 x 1 convolution, each with batch normalisation; added to a shortcut.
+    """1 x 1 convolution, spatial filter, 1 x 1 convolution, each normalised, added to a shortcut.
 
     He et al., "Deep Residual Learning", CVPR 2016, with the stride in the middle.
 
@@ -19,9 +19,11 @@ class Bottleneck(Module):
     in_channels, middle_channels, out_channels : int
         Of the input, of the spatial filter, and of the output.
     stride : int
-        Step of the spatial filter. The shortcut is the identity, or a strided 1 x 1 convolution where shapes differ.
+        Step of the spatial filter. The shortcut is the identity, or a strided 1 x 1 convolution where shapes
+        differ.
     middle : Module, optional
-        The spatial filter, middle_channels to middle_channels with this stride; a 3 x 3 convolution by default.
+        The spatial filter, middle_channels to middle_channels with this stride; a 3 x 3 convolution by
+        default.
     rng, dtype
         As for `Conv2d`.
     """
@@ -48,7 +50,8 @@ class Bottleneck(Module):
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = Sequential(
-                Conv2d(in_channels, out_channels, 1, stride=stride, **options), BatchNorm2d(out_channels, dtype=dtype)
+                Conv2d(in_channels, out_channels, 1, stride=stride, **options),
+                BatchNorm2d(out_channels, dtype=dtype),
             )
 
     def forward(self, x: Any) -> Any:

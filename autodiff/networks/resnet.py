@@ -11,7 +11,7 @@ from ..layers.module import generator
 
 
 class ResNet(Module):
-    """A ResNet of bottleneck blocks (He et al., CVPR 2016; stride in the middle of a block, as everybody trains it).
+    """A ResNet of bottleneck blocks (He et al., CVPR 2016), with the stride in the middle of a block.
 
     Parameters
     ----------

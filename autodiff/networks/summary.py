@@ -20,17 +20,19 @@ class Row(NamedTuple):
 
 
 class Summary(list):
-    """A list of `Row`, one per layer with parameters or multiply-adds of its own; ``print`` shows it as a table."""
+    """A list of `Row`, one per layer with parameters or multiply-adds of its own; prints as a table."""
 
     parameters = property(lambda self: sum(row.parameters for row in self), doc="Parameters of the network.")
-    multiply_adds = property(lambda self: sum(row.multiply_adds for row in self), doc="Multiply-adds of one call.")
+    multiply_adds = property(
+        lambda self: sum(row.multiply_adds for row in self), doc="Multiply-adds of one call."
+    )
 
     def __str__(self) -> str:
         wide = max([len(row.path) for row in self] + [len("layer")])
         lines = [f"{'layer':<{wide}}  {'kind':<14} {'output':<22} {'parameters':>13} {'multiply-adds':>17}"]
         lines += [
-            f"{row.path:<{wide}}  {row.kind:<14} {row.shape!s:<22} {row.parameters:>13,} {row.multiply_adds:>17,}"
-            for row in self
+            f"{r.path:<{wide}}  {r.kind:<14} {r.shape!s:<22} {r.parameters:>13,} {r.multiply_adds:>17,}"
+            for r in self
         ]
         lines.append(f"{'total':<{wide}}  {'':<14} {'':<22} {self.parameters:>13,} {self.multiply_adds:>17,}")
         return "\n".join(lines)
@@ -49,8 +51,8 @@ def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
     Returns
     -------
     Summary
-        Multiply-adds are those of convolutions, matrix products and dynamic filters. A layer called twice is listed
-        twice, with its parameters counted once.
+        Multiply-adds are those of convolutions, matrix products and dynamic filters. A layer called twice is
+        listed twice, with its parameters counted once.
     """
     rows = Summary()
     counted: set[int] = set()
