@@ -188,7 +188,8 @@ def _check_arguments(
         expected = _dtype_name(program, parameter)
         if not parameter.pointer:
             if not isinstance(argument, np.generic) or argument.dtype.name != expected:
-                raise TypeError(f"{entry}: {parameter.name} must be a numpy.{expected} scalar, got {_describe(argument)}")
+                wanted = f"a numpy.{expected} scalar"
+                raise TypeError(f"{entry}: {parameter.name} must be {wanted}, got {_describe(argument)}")
         elif argument is not None:
             _check_array(entry, parameter, expected, argument)
             arrays.append(argument)
@@ -200,7 +201,8 @@ def _check_arguments(
 
 def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any) -> None:
     if not isinstance(argument, np.ndarray) and not is_cupy(argument):
-        raise TypeError(f"{entry}: {parameter.name} must be an array of {expected}, got {_describe(argument)}")
+        wanted = f"an array of {expected}"
+        raise TypeError(f"{entry}: {parameter.name} must be {wanted}, got {_describe(argument)}")
     if argument.dtype.name != expected:
         raise TypeError(f"{entry}: {parameter.name} must have dtype {expected}, got {argument.dtype.name}")
     if not argument.flags.c_contiguous:

@@ -10,6 +10,7 @@ are all NumPy or all CuPy, of one dtype, with any strides:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,9 @@ from rawkernels.launch import (
 from rawkernels.source import Program, constants, program
 
 FILE = "local_filter.cu"
-BLOCK = 256
+BLOCK = 128  # as the launch bounds of the kernels
 STRIP = 8  # as in local_filter.cu
 WARP = 32
-SIZES = (1, 3, 5, 7)  # square kernels with a compiled size; others take the any-size path
 
 # Enough threads to fill a large GPU twice: at 128 registers a thread, an H200 holds 67 thousand. Constants,
 # and not properties of the device at hand, so that every device adds up in the same order.
@@ -56,11 +56,13 @@ class Shape:
     dilation: tuple[int, int]
     padding: tuple[int, int]
     upsample: int
+    dtype: Any
 
     @property
-    def compiled_size(self) -> bool:
-        """Whether the kernel size is one that is compiled in."""
-        return self.kernel[0] == self.kernel[1] and self.kernel[0] in SIZES
+    def size(self) -> int:
+        """Kernel size that is compiled in, or 0."""
+        double = self.dtype.name == "float64"
+        return compiled_size(self.kernel, double=double, unit_steps=self.unit_steps)
 
     @property
     def unit_steps(self) -> bool:
@@ -100,14 +102,21 @@ class Blocking:
     min_blocks: int
 
 
+def compiled_size(kernel: tuple[int, int], *, double: bool, unit_steps: bool) -> int:
+    """Kernel size to compile in; 0, any size, where its filters and offsets would not fit in registers."""
+    largest = 3 if not unit_steps else 5 if double else 7
+    square = kernel[0] == kernel[1] and kernel[0] in (1, 3, 5, 7)
+    return kernel[0] if square and kernel[0] <= largest else 0
+
+
 def choose_blocking(size: int, *, double: bool, unit_steps: bool, upsample: int) -> Blocking:
     """Blocking of a compiled kernel size (0: any size)."""
     if size == 0:
-        return Blocking(1, 0, 1, 1, 2)
+        return Blocking(1, 0, 1, 1, 4)
     sliding = {1: 4, 3: 2 if double else 4, 5: 1 if double else 2, 7: 1}[size]
     base_rows = {1: 4, 3: 2, 5: 1, 7: 1}[size] if unit_steps else 1
     channel_set = {1: 4, 3: 1 if double else 2, 5: 1, 7: 1}[size]
-    min_blocks = 1 if size == 7 else 2
+    min_blocks = {1: 4, 3: 4, 5: 3, 7: 2}[size]  # 128, 168, 255 registers
     if upsample > 1:
         # Two rows of one phase pair see the same window of x.
         rows = 2 if upsample % 2 == 0 and size < 7 and not (double and size == 5) else 1
@@ -140,16 +149,16 @@ def choose_program(
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
     """Every program of this file but for the index type, with a label: for the compile tests."""
-    found = []
-    for combine in (None, "mul", "add"):
-        for size in (0, *SIZES):
-            for unit_steps, upsample in ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3)):
-                made, _ = choose_program(
-                    dtype, size, combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
-                )
-                steps = "unit" if unit_steps else "strided"
-                found.append((f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}", made))
-    return found
+    found = {}
+    modes = ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3))
+    for combine, k, (unit_steps, upsample) in product((None, "mul", "add"), (0, 1, 3, 5, 7), modes):
+        size = compiled_size((k, k), double=dtype == "float64", unit_steps=unit_steps)
+        made, _ = choose_program(
+            dtype, size, combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
+        )
+        steps = "unit" if unit_steps else "strided"
+        found[f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}"] = made
+    return list(found.items())
 
 
 def forward(
@@ -201,7 +210,8 @@ def _shape(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsamp
     batch, channels, height, width = x.shape
     _, groups, kernel_h, kernel_w, out_height, out_width = weight.shape
     sizes = (batch, channels, groups, height, width, out_height, out_width)
-    return Shape(*sizes, (kernel_h, kernel_w), tuple(stride), tuple(dilation), tuple(padding), upsample)
+    pairs = ((kernel_h, kernel_w), tuple(stride), tuple(dilation), tuple(padding))
+    return Shape(*sizes, *pairs, upsample, x.dtype)
 
 
 def _choose(
@@ -209,8 +219,8 @@ def _choose(
 ) -> tuple[Program, Blocking, type[np.signedinteger]]:
     wide = needs_wide_index(*arrays, work_items=work_items)
     chosen, blocking = choose_program(
-        arrays[0].dtype,
-        shape.kernel[0] if shape.compiled_size else 0,
+        shape.dtype,
+        shape.size,
         None if channel_weight is None else combine,
         unit_steps=shape.unit_steps,
         upsample=shape.upsample,
@@ -223,7 +233,7 @@ def _launch_planes(
     entry: str, shape: Shape, combine: str, arrays: tuple[Any, ...], target: Any, plane: tuple[int, int]
 ) -> None:
     """Forward and gradient of x: threads take a few rows of `plane` and a chunk of a group's channels."""
-    by_tap = not shape.compiled_size or (entry == "local_filter_grad_x" and shape.upsample > 1)
+    by_tap = not shape.size or (entry == "local_filter_grad_x" and shape.upsample > 1)
     bound = target.size  # no layout has more threads than this
     chosen, blocking, index = _choose(shape, combine, arrays[2], arrays, bound)
     rows = 1 if by_tap else blocking.rows
@@ -258,12 +268,12 @@ def _grad_weight(
     arrays = (grad_output, x, channel_weight, grad)
     chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, weight.size)
     pixels = shape.batch * shape.groups * blocks(shape.out_height, blocking.rows) * shape.out_width
-    items = pixels if shape.compiled_size else pixels * blocks(shape.taps, STRIP)
+    items = pixels if shape.size else pixels * blocks(shape.taps, STRIP)
     splits = 1  # threads that share the channels of one item: more where there are few items
     while splits < 32 and 2 * splits <= shape.group_channels and items * splits < _THREADS_WANTED:
         splits *= 2
     across = BLOCK // splits
-    barrier_free = shape.compiled_size and splits == 1
+    barrier_free = shape.size > 0 and splits == 1
     shared = 0 if barrier_free else STRIP * BLOCK * accumulator_dtype(x.dtype).itemsize
     arguments = (*arrays, index(items), *shape.arguments)
     grid = (blocks(items, across),)
@@ -285,7 +295,7 @@ def _grad_channel_weight(
     slots = max(1, min(64, WARP * _WARPS_WANTED // bound, _lane_rows(shape) // _ROWS_A_LANE))
     touched = (*arrays, channel_weight)
     chosen, blocking, index = _choose(shape, combine, channel_weight, touched, bound * slots)
-    if shape.compiled_size:
+    if shape.size:
         sets = shape.groups * blocks(shape.group_channels, blocking.channel_set)
     else:
         sets = shape.channels * blocks(shape.taps, STRIP)

@@ -1,7 +1,7 @@
 #pragma once
 // local_filter for any kernel size, known at run time, and the gradient of x under upsampling. Filters do not fit in
-// registers here, so the loops turn inside out: a thread keeps STRIP sums (of STRIP channels, or of STRIP taps) and reads
-// each filter value once for all of them. Included by local_filter.cu, whose names it uses.
+// registers here, so the loops turn inside out: a thread keeps STRIP sums (of STRIP channels, or of STRIP taps) and
+// reads each filter value once for all of them. Included by local_filter.cu, whose names it uses.
 
 // The source row or column of tap i at (scaled) position first + i*dilation; -1 where there is none.
 __device__ __forceinline__ int source_position(int first, int size) { return first >= 0 && first < size ? first : -1; }
@@ -36,7 +36,8 @@ __device__ __forceinline__ void forward_any_size(
 #pragma unroll
             for (int c = 0; c < STRIP; ++c) {
                 if (c >= count) continue;
-                const ACC value = inside ? load(x + c * x_plane + static_cast<INDEX>(row) * geo.width + column) : ACC(0);
+                const T* source = x + c * x_plane + static_cast<INDEX>(row) * geo.width + column;
+                const ACC value = inside ? load(source) : ACC(0);
                 sum[c] += combined(filter, channel_weight + static_cast<INDEX>(c) * taps + tap) * value;
             }
         }

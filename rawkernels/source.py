@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 
 _OWN_INCLUDE = re.compile(r'^[ \t]*#include[ \t]+"([\w.]+)"[^\n]*$', re.MULTILINE)
@@ -82,7 +82,7 @@ def constants(**values: str | int) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(value)) for name, value in values.items())
 
 
-@lru_cache(maxsize=None)
+@cache
 def read(name: str) -> str:
     """Text of a source file of this package."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
 """Run CUDA kernels on NumPy arrays: the same sources, compiled by g++, one fiber per CUDA thread.
 
-Slow, and made for finding faults: threads of a block run in shuffled order, shared memory starts as NaN, every
-array argument lies between guard zones, and the launch raises :class:`KernelError` when a kernel writes there, waits
-at a barrier that others have not reached, or overruns its shared memory. A stray read finds NaN.
+Slow, and made for finding faults: threads of a block run in shuffled order, shared memory starts as NaN,
+every array argument lies between guard zones, and the launch raises :class:`KernelError` when a kernel
+writes there, waits at a barrier that others have not reached, or overruns its shared memory. A stray read
+finds NaN.
 
 Environment variables:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ GUARD_BYTES = 32 * 1024
 _ALIGNMENT = 256  # of what CUDA allocates, at least
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(itemsize: int) -> np.ndarray:
     """One guard zone: NaNs of that item size, each with another payload, so that a copied one shows too."""
     count = GUARD_BYTES // itemsize
@@ -20,8 +20,8 @@ def _pattern(itemsize: int) -> np.ndarray:
         words = (np.uint64(0x7FF8_0000_0000_0000) | index).astype(np.uint64)
     elif itemsize == 4:
         words = (np.uint64(0x7FC0_0000) | index).astype(np.uint32)
-    elif itemsize == 2:
-        words = (np.uint64(0x7FC0) | index % np.uint64(64)).astype(np.uint16)  # NaN as float16 and as bfloat16
+    elif itemsize == 2:  # NaN as float16 and as bfloat16
+        words = (np.uint64(0x7FC0) | index % np.uint64(64)).astype(np.uint16)
     else:
         words = (np.uint64(0xA0) | index % np.uint64(16)).astype(np.uint8)
     return words.view(np.uint8)
@@ -52,7 +52,7 @@ class Guarded:
         self._before[:] = self._pattern
         self._after[:] = self._pattern
         self._inside[:] = _bytes(array)
-        self.address: int = self._inside.ctypes.data if array.nbytes else self._memory.ctypes.data + GUARD_BYTES
+        self.address: int = self._memory.ctypes.data + GUARD_BYTES
 
     def stray_writes(self) -> str:
         """What was written outside the array, in words; empty if nothing was."""

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -53,19 +53,19 @@ def load(program: Program) -> ctypes.CDLL:
 _HEADERS = ("cuda_shim.h", "cuda_fp16.h", "cuda_bf16.h")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load_runtime() -> ctypes.CDLL:
     path = _build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find shim_* there
 
 
-@lru_cache(maxsize=None)
+@cache
 def _directory() -> Path:
     """Where the shim's headers are; the package is installed unpacked."""
     return Path(str(resources.files(__package__)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_text(name: str) -> str:
     """Text of a file of this package."""
     return (_directory() / name).read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def with_entries(program: Program) -> str:
     )
     anchor_address = "&shim_anchor" if uses_shared else "nullptr"
     dynamic = f"reinterpret_cast<char*>({declared[0][1]})" if declared else "nullptr"
-    entries = [_entry(name, parameters, anchor_address, dynamic) for name, parameters in program.entries.items()]
+    entries = [_entry(name, found, anchor_address, dynamic) for name, found in program.entries.items()]
     head = '#include "cuda_shim.h"\n#line 1 "' + program.file + '.assembled"\n'
     return "\n".join([head + text, *definitions, anchor, kernel, *entries, ""])
 
@@ -120,7 +120,7 @@ def compiler() -> str:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiler_version(path: str) -> str:
     """First line of what the compiler says about itself."""
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
@@ -162,15 +162,18 @@ def _writable(directory: Path) -> Path:
     except OSError:  # read-only or not ours: keep the libraries for the life of this process
         with _lock:
             if not _fallback:
-                _fallback.append(tempfile.TemporaryDirectory(prefix="dynarray-host-", ignore_cleanup_errors=True))
+                _fallback.append(tempfile.TemporaryDirectory(prefix="dynarray-", ignore_cleanup_errors=True))
             return Path(_fallback[0].name)
 
 
-def _compile(path_of_compiler: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], target: Path) -> None:
+def _compile(
+    path_of_compiler: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], target: Path
+) -> None:
     """Compile into a name of our own, then rename: other processes see the whole library or none."""
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as scratch:
-        source = Path(scratch, "kernel.cpp") if "-g" not in flags else target.with_suffix(".cpp")  # gdb shows it
-        source.write_text(text if "-g" not in flags else text.replace("#line 1", "//", 1), encoding="utf-8")
+        debug = "-g" in flags  # then gdb must find the source, with its own line numbers
+        source = target.with_suffix(".cpp") if debug else Path(scratch, "kernel.cpp")
+        source.write_text(text.replace("#line 1", "//", 1) if debug else text, encoding="utf-8")
         made = Path(scratch, "kernel.so")
         command = [path_of_compiler, *flags, str(source), "-o", str(made), *places]
         done = subprocess.run(command, capture_output=True, text=True)

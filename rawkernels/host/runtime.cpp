@@ -77,7 +77,8 @@ struct Fiber {
     bool fresh = true;
 
     Fiber() {
-        void* memory = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* memory = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (memory == MAP_FAILED) return;
         stack = static_cast<char*>(memory);
         mprotect(stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE);  // an overflow stops here
@@ -212,7 +213,8 @@ void Scheduler::release() {
         int at_barrier = 0;
         for (auto& lane : lanes_) at_barrier += lane.state == State::at_barrier;
         if (at_barrier != unfinished_)
-            fail("block is stuck: %d threads wait at __syncthreads, %d at a warp operation", at_barrier, unfinished_ - at_barrier);
+            fail("block is stuck: %d threads wait at __syncthreads, %d at a warp operation", at_barrier,
+                 unfinished_ - at_barrier);
         for (int lane = 0; lane < threads_; ++lane)
             if (lanes_[lane].state == State::at_barrier) ready_.push_back(lane);
     }
@@ -286,7 +288,8 @@ int Scheduler::launch(const ShimRequest& request, const ShimKernel& kernel, void
 
     const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
     random_.state = request.seed;
-    uint64_t stride = random_.next() % blocks | 1, index = random_.next() % blocks;  // an order that visits each block once
+    // An order that visits each block once.
+    uint64_t stride = random_.next() % blocks | 1, index = random_.next() % blocks;
     auto divisor = [](uint64_t a, uint64_t b) {
         while (b) a = std::exchange(b, a % b);
         return a;
@@ -327,7 +330,9 @@ int shim_launch(const ShimRequest* request, const ShimKernel* kernel, void** arg
 const ShimThread* shim_current() { return &scheduler.view; }
 int shim_lane() { return scheduler.current % WARP; }
 void shim_barrier() { scheduler.wait(State::at_barrier); }
-uint64_t shim_exchange(unsigned mask, uint64_t value, int source) { return exchange(State::at_exchange, mask, value, source); }
+uint64_t shim_exchange(unsigned mask, uint64_t value, int source) {
+    return exchange(State::at_exchange, mask, value, source);
+}
 unsigned shim_ballot(unsigned mask, int predicate) {
     return static_cast<unsigned>(exchange(State::at_ballot, mask, predicate != 0, 0));
 }

@@ -13,5 +13,7 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __float2bfloat16(
 inline float __bfloat162float(__nv_bfloat16 value) { return shim_bits<float>(static_cast<uint32_t>(value.bits) << 16); }
 
 struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
-inline float2 __bfloat1622float2(__nv_bfloat162 value) { return {__bfloat162float(value.x), __bfloat162float(value.y)}; }
+inline float2 __bfloat1622float2(__nv_bfloat162 value) {
+    return {__bfloat162float(value.x), __bfloat162float(value.y)};
+}
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16(x), __float2bfloat16(y)}; }

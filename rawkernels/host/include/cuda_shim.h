@@ -90,7 +90,11 @@ inline V atomicMin(V* address, V value) { const V old = *address; if (value < ol
 template <class V>
 inline V atomicExch(V* address, V value) { const V old = *address; *address = value; return old; }
 template <class V>
-inline V atomicCAS(V* address, V expected, V value) { const V old = *address; if (old == expected) *address = value; return old; }
+inline V atomicCAS(V* address, V expected, V value) {
+    const V old = *address;
+    if (old == expected) *address = value;
+    return old;
+}
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 template <class V> inline V __ldg(const V* address) { return *address; }
