@@ -23,6 +23,32 @@ def input_positions(
     return (np.arange(outputs) // upsample) * stride - padding + tap * dilation
 
 
+def shorten_steps(
+    size: int, kernel: int, outputs: int, stride: int, dilation: int, padding: int
+) -> tuple[int, int, int]:
+    """Stride, dilation and padding no larger than need be: every tap reads what it read, inside the image.
+
+    However far apart the positions of a call are, kernels then neither overflow nor plan for empty space.
+    """
+    if not size or not outputs:
+        return 1, 1, 0
+    dilation, padding = _shorten(size, kernel, dilation, (outputs - 1) * stride, padding)
+    stride, padding = _shorten(size, outputs, stride, (kernel - 1) * dilation, padding)
+    return stride, dilation, padding
+
+
+def _shorten(size: int, count: int, step: int, span: int, padding: int) -> tuple[int, int]:
+    """Step and padding for the intervals ``[i*step - padding, i*step - padding + span]`` with i < count."""
+    reach = size + span
+    if step <= reach:
+        return step, padding
+    # Steps are longer than the image and an interval together, so that at most one interval meets the image.
+    i = max(0, -(-(padding - span) // step))
+    if i < count and i * step - padding < size:
+        return reach, padding - i * (step - reach)
+    return reach, (count - 1) * reach + span + 1  # all before the image
+
+
 def resolve_padding(
     operator: str, padding: Any, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:

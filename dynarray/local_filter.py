@@ -8,7 +8,7 @@ same kernels.
 from typing import Any
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
-from ._geometry import output_size, resolve_padding
+from ._geometry import output_size, resolve_padding, shorten_steps
 from ._operator import Case, Checked, backward_of, forms, register
 
 COMBINE = ("mul", "add")
@@ -287,13 +287,14 @@ def _check(
         check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
         shape = (sizes["N"], upsample, upsample, sizes["C"], *kernel)
         channel_weight = channel_weight.reshape(shape)
-    params = {
-        "combine": combine,
-        "stride": strides,
-        "dilation": dilations,
-        "padding": paddings,
-        "upsample": upsample,
-    }
+    rows = shorten_steps(
+        sizes["H"], kernel[0], sizes["Ho"] // upsample, strides[0], dilations[0], paddings[0]
+    )
+    cols = shorten_steps(
+        sizes["W"], kernel[1], sizes["Wo"] // upsample, strides[1], dilations[1], paddings[1]
+    )
+    steps = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
+    params = {"combine": combine, **steps, "upsample": upsample}
     return Checked((x, weight, channel_weight), params, (sizes["N"], sizes["C"], sizes["Ho"], sizes["Wo"]))
 
 

@@ -1,7 +1,7 @@
 """What the contract tests share: calls with random arrays, what a backend makes of them, and what is right.
 
-Two things are right beyond doubt: the reference, because it is the definition, and derivatives of the
-reference taken by complex steps, because they need no gradient formula. Everything is compared with one of them.
+Two things are right beyond doubt: the reference, because it is the definition, and its derivatives by complex
+steps, because they need no gradient formula. Everything is compared with one of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -238,7 +238,7 @@ def check_nonfinite(call: Call, backend: Backend) -> None:
         wrong = np.argwhere(np.isfinite(mine) != np.isfinite(right))
         if len(wrong):
             raise AssertionError(
-                f"{call.describe()}: {what} differs in what is finite at {len(wrong)} of {mine.size} elements; "
+                f"{call.describe()}: {what} differs in what is finite at {len(wrong)} elements, for one "
                 f"at {tuple(map(int, wrong[0]))}: {mine[tuple(wrong[0])]}, expected {right[tuple(wrong[0])]}"
             )
 

@@ -1,0 +1,50 @@
+"""Extra memory of the CPU kernels: at most 32 MB and 5 % of inputs and outputs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Backend, backend_params
+
+SHAPES = {
+    "ddf": ("local_filter2d", [(1, 64, 512, 512), (1, 1, 3, 3, 512, 512), (1, 64, 3, 3)], {}),
+    "strided": ("local_filter2d", [(1, 64, 512, 512), (1, 1, 3, 3, 256, 256), (1, 64, 3, 3)], {"stride": 2}),
+    "involution": ("involution", [(1, 64, 160, 160), (1, 16, 7, 7, 160, 160)], {}),
+    "carafe": ("carafe", [(1, 64, 256, 256), (1, 25, 512, 512)], {"kernel_size": 5}),
+    "one wide image": ("local_filter2d", [(1, 1, 64, 262144), (1, 1, 3, 3, 64, 262144)], {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+@pytest.mark.parametrize("case", SHAPES)
+def test_extra_memory(backend: Backend, case: str) -> None:
+    measured = measure(case)
+    for direction in ("forward", "backward"):
+        extra, arrays = measured[direction]
+        assert arrays > 80e6
+        assert extra <= 32e6 + 0.05 * arrays, (
+            f"{case} {direction}: {extra / 1e6:.1f} MB beside {arrays / 1e6:.0f} MB"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+def test_wasted_memory_is_seen(backend: Backend) -> None:
+    extra, arrays = measure("ddf", waste=True)["forward"]
+    assert extra > 60e6  # the copy of x alone is 67 MB
+    assert extra > 32e6 + 0.05 * arrays
+
+
+def measure(case: str, waste: bool = False) -> dict[str, tuple[float, float]]:
+    """Bytes beyond inputs and outputs at the peak, and bytes of inputs and outputs: see `_memory.py`."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from /proc, which this system does not have")
+    name, shapes, params = SHAPES[case]
+    script = Path(__file__).with_name("_memory.py")
+    arguments = [sys.executable, str(script), name, repr(shapes), repr(params), str(int(waste))]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=script.parent.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return {direction: (float(extra), float(arrays)) for direction, extra, arrays in lines}
