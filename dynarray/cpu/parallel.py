@@ -36,6 +36,11 @@ _threads = _available_cores()
 def get_num_threads() -> int:
     """Number of threads that an operator on the CPU may use.
 
+    Returns
+    -------
+    int
+        The number last set by `set_num_threads`, or else the number of cores this process may use.
+
     Examples
     --------
     >>> import dynarray as dyn

@@ -14,6 +14,11 @@ from numba.extending import intrinsic
 from .compile import jit
 
 
+def whole_lines(elements: int) -> int:
+    """As many elements or more, filling cache lines: a plane after so many starts on one if the first does."""
+    return (elements + 15) // 16 * 16
+
+
 @jit
 def aligned(size: int, like: np.ndarray) -> np.ndarray:
     """Scratch memory that starts on a cache line: vector loads that cross one cost double."""
