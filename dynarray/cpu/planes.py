@@ -15,7 +15,7 @@ from .compile import jit
 
 
 def whole_lines(elements: int) -> int:
-    """As many elements or more, filling cache lines: a plane after so many starts on one if the first does."""
+    """At least as many elements, in whole cache lines: planes of this size that follow an aligned one are aligned."""
     return (elements + 15) // 16 * 16
 
 
