@@ -15,7 +15,7 @@ from .compile import jit
 
 
 def whole_lines(elements: int) -> int:
-    """At least as many elements, in whole cache lines: planes of this size that follow an aligned one are aligned."""
+    """At least as many elements, filling whole cache lines: so planes one after the other stay aligned."""
     return (elements + 15) // 16 * 16
 
 
