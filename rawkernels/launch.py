@@ -223,6 +223,10 @@ def _dtype_name(program: Program, parameter: Parameter) -> str:
     kind = parameter.type
     if kind in _ALIASES:
         kind = program.constant(_ALIASES[kind])
+    if kind not in _DTYPE_OF_C:
+        raise TypeError(
+            f"{program.file}: parameter {parameter.name} has type {kind}, which has no dtype here"
+        )
     return _DTYPE_OF_C[kind]
 
 

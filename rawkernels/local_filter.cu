@@ -30,7 +30,8 @@
 //   UPSAMPLED   1: u > 1
 //   ROWS        output rows of a thread;  BASE_ROWS  the same in the gradient of channel_weight
 //   ROW_SHIFT   see above;  SET  channels of a warp in the gradient of channel_weight
-//   MIN_BLOCKS  blocks of 128 threads that must fit on an SM (4: at most 128 registers a thread)
+//   MIN_BLOCKS  blocks of 128 threads that must fit on an SM, which limits registers: 4 leave 128 a thread, 3 leave 168;
+//               MIN_BLOCKS_GRAD  the same for the gradients of weight and channel_weight, which keep more sums
 #ifndef KH
 #define KH 3
 #define KW 3
@@ -42,6 +43,7 @@
 #define BASE_ROWS 2
 #define SET 2
 #define MIN_BLOCKS 4
+#define MIN_BLOCKS_GRAD 3
 #endif
 #include "common.cuh"
 
@@ -148,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_weight(
+extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_grad_weight(
     const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ channel_weight,
     T* __restrict__ grad_weight,
     INDEX items, int channels, int groups, int height, int width, int out_height, int out_width, int kernel_h,
@@ -162,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_channel_weight(
+extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_grad_channel_weight(
     const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ weight, ACC* __restrict__ partial,
     INDEX items, int slots, int channels, int groups, int height, int width, int out_height, int out_width,
     int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x,

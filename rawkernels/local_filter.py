@@ -100,6 +100,7 @@ class Blocking:
     base_rows: int
     channel_set: int
     min_blocks: int
+    min_blocks_grad: int
 
 
 def compiled_size(kernel: tuple[int, int], *, double: bool, unit_steps: bool) -> int:
@@ -112,18 +113,18 @@ def compiled_size(kernel: tuple[int, int], *, double: bool, unit_steps: bool) ->
 def choose_blocking(size: int, *, double: bool, unit_steps: bool, upsample: int) -> Blocking:
     """Blocking of a compiled kernel size (0: any size)."""
     if size == 0:
-        return Blocking(1, 0, 1, 1, 4)
+        return Blocking(1, 0, 1, 1, 4, 4)
     sliding = {1: 4, 3: 2 if double else 4, 5: 1 if double else 2, 7: 1}[size]
     base_rows = {1: 4, 3: 2, 5: 1, 7: 1}[size] if unit_steps else 1
     channel_set = {1: 4, 3: 1 if double else 2, 5: 1, 7: 1}[size]
-    min_blocks = {1: 4, 3: 4, 5: 3, 7: 2}[size]  # 128, 168, 255 registers
+    bounds = {1: (4, 4), 3: (4, 3), 5: (3, 2), 7: (2, 2)}[size]
     if upsample > 1:
         # Two rows of one phase pair see the same window of x.
         rows = 2 if upsample % 2 == 0 and size < 7 and not (double and size == 5) else 1
-        return Blocking(rows, 0, base_rows, channel_set, min_blocks)
+        return Blocking(rows, 0, base_rows, channel_set, *bounds)
     if unit_steps:
-        return Blocking(sliding, 1 if sliding > 1 else 0, base_rows, channel_set, min_blocks)
-    return Blocking(1, 0, base_rows, channel_set, min_blocks)
+        return Blocking(sliding, 1 if sliding > 1 else 0, base_rows, channel_set, *bounds)
+    return Blocking(1, 0, base_rows, channel_set, *bounds)
 
 
 def choose_program(
@@ -143,6 +144,7 @@ def choose_program(
         BASE_ROWS=blocking.base_rows,
         SET=blocking.channel_set,
         MIN_BLOCKS=blocking.min_blocks,
+        MIN_BLOCKS_GRAD=blocking.min_blocks_grad,
     )
     return program(FILE, type_constants(dtype, wide_index=wide_index) + chosen), blocking
 
