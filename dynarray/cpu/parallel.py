@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -97,35 +97,74 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         if count > 0:
             kernel(0, count, *args)
         return
-    pieces = min(count, threads * PIECES)
-    bounds = [count * piece // pieces for piece in range(pieces + 1)]
-    todo = deque(pairwise(bounds))
-    helpers: list[Future[None]] = []
+    job = _Job(kernel, args, count, min(count, threads * PIECES))
     try:
         pool = _get_pool()
-        helpers += [pool.submit(_drain, todo, kernel, args) for _ in range(threads - 1)]
-        _drain(todo, kernel, args)
+        for _ in range(threads - 1):
+            try:
+                pool.submit(job.help)
+            except RuntimeError:  # no thread to be had, or the interpreter is ending: do the work here
+                break
+        job.drain()
     finally:
-        # After an exception here, or an interrupt, no helper may still be writing when the caller goes on.
-        todo.clear()
-        wait([helper for helper in helpers if not helper.cancel()])
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+        job.end()
+    if job.error is not None:
+        raise job.error
 
 
-def _drain(todo: deque[tuple[int, int]], kernel: Callable[..., None], args: tuple) -> None:
-    """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
-    _worker.busy = True
-    try:
+class _Job:
+    """The pieces of one call, which the calling thread and any helpers take one by one."""
+
+    def __init__(self, kernel: Callable[..., None], args: tuple, count: int, pieces: int) -> None:
+        self.kernel, self.args = kernel, args
+        self.todo = deque(pairwise(count * piece // pieces for piece in range(pieces + 1)))
+        self.error: BaseException | None = None
+        self._helpers = 0
+        self._left = threading.Condition()
+
+    def drain(self) -> None:
+        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
+        _worker.busy = True
+        try:
+            while True:
+                try:
+                    start, stop = self.todo.popleft()
+                except IndexError:
+                    return
+                self.kernel(start, stop, *self.args)
+        finally:
+            _worker.busy = False
+
+    def help(self) -> None:
+        """Work in another thread than the caller's; one that comes after the end finds nothing to do."""
+        with self._left:
+            if not self.todo:
+                return
+            self._helpers += 1
+        try:
+            self.drain()
+        except BaseException as error:
+            self.error = error
+            self.todo.clear()
+        finally:
+            with self._left:
+                self._helpers -= 1
+                self._left.notify_all()
+
+    def end(self) -> None:
+        """Wait until no helper is at work: none may write when the caller goes on, interrupted or not."""
+        self.todo.clear()
+        interrupt = None
         while True:
             try:
-                start, stop = todo.popleft()
-            except IndexError:
-                return
-            kernel(start, stop, *args)
-    finally:
-        _worker.busy = False
+                with self._left:
+                    self._left.wait_for(lambda: not self._helpers)
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        self.args = ()  # helpers still waiting for a thread shall not keep the arrays alive
+        if interrupt is not None:
+            raise interrupt
 
 
 def _get_pool() -> ThreadPoolExecutor:

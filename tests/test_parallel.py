@@ -1,0 +1,377 @@
+"""The thread pool of the CPU kernels: every item once, whatever happens to thread, process or kernel."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dynarray as dyn
+from dynarray.cpu import parallel
+
+LARGE = 1e9  # operations that are worth threads
+PATIENCE = 20  # seconds after which a thread that should have come will not come
+
+
+@pytest.fixture(autouse=True)
+def _same_number_of_threads_afterwards() -> Iterator[None]:
+    before = dyn.get_num_threads()
+    yield
+    dyn.set_num_threads(before)
+
+
+def count_up(start: int, stop: int, counts: np.ndarray) -> None:
+    for item in range(start, stop):
+        counts[item] += 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 9, 29, 1000])
+def test_every_item_is_worked_on_once(threads: int, count: int) -> None:
+    dyn.set_num_threads(threads)
+    counts = np.zeros(count, int)
+    parallel.run(count_up, count, LARGE, counts)
+    assert (counts == 1).all()
+
+
+def test_small_work_stays_in_the_calling_thread() -> None:
+    dyn.set_num_threads(4)
+    calls: list[Any] = []
+    parallel.run(lambda start, stop: calls.append((start, stop, threading.get_ident())), 100, 10.0)
+    assert calls == [(0, 100, threading.get_ident())]
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_work_at_the_same_time(threads: int) -> None:
+    """The barrier opens only when that many threads are inside the kernel at once."""
+    dyn.set_num_threads(threads)
+    barrier, idents = threading.Barrier(threads), set()
+
+    def kernel(start: int, stop: int) -> None:
+        barrier.wait(PATIENCE)
+        idents.add(threading.get_ident())
+
+    parallel.run(kernel, threads, LARGE)
+    assert len(idents) == threads
+
+
+def test_one_thread_means_the_calling_one() -> None:
+    dyn.set_num_threads(1)
+    idents = set()
+    parallel.run(lambda start, stop: idents.add(threading.get_ident()), 100, LARGE)
+    assert idents == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_nested_calls(threads: int) -> None:
+    """Inner calls of all threads at once would wait for each other if each needed a thread of the pool."""
+    dyn.set_num_threads(threads)
+    counts = np.zeros((20, 30), int)
+
+    def outer(start: int, stop: int) -> None:
+        for row in range(start, stop):
+            parallel.run(count_up, counts.shape[1], LARGE, counts[row])
+
+    parallel.run(outer, len(counts), LARGE)
+    assert (counts == 1).all()
+    parallel.run(count_up, 30, LARGE, counts[0])  # and this thread may use the pool again
+    assert (counts[0] == 2).all()
+
+
+def from_threads(number: int, work: Any) -> None:
+    """Run ``work(index)`` in so many threads at once; the first error of any is raised here."""
+    errors: list[BaseException] = []
+
+    def guarded(index: int) -> None:
+        try:
+            work(index)
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=guarded, args=(index,), daemon=True) for index in range(number)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(PATIENCE)
+        assert not worker.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def test_calls_from_eight_threads_at_once() -> None:
+    dyn.set_num_threads(3)
+
+    def work(index: int) -> None:
+        for repeat in range(50):
+            counts = np.zeros(10 + index, int)
+            parallel.run(count_up, len(counts), LARGE, counts)
+            assert (counts == 1).all(), f"thread {index}, call {repeat}"
+
+    from_threads(8, work)
+
+
+def test_an_operator_called_from_eight_threads_at_once() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 8, 60, 70)), rng.standard_normal((2, 2, 3, 3, 60, 70))
+    dyn.set_num_threads(1)
+    expected = dyn.involution(x, weight).tobytes()
+    dyn.set_num_threads(2)
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            assert dyn.involution(x, weight).tobytes() == expected
+
+    from_threads(8, work)
+
+
+def test_the_number_of_threads_may_change_during_calls() -> None:
+    def work(index: int) -> None:
+        for repeat in range(60):
+            if index == 0:
+                dyn.set_num_threads(1 + repeat % 5)
+                continue
+            counts = np.zeros(17, int)
+            parallel.run(count_up, 17, LARGE, counts)
+            assert (counts == 1).all()
+
+    from_threads(4, work)
+
+
+def test_threads_of_former_pools_end() -> None:
+    for repeat in range(40):
+        dyn.set_num_threads(2 + repeat % 3)
+        parallel.run(count_up, 9, LARGE, np.zeros(9, int))
+    dyn.set_num_threads(1)
+    deadline = time.monotonic() + PATIENCE
+    while ours := [t for t in threading.enumerate() if t.name.startswith("dynarray")]:
+        assert time.monotonic() < deadline, f"{len(ours)} threads are left"
+        time.sleep(0.01)
+
+
+class Planned(Exception):
+    """Raised by a kernel on purpose."""
+
+
+@pytest.mark.parametrize("in_caller", [True, False])
+def test_an_exception_arrives_and_nobody_works_on(in_caller: bool) -> None:
+    dyn.set_num_threads(2)
+    caller, inside, both_in = threading.get_ident(), [], threading.Barrier(2)
+
+    def kernel(start: int, stop: int) -> None:
+        inside.append(start)
+        if start in (0, 1):  # the two first pieces, one in each thread
+            both_in.wait(PATIENCE)
+        if (threading.get_ident() == caller) == in_caller:
+            raise Planned("on purpose")
+        time.sleep(0.05)
+        inside.remove(start)
+
+    with pytest.raises(Planned, match="on purpose"):
+        parallel.run(kernel, 8, LARGE)
+    entered = list(inside)
+    assert len(entered) == 1, "only the piece that failed may be unfinished"
+    time.sleep(0.1)
+    assert inside == entered, "a thread went on after the call had ended"
+    counts = np.zeros(100, int)
+    parallel.run(count_up, 100, LARGE, counts)
+    assert (counts == 1).all()
+
+
+def test_no_threads_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses a thread, the caller does all the work."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    dyn.set_num_threads(3)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    counts = np.zeros(100, int)
+    parallel.run(count_up, 100, LARGE, counts)
+    assert (counts == 1).all()
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_too_few_threads_are_refused(number: int) -> None:
+    with pytest.raises(ValueError, match=r"^set_num_threads: number must be at least 1, got "):
+        dyn.set_num_threads(number)
+
+
+@pytest.mark.parametrize("number", [1.0, "2", None, True, (1,), float("nan")])
+def test_numbers_of_threads_that_are_none_are_refused(number: Any) -> None:
+    before = dyn.get_num_threads()
+    with pytest.raises(TypeError, match=r"^set_num_threads: number must be an int, got "):
+        dyn.set_num_threads(number)
+    assert dyn.get_num_threads() == before
+
+
+def test_the_number_of_threads_is_kept() -> None:
+    for number in (3, np.int64(5), 1):
+        dyn.set_num_threads(number)
+        assert dyn.get_num_threads() == number
+        assert type(dyn.get_num_threads()) is int
+
+
+# ---- processes of their own
+
+PREAMBLE = """
+import _thread, atexit, os, signal, sys, threading, time
+import numpy as np
+import dynarray as dyn
+from dynarray.cpu import parallel
+
+rng = np.random.default_rng(0)
+x, weight = rng.standard_normal((2, 8, 60, 70)), rng.standard_normal((2, 2, 3, 3, 60, 70))
+
+def count_up(start, stop, counts):
+    for item in range(start, stop):
+        counts[item] += 1
+
+def pool_works():
+    counts = np.zeros(100, int)
+    parallel.run(count_up, 100, 1e9, counts)
+    return (counts == 1).all()
+"""
+
+
+def in_process(script: str) -> str:
+    """What a script prints; it must end well, in time and without a word on its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREAMBLE + script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+linux_only = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity here")
+with_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+@linux_only
+def test_the_default_is_the_processors_that_may_be_used() -> None:
+    script = "print(dyn.get_num_threads(), len(os.sched_getaffinity(0)))"
+    ours, allowed = in_process(script).split()
+    assert ours == allowed
+    confine = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
+    done = subprocess.run(
+        [sys.executable, "-c", confine + "import dynarray; print(dynarray.get_num_threads())"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"
+
+
+@with_fork
+def test_a_forked_child_computes_the_same() -> None:
+    script = """
+dyn.set_num_threads(3)
+before = dyn.involution(x, weight).tobytes()
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        same = dyn.involution(x, weight).tobytes() == before and pool_works()
+        os._exit(0 if same and dyn.get_num_threads() == 3 else 1)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children], dyn.involution(x, weight).tobytes() == before)
+"""
+    assert in_process(script) == "[0, 0, 0] True"
+
+
+@with_fork
+def test_a_fork_during_calls_of_other_threads() -> None:
+    """The child gets locks that other threads held and calls that they never finish."""
+    script = """
+dyn.set_num_threads(3)
+ended = []
+def work():
+    while not ended:
+        pool_works()
+workers = [threading.Thread(target=work) for _ in range(4)]
+for worker in workers:
+    worker.start()
+statuses = []
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(0 if pool_works() else 1)
+    statuses.append(os.waitpid(child, 0)[1])
+ended.append(True)
+for worker in workers:
+    worker.join()
+print(set(statuses))
+"""
+    assert in_process(script) == "{0}"
+
+
+@with_fork
+def test_a_fork_inside_a_kernel() -> None:
+    script = """
+dyn.set_num_threads(2)
+statuses = []
+def kernel(start, stop):
+    if start == 0:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            os._exit(0 if pool_works() else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+parallel.run(kernel, 8, 1e9)
+print(statuses, pool_works())
+"""
+    assert in_process(script) == "[0] True"
+
+
+@pytest.mark.parametrize("when", ["in the kernel", "waiting for the others"])
+def test_an_interrupt_leaves_no_thread_at_work_and_the_pool_usable(when: str) -> None:
+    script = """
+dyn.set_num_threads(2)
+working, both_in = [], threading.Barrier(2)
+def kernel(start, stop):
+    both_in.wait(20)
+    if threading.current_thread() is threading.main_thread():
+        if IN_KERNEL:
+            signal.raise_signal(signal.SIGINT)
+        return
+    working.append(start)
+    time.sleep(0.2)
+    if not IN_KERNEL:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.3)
+    working.pop()
+try:
+    parallel.run(kernel, 2, 1e9)
+    print("no interrupt came")
+except KeyboardInterrupt:
+    print("interrupted", working, pool_works())
+"""
+    assert in_process(f"IN_KERNEL = {when == 'in the kernel'}\n" + script) == "interrupted [] True"
+
+
+def test_calls_go_on_after_the_main_thread_has_ended() -> None:
+    """At its end the interpreter closes its thread pools before it waits for threads that still run."""
+    script = """
+dyn.set_num_threads(3)
+before = dyn.involution(x, weight).tobytes()
+def late():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(dyn.involution(x, weight).tobytes() == before, pool_works(), flush=True)
+threading.Thread(target=late).start()
+atexit.register(lambda: print(pool_works(), flush=True))
+"""
+    assert in_process(script) == "True True\nTrue"
