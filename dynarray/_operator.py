@@ -136,7 +136,8 @@ class Operator:
         """Backward pass: one gradient per array argument, None where not needed or not given."""
         shape, _ = saved.output
         first = self.arrays[0]
-        if choose_backend(self.name, {first: saved.arrays[0], "grad_output": grad_output}) != saved.backend:
+        kept = saved.arrays[self.roles.index(first)]
+        if choose_backend(self.name, {first: kept, "grad_output": grad_output}) != saved.backend:
             raise ValueError(
                 f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}"
             )
