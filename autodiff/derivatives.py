@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .function import active
 from .tape import Tape
 from .variable import Variable
 
@@ -36,9 +37,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
                 inputs[i] = inputs[i] if isinstance(inputs[i], Variable) else Variable(inputs[i])
             value = f(*inputs, **params)
         grads = tape.gradient(value, [inputs[i] for i in places])
-        # Under an outer tape the value stays a Variable, if it was computed from one.
-        traced = any(isinstance(a, Variable) for a in args)
-        return value if traced else value.data, grads[0] if single else tuple(grads)
+        return _outward(value), grads[0] if single else tuple(grads)
 
     return evaluate
 
@@ -64,8 +63,7 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
     with Tape() as tape:
         inputs = [a if isinstance(a, Variable) else Variable(a) for a in arrays]
         value = f(*inputs)
-    traced = any(isinstance(a, Variable) for a in arrays)
-    return value if traced else value.data, lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True))
+    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True))
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
@@ -79,3 +77,8 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
         grads = inner.gradient(value, inputs)
         slope = sum((g * v).sum() for g, v in zip(grads, vectors))
     return tuple(outer.gradient(slope, inputs))
+
+
+def _outward(value: Variable) -> Any:
+    """A value as it is returned: to an outer tape it stays a Variable, since it may depend on one."""
+    return value if active.tapes else value.data

@@ -44,20 +44,24 @@ class Function:
         self.joint = joint
         self.residual = residual
         self.rules = tuple(rules.get(name) for name in self.arrays)
-        self._reads: dict[tuple[bool, ...], tuple[str, ...]] = {}
+        self._reads: dict[tuple[bool, ...], tuple[tuple[str, int], ...]] = {}
 
     def __call__(self, *args: Any, **params: Any) -> Any:  # noqa: D102 (the docstring is that of the function)
         if not self.plain or params or len(args) != len(self.arrays):
             args, params = self._bind(args, params)
-        if not any(isinstance(a, Variable) for a in args):
+        traced = tuple([isinstance(a, Variable) for a in args])
+        if True not in traced:
             output = self.forward(*args, **params)
             return output[0] if self.residual else output
-        output = self.forward(*[a.data if isinstance(a, Variable) else a for a in args], **params)
+        values = [a.data if t else a for a, t in zip(args, traced)]
+        output = self.forward(*values, **params)
         output, residual = output if self.residual else (output, None)
         output = result(output)
-        if active.tapes:
-            step = Step(self, args, output, params, residual, any(tape.check for tape in active.tapes))
-            for tape in active.tapes:
+        tapes = active.tapes
+        if tapes:
+            check = True in [tape.check for tape in tapes]
+            step = Step(self, args, traced, values, output, params, residual, check)
+            for tape in tapes:
                 tape.steps.append(step)
         return output
 
@@ -70,25 +74,23 @@ class Function:
             return given.pop(self.arrays[0]), given
         return tuple(given.pop(name) for name in self.arrays), given
 
-    def reads(self, traced: tuple[bool, ...]) -> tuple[str, ...]:
-        """The values that the gradients of the traced arguments read."""
-        names = self._reads.get(traced)
-        if names is None:
-            rules = (
-                [self.joint]
-                if self.joint
-                else [r for r, t in zip(self.rules, traced, strict=True) if r and t]
-            )
-            names = self._reads[traced] = tuple(
-                dict.fromkeys(name for rule in rules for name in rule[0].split())
-            )
-        return names
+    def reads(self, traced: tuple[bool, ...]) -> tuple[tuple[str, int], ...]:
+        """The values that the gradients of the traced arguments read: names, and places (-1: the output)."""
+        found = self._reads.get(traced)
+        if found is None:
+            rules = [self.joint] if self.joint else [r for r, t in zip(self.rules, traced) if r and t]
+            names = dict.fromkeys(name for rule in rules for name in rule[0].split())
+            found = tuple((name, -1 if name == "output" else self.arrays.index(name)) for name in names)
+            self._reads[traced] = found
+        return found
 
     def pull(self, grad: Any, saved: SimpleNamespace, needs: tuple[bool, ...]) -> tuple:
         """Gradients of the arguments for a gradient of the output."""
         if self.joint:
             return self.joint[1](grad, saved, needs)
-        return tuple(rule[1](grad, saved) if need and rule else None for need, rule in zip(needs, self.rules))
+        return tuple(
+            [rule[1](grad, saved) if need and rule else None for need, rule in zip(needs, self.rules)]
+        )
 
 
 def differentiable(
@@ -145,26 +147,33 @@ class Step:
     )
 
     def __init__(
-        self, function: Function, args: tuple, output: Variable, params: dict, residual: Any, check: bool
+        self,
+        function: Function,
+        args: tuple,
+        traced: tuple[bool, ...],
+        values: list,
+        output: Variable,
+        params: dict,
+        residual: Any,
+        check: bool,
     ) -> None:
         self.function = function
-        self.inputs = tuple([a.key if isinstance(a, Variable) else None for a in args])
+        self.inputs = tuple([a.key if t else None for a, t in zip(args, traced)])
         self.output = output.key
-        self.shapes = tuple([getattr(a, "shape", ()) for a in args])
-        self.dtypes = tuple([a.data.dtype if isinstance(a, Variable) else None for a in args])
+        self.shapes = tuple([getattr(v, "shape", ()) for v in values])
+        self.dtypes = tuple([v.dtype if t else None for v, t in zip(values, traced)])
         self.result = output.data.shape
         self.params = params
         self.residual = residual
-        self.kept: list[tuple[str, Any, int | None]] = []
-        for name in function.reads(tuple([key is not None for key in self.inputs])):
-            value = output if name == "output" else args[function.arrays.index(name)]
-            linked = isinstance(value, Variable)
-            self.kept.append((name, value.data if linked else value, value.key if linked else None))
-        values = [(name, value) for name, value, _ in self.kept]
+        self.kept: list[tuple[str, Any, int | None]] = [
+            (name, output.data, output.key) if place < 0 else (name, values[place], self.inputs[place])
+            for name, place in function.reads(traced)
+        ]
+        watched = [(name, value) for name, value, _ in self.kept]
         if residual is not None:  # its arrays include those just kept
             names = itertools.chain(function.residual, (f"intermediate {i}" for i in itertools.count()))
-            values = [(name, value) for name, value in zip(names, residual.arrays) if value is not None]
-        self.watched = [(name, value, fingerprint(value) if check else None) for name, value in values]
+            watched = [(name, value) for name, value in zip(names, residual.arrays) if value is not None]
+        self.watched = [(name, value, fingerprint(value) if check else None) for name, value in watched]
 
     def pull(self, grad: Any, needs: tuple[bool, ...], recording: bool, verdicts: list) -> tuple:
         """Gradients of the inputs; complains if a value it reads was overwritten."""
@@ -174,8 +183,7 @@ class Step:
                 raise RuntimeError(self.overwritten(name))
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
-        saved = SimpleNamespace(**self.params)
-        saved.shapes, saved.residual, saved.inputs = self.shapes, self.residual, self.inputs
+        saved = SimpleNamespace(shapes=self.shapes, residual=self.residual, inputs=self.inputs, **self.params)
         for name, value, key in self.kept:
             setattr(saved, name, linked(value, key) if recording else value)
         return self.function.pull(grad, saved, needs)

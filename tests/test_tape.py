@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autodiff import Tape, Variable, differentiable, grad, hvp, stop_gradient, value_and_grad, vjp
+from autodiff import Tape, Variable, differentiable, stop_gradient
 from autodiff import functions as F
 from autodiff.function import active
 
@@ -384,26 +384,6 @@ def test_gradient_of_a_constant_gradient_is_zero():
         g = inner.gradient(y, x)
         z = F.sum(g)
     np.testing.assert_array_equal(outer.gradient(z, x), np.zeros(3))
-
-
-def test_derivative_functions():
-    a, b = np.array([1.0, 2.0]), np.array([3.0, 5.0])
-
-    def f(x, y):
-        return F.sum(x * x * y)
-
-    np.testing.assert_array_equal(grad(f)(a, b), 2 * a * b)
-    np.testing.assert_array_equal(grad(f, 1)(a, b), a * a)
-    value, (ga, gb) = value_and_grad(f, (0, 1))(a, b)
-    assert value == 23
-    np.testing.assert_array_equal(ga, 2 * a * b)
-    np.testing.assert_array_equal(gb, a * a)
-    value, pullback = vjp(lambda x: x * x, a)
-    for scale in (1, 2):
-        np.testing.assert_array_equal(pullback(np.full(2, scale))[0], 2 * a * scale)
-    ha, hb = hvp(f, (a, b), (np.array([1.0, 0]), np.array([0, 1.0])))
-    np.testing.assert_array_equal(ha, [2 * b[0], 2 * a[1]])
-    np.testing.assert_array_equal(hb, [2 * a[0], 0])
 
 
 def test_stop_gradient():

@@ -44,6 +44,7 @@ for name, function in BINARY.items():
     setattr(Variable, f"__r{name}__", _reflected(function))
 for name, function in {**UNARY, **METHODS}.items():
     setattr(Variable, name, _forward(function))
+    getattr(Variable, name).__doc__ = f"The function `{name.strip('_')}` of this Variable."
 for name in COMPARISONS:
     setattr(Variable, f"__{name}__", _comparison(name))
 Variable.__hash__ = object.__hash__  # type: ignore[method-assign]
