@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
     )
-    runs.add_argument("--output", type=Path, help="default: benchmarks/results/<backend>-<date>.json")
+    runs.add_argument("--output", type=Path, help="default: benchmarks/results/<backend>-<date>...json")
     commands.add_parser("report", help="write the newest results and the operator table into README.md")
     return parser
 
@@ -49,7 +49,8 @@ def _run(arguments: argparse.Namespace) -> int:
         Options(arguments.backend, arguments.threads, arguments.operator, peers, arguments.quick), _say
     )
     print(document(result, plain))
-    name = f"{arguments.backend}-{result['date'][:10]}{'-quick' if arguments.quick else ''}.json"
+    marks = [arguments.backend, result["date"][:10], arguments.operator, "quick" if arguments.quick else None]
+    name = f"{'-'.join(filter(None, marks))}.json"
     output = arguments.output or report.RESULTS / name
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n")

@@ -17,12 +17,13 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def newest(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Per backend, the latest results file that is not of a quick run."""
+    """Per backend, the latest results file of a full run: not a quick one, not of one operator."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
         current = found.get(result["backend"])
-        if not result["quick"] and (current is None or current["date"] < result["date"]):
+        full = not result["quick"] and result["only_operator"] is None
+        if full and (current is None or current["date"] < result["date"]):
             found[result["backend"]] = result
     return dict(sorted(found.items()))
 

@@ -43,17 +43,18 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     device = device_of(options.backend)
     with dyn.use_backend(options.backend), device.blas_threads(options.threads):
         dyn.set_num_threads(options.threads)
-        bystanders = Bystanders()
+        described, bystanders = describe(device), Bystanders()
         say("floor: copy bandwidth and matrix product")
         limits = floor.measure(device, options.threads, quick=options.quick)
         rows = [_row(case, device, limits, options, say) for case in options.cases()]
         return {
             "schema": SCHEMA,
-            **describe(device),
+            **described,
             "cores_busy_elsewhere": bystanders.cores(),
             "backend": options.backend,
             "threads": options.threads,
             "quick": options.quick,
+            "only_operator": options.operator,
             "effort": asdict(options.effort),
             "floor": limits._asdict(),
             "rows": rows,

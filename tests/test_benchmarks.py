@@ -250,7 +250,9 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
     for day, name in ((1, "b"), (2, "a")):
         dated = quick | {"quick": False, "date": f"2026-01-0{day}T00:00:00+00:00", "threads": day}
         (results / f"{name}.json").write_text(json.dumps(dated))
-    (results / "c.json").write_text(json.dumps(quick | {"date": "2027-01-01T00:00:00+00:00"}))
+    later = quick | {"date": "2027-01-01T00:00:00+00:00"}
+    (results / "c.json").write_text(json.dumps(later))
+    (results / "d.json").write_text(json.dumps(later | {"quick": False, "only_operator": "ddf"}))
     monkeypatch.setattr(
         report, "SECTIONS", {**report.SECTIONS, "benchmarks": lambda: report.benchmarks(results)}
     )
@@ -262,7 +264,7 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
         "<!-- operators:end -->\nlast\n"
     )
     assert "\nold\n" not in once and "\nbetween\n" in once
-    assert "2 threads" in once and "2026-01-02" in once  # the newest that is not of a quick run
+    assert "2 threads" in once and "2026-01-02" in once  # the newest of a full run
     for row in quick["rows"]:
         assert once.count(f"| {row['title']} |") == len(PASSES) + 1
 
