@@ -1,5 +1,6 @@
 """Every differentiable function: numerical derivatives, second order, awkward arrays."""
 
+import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
@@ -312,6 +313,10 @@ def test_float32_stays_float32(case):
         (lambda x, w, b: F.conv2d(x, w, b, padding=1), ((2, 3, 0, 4), (2, 3, 3, 3), (2,))),
         (lambda x, w, b: F.conv2d(x, w, b), ((2, 3, 2, 2), (2, 3, 3, 3), (2,))),
         (lambda x, w, b: F.conv2d(x, w, b), ((2, 0, 4, 4), (2, 0, 3, 3), (2,))),
+        (lambda x, w, b: F.conv2d(x, w, b), ((2, 3, 4, 4), (0, 3, 3, 3), (0,))),
+        (lambda x, w, b: F.conv2d(x, w, b), ((0, 3, 4, 4), (2, 3, 1, 1), (2,))),
+        (lambda x, w, b: F.conv2d(x, w, b), ((2, 3, 0, 4), (0, 3, 1, 1), (0,))),
+        (lambda x, w, b: F.conv2d(x, w, b), ((2, 0, 4, 4), (2, 0, 1, 1), (2,))),
         (lambda x, w, b: F.conv2d(x, w, b, groups=3), ((2, 3, 0, 0), (3, 1, 1, 1), (3,))),
         (lambda x: F.avg_pool2d(x, 2), ((0, 2, 4, 4),)),
         (lambda x: F.max_pool2d(x, 2), ((0, 2, 4, 4),)),
@@ -357,11 +362,28 @@ def test_conv2d_drawn(data):
         check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
 
 
-def test_conv2d_in_several_tiles(monkeypatch):
-    monkeypatch.setattr("autodiff.functions.convolution.TILE_BYTES", 3000)
+@pytest.mark.parametrize("size", [1, 500, 3000])
+def test_conv2d_in_several_tiles(monkeypatch, size):
+    """Tiles of some rows, of parts of a row, and of single outputs."""
+    monkeypatch.setattr("autodiff.functions.convolution.TILE_BYTES", size)
     for name in ("conv2d", "conv2d strided", "conv2d grouped"):
         case = CASES[name]
         check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+
+
+def test_conv2d_needs_little_scratch():
+    """Forward and backward of a large kernel on a wide image: unfolded whole, the input would take 100 MB."""
+    x, w = np.ones((1, 64, 8, 1024), np.float32), np.ones((4, 64, 7, 7), np.float32)
+    tracemalloc.start()
+    try:
+        with Tape(check=False) as tape:
+            inputs = [Variable(x), Variable(w)]
+            y = F.conv2d(*inputs, padding=3)
+        tape.gradient(y, inputs, grad=y.data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes + 2 * y.data.nbytes + w.nbytes + (8 << 20)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ from .shapes import sum
 TILE_BYTES = 4 << 20
 
 
+# A range of output rows and a range of output columns.
+Block = tuple[tuple[int, int], tuple[int, int]]
+
+
 class Geometry(NamedTuple):
     """Stride, padding and dilation as (y, x) pairs, and the number of groups."""
 
@@ -167,18 +171,18 @@ def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
 
 def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
     n, _, h, w = x.shape
-    o, _, kh, kw = weight.shape
+    o, per, kh, kw = weight.shape
     high, wide = geometry.output((h, w), (kh, kw))
     groups = geometry.groups
-    kernels = weight.reshape(groups, o // groups, -1)
+    kernels = weight.reshape(groups, o // groups, per * kh * kw)
     dtype = np.result_type(x, weight)
     if _is_depthwise(weight.shape, geometry):
         return _depthwise(x, weight, geometry, (high, wide), dtype)
     if _is_matmul((kh, kw), geometry):
-        return np.matmul(kernels, x.reshape(n, groups, -1, h * w)).reshape(n, o, h, w)
+        return np.matmul(kernels, x.reshape(n, groups, per, h * w)).reshape(n, o, h, w)
     output = library(x).empty((n, groups, o // groups, high * wide), dtype)
-    for i, (top, bottom), columns in _tiles(x, (kh, kw), geometry, dtype):
-        np.matmul(kernels, columns, out=output[i, :, :, top * wide : bottom * wide])
+    for i, pixels, columns in _tiles(x, (kh, kw), geometry, dtype):
+        np.matmul(kernels, columns, out=output[i, :, :, pixels])
     return output.reshape(n, o, high, wide)
 
 
@@ -189,75 +193,100 @@ def _correlate_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry) -> An
         return _depthwise_weight(grad, x, shape, geometry, dtype)
     result = library(x).zeros((groups, o // groups, shape[1] * shape[2] * shape[3]), dtype)
     if _is_matmul(shape[2:], geometry):
-        pixels = x.reshape(n, groups, shape[1], -1)
-        parts = grad.reshape(n, groups, o // groups, -1)
+        images = x.reshape(n, groups, shape[1], high * wide)
+        parts = grad.reshape(n, groups, o // groups, high * wide)
         for i in range(n):
-            result += np.matmul(parts[i], pixels[i].swapaxes(1, 2))
+            result += np.matmul(parts[i], images[i].swapaxes(1, 2))
         return result.reshape(shape)
     grad = grad.reshape(n, groups, o // groups, high * wide)
-    for i, (top, bottom), columns in _tiles(x, shape[2:], geometry, dtype):
-        result += np.matmul(grad[i, :, :, top * wide : bottom * wide], columns.swapaxes(1, 2))
+    for i, pixels, columns in _tiles(x, shape[2:], geometry, dtype):
+        result += np.matmul(grad[i, :, :, pixels], columns.swapaxes(1, 2))
     return result.reshape(shape)
 
 
 def _correlate_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry) -> Any:
     n, c, h, w = shape
-    o, _, kh, kw = weight.shape
+    o, per, kh, kw = weight.shape
     high, wide = grad.shape[2:]
     groups, dtype = geometry.groups, np.result_type(weight, grad)
     if _is_depthwise(weight.shape, geometry):
         return _depthwise_input(grad, weight, shape, geometry, dtype)
-    kernels = weight.reshape(groups, o // groups, -1).swapaxes(1, 2)
+    kernels = weight.reshape(groups, o // groups, per * kh * kw).swapaxes(1, 2)
     grad = grad.reshape(n, groups, o // groups, high * wide)
     if _is_matmul((kh, kw), geometry):
         return np.matmul(kernels, grad).reshape(shape)
     result = library(grad).zeros(shape, dtype)
-    rows = _tile_rows(c * kh * kw * wide * dtype.itemsize, high)
+    taps = c * kh * kw
+    blocks = list(_blocks(taps * dtype.itemsize, high, wide))
+    buffer = library(grad).empty(taps * max(map(_area, blocks), default=0), dtype)
     for i in range(n):
-        for top in range(0, high, rows):
-            bottom = min(top + rows, high)
-            columns = np.matmul(kernels, grad[i, :, :, top * wide : bottom * wide])
-            columns = columns.reshape(c, kh, kw, bottom - top, wide)
-            for a, b, out, into in _taps((kh, kw), geometry, (top, bottom), wide, (h, w)):
+        for block in blocks:
+            columns = buffer[: taps * _area(block)].reshape(groups, taps // groups, _area(block))
+            np.matmul(kernels, grad[i, :, :, _flat(block, wide)], out=columns)
+            columns = columns.reshape(c, kh, kw, *_sides(block))
+            for a, b, out, into in _taps((kh, kw), geometry, block, (h, w)):
                 result[i][:, *into] += columns[:, a, b, *out]
     return result
 
 
-def _tile_rows(row_bytes: int, high: int) -> int:
-    return max(1, min(high, TILE_BYTES // max(row_bytes, 1)))
+def _blocks(column_bytes: int, high: int, wide: int) -> Iterator[Block]:
+    """The output in blocks whose columns fit into a tile: whole rows, or parts of a row that is too long."""
+    fitting = max(TILE_BYTES // max(column_bytes, 1), 1)
+    rows, columns = max(fitting // max(wide, 1), 1), max(min(fitting, wide), 1)
+    for top in range(0, high, rows):
+        for left in range(0, wide, columns):
+            yield (top, min(top + rows, high)), (left, min(left + columns, wide))
+
+
+def _sides(block: Block) -> tuple[int, int]:
+    return block[0][1] - block[0][0], block[1][1] - block[1][0]
+
+
+def _area(block: Block) -> int:
+    rows, columns = _sides(block)
+    return rows * columns
+
+
+def _flat(block: Block, wide: int) -> slice:
+    """The outputs of a block, which follow one another in memory."""
+    (top, bottom), (left, right) = block
+    return slice(top * wide + left, (bottom - 1) * wide + right)
 
 
 def _taps(
-    kernel: Any, geometry: Geometry, rows: tuple[int, int], wide: int, image: tuple[int, int]
+    kernel: Any, geometry: Geometry, block: Block, image: tuple[int, int]
 ) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-    """For each tap (a, b): outputs of the tile that read inside the image, and the inputs they read."""
+    """For each tap (a, b): outputs of the block that read inside the image, and the inputs they read."""
     for a in range(kernel[0]):
-        out_y, in_y = geometry.overlap(0, a, rows, image[0])
+        out_y, in_y = geometry.overlap(0, a, block[0], image[0])
         for b in range(kernel[1]):
-            out_x, in_x = geometry.overlap(1, b, (0, wide), image[1])
+            out_x, in_x = geometry.overlap(1, b, block[1], image[1])
             yield a, b, (out_y, out_x), (in_y, in_x)
 
 
-def _tiles(x: Any, kernel: Any, geometry: Geometry, dtype: Any) -> Iterator[tuple[int, tuple[int, int], Any]]:
-    """Per tile: the image, its output rows, and (groups, C/groups*kh*kw, rows*Wo) columns, in one buffer."""
+def _tiles(x: Any, kernel: Any, geometry: Geometry, dtype: Any) -> Iterator[tuple[int, slice, Any]]:
+    """Per tile: the image, the outputs, and their columns (groups, C/groups*kh*kw, outputs) in one buffer."""
     n, c, h, w = x.shape
     kh, kw = kernel
     high, wide = geometry.output((h, w), (kh, kw))
-    rows = _tile_rows(c * kh * kw * wide * dtype.itemsize, high)
-    buffer = library(x).empty(c * kh * kw * rows * wide, dtype)
+    taps = c * kh * kw
+    blocks = list(_blocks(taps * dtype.itemsize, high, wide))
+    buffer = library(x).empty(taps * max(map(_area, blocks), default=0), dtype)
     for i in range(n):
-        for top in range(0, high, rows):
-            bottom = min(top + rows, high)
-            count = bottom - top
-            columns = buffer[: c * kh * kw * count * wide].reshape(c, kh, kw, count, wide)
-            for a, b, (out_y, out_x), inside in _taps(kernel, geometry, (top, bottom), wide, (h, w)):
+        for block in blocks:
+            columns = buffer[: taps * _area(block)].reshape(c, kh, kw, *_sides(block))
+            for a, b, (out_y, out_x), inside in _taps(kernel, geometry, block, (h, w)):
                 tap = columns[:, a, b]
                 tap[:, : out_y.start] = 0
                 tap[:, out_y.stop :] = 0
                 tap[:, out_y, : out_x.start] = 0
                 tap[:, out_y, out_x.stop :] = 0
                 tap[:, out_y, out_x] = x[i][:, *inside]
-            yield i, (top, bottom), columns.reshape(geometry.groups, -1, count * wide)
+            yield (
+                i,
+                _flat(block, wide),
+                columns.reshape(geometry.groups, taps // geometry.groups, _area(block)),
+            )
 
 
 def _channel_blocks(c: int, plane_bytes: int) -> Iterator[slice]:
@@ -271,7 +300,9 @@ def _depthwise(x: Any, weight: Any, geometry: Geometry, output: tuple[int, int],
     result = library(x).zeros((n, c, *output), dtype)
     for i in range(n):
         for block in _channel_blocks(c, output[0] * output[1] * dtype.itemsize):
-            for a, b, out, inside in _taps(weight.shape[2:], geometry, (0, output[0]), output[1], (h, w)):
+            for a, b, out, inside in _taps(
+                weight.shape[2:], geometry, ((0, output[0]), (0, output[1])), (h, w)
+            ):
                 result[i, block][:, *out] += weight[block, 0, a, b, None, None] * x[i, block][:, *inside]
     return result
 
@@ -281,7 +312,7 @@ def _depthwise_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry, d
     result = library(grad).zeros(shape, dtype)
     for i in range(shape[0]):
         for block in _channel_blocks(shape[1], high * wide * dtype.itemsize):
-            for a, b, out, inside in _taps(weight.shape[2:], geometry, (0, high), wide, shape[2:]):
+            for a, b, out, inside in _taps(weight.shape[2:], geometry, ((0, high), (0, wide)), shape[2:]):
                 result[i, block][:, *inside] += weight[block, 0, a, b, None, None] * grad[i, block][:, *out]
     return result
 
@@ -291,7 +322,7 @@ def _depthwise_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry, dtype
     result = library(grad).zeros(shape, dtype)
     for i in range(grad.shape[0]):
         for block in _channel_blocks(shape[0], high * wide * dtype.itemsize):
-            for a, b, out, inside in _taps(shape[2:], geometry, (0, high), wide, x.shape[2:]):
+            for a, b, out, inside in _taps(shape[2:], geometry, ((0, high), (0, wide)), x.shape[2:]):
                 product = grad[i, block][:, *out] * x[i, block][:, *inside]
                 result[block, 0, a, b] += product.sum(axis=(1, 2))
     return result
