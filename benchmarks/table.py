@@ -25,8 +25,9 @@ def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column left-aligned."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    """A Markdown table; columns of numbers are right-aligned."""
+    numeric = (all(cell[:1].isdigit() or not cell for cell in column) for column in zip(*rows, strict=True))
+    lines = [header, ["---:" if right else "---" for right in numeric], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
