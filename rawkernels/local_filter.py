@@ -151,7 +151,7 @@ def choose_program(
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
     """Every program of this file but for the index type, with a label: for the compile tests."""
-    found = {}
+    found: dict[Program, str] = {}
     modes = ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3))
     for combine, k, (unit_steps, upsample) in product((None, "mul", "add"), (0, 1, 3, 5, 7), modes):
         size = compiled_size((k, k), double=dtype == "float64", unit_steps=unit_steps)
@@ -159,8 +159,8 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
             dtype, size, combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
         )
         steps = "unit" if unit_steps else "strided"
-        found[f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}"] = made
-    return list(found.items())
+        found.setdefault(made, f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}")
+    return [(label, made) for made, label in found.items()]
 
 
 def forward(

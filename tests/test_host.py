@@ -122,8 +122,8 @@ def hard_floats(dtype: Any) -> np.ndarray:
     values = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     finite = np.unique(values[np.isfinite(values.astype(np.float32))].astype(np.float32))
     middle = ((finite[1:].astype(np.float64) + finite[:-1]) / 2).astype(np.float32)
-    edges = np.float32(
-        [np.inf, -np.inf, np.nan, 65519.99, 65520, 65536, 3.4e38, -3.4e38, 1e-45, -1e-45, -0.0]
+    edges = np.array(
+        [np.inf, -np.inf, np.nan, 65519.99, 65520, 65536, 3.4e38, -3.4e38, 1e-45, -1e-45, -0.0], np.float32
     )
     bits = np.random.default_rng(5).integers(0, 1 << 32, 200_000, dtype=np.uint32).view(np.float32)
     exact = np.concatenate([finite, middle])
@@ -286,7 +286,7 @@ def test_a_missing_barrier_is_caught(size: int, seed: str, monkeypatch: pytest.M
 
 
 def test_the_barrier_before_reuse_is_needed(seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second barrier of the strip loop protects sums that others still read; k = 3 needs several strips."""
+    """The second barrier protects sums that others still read, where there are several strips of sums."""
 
     def edit(text: str) -> str:
         head, _, tail = text.rpartition("__syncthreads();")

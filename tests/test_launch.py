@@ -249,9 +249,9 @@ class FakeCupy:
         self.compiled: list[str] = []
         self.options: list[tuple[str, ...]] = []
         self.launched: list[tuple[Any, ...]] = []
+        self.current = 0
         runtime = SimpleNamespace(getDevice=lambda: self.current)
         self.cuda = SimpleNamespace(runtime=runtime)
-        self.current = 0
 
     def array(self, size: int = 10, *, device: int = 0, dtype: str = "float32") -> Any:
         """An array of that size and place."""

@@ -1,0 +1,293 @@
+"""NVRTC compiles every kernel for every GPU generation, without a GPU, and no kernel spills registers.
+
+``tests/registers.json`` holds the registers of every kernel on one architecture. Regenerate it, after a look
+at what changed, with ``python -m tests.test_nvrtc write``; compile every program for every architecture (a
+quarter of an hour) with ``python -m tests.test_nvrtc all``.
+"""
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rawkernels.launch import DTYPES, NVRTC_OPTIONS
+from rawkernels.source import Program
+
+try:
+    import nvidia  # type: ignore[import-untyped]
+    from cuda.bindings import nvrtc
+except ImportError as missing:
+    if os.environ.get("CI") or __name__ == "__main__":
+        raise
+    reason = f"NVRTC's Python binding is not installed ({missing}): pip install 'dynarray[test]'"
+    pytest.skip(reason, allow_module_level=True)
+
+TABLE = Path(__file__).with_name("registers.json")
+TABLE_ARCHITECTURE = "sm_90"
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+OTHER_ARCHITECTURES = tuple(name for name in ARCHITECTURES if name != TABLE_ARCHITECTURE)
+CUPY_ADDS = ("-ftz=true",)  # to the options that it is given
+PART = 5  # quick tests compile one program in so many; each further architecture takes another part
+
+_USAGE = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas says of one kernel."""
+
+    registers: int
+    stack: int
+    spills: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One program, compiled for one architecture."""
+
+    label: str
+    cubin_bytes: int
+    kernels: dict[str, Usage]
+
+
+def include_directory() -> str:
+    """CUDA's headers, from the package nvidia-cuda-runtime."""
+    for base in nvidia.__path__:
+        for header in sorted(Path(base).glob("*/include/cuda_fp16.h")):
+            return str(header.parent)
+    raise FileNotFoundError("cuda_fp16.h: install nvidia-cuda-runtime")
+
+
+def nvrtc_version() -> str:
+    """Version of the compiler, without the build."""
+    status, major, minor = nvrtc.nvrtcVersion()
+    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    return f"{major}.{minor}"
+
+
+def compile_text(text: str, architecture: str) -> tuple[bool, str, int]:
+    """Whether NVRTC compiles the text, its log, and the size of the machine code."""
+    options = [f"--gpu-architecture={architecture}", f"-I{include_directory()}", "--ptxas-options=-v"]
+    options += [*NVRTC_OPTIONS, *CUPY_ADDS]
+    _, handle = nvrtc.nvrtcCreateProgram(text.encode(), b"kernel.cu", 0, [], [])
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(handle, len(options), [option.encode() for option in options])
+        _, size = nvrtc.nvrtcGetProgramLogSize(handle)
+        log = b" " * size
+        nvrtc.nvrtcGetProgramLog(handle, log)
+        done = status == nvrtc.nvrtcResult.NVRTC_SUCCESS
+        cubin_bytes = nvrtc.nvrtcGetCUBINSize(handle)[1] if done else 0
+        return done, log.decode(errors="replace"), cubin_bytes
+    finally:
+        nvrtc.nvrtcDestroyProgram(handle)
+
+
+def compile_program(label: str, program: Program, architecture: str) -> Compiled:
+    """Compile, and read what ptxas says of each kernel."""
+    done, log, cubin_bytes = compile_text(program.text, architecture)
+    assert done, f"{label} for {architecture}:\n{log}"
+    kernels = {
+        found["name"]: Usage(
+            int(found["registers"]), int(found["stack"]), int(found["stores"]) + int(found["loads"])
+        )
+        for found in _USAGE.finditer(log)
+    }
+    assert set(kernels) == set(program.entries), f"{label}: ptxas reports {sorted(kernels)}\n{log}"
+    return Compiled(label, cubin_bytes, kernels)
+
+
+def compile_all(programs: Iterable[tuple[str, Program]], architecture: str) -> list[Compiled]:
+    """Compile on two threads: NVRTC leaves the interpreter free meanwhile."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda item: compile_program(item[0], item[1], architecture), programs))
+
+
+def stems() -> list[str]:
+    """Names of the .cu files, each with a module beside it."""
+    files = resources.files("rawkernels").iterdir()
+    return sorted(file.name.removesuffix(".cu") for file in files if file.name.endswith(".cu"))
+
+
+def all_programs(*, wide_index: bool = False) -> list[tuple[str, Program]]:
+    """Every program of every .cu file and dtype."""
+    return [
+        (f"{stem} {label}", program)
+        for stem in stems()
+        for dtype in DTYPES
+        for label, program in importlib.import_module(f"rawkernels.{stem}").programs(
+            dtype, wide_index=wide_index
+        )
+    ]
+
+
+def part(programs: list[tuple[str, Program]], number: int) -> list[tuple[str, Program]]:
+    """One of PART parts; each has every dtype, and together they have every program."""
+    return programs[number % PART :: PART]
+
+
+def spills(compiled: Iterable[Compiled]) -> list[str]:
+    """Kernels that keep anything in local memory."""
+    return [
+        f"{made.label}: {name} {usage}"
+        for made in compiled
+        for name, usage in made.kernels.items()
+        if usage.spills or usage.stack
+    ]
+
+
+def check(compiled: list[Compiled]) -> None:
+    """Every program made machine code and spills nothing."""
+    assert compiled and all(made.cubin_bytes > 0 for made in compiled)
+    assert not spills(compiled)
+
+
+def registers(compiled: Iterable[Compiled]) -> dict[str, dict[str, int]]:
+    """Registers by program and kernel."""
+    return {made.label: {name: usage.registers for name, usage in made.kernels.items()} for made in compiled}
+
+
+def table() -> dict[str, Any]:
+    """The committed register table."""
+    found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def quick() -> list[Compiled]:
+    """One part of the programs, for the table's architecture."""
+    return compile_all(part(all_programs(), 0), TABLE_ARCHITECTURE)
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[Compiled]:
+    """All programs, for the table's architecture."""
+    return compile_all(all_programs(), TABLE_ARCHITECTURE)
+
+
+def compare_with_table(compiled: list[Compiled]) -> None:
+    """Equal to the table where one compiler made both; otherwise near it."""
+    found, committed = registers(compiled), table()
+    assert set(found) <= set(committed["registers"]), "programs that the table lacks: write it again"
+    expected = {label: committed["registers"][label] for label in found}
+    if committed["nvrtc"] == nvrtc_version():
+        assert found == expected
+        return
+    far = [
+        f"{label}: {name} {count}, table {expected[label][name]}"
+        for label, kernels in found.items()
+        for name, count in kernels.items()
+        if count > expected[label][name] + 32
+    ]
+    assert not far
+    pytest.skip(
+        f"the table is of NVRTC {committed['nvrtc']}, this is {nvrtc_version()}: "
+        "compared within 32 registers instead of exactly"
+    )
+
+
+def test_every_source_has_its_programs() -> None:
+    assert "local_filter" in stems()
+    labels = [label for label, _ in all_programs()]
+    assert len(set(labels)) == len(labels)
+    for stem in stems():
+        for dtype in DTYPES:
+            assert any(label.startswith(f"{stem} {dtype} ") for label, _ in part(all_programs(), 0))
+
+
+def test_quick_part_compiles_without_spills(quick: list[Compiled]) -> None:
+    check(quick)
+
+
+def test_quick_part_agrees_with_the_register_table(quick: list[Compiled]) -> None:
+    compare_with_table(quick)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_everything_compiles_without_spills(everything: list[Compiled]) -> None:
+    check(everything)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_everything_agrees_with_the_register_table(everything: list[Compiled]) -> None:
+    compare_with_table(everything)
+    assert set(registers(everything)) == set(table()["registers"]), "the table has programs that are gone"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number, architecture", list(enumerate(OTHER_ARCHITECTURES)))
+def test_other_architectures_compile_without_spills(number: int, architecture: str) -> None:
+    check(compile_all(part(all_programs(), number), architecture))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_wide_indices_compile_without_spills() -> None:
+    check(compile_all(part(all_programs(wide_index=True), 1), TABLE_ARCHITECTURE))
+
+
+SPILLING = """
+extern "C" __global__ void __launch_bounds__(1024, 2) greedy(const float* source, float* target) {
+    float kept[96];
+#pragma unroll
+    for (int i = 0; i < 96; ++i) kept[i] = source[i * 1024 + threadIdx.x];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 96; ++i) target[i * 1024 + threadIdx.x] = kept[95 - i] * kept[i];
+}
+"""
+
+
+def test_a_spill_is_seen() -> None:
+    made = compile_program("greedy", Program("greedy.cu", (), override=SPILLING), TABLE_ARCHITECTURE)
+    assert spills([made])
+    with pytest.raises(AssertionError, match="greedy"):
+        check([made])
+
+
+def test_an_error_is_shown() -> None:
+    program = Program("wrong.cu", (), override='extern "C" __global__ void wrong() { undeclared(); }')
+    with pytest.raises(AssertionError, match=r'wrong for sm_90:[\s\S]*identifier "undeclared" is undefined'):
+        compile_program("wrong", program, TABLE_ARCHITECTURE)
+
+
+def write_table() -> None:
+    """Compile everything for the table's architecture and write tests/registers.json."""
+    made = compile_all(all_programs(), TABLE_ARCHITECTURE)
+    check(made)
+    head = {"nvrtc": nvrtc_version(), "architecture": TABLE_ARCHITECTURE}
+    rows = [f"    {json.dumps(label)}: {json.dumps(kernels)}" for label, kernels in registers(made).items()]
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    TABLE.write_text(
+        "\n".join(["{", *lines, '  "registers": {', ",\n".join(rows), "  }", "}", ""]), encoding="utf-8"
+    )
+    print(f"{len(made)} programs -> {TABLE}")
+
+
+def compile_for_all() -> None:
+    """Compile every program for every architecture, and print what spills."""
+    for architecture in ARCHITECTURES:
+        for wide_index in (False, True):
+            found = spills(compile_all(all_programs(wide_index=wide_index), architecture))
+            index = "long long" if wide_index else "int"
+            print(architecture, index, *(found or ["no spills"]), sep="\n    ", flush=True)
+
+
+if __name__ == "__main__":
+    {"write": write_table, "all": compile_for_all}[sys.argv[1]]()
