@@ -1,8 +1,10 @@
 """How kernels are compiled."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numba
+import numpy as np
 
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
@@ -14,3 +16,17 @@ cached_jit: Callable = numba.njit(**_OPTIONS, cache=True)  # for kernels, which 
 def flag(value: bool) -> bool | None:
     """None for False: Numba compiles a branch on ``is None`` away, with all loops in it."""
     return True if value else None
+
+
+def kernel_input(array: np.ndarray) -> np.ndarray:
+    """The array as kernels take inputs: contiguous, and not flagged read-only.
+
+    Read-only arrays have another type in Numba, for which everything would be compiled again. No kernel
+    writes to its inputs.
+    """
+    array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        return array
+    interface = dict(array.__array_interface__)
+    interface["data"] = (interface["data"][0], False)
+    return np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))

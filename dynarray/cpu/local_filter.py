@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from . import parallel
-from .compile import flag
+from .compile import flag, kernel_input
 from .local_filter_kernels import Gradients, Inputs, Layout, Terms, backward_items, forward_items
 from .planes import whole_lines
 
@@ -105,7 +105,7 @@ def _plan(
 def _by_tap(weight: np.ndarray) -> np.ndarray:
     """(N, G, taps, Ho, Wo), contiguous."""
     n, groups, kh, kw = weight.shape[:4]
-    return np.ascontiguousarray(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
+    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
 
 
 def _by_term(channel_weight: np.ndarray | None, terms: Terms, dtype: np.dtype) -> np.ndarray:
@@ -134,7 +134,7 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
         chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
         operations = y.size * weight.shape[2] * weight.shape[3]
-        arrays = (np.ascontiguousarray(x), _by_tap(weight), scales, y)
+        arrays = (kernel_input(x), _by_tap(weight), scales, y)
         add = flag(params["combine"] == "add" and channel_weight is not None)
         parallel.run(forward_items, items, operations, *arrays, terms, layout, chunks, add)
     return y, (x, weight, channel_weight)
@@ -153,8 +153,8 @@ def backward(
     terms, layout = _plan(x, weight, params, backward=True)
     scales = _by_term(channel_weight, terms, x.dtype)
     inputs = Inputs(
-        np.ascontiguousarray(grad_output),
-        np.ascontiguousarray(x),
+        kernel_input(grad_output),
+        kernel_input(x),
         _by_tap(weight),
         scales,
         finite=np.isfinite(scales).all(axis=-1),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, accumulate_term, aligned, dot, pack_rows, unpack_rows
+from .planes import accumulate, accumulate_term, aligned, dot, pack_rows, unpack_phases, unpack_rows
 
 CHANNELS = 4  # channels whose contributions to the gradient of weight are summed in one loop
 
@@ -119,7 +119,7 @@ def forward_items(
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     packed, image = aligned(len(terms.tap) * layout.plane, x), aligned(layout.image_size, x)
-    acc = aligned(layout.plane, x)
+    acc = aligned(u * layout.plane, x)
     image[:] = 0
     for item in range(start, stop):
         chunk, band = item % chunks, item // chunks % layout.bands
@@ -133,99 +133,116 @@ def forward_items(
             for c in range(channel, end):
                 scale = scales[n % scales.shape[0], c % scales.shape[1]]
                 _pack_image(image, 0, x[n, c], first, rows + layout.halo, layout)
-                for phase in range(u * u):
-                    these = slice(phase * taps, (phase + 1) * taps)
-                    filter_at, image_at = terms.filter_at[these], terms.image_at[these]
+                for row in range(u):
                     acc[:] = 0
-                    accumulate(
-                        acc, 0, rows * layout.width, packed, filter_at, image, image_at, scale[these], add
-                    )
-                    unpack_rows(acc, 0, y[n, c], first, rows, layout.width, (phase // u, phase % u), (u, u))
+                    for column in range(u):
+                        at = (row * u + column) * taps
+                        these = slice(at, at + taps)
+                        filter_at, image_at = terms.filter_at[these], terms.image_at[these]
+                        count, to = rows * layout.width, column * layout.plane
+                        accumulate(acc, to, count, packed, filter_at, image, image_at, scale[these], add)
+                    unpack_phases(acc, layout.plane, y[n, c], first, rows, layout.width, row, u)
 
 
 @jit
-def _outputs_of(term: int, inputs: Inputs, first: int, rows: int, terms: Terms, layout: Layout) -> tuple:
+def _outputs_of(term: int, outputs: tuple, first: int, rows: int, terms: Terms) -> tuple:
     """Rows and columns of the block at which a term has outputs; elsewhere it meets packed zeros."""
-    high = inputs.grad_output.shape[2] // layout.upsample
-    wide = inputs.grad_output.shape[3] // layout.upsample
     top = max(0, terms.shift_y[term] - first)
-    bottom = min(rows, terms.shift_y[term] - first + high)
-    return top, bottom, terms.shift_x[term], wide
+    bottom = min(rows, terms.shift_y[term] - first + outputs[0])
+    return top, bottom, terms.shift_x[term], outputs[1]
 
 
 @jit
-def _grad_image(
-    grads: Gradients,
-    inputs: Inputs,
+def _pack_channels(
     scratch: Scratch,
-    k: int,
+    inputs: Inputs,
     n: int,
-    c: int,
+    channels: tuple,
     first: int,
     rows: int,
     terms: Terms,
     layout: Layout,
-    add: bool | None,
+    images: bool,
 ) -> None:
-    """Rows of one channel's gradient of x: what each output that reads a pixel sends back to it."""
-    outputs, scale = scratch.outputs[k * layout.output_size :], scratch.scale[k]
-    for source in range(layout.stride[0] * layout.stride[1]):
-        scratch.acc[:] = 0
-        these = slice(terms.of_plane[source], terms.of_plane[source + 1])
-        if inputs.finite[n % inputs.finite.shape[0], c % inputs.finite.shape[1]]:
-            filter_at, output_at = terms.filter_at[these], terms.output_at[these]
-            count = rows * layout.width
-            accumulate(
-                scratch.acc, 0, count, scratch.filters, filter_at, outputs, output_at, scale[these], add
-            )
-        else:  # the scale must not meet the zeros between rows: infinity or NaN times zero is NaN
-            for term in range(these.start, these.stop):
-                top, bottom, column, wide = _outputs_of(term, inputs, first, rows, terms, layout)
-                for i in range(top, bottom):
-                    at = i * layout.width + column
-                    filter_at, output_at = terms.filter_at[term] + at, terms.output_at[term] + at
-                    accumulate_term(
-                        scratch.acc,
-                        at,
-                        wide,
-                        scratch.filters,
-                        filter_at,
-                        outputs,
-                        output_at,
-                        scale[term],
-                        add,
-                    )
-        unpack_rows(
-            scratch.acc, 0, grads.x[n, c], first, rows, layout.width, _origin(source, layout), layout.stride
-        )
+    """Scales, output gradients and images of the channels from channels[0] to channels[1]."""
+    u, size = layout.upsample, len(terms.tap)
+    above, height = first - layout.halo, rows + layout.halo
+    for k in range(channels[1] - channels[0]):
+        c = channels[0] + k
+        for term in range(size):
+            scratch.scale[k, term] = inputs.scales[
+                n % inputs.scales.shape[0], c % inputs.scales.shape[1], term
+            ]
+        grad_output = inputs.grad_output[n, c]
+        for phase in range(u * u):
+            at = k * layout.output_size + phase * layout.output_plane + layout.lead
+            origin = (phase // u, phase % u)
+            pack_rows(scratch.outputs, at, grad_output, above, height, layout.width, origin, (u, u))
+        if images:
+            _pack_image(scratch.images, k * layout.image_size, inputs.x[n, c], first, rows, layout)
 
 
 @jit
-def _grad_scale(
-    slot: np.ndarray,
-    inputs: Inputs,
+def _grad_x(
+    grad_x: np.ndarray,
     scratch: Scratch,
-    k: int,
+    finite: np.ndarray,
+    extent: tuple,
+    n: int,
+    channels: tuple,
     first: int,
     rows: int,
     terms: Terms,
     layout: Layout,
     add: bool | None,
 ) -> None:
-    """Add to one channel's gradient of its weights what a block of rows contributes."""
-    image, outputs = scratch.images[k * layout.image_size :], scratch.outputs[k * layout.output_size :]
-    for term in range(len(slot)):
-        filter_at, output_at, image_at = terms.filter_at[term], terms.output_at[term], terms.image_at[term]
-        total = dot(rows * layout.width, outputs, output_at, image, image_at, scratch.filters, filter_at, add)
-        if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
-            total = slot.dtype.type(0)
-            top, bottom, column, wide = _outputs_of(term, inputs, first, rows, terms, layout)
-            for i in range(top, bottom):
-                at = i * layout.width + column
-                total += dot(
-                    wide, outputs, output_at + at, image, image_at + at, scratch.filters, filter_at + at, add
-                )
-        slot[term] += total
+    """Rows of the channels' gradients of x: what each output that reads a pixel sends back to it."""
+    acc, filters, count = scratch.acc, scratch.filters, rows * layout.width
+    for k in range(channels[1] - channels[0]):
+        c = channels[0] + k
+        outputs, scale = scratch.outputs[k * layout.output_size :], scratch.scale[k]
+        for source in range(layout.stride[0] * layout.stride[1]):
+            start, stop = terms.of_plane[source], terms.of_plane[source + 1]
+            acc[:] = 0
+            if finite[n % finite.shape[0], c % finite.shape[1]]:
+                filter_at, output_at = terms.filter_at[start:stop], terms.output_at[start:stop]
+                accumulate(acc, 0, count, filters, filter_at, outputs, output_at, scale[start:stop], add)
+            else:  # the scale must not meet the zeros between rows: infinity or NaN times zero is NaN
+                for term in range(start, stop):
+                    top, bottom, column, wide = _outputs_of(term, extent, first, rows, terms)
+                    for i in range(top, bottom):
+                        at = i * layout.width + column
+                        fa, oa = terms.filter_at[term] + at, terms.output_at[term] + at
+                        accumulate_term(acc, at, wide, filters, fa, outputs, oa, scale[term], add)
+            origin = _origin(source, layout)
+            unpack_rows(acc, 0, grad_x[n, c], first, rows, layout.width, origin, layout.stride)
+
+
+@jit
+def _grad_scales(
+    slots: np.ndarray,
+    scratch: Scratch,
+    extent: tuple,
+    channels: tuple,
+    first: int,
+    rows: int,
+    terms: Terms,
+    layout: Layout,
+    add: bool | None,
+) -> None:
+    """Add to the channels' gradients of their scales, (C, terms), what a block of rows contributes."""
+    filters, width = scratch.filters, layout.width
+    for k in range(channels[1] - channels[0]):
+        image, outputs = scratch.images[k * layout.image_size :], scratch.outputs[k * layout.output_size :]
+        for term in range(slots.shape[1]):
+            fa, oa, ia = terms.filter_at[term], terms.output_at[term], terms.image_at[term]
+            total = dot(rows * width, outputs, oa, image, ia, filters, fa, add)
+            if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
+                total = slots.dtype.type(0)
+                top, bottom, column, wide = _outputs_of(term, extent, first, rows, terms)
+                for at in range(top * width + column, bottom * width + column, width):
+                    total += dot(wide, outputs, oa + at, image, ia + at, filters, fa + at, add)
+            slots[channels[0] + k, term] += total
 
 
 @jit
@@ -234,25 +251,16 @@ def _grad_filters(
 ) -> None:
     """Add to the packed gradients of the filters what several packed channels contribute."""
     output_at, image_at = np.empty(several, np.intp), np.empty(several, np.intp)
-    factor = np.ones(several, scratch.acc.dtype)
+    factor, count = np.ones(several, scratch.acc.dtype), rows * layout.width
+    grads, outputs, images = scratch.grad_filters, scratch.outputs, scratch.images
     for term in range(len(terms.tap)):
         for k in range(several):
             output_at[k] = k * layout.output_size + terms.output_at[term]
             image_at[k] = k * layout.image_size + terms.image_at[term]
             if add is None:
                 factor[k] = scratch.scale[k, term]
-        count, at = rows * layout.width, terms.filter_at[term]
-        accumulate(
-            scratch.grad_filters,
-            at,
-            count,
-            scratch.outputs,
-            output_at,
-            scratch.images,
-            image_at,
-            factor,
-            None,
-        )
+        at = terms.filter_at[term]
+        accumulate(grads, at, count, outputs, output_at, images, image_at, factor, None)
 
 
 @jit
@@ -264,29 +272,6 @@ def _unpack_filters(
     for term in range(len(terms.tap)):
         origin, plane = (terms.filter_y[term], terms.filter_x[term]), grad_filters[terms.tap[term]]
         unpack_rows(grads, terms.filter_at[term], plane, first, rows, layout.width, origin, step)
-
-
-@jit
-def _pack_channel(
-    scratch: Scratch,
-    k: int,
-    inputs: Inputs,
-    n: int,
-    c: int,
-    first: int,
-    rows: int,
-    terms: Terms,
-    layout: Layout,
-) -> None:
-    """Scales, image and output gradient of a channel, as the k-th of those at hand."""
-    u = layout.upsample
-    for term in range(len(terms.tap)):
-        scratch.scale[k, term] = inputs.scales[n % inputs.scales.shape[0], c % inputs.scales.shape[1], term]
-    for phase in range(u * u):
-        at = k * layout.output_size + phase * layout.output_plane + layout.lead
-        above, height, origin = first - layout.halo, rows + layout.halo, (phase // u, phase % u)
-        pack_rows(scratch.outputs, at, inputs.grad_output[n, c], above, height, layout.width, origin, (u, u))
-    _pack_image(scratch.images, k * layout.image_size, inputs.x[n, c], first, rows, layout)
 
 
 @cached_jit
@@ -302,9 +287,11 @@ def backward_items(
     """Items (n, group, band)."""
     groups, size = inputs.filters.shape[1], len(terms.tap) * layout.plane
     per_group, blocks = inputs.x.shape[1] // groups, -(-layout.rows // layout.block)
+    extent = (inputs.grad_output.shape[2] // layout.upsample, inputs.grad_output.shape[3] // layout.upsample)
+    needs_x, needs_filters, needs_scales = grads.x.size > 0, grads.filters.size > 0, grads.slots.size > 0
     scratch = Scratch(
         aligned(size, inputs.x),
-        aligned(size if grads.filters.size else 0, inputs.x),
+        aligned(size if needs_filters else 0, inputs.x),
         aligned(CHANNELS * layout.image_size, inputs.x),
         aligned(CHANNELS * layout.output_size, inputs.x),
         np.empty((CHANNELS, len(terms.tap)), inputs.x.dtype),
@@ -320,17 +307,18 @@ def backward_items(
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
             scratch.grad_filters[:] = 0
             for channel in range(group * per_group, end, CHANNELS):
-                several = min(CHANNELS, end - channel)
-                for k in range(several):
-                    c = channel + k
-                    _pack_channel(scratch, k, inputs, n, c, first, rows, terms, layout)
-                    if grads.x.size:
-                        _grad_image(grads, inputs, scratch, k, n, c, first, rows, terms, layout, add)
-                    if grads.slots.size:
-                        _grad_scale(
-                            grads.slots[band, n, c], inputs, scratch, k, first, rows, terms, layout, add
-                        )
-                if grads.filters.size:
-                    _grad_filters(scratch, several, rows, terms, layout, add)
-            if grads.filters.size:
+                several = (channel, min(channel + CHANNELS, end))
+                images = needs_filters or needs_scales
+                _pack_channels(scratch, inputs, n, several, first, rows, terms, layout, images)
+                if needs_x:
+                    _grad_x(
+                        grads.x, scratch, inputs.finite, extent, n, several, first, rows, terms, layout, add
+                    )
+                if needs_scales:
+                    _grad_scales(
+                        grads.slots[band, n], scratch, extent, several, first, rows, terms, layout, add
+                    )
+                if needs_filters:
+                    _grad_filters(scratch, several[1] - channel, rows, terms, layout, add)
+            if needs_filters:
                 _unpack_filters(scratch.grad_filters, grads.filters[n, group], terms, first, rows, layout)

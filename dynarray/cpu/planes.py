@@ -72,6 +72,10 @@ def pack_rows(
         target[base + end : base + width] = 0
         if step[1] == 1:
             copy(target, base + low, image[y], low + origin[1], end - low)
+        elif step[1] == 2:  # a constant that the compiler can vectorise for
+            line, start, skip = image[y], uint64(base + low), uint64(2 * low + origin[1])
+            for j in range(uint64(end - low)):
+                target[start + j] = line[uint64(2) * j + skip]
         else:
             for j in range(low, end):
                 target[base + j] = image[y, j * step[1] + origin[1]]
@@ -99,6 +103,27 @@ def unpack_rows(
             else:
                 for j in range(low, end):
                     image[y, j * step[1] + origin[1]] = source[base + j]
+
+
+@jit
+def unpack_phases(
+    source: np.ndarray, plane: int, image: np.ndarray, first: int, rows: int, width: int, row: int, u: int
+) -> None:
+    """image[(first + i)*u + row, j*u + phase] = source[phase*plane + i*width + j] for all phases < u."""
+    count = image.shape[1] // u
+    for i in range(rows):
+        base, line = uint64(i * width), image[(first + i) * u + row]
+        if u == 1:
+            copy(line, 0, source, i * width, count)
+        elif u == 2:
+            even, odd = base, base + uint64(plane)
+            for j in range(uint64(count)):
+                line[uint64(2) * j] = source[even + j]
+                line[uint64(2) * j + uint64(1)] = source[odd + j]
+        else:
+            for phase in range(u):
+                for j in range(count):
+                    line[j * u + phase] = source[phase * plane + i * width + j]
 
 
 @jit
