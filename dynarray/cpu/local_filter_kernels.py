@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, accumulate_term, aligned, dot, pack_rows, unpack_phases, unpack_rows
+from .planes import accumulate, aligned, dot, pack_rows, unpack_phases, unpack_rows
 
 CHANNELS = 4  # channels whose contributions to the gradient of weight are summed in one loop
 
@@ -139,17 +139,18 @@ def forward_items(
                         at = (row * u + column) * taps
                         these = slice(at, at + taps)
                         filter_at, image_at = terms.filter_at[these], terms.image_at[these]
-                        count, to = rows * layout.width, column * layout.plane
-                        accumulate(acc, to, count, packed, filter_at, image, image_at, scale[these], add)
+                        run, to = (0, rows * layout.width), column * layout.plane
+                        accumulate(acc, to, run, packed, filter_at, image, image_at, scale[these], add)
                     unpack_phases(acc, layout.plane, y[n, c], first, rows, layout.width, row, u)
 
 
 @jit
-def _outputs_of(term: int, outputs: tuple, first: int, rows: int, terms: Terms) -> tuple:
-    """Rows and columns of the block at which a term has outputs; elsewhere it meets packed zeros."""
+def _outputs_of(term: int, extent: tuple, first: int, rows: int, terms: Terms, layout: Layout) -> tuple:
+    """Where in the block a term has outputs: a range of starts of rows, and their length."""
     top = max(0, terms.shift_y[term] - first)
-    bottom = min(rows, terms.shift_y[term] - first + outputs[0])
-    return top, bottom, terms.shift_x[term], outputs[1]
+    bottom = min(rows, terms.shift_y[term] - first + extent[0])
+    column = terms.shift_x[term]
+    return top * layout.width + column, bottom * layout.width + column, extent[1]
 
 
 @jit
@@ -197,23 +198,24 @@ def _grad_x(
     add: bool | None,
 ) -> None:
     """Rows of the channels' gradients of x: what each output that reads a pixel sends back to it."""
-    acc, filters, count = scratch.acc, scratch.filters, rows * layout.width
+    acc, filters = scratch.acc, scratch.filters
     for k in range(channels[1] - channels[0]):
         c = channels[0] + k
         outputs, scale = scratch.outputs[k * layout.output_size :], scratch.scale[k]
         for source in range(layout.stride[0] * layout.stride[1]):
             start, stop = terms.of_plane[source], terms.of_plane[source + 1]
             acc[:] = 0
-            if finite[n % finite.shape[0], c % finite.shape[1]]:
-                filter_at, output_at = terms.filter_at[start:stop], terms.output_at[start:stop]
-                accumulate(acc, 0, count, filters, filter_at, outputs, output_at, scale[start:stop], add)
-            else:  # the scale must not meet the zeros between rows: infinity or NaN times zero is NaN
-                for term in range(start, stop):
-                    top, bottom, column, wide = _outputs_of(term, extent, first, rows, terms)
-                    for i in range(top, bottom):
-                        at = i * layout.width + column
-                        fa, oa = terms.filter_at[term] + at, terms.output_at[term] + at
-                        accumulate_term(acc, at, wide, filters, fa, outputs, oa, scale[term], add)
+            # A scale that is not finite must not meet the zeros between rows: then term by term, row by row.
+            together = finite[n % finite.shape[0], c % finite.shape[1]]
+            for term in range(start, stop, max(1, stop - start) if together else 1):
+                end = stop if together else term + 1
+                at, to, wide = 0, 1, rows * layout.width
+                if not together:
+                    at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
+                filter_at, output_at = terms.filter_at[term:end], terms.output_at[term:end]
+                for skip in range(at, to, layout.width):
+                    run = (skip, skip + wide)
+                    accumulate(acc, 0, run, filters, filter_at, outputs, output_at, scale[term:end], add)
             origin = _origin(source, layout)
             unpack_rows(acc, 0, grad_x[n, c], first, rows, layout.width, origin, layout.stride)
 
@@ -231,17 +233,23 @@ def _grad_scales(
     add: bool | None,
 ) -> None:
     """Add to the channels' gradients of their scales, (C, terms), what a block of rows contributes."""
-    filters, width = scratch.filters, layout.width
+    filters = scratch.filters
     for k in range(channels[1] - channels[0]):
         image, outputs = scratch.images[k * layout.image_size :], scratch.outputs[k * layout.output_size :]
         for term in range(slots.shape[1]):
-            fa, oa, ia = terms.filter_at[term], terms.output_at[term], terms.image_at[term]
-            total = dot(rows * width, outputs, oa, image, ia, filters, fa, add)
-            if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
+            filter_at, output_at = terms.filter_at[term], terms.output_at[term]
+            image_at = terms.image_at[term]
+            total = slots.dtype.type(0)
+            at, to, wide = 0, 1, rows * layout.width
+            for attempt in range(2):
+                for skip in range(at, to, layout.width):
+                    run = (skip, skip + wide)
+                    total += dot(run, outputs, output_at, image, image_at, filters, filter_at, add)
+                if attempt or np.isfinite(total):
+                    break
+                # Was it a pixel outside this term's window, times a packed zero? Row by row, without them.
                 total = slots.dtype.type(0)
-                top, bottom, column, wide = _outputs_of(term, extent, first, rows, terms)
-                for at in range(top * width + column, bottom * width + column, width):
-                    total += dot(wide, outputs, oa + at, image, ia + at, filters, fa + at, add)
+                at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
             slots[channels[0] + k, term] += total
 
 
@@ -251,7 +259,7 @@ def _grad_filters(
 ) -> None:
     """Add to the packed gradients of the filters what several packed channels contribute."""
     output_at, image_at = np.empty(several, np.intp), np.empty(several, np.intp)
-    factor, count = np.ones(several, scratch.acc.dtype), rows * layout.width
+    factor, run = np.ones(several, scratch.acc.dtype), (0, rows * layout.width)
     grads, outputs, images = scratch.grad_filters, scratch.outputs, scratch.images
     for term in range(len(terms.tap)):
         for k in range(several):
@@ -259,8 +267,7 @@ def _grad_filters(
             image_at[k] = k * layout.image_size + terms.image_at[term]
             if add is None:
                 factor[k] = scratch.scale[k, term]
-        at = terms.filter_at[term]
-        accumulate(grads, at, count, outputs, output_at, images, image_at, factor, None)
+        accumulate(grads, terms.filter_at[term], run, outputs, output_at, images, image_at, factor, None)
 
 
 @jit

@@ -127,36 +127,10 @@ def unpack_phases(
 
 
 @jit
-def accumulate_term(
-    acc: np.ndarray,
-    at: int,
-    count: int,
-    a: np.ndarray,
-    a_at: int,
-    b: np.ndarray,
-    b_at: int,
-    scale: Any,
-    add: Any,
-) -> None:
-    """acc[at + j] += (scale o a[a_at + j]) * b[b_at + j] for j < count; o is + if `add` is given, else *.
-
-    Unsigned indices spare the compiler Python's meaning of negative ones, without which it does not
-    vectorise.
-    """
-    t, a0, b0 = uint64(at), uint64(a_at), uint64(b_at)
-    if add is not None:
-        for j in range(uint64(count)):
-            acc[t + j] += (scale + a[a0 + j]) * b[b0 + j]
-    else:
-        for j in range(uint64(count)):
-            acc[t + j] += scale * a[a0 + j] * b[b0 + j]
-
-
-@jit
 def accumulate(
     acc: np.ndarray,
     at: int,
-    count: int,
+    run: tuple,
     a: np.ndarray,
     a_at: np.ndarray,
     b: np.ndarray,
@@ -164,38 +138,63 @@ def accumulate(
     scale: np.ndarray,
     add: Any,
 ) -> None:
-    """`accumulate_term` for each element of `a_at`, `b_at` and `scale`, four terms in one loop."""
-    fours = len(a_at) // 4 * 4
+    """acc[at + j] += sum over terms of (scale o a[a_at + j]) * b[b_at + j], for j from run[0] to run[1].
+
+    `a_at`, `b_at` and `scale` have one element per term; o is + if `add` is given, else *. Four terms share a
+    loop. Unsigned indices spare the compiler Python's meaning of negative ones, without which it does not
+    vectorise.
+    """
+    t, count, fours = uint64(at + run[0]), uint64(run[1] - run[0]), len(a_at) // 4 * 4
     for k in range(0, fours, 4):
-        t = uint64(at)
-        a0, a1, a2, a3 = uint64(a_at[k]), uint64(a_at[k + 1]), uint64(a_at[k + 2]), uint64(a_at[k + 3])
-        b0, b1, b2, b3 = uint64(b_at[k]), uint64(b_at[k + 1]), uint64(b_at[k + 2]), uint64(b_at[k + 3])
+        a0, a1, a2, a3 = (
+            _from(a_at[k], run),
+            _from(a_at[k + 1], run),
+            _from(a_at[k + 2], run),
+            _from(a_at[k + 3], run),
+        )
+        b0, b1, b2, b3 = (
+            _from(b_at[k], run),
+            _from(b_at[k + 1], run),
+            _from(b_at[k + 2], run),
+            _from(b_at[k + 3], run),
+        )
         s0, s1, s2, s3 = scale[k], scale[k + 1], scale[k + 2], scale[k + 3]
         if add is not None:
-            for j in range(uint64(count)):
+            for j in range(count):
                 acc[t + j] += ((s0 + a[a0 + j]) * b[b0 + j] + (s1 + a[a1 + j]) * b[b1 + j]) + (
                     (s2 + a[a2 + j]) * b[b2 + j] + (s3 + a[a3 + j]) * b[b3 + j]
                 )
         else:
-            for j in range(uint64(count)):
+            for j in range(count):
                 acc[t + j] += (s0 * a[a0 + j] * b[b0 + j] + s1 * a[a1 + j] * b[b1 + j]) + (
                     s2 * a[a2 + j] * b[b2 + j] + s3 * a[a3 + j] * b[b3 + j]
                 )
     for k in range(fours, len(a_at)):
-        accumulate_term(acc, at, count, a, a_at[k], b, b_at[k], scale[k], add)
+        a0, b0, s0 = _from(a_at[k], run), _from(b_at[k], run), scale[k]
+        if add is not None:
+            for j in range(count):
+                acc[t + j] += (s0 + a[a0 + j]) * b[b0 + j]
+        else:
+            for j in range(count):
+                acc[t + j] += s0 * a[a0 + j] * b[b0 + j]
+
+
+@jit
+def _from(at: int, run: tuple) -> Any:
+    return uint64(at + run[0])
 
 
 @jit
 def dot(
-    count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, c: np.ndarray, c_at: int, add: bool | None
+    run: tuple, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, c: np.ndarray, c_at: int, add: Any
 ) -> Any:
-    """Sum over j < count of a[a_at + j] * b[b_at + j], times c[c_at + j] unless filters are added."""
-    total = a.dtype.type(0)
-    i, k, m = uint64(a_at), uint64(b_at), uint64(c_at)
+    """Sum of a[a_at + j] * b[b_at + j], times c[c_at + j] unless `add` is given, for j in the run."""
+    total, count = a.dtype.type(0), uint64(run[1] - run[0])
+    i, k, m = _from(a_at, run), _from(b_at, run), _from(c_at, run)
     if add is not None:
-        for j in range(uint64(count)):
+        for j in range(count):
             total += a[i + j] * b[k + j]
     else:
-        for j in range(uint64(count)):
+        for j in range(count):
             total += a[i + j] * b[k + j] * c[m + j]
     return total
