@@ -1,0 +1,109 @@
+"""The examples run as a newcomer runs them, as scripts; what they print and draw is read back."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[!_]*.py"))
+METHODS = ["nearest", "bilinear", "bicubic", "joint bilateral", "DDF-Up"]
+NUMBER = r"([-+.\w]+)"
+
+
+def run(script: str, *args: str, cwd: Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """The script's output; the test fails with it if the script does."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script), *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def tables(output: str) -> dict[int, dict[str, list[float]]]:
+    """RMSE, mean error and percentage of bad pixels, by scale and method."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for line in output.splitlines():
+        if heading := re.match(r"1/(\d+) resolution, held-out", line):
+            scale = int(heading[1])
+            found[scale] = {}
+        elif row := re.fullmatch(rf"([\w-]+(?: \w+)*) +{NUMBER} +{NUMBER} +{NUMBER}%", line.rstrip()):
+            found[scale][row[1]] = [float(value) for value in row.groups()[1:]]
+    return found
+
+
+def check_picture(path: Path) -> None:
+    """It is a picture, and not an empty one."""
+    pixels = imread(path)[..., :3]
+    assert min(pixels.shape[:2]) > 300
+    assert np.isfinite(pixels).all()
+    assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 256
+
+
+def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
+    """Every method at every scale, with numbers that disparity errors can have."""
+    assert {scale: list(rows) for scale, rows in found.items()} == {4: METHODS, 8: METHODS}
+    for rows in found.values():
+        for rmse, mean, bad in rows.values():
+            assert all(math.isfinite(value) for value in (rmse, mean, bad))
+            assert 0 < mean <= rmse
+            assert 0 < bad < 100
+
+
+def test_every_example_has_a_test() -> None:
+    assert EXAMPLES == ["gradient_in_ten_lines.py", "joint_upsampling.py"]
+
+
+def test_gradient_in_ten_lines(tmp_path: Path) -> None:
+    done = run("gradient_in_ten_lines.py", cwd=tmp_path)
+    differences = [float(value) for value in re.findall(r": +(\S+)$", done.stdout, flags=re.MULTILINE)]
+    assert len(differences) == 2
+    assert max(differences) < 1e-9
+
+
+def test_joint_upsampling_runs_quickly(tmp_path: Path) -> None:
+    done = run("joint_upsampling.py", "--quick", cwd=tmp_path)
+    check_tables(tables(done.stdout))
+    check_picture(tmp_path / "joint_upsampling.png")
+    assert "joint_upsampling.png" in done.stdout.splitlines()[-1]
+    assert "1/4 resolution: 100%" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["joint_upsampling.png"]
+
+
+def test_a_table_that_is_not_finite_is_seen() -> None:
+    row = "{:<16} {:>8} {:>8} {:>7}%\n"
+    rows = [(method, "2.0", "1.0", "5.0") for method in METHODS]
+    output = "".join(
+        f"1/{scale} resolution, held-out third, 9 pixels\n" + "".join(row.format(*values) for values in rows)
+        for scale in (4, 8)
+    )
+    check_tables(tables(output))
+    for old, new in (("2.0", "nan"), ("1.0", "inf"), ("DDF-Up", "")):
+        with pytest.raises(AssertionError):
+            check_tables(tables(output.replace(old, new, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_joint_upsampling_beats_interpolation(tmp_path: Path) -> None:
+    """The bound on time is a guard against hanging: machines differ, and others use them too."""
+    done = run("joint_upsampling.py", "--output", str(tmp_path / "picture.png"), cwd=tmp_path, timeout=1100)
+    found = tables(done.stdout)
+    check_tables(found)
+    check_picture(tmp_path / "picture.png")
+    for scale, rows in found.items():
+        ours = rows["DDF-Up"][0]
+        others = {method: rows[method][0] for method in ("nearest", "bilinear", "bicubic")}
+        assert ours < 0.95 * min(others.values()), f"1/{scale}: {ours} against {others}"
