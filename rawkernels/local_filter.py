@@ -59,12 +59,6 @@ class Shape:
     dtype: Any
 
     @property
-    def size(self) -> int:
-        """Kernel size that is compiled in, or 0."""
-        double = self.dtype.name == "float64"
-        return compiled_size(self.kernel, double=double, unit_steps=self.unit_steps)
-
-    @property
     def unit_steps(self) -> bool:
         """Whether neighbouring taps and neighbouring windows are one pixel apart."""
         return self.stride == (1, 1) and self.dilation == (1, 1)
@@ -95,6 +89,7 @@ class Blocking:
     the compiler makes of it.
     """
 
+    size: int  # KH and KW, or 0 for any size
     rows: int
     row_shift: int
     base_rows: int
@@ -103,39 +98,50 @@ class Blocking:
     min_blocks_grad: int
 
 
-def compiled_size(kernel: tuple[int, int], *, double: bool, unit_steps: bool) -> int:
+def compiled_size(kernel: tuple[int, int], *, double: bool, unit_steps: bool, wide_index: bool) -> int:
     """Kernel size to compile in; 0, any size, where its filters and offsets would not fit in registers."""
-    largest = 3 if not unit_steps else 5 if double else 7
+    largest = 3 if not unit_steps else 5 if double or wide_index else 7
     square = kernel[0] == kernel[1] and kernel[0] in (1, 3, 5, 7)
     return kernel[0] if square and kernel[0] <= largest else 0
 
 
-def choose_blocking(size: int, *, double: bool, unit_steps: bool, upsample: int) -> Blocking:
-    """Blocking of a compiled kernel size (0: any size)."""
+def choose_blocking(
+    kernel: tuple[int, int], *, double: bool, unit_steps: bool, upsample: int, wide_index: bool
+) -> Blocking:
+    """Blocking of one kind of call."""
+    size = compiled_size(kernel, double=double, unit_steps=unit_steps, wide_index=wide_index)
     if size == 0:
-        return Blocking(1, 0, 1, 1, 4, 4)
+        return Blocking(0, 1, 0, 1, 1, 4, 4)
     sliding = {1: 4, 3: 2 if double else 4, 5: 1 if double else 2, 7: 1}[size]
     base_rows = {1: 4, 3: 2, 5: 1, 7: 1}[size] if unit_steps else 1
     channel_set = {1: 4, 3: 1 if double else 2, 5: 1, 7: 1}[size]
-    bounds = {1: (4, 4), 3: (4, 3), 5: (3, 2), 7: (2, 2)}[size]
+    bounds = {1: (4, 4), 3: (3 if wide_index else 4, 3), 5: (3, 2), 7: (2, 2)}[size]
     if upsample > 1:
         # Two rows of one phase pair see the same window of x.
         rows = 2 if upsample % 2 == 0 and size < 7 and not (double and size == 5) else 1
-        return Blocking(rows, 0, base_rows, channel_set, *bounds)
+        return Blocking(size, rows, 0, base_rows, channel_set, *bounds)
     if unit_steps:
-        return Blocking(sliding, 1 if sliding > 1 else 0, base_rows, channel_set, *bounds)
-    return Blocking(1, 0, base_rows, channel_set, *bounds)
+        return Blocking(size, sliding, 1 if sliding > 1 else 0, base_rows, channel_set, *bounds)
+    return Blocking(size, 1, 0, base_rows, channel_set, *bounds)
 
 
 def choose_program(
-    dtype: Any, size: int, combine: str | None, *, unit_steps: bool, upsample: int, wide_index: bool = False
+    dtype: Any,
+    kernel: tuple[int, int],
+    combine: str | None,
+    *,
+    unit_steps: bool,
+    upsample: int,
+    wide_index: bool = False,
 ) -> tuple[Program, Blocking]:
     """Program for one kind of call; `combine` is None where there is no channel_weight."""
-    name = getattr(dtype, "name", dtype)
-    blocking = choose_blocking(size, double=name == "float64", unit_steps=unit_steps, upsample=upsample)
+    double = getattr(dtype, "name", dtype) == "float64"
+    blocking = choose_blocking(
+        kernel, double=double, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
+    )
     chosen = constants(
-        KH=size,
-        KW=size,
+        KH=blocking.size,
+        KW=blocking.size,
         COMBINE={None: 0, "mul": 1, "add": 2}[combine],
         UNIT_STEPS=int(unit_steps),
         UPSAMPLED=int(upsample > 1),
@@ -154,12 +160,11 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
     found: dict[Program, str] = {}
     modes = ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3))
     for combine, k, (unit_steps, upsample) in product((None, "mul", "add"), (0, 1, 3, 5, 7), modes):
-        size = compiled_size((k, k), double=dtype == "float64", unit_steps=unit_steps)
-        made, _ = choose_program(
-            dtype, size, combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
+        made, blocking = choose_program(
+            dtype, (k, k), combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
         )
         steps = "unit" if unit_steps else "strided"
-        found.setdefault(made, f"{dtype} k{size} {combine or 'plain'} {steps} u{upsample}")
+        found.setdefault(made, f"{dtype} k{blocking.size} {combine or 'plain'} {steps} u{upsample}")
     return [(label, made) for made, label in found.items()]
 
 
@@ -222,7 +227,7 @@ def _choose(
     wide = needs_wide_index(*arrays, work_items=work_items)
     chosen, blocking = choose_program(
         shape.dtype,
-        shape.size,
+        shape.kernel,
         None if channel_weight is None else combine,
         unit_steps=shape.unit_steps,
         upsample=shape.upsample,
@@ -235,9 +240,9 @@ def _launch_planes(
     entry: str, shape: Shape, combine: str, arrays: tuple[Any, ...], target: Any, plane: tuple[int, int]
 ) -> None:
     """Forward and gradient of x: threads take a few rows of `plane` and a chunk of a group's channels."""
-    by_tap = not shape.size or (entry == "local_filter_grad_x" and shape.upsample > 1)
     bound = target.size  # no layout has more threads than this
     chosen, blocking, index = _choose(shape, combine, arrays[2], arrays, bound)
+    by_tap = not blocking.size or (entry == "local_filter_grad_x" and shape.upsample > 1)
     rows = 1 if by_tap else blocking.rows
     columns = shape.batch * shape.groups * blocks(plane[0], rows) * plane[1]
     if by_tap:
@@ -270,12 +275,12 @@ def _grad_weight(
     arrays = (grad_output, x, channel_weight, grad)
     chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, weight.size)
     pixels = shape.batch * shape.groups * blocks(shape.out_height, blocking.rows) * shape.out_width
-    items = pixels if shape.size else pixels * blocks(shape.taps, STRIP)
+    items = pixels if blocking.size else pixels * blocks(shape.taps, STRIP)
     splits = 1  # threads that share the channels of one item: more where there are few items
     while splits < 32 and 2 * splits <= shape.group_channels and items * splits < _THREADS_WANTED:
         splits *= 2
     across = BLOCK // splits
-    barrier_free = shape.size > 0 and splits == 1
+    barrier_free = blocking.size > 0 and splits == 1
     shared = 0 if barrier_free else STRIP * BLOCK * accumulator_dtype(x.dtype).itemsize
     arguments = (*arrays, index(items), *shape.arguments)
     grid = (blocks(items, across),)
@@ -297,7 +302,7 @@ def _grad_channel_weight(
     slots = max(1, min(64, WARP * _WARPS_WANTED // bound, _lane_rows(shape) // _ROWS_A_LANE))
     touched = (*arrays, channel_weight)
     chosen, blocking, index = _choose(shape, combine, channel_weight, touched, bound * slots)
-    if shape.size:
+    if blocking.size:
         sets = shape.groups * blocks(shape.group_channels, blocking.channel_set)
     else:
         sets = shape.channels * blocks(shape.taps, STRIP)
