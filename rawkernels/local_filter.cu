@@ -10,15 +10,22 @@
 // registers, and applies them to its chunk of channels. Rows of one thread share their x values
 // (ROW_SHIFT 1: the windows slide by one row; 0: upsampling, the windows coincide).
 //
-// Costs per output element, k = 3, ROWS = 4, stride 1, "mul", float32, with c = C/G channels per filter:
-//   memory     4 bytes of x + 4 of y + 36/c of weight, when halo rows hit the caches
-//   loads      18/4 of x + 9/4 of channel_weight + 9/chunk of weight, all L1 or L2 beyond the first touch
-//   arithmetic 9 products and 9 multiply-adds ("add": 9 additions; none without channel_weight)
-// At 8 bytes against some 30 instructions an H200 (4.8 TB/s; 132 SMs x 128 lanes at about 1.8 GHz) needs about as long for either:
-// memory is the bound as long as the inner loop stays this lean, hence row blocking and the unguarded loop
-// for warps whose windows all lie inside the image. k = 5 and 7 issue 25 and 49 multiply-adds an output
-// and are bound by instructions. Registers: the filter values are ROWS*k*k, and 36 of them leave two or more
-// blocks of 256 threads on an SM; tests/registers.json has the measured counts.
+// Costs per output element of the forward pass at k = 3, stride 1, "mul", float32, with c = C/G channels per filter.
+// A thread makes 4 rows; counted in the loop over channels of the PTX for warps inside the image:
+//   memory        8 bytes: x once (halo rows come from the caches), y once; and 36/c bytes of weight
+//   loads         6.75 = (18 of x + 9 of channel_weight) / 4
+//   arithmetic    9 multiplications, 9 multiply-adds
+//   instructions  30.5 in all; some 45 near the border, where each load asks whether it is inside
+// An H200 (4.8 TB/s; 132 SMs, each 128 lanes and one 128-byte request to L1 a cycle, at 1.8 GHz) needs 1.7 ps for
+// the bytes, 1.0 ps for the instructions and 0.9 ps for the requests: memory is the bound, by a margin that the row
+// blocking makes (one row a thread: 18 loads, 2.4 ps). k = 5 (27.5 loads, 25 + 25 operations) and k = 7 (98 loads,
+// 49 + 49) are bound by instructions and L1. In 16 bits the bytes halve and the rest does not: memory and
+// instructions then take about the same. The gradient of x is the same loop on other arrays; the gradients of
+// weight and channel_weight read 8 bytes and do 9 multiplications and 9 multiply-adds for each element of y.
+//
+// Registers: 36 filter values and the loads in flight fill the 128 that the launch bounds allow, so that 4 blocks of
+// 128 threads share an SM: 16 warps of 64, each with some 20 independent loads in a row. tests/registers.json has all
+// counts; nothing spills.
 //
 // Outside the image x is 0, and that zero takes part in products: an infinite filter value there gives NaN.
 // The gradient of x sums over existing output pixels only. No kernel uses atomics: equal inputs, equal bits.
@@ -30,7 +37,7 @@
 //   UPSAMPLED   1: u > 1
 //   ROWS        output rows of a thread;  BASE_ROWS  the same in the gradient of channel_weight
 //   ROW_SHIFT   see above;  SET  channels of a warp in the gradient of channel_weight
-//   MIN_BLOCKS  blocks of 128 threads that must fit on an SM, which limits registers: 4 leave 128 a thread, 3 leave 168;
+//   MIN_BLOCKS  blocks of 128 threads that must fit on an SM, which limits registers: 4 leave 128 a thread, 3 168;
 //               MIN_BLOCKS_GRAD  the same for the gradients of weight and channel_weight, which keep more sums
 #ifndef KH
 #define KH 3

@@ -3,8 +3,8 @@
 // registers here, so the loops turn inside out: a thread keeps STRIP sums (of STRIP channels, or of STRIP taps) and
 // reads each filter value once for all of them. Included by local_filter.cu, whose names it uses.
 
-// The source row or column of tap i at (scaled) position first + i*dilation; -1 where there is none.
-__device__ __forceinline__ int source_position(int first, int size) { return first >= 0 && first < size ? first : -1; }
+// A row or column of the source, or -1 where there is none.
+__device__ __forceinline__ int source_position(int at, int size) { return at >= 0 && at < size ? at : -1; }
 
 // Forward: a thread makes one pixel of up to STRIP channels.
 __device__ __forceinline__ void forward_any_size(

@@ -301,7 +301,7 @@ def test_the_barrier_before_reuse_is_needed(seed: str, monkeypatch: pytest.Monke
     "size, old, new",
     [
         pytest.param(3, "position < size &&", "position <= size &&", id="compiled size"),
-        pytest.param(9, "first < size ?", "first <= size ?", id="any size"),
+        pytest.param(9, "at < size ?", "at <= size ?", id="any size"),
     ],
 )
 def test_an_off_by_one_read_is_caught(size: int, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +340,50 @@ def test_a_grid_too_large_without_its_guard_is_caught(monkeypatch: pytest.Monkey
     plant(monkeypatch, lambda text: replaced(text, "if (flat >= items) return;", ""))
     with pytest.raises(host.KernelError, match=r"^local_filter_forward: stray write to y: "):
         largest_error(3)
+
+
+MODES = {
+    "one": {"stride": (1, 1), "dilation": (1, 1), "upsample": 1},
+    "strided": {"stride": (2, 3), "dilation": (1, 2), "upsample": 1},
+    "up 2": {"stride": (1, 1), "dilation": (1, 1), "upsample": 2},
+    "up 2 dilated": {"stride": (1, 1), "dilation": (2, 2), "upsample": 2},
+    "up 3": {"stride": (1, 1), "dilation": (1, 1), "upsample": 3},
+}
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["int", "long long"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_every_layout_of_the_work(size: int, mode: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each compiled size and mode, on an image with warps inside and at the border, several slots and chunks."""
+    if wide:
+        monkeypatch.setattr(local_filter, "needs_wide_index", lambda *arrays, work_items: True)
+    rng = np.random.default_rng(8)
+    how: dict[str, Any] = MODES[mode] | {"combine": "mul", "padding": (size // 2, size // 2)}
+    u, steps, reach = how["upsample"], how["stride"], [d * (size - 1) for d in how["dilation"]]
+    height, width = 23, 97
+    outputs = [
+        u * ((extent + 2 * (size // 2) - reach[axis] - 1) // steps[axis] + 1)
+        for axis, extent in enumerate((height, width))
+    ]
+    x = rng.standard_normal((1, 6, height, width)).astype(np.float32)
+    weight = rng.standard_normal((1, 1, size, size, *outputs)).astype(np.float32)
+    channel_weight = rng.standard_normal((1, u, u, 6, size, size)).astype(np.float32)
+    grad_output = rng.standard_normal((1, 6, *outputs)).astype(np.float32)
+    found = both_ways(local_filter, grad_output, (x, weight, channel_weight), how)
+    doubled = [array.astype(np.float64) for array in (grad_output, x, weight, channel_weight)]
+    expected = both_ways(reference, doubled[0], tuple(doubled[1:]), how)
+    # Rounding is judged by the size of what is added up, which the same sums of absolute values give.
+    sizes = both_ways(reference, abs(doubled[0]), tuple(abs(array) for array in doubled[1:]), how)
+    for ours, wanted, size_of_terms in zip(found, expected, sizes, strict=True):
+        assert ours.dtype == np.float32 and ours.shape == wanted.shape
+        assert np.all(np.abs(ours - wanted) <= 2e-6 * size_of_terms)
+
+
+def both_ways(module: Any, grad_output: Any, arrays: tuple[Any, ...], how: dict[str, Any]) -> list[Any]:
+    """Output and gradients."""
+    output, kept = module.forward(*arrays, **how)
+    return [output, *module.backward(grad_output, kept, (True, True, True), **how)]
 
 
 def test_any_order_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
