@@ -163,7 +163,7 @@ def backward(
         x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
         filters=np.empty(inputs.filters.shape if needs[1] else (0,) * 5, x.dtype),
         # Summed in order of the bands: the same bits however the bands were dealt out.
-        slots=np.zeros((layout.bands, *(scales.shape if needs[2] else (0,) * 3)), x.dtype),
+        slots=np.zeros((layout.bands, *(scales.shape if needs[2] else (x.shape[0], 0, 0))), x.dtype),
     )
     items = x.shape[0] * weight.shape[1] * layout.bands
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, aligned, dot, pack_rows, unpack_phases, unpack_rows
+from .planes import accumulate, aligned, correlate, dot, pack_rows, unpack_phases, unpack_rows
 
-CHANNELS = 4  # channels whose contributions to the gradient of weight are summed in one loop
+CHANNELS = 4  # channels of which one loop makes gradients of the filters
 
 
 class Terms(NamedTuple):
@@ -181,6 +181,9 @@ def _pack_channels(
             pack_rows(scratch.outputs, at, grad_output, above, height, layout.width, origin, (u, u))
         if images:
             _pack_image(scratch.images, k * layout.image_size, inputs.x[n, c], first, rows, layout)
+    # Channels that a last set lacks are zero.
+    scratch.outputs[(channels[1] - channels[0]) * layout.output_size :] = 0
+    scratch.images[(channels[1] - channels[0]) * layout.image_size :] = 0
 
 
 @jit
@@ -221,7 +224,7 @@ def _grad_x(
 
 
 @jit
-def _grad_scales(
+def _grad_filters(
     slots: np.ndarray,
     scratch: Scratch,
     extent: tuple,
@@ -232,42 +235,31 @@ def _grad_scales(
     layout: Layout,
     add: bool | None,
 ) -> None:
-    """Add to the channels' gradients of their scales, (C, terms), what a block of rows contributes."""
-    filters = scratch.filters
-    for k in range(channels[1] - channels[0]):
-        image, outputs = scratch.images[k * layout.image_size :], scratch.outputs[k * layout.output_size :]
-        for term in range(slots.shape[1]):
-            filter_at, output_at = terms.filter_at[term], terms.output_at[term]
-            image_at = terms.image_at[term]
-            total = slots.dtype.type(0)
-            at, to, wide = 0, 1, rows * layout.width
-            for attempt in range(2):
-                for skip in range(at, to, layout.width):
-                    run = (skip, skip + wide)
-                    total += dot(run, outputs, output_at, image, image_at, filters, filter_at, add)
-                if attempt or np.isfinite(total):
-                    break
-                # Was it a pixel outside this term's window, times a packed zero? Row by row, without them.
-                total = slots.dtype.type(0)
-                at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
-            slots[channels[0] + k, term] += total
-
-
-@jit
-def _grad_filters(
-    scratch: Scratch, several: int, rows: int, terms: Terms, layout: Layout, add: bool | None
-) -> None:
-    """Add to the packed gradients of the filters what several packed channels contribute."""
-    output_at, image_at = np.empty(several, np.intp), np.empty(several, np.intp)
-    factor, run = np.ones(several, scratch.acc.dtype), (0, rows * layout.width)
-    grads, outputs, images = scratch.grad_filters, scratch.outputs, scratch.images
+    """Add what a block of the channels contributes to the packed gradients of the filters and to those of the
+    channels' scales, (C, terms), unless `slots` is empty.
+    """
+    several = channels[1] - channels[0]
+    factor, totals = np.ones(CHANNELS, slots.dtype), np.empty(CHANNELS, slots.dtype)
+    grads, filters, outputs, images = scratch.grad_filters, scratch.filters, scratch.outputs, scratch.images
     for term in range(len(terms.tap)):
-        for k in range(several):
-            output_at[k] = k * layout.output_size + terms.output_at[term]
-            image_at[k] = k * layout.image_size + terms.image_at[term]
-            if add is None:
+        at, count = terms.filter_at[term], rows * layout.width
+        output_at, image_at = (
+            (terms.output_at[term], layout.output_size),
+            (terms.image_at[term], layout.image_size),
+        )
+        if add is None:
+            for k in range(several):
                 factor[k] = scratch.scale[k, term]
-        accumulate(grads, terms.filter_at[term], run, outputs, output_at, images, image_at, factor, None)
+        correlate(grads, at, count, outputs, output_at, images, image_at, factor, filters, totals, add)
+        for k in range(several if slots.size else 0):
+            total = totals[k]
+            if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
+                total = slots.dtype.type(0)
+                start, stop, wide = _outputs_of(term, extent, first, rows, terms, layout)
+                oa, ia = output_at[0] + k * output_at[1], image_at[0] + k * image_at[1]
+                for skip in range(start, stop, layout.width):
+                    total += dot((skip, skip + wide), outputs, oa, images, ia, filters, at, add)
+            slots[channels[0] + k, term] += total
 
 
 @jit
@@ -295,7 +287,7 @@ def backward_items(
     groups, size = inputs.filters.shape[1], len(terms.tap) * layout.plane
     per_group, blocks = inputs.x.shape[1] // groups, -(-layout.rows // layout.block)
     extent = (inputs.grad_output.shape[2] // layout.upsample, inputs.grad_output.shape[3] // layout.upsample)
-    needs_x, needs_filters, needs_scales = grads.x.size > 0, grads.filters.size > 0, grads.slots.size > 0
+    needs_x, needs_filters = grads.x.size > 0, grads.filters.size + grads.slots.size > 0
     scratch = Scratch(
         aligned(size, inputs.x),
         aligned(size if needs_filters else 0, inputs.x),
@@ -313,19 +305,15 @@ def backward_items(
             rows = min(layout.block, layout.rows - first)
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
             scratch.grad_filters[:] = 0
+            slots = grads.slots[band, n]
             for channel in range(group * per_group, end, CHANNELS):
                 several = (channel, min(channel + CHANNELS, end))
-                images = needs_filters or needs_scales
-                _pack_channels(scratch, inputs, n, several, first, rows, terms, layout, images)
+                _pack_channels(scratch, inputs, n, several, first, rows, terms, layout, needs_filters)
                 if needs_x:
                     _grad_x(
                         grads.x, scratch, inputs.finite, extent, n, several, first, rows, terms, layout, add
                     )
-                if needs_scales:
-                    _grad_scales(
-                        grads.slots[band, n], scratch, extent, several, first, rows, terms, layout, add
-                    )
                 if needs_filters:
-                    _grad_filters(scratch, several[1] - channel, rows, terms, layout, add)
-            if needs_filters:
+                    _grad_filters(slots, scratch, extent, several, first, rows, terms, layout, add)
+            if grads.filters.size:
                 _unpack_filters(scratch.grad_filters, grads.filters[n, group], terms, first, rows, layout)

@@ -185,6 +185,51 @@ def _from(at: int, run: tuple) -> Any:
 
 
 @jit
+def correlate(
+    acc: np.ndarray,
+    at: int,
+    count: int,
+    a: np.ndarray,
+    a_at: tuple,
+    b: np.ndarray,
+    b_at: tuple,
+    scale: np.ndarray,
+    c: np.ndarray,
+    totals: np.ndarray,
+    add: Any,
+) -> None:
+    """With the products p_k[j] = a[a_at + j] * b[b_at + j] of four pairs, two sums over them in one pass.
+
+    ``acc[at + j] += sum_k scale[k] * p_k[j]`` and ``totals[k] = sum_j p_k[j] * c[at + j]``, or without c if
+    `add` is given. `a_at` and `b_at` are (first, distance between pairs).
+    """
+    t, zero, one = uint64(at), acc.dtype.type(0), acc.dtype.type(1)
+    a0, a1, a2, a3 = _at(a_at, 0), _at(a_at, 1), _at(a_at, 2), _at(a_at, 3)
+    b0, b1, b2, b3 = _at(b_at, 0), _at(b_at, 1), _at(b_at, 2), _at(b_at, 3)
+    s0, s1, s2, s3 = scale[0], scale[1], scale[2], scale[3]
+    t0, t1, t2, t3 = zero, zero, zero, zero
+    for j in range(uint64(count)):
+        p0, p1, p2, p3 = (
+            a[a0 + j] * b[b0 + j],
+            a[a1 + j] * b[b1 + j],
+            a[a2 + j] * b[b2 + j],
+            a[a3 + j] * b[b3 + j],
+        )
+        acc[t + j] += (s0 * p0 + s1 * p1) + (s2 * p2 + s3 * p3)
+        factor = c[t + j] if add is None else one
+        t0 += p0 * factor
+        t1 += p1 * factor
+        t2 += p2 * factor
+        t3 += p3 * factor
+    totals[0], totals[1], totals[2], totals[3] = t0, t1, t2, t3
+
+
+@jit
+def _at(start: tuple, k: int) -> Any:
+    return uint64(start[0] + k * start[1])
+
+
+@jit
 def dot(
     run: tuple, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, c: np.ndarray, c_at: int, add: Any
 ) -> Any:
