@@ -143,7 +143,7 @@ class Upsampler(Module):
         return outputs
 
     def upsample(self, low: np.ndarray, photo: np.ndarray) -> np.ndarray:
-        """The disparity (H, W) at full resolution: the mean over the four views that training knows."""
+        """The disparity (H, W) at full resolution: the mean over four of the views that training draws."""
         disparity = np.stack([low, -low, low[:, ::-1], -low[:, ::-1]])[:, None]
         photos = np.stack([photo, photo, photo[:, :, ::-1], photo[:, :, ::-1]])
         plain, exchanged, mirrored, both = F.stop_gradient(self(disparity, photos)[-1])[:, 0]
@@ -155,15 +155,20 @@ class Upsampler(Module):
 
 
 def random_view(scene: Scene, size: int, rng: np.random.Generator) -> Scene:
-    """A square of the scene, perhaps mirrored, with near and far perhaps exchanged, in another light."""
+    """A square of the scene, perhaps mirrored and turned, perhaps near and far exchanged, in another light.
+
+    There is one scene to learn from: what may change without changing the task has to change.
+    """
     top, left = (rng.integers(0, side - size + 1) for side in scene.valid.shape)
     photo, disparity, valid = scene.cut(slice(top, top + size), slice(left, left + size))
+    mirror = (slice(None, None, rng.choice((-1, 1))), slice(None, None, rng.choice((-1, 1))))
+    photo, disparity, valid = photo[:, *mirror], disparity[mirror], valid[mirror]
     if rng.random() < 0.5:
-        photo, disparity, valid = photo[:, :, ::-1], disparity[:, ::-1], valid[:, ::-1]
+        photo, disparity, valid = photo.swapaxes(1, 2), disparity.T, valid.T
     if rng.random() < 0.5:
         disparity = -disparity
-    light = 1 + rng.normal(0, 0.1, (3, 1, 1)), rng.normal(0, 0.05, (3, 1, 1))
-    return Scene((photo * light[0] + light[1]).astype(np.float32), disparity, valid)
+    gain, shift = rng.normal(1, 0.1, (3, 1, 1)), rng.normal(0, 0.05, (3, 1, 1))
+    return Scene((photo * gain + shift).astype(np.float32), disparity, valid)
 
 
 def loss_of(outputs, disparity: np.ndarray, valid: np.ndarray):
@@ -239,7 +244,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scale", type=int, nargs="+", choices=(2, 4, 8), default=[4, 8])
-    parser.add_argument("--steps", type=int, default=400, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=320, help="training steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("joint_upsampling.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few steps on small crops: does it run?")
