@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ._state import assign, mismatches
 from .variable import Variable
 
 
@@ -19,73 +20,98 @@ class Optimizer:
     Parameters
     ----------
     parameters : list of Variable, or list of dict
-        What to train. Groups, such as ``{"parameters": [...], "lr_scale": 0.1}``, have learning rates of
-        their own.
+        What to train. A group ``{"parameters": [...], "lr_scale": 0.1, "weight_decay": 0.0}`` has a learning
+        rate of its own, relative to that of the optimiser, or a weight decay of its own, or both.
     lr : float
         Learning rate; may be assigned between steps.
+    weight_decay : float
+        Of all groups that say nothing else.
 
     Attributes
     ----------
     parameters : list of Variable
         All parameters, in the order in which `step` takes their gradients.
+    steps : int
+        Number of steps taken.
     """
 
     slots: tuple[str, ...] = ()
 
-    def __init__(self, parameters: Iterable[Any], lr: float) -> None:
-        groups: list[Any] = [g if isinstance(g, Mapping) else {"parameters": [g]} for g in parameters]
-        self.parameters: list[Variable] = [p for g in groups for p in g["parameters"]]
-        self.scales = [float(g.get("lr_scale", 1.0)) for g in groups for _ in g["parameters"]]
+    def __init__(self, parameters: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
+        self._name = type(self).__name__
+        self.parameters: list[Variable] = []
+        self.scales: list[float] = []
+        self.decays: list[float] = []
+        for entry in parameters:
+            group: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {"parameters": [entry]}
+            unknown = set(group) - {"parameters", "lr_scale", "weight_decay"}
+            if unknown or "parameters" not in group:
+                raise ValueError(
+                    f"{self._name}: a group has parameters, lr_scale, weight_decay, got {sorted(group)}"
+                )
+            members = list(group["parameters"])
+            self.parameters += members
+            self.scales += [float(group.get("lr_scale", 1.0))] * len(members)
+            self.decays += [float(group.get("weight_decay", weight_decay))] * len(members)
         if any(not isinstance(p, Variable) for p in self.parameters):
-            raise TypeError(f"{type(self).__name__}: parameters must be Variables or groups of them")
+            raise TypeError(f"{self._name}: parameters must be Variables or groups of them")
         if len({p.key for p in self.parameters}) != len(self.parameters):
-            raise ValueError(f"{type(self).__name__}: a parameter is given twice")
+            raise ValueError(f"{self._name}: a parameter is given twice")
         self.lr = lr
         self.steps = 0
         self.state = [{name: np.zeros_like(p.data) for name in self.slots} for p in self.parameters]
 
     def step(self, grads: Iterable[Any]) -> None:
-        """Move every parameter along its gradient."""
+        """Move every parameter along its gradient; a gradient that does not fit leaves all as they were."""
         grads = list(grads)
         if len(grads) != len(self.parameters):
-            raise ValueError(
-                f"{type(self).__name__}: {len(grads)} gradients for {len(self.parameters)} parameters"
-            )
-        self.steps += 1
-        for parameter, grad, scale, state in zip(self.parameters, grads, self.scales, self.state):
+            raise ValueError(f"{self._name}: {len(grads)} gradients for {len(self.parameters)} parameters")
+        for parameter, grad, state in zip(self.parameters, grads, self.state):
             if grad.shape != parameter.shape:
-                raise ValueError(
-                    f"{type(self).__name__}: gradient {grad.shape} for a parameter {parameter.shape}"
-                )
-            self.update(parameter.data, grad, self.lr * scale, state)
+                raise ValueError(f"{self._name}: gradient {grad.shape} for a parameter {parameter.shape}")
+            if any(type(array) is not type(parameter.data) for array in state.values()):
+                raise ValueError(f"{self._name}: its parameters moved to another device; make it after that")
+        self.steps += 1
+        for parameter, grad, scale, decay, state in zip(
+            self.parameters, grads, self.scales, self.decays, self.state
+        ):
+            self.update(parameter.data, grad, self.lr * scale, decay, state)
 
-    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
+    def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """Change `value` and `state` in place."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the training to the same bits: arrays by ``name.index``, ``steps`` and ``lr``."""
+        """What continues the training to the same bits: arrays by ``name.index``, ``steps`` and ``lr``.
+
+        Everything else (momentum, betas, decay, groups) is given where the optimiser is made.
+        """
         arrays = {f"{name}.{i}": a.copy() for i, state in enumerate(self.state) for name, a in state.items()}
-        return {**arrays, "steps": np.asarray(self.steps), "lr": np.asarray(self.lr)}
+        return {**arrays, "steps": np.asarray(self.steps), "lr": np.asarray(self.lr, dtype=np.float64)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`; unless every name and shape agrees, nothing is changed."""
-        own = self.state_dict()
-        wrong = sorted(set(own) ^ set(state)) or [k for k in own if np.shape(own[k]) != np.shape(state[k])]
-        if wrong:
-            raise ValueError(
-                f"{type(self).__name__}.load_state_dict: missing, unexpected or misshapen: {', '.join(wrong)}"
-            )
+        """Take over a `state_dict`; unless all names, shapes and dtypes agree, nothing is changed."""
+        faults = mismatches(self.state_dict(), state)
+        if faults:
+            raise ValueError(f"{self._name}.load_state_dict:\n  " + "\n  ".join(faults))
         for i, arrays in enumerate(self.state):
             for name, array in arrays.items():
-                array[...] = state[f"{name}.{i}"]
+                assign(array, state[f"{name}.{i}"])
         self.steps, self.lr = int(state["steps"]), float(state["lr"])
 
 
 class SGD(Optimizer):
-    """Gradient descent: ``v = momentum*v + g + weight_decay*p; p -= lr*v``, or Nesterov's form."""
+    """Gradient descent: ``v = momentum*v + g + weight_decay*p; p -= lr*v``, or Nesterov's form.
 
-    slots = ("velocity",)
+    Parameters
+    ----------
+    parameters, lr, weight_decay
+        As for `Optimizer`.
+    momentum : float
+        How much of the last step goes on.
+    nesterov : bool
+        Step along ``g + weight_decay*p + momentum*v`` instead of v.
+    """
 
     def __init__(
         self,
@@ -96,21 +122,36 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(parameters, lr)
-        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
+        if nesterov and not momentum:
+            raise ValueError("SGD: nesterov needs momentum")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(parameters, lr, weight_decay)
+        self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
+    def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """One step."""
-        if self.weight_decay:
-            grad = grad + self.weight_decay * value
-        velocity = state["velocity"]
-        velocity *= self.momentum
-        velocity += grad
-        value -= lr * (grad + self.momentum * velocity if self.nesterov else velocity)
+        if weight_decay:
+            grad = grad + weight_decay * value
+        if self.momentum:
+            velocity = state["velocity"]
+            velocity *= self.momentum
+            velocity += grad
+            grad = grad + self.momentum * velocity if self.nesterov else velocity
+        value -= lr * grad
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba, 2015). ``weight_decay*p`` is added to the gradient; `AdamW` decouples it."""
+    """Adam (Kingma & Ba, 2015). ``weight_decay*p`` is added to the gradient; `AdamW` decouples it.
+
+    Parameters
+    ----------
+    parameters, lr, weight_decay
+        As for `Optimizer`.
+    betas : (float, float)
+        Weights of the past in the running averages of the gradient and of its square.
+    epsilon : float
+        Added to the root of the second average.
+    """
 
     slots = ("first", "second")
 
@@ -123,13 +164,13 @@ class Adam(Optimizer):
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, lr)
-        self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
+        super().__init__(parameters, lr, weight_decay)
+        self.betas, self.epsilon = betas, epsilon
 
-    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
+    def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """One step."""
-        if self.weight_decay:
-            grad = grad + self.weight_decay * value
+        if weight_decay:
+            grad = grad + weight_decay * value
         self._move(value, grad, lr, state["first"], state["second"])
 
     def _move(self, value: Any, grad: Any, lr: float, first: Any, second: Any) -> None:
@@ -144,24 +185,35 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019): ``p -= lr*weight_decay*p`` first."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019): ``p -= lr*weight_decay*p`` first.
+
+    Parameters
+    ----------
+    parameters, lr, weight_decay
+        As for `Optimizer`.
+    **options
+        As for `Adam`.
+    """
 
     def __init__(
         self, parameters: Iterable[Any], lr: float = 1e-3, *, weight_decay: float = 1e-2, **options: Any
     ) -> None:
         super().__init__(parameters, lr, weight_decay=weight_decay, **options)
 
-    def update(self, value: Any, grad: Any, lr: float, state: dict[str, Any]) -> None:
+    def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """One step."""
-        value *= 1 - lr * self.weight_decay
+        value *= 1 - lr * weight_decay
         self._move(value, grad, lr, state["first"], state["second"])
 
 
 def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
-    """Gradients scaled so that their joint Euclidean norm is at most `max_norm`, and the norm they had."""
+    """Gradients scaled so that their joint Euclidean norm is at most `max_norm`, and the norm they had.
+
+    Gradients whose norm is not finite are returned as they are: scaling would not make them usable.
+    """
     grads = list(grads)
     norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads))
-    scale = max_norm / norm if norm > max_norm else 1.0
+    scale = max_norm / norm if max_norm < norm < math.inf else 1.0
     return [g * g.dtype.type(scale) for g in grads] if scale < 1 else grads, norm
 
 

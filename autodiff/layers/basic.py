@@ -1,4 +1,4 @@
-"""Layers of ordinary networks."""
+"""Layers that multiply by weights: convolutions and matrices."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._common import pair, plain
+from ..functions._common import pair
 from ..variable import Variable
 from .module import Module, generator
 
@@ -109,103 +109,3 @@ class Linear(Module):
     def multiply_adds(self, x: Any, output: Any) -> int:
         """One per input feature for each output."""
         return output.size * self.weight.shape[1]
-
-
-class BatchNorm2d(Module):
-    """Batch normalisation: statistics of the batch in training, running averages in evaluation.
-
-    Parameters
-    ----------
-    channels : int
-        C.
-    momentum : float
-        Weight of the newest batch in the running averages (of the mean, and of the unbiased variance).
-    epsilon : float
-        Added to the variance.
-    dtype : dtype
-        Of parameters and running averages.
-    """
-
-    def __init__(
-        self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32
-    ) -> None:
-        self.weight = Variable(np.ones(channels, dtype))
-        self.bias = Variable(np.zeros(channels, dtype))
-        self.running_mean = np.zeros(channels, dtype)
-        self.running_variance = np.ones(channels, dtype)
-        self.momentum, self.epsilon = momentum, epsilon
-
-    def forward(self, x: Any) -> Any:
-        """Normalised x."""
-        if not self.training:
-            return F.affine(
-                x, self.running_mean, self.running_variance, self.weight, self.bias, epsilon=self.epsilon
-            )
-        count = x.size // max(x.shape[1], 1)
-        if count < 2:
-            raise ValueError(
-                f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}"
-            )
-        centre, variance = F.channel_statistics(plain(x))
-        self._follow(self.running_mean, centre)
-        self._follow(self.running_variance, variance * (count / (count - 1)))
-        return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=(centre, variance))
-
-    def _follow(self, running: Any, newest: Any) -> None:
-        running *= 1 - self.momentum
-        running += self.momentum * newest.ravel()
-
-
-class Activation(Module):
-    """A function without parameters as a layer; keyword arguments go to the function."""
-
-    function: Any = None
-
-    def __init__(self, **params: Any) -> None:
-        self.params = params
-
-    def forward(self, x: Any) -> Any:
-        """The function of x."""
-        return type(self).function(x, **self.params)
-
-
-class ReLU(Activation):
-    """`autodiff.functions.relu`."""
-
-    function = F.relu
-
-
-class LeakyReLU(Activation):
-    """`autodiff.functions.leaky_relu`; ``slope`` may be given."""
-
-    function = F.leaky_relu
-
-
-class Sigmoid(Activation):
-    """`autodiff.functions.sigmoid`."""
-
-    function = F.sigmoid
-
-
-class Tanh(Activation):
-    """`autodiff.functions.tanh`."""
-
-    function = F.tanh
-
-
-class Softmax(Activation):
-    """`autodiff.functions.softmax`; ``axis`` may be given."""
-
-    function = F.softmax
-
-
-class MaxPool2d(Activation):
-    """`autodiff.functions.max_pool2d`; needs ``kernel_size``."""
-
-    function = F.max_pool2d
-
-
-class AvgPool2d(Activation):
-    """`autodiff.functions.avg_pool2d`; needs ``kernel_size``."""
-
-    function = F.avg_pool2d

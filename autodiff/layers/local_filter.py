@@ -8,9 +8,11 @@ import numpy as np
 from .. import functions as F
 from ..functions._common import pair, plain
 from ..variable import Variable
-from .basic import BatchNorm2d, Conv2d, ReLU
+from .basic import Conv2d
 from .module import Module, Sequential, generator
+from .normalization import BatchNorm2d
 from .residual import Bottleneck
+from .stateless import ReLU
 
 GAIN = {"relu": np.sqrt(2.0), "linear": 1.0}
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ..functions._common import library
+from .._state import assign, mismatches, to_numpy
 from ..variable import Variable
 
 
 class Module:
     """Base of layers and networks.
 
-    Attributes that are Variables are its parameters, attributes that are arrays are its buffers (state that
-    is not trained), and attributes that are Modules, or lists, tuples or dicts of them, are its parts.
+    Attributes that are Variables are its parameters and attributes that are Modules are its parts, also those
+    in lists, tuples or dicts; attributes that are arrays are its buffers (state that is not trained).
     Nothing is registered; the name of a parameter is the path of attributes to it, such as
     ``blocks.0.conv.weight``.
     """
@@ -34,16 +34,7 @@ class Module:
 
     def children(self) -> dict[str, "Module"]:
         """The direct parts of this module, by name."""
-        parts: dict[str, Module] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, list | tuple):
-                entries = [(f"{name}.{i}", item) for i, item in enumerate(value)]
-            elif isinstance(value, Mapping):
-                entries = [(f"{name}.{key}", item) for key, item in value.items()]
-            else:
-                entries = [(name, value)]
-            parts.update((path, item) for path, item in entries if isinstance(item, Module))
-        return parts
+        return {name: value for name, value in self._members() if isinstance(value, Module)}
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """All modules from this one (its path is empty) down, with their paths."""
@@ -74,9 +65,22 @@ class Module:
         """Set this module and its parts to evaluation mode."""
         return self.train(False)
 
+    def generators(self) -> dict[str, np.random.Generator]:
+        """Every source of random numbers (of dropout, for example) by its path: state too, but no array."""
+        return {
+            f"{path}.{name}" if path else name: value
+            for path, module in self.modules()
+            for name, value in vars(module).items()
+            if isinstance(value, np.random.Generator)
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of every parameter and buffer by its path."""
         return {path: (v.data if isinstance(v, Variable) else v).copy() for path, _, v in self._state()}
+
+    def state_faults(self, state: Mapping[str, Any]) -> list[str]:
+        """What keeps `state` from being a `state_dict` of this module: a line per entry, none if it fits."""
+        return mismatches({path: value for path, _, value in self._state()}, state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the arrays of a `state_dict`; unless all names, shapes and dtypes agree, nothing changes.
@@ -86,21 +90,11 @@ class Module:
         ValueError
             With every missing, unexpected or misshapen entry.
         """
-        own = {path: value for path, _, value in self._state()}
-        faults = [f"missing: {path}" for path in own if path not in state]
-        faults += [f"unexpected: {path}" for path in state if path not in own]
-        for path, value in own.items():
-            if path in state and (tuple(state[path].shape), state[path].dtype) != (value.shape, value.dtype):
-                expected, got = (
-                    f"{value.shape} {value.dtype}",
-                    f"{tuple(state[path].shape)} {state[path].dtype}",
-                )
-                faults.append(f"{path}: expected {expected}, got {got}")
+        faults = self.state_faults(state)
         if faults:
             raise ValueError(f"{type(self).__name__}.load_state_dict:\n  " + "\n  ".join(faults))
-        for path, value in own.items():
-            array = value.data if isinstance(value, Variable) else value
-            array[...] = state[path]
+        for path, _, value in self._state():
+            assign(value.data if isinstance(value, Variable) else value, state[path])
 
     def to_device(self, device: str) -> "Module":
         """Move parameters and buffers to ``"cpu"`` (NumPy arrays) or ``"cuda"`` (CuPy arrays), in place."""
@@ -112,20 +106,35 @@ class Module:
                 import cupy
 
                 array = cupy.asarray(array)
-            elif library(array) is not np:
-                array = array.get()
+            else:
+                array = to_numpy(array)
             if isinstance(value, Variable):
                 value.data = array
             else:
                 setattr(owner, path.rpartition(".")[2], array)
         return self
 
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """Attributes, and the entries of those that are lists, tuples or dicts, with their names."""
+        for name, value in vars(self).items():
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            elif isinstance(value, Mapping):
+                yield from ((f"{name}.{key}", item) for key, item in value.items())
+            else:
+                yield name, value
+
     def _state(self) -> Iterator[tuple[str, "Module", Any]]:
         """(path, owner, Variable or array) for every parameter and buffer."""
         for path, module in self.modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Variable) or (hasattr(value, "dtype") and hasattr(value, "strides")):
+            for name, value in module._members():
+                if isinstance(value, Variable) or (_is_array(value) and name in vars(module)):
                     yield (f"{path}.{name}" if path else name), module, value
+
+
+def _is_array(value: Any) -> bool:
+    """NumPy's scalars have dtype and strides too, but cannot be written to."""
+    return hasattr(value, "dtype") and hasattr(value, "strides") and not isinstance(value, np.generic)
 
 
 def generator(rng: Any) -> np.random.Generator:

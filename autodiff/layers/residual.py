@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from .basic import BatchNorm2d, Conv2d
+from .basic import Conv2d
 from .module import Module, Sequential, generator
+from .normalization import BatchNorm2d
 
 
 class Bottleneck(Module):

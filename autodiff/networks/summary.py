@@ -62,7 +62,7 @@ def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
     def watch(path: str, module: Module) -> None:
         def forward(*args: Any, **params: Any) -> Any:
             output = original(*args, **params)
-            own = [v for v in vars(module).values() if isinstance(v, Variable) and v.key not in counted]
+            own = [v for _, v in module._members() if isinstance(v, Variable) and v.key not in counted]
             counted.update(v.key for v in own)
             cost = module.multiply_adds(args[0], output)
             if own or cost:

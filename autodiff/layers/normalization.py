@@ -1,0 +1,55 @@
+"""Layers that bring their input to a standard scale."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..functions._common import plain
+from ..variable import Variable
+from .module import Module
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation: statistics of the batch in training, running averages in evaluation.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    momentum : float
+        Weight of the newest batch in the running averages (of the mean, and of the unbiased variance).
+    epsilon : float
+        Added to the variance.
+    dtype : dtype
+        Of parameters and running averages.
+    """
+
+    def __init__(
+        self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32
+    ) -> None:
+        self.weight = Variable(np.ones(channels, dtype))
+        self.bias = Variable(np.zeros(channels, dtype))
+        self.running_mean = np.zeros(channels, dtype)
+        self.running_variance = np.ones(channels, dtype)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def forward(self, x: Any) -> Any:
+        """Normalised x."""
+        if not self.training:
+            return F.affine(
+                x, self.running_mean, self.running_variance, self.weight, self.bias, epsilon=self.epsilon
+            )
+        count = x.size // max(x.shape[1], 1)
+        if count < 2:
+            raise ValueError(
+                f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}"
+            )
+        centre, variance = F.channel_statistics(plain(x))
+        self._follow(self.running_mean, centre)
+        self._follow(self.running_variance, variance * (count / (count - 1)))
+        return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=(centre, variance))
+
+    def _follow(self, running: Any, newest: Any) -> None:
+        running *= 1 - self.momentum
+        running += self.momentum * newest.ravel()

@@ -1,0 +1,110 @@
+"""Layers without parameters: activations, pooling, shapes."""
+
+from inspect import signature
+from typing import Any
+
+from .. import functions as F
+from .module import Module
+
+
+class Stateless(Module):
+    """A function as a layer; further arguments are those of the function after x.
+
+    Subclasses name the `function`.
+    """
+
+    function: Any = None
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        function = type(self).function
+        try:
+            signature(function).bind(None, *args, **params)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}; see functions.{function.__name__}") from None
+        self.args, self.params = args, params
+
+    def forward(self, x: Any) -> Any:
+        """The function of x."""
+        return type(self).function(x, *self.args, **self.params)
+
+    def __repr__(self) -> str:
+        given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.params.items())]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+
+class ReLU(Stateless):
+    """`autodiff.functions.relu`."""
+
+    function = F.relu
+
+
+class LeakyReLU(Stateless):
+    """`autodiff.functions.leaky_relu`; ``slope`` may be given."""
+
+    function = F.leaky_relu
+
+
+class SiLU(Stateless):
+    """`autodiff.functions.silu`."""
+
+    function = F.silu
+
+
+class Sigmoid(Stateless):
+    """`autodiff.functions.sigmoid`."""
+
+    function = F.sigmoid
+
+
+class Softplus(Stateless):
+    """`autodiff.functions.softplus`."""
+
+    function = F.softplus
+
+
+class Tanh(Stateless):
+    """`autodiff.functions.tanh`."""
+
+    function = F.tanh
+
+
+class Softmax(Stateless):
+    """`autodiff.functions.softmax`; ``axis`` may be given."""
+
+    function = F.softmax
+
+
+class LogSoftmax(Stateless):
+    """`autodiff.functions.log_softmax`; ``axis`` may be given."""
+
+    function = F.log_softmax
+
+
+class MaxPool2d(Stateless):
+    """`autodiff.functions.max_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given."""
+
+    function = F.max_pool2d
+
+
+class AvgPool2d(Stateless):
+    """`autodiff.functions.avg_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given."""
+
+    function = F.avg_pool2d
+
+
+class AdaptiveAvgPool2d(Stateless):
+    """`autodiff.functions.adaptive_avg_pool2d`, to ``output_size``."""
+
+    function = F.adaptive_avg_pool2d
+
+
+class GlobalAvgPool(Stateless):
+    """`autodiff.functions.global_avg_pool`."""
+
+    function = F.global_avg_pool
+
+
+class Flatten(Stateless):
+    """`autodiff.functions.flatten`: (N, C, H, W) -> (N, C*H*W)."""
+
+    function = F.flatten

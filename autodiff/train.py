@@ -1,0 +1,299 @@
+"""The training loop, and checkpoints from which it goes on as if it had never stopped.
+
+What `Trainer.fit` does for each batch is this, and whoever wants something else writes it like this::
+
+    with Tape() as tape:
+        value = loss(network, *batch)
+    optimizer.lr = schedule(step)
+    optimizer.step(tape.gradient(value, optimizer.parameters))
+"""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import files
+from ._state import mismatches
+from .functions._common import library
+from .layers import Module
+from .optim import Optimizer, clip_gradients
+from .tape import Tape
+
+KIND = "autodiff training, version 1"
+
+
+class Trainer:
+    """Trains a network; a checkpoint continues the training to the same bits.
+
+    Parameters
+    ----------
+    network : Module
+        What is trained.
+    optimizer : Optimizer
+        Made from the parameters of the network.
+    loss : callable
+        ``loss(network, *batch)`` gives a single number on the tape.
+    schedule : callable, optional
+        ``schedule(step) -> lr``; without it the learning rate stays what the optimiser was given.
+    max_norm : float, optional
+        Gradients are clipped to this joint norm.
+    seed : int
+        Each epoch gets a random generator from this seed and its own number, so that its batches are the same
+        whether or not the epochs before it were run by this process.
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry per epoch: ``epoch`` (from 1), ``step``, ``lr``, the mean ``loss``, and what was evaluated.
+    epoch, batch, step : int
+        Number of complete epochs, of batches since then, and of batches in all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> from autodiff.layers import Linear
+    >>> from autodiff.optim import SGD
+    >>> from autodiff.train import Trainer, minibatches
+    >>> x = np.linspace(-1, 1, 64)[:, None]
+    >>> network = Linear(1, 1, rng=0, dtype=np.float64)
+    >>> trainer = Trainer(network, SGD(network.parameters(), 0.5), lambda net, x, y: F.mse(net(x), y))
+    >>> history = trainer.fit(minibatches(16, x, 3 * x - 1), 20, progress=False)
+    >>> network.weight.data.round(3), network.bias.data.round(3)
+    (array([[3.]]), array([-1.]))
+    """
+
+    def __init__(
+        self,
+        network: Module,
+        optimizer: Optimizer,
+        loss: Callable[..., Any],
+        *,
+        schedule: Callable[[int], float] | None = None,
+        max_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.network, self.optimizer, self.loss = network, optimizer, loss
+        self.schedule, self.max_norm, self.seed = schedule, max_norm, seed
+        self.history: list[dict[str, Any]] = []
+        self.epoch = self.batch = self.step = 0
+        self._total = 0.0
+
+    def fit(
+        self,
+        batches: Callable[[np.random.Generator], Iterable[tuple]],
+        epochs: int,
+        *,
+        evaluate: Callable[[Module], dict[str, float]] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int | None = None,
+        progress: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Train until `epochs` epochs are complete, those of an earlier call or a checkpoint included.
+
+        It leaves the network in evaluation mode.
+
+        Parameters
+        ----------
+        batches : callable
+            ``batches(rng)`` gives the batches of one epoch, each a tuple for `loss`; see `minibatches`. Its
+            only randomness should be that of `rng`.
+        epochs : int
+            When to stop.
+        evaluate : callable
+            ``evaluate(network) -> {name: number}`` after each epoch, with the network in evaluation mode.
+        checkpoint : path, optional
+            Is written after each epoch, and after every `every` steps.
+        every : int, optional
+            Steps between checkpoints within an epoch.
+        progress : bool
+            Print a line per epoch, with a progress bar meanwhile if the package tqdm is installed.
+
+        Returns
+        -------
+        list of dict
+            `history`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss, or the norm of clipped gradients, is not finite; the step is not taken.
+        """
+        while self.epoch < epochs:
+            self.network.train()
+            rng = np.random.default_rng([self.seed, self.epoch])
+            # Batches that a checkpoint already covers are drawn again, for the sake of the generator.
+            rest = itertools.islice(batches(rng), self.batch, None)
+            for batch in _shown(rest, f"epoch {self.epoch + 1}", progress):
+                self._total += self.train_batch(*batch)
+                self.batch += 1
+                if checkpoint and every and self.step % every == 0:
+                    self.save(checkpoint)
+            self._end_epoch(evaluate)
+            if progress:
+                print("  ".join(f"{name} {value:g}" for name, value in self.history[-1].items()))
+            if checkpoint:
+                self.save(checkpoint)
+        return self.history
+
+    def train_batch(self, *batch: Any) -> float:
+        """One step of the optimiser; the loss before it."""
+        with Tape() as tape:
+            loss = self.loss(self.network, *batch)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"Trainer: the loss is {value} at step {self.step}")
+        grads = tape.gradient(loss, self.optimizer.parameters)
+        if self.max_norm is not None:
+            grads, norm = clip_gradients(grads, self.max_norm)
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"Trainer: the gradient has norm {norm} at step {self.step}")
+        if self.schedule:
+            self.optimizer.lr = self.schedule(self.step)
+        self.optimizer.step(grads)
+        self.step += 1
+        return value
+
+    def _end_epoch(self, evaluate: Callable | None) -> None:
+        """Add a line to the history."""
+        if not self.batch:
+            raise ValueError("Trainer: an epoch without batches; batches(rng) gave none")
+        self.network.eval()
+        metrics = evaluate(self.network) if evaluate else {}
+        mean = self._total / self.batch
+        self.epoch, self.batch, self._total = self.epoch + 1, 0, 0.0
+        line = {"epoch": self.epoch, "step": self.step, "lr": float(self.optimizer.lr), "loss": mean}
+        self.history.append(line | {name: float(value) for name, value in metrics.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint; it replaces an older one at once, when it is complete."""
+        arrays = {f"network.{name}": array for name, array in self.network.state_dict().items()}
+        arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
+        state = {
+            "optimizer": type(self.optimizer).__name__,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "total": self._total,
+            "history": self.history,
+            "generators": {name: _described(g) for name, g in self.network.generators().items()},
+        }
+        files.save(path, arrays, {"kind": KIND, "state": json.dumps(state)})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint of the same network and optimiser.
+
+        Raises
+        ------
+        FileError
+            If the file is damaged or belongs to another training: with every difference, and before anything
+            is changed.
+        """
+        own = {f"network.{name}": array for name, array in self.network.state_dict().items()}
+        own |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
+
+        def accept(entries: dict[str, files.Entry], metadata: dict[str, str]) -> None:
+            if metadata.get("kind") != KIND:
+                raise files.FileError(f"is no checkpoint: its kind is {metadata.get('kind')!r}, not {KIND!r}")
+            faults = mismatches(own, entries)
+            if faults:
+                raise files.FileError("is of another training:\n  " + "\n  ".join(faults))
+
+        arrays, metadata = files.load(path, accept)
+        try:
+            state, generators = self._parse(metadata)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            message = f"{os.fspath(path)}: has no valid state of a training: {type(error).__name__}: {error}"
+            raise files.FileError(message) from None
+        # Everything has been checked: from here on nothing fails.
+        self.network.load_state_dict(_below("network.", arrays))
+        self.optimizer.load_state_dict(_below("optimizer.", arrays))
+        for name, generator in self.network.generators().items():
+            generator.bit_generator.state = generators[name]
+        self.seed, self.history, self._total = state["seed"], state["history"], state["total"]
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+
+    def _parse(self, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state beside the arrays, and those of the generators, checked."""
+        state = json.loads(metadata["state"])
+        counts = [state[name] for name in ("seed", "epoch", "batch", "step")]
+        if any(type(count) is not int or count < 0 for count in counts) or type(state["total"]) is not float:
+            raise ValueError("counts must be whole numbers, and total a float")
+        history = state["history"]
+        if not isinstance(history, list) or not all(isinstance(line, dict) for line in history):
+            raise ValueError("history must be a list of dicts")
+        optimizer = type(self.optimizer).__name__
+        if state["optimizer"] != optimizer:
+            raise ValueError(f"it was trained by {state['optimizer']}, this is {optimizer}")
+        own = self.network.generators()
+        if set(own) != set(state["generators"]):
+            raise ValueError(f"generators {sorted(state['generators'])}, but the network has {sorted(own)}")
+        described = {name: _restored(d) for name, d in state["generators"].items()}
+        for name, generator in own.items():
+            type(generator.bit_generator)().state = described[name]  # refuses what it does not know
+        return state, described
+
+
+def minibatches(
+    size: int, *arrays: Any, shuffle: bool = True
+) -> Callable[[np.random.Generator], Iterator[tuple]]:
+    """``batches(rng)`` for `Trainer.fit`: slices of arrays of one length, each epoch in a new random order.
+
+    Parameters
+    ----------
+    size : int
+        Rows in a batch; the last batch of an epoch may be smaller.
+    *arrays : array
+        NumPy or CuPy arrays; row i of each belongs to row i of the others.
+    shuffle : bool
+        Whether to change the order.
+    """
+    lengths = {len(array) for array in arrays}
+    if size < 1 or len(lengths) != 1:
+        raise ValueError(f"minibatches: size {size}, arrays of length {', '.join(map(str, sorted(lengths)))}")
+    (length,) = lengths
+
+    def batches(rng: np.random.Generator) -> Iterator[tuple]:
+        order = rng.permutation(length) if shuffle else np.arange(length)
+        for start in range(0, length, size):
+            rows = order[start : start + size]
+            yield tuple(array[library(array).asarray(rows)] for array in arrays)
+
+    return batches
+
+
+def _shown(batches: Iterable, title: str, progress: bool) -> Iterable:
+    """The batches, with a progress bar where there can be one."""
+    if not progress:
+        return batches
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return batches
+    return tqdm(batches, title, unit="batch", leave=False, disable=None)  # None: unless this is no terminal
+
+
+def _below(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _described(generator: np.random.Generator) -> Any:
+    """The state of a generator in JSON's terms; some keep arrays of unsigned numbers in it."""
+    return json.loads(
+        json.dumps(generator.bit_generator.state, default=lambda array: {"array": array.tolist()})
+    )
+
+
+def _restored(state: Any) -> Any:
+    """What `_described` described."""
+    if not isinstance(state, dict):
+        return state
+    if set(state) == {"array"}:
+        return np.array(state["array"], dtype=np.uint64)
+    return {name: _restored(value) for name, value in state.items()}
