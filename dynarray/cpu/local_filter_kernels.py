@@ -120,7 +120,6 @@ def forward_items(
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     packed, image = aligned(len(terms.tap) * layout.plane, x), aligned(layout.image_size, x)
     acc = aligned(u * layout.plane, x)
-    image[:] = 0
     for item in range(start, stop):
         chunk, band = item % chunks, item // chunks % layout.bands
         n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
@@ -129,6 +128,7 @@ def forward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
+            packed[:], image[:] = 0, 0
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for c in range(channel, end):
                 scale = scales[n % scales.shape[0], c % scales.shape[1]]
@@ -296,15 +296,14 @@ def backward_items(
         np.empty((CHANNELS, len(terms.tap)), inputs.x.dtype),
         aligned(layout.plane, inputs.x),
     )
-    scratch.outputs[:] = 0
     for item in range(start, stop):
         n, group = item // (groups * layout.bands), item // layout.bands % groups
         band, end = item % layout.bands, (group + 1) * per_group
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
+            scratch.filters[:], scratch.grad_filters[:], scratch.images[:], scratch.outputs[:] = 0, 0, 0, 0
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
-            scratch.grad_filters[:] = 0
             slots = grads.slots[band, n]
             for channel in range(group * per_group, end, CHANNELS):
                 several = (channel, min(channel + CHANNELS, end))

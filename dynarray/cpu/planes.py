@@ -43,10 +43,11 @@ def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any)
 
 
 @jit
-def columns(width: int, wide: int, origin: int, step: int) -> tuple:
-    """The j in range(width) for which ``j*step + origin`` lies in range(wide)."""
-    low = min(width, max(0, -(origin // step)))
-    return low, max(low, min(width, (wide - 1 - origin) // step + 1))
+def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple:
+    """The range of those i < count for which ``(first + i)*step + origin`` lies in range(extent)."""
+    start = first * step + origin
+    low = min(count, max(0, -(start // step)))
+    return low, max(low, min(count, (extent - 1 - start) // step + 1))
 
 
 @jit
@@ -60,25 +61,23 @@ def pack_rows(
     origin: tuple,
     step: tuple,
 ) -> None:
-    """target[at + i*width + j] = image[(first + i)*step_y + origin_y, j*step_x + origin_x], zero outside."""
-    low, end = columns(width, image.shape[1], origin[1], step[1])
-    for i in range(rows):
-        base = at + i * width
-        y = (first + i) * step[0] + origin[0]
-        if y < 0 or y >= image.shape[0]:
-            target[base : base + width] = 0
-            continue
-        target[base : base + low] = 0
-        target[base + end : base + width] = 0
+    """target[at + i*width + j] = image[(first + i)*step_y + origin_y, j*step_x + origin_x] inside the image.
+
+    The rest is left as it is: zeros, which a caller writes once for all images of one place and size.
+    """
+    top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
+    low, end = inside(width, 0, image.shape[1], origin[1], step[1])
+    for i in range(top, bottom):
+        base, line = at + i * width, image[(first + i) * step[0] + origin[0]]
         if step[1] == 1:
-            copy(target, base + low, image[y], low + origin[1], end - low)
+            copy(target, base + low, line, low + origin[1], end - low)
         elif step[1] == 2:  # a constant that the compiler can vectorise for
-            line, start, skip = image[y], uint64(base + low), uint64(2 * low + origin[1])
+            start, skip = uint64(base + low), uint64(2 * low + origin[1])
             for j in range(uint64(end - low)):
                 target[start + j] = line[uint64(2) * j + skip]
         else:
             for j in range(low, end):
-                target[base + j] = image[y, j * step[1] + origin[1]]
+                target[base + j] = line[j * step[1] + origin[1]]
 
 
 @jit
@@ -92,17 +91,16 @@ def unpack_rows(
     origin: tuple,
     step: tuple,
 ) -> None:
-    """The reverse: pixels of `image` that the packed rows hold."""
-    low, end = columns(width, image.shape[1], origin[1], step[1])
-    for i in range(rows):
-        base = at + i * width
-        y = (first + i) * step[0] + origin[0]
-        if 0 <= y < image.shape[0]:
-            if step[1] == 1:
-                copy(image[y], low + origin[1], source, base + low, end - low)
-            else:
-                for j in range(low, end):
-                    image[y, j * step[1] + origin[1]] = source[base + j]
+    """The reverse: the pixels of `image` that the packed rows hold."""
+    top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
+    low, end = inside(width, 0, image.shape[1], origin[1], step[1])
+    for i in range(top, bottom):
+        base, line = at + i * width, image[(first + i) * step[0] + origin[0]]
+        if step[1] == 1:
+            copy(line, low + origin[1], source, base + low, end - low)
+        else:
+            for j in range(low, end):
+                line[j * step[1] + origin[1]] = source[base + j]
 
 
 @jit
