@@ -63,7 +63,12 @@ def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
 
 
 def test_every_example_has_a_test() -> None:
-    assert EXAMPLES == ["gradient_in_ten_lines.py", "joint_upsampling.py"]
+    assert EXAMPLES == [
+        "gradient_four_ways.py",
+        "gradient_in_ten_lines.py",
+        "joint_upsampling.py",
+        "train_digits.py",
+    ]
 
 
 def test_gradient_in_ten_lines(tmp_path: Path) -> None:
@@ -71,6 +76,55 @@ def test_gradient_in_ten_lines(tmp_path: Path) -> None:
     differences = [float(value) for value in re.findall(r": +(\S+)$", done.stdout, flags=re.MULTILINE)]
     assert len(differences) == 2
     assert max(differences) < 1e-9
+
+
+def test_gradient_four_ways(tmp_path: Path) -> None:
+    done = run("gradient_four_ways.py", cwd=tmp_path)
+    table = re.findall(rf"^(on paper|operator|tape) +({NUMBER}.*)$", done.stdout, flags=re.MULTILINE)
+    differences = {row[0]: [float(value) for value in re.findall(r"\d\.\de[-+]\d+", row[1])] for row in table}
+    assert {name: len(values) for name, values in differences.items()} == {
+        "on paper": 1,
+        "operator": 3,
+        "tape": 3,
+    }
+    assert max(max(values) for values in differences.values()) < 1e-12
+    # The derivation is printed, and its terms add up to the sum that it states.
+    place = r"\([-\d, ]+\)"
+    row = rf"^ *{place} +{place} +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}$"
+    terms = [[float(value) for value in found] for found in re.findall(row, done.stdout, re.M)]
+    assert len(terms) == 9
+    (total,) = re.findall(rf"^ +sum +{NUMBER}$", done.stdout, re.M)
+    assert sum(g * w * v for g, w, v, _ in terms) == pytest.approx(float(total), rel=1e-3)
+    assert "dL/dx[c, q] = sum_t" in done.stdout
+    check_picture(tmp_path / "gradient_four_ways.png")
+
+
+def accuracies(output: str) -> list[float]:
+    """Held-out accuracy after each epoch."""
+    return [float(value) for value in re.findall(rf"^epoch .* accuracy {NUMBER}$", output, re.M)]
+
+
+@pytest.mark.slow
+def test_train_digits_reads_98_percent_within_a_minute(tmp_path: Path) -> None:
+    done = run("train_digits.py", cwd=tmp_path)
+    found = accuracies(done.stdout)
+    assert len(found) == 15
+    assert found[-1] >= 0.98
+    seconds = float(done.stdout.splitlines()[-1].removesuffix(" s"))
+    assert seconds < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_train_digits_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """Three processes: one that trains for two epochs, one that goes on, and one that was never stopped."""
+    run("train_digits.py", "--until", "2", "--checkpoint", "a", cwd=tmp_path)
+    after_two = (tmp_path / "a").read_bytes()
+    resumed = run("train_digits.py", "--until", "4", "--checkpoint", "a", cwd=tmp_path)
+    assert "going on after epoch 2" in resumed.stdout
+    whole = run("train_digits.py", "--until", "4", "--checkpoint", "b", cwd=tmp_path)
+    assert accuracies(whole.stdout)[2:] == accuracies(resumed.stdout)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != after_two
 
 
 def test_joint_upsampling_runs_quickly(tmp_path: Path) -> None:
