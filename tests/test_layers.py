@@ -6,29 +6,34 @@ import numpy as np
 import pytest
 
 import dynarray
-from autodiff import Tape, Variable, check_gradients, networks
+from autodiff import Tape, Variable, check_gradients
 from autodiff import functions as F
 from autodiff.layers import (
     CARAFE,
     DDF,
+    AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
     DDFBottleneck,
     DDFUp,
     FilterNorm,
+    Flatten,
+    GlobalAvgPool,
     Involution,
     LeakyReLU,
     Linear,
+    LogSoftmax,
     MaxPool2d,
     Module,
     ReLU,
     Sequential,
     Sigmoid,
+    SiLU,
     Softmax,
+    Softplus,
     Tanh,
 )
-from autodiff.optim import Adam
 
 
 def array(*shape, seed=0):
@@ -254,14 +259,33 @@ def test_batch_norm_statistics():
         (Sigmoid(), F.sigmoid),
         (Tanh(), F.tanh),
         (Softmax(axis=1), lambda x: F.softmax(x, 1)),
+        (SiLU(), F.silu),
+        (Softplus(), F.softplus),
+        (LogSoftmax(1), lambda x: F.log_softmax(x, 1)),
         (MaxPool2d(kernel_size=2), lambda x: F.max_pool2d(x, 2)),
-        (AvgPool2d(kernel_size=2, stride=1), lambda x: F.avg_pool2d(x, 2, 1)),
+        (MaxPool2d(3, 2, padding=1), lambda x: F.max_pool2d(x, 3, 2, 1)),
+        (AvgPool2d(2, stride=1), lambda x: F.avg_pool2d(x, 2, 1)),
+        (AdaptiveAvgPool2d((2, 3)), lambda x: F.adaptive_avg_pool2d(x, (2, 3))),
+        (GlobalAvgPool(), F.global_avg_pool),
+        (Flatten(), F.flatten),
+        (Flatten(2), lambda x: x.reshape(2, 3, 16)),
     ],
+    ids=repr,
 )
-def test_activations(layer, function):
+def test_layers_without_parameters(layer, function):
     x = array(2, 3, 4, 4)
     np.testing.assert_array_equal(layer(x), function(x))
     assert layer.num_parameters == 0
+    assert layer.state_dict() == {}
+
+
+def test_arguments_of_a_layer_without_parameters_are_checked_when_it_is_made():
+    with pytest.raises(TypeError, match="MaxPool2d: missing a required argument: 'kernel_size'"):
+        MaxPool2d()
+    with pytest.raises(TypeError, match="LeakyReLU: got an unexpected keyword argument 'alpha'; see"):
+        LeakyReLU(alpha=0.1)
+    with pytest.raises(TypeError, match="ReLU: too many positional arguments"):
+        ReLU(True)
 
 
 class Network(Module):
@@ -328,6 +352,33 @@ def test_state_mismatch_names_every_fault_and_changes_nothing():
     ]
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+    with pytest.raises(ValueError, match=r"scale: expected \(\) float32, got a float"):
+        network.load_state_dict({**before, "scale": 1.0})
+
+
+def test_parameters_in_lists_count_and_scalars_do_not():
+    class Odd(Module):
+        def __init__(self):
+            self.weights = [Variable(np.ones(2)), Variable(np.ones(3))]
+            self.named = {"a": Variable(np.ones(()))}
+            self.size = np.float32(3)
+            self.note = "text"
+
+    module = Odd()
+    assert list(module.state_dict()) == ["weights.0", "weights.1", "named.a"]
+    assert len(module.parameters()) == 3
+    state = {name: value + 1 for name, value in module.state_dict().items()}
+    module.load_state_dict(state)
+    np.testing.assert_array_equal(module.weights[1].data, [2, 2, 2])
+    assert module.to_device("cpu") is module
+
+
+def test_generators_are_found_by_their_paths():
+    inner = Module()
+    inner.rng = np.random.default_rng(0)
+    network = Sequential(Linear(2, 2, rng=0), inner)
+    assert network.generators() == {"layers.1.rng": inner.rng}
+    assert "layers.1.rng" not in network.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -345,59 +396,3 @@ def test_state_mismatch_names_every_fault_and_changes_nothing():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-@pytest.mark.parametrize(
-    ("make", "count"),
-    [
-        (networks.resnet50, 25_557_032),
-        (networks.ddf_resnet50, 16_843_748),
-        (networks.resnet101, 44_549_160),
-        (networks.ddf_resnet101, 28_146_912),
-    ],
-)
-def test_published_network_parameters(make, count):
-    assert make(rng=0).num_parameters == count
-
-
-def test_summary_of_resnet50():
-    network = networks.resnet50(rng=0)
-    table = networks.summary(network, (1, 3, 224, 224))
-    assert table.parameters == 25_557_032
-    assert round(table.multiply_adds / 1e9, 3) == 4.089  # as published for this network
-    assert table[0] == ("stem", "Conv2d", (1, 64, 112, 112), 9408, 118_013_952)
-    assert table[-1] == ("head", "Linear", (1, 1000), 2_049_000, 2_048_000)
-    assert str(table).splitlines()[-1].split() == ["total", "25,557,032", f"{table.multiply_adds:,}"]
-    assert network.training
-    assert not [m for _, m in network.modules() if "forward" in vars(m)]
-
-
-def test_summary_counts_dynamic_filters_and_shared_layers_once():
-    layer = DDF(10, 3, rng=0)
-    with dynarray.use_backend("reference"):
-        table = networks.summary(layer, (2, 10, 6, 5))
-    rows = {row.path: row for row in table}
-    assert rows[""].multiply_adds == 2 * 10 * 6 * 5 * 9
-    assert rows["spatial"].multiply_adds == 2 * 9 * 6 * 5 * 10
-    assert table.parameters == layer.num_parameters
-    shared = Linear(4, 4, rng=0)
-    table = networks.summary(Sequential(shared, shared), (1, 4))
-    assert [row.parameters for row in table] == [20, 0]
-    assert table.multiply_adds == 32
-
-
-def test_small_ddf_network_learns():
-    network = networks.ResNet((1, 1), DDFBottleneck, classes=2, in_channels=1, rng=0)
-    rng = np.random.default_rng(0)
-    labels = np.arange(8) % 2
-    x = rng.standard_normal((8, 1, 16, 16)).astype(np.float32)
-    x[labels == 1, :, ::2] += 2
-    optimizer = Adam(network.parameters(), 3e-3)
-    losses = []
-    with dynarray.use_backend("reference"):
-        for _ in range(8):
-            with Tape() as tape:
-                loss = F.cross_entropy(network(x), labels)
-            optimizer.step(tape.gradient(loss, optimizer.parameters))
-            losses.append(float(loss))
-    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,131 @@
+"""Whole networks: published sizes and costs, shapes, learning; the table of a network's layers."""
+
+import numpy as np
+import pytest
+
+import dynarray
+from autodiff import Tape, files, networks
+from autodiff import functions as F
+from autodiff.layers import DDF, BatchNorm2d, Conv2d, DDFBottleneck, Linear, Module, Sequential
+from autodiff.optim import Adam
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (networks.resnet50, 25_557_032),
+        (networks.ddf_resnet50, 16_843_748),
+        (networks.resnet101, 44_549_160),
+        (networks.ddf_resnet101, 28_146_912),
+    ],
+)
+def test_published_network_parameters(make, count):
+    assert make(rng=0).num_parameters == count
+
+
+def test_summary_of_resnet50():
+    network = networks.resnet50(rng=0)
+    table = networks.summary(network, (1, 3, 224, 224))
+    assert table.parameters == 25_557_032
+    assert round(table.multiply_adds / 1e9, 3) == 4.089  # as published for this network
+    assert table[0] == ("stem", "Conv2d", (1, 64, 112, 112), 9408, 118_013_952)
+    assert table[-1] == ("head", "Linear", (1, 1000), 2_049_000, 2_048_000)
+    assert str(table).splitlines()[-1].split() == ["total", "25,557,032", f"{table.multiply_adds:,}"]
+    assert network.training
+    assert not [m for _, m in network.modules() if "forward" in vars(m)]
+
+
+def test_summary_counts_dynamic_filters_and_shared_layers_once():
+    layer = DDF(10, 3, rng=0)
+    with dynarray.use_backend("reference"):
+        table = networks.summary(layer, (2, 10, 6, 5))
+    rows = {row.path: row for row in table}
+    assert rows[""].multiply_adds == 2 * 10 * 6 * 5 * 9
+    assert rows["spatial"].multiply_adds == 2 * 9 * 6 * 5 * 10
+    assert table.parameters == layer.num_parameters
+    shared = Linear(4, 4, rng=0)
+    table = networks.summary(Sequential(shared, shared), (1, 4))
+    assert [row.parameters for row in table] == [20, 0]
+    assert table.multiply_adds == 32
+
+
+def test_small_ddf_network_learns():
+    network = networks.ResNet((1, 1), DDFBottleneck, classes=2, in_channels=1, rng=0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(8) % 2
+    x = rng.standard_normal((8, 1, 16, 16)).astype(np.float32)
+    x[labels == 1, :, ::2] += 2
+    optimizer = Adam(network.parameters(), 3e-3)
+    losses = []
+    with dynarray.use_backend("reference"):
+        for _ in range(8):
+            with Tape() as tape:
+                loss = F.cross_entropy(network(x), labels)
+            optimizer.step(tape.gradient(loss, optimizer.parameters))
+            losses.append(float(loss))
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("block", [networks.resnet.Bottleneck, DDFBottleneck])
+def test_features_have_the_sizes_of_the_paper(block):
+    network = networks.ResNet((1, 1, 1, 1), block, classes=7, in_channels=2, rng=0)
+    x = np.random.default_rng(0).standard_normal((2, 2, 64, 96)).astype(np.float32)
+    with dynarray.use_backend("reference"):
+        features = network.eval().features(x)
+        logits = network(x)
+    assert [f.shape for f in features] == [
+        (2, 256, 16, 24),
+        (2, 512, 8, 12),
+        (2, 1024, 4, 6),
+        (2, 2048, 2, 3),
+    ]
+    assert logits.shape == (2, 7)
+    assert logits.dtype == np.float32
+
+
+def test_every_parameter_of_a_network_has_a_gradient():
+    network = networks.ResNet((1, 1), DDFBottleneck, classes=3, rng=0, dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((3, 3, 16, 16))
+    with dynarray.use_backend("reference"):
+        with Tape() as tape:
+            loss = F.cross_entropy(network(x), np.array([0, 1, 2]))
+        grads = tape.gradient(loss, network.named_parameters())
+    assert len(grads) > 50
+    assert [name for name, g in grads.items() if not np.isfinite(g).all() or not g.any()] == []
+
+
+def test_a_network_goes_through_a_file_to_the_same_output(tmp_path):
+    one = networks.ResNet((1, 1), classes=3, rng=0)
+    other = networks.ResNet((1, 1), classes=3, rng=1)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    one(x)  # moves the running averages
+    files.save(tmp_path / "a", one.state_dict())
+    files.load_module(tmp_path / "a", other)
+    np.testing.assert_array_equal(one.eval()(x).data, other.eval()(x).data)
+
+
+def test_summary_of_a_network_with_two_inputs_and_of_one_that_fails():
+    class Two(Module):
+        def __init__(self):
+            self.first, self.norm = Conv2d(1, 2, 3, rng=0), BatchNorm2d(2)
+
+        def forward(self, x, y):
+            if x.shape != y.shape:
+                raise ValueError("two sizes")
+            return self.norm(self.first(x) + y)
+
+    network = Two()
+    network.norm.eval()
+    before = network.state_dict()
+    table = networks.summary(network, (1, 1, 4, 4), (1, 1, 4, 4))
+    assert [(row.path, row.kind, row.parameters) for row in table] == [
+        ("first", "Conv2d", 20),
+        ("norm", "BatchNorm2d", 4),
+    ]
+    with pytest.raises(ValueError, match="two sizes"):
+        networks.summary(network, (1, 1, 4, 4), (1, 1, 5, 4))
+    assert network.training
+    assert not network.norm.training
+    assert not [m for _, m in network.modules() if "forward" in vars(m)]
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
