@@ -87,6 +87,9 @@ class Operator:
         sizes in `fixed`, which every operator takes for the symbols N, H and W.
     roles : tuple of str
         The public name of each array that the forms take, in the order in which they take them.
+    composite : callable, optional
+        ``composite(functions, *arrays, **params) -> output``: the operator in elementary functions, for
+        gradients of gradients; see `dynarray.composite`.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Operator:
     check: Callable[..., Checked]
     cases: Callable[..., Case]
     roles: tuple[str, ...]
+    composite: Callable | None = None
 
     def __call__(self, arrays: tuple, **params: Any) -> Any:
         """The output alone."""
@@ -173,6 +177,7 @@ def register(
     check: Callable[..., Checked],
     cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
+    composite: Callable | None = None,
 ) -> Operator:
     """Add an operator: positional arguments of `function` are its arrays, keywords its parameters."""
     parameters = inspect.signature(function).parameters.values()
@@ -189,6 +194,7 @@ def register(
         check=check,
         cases=cases,
         roles=roles or arrays,
+        composite=composite,
     )
     OPERATORS[operator.name] = operator
     return operator

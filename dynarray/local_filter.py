@@ -9,7 +9,7 @@ from typing import Any
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
 from ._geometry import output_size, resolve_padding, shorten_steps
-from ._operator import Case, Checked, backward_of, forms, register
+from ._operator import Case, Checked, Form, backward_of, forms, register
 
 COMBINE = ("mul", "add")
 
@@ -432,11 +432,13 @@ def _involution_cases(pick: Any, **fixed: int) -> Case:
 
 
 _FORWARD, _BACKWARD = forms("local_filter", "forward"), forms("local_filter", "backward")
+_COMPOSITE = Form("dynarray.composite.local_filter", "forward")
 
 LOCAL_FILTER2D = register(
     local_filter2d,
     forward=_FORWARD,
     backward=_BACKWARD,
+    composite=_COMPOSITE,
     check=_check_local_filter2d,
     cases=_local_filter2d_cases,
 )
@@ -444,6 +446,7 @@ DDF = register(
     ddf,
     forward=_FORWARD,
     backward=_BACKWARD,
+    composite=_COMPOSITE,
     check=_check_ddf,
     cases=_ddf_cases,
     roles=("x", "spatial_filter", "channel_filter"),
@@ -452,6 +455,7 @@ DDF_UPSAMPLE = register(
     ddf_upsample,
     forward=_FORWARD,
     backward=_BACKWARD,
+    composite=_COMPOSITE,
     check=_check_ddf_upsample,
     cases=_ddf_upsample_cases,
     roles=("x", "spatial_filters", "channel_filters"),
@@ -460,6 +464,7 @@ CARAFE = register(
     carafe,
     forward=_FORWARD,
     backward=_BACKWARD,
+    composite=_COMPOSITE,
     check=_check_carafe,
     cases=_carafe_cases,
     roles=("x", "masks", ""),
@@ -468,6 +473,7 @@ INVOLUTION = register(
     involution,
     forward=_FORWARD,
     backward=_BACKWARD,
+    composite=_COMPOSITE,
     check=_check_involution,
     cases=_involution_cases,
     roles=("x", "weight", ""),

@@ -19,7 +19,8 @@ per block of rows and serve all channels of the group; a block's planes stay in 
 its accumulator in L1.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,26 +32,42 @@ from .planes import whole_lines
 BLOCK_BYTES = (
     512 * 1024
 )  # packed filters (and their gradients) of one block of rows: half of a common L2 cache
-RUN = 1024  # elements of a run that make a loop's start-up cheap
+RUN = 2048  # least elements of a block's plane: long runs of memory and of loops
 ITEMS = 16  # work items wanted, whatever the number of threads
 
 
-def _layout(
-    x: np.ndarray, weight: np.ndarray, params: dict[str, Any], reach: Any, *, backward: bool
-) -> Layout:
+class _Call(NamedTuple):
+    """What a plan depends on."""
+
+    x: tuple[int, int, int, int]
+    weight: tuple[int, int, int, int, int, int]
+    itemsize: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    upsample: int
+
+
+def _call(x: np.ndarray, weight: np.ndarray, *, combine: str, **params: Any) -> _Call:
+    return _Call(x.shape, weight.shape, x.itemsize, **params)
+
+
+def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
     """Forward works in output coordinates, backward in input coordinates; `reach` is the largest shift."""
-    u, stride, padding = params["upsample"], params["stride"], params["padding"]
-    kh, kw, high, wide = weight.shape[2:]
+    u, stride, padding = call.upsample, call.stride, call.padding
+    _, groups, kh, kw, high, wide = call.weight
     halo, lead = reach
     rows, width = high // u, wide // u + lead
     if backward:  # every position that a tap reads, and every pixel of x
-        rows = max(rows + halo, (x.shape[2] - 1 + padding[0]) // stride[0] + 1)
-        width = max(width, (x.shape[3] - 1 + padding[1]) // stride[1] + 1)
-    groups, per_group = x.shape[0] * weight.shape[1], x.shape[1] // weight.shape[1]
-    wanted = -(-ITEMS // groups)
-    longest = BLOCK_BYTES // (u * u * kh * kw * width * x.itemsize * (2 if backward else 1))
-    block = min(rows, max(1, longest), max(-(-rows // wanted), -(-RUN // width)))
-    bands = min(-(-rows // block), wanted)
+        rows = max(rows + halo, (call.x[2] - 1 + padding[0]) // stride[0] + 1)
+        width = max(width, (call.x[3] - 1 + padding[1]) // stride[1] + 1)
+    # Forward, channels make work items; backward, where filters sum over them, rows do.
+    per_group, wanted = call.x[1] // groups, -(-ITEMS // (call.x[0] * groups))
+    block = BLOCK_BYTES // (u * u * kh * kw * width * call.itemsize * (2 if backward else 1))
+    if backward:
+        block = min(block, max(-(-rows // wanted), -(-RUN // width)))
+    blocks = -(-rows // min(rows, max(1, block)))
+    block, bands = -(-rows // blocks), min(blocks, wanted)
     plane = whole_lines(block * width)
     image_plane = plane if backward else (block + halo) * width
     output_plane = lead + (block + halo) * width
@@ -73,11 +90,10 @@ def _layout(
     )
 
 
-def _plan(
-    x: np.ndarray, weight: np.ndarray, params: dict[str, Any], *, backward: bool
-) -> tuple[Terms, Layout]:
-    u, stride, dilation = params["upsample"], params["stride"], params["dilation"]
-    kh, kw = weight.shape[2:4]
+@lru_cache(maxsize=256)
+def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
+    u, stride, dilation = call.upsample, call.stride, call.dilation
+    kh, kw = call.weight[2:4]
     tap = np.arange(kh * kw)
     offset_y, offset_x = tap // kw * dilation[0], tap % kw * dilation[1]
     source = offset_y % stride[0] * stride[1] + offset_x % stride[1]
@@ -86,7 +102,7 @@ def _plan(
     tap, source, shift_y, shift_x = (np.tile(column[order], u * u) for column in columns)
     phase = np.repeat(np.arange(u * u), kh * kw)
     reach = int(shift_y.max()), int(shift_x.max())
-    layout = _layout(x, weight, params, reach, backward=backward)
+    layout = _layout(call, reach, backward=backward)
     terms = Terms(
         tap,
         phase,
@@ -129,7 +145,7 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
-        terms, layout = _plan(x, weight, params, backward=False)
+        terms, layout = _plan(_call(x, weight, **params), backward=False)
         scales = _by_term(channel_weight, terms, x.dtype)
         chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
@@ -150,7 +166,7 @@ def backward(
             np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True)
         )
         return tuple(zeros)  # type: ignore[return-value]
-    terms, layout = _plan(x, weight, params, backward=True)
+    terms, layout = _plan(_call(x, weight, **params), backward=True)
     scales = _by_term(channel_weight, terms, x.dtype)
     inputs = Inputs(
         kernel_input(grad_output),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, aligned, correlate, dot, pack_rows, unpack_phases, unpack_rows
+from .planes import accumulate, aligned, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
 
 CHANNELS = 4  # channels of which one loop makes gradients of the filters
 
@@ -128,13 +128,14 @@ def forward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            packed[:], image[:] = 0, 0
+            clear(packed, 0, packed.size)
+            clear(image, 0, image.size)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for c in range(channel, end):
                 scale = scales[n % scales.shape[0], c % scales.shape[1]]
                 _pack_image(image, 0, x[n, c], first, rows + layout.halo, layout)
                 for row in range(u):
-                    acc[:] = 0
+                    clear(acc, 0, acc.size)
                     for column in range(u):
                         at = (row * u + column) * taps
                         these = slice(at, at + taps)
@@ -207,7 +208,7 @@ def _grad_x(
         outputs, scale = scratch.outputs[k * layout.output_size :], scratch.scale[k]
         for source in range(layout.stride[0] * layout.stride[1]):
             start, stop = terms.of_plane[source], terms.of_plane[source + 1]
-            acc[:] = 0
+            clear(acc, 0, acc.size)
             # A scale that is not finite must not meet the zeros between rows: then term by term, row by row.
             together = finite[n % finite.shape[0], c % finite.shape[1]]
             for term in range(start, stop, max(1, stop - start) if together else 1):
@@ -302,7 +303,8 @@ def backward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            scratch.filters[:], scratch.grad_filters[:], scratch.images[:], scratch.outputs[:] = 0, 0, 0, 0
+            for planes in scratch[:4]:
+                clear(planes, 0, planes.size)
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
             slots = grads.slots[band, n]
             for channel in range(group * per_group, end, CHANNELS):

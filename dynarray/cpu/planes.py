@@ -42,6 +42,20 @@ def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any)
     return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
+@intrinsic
+def clear(typing: Any, target: Any, at: Any, count: Any) -> Any:
+    """memset of `count` elements of a contiguous array to zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        itemsize = context.get_abi_sizeof(context.get_data_type(target.dtype))
+        size = builder.mul(args[2], context.get_constant(types.intp, itemsize))
+        cgutils.memset(builder, builder.gep(data, [args[1]]), size, 0)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, types.intp), generate
+
+
 @jit
 def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple:
     """The range of those i < count for which ``(first + i)*step + origin`` lies in range(extent)."""

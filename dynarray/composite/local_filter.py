@@ -1,0 +1,56 @@
+"""`local_filter2d` in elementary functions."""
+
+from typing import Any
+
+
+def forward(
+    functions: Any,
+    x: Any,
+    weight: Any,
+    channel_weight: Any,
+    *,
+    combine: str,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    upsample: int,
+) -> Any:
+    """y = sum over taps of filter * shifted image."""
+    channels, (kh, kw), outputs = x.shape[1], weight.shape[2:4], weight.shape[4:]
+    steps = [size // upsample for size in outputs]
+    margins = [
+        # Zeros before, and as many after as the last tap of the last output reads.
+        (padding[i], max(0, (steps[i] - 1) * stride[i] + (k - 1) * dilation[i] + 1 - padding[i] - size))
+        for i, (k, size) in enumerate(zip((kh, kw), x.shape[2:]))
+    ]
+    image = functions.pad(x, ((0, 0), (0, 0), *margins))
+
+    def of_channels(a: int, b: int) -> Any:
+        tap = channel_weight[..., a, b]
+        if upsample == 1:
+            return functions.reshape(tap, (*tap.shape[:1], channels, 1, 1))
+        # (N, u, u, C) -> (N, C, 1, u, 1, u), repeated over the pixels of the input.
+        n, u = tap.shape[0], upsample
+        phases = functions.reshape(functions.transpose(tap, (0, 3, 1, 2)), (n, channels, 1, u, 1, u))
+        spread = functions.broadcast_to(phases, (n, channels, steps[0], u, steps[1], u))
+        return functions.reshape(spread, (n, channels, *outputs))
+
+    def pixels(a: int, b: int) -> Any:
+        rows, columns = (
+            slice(tap * dilation[i], tap * dilation[i] + (steps[i] - 1) * stride[i] + 1, stride[i])
+            for i, tap in enumerate((a, b))
+        )
+        tap = image[:, :, rows, columns]
+        return functions.repeat(functions.repeat(tap, upsample, 2), upsample, 3) if upsample > 1 else tap
+
+    y = functions.broadcast_to(x.dtype.type(0), (x.shape[0], channels, *outputs))
+    if 0 in y.shape:
+        return y
+    for a in range(kh):
+        for b in range(kw):
+            filters = functions.repeat(weight[:, :, a, b], channels // weight.shape[1], 1)
+            if channel_weight is not None:
+                other = of_channels(a, b)
+                filters = filters * other if combine == "mul" else filters + other
+            y = y + filters * pixels(a, b)
+    return y
