@@ -120,6 +120,9 @@ def forward_items(
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     packed, image = aligned(len(terms.tap) * layout.plane, x), aligned(layout.image_size, x)
     acc = aligned(u * layout.plane, x)
+    clear(
+        packed, 0, packed.size
+    )  # what lies between rows comes to nothing, but should not be slow to multiply
     for item in range(start, stop):
         chunk, band = item % chunks, item // chunks % layout.bands
         n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
@@ -128,7 +131,6 @@ def forward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            clear(packed, 0, packed.size)
             clear(image, 0, image.size)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for c in range(channel, end):
