@@ -1,7 +1,9 @@
 """Reverse-mode differentiation for NumPy and CuPy arrays: an explicit tape, `functions`, operators."""
 
 from . import functions as functions
+from ._random import recomputing as recomputing
 from .check import check_gradients as check_gradients
+from .checkpoint import checkpoint as checkpoint
 from .derivatives import grad as grad
 from .derivatives import hvp as hvp
 from .derivatives import value_and_grad as value_and_grad

@@ -6,15 +6,17 @@ While an outer tape records, they are given Variables and are recorded in turn: 
 nothing further. Without an outer tape they are given bare arrays and cost nothing extra.
 """
 
+import copy
 import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._fingerprint import fingerprint, unchanged
+from numpy import ndarray
+
+from ._fingerprint import SMALL, fingerprint, unchanged
 from .variable import Variable, linked, result
 
 
@@ -29,68 +31,112 @@ active = _Active()
 
 
 class Function:
-    """A differentiable function; made by `differentiable`, called like the function it wraps."""
+    """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
+
+    Attributes
+    ----------
+    forward : callable
+        The function on plain arrays.
+    arrays : tuple of str
+        The names of its array arguments.
+    variadic : bool
+        Whether these are any number of arrays, under one name.
+    joint, gradients : callable or None, tuple of them
+        The one rule for all array arguments, or one for each.
+    residual : tuple of str
+        The names of the arrays that it returns beside its output.
+    """
 
     def __init__(
         self, forward: Callable, arrays: str, joint: tuple | None, residual: tuple, rules: dict
     ) -> None:
-        functools.update_wrapper(self, forward)
         self.forward = forward
-        self.name = forward.__name__
-        self.signature = inspect.signature(forward)
+        self.name = forward.__name__.lstrip("_")
         self.variadic = arrays.startswith("*")
         self.arrays = tuple(arrays.strip("*").split())
-        self.plain = not self.variadic and len(self.signature.parameters) == len(self.arrays)
-        self.joint = joint
         self.residual = residual
-        self.rules = tuple(rules.get(name) for name in self.arrays)
-        self._reads: dict[tuple[bool, ...], tuple[tuple[str, int], ...]] = {}
+        self.joint = joint and joint[1]
+        self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
+        self._named = [joint[0]] if joint else [rules[n][0] if n in rules else "" for n in self.arrays]
+        self._reads: dict[int, tuple] = {}
 
-    def __call__(self, *args: Any, **params: Any) -> Any:  # noqa: D102 (the docstring is that of the function)
-        if not self.plain or params or len(args) != len(self.arrays):
-            args, params = self._bind(args, params)
-        traced = tuple([isinstance(a, Variable) for a in args])
-        if True not in traced:
-            output = self.forward(*args, **params)
-            return output[0] if self.residual else output
-        values = [a.data if t else a for a, t in zip(args, traced)]
-        output = self.forward(*values, **params)
-        output, residual = output if self.residual else (output, None)
-        output = result(output)
-        tapes = active.tapes
-        if tapes:
-            check = True in [tape.check for tape in tapes]
-            step = Step(self, args, traced, values, output, params, residual, check)
-            for tape in tapes:
-                tape.steps.append(step)
-        return output
+    def reads(self, traced: int) -> tuple[tuple[str, int | None], ...]:
+        """What the gradients of the traced arguments (bits) read: names, and places among the arguments.
 
-    def _bind(self, args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
-        bound = self.signature.bind(*args, **params)
-        bound.apply_defaults()
-        given = bound.arguments
-        if self.variadic:
-            return given.pop(self.arrays[0]), given
-        return tuple(given.pop(name) for name in self.arrays), given
-
-    def reads(self, traced: tuple[bool, ...]) -> tuple[tuple[str, int], ...]:
-        """The values that the gradients of the traced arguments read: names, and places (-1: the output)."""
+        The place -1 is the output, None all arguments.
+        """
         found = self._reads.get(traced)
         if found is None:
-            rules = [self.joint] if self.joint else [r for r, t in zip(self.rules, traced) if r and t]
-            names = dict.fromkeys(name for rule in rules for name in rule[0].split())
-            found = tuple((name, -1 if name == "output" else self.arrays.index(name)) for name in names)
+            rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
+            names = dict.fromkeys(name for rule in rules for name in rule.split())
+            places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
+            found = tuple((name, -1 if name == "output" else places[name]) for name in names)
             self._reads[traced] = found
         return found
 
-    def pull(self, grad: Any, saved: SimpleNamespace, needs: tuple[bool, ...]) -> tuple:
-        """Gradients of the arguments for a gradient of the output."""
-        if self.joint:
-            return self.joint[1](grad, saved, needs)
-        return tuple(
-            [rule[1](grad, saved) if need and rule else None for need, rule in zip(needs, self.rules)]
-        )
+
+def _recorder(rules: Function) -> Callable:
+    """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
+    forward, names, variadic = rules.forward, rules.arrays, rules.variadic
+    leaves_residual = bool(rules.residual)
+    signature = inspect.signature(forward)
+    reserved = set(signature.parameters).intersection(Step.__slots__)
+    if reserved:
+        raise TypeError(f"{rules.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+    # How many positional arguments make a call that needs no binding to the signature.
+    direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
+
+    # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
+    @functools.wraps(forward)
+    def call(*args: Any, **params: Any) -> Any:
+        if params or len(args) != direct:
+            args, params = bind(args, params)
+        values: list[Any] = []
+        keys: list[int | None] = []
+        shapes, dtypes, traced, place = [], [], 0, 1
+        for arg in args:
+            if type(arg) is Variable:
+                data = arg.data
+                values.append(data)
+                keys.append(arg.key)
+                shapes.append(data.shape)
+                dtypes.append(data.dtype)
+                traced += place
+            else:
+                values.append(arg)
+                keys.append(None)
+                shapes.append(getattr(arg, "shape", ()))
+                dtypes.append(None)
+            place += place
+        output = forward(*values, **params) if params else forward(*values)
+        residual = None
+        if leaves_residual:
+            output, residual = output
+        if not traced:
+            return output
+        output = result(output)
+        tapes = active.tapes
+        if tapes:
+            check = False
+            for tape in tapes:
+                check = check or tape.check
+            reads = rules.reads(traced)
+            step = Step(rules, reads, keys, shapes, dtypes, values, output, params, residual, check)
+            for tape in tapes:
+                tape.add(step, args)
+        return output
+
+    def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
+        bound = signature.bind(*args, **params)
+        bound.apply_defaults()
+        given = bound.arguments
+        if variadic:
+            return given.pop(names[0]), given
+        return tuple(given.pop(name) for name in names), given
+
+    call.rules = rules  # type: ignore[attr-defined]
+    return call
 
 
 def differentiable(
@@ -124,24 +170,41 @@ def differentiable(
     12.0
     """
 
-    def decorate(forward: Callable) -> Function:
-        return Function(forward, arrays, joint, residual, rules)
+    def decorate(forward: Callable) -> Callable:
+        return _recorder(Function(forward, arrays, joint, residual, rules))
 
     return decorate
 
 
 class Step:
-    """One recorded call: where its values came from and went, and what its gradient will read."""
+    """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
+    Attributes
+    ----------
+    function : Function
+        What was called.
+    keys : list
+        The key of each array argument that was a Variable, None for the others.
+    shapes, dtypes : list
+        Of the array arguments.
+    output_key, output_shape : int, tuple
+        Of the output.
+    residual : object
+        What the function returned beside its output.
+    watched : list
+        Of what is saved, names, values and fingerprints.
+    """
+
+    # Values and parameters, which differ from function to function, are in the dict.
     __slots__ = (
+        "__dict__",
         "dtypes",
         "function",
-        "inputs",
-        "kept",
-        "output",
-        "params",
+        "keys",
+        "output_key",
+        "output_shape",
+        "reads",
         "residual",
-        "result",
         "shapes",
         "watched",
     )
@@ -149,8 +212,10 @@ class Step:
     def __init__(
         self,
         function: Function,
-        args: tuple,
-        traced: tuple[bool, ...],
+        reads: tuple,
+        keys: list,
+        shapes: list,
+        dtypes: list,
         values: list,
         output: Variable,
         params: dict,
@@ -158,35 +223,103 @@ class Step:
         check: bool,
     ) -> None:
         self.function = function
-        self.inputs = tuple([a.key if t else None for a, t in zip(args, traced)])
-        self.output = output.key
-        self.shapes = tuple([getattr(v, "shape", ()) for v in values])
-        self.dtypes = tuple([v.dtype if t else None for v, t in zip(values, traced)])
-        self.result = output.data.shape
-        self.params = params
+        self.reads = reads
+        self.keys = keys
+        self.output_key = output.key
+        self.output_shape = output.data.shape
         self.residual = residual
-        self.kept: list[tuple[str, Any, int | None]] = [
-            (name, output.data, output.key) if place < 0 else (name, values[place], self.inputs[place])
-            for name, place in function.reads(traced)
-        ]
-        watched = [(name, value) for name, value, _ in self.kept]
-        if residual is not None:  # its arrays include those just kept
-            names = itertools.chain(function.residual, (f"intermediate {i}" for i in itertools.count()))
-            watched = [(name, value) for name, value in zip(names, residual.arrays) if value is not None]
-        self.watched = [(name, value, fingerprint(value) if check else None) for name, value in watched]
+        self.shapes = shapes
+        self.dtypes = dtypes
+        self.__dict__ = content = dict(params) if params else {}
+        self.watched = watched = []
+        for name, place in reads:
+            value: Any = output.data if place == -1 else values if place is None else values[place]
+            content[name] = value
+            if check and place is not None and residual is None:
+                small = type(value) is ndarray and value.nbytes <= SMALL
+                watched.append((name, value, value.tobytes() if small else fingerprint(value)))
+        if check and (residual is not None or function.variadic):
+            self.watched = [(name, value, fingerprint(value)) for name, value in self.kept()]
 
-    def pull(self, grad: Any, needs: tuple[bool, ...], recording: bool, verdicts: list) -> tuple:
-        """Gradients of the inputs; complains if a value it reads was overwritten."""
+    def kept(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of the arrays that the gradient reads."""
+        if self.residual is not None:
+            # The arrays of a residual include those kept by name.
+            known = getattr(self.residual, "names", self.function.residual)
+            names = itertools.chain(known, (f"intermediate {i}" for i in itertools.count()))
+            named = zip(names, self.residual.arrays)
+            yield from ((name, array) for name, array in named if array is not None)
+            return
+        for name, place in self.reads:
+            value = getattr(self, name)
+            if place is None:
+                yield from ((f"{name}[{i}]", array) for i, array in enumerate(value))
+            else:
+                yield name, value
+
+    def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
+        """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
+
+        `sums` are the keys whose gradients were added up here, so that nobody else holds them. Complains if a
+        value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
+        """
         for name, value, before in self.watched:
-            verdict = True if before is None else unchanged(before, value)
+            if type(before) is bytes and before == value.tobytes():
+                continue
+            verdict = unchanged(before, value)
             if verdict is False:
                 raise RuntimeError(self.overwritten(name))
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
-        saved = SimpleNamespace(shapes=self.shapes, residual=self.residual, inputs=self.inputs, **self.params)
-        for name, value, key in self.kept:
-            setattr(saved, name, linked(value, key) if recording else value)
-        return self.function.pull(grad, saved, needs)
+        source = self._linked() if recording else self
+        parts, rules = None, self.function.gradients
+        if self.function.joint:
+            needs = tuple([key in reached for key in self.keys])
+            parts = self.function.joint(grad, source, needs)
+        place = -1
+        for key in self.keys:
+            place += 1
+            if key not in reached:
+                continue
+            if parts is not None:
+                part = parts[place]
+            else:
+                rule = rules[place]
+                part = rule and rule(grad, source)
+            if part is None:
+                continue
+            if part.shape != self.shapes[place] or part.dtype is not self.dtypes[place]:
+                part = self._as_source(part, place)
+            if key not in grads:
+                grads[key] = part
+            elif key in sums:
+                grads[key] += part
+            else:
+                grads[key] = grads[key] + part
+                sums.add(key)
+
+    def _as_source(self, part: Any, place: int) -> Any:
+        """A gradient in the dtype of its source."""
+        if part.shape != self.shapes[place]:
+            raise RuntimeError(
+                f"{self.function.name}: gradient has shape {part.shape}, its argument {self.shapes[place]}"
+            )
+        if part.dtype == self.dtypes[place]:
+            return part
+        if part.dtype.kind == "c":
+            raise TypeError(f"{self.function.name}: gradients of complex functions are not supported")
+        return part.astype(self.dtypes[place])
+
+    def _linked(self) -> "Step":
+        """The same step with its arrays as the Variables they were on the tape."""
+        step = copy.copy(self)
+        for name, place in self.reads:
+            value = getattr(self, name)
+            if place is None:
+                setattr(step, name, [linked(v, key) for v, key in zip(value, self.keys)])
+            else:
+                setattr(step, name, linked(value, self.output_key if place == -1 else self.keys[place]))
+        return step
 
     def overwritten(self, name: str) -> str:
         """The message for a saved value that changed."""

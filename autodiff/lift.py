@@ -1,26 +1,31 @@
 """Every operator of dynarray as a differentiable function, made from the registry.
 
-An operator of dynarray carries its own backward pass, so a lifted function has one joint rule: hand the
-gradient of the output to it. That backward pass is not itself made of differentiable functions. Under an
-outer tape its results are therefore marked: a second-order gradient that would have to pass through them is
-refused by name, never wrong.
+An operator carries its own backward pass, so a lifted function has one joint rule: hand the gradient of the
+output to it. That backward pass is no chain of differentiable functions. Under an outer tape each of its
+results is therefore one step, whose own gradients come from the operator's `composite`, its definition in
+elementary functions, differentiated twice. First-order values are always those of the operator's own passes;
+the composite runs only when a gradient of a gradient is asked for. An operator without composite refuses that
+by name: never a silently wrong number.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import dynarray
 
-from .function import Function, active, differentiable
+from . import functions
+from .function import Step, active, differentiable
 from .functions._common import plain
-from .variable import linked
+from .tape import Tape
+from .variable import Variable, linked
 
 
 class SecondOrderError(NotImplementedError):
     """A gradient of a gradient goes through a function that has only first-order gradients."""
 
 
-def lift(operator: dynarray.Operator) -> Function:
+def lift(operator: dynarray.Operator) -> Callable:
     """A differentiable function that runs `operator`; array arguments may be Variables, arrays or None."""
 
     def forward(*args: Any, **params: Any) -> Any:
@@ -28,12 +33,15 @@ def lift(operator: dynarray.Operator) -> Function:
         arrays = tuple(bound.arguments.pop(name) for name in operator.arrays)
         return operator.run(arrays, bound.arguments)
 
-    def pull(grad: Any, saved: Any, needs: tuple[bool, ...]) -> tuple:
-        grads = operator.gradients(plain(grad), saved.residual, needs)
+    def pull(grad: Any, step: Step, needs: tuple[bool, ...]) -> tuple:
+        grads = operator.gradients(plain(grad), step.residual, needs)
         if not active.tapes:
             return grads
-        keys = [key for key in (getattr(grad, "key", None), *saved.inputs) if key is not None]
-        return tuple(None if g is None else _first_order(operator.name, g, keys) for g in grads)
+        arguments = _arguments(operator, step)
+        return tuple(
+            None if g is None else _once_more(operator, i, g, step.residual)(grad, *arguments)
+            for i, g in enumerate(grads)
+        )
 
     signature = inspect.signature(operator.function)
     forward.__name__ = forward.__qualname__ = operator.name
@@ -43,21 +51,47 @@ def lift(operator: dynarray.Operator) -> Function:
     return differentiable(" ".join(operator.arrays), joint=("", pull), residual=operator.roles)(forward)
 
 
-def _first_order(name: str, grad: Any, keys: list[int]) -> Any:
-    """The gradient as a value that, to an outer tape, depends on `keys` in a way it cannot differentiate."""
+def _arguments(operator: dynarray.Operator, step: Step) -> list:
+    """The array arguments of a call, from what it kept, as the Variables that they were on the tape."""
+    kept = dict(zip(operator.roles, step.residual.arrays))
+    return [
+        None if shape is None else linked(kept[name].reshape(shape), key)
+        for name, shape, key in zip(operator.arrays, step.residual.shapes, step.keys)
+    ]
 
-    def refuse(*_: Any) -> Any:
-        raise SecondOrderError(
-            f"{name}: a gradient of its gradient was asked for, but its backward pass is not differentiable"
-        )
 
-    def backward(*sources: Any) -> Any:
-        return grad
+def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) -> Callable:
+    """The gradient by one argument, known to be `value`, as a function of grad_output and the arguments."""
 
-    backward.__name__ = f"{name}_backward"
-    marked = differentiable("*sources", joint=("", refuse))(backward)
-    # Only which Variables it depends on matters to the tape: their values are not read.
-    return marked(*[linked(grad, key) for key in keys])
+    def again(g: Any, step: Any, needs: tuple[bool, ...]) -> list:
+        if operator.composite is None:
+            raise SecondOrderError(
+                f"{operator.name}: a gradient of its gradient was asked for, but there is no composite "
+                "definition to take it from"
+            )
+        formed = dict(zip(operator.roles, saved.arrays))
+        shapes = [step.shapes[0], *(getattr(formed[name], "shape", None) for name in operator.arrays)]
+        # Reshaped even where the shape is right: two arguments may be one Variable, and must be told apart.
+        given = [
+            None if a is None else functions.reshape(a if isinstance(a, Variable) else Variable(a), shape)
+            for a, shape in zip(step.arrays, shapes)
+        ]
+        with Tape(check=False) as outer:
+            with Tape(check=False) as inner:
+                named = dict(zip(operator.arrays, given[1:]))
+                output = operator.composite(functions, *map(named.get, operator.roles), **saved.params)
+            slope = inner.gradient(output, given[1 + place], grad=given[0])
+        wanted = [a for a, need in zip(given, needs) if need]
+        found = iter(outer.gradient(slope, wanted, grad=functions.reshape(g, slope.shape)))
+        return [
+            functions.reshape(next(found), own) if need else None for own, need in zip(step.shapes, needs)
+        ]
+
+    def backward(*arrays: Any) -> Any:
+        return value
+
+    backward.__name__ = f"{operator.name}_backward"
+    return differentiable("*arrays", joint=("arrays", again))(backward)
 
 
 lifted = {name: lift(operator) for name, operator in dynarray.OPERATORS.items()}

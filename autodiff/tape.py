@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ._show import table
 from .function import Step, active
 from .variable import Variable, result
 
@@ -50,6 +51,10 @@ class Tape:
         if kind is not None:
             self.steps.clear()
 
+    def add(self, step: Step, args: tuple) -> None:
+        """Called for every call recorded, with its arguments."""
+        self.steps.append(step)
+
     def gradient(self, target: Variable, sources: Any, *, grad: Any = None, keep: bool = False) -> Any:
         """Gradients of `target` with respect to `sources`.
 
@@ -91,7 +96,7 @@ class Tape:
                     f"gradient: {what} must be a Variable, got {kind}; it was not computed from Variables"
                 )
         known = target.key in self._constants or any(target.key == m.key for m in members)
-        if not known and all(step.output != target.key for step in self.steps):
+        if not known and all(step.output_key != target.key for step in self.steps):
             raise ValueError(
                 "gradient: target was not computed on this tape, or its steps were released by an earlier "
                 "gradient() (keep=True keeps them)"
@@ -109,42 +114,27 @@ class Tape:
         reached = {m.key for m in members}
         wanted = frozenset(reached)
         for step in steps:
-            if not reached.isdisjoint(step.inputs):
-                reached.add(step.output)
-        grads = {target.key: grad}
+            if not reached.isdisjoint(step.keys):
+                reached.add(step.output_key)
+        grads = {target.key: grad} if target.key in reached else {}
+        sums: set[int] = set()
         verdicts: list[tuple[Any, str]] = []
         outer, active.tapes = active.tapes, [tape for tape in active.tapes if tape is not self]
+        recording = bool(active.tapes)
         try:
             while steps:
                 step = steps.pop()
-                if step.output in grads and step.output in reached:
-                    passed = grads[step.output] if step.output in wanted else grads.pop(step.output)
-                    self._accumulate(step, passed, reached, grads, verdicts)
+                key = step.output_key
+                if key in grads:
+                    passed = grads[key] if key in wanted else grads.pop(key)
+                    if not reached.isdisjoint(step.keys):
+                        step.pull(passed, reached, grads, sums, recording, verdicts)
             for verdict, message in verdicts:
                 if not verdict:
                     raise RuntimeError(message)
             return self._finish(grads, members, grad)
         finally:
             active.tapes = outer
-
-    def _accumulate(self, step: Step, grad: Any, reached: set, grads: dict, verdicts: list) -> None:
-        """Add what one step passes on to the gradients of its inputs."""
-        needs = tuple([key in reached for key in step.inputs])
-        if not any(needs):
-            return
-        parts = step.pull(grad, needs, bool(active.tapes), verdicts)
-        for key, needed, part, shape, dtype in zip(step.inputs, needs, parts, step.shapes, step.dtypes):
-            if not needed or part is None:
-                continue
-            if part.shape != shape:
-                raise RuntimeError(
-                    f"{step.function.name}: gradient has shape {part.shape}, its argument {shape}"
-                )
-            if part.dtype != dtype:
-                if part.dtype.kind == "c":
-                    raise TypeError(f"{step.function.name}: gradients of complex functions are not supported")
-                part = part.astype(dtype)
-            grads[key] = grads[key] + part if key in grads else part
 
     def _finish(self, grads: dict, members: list[Variable], given: Any) -> list:
         """Gradients as they are returned: none of them an alias of another, and known to the outer tapes."""
@@ -166,9 +156,5 @@ class Tape:
         return results
 
     def show(self) -> None:
-        """Print the recorded steps: name, shapes of inputs and output, bytes saved for the backward pass."""
-        print(f"{'step':>4}  {'function':<24} {'saved bytes':>12}  shapes")
-        for number, step in enumerate(self.steps):
-            saved = sum(getattr(value, "nbytes", 0) for _, value, _ in step.watched)
-            shapes = ", ".join(str(tuple(shape)) for shape in step.shapes)
-            print(f"{number:>4}  {step.function.name:<24} {saved:>12,}  {shapes} -> {tuple(step.result)}")
+        """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
+        print(table(self.steps))

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+# Looked up once: every function of a Variable makes a new one.
 _next_key = itertools.count().__next__
+_new, _generic = object.__new__, np.generic
 
 
 class Variable:
@@ -68,8 +70,8 @@ class Variable:
 
 def result(data: Any) -> Variable:
     """A Variable around what a function returned, without the checks of the constructor."""
-    variable = Variable.__new__(Variable)
-    variable.data = np.asarray(data) if isinstance(data, np.generic) else data
+    variable = _new(Variable)
+    variable.data = np.asarray(data) if isinstance(data, _generic) else data
     variable.key = _next_key()
     variable.name = None
     return variable

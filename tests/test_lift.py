@@ -1,12 +1,14 @@
 """Every operator of dynarray on the tape."""
 
+import inspect
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import dynarray
-from autodiff import SecondOrderError, Tape, Variable, check_gradients, hvp, lift
+from autodiff import SecondOrderError, Tape, Variable, check_gradients, grad, hvp, lift
 from autodiff import functions as F
 from autodiff.lift import lifted
 
@@ -85,14 +87,127 @@ def test_arrays_give_what_the_operator_gives(operator):
         np.testing.assert_array_equal(y, operator.function(*arrays, **params))
 
 
+def loss_of(operator, arrays, params):
+    """A number that depends on all that an operator gives, through a function with second derivatives."""
+    given = [i for i, a in enumerate(arrays) if a is not None]
+
+    def loss(*values):
+        full = [None] * len(arrays)
+        for i, value in zip(given, values):
+            full[i] = value
+        return F.sum(F.sin(getattr(F, operator.name)(*full, **params)))
+
+    return loss, tuple(arrays[i] for i in given)
+
+
+def central(f, arrays, vectors, step=1e-5):
+    """Derivative of the gradients of f along the vectors."""
+    places = tuple(range(len(arrays)))
+    ahead, behind = (grad(f, places)(*[a + s * v for a, v in zip(arrays, vectors)]) for s in (step, -step))
+    return [(a - b) / (2 * step) for a, b in zip(ahead, behind)]
+
+
 @every_operator
-def test_second_order_is_refused_by_name(operator):
+@pytest.mark.parametrize("seed", range(6))
+def test_composite_is_the_operator(operator, seed):
+    arrays, params = draw(operator, seed)
+    checked = operator.check(*arrays, **{**operator.defaults, **params})
+    with dynarray.use_backend("reference"):
+        expected = operator(arrays, **params)
+    for functions in (np, F):
+        y = operator.composite(functions, *checked.arrays, **checked.params)
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_operator
+@pytest.mark.parametrize("seed", range(6))
+def test_second_order(operator, seed):
+    """Hessian-vector products against central differences of the operator's own gradients."""
+    arrays, params = draw(operator, seed)
+    loss, given = loss_of(operator, arrays, params)
+    rng = np.random.default_rng(seed)
+    vectors = tuple(rng.standard_normal(a.shape) for a in given)
+    with dynarray.use_backend("reference"):
+        expected = central(loss, given, vectors)
+        for actual, wanted in zip(hvp(loss, given, vectors), expected, strict=True):
+            assert np.abs(actual - wanted).max() <= 1e-7 * max(np.abs(wanted).max(), 1e-3)
+
+
+@every_operator
+def test_second_order_on_the_kernels(operator):
+    """The backend changes the operator's passes, not the composite: the same products, in float32 too."""
+    arrays, params = draw(operator, 3)
+    loss, given = loss_of(operator, arrays, params)
+    with dynarray.use_backend("reference"):
+        expected = hvp(loss, given, given)
+    for dtype, rtol in [(np.float64, 1e-11), (np.float32, 1e-4)]:
+        cast = tuple(a.astype(dtype) for a in given)
+        for actual, wanted in zip(hvp(loss, cast, cast), expected, strict=True):
+            assert actual.dtype == dtype
+            assert np.abs(actual - wanted).max() <= rtol * np.abs(wanted).max()
+
+
+@every_operator
+def test_third_order(operator):
+    arrays, params = draw(operator, 1)
+    loss, given = loss_of(operator, arrays, params)
+    rng = np.random.default_rng(0)
+    vectors = tuple(rng.standard_normal(a.shape) for a in given)
+
+    def second(*values):
+        with Tape() as tape:
+            inputs = [v if isinstance(v, Variable) else Variable(v) for v in values]
+            with Tape() as inner:
+                y = loss(*inputs)
+            grads = inner.gradient(y, inputs)
+            slope = sum((g * v).sum() for g, v in zip(grads, vectors))
+        return sum((g * v).sum() for g, v in zip(tape.gradient(slope, inputs), vectors))
+
+    with dynarray.use_backend("reference"):
+        third = grad(second)(*given)
+        moved = [float(second(given[0] + s * vectors[0], *given[1:])) for s in (1e-5, -1e-5)]
+    expected = (moved[0] - moved[1]) / 2e-5
+    assert abs((third * vectors[0]).sum() - expected) <= 1e-6 * max(abs(expected), 1)
+
+
+def test_one_variable_in_two_places():
+    """Arguments that are the same Variable are told apart: here two kernels of one shape, and the seed."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 1, 1, 1)), rng.standard_normal((1, 1, 1, 1, 1, 1))
+
+    def cube(x, w):
+        return F.sum(F.local_filter2d(x, w, w))  # x * w * w
+
+    with dynarray.use_backend("reference"):
+        hx, hw = hvp(cube, (x, w), (np.ones_like(x), np.ones_like(w)))
+        np.testing.assert_allclose(hx, 2 * w.reshape(x.shape))
+        np.testing.assert_allclose(hw, 2 * w + 2 * x.reshape(w.shape))
+        with Tape() as outer:
+            v, u = Variable(x), Variable(w)
+            with Tape() as inner:
+                y = F.local_filter2d(v, u, u)
+            g = inner.gradient(y, u, grad=v)  # 2 * x * w * x
+        np.testing.assert_allclose(outer.gradient(g, v), (4 * x.ravel() * w.ravel()).reshape(x.shape))
+
+
+@every_operator
+def test_without_composite_second_order_is_refused_by_name(operator):
     arrays, params = draw(operator, 0)
-    arrays = tuple(a for a in arrays if a is not None)
-    function = lifted[operator.name]
+    bare = lift(replace(operator, composite=None))
+    given = [i for i, a in enumerate(arrays) if a is not None]
+
+    def loss(*values):
+        full = [None] * len(arrays)
+        for i, value in zip(given, values):
+            full[i] = value
+        return F.sum(F.square(bare(*full, **params)))
+
+    inputs = tuple(arrays[i] for i in given)
     message = f"^{operator.name}: a gradient of its gradient"
-    with dynarray.use_backend("reference"), pytest.raises(SecondOrderError, match=message):
-        hvp(lambda *a: F.sum(F.square(function(*a, **params))), arrays, arrays)
+    with dynarray.use_backend("reference"):
+        assert grad(loss)(*inputs).shape == inputs[0].shape
+        with pytest.raises(SecondOrderError, match=message):
+            hvp(loss, inputs, inputs)
 
 
 @every_operator
@@ -144,6 +259,6 @@ def test_a_wrong_backward_pass_is_found():
 def test_docstring_and_signature():
     assert "Decoupled dynamic filter" in F.ddf.__doc__
     assert "dynarray.ddf" in F.ddf.__doc__
-    assert list(F.ddf.signature.parameters)[:3] == ["x", "channel_filter", "spatial_filter"]
+    assert list(inspect.signature(F.ddf).parameters)[:3] == ["x", "channel_filter", "spatial_filter"]
     with pytest.raises(TypeError, match="unexpected keyword"):
         F.ddf(np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3, 3, 3)), combination="mul")

@@ -3,6 +3,8 @@
 from typing import Any
 
 from ..variable import Variable
+from .activations import erf as erf
+from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
 from .activations import log_softmax as log_softmax
 from .activations import relu as relu
@@ -30,15 +32,21 @@ from .arithmetic import subtract as subtract
 from .arithmetic import tanh as tanh
 from .arithmetic import where as where
 from .convolution import conv2d as conv2d
+from .convolution import conv_transpose2d as conv_transpose2d
+from .dropout import dropout as dropout
+from .einsum import einsum as einsum
 from .linear_algebra import linear as linear
 from .linear_algebra import matmul as matmul
 from .losses import cross_entropy as cross_entropy
+from .losses import end_point_error as end_point_error
 from .losses import l1 as l1
 from .losses import mse as mse
 from .losses import smooth_l1 as smooth_l1
 from .normalization import affine as affine
 from .normalization import batch_norm as batch_norm
 from .normalization import channel_statistics as channel_statistics
+from .normalization import group_norm as group_norm
+from .normalization import normalize as normalize
 from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .pooling import avg_pool2d as avg_pool2d
 from .pooling import global_avg_pool as global_avg_pool

@@ -16,6 +16,17 @@ def library(array: Any) -> Any:
     return np
 
 
+def special(array: Any) -> Any:
+    """SciPy's special functions, in the library of `array`; imported when needed."""
+    if library(array) is np:
+        import scipy.special
+
+        return scipy.special
+    import cupyx.scipy.special
+
+    return cupyx.scipy.special
+
+
 def plain(value: Any) -> Any:
     """The array itself, where a rule needs a value whose derivative is zero or not wanted (masks, signs)."""
     return value.data if isinstance(value, Variable) else value

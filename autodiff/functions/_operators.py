@@ -40,7 +40,7 @@ def _comparison(name: str) -> Any:
 
 
 for name, function in BINARY.items():
-    setattr(Variable, f"__{name}__", _forward(function))
+    setattr(Variable, f"__{name}__", function)
     setattr(Variable, f"__r{name}__", _reflected(function))
 for name, function in {**UNARY, **METHODS}.items():
     setattr(Variable, name, _forward(function))

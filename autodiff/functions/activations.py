@@ -1,12 +1,13 @@
 """Activation functions."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..function import differentiable
-from ._common import plain
-from .arithmetic import exp, multiply
+from ._common import plain, special
+from .arithmetic import exp, multiply, square
 from .shapes import sum
 
 
@@ -38,6 +39,22 @@ def softplus(x: Any) -> Any:
 def silu(x: Any) -> Any:
     """``x * sigmoid(x)``."""
     return multiply(x, sigmoid(x))
+
+
+@differentiable("x", x=("x", lambda g, s: g * exp(-square(s.x)) * (2 / math.sqrt(math.pi))))
+def erf(x: Any) -> Any:
+    """The error function, ``2/sqrt(pi)`` times the integral of ``exp(-t**2)`` from 0 to x."""
+    return special(x).erf(x)
+
+
+def _gelu_slope(x: Any) -> Any:
+    return 0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * square(x)) * (1 / math.sqrt(2 * math.pi))
+
+
+@differentiable("x", x=("x", lambda g, s: g * _gelu_slope(s.x)))
+def gelu(x: Any) -> Any:
+    """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation."""
+    return 0.5 * x * (1 + special(x).erf(x * math.sqrt(0.5)))
 
 
 @differentiable("x", x=("output", lambda g, s: s.output * (g - sum(g * s.output, s.axis, keepdims=True))))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..function import differentiable
 from ._common import library, pair
-from .shapes import sum
+from .shapes import reshape, sum
 
 TILE_BYTES = 4 << 20
 
@@ -99,6 +99,65 @@ def conv2d(
     if bias is not None:
         output += bias[:, None, None]
     return output
+
+
+def conv_transpose2d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """The transpose of `conv2d`: every input pixel adds a scaled kernel to the output.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (C, O/groups, kh, kw)
+        The kernels, as `conv2d` takes them to go from O to C channels.
+    bias : array, (O,), optional
+        Added to the output.
+    stride, padding, dilation : int or (y, x)
+        Step between the kernels in the output, pixels cut off each side, step between taps.
+    output_padding : int or (y, x)
+        Rows and columns added at the bottom and on the right, less than stride or dilation: strided
+        convolutions of outputs that differ by so little have one size.
+    groups : int
+        Divides C and O.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo)
+        ``Ho = (H - 1)*s_y - 2*pad_y + d_y*(kh-1) + output_pad_y + 1``.
+    """
+    name = "conv_transpose2d"
+    steps, margin = pair(f"{name}: stride", stride, 1), pair(f"{name}: padding", padding)
+    spread, extra = pair(f"{name}: dilation", dilation, 1), pair(f"{name}: output_padding", output_padding)
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"{name}: x must be (N, C, H, W) and weight (C, O/groups, kh, kw), "
+            f"got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if not isinstance(groups, int | np.integer) or groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"{name}: groups must divide C = {weight.shape[0]}, got {groups!r}")
+    channels = weight.shape[1] * groups
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise ValueError(f"{name}: bias must be (O,) = {(channels,)}, got {tuple(bias.shape)}")
+    if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread)):
+        raise ValueError(f"{name}: output_padding must be under stride or dilation, got {output_padding!r}")
+    size = [
+        (x.shape[2 + i] - 1) * steps[i] - 2 * margin[i] + spread[i] * (weight.shape[2 + i] - 1) + extra[i] + 1
+        for i in (0, 1)
+    ]
+    if min(size) < 0:
+        raise ValueError(f"{name}: padding {padding!r} cuts off more than there is")
+    y = _input_gradient(x, weight, (x.shape[0], channels, *size), steps, margin, spread, groups)
+    return y if bias is None else y + reshape(bias, (-1, 1, 1))
 
 
 @differentiable(

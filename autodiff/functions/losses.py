@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from ._common import library, plain
 from .activations import log_softmax
-from .arithmetic import abs, square, where
+from .arithmetic import abs, sqrt, square, where
 from .reductions import mean
-from .shapes import getitem
+from .shapes import expand_dims, getitem, moveaxis, reshape, sum
 
 
 def mse(prediction: Any, target: Any) -> Any:
@@ -25,20 +27,72 @@ def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
     return mean(where(plain(size) < beta, square(size) * (0.5 / beta), size - 0.5 * beta))
 
 
-def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Mean negative log-likelihood of integer `labels` (N,) under `logits` (N, K)."""
-    if (
-        logits.ndim != 2
-        or labels.ndim != 1
-        or labels.shape[0] != logits.shape[0]
-        or labels.dtype.kind not in "iu"
-    ):
+def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
+    """Mean length of the difference of two vector fields (N, 2, H, W), the error of optical flow.
+
+    Parameters
+    ----------
+    flow, target : array, (N, D, ...)
+        Vectors along axis 1.
+    valid : array, (N, ...), optional
+        Weights of the pixels, for example 1 where the target is known and 0 elsewhere: the mean is weighted,
+        and 0 if all weights are. Where the weight is 0 the target may be anything, NaN too.
+
+    Notes
+    -----
+    The slope of the length of a vector at 0 is taken as 0.
+    """
+    if valid is None:
+        return mean(_length(_difference("end_point_error", flow, target)))
+    shape = (*target.shape[:1], *target.shape[2:])
+    if tuple(valid.shape) != shape:
+        raise ValueError(f"end_point_error: valid must have shape {shape}, got {tuple(valid.shape)}")
+    difference = _difference("end_point_error", flow, target)
+    known = expand_dims(valid, 1) != 0
+    weights = valid.astype(difference.dtype)
+    total = weights.sum()
+    lengths = _length(where(known, difference, difference.dtype.type(0)))
+    return sum(lengths * weights) / (total + (total == 0))
+
+
+def _length(vectors: Any) -> Any:
+    """Length along axis 1."""
+    squares = sum(square(vectors), 1)
+    zero = plain(squares) == 0
+    return sqrt(where(zero, squares.dtype.type(1), squares)) * ~zero
+
+
+def cross_entropy(logits: Any, labels: Any, *, ignore_index: int | None = None) -> Any:
+    """Mean negative log-likelihood of integer labels.
+
+    Parameters
+    ----------
+    logits : array, (N, K, ...)
+        Logarithms of the probabilities of K classes, up to a constant for each element.
+    labels : array of int, (N, ...)
+        The classes, from 0 to K - 1.
+    ignore_index : int, optional
+        Elements with this label do not count; if none is left, the loss is 0.
+    """
+    shape = (*logits.shape[:1], *logits.shape[2:])
+    if logits.ndim < 2 or tuple(labels.shape) != shape or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"cross_entropy: logits must be (N, K) and labels (N,) integers, got {tuple(logits.shape)} and "
-            f"{tuple(labels.shape)} {labels.dtype}"
+            f"cross_entropy: logits must be (N, K, ...) and labels (N, ...) integers, "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)} {labels.dtype}"
         )
-    rows = library(labels).arange(len(labels))
-    return -mean(getitem(log_softmax(logits, axis=1), (rows, labels)))
+    counted = labels != ignore_index if ignore_index is not None else library(labels).ones(shape, bool)
+    classes = logits.shape[1]
+    inside = (labels >= 0) & (labels < classes)
+    if library(labels) is np and not inside[counted].all():
+        wrong = labels[counted & ~inside].ravel()[0]
+        raise ValueError(f"cross_entropy: labels must be from 0 to {classes - 1}, got {wrong}")
+    scores = reshape(moveaxis(log_softmax(logits, axis=1), 1, -1), (-1, classes))
+    rows = library(labels).arange(labels.size)
+    picked = getitem(scores, (rows, where(inside, labels, 0).ravel()))
+    # A label out of range on a device, where looking would mean waiting, makes the loss NaN.
+    weights = where(counted, where(inside, 1.0, np.nan), 0.0).ravel().astype(picked.dtype)
+    total = counted.sum().astype(picked.dtype)
+    return -sum(picked * weights) / (total + (total == 0))
 
 
 def _difference(name: str, prediction: Any, target: Any) -> Any:

@@ -1,0 +1,68 @@
+"""A tape as a table: what was called on what, and what waits for the backward pass."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from .function import Step
+
+HEADINGS = ("step", "function", "arguments", "result", "bytes saved", "saved")
+
+
+def table(steps: list[Step]) -> str:
+    """One line per step, and the bytes of all arrays saved, each counted once.
+
+    Results of steps are called #0, #1, ...; other Variables a, b, ... in the order in which they appear.
+    """
+    names: dict[int, str] = {}
+    leaves = 0
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    for number, step in enumerate(steps):
+        for key in step.keys:
+            if key is not None and key not in names:
+                names[key] = _letters(leaves)
+                leaves += 1
+        arguments = [
+            _shaped("" if key is None else names[key], shape) for key, shape in zip(step.keys, step.shapes)
+        ]
+        names[step.output_key] = f"#{number}"
+        kept = [(name, array) for name, array in step.kept() if hasattr(array, "nbytes")]
+        size = sum(array.nbytes for _, array in kept)
+        result = _shaped(f"#{number}", step.output_shape)
+        saved = ", ".join(name for name, _ in kept)
+        rows.append((str(number), step.function.name, ", ".join(arguments), result, f"{size:,}", saved))
+    distinct = {id(array): array.nbytes for array in _arrays(steps)}
+    steps_text, arrays_text = _plural(len(steps), "step"), _plural(len(distinct), "array")
+    verb = "keeps" if len(steps) == 1 else "keep"
+    total = f"{steps_text} {verb} {sum(distinct.values()):,} bytes in {arrays_text}"
+    return "\n".join([*_aligned(rows), total])
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _arrays(steps: Iterable[Step]) -> Iterable[Any]:
+    return (array for step in steps for _, array in step.kept() if hasattr(array, "nbytes"))
+
+
+def _letters(number: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    head, tail = divmod(number, 26)
+    return (_letters(head - 1) if head else "") + chr(ord("a") + tail)
+
+
+def _shaped(name: str, shape: tuple[int, ...]) -> str:
+    """A name and a shape; numbers, which have neither, are constants."""
+    return f"{name} {tuple(shape)}" if name else f"constant {tuple(shape)}" if shape else "constant"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    right = (0, 4)
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
