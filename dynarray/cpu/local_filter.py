@@ -19,6 +19,7 @@ per block of rows and serve all channels of the group; a block's planes stay in 
 its accumulator in L1.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from .planes import whole_lines
 BLOCK_BYTES = (
     512 * 1024
 )  # packed filters (and their gradients) of one block of rows: half of a common L2 cache
-RUN = 2048  # least elements of a block's plane: long runs of memory and of loops
+SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
 ITEMS = 16  # work items wanted, whatever the number of threads
 
 
@@ -61,13 +62,15 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
     if backward:  # every position that a tap reads, and every pixel of x
         rows = max(rows + halo, (call.x[2] - 1 + padding[0]) // stride[0] + 1)
         width = max(width, (call.x[3] - 1 + padding[1]) // stride[1] + 1)
-    # Forward, channels make work items; backward, where filters sum over them, rows do.
     per_group, wanted = call.x[1] // groups, -(-ITEMS // (call.x[0] * groups))
     block = BLOCK_BYTES // (u * u * kh * kw * width * call.itemsize * (2 if backward else 1))
-    if backward:
-        block = min(block, max(-(-rows // wanted), -(-RUN // width)))
     blocks = -(-rows // min(rows, max(1, block)))
     block, bands = -(-rows // blocks), min(blocks, wanted)
+    # Filters are packed for each item, and their gradients once more added up.
+    least = 16
+    if backward:
+        filters = call.itemsize * math.prod(call.weight)
+        least = max(64, -(-per_group * filters // SLOT_BYTES))
     plane = whole_lines(block * width)
     image_plane = plane if backward else (block + halo) * width
     output_plane = lead + (block + halo) * width
@@ -81,7 +84,7 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
         lead=lead,
         block=block,
         bands=bands,
-        channels=per_group if backward else max(min(per_group, 16), -(-per_group * bands // wanted)),
+        channels=max(min(per_group, least), -(-per_group * bands // wanted)),
         plane=plane,
         image_plane=image_plane,
         image_size=whole_lines(stride[0] * stride[1] * image_plane + lead),
@@ -141,6 +144,10 @@ def _to_channel_weight(by_term: np.ndarray, terms: Terms, shape: tuple[int, ...]
     return by_tap.reshape(shape)
 
 
+def _sum_slots(slots: np.ndarray) -> np.ndarray:
+    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
+
+
 def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
@@ -175,18 +182,19 @@ def backward(
         scales,
         finite=np.isfinite(scales).all(axis=-1),
     )
+    chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
     grads = Gradients(
         x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
-        filters=np.empty(inputs.filters.shape if needs[1] else (0,) * 5, x.dtype),
-        # Summed in order of the bands: the same bits however the bands were dealt out.
+        # Slots are summed in order: the same bits however the items were dealt out.
+        filters=np.empty((chunks, *inputs.filters.shape) if needs[1] else (0,) * 6, x.dtype),
         slots=np.zeros((layout.bands, *(scales.shape if needs[2] else (x.shape[0], 0, 0))), x.dtype),
     )
-    items = x.shape[0] * weight.shape[1] * layout.bands
+    items = x.shape[0] * weight.shape[1] * layout.bands * chunks
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
     add = flag(params["combine"] == "add" and channel_weight is not None)
-    parallel.run(backward_items, items, operations, inputs, grads, terms, layout, add)
+    parallel.run(backward_items, items, operations, inputs, grads, terms, layout, chunks, add)
     return (
         grads.x if needs[0] else None,
-        grads.filters.reshape(weight.shape) if needs[1] else None,
+        _sum_slots(grads.filters).reshape(weight.shape) if needs[1] else None,
         _to_channel_weight(grads.slots.sum(axis=0), terms, channel_weight.shape) if needs[2] else None,
     )

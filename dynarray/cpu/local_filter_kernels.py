@@ -59,7 +59,7 @@ class Gradients(NamedTuple):
     """What the backward pass writes; arrays that are not needed have no elements."""
 
     x: np.ndarray
-    filters: np.ndarray
+    filters: np.ndarray  # one slot per chunk of channels
     slots: np.ndarray  # gradients of the scales, one slot per band
 
 
@@ -284,9 +284,10 @@ def backward_items(
     grads: Gradients,
     terms: Terms,
     layout: Layout,
+    chunks: int,
     add: bool | None,
 ) -> None:
-    """Items (n, group, band)."""
+    """Items (n, group, band, chunk of channels)."""
     groups, size = inputs.filters.shape[1], len(terms.tap) * layout.plane
     per_group, blocks = inputs.x.shape[1] // groups, -(-layout.rows // layout.block)
     extent = (inputs.grad_output.shape[2] // layout.upsample, inputs.grad_output.shape[3] // layout.upsample)
@@ -300,8 +301,10 @@ def backward_items(
         aligned(layout.plane, inputs.x),
     )
     for item in range(start, stop):
-        n, group = item // (groups * layout.bands), item // layout.bands % groups
-        band, end = item % layout.bands, (group + 1) * per_group
+        chunk, band = item % chunks, item // chunks % layout.bands
+        n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
+        begin = group * per_group + chunk * layout.channels
+        end = min(begin + layout.channels, (group + 1) * per_group)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
@@ -309,7 +312,7 @@ def backward_items(
                 clear(planes, 0, planes.size)
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
             slots = grads.slots[band, n]
-            for channel in range(group * per_group, end, CHANNELS):
+            for channel in range(begin, end, CHANNELS):
                 several = (channel, min(channel + CHANNELS, end))
                 _pack_channels(scratch, inputs, n, several, first, rows, terms, layout, needs_filters)
                 if needs_x:
@@ -319,4 +322,6 @@ def backward_items(
                 if needs_filters:
                     _grad_filters(slots, scratch, extent, several, first, rows, terms, layout, add)
             if grads.filters.size:
-                _unpack_filters(scratch.grad_filters, grads.filters[n, group], terms, first, rows, layout)
+                _unpack_filters(
+                    scratch.grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout
+                )
