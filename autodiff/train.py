@@ -187,7 +187,7 @@ class Trainer:
         files.save(path, arrays, {"kind": KIND, "state": json.dumps(state)})
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint of the same network and optimiser.
+        """Go on from a checkpoint of the same network and optimiser; the seed too is that of the checkpoint.
 
         Raises
         ------

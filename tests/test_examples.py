@@ -64,6 +64,7 @@ def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
 
 def test_every_example_has_a_test() -> None:
     assert EXAMPLES == [
+        "checkpointing.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
@@ -97,6 +98,24 @@ def test_gradient_four_ways(tmp_path: Path) -> None:
     assert sum(g * w * v for g, w, v, _ in terms) == pytest.approx(float(total), rel=1e-3)
     assert "dL/dx[c, q] = sum_t" in done.stdout
     check_picture(tmp_path / "gradient_four_ways.png")
+
+
+def test_checkpointing(tmp_path: Path) -> None:
+    """Memory is counted, so it is the same everywhere; time is only printed."""
+    done = run("checkpointing.py", cwd=tmp_path)
+    row = rf"^(\w[\w ]*?) +{NUMBER} MB +{NUMBER} +{NUMBER} s +{NUMBER} +(.*)$"
+    rows = {found[0]: found[1:] for found in re.findall(row, done.stdout, re.M)}
+    pieces = [f"pieces of {size}" for size in (2, 4, 6, 12, 24)]
+    assert list(rows) == ["plain", *pieces, "halves of halves"]
+    assert {found[-1] for found in rows.values()} == {"the same bits"}
+    memory = {name: float(found[1]) for name, found in rows.items()}
+    assert memory["plain"] == 1
+    assert memory["pieces of 4"] < 0.25
+    assert (
+        memory["halves of halves"] < memory["pieces of 4"] < memory["pieces of 12"] < memory["pieces of 24"]
+    )
+    assert memory["pieces of 24"] < 0.6
+    check_picture(tmp_path / "checkpointing.png")
 
 
 def accuracies(output: str) -> list[float]:

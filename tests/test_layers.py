@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 
 import dynarray
-from autodiff import Tape, Variable, check_gradients
+from autodiff import Tape, Variable, check_gradients, checkpoint
 from autodiff import functions as F
 from autodiff.layers import (
     CARAFE,
     DDF,
+    GELU,
     AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
+    ConvTranspose2d,
     DDFBottleneck,
     DDFUp,
+    Dropout,
     FilterNorm,
     Flatten,
     GlobalAvgPool,
+    GroupNorm,
     Involution,
     LeakyReLU,
     Linear,
@@ -64,6 +68,12 @@ LAYERS = {
     "Linear": (Linear(4, 3, **OPTIONS), [(2, 4)], (2, 3)),
     "BatchNorm2d": (BatchNorm2d(3, dtype=np.float64), [(2, 3, 2, 3)], (2, 3, 2, 3)),
     "BatchNorm2d eval": (BatchNorm2d(3, dtype=np.float64).eval(), [(2, 3, 2, 3)], (2, 3, 2, 3)),
+    "ConvTranspose2d": (
+        ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, **OPTIONS),
+        [(2, 4, 3, 2)],
+        (2, 6, 6, 4),
+    ),
+    "GroupNorm": (GroupNorm(2, 6, dtype=np.float64), [(2, 6, 2, 3)], (2, 6, 2, 3)),
     "FilterNorm": (FilterNorm(3, **OPTIONS), [(2, 18, 2, 2)], (2, 2, 3, 3, 2, 2)),
     "FilterNorm learned": (FilterNorm((3, 1), 4, **OPTIONS), [(2, 12)], (2, 4, 3, 1)),
     "DDF": (DDF(6, heads=2, stride=2, **OPTIONS), [(2, 6, 5, 4)], (2, 6, 3, 2)),
@@ -111,6 +121,7 @@ def test_dtype(layer, shapes, output):
 def test_seed_decides_the_weights():
     for make in (
         lambda **o: Conv2d(3, 4, 3, **o),
+        lambda **o: ConvTranspose2d(3, 4, 3, **o),
         lambda **o: Linear(3, 4, **o),
         lambda **o: DDF(8, **o),
         lambda **o: DDFUp(8, **o),
@@ -251,6 +262,59 @@ def test_batch_norm_statistics():
         layer.train()(np.ones((1, 3, 1, 1)))
 
 
+def test_group_norm_statistics():
+    layer, x = GroupNorm(3, 6, dtype=np.float64), 2 + 3 * array(4, 6, 5, 7)
+    blocks = layer(x).data.reshape(4, 3, 2 * 5 * 7)
+    np.testing.assert_allclose(blocks.mean(2), 0, atol=1e-12)
+    np.testing.assert_allclose(blocks.var(2), 1, rtol=1e-4)
+    one = layer(x[:1]).data  # an image does not depend on the others
+    np.testing.assert_array_equal(one, layer(x).data[:1])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolution_keeps_the_scale(groups):
+    """The weights start so that relu of white noise comes out with the mean square of white noise."""
+    layer = ConvTranspose2d(64, 32, 4, stride=2, groups=groups, bias=False, rng=0)
+    x = np.maximum(array(2, 64, 16, 16), 0).astype(np.float32)
+    y = layer(x).data[:, :, 4:-4, 4:-4]
+    assert y.shape == (2, 32, 26, 26)
+    assert np.mean(y**2) == pytest.approx(1, rel=0.1)
+
+
+def test_dropout():
+    x = Variable(np.ones((20, 50)))
+    layer, same = Dropout(0.25, rng=3), Dropout(0.25, rng=np.random.default_rng(3))
+    with Tape() as tape:
+        y = layer(x)
+    assert set(np.unique(y.data)) == {0, 1 / 0.75}
+    assert 0.2 < np.mean(y.data == 0) < 0.3
+    np.testing.assert_array_equal(tape.gradient(y, x, grad=np.ones(y.shape)), y.data)
+    np.testing.assert_array_equal(same(x).data, y.data)
+    assert (layer(x).data != y.data).any()
+    assert layer.eval()(x) is x
+    assert layer.generators() == {"rng": layer.rng}
+
+
+def test_a_checkpoint_changes_neither_gradients_nor_state():
+    """Running averages move once and random numbers are drawn once, though the layers run twice."""
+    results = []
+    for wrap in (lambda f: f, checkpoint):
+        network = Sequential(
+            Conv2d(2, 3, 3, **OPTIONS), BatchNorm2d(3, dtype=np.float64), Dropout(0.5, rng=1)
+        )
+        with Tape() as tape:
+            loss = F.mean(F.square(wrap(network)(array(4, 2, 5, 5))))
+        grads = tape.gradient(loss, network.parameters())
+        results.append((grads, network.state_dict(), network[2].rng.random(5)))
+    (plain, state, drawn), (grads, state_too, drawn_too) = results
+    assert all(g.any() for g in plain[:1])
+    for a, b in zip(plain, grads, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name, value in state.items():
+        np.testing.assert_array_equal(value, state_too[name])
+    np.testing.assert_array_equal(drawn, drawn_too)
+
+
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
@@ -259,6 +323,7 @@ def test_batch_norm_statistics():
         (Sigmoid(), F.sigmoid),
         (Tanh(), F.tanh),
         (Softmax(axis=1), lambda x: F.softmax(x, 1)),
+        (GELU(), F.gelu),
         (SiLU(), F.silu),
         (Softplus(), F.softplus),
         (LogSoftmax(1), lambda x: F.log_softmax(x, 1)),
@@ -386,6 +451,9 @@ def test_generators_are_found_by_their_paths():
     [
         (lambda: Conv2d(3, 4, 2), ValueError, "padding must be given for an even kernel size"),
         (lambda: Conv2d(3, 4, 3, groups=2), ValueError, "groups 2 must divide 3 and 4"),
+        (lambda: ConvTranspose2d(3, 4, 2, groups=2), ValueError, "groups 2 must divide 3 and 4"),
+        (lambda: GroupNorm(2, 5), ValueError, "groups 2 must divide channels 5"),
+        (lambda: Dropout(1.0), ValueError, "rate must be at least 0 and less than 1, got 1.0"),
         (lambda: FilterNorm(1), ValueError, "one tap"),
         (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "nonlinearity must be one of relu, linear"),
         (lambda: Involution(20), ValueError, "group_channels 16 must divide channels 20"),

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from conftest import backend_params
 
 import dynarray
 from autodiff import Tape, files, networks
 from autodiff import functions as F
 from autodiff.layers import DDF, BatchNorm2d, Conv2d, DDFBottleneck, Linear, Module, Sequential
 from autodiff.optim import Adam
+from autodiff.train import Trainer, minibatches
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,26 @@ def test_summary_of_a_network_with_two_inputs_and_of_one_that_fails():
     assert not [m for _, m in network.modules() if "forward" in vars(m)]
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("backend", backend_params("cuda"), indirect=True)
+def test_training_on_a_gpu_agrees_with_the_cpu_and_comes_back(backend, tmp_path):
+    """Four steps there and here; the checkpoint written there is read here."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((8, 3, 16, 16)), np.arange(8) % 3
+
+    def trainer(device):
+        network = networks.ResNet((1, 1), DDFBottleneck, classes=3, rng=0, dtype=np.float64).to_device(device)
+        return Trainer(network, Adam(network.parameters()), lambda net, *b: F.cross_entropy(net(b[0]), b[1]))
+
+    there, here = trainer("cuda"), trainer("cpu")
+    there.fit(minibatches(4, backend.array(x), backend.array(labels)), 2, progress=False)
+    with dynarray.use_backend("cpu"):
+        here.fit(minibatches(4, x, labels), 2, progress=False)
+    assert there.history[-1]["loss"] == pytest.approx(here.history[-1]["loss"], rel=1e-6)
+    there.save(tmp_path / "a")
+    read = trainer("cpu")
+    read.load(tmp_path / "a")
+    for name, value in there.network.to_device("cpu").state_dict().items():
+        assert isinstance(value, np.ndarray)
+        np.testing.assert_array_equal(read.network.state_dict()[name], value)

@@ -1,6 +1,7 @@
 """Layers with parameters."""
 
 from .basic import Conv2d as Conv2d
+from .basic import ConvTranspose2d as ConvTranspose2d
 from .basic import Linear as Linear
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
@@ -11,9 +12,12 @@ from .local_filter import Involution as Involution
 from .module import Module as Module
 from .module import Sequential as Sequential
 from .normalization import BatchNorm2d as BatchNorm2d
+from .normalization import GroupNorm as GroupNorm
 from .residual import Bottleneck as Bottleneck
+from .stateless import GELU as GELU
 from .stateless import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from .stateless import AvgPool2d as AvgPool2d
+from .stateless import Dropout as Dropout
 from .stateless import Flatten as Flatten
 from .stateless import GlobalAvgPool as GlobalAvgPool
 from .stateless import LeakyReLU as LeakyReLU

@@ -11,7 +11,7 @@ from ..variable import Variable
 from .module import Module, generator
 
 
-def _uniform(rng: np.random.Generator, size: int, fan_in: int, dtype: Any) -> Variable:
+def _uniform(rng: np.random.Generator, size: int, fan_in: float, dtype: Any) -> Variable:
     """Initial biases. Never all zero: a filter generated from a black patch must not be constant."""
     bound = 1 / np.sqrt(max(fan_in, 1))
     return Variable(rng.uniform(-bound, bound, size).astype(dtype))
@@ -83,6 +83,72 @@ class Conv2d(Module):
     def multiply_adds(self, x: Any, output: Any) -> int:
         """One per tap and input channel of the group for each output."""
         return output.size * math.prod(self.weight.shape[1:])
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution, which makes images larger; see `autodiff.functions.conv_transpose2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and O.
+    kernel_size, stride, dilation : int or (y, x)
+        Size of the kernels, step between them in the output, step between taps.
+    padding : int or (y, x)
+        Pixels cut off on each side.
+    output_padding : int or (y, x)
+        Rows and columns added at the bottom and on the right.
+    groups : int
+        Divides C and O.
+    bias : bool
+        Whether to add a bias.
+    rng : Generator or int, optional
+        For the initial weights: normal with variance 2 over the number of inputs that meet in an output.
+    dtype : dtype
+        Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"ConvTranspose2d: groups {groups} must divide {in_channels} and {out_channels} channels"
+            )
+        kernel = pair("ConvTranspose2d: kernel_size", kernel_size, 1)
+        steps = pair("ConvTranspose2d: stride", stride, 1)
+        fan_in = in_channels // groups * kernel[0] * kernel[1] / (steps[0] * steps[1])
+        shape = (in_channels, out_channels // groups, *kernel)
+        self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
+        self.bias = _uniform(rng, out_channels, fan_in, dtype) if bias else None
+        self.options = {
+            "stride": stride,
+            "padding": padding,
+            "output_padding": output_padding,
+            "dilation": dilation,
+            "groups": groups,
+        }
+
+    def forward(self, x: Any) -> Any:
+        """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        return F.conv_transpose2d(x, self.weight, self.bias, **self.options)
+
+    def multiply_adds(self, x: Any, output: Any) -> int:
+        """One per tap and output channel of the group for each input."""
+        return x.size * math.prod(self.weight.shape[1:])
 
 
 class Linear(Module):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
+from .._random import recomputing
 from ..functions._common import plain
 from ..variable import Variable
 from .module import Module
@@ -46,10 +47,38 @@ class BatchNorm2d(Module):
                 f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}"
             )
         centre, variance = F.channel_statistics(plain(x))
-        self._follow(self.running_mean, centre)
-        self._follow(self.running_variance, variance * (count / (count - 1)))
+        if not recomputing():  # a checkpoint runs its layers twice for one batch
+            self._follow(self.running_mean, centre)
+            self._follow(self.running_variance, variance * (count / (count - 1)))
         return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=(centre, variance))
 
     def _follow(self, running: Any, newest: Any) -> None:
         running *= 1 - self.momentum
         running += self.momentum * newest.ravel()
+
+
+class GroupNorm(Module):
+    """Group normalisation (Wu & He, 2018): statistics of a group of channels of one image, never of a batch.
+
+    Parameters
+    ----------
+    groups : int
+        Number of groups; 1 makes it layer normalisation, C instance normalisation.
+    channels : int
+        C, which groups divides.
+    epsilon : float
+        Added to the variance.
+    dtype : dtype
+        Of the parameters.
+    """
+
+    def __init__(self, groups: int, channels: int, *, epsilon: float = 1e-5, dtype: Any = np.float32) -> None:
+        if groups < 1 or channels % groups:
+            raise ValueError(f"GroupNorm: groups {groups} must divide channels {channels}")
+        self.weight = Variable(np.ones(channels, dtype))
+        self.bias = Variable(np.zeros(channels, dtype))
+        self.groups, self.epsilon = groups, epsilon
+
+    def forward(self, x: Any) -> Any:
+        """Normalised x (N, C, ...)."""
+        return F.group_norm(x, self.groups, self.weight, self.bias, epsilon=self.epsilon)

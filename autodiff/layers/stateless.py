@@ -1,10 +1,10 @@
-"""Layers without parameters: activations, pooling, shapes."""
+"""Layers without parameters: activations, pooling, shapes, dropout."""
 
 from inspect import signature
 from typing import Any
 
 from .. import functions as F
-from .module import Module
+from .module import Module, generator
 
 
 class Stateless(Module):
@@ -32,6 +32,27 @@ class Stateless(Module):
         return f"{type(self).__name__}({', '.join(given)})"
 
 
+class Dropout(Module):
+    """In training, elements are set to zero with probability `rate`; in evaluation it does nothing.
+
+    Parameters
+    ----------
+    rate : float
+        At least 0 and less than 1.
+    rng : Generator or int, optional
+        Where the random numbers come from. Its state is kept in the checkpoints of a training.
+    """
+
+    def __init__(self, rate: float = 0.5, *, rng: Any = None) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"Dropout: rate must be at least 0 and less than 1, got {rate!r}")
+        self.rate, self.rng = rate, generator(rng)
+
+    def forward(self, x: Any) -> Any:
+        """x with holes."""
+        return F.dropout(x, self.rate, rng=self.rng) if self.training else x
+
+
 class ReLU(Stateless):
     """`autodiff.functions.relu`."""
 
@@ -42,6 +63,12 @@ class LeakyReLU(Stateless):
     """`autodiff.functions.leaky_relu`; ``slope`` may be given."""
 
     function = F.leaky_relu
+
+
+class GELU(Stateless):
+    """`autodiff.functions.gelu`."""
+
+    function = F.gelu
 
 
 class SiLU(Stateless):
