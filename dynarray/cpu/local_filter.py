@@ -3,20 +3,18 @@
 Everything is brought into one form in which each tap is a single vectorised loop over long runs. The image
 is packed, with its zero padding, into flat planes of a fixed row length, one plane per phase of the stride;
 in them a tap is one offset. Filters and output gradients are packed with the same row length (one plane per
-tap, and per phase when upsampling), so that rows need no special ends. With it forward and both dense
-gradients are the same sum, ``acc[j] += sum over terms (scale o a[a_at + j]) * b[b_at + j]``:
+tap, and per phase when upsampling), so that rows need no special ends. Then
 
-===============  ===========================  ======================  ================================
-result           terms                        a, scale                b
-===============  ===========================  ======================  ================================
-y                taps                         filters, channel's      image, offset by the tap
-gradient of x    taps                         filters, channel's      grad_output, offset back
-g. of weight     channels of the group        grad_output, channel's  image
-===============  ===========================  ======================  ================================
+- the output is ``acc[j] += sum over taps of (scale o filters[tap, j]) * image[j + offset]``,
+- the gradient of x is the same sum, over the output gradient and with offsets back, for which filters are
+  packed where the pixels are that their taps read, and
+- the gradients of filters and of scales (the weights of the channels) are two sums over the same products
+  ``grad_output[j - offset] * image[j]``: over channels and over pixels.
 
-The columns between rows hold garbage in results and are left behind on unpacking. Filters are packed once
-per block of rows and serve all channels of the group; a block's planes stay in the L2 cache, an image and
-its accumulator in L1.
+The columns between rows come to nothing and are left behind on unpacking. Filters are packed once per block
+of rows and serve all channels of a work item. A block is as long as its filters stay in the L2 cache: image
+and output then pass through memory in long runs. With 3 x 3 filters and 256 channels on two cores, leaving
+out the sums saved 40 % of the time forward and half of it backward: the rest is pixels on their way in and out.
 """
 
 import math
@@ -30,9 +28,8 @@ from .compile import flag, kernel_input
 from .local_filter_kernels import Gradients, Inputs, Layout, Terms, backward_items, forward_items
 from .planes import whole_lines
 
-BLOCK_BYTES = (
-    512 * 1024
-)  # packed filters (and their gradients) of one block of rows: half of a common L2 cache
+# Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
+BLOCK_BYTES = 512 * 1024
 SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
 ITEMS = 16  # work items wanted, whatever the number of threads
 

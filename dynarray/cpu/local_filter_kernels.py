@@ -102,6 +102,15 @@ def _pack_filters(
         pack_rows(target, terms.filter_at[term], plane, first, rows, layout.width, origin, step)
 
 
+@jit
+def _decode(item: int, groups: int, per_group: int, chunks: int, layout: Layout) -> tuple:
+    """Sample, group, band of rows and chunk of channels of a work item, and the range of its channels."""
+    rest, chunk = item // chunks, item % chunks
+    n, group, band = rest // (layout.bands * groups), rest // layout.bands % groups, rest % layout.bands
+    begin = group * per_group + chunk * layout.channels
+    return (n, group, band, chunk), begin, min(begin + layout.channels, (group + 1) * per_group)
+
+
 @cached_jit
 def forward_items(
     start: int,
@@ -120,20 +129,16 @@ def forward_items(
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     packed, image = aligned(len(terms.tap) * layout.plane, x), aligned(layout.image_size, x)
     acc = aligned(u * layout.plane, x)
-    clear(
-        packed, 0, packed.size
-    )  # what lies between rows comes to nothing, but should not be slow to multiply
+    # What lies between rows comes to nothing, but should not be slow to multiply.
+    clear(packed, 0, packed.size)
     for item in range(start, stop):
-        chunk, band = item % chunks, item // chunks % layout.bands
-        n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
-        channel = group * per_group + chunk * layout.channels
-        end = min(channel + layout.channels, (group + 1) * per_group)
+        (n, group, band, _), begin, end = _decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
             clear(image, 0, image.size)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
-            for c in range(channel, end):
+            for c in range(begin, end):
                 scale = scales[n % scales.shape[0], c % scales.shape[1]]
                 _pack_image(image, 0, x[n, c], first, rows + layout.halo, layout)
                 for row in range(u):
@@ -246,10 +251,8 @@ def _grad_filters(
     grads, filters, outputs, images = scratch.grad_filters, scratch.filters, scratch.outputs, scratch.images
     for term in range(len(terms.tap)):
         at, count = terms.filter_at[term], rows * layout.width
-        output_at, image_at = (
-            (terms.output_at[term], layout.output_size),
-            (terms.image_at[term], layout.image_size),
-        )
+        output_at = (terms.output_at[term], layout.output_size)
+        image_at = (terms.image_at[term], layout.image_size)
         if add is None:
             for k in range(several):
                 factor[k] = scratch.scale[k, term]
@@ -301,10 +304,7 @@ def backward_items(
         aligned(layout.plane, inputs.x),
     )
     for item in range(start, stop):
-        chunk, band = item % chunks, item // chunks % layout.bands
-        n, group = item // (chunks * layout.bands * groups), item // (chunks * layout.bands) % groups
-        begin = group * per_group + chunk * layout.channels
-        end = min(begin + layout.channels, (group + 1) * per_group)
+        (n, group, band, chunk), begin, end = _decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
