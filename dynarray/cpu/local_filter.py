@@ -14,7 +14,8 @@ tap, and per phase when upsampling), so that rows need no special ends. Then
 The columns between rows come to nothing and are left behind on unpacking. Filters are packed once per block
 of rows and serve all channels of a work item. A block is as long as its filters stay in the L2 cache: image
 and output then pass through memory in long runs. With 3 x 3 filters and 256 channels on two cores, leaving
-out the sums saved 40 % of the time forward and half of it backward: the rest is pixels on their way in and out.
+out the sums saved 40 % of the time forward and half of it backward: the rest is pixels on their way in and
+out.
 """
 
 import math
