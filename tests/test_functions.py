@@ -7,7 +7,6 @@ import pytest
 from _function_cases import CASES, conv_case, draw, every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from autodiff import Tape, Variable, check_gradients, hvp
 from autodiff import functions as F
@@ -164,18 +163,6 @@ def test_zero_size(call, shapes):
     grads = tape.gradient(y, inputs, grad=np.ones(y.shape))
     assert [g.shape for g in grads] == list(shapes)
     assert all(np.isfinite(g).all() for g in grads)
-
-
-BINARY = {"add": F.add, "subtract": F.subtract, "multiply": F.multiply, "divide": F.divide, "power": F.power}
-
-
-@pytest.mark.parametrize("name", BINARY)
-@settings(max_examples=15, deadline=None)
-@given(shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3, min_side=0))
-def test_broadcasting(name, shapes):
-    rng = np.random.default_rng(0)
-    arrays = [rng.uniform(0.5, 2, shape) for shape in shapes.input_shapes]
-    check_gradients(BINARY[name], *arrays, method="complex", verbose=False)
 
 
 @settings(max_examples=25, deadline=None)
