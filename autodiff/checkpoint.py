@@ -147,4 +147,4 @@ def _rules(f: Callable, name: str) -> Function:
         return f(*operands)
 
     forward.__name__ = name
-    return Function(forward, "*arguments", ("", pull), ("arguments",), {})
+    return Function(forward, "*arguments", ("", pull), None, ("arguments",), {})

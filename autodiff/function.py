@@ -43,17 +43,26 @@ class Function:
         Whether these are any number of arrays, under one name.
     joint, gradients : callable or None, tuple of them
         The one rule for all array arguments, or one for each.
+    fit : callable or None
+        What brings a gradient to the shape of its argument, where the function broadcasts.
     residual : tuple of str
         The names of the arrays that it returns beside its output.
     """
 
     def __init__(
-        self, forward: Callable, arrays: str, joint: tuple | None, residual: tuple, rules: dict
+        self,
+        forward: Callable,
+        arrays: str,
+        joint: tuple | None,
+        fit: Callable | None,
+        residual: tuple,
+        rules: dict,
     ) -> None:
         self.forward = forward
         self.name = forward.__name__.lstrip("_")
         self.variadic = arrays.startswith("*")
         self.arrays = tuple(arrays.strip("*").split())
+        self.fit = fit
         self.residual = residual
         self.joint = joint and joint[1]
         self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
@@ -140,7 +149,12 @@ def _recorder(rules: Function) -> Callable:
 
 
 def differentiable(
-    arrays: str, *, joint: tuple | None = None, residual: tuple = (), **rules: Any
+    arrays: str,
+    *,
+    joint: tuple | None = None,
+    fit: Callable | None = None,
+    residual: tuple = (),
+    **rules: Any,
 ) -> Callable:
     """Make a function of arrays differentiable.
 
@@ -150,6 +164,8 @@ def differentiable(
         Names of the arguments that are arrays, in order, or ``"*name"`` for any number of them.
     joint : (str, callable), optional
         One rule for all arguments: ``f(grad, saved, needs) -> one gradient (or None) per argument``.
+    fit : callable, optional
+        For functions that broadcast: ``fit(gradient, shape)`` brings a gradient to the shape of its argument.
     residual : tuple of str
         If given, the function returns ``(output, residual)``, and these are names for ``residual.arrays``.
     **rules : (str, callable)
@@ -171,7 +187,7 @@ def differentiable(
     """
 
     def decorate(forward: Callable) -> Callable:
-        return _recorder(Function(forward, arrays, joint, residual, rules))
+        return _recorder(Function(forward, arrays, joint, fit, residual, rules))
 
     return decorate
 
@@ -272,22 +288,22 @@ class Step:
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
         source = self._linked() if recording else self
-        parts, rules = None, self.function.gradients
-        if self.function.joint:
-            needs = tuple([key in reached for key in self.keys])
-            parts = self.function.joint(grad, source, needs)
+        joint, rules = self.function.joint, self.function.gradients
+        parts = joint(grad, source, tuple(map(reached.__contains__, self.keys))) if joint else None
         place = -1
         for key in self.keys:
             place += 1
             if key not in reached:
                 continue
-            if parts is not None:
-                part = parts[place]
-            else:
+            if parts is None:
                 rule = rules[place]
-                part = rule and rule(grad, source)
-            if part is None:
-                continue
+                if rule is None:
+                    continue
+                part = rule(grad, source)
+            else:
+                part = parts[place]
+                if part is None:
+                    continue
             if part.shape != self.shapes[place] or part.dtype is not self.dtypes[place]:
                 part = self._as_source(part, place)
             if key not in grads:
@@ -299,16 +315,17 @@ class Step:
                 sums.add(key)
 
     def _as_source(self, part: Any, place: int) -> Any:
-        """A gradient in the dtype of its source."""
-        if part.shape != self.shapes[place]:
-            raise RuntimeError(
-                f"{self.function.name}: gradient has shape {part.shape}, its argument {self.shapes[place]}"
-            )
-        if part.dtype == self.dtypes[place]:
+        """A gradient in the shape and dtype of its source."""
+        name, shape, dtype = self.function.name, self.shapes[place], self.dtypes[place]
+        if self.function.fit:
+            part = self.function.fit(part, shape)
+        if part.shape != shape:
+            raise RuntimeError(f"{name}: gradient has shape {part.shape}, its argument {shape}")
+        if part.dtype == dtype:
             return part
         if part.dtype.kind == "c":
-            raise TypeError(f"{self.function.name}: gradients of complex functions are not supported")
-        return part.astype(self.dtypes[place])
+            raise TypeError(f"{name}: gradients of complex functions are not supported")
+        return part.astype(dtype)
 
     def _linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""

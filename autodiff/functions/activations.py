@@ -11,7 +11,7 @@ from .arithmetic import exp, multiply, square
 from .shapes import sum
 
 
-@differentiable("x", x=("output", lambda g, s: g * (plain(s.output) > 0)))
+@differentiable("x", x=("output", lambda g, s: g * np.sign(plain(s.output))))
 def relu(x: Any) -> Any:
     """``max(x, 0)``; its slope at 0 is taken as 0."""
     return np.maximum(x, 0)
@@ -26,8 +26,9 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
 @differentiable("x", x=("output", lambda g, s: g * (s.output * (1 - s.output))))
 def sigmoid(x: Any) -> Any:
     """``1 / (1 + exp(-x))`` without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+    with np.errstate(over="ignore"):  # the infinite power of a very negative x gives the right 0
+        powers = np.exp(-x)
+    return 1 / (1 + powers)
 
 
 @differentiable("x", x=("x", lambda g, s: g * sigmoid(s.x)))

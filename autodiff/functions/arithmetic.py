@@ -11,63 +11,67 @@ from .shapes import fit
 
 @differentiable(
     "x y",
-    x=("", lambda g, s: fit(g, s.shapes[0])),
-    y=("", lambda g, s: fit(g, s.shapes[1])),
+    fit=fit,
+    x=("", lambda g, s: g),
+    y=("", lambda g, s: g),
 )
 def add(x: Any, y: Any) -> Any:
     """``x + y``."""
-    return np.add(x, y)
+    return x + y
 
 
 @differentiable(
     "x y",
-    x=("", lambda g, s: fit(g, s.shapes[0])),
-    y=("", lambda g, s: fit(-g, s.shapes[1])),
+    fit=fit,
+    x=("", lambda g, s: g),
+    y=("", lambda g, s: -g),
 )
 def subtract(x: Any, y: Any) -> Any:
     """``x - y``."""
-    return np.subtract(x, y)
+    return x - y
 
 
 @differentiable(
     "x y",
-    x=("y", lambda g, s: fit(g * s.y, s.shapes[0])),
-    y=("x", lambda g, s: fit(g * s.x, s.shapes[1])),
+    fit=fit,
+    x=("y", lambda g, s: g * s.y),
+    y=("x", lambda g, s: g * s.x),
 )
 def multiply(x: Any, y: Any) -> Any:
     """``x * y``."""
-    return np.multiply(x, y)
+    return x * y
 
 
 @differentiable(
     "x y",
-    x=("y", lambda g, s: fit(g / s.y, s.shapes[0])),
-    y=("y output", lambda g, s: fit(-g * s.output / s.y, s.shapes[1])),
+    fit=fit,
+    x=("y", lambda g, s: g / s.y),
+    y=("y output", lambda g, s: -g * s.output / s.y),
 )
 def divide(x: Any, y: Any) -> Any:
     """``x / y``."""
-    return np.divide(x, y)
+    return x / y
 
 
 @differentiable("x", x=("", lambda g, s: -g))
 def negative(x: Any) -> Any:
     """``-x``."""
-    return np.negative(x)
+    return -x
 
 
 def _power_of_base(g: Any, s: Any) -> Any:
     # x**0 is 1 everywhere, so its slope is 0 at x = 0 too, where 0 * x**-1 would be NaN.
     constant = plain(s.y) == 0
     lowered = where(constant, 1.0 * constant, s.y - 1) if np.any(constant) else s.y - 1
-    return fit(g * s.y * power(s.x, lowered), s.shapes[0])
+    return g * s.y * power(s.x, lowered)
 
 
 def _power_of_exponent(g: Any, s: Any) -> Any:
     positive = where(plain(s.x) == 0, 1.0, s.x)
-    return fit(g * s.output * log(positive), s.shapes[1])
+    return g * s.output * log(positive)
 
 
-@differentiable("x y", x=("x y", _power_of_base), y=("x output", _power_of_exponent))
+@differentiable("x y", fit=fit, x=("x y", _power_of_base), y=("x output", _power_of_exponent))
 def power(x: Any, y: Any) -> Any:
     """``x ** y``. The slope in y is taken as 0 where x is 0."""
     return np.power(x, y)
@@ -134,8 +138,9 @@ def _share(chosen: Any, other: Any, dtype: Any) -> Any:
 
 @differentiable(
     "x y",
-    x=("x y", lambda g, s: fit(g * _share(plain(s.x), plain(s.y), g.dtype), s.shapes[0])),
-    y=("x y", lambda g, s: fit(g * _share(plain(s.y), plain(s.x), g.dtype), s.shapes[1])),
+    fit=fit,
+    x=("x y", lambda g, s: g * _share(plain(s.x), plain(s.y), g.dtype)),
+    y=("x y", lambda g, s: g * _share(plain(s.y), plain(s.x), g.dtype)),
 )
 def maximum(x: Any, y: Any) -> Any:
     """The larger one of x and y; where they are equal, each gets half of the gradient."""
@@ -144,8 +149,9 @@ def maximum(x: Any, y: Any) -> Any:
 
 @differentiable(
     "x y",
-    x=("x y", lambda g, s: fit(g * _share(-plain(s.x), -plain(s.y), g.dtype), s.shapes[0])),
-    y=("x y", lambda g, s: fit(g * _share(-plain(s.y), -plain(s.x), g.dtype), s.shapes[1])),
+    fit=fit,
+    x=("x y", lambda g, s: g * _share(-plain(s.x), -plain(s.y), g.dtype)),
+    y=("x y", lambda g, s: g * _share(-plain(s.y), -plain(s.x), g.dtype)),
 )
 def minimum(x: Any, y: Any) -> Any:
     """The smaller one of x and y; where they are equal, each gets half of the gradient."""
@@ -154,8 +160,9 @@ def minimum(x: Any, y: Any) -> Any:
 
 @differentiable(
     "condition x y",
-    x=("condition", lambda g, s: fit(where(s.condition, g, g.dtype.type(0)), s.shapes[1])),
-    y=("condition", lambda g, s: fit(where(s.condition, g.dtype.type(0), g), s.shapes[2])),
+    fit=fit,
+    x=("condition", lambda g, s: where(s.condition, g, g.dtype.type(0))),
+    y=("condition", lambda g, s: where(s.condition, g.dtype.type(0), g)),
 )
 def where(condition: Any, x: Any, y: Any) -> Any:
     """x where `condition` holds, y elsewhere; a NaN in the branch not taken stays out of the gradient."""
