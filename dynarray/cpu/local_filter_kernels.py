@@ -190,8 +190,9 @@ def _pack_channels(
         if images:
             _pack_image(scratch.images, k * layout.image_size, inputs.x[n, c], first, rows, layout)
     # Channels that a last set lacks are zero.
-    scratch.outputs[(channels[1] - channels[0]) * layout.output_size :] = 0
-    scratch.images[(channels[1] - channels[0]) * layout.image_size :] = 0
+    missing = CHANNELS - (channels[1] - channels[0])
+    clear(scratch.outputs, (CHANNELS - missing) * layout.output_size, missing * layout.output_size)
+    clear(scratch.images, (CHANNELS - missing) * layout.image_size, missing * layout.image_size)
 
 
 @jit
@@ -247,15 +248,14 @@ def _grad_filters(
     channels' scales, (C, terms), unless `slots` is empty.
     """
     several = channels[1] - channels[0]
-    factor, totals = np.ones(CHANNELS, slots.dtype), np.empty(CHANNELS, slots.dtype)
+    factor, totals = np.empty(CHANNELS, slots.dtype), np.empty(CHANNELS, slots.dtype)
     grads, filters, outputs, images = scratch.grad_filters, scratch.filters, scratch.outputs, scratch.images
     for term in range(len(terms.tap)):
         at, count = terms.filter_at[term], rows * layout.width
         output_at = (terms.output_at[term], layout.output_size)
         image_at = (terms.image_at[term], layout.image_size)
-        if add is None:
-            for k in range(several):
-                factor[k] = scratch.scale[k, term]
+        for k in range(CHANNELS):
+            factor[k] = scratch.scale[k, term] if add is None and k < several else 1
         correlate(grads, at, count, outputs, output_at, images, image_at, factor, filters, totals, add)
         for k in range(several if slots.size else 0):
             total = totals[k]
@@ -308,8 +308,10 @@ def backward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            for planes in scratch[:4]:
-                clear(planes, 0, planes.size)
+            clear(scratch.filters, 0, scratch.filters.size)
+            clear(scratch.grad_filters, 0, scratch.grad_filters.size)
+            clear(scratch.images, 0, scratch.images.size)
+            clear(scratch.outputs, 0, scratch.outputs.size)
             _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
             slots = grads.slots[band, n]
             for channel in range(begin, end, CHANNELS):
