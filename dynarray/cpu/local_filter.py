@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import local_filter_in_place as in_place
 from . import parallel
 from .compile import flag, kernel_input
 from .local_filter_kernels import Gradients, Inputs, Layout, Terms, backward_items, forward_items
@@ -148,6 +149,11 @@ def _sum_slots(slots: np.ndarray) -> np.ndarray:
 
 def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
+    kept = (x, weight, channel_weight)
+    if x.size and in_place.applies(x, weight, channel_weight, params):
+        y = in_place.forward(x, weight, channel_weight, params)
+        if y is not None:
+            return y, kept
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
         terms, layout = _plan(_call(x, weight, **params), backward=False)
@@ -158,7 +164,7 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
         arrays = (kernel_input(x), _by_tap(weight), scales, y)
         add = flag(params["combine"] == "add" and channel_weight is not None)
         parallel.run(forward_items, items, operations, *arrays, terms, layout, chunks, add)
-    return y, (x, weight, channel_weight)
+    return y, kept
 
 
 def backward(
@@ -171,6 +177,10 @@ def backward(
             np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True)
         )
         return tuple(zeros)  # type: ignore[return-value]
+    if in_place.applies(x, weight, channel_weight, params):
+        grads = in_place.backward(grad_output, kept, needs, params, SLOT_BYTES)
+        if grads is not None:
+            return grads
     terms, layout = _plan(_call(x, weight, **params), backward=True)
     scales = _by_term(channel_weight, terms, x.dtype)
     inputs = Inputs(
@@ -181,7 +191,7 @@ def backward(
         finite=np.isfinite(scales).all(axis=-1),
     )
     chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
-    grads = Gradients(
+    gradients = Gradients(
         x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
         # Slots are summed in order: the same bits however the items were dealt out.
         filters=np.empty((chunks, *inputs.filters.shape) if needs[1] else (0,) * 6, x.dtype),
@@ -190,9 +200,9 @@ def backward(
     items = x.shape[0] * weight.shape[1] * layout.bands * chunks
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
     add = flag(params["combine"] == "add" and channel_weight is not None)
-    parallel.run(backward_items, items, operations, inputs, grads, terms, layout, chunks, add)
+    parallel.run(backward_items, items, operations, inputs, gradients, terms, layout, chunks, add)
     return (
-        grads.x if needs[0] else None,
-        _sum_slots(grads.filters).reshape(weight.shape) if needs[1] else None,
-        _to_channel_weight(grads.slots.sum(axis=0), terms, channel_weight.shape) if needs[2] else None,
+        gradients.x if needs[0] else None,
+        _sum_slots(gradients.filters).reshape(weight.shape) if needs[1] else None,
+        _to_channel_weight(gradients.slots.sum(axis=0), terms, channel_weight.shape) if needs[2] else None,
     )

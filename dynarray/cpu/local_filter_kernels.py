@@ -103,7 +103,7 @@ def _pack_filters(
 
 
 @jit
-def _decode(item: int, groups: int, per_group: int, chunks: int, layout: Layout) -> tuple:
+def decode(item: int, groups: int, per_group: int, chunks: int, layout: Layout) -> tuple:
     """Sample, group, band of rows and chunk of channels of a work item, and the range of its channels."""
     rest, chunk = item // chunks, item % chunks
     n, group, band = rest // (layout.bands * groups), rest // layout.bands % groups, rest % layout.bands
@@ -132,7 +132,7 @@ def forward_items(
     # What lies between rows comes to nothing, but should not be slow to multiply.
     clear(packed, 0, packed.size)
     for item in range(start, stop):
-        (n, group, band, _), begin, end = _decode(item, groups, per_group, chunks, layout)
+        (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
@@ -304,7 +304,7 @@ def backward_items(
         aligned(layout.plane, inputs.x),
     )
     for item in range(start, stop):
-        (n, group, band, chunk), begin, end = _decode(item, groups, per_group, chunks, layout)
+        (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)

@@ -1,0 +1,351 @@
+"""`local_filter2d` for outputs of the size of the image: nothing but filters is packed.
+
+With stride 1 and outputs as large as the image, a tap is one offset between the two where they are in
+memory. At the borders it leads to pixels of the next row or plane instead of to zeros; there the packed
+filters are zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these
+functions return None, and the call is done again in the general way.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import parallel
+from .compile import cached_jit, jit, kernel_input
+from .local_filter_kernels import CHANNELS, decode
+from .planes import accumulate, aligned, clear, copy, correlate, inside, pack_rows, whole_lines
+
+BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
+ITEMS = 16  # work items wanted, whatever the number of threads
+
+
+class Taps(NamedTuple):
+    """Offsets of the taps from output to input."""
+
+    y: np.ndarray
+    x: np.ndarray
+    offset: np.ndarray  # in elements
+    filter_at: np.ndarray  # of their packed planes
+
+
+class Layout(NamedTuple):
+    """How work is divided."""
+
+    rows: int
+    width: int
+    block: int  # rows of a block
+    bands: int  # work items along the rows
+    channels: int  # channels of a work item
+    plane: int  # elements of a packed plane of filters
+
+
+def applies(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> bool:
+    """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
+    plain = channel_weight is None or params["combine"] == "mul"
+    return (
+        plain and params["stride"] == (1, 1) and params["upsample"] == 1 and weight.shape[4:] == x.shape[2:]
+    )
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, dilation: Any, padding: Any, least: int
+) -> tuple[Taps, Layout, int, int]:
+    """Taps, layout, chunks of channels and work items; at least `least` channels share packed filters."""
+    n, groups, kh, kw, rows, width = weight
+    a, b = np.divmod(np.arange(kh * kw), kw)
+    y, x_offset = a * dilation[0] - padding[0], b * dilation[1] - padding[1]
+    per_group, wanted = x[1] // groups, -(-ITEMS // (n * groups))
+    blocks = -(-rows // max(1, min(rows, BLOCK_BYTES // (kh * kw * width * itemsize))))
+    block, bands = -(-rows // blocks), min(blocks, wanted)
+    channels = max(min(per_group, least), -(-per_group * bands // wanted))
+    layout = Layout(rows, width, block, bands, channels, whole_lines(block * width))
+    taps = Taps(y, x_offset, y * width + x_offset, np.arange(kh * kw) * layout.plane)
+    chunks = -(-per_group // channels)
+    return taps, layout, chunks, n * groups * bands * chunks
+
+
+def _scales(x: np.ndarray, weight: np.ndarray, channel_weight: Any) -> np.ndarray:
+    taps = weight.shape[2] * weight.shape[3]
+    if channel_weight is None:
+        return np.ones((1, 1, taps), x.dtype)
+    return kernel_input(channel_weight).reshape(*x.shape[:2], taps)
+
+
+def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> Any:
+    """The output, or None."""
+    taps, layout, chunks, items = _plan(
+        x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], 16
+    )
+    y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
+    filters = kernel_input(weight).reshape(*weight.shape[:2], -1, *weight.shape[4:])
+    arrays = (kernel_input(x), filters, _scales(x, weight, channel_weight), y, finite)
+    parallel.run(forward_in_place, items, y.size * len(taps.y), *arrays, taps, layout, chunks)
+    return y if finite.all() else None
+
+
+def backward(
+    grad_output: np.ndarray,
+    kept: tuple,
+    needs: tuple[bool, bool, bool],
+    params: dict[str, Any],
+    slot_bytes: int,
+) -> Any:
+    """The gradients of x, weight and channel_weight, or None."""
+    x, weight, channel_weight = kept
+    per_group = x.shape[1] // weight.shape[1]
+    least = max(64, -(-per_group * weight.nbytes // slot_bytes))
+    taps, layout, chunks, items = _plan(
+        x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least
+    )
+    filters = kernel_input(weight).reshape(*weight.shape[:2], -1, *weight.shape[4:])
+    scales, finite = _scales(x, weight, channel_weight), np.ones(items, np.bool_)
+    grad_x = np.empty(x.shape if needs[0] else (0,) * 4, x.dtype)
+    grad_filters = np.zeros((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype)
+    slots = np.zeros((layout.bands, *(scales.shape if needs[2] else (x.shape[0], 0, 0))), x.dtype)
+    arrays = (
+        kernel_input(grad_output),
+        kernel_input(x),
+        filters,
+        scales,
+        grad_x,
+        grad_filters,
+        slots,
+        finite,
+    )
+    parallel.run(backward_in_place, items, 3.0 * x.size * len(taps.y), *arrays, taps, layout, chunks)
+    grad_scales = slots.sum(axis=0)
+    if not finite.all() or not np.isfinite(grad_scales).all():
+        return None
+    summed = grad_filters[0] if len(grad_filters) == 1 else grad_filters.sum(axis=0)
+    return (
+        grad_x if needs[0] else None,
+        summed.reshape(weight.shape) if needs[1] else None,
+        grad_scales.reshape(channel_weight.shape) if needs[2] else None,
+    )
+
+
+@jit
+def _all_finite(array: np.ndarray, at: int, count: int) -> bool:
+    """Whether the sum is, which no NaN or infinity can be part of."""
+    total, start = array.dtype.type(0), np.uint64(at)
+    for j in range(np.uint64(count)):
+        total += array[start + j]
+    return np.isfinite(total)
+
+
+@jit
+def _inside(tap: int, first: int, rows: int, taps: Taps, layout: Layout) -> tuple:
+    """Rows and columns of a block of outputs at which a tap reads a pixel of the image."""
+    top, bottom = inside(rows, first, layout.rows, taps.y[tap], 1)
+    low, end = inside(layout.width, 0, layout.width, taps.x[tap], 1)
+    return top, bottom, low, end
+
+
+@jit
+def _pack_filters(
+    packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
+) -> bool:
+    """Filters (taps, H, W) where their taps read pixels, zero elsewhere; whether all of them are finite."""
+    clear(packed, 0, packed.size)
+    finite = True
+    for tap in range(len(taps.y)):
+        plane = filters[tap].reshape(-1)
+        finite = finite and _all_finite(plane, first * layout.width, rows * layout.width)
+        top, bottom, low, end = _inside(tap, first, rows, taps, layout)
+        for i in range(top, bottom):
+            at = i * layout.width + low
+            copy(packed, taps.filter_at[tap] + at, plane, first * layout.width + at, end - low)
+    return finite
+
+
+@jit
+def _unpack_filters(
+    packed: np.ndarray, grad_filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
+) -> None:
+    """The reverse, of gradients."""
+    for tap in range(len(taps.y)):
+        plane = grad_filters[tap].reshape(-1)
+        top, bottom, low, end = _inside(tap, first, rows, taps, layout)
+        for i in range(top, bottom):
+            at = i * layout.width + low
+            copy(plane, first * layout.width + at, packed, taps.filter_at[tap] + at, end - low)
+
+
+@jit
+def _pack_shifted(
+    packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
+) -> None:
+    """Filters where the pixels are that their taps read, zero where there is no output that would."""
+    clear(packed, 0, packed.size)
+    for tap in range(len(taps.y)):
+        origin, to = (-taps.y[tap], -taps.x[tap]), taps.filter_at[tap]
+        pack_rows(packed, to, filters[tap], first, rows, layout.width, origin, (1, 1))
+
+
+@jit
+def _apply(
+    target: np.ndarray,
+    at: int,
+    count: int,
+    packed: np.ndarray,
+    source: np.ndarray,
+    source_at: np.ndarray,
+    scale: np.ndarray,
+    taps: Taps,
+) -> None:
+    """target[at + j] = sum over taps of scale * packed[tap, j] * source[source_at + j].
+
+    Only the first and last planes of an array have taps that lead out of it; there filters are zero.
+    """
+    clear(target, at, count)
+    low, high = max(0, -source_at.min()), min(count, source.size - source_at.max())
+    if low < high:
+        accumulate(target, at, (low, high), packed, taps.filter_at, source, source_at, scale, None)
+    if low > 0 or high < count:
+        middle = (low, high) if low < high else (count, count)
+        for tap in range(len(source_at)):
+            one = slice(tap, tap + 1)
+            start, stop = max(0, -source_at[tap]), min(count, source.size - source_at[tap])
+            for run in ((start, min(stop, middle[0])), (max(start, middle[1]), stop)):
+                if run[0] < run[1]:
+                    accumulate(
+                        target, at, run, packed, taps.filter_at[one], source, source_at[one], scale[one], None
+                    )
+
+
+@cached_jit
+def forward_in_place(
+    start: int,
+    stop: int,
+    x: np.ndarray,
+    filters: np.ndarray,
+    scales: np.ndarray,
+    y: np.ndarray,
+    finite: np.ndarray,
+    taps: Taps,
+    layout: Layout,
+    chunks: int,
+) -> None:
+    """Items (n, group, band, chunk of channels)."""
+    groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
+    blocks = -(-layout.rows // layout.block)
+    packed, source_at = aligned(len(taps.y) * layout.plane, x), np.empty(len(taps.y), np.intp)
+    source, target = x.reshape(-1), y.reshape(-1)
+    for item in range(start, stop):
+        (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
+        for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
+            first = block * layout.block
+            rows = min(layout.block, layout.rows - first)
+            calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
+            for c in range(begin, end):
+                at = ((n * x.shape[1] + c) * layout.rows + first) * layout.width
+                for tap in range(len(source_at)):
+                    source_at[tap] = at + taps.offset[tap]
+                scale = scales[n % scales.shape[0], c % scales.shape[1]]
+                _apply(target, at, rows * layout.width, packed, source, source_at, scale, taps)
+                calm = calm and _all_finite(target, at, rows * layout.width)
+            finite[item] = finite[item] and calm
+
+
+@jit
+def _grad_filters(
+    grads: np.ndarray,
+    slots: np.ndarray,
+    outputs: np.ndarray,
+    source: np.ndarray,
+    at: int,
+    several: int,
+    count: int,
+    packed: np.ndarray,
+    scale: np.ndarray,
+    taps: Taps,
+    layout: Layout,
+) -> None:
+    """Add what some channels, the first at `at`, contribute to gradients of filters and to `slots`."""
+    image = layout.rows * layout.width
+    factor, totals = np.empty(CHANNELS, grads.dtype), np.empty(CHANNELS, grads.dtype)
+    together = several == CHANNELS
+    for tap in range(len(taps.y)):
+        for k in range(1 if together else several):
+            base, apart = at + k * image, image if together else 0
+            for m in range(CHANNELS):
+                factor[m] = scale[k + m, tap] if together or m == 0 else 0
+            # Where the first or last plane's tap leads out of the array, filters are zero.
+            source_at = base + taps.offset[tap]
+            skip = max(0, -source_at)
+            run = min(count, source.size - source_at - (CHANNELS - 1) * apart) - skip
+            to = taps.filter_at[tap] + skip
+            from_output, from_source = (base + skip, apart), (source_at + skip, apart)
+            correlate(
+                grads,
+                to,
+                max(0, run),
+                outputs,
+                from_output,
+                source,
+                from_source,
+                factor,
+                packed,
+                totals,
+                None,
+            )
+            for m in range((several if together else 1) if slots.size else 0):
+                slots[k + m, tap] += totals[m]
+
+
+@cached_jit
+def backward_in_place(
+    start: int,
+    stop: int,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    filters: np.ndarray,
+    scales: np.ndarray,
+    grad_x: np.ndarray,
+    grad_filters: np.ndarray,
+    slots: np.ndarray,
+    finite: np.ndarray,
+    taps: Taps,
+    layout: Layout,
+    chunks: int,
+) -> None:
+    """Items (n, group, band, chunk of channels)."""
+    groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
+    blocks, size, image = -(-layout.rows // layout.block), len(taps.y) * layout.plane, x.shape[2] * x.shape[3]
+    needs_filters = grad_filters.size + slots.size > 0
+    shifted, packed, grads = aligned(size, x), aligned(size, x), aligned(size, x)
+    source_at, scale = np.empty(len(taps.y), np.intp), np.empty((CHANNELS, len(taps.y)), x.dtype)
+    outputs, source, target = grad_output.reshape(-1), x.reshape(-1), grad_x.reshape(-1)
+    for item in range(start, stop):
+        (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
+        for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
+            first = block * layout.block
+            rows = min(layout.block, layout.rows - first)
+            count = rows * layout.width
+            calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
+            clear(grads, 0, size)
+            _pack_shifted(shifted, filters[n, group], first, rows, taps, layout)
+            for channel in range(begin, end, CHANNELS):
+                several, at = (
+                    min(CHANNELS, end - channel),
+                    (n * x.shape[1] + channel) * image + first * layout.width,
+                )
+                for k in range(several):
+                    to = at + k * image
+                    for tap in range(len(source_at)):
+                        scale[k, tap] = scales[n % scales.shape[0], (channel + k) % scales.shape[1], tap]
+                        source_at[tap] = to - taps.offset[tap]
+                    if grad_x.size:
+                        _apply(target, to, count, shifted, outputs, source_at, scale[k], taps)
+                        calm = calm and _all_finite(target, to, count)
+                if needs_filters:
+                    slot = slots[band, n, channel : channel + several]
+                    _grad_filters(
+                        grads, slot, outputs, source, at, several, count, packed, scale, taps, layout
+                    )
+            calm = calm and _all_finite(grads, 0, size)
+            finite[item] = finite[item] and calm
+            if grad_filters.size:
+                _unpack_filters(grads, grad_filters[chunk, n, group], first, rows, taps, layout)
