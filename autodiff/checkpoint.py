@@ -66,7 +66,7 @@ def checkpoint(f: Callable) -> Callable:
     >>> [step.function.name for step in tape.steps]
     ['checkpoint of <lambda>', 'sum']
     >>> tape.gradient(y, x).round(3)
-    array([-0.371, -3.737])
+    array([-0.348, -3.737])
     """
 
     @functools.wraps(f)

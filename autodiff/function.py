@@ -124,8 +124,7 @@ def _recorder(rules: Function) -> Callable:
         if not traced:
             return output
         output = result(output)
-        tapes = active.tapes
-        if tapes:
+        if tapes := active.tapes:
             check = False
             for tape in tapes:
                 check = check or tape.check
