@@ -71,7 +71,7 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
     if len(arrays) != len(vectors):
         raise ValueError(f"hvp: {len(vectors)} vectors for {len(arrays)} arrays")
     with Tape() as outer:
-        inputs = [Variable(a) for a in arrays]
+        inputs = [a if isinstance(a, Variable) else Variable(a) for a in arrays]
         with Tape() as inner:
             value = f(*inputs)
         grads = inner.gradient(value, inputs)

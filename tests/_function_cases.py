@@ -166,6 +166,8 @@ CASES = {
     "conv2d": conv_case((2, 3, 6, 5), (4, 3, 3, 3), padding=(1, 1)),
     "conv2d strided": conv_case((2, 3, 7, 6), (2, 3, 3, 2), (2, 3), (2, 1), (1, 2)),
     "conv2d grouped": conv_case((1, 4, 5, 4), (6, 2, 2, 3), (1, 2), (0, 1), groups=2),
+    "conv2d grouped, stride 1": conv_case((2, 4, 5, 4), (6, 2, 3, 2), padding=(1, 0), groups=2),
+    "conv2d many outputs": conv_case((1, 2, 4, 5), (5, 2, 3, 3), padding=(1, 2), dilation=(1, 2)),
     "conv2d depthwise": conv_case((2, 3, 5, 6), (3, 1, 3, 3), (2, 1), (1, 2), (2, 2), groups=3),
     "conv2d 1x1": conv_case((2, 4, 3, 2), (3, 4, 1, 1)),
     "conv2d 1x1 strided": conv_case((2, 4, 4, 5), (6, 2, 1, 1), (2, 2), groups=2),

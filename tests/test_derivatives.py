@@ -34,6 +34,11 @@ def test_they_nest():
     assert float(mixed) == 2 * 2 * 3 * 9
 
 
+def test_hvp_of_variables_is_differentiable():
+    """The slope of the second derivative of x**5 in x, at 2: 60 * x**2."""
+    assert float(grad(lambda x: hvp(lambda y: y**5, (x,), (1.0,))[0])(2.0)) == 240
+
+
 def test_hvp_of_a_linear_function_is_zero():
     (product,) = hvp(lambda x: F.sum(x * 3), (np.ones(3),), (np.ones(3),))
     np.testing.assert_array_equal(product, np.zeros(3))

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from _function_cases import CASES, conv_case, draw, every_case
+from _function_cases import CASES, conv_case, draw, every_case, transpose_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,11 +182,51 @@ def test_conv2d_drawn(data):
         check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_conv_transpose2d_drawn(data):
+    def pick(*values):
+        return data.draw(st.sampled_from(values))
+
+    groups = pick(1, 2)
+    weight = (groups * pick(1, 2), pick(1, 2), pick(1, 2, 3), pick(1, 3))
+    shape = (pick(0, 1, 2), weight[0], pick(1, 2, 4), pick(2, 3))
+    stride, dilation = (pick(1, 2, 3), pick(1, 2)), (pick(1, 2), pick(1, 3))
+    padding = pick(0, 1), pick(0, 1)
+    extra = tuple(data.draw(st.integers(0, s - 1)) for s in stride)
+    sizes = [
+        (shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight[2 + i] - 1) for i in (0, 1)
+    ]
+    if min(size + e + 1 for size, e in zip(sizes, extra)) >= 0:
+        case = transpose_case(shape, weight, stride, padding, extra, dilation, groups)
+        check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+
+
+def test_conv_transpose2d_is_the_adjoint_of_conv2d():
+    """<conv(x), y> = <x, conv_transpose(y)> for every size that the stride maps to one, by output_padding."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 3, 3, 3))
+    for size in (7, 8, 9):
+        x = rng.standard_normal((2, 3, size, size))
+        y = F.conv2d(x, w, stride=3, padding=1)
+        g = rng.standard_normal(y.shape)
+        extra = (size + 2 - 3) % 3
+        back = F.conv_transpose2d(g, w, stride=3, padding=1, output_padding=extra)
+        assert back.shape == x.shape
+        np.testing.assert_allclose((y * g).sum(), (x * back).sum(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 500, 3000])
 def test_conv2d_in_several_tiles(monkeypatch, size):
     """Tiles of some rows, of parts of a row, and of single outputs."""
     monkeypatch.setattr("autodiff.functions.convolution.TILE_BYTES", size)
-    for name in ("conv2d", "conv2d strided", "conv2d grouped"):
+    for name in (
+        "conv2d",
+        "conv2d strided",
+        "conv2d grouped",
+        "conv2d grouped, stride 1",
+        "conv2d many outputs",
+    ):
         case = CASES[name]
         check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
 
@@ -227,6 +267,56 @@ def test_conv2d_needs_little_scratch():
             ValueError,
             r"bias must be \(O,\)",
         ),
+        (
+            lambda: F.conv_transpose2d(np.ones((1, 3, 4, 4)), np.ones((2, 2, 3, 3))),
+            ValueError,
+            r"conv_transpose2d: x must be .* got \(1, 3, 4, 4\) and \(2, 2, 3, 3\)",
+        ),
+        (
+            lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), output_padding=1),
+            ValueError,
+            "output_padding must be less than stride, got 1",
+        ),
+        (
+            lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), np.ones(3)),
+            ValueError,
+            r"bias must be \(O,\) = \(2,\)",
+        ),
+        (
+            lambda: F.conv_transpose2d(np.ones((1, 2, 1, 1)), np.ones((2, 2, 3, 3)), padding=4),
+            ValueError,
+            "cuts off",
+        ),
+        (
+            lambda: F.conv_transpose2d(np.ones((1, 3, 4, 4)), np.ones((3, 2, 3, 3)), groups=2),
+            ValueError,
+            "groups",
+        ),
+        (lambda: F.einsum("ij,jk->ik", np.ones((2, 3))), ValueError, "names 2 operands, got 1"),
+        (lambda: F.einsum("ij->i", np.ones(3)), ValueError, r"'ij' does not fit .* \(3,\)"),
+        (
+            lambda: F.einsum("ij,jk->ik", np.ones((2, 3)), np.ones((4, 2))),
+            ValueError,
+            "axis 'j' has the lengths",
+        ),
+        (lambda: F.einsum("ij->ik", np.ones((2, 3))), ValueError, "has 'k' where it must not be"),
+        (lambda: F.einsum("i1->i", np.ones((2, 3))), ValueError, "has '1' where it must not be"),
+        (lambda: F.einsum("ii->i", np.ones((2, 3))), ValueError, "axis 'i'"),
+        (
+            lambda: F.group_norm(np.ones((1, 4, 2)), 3, np.ones(4), np.ones(4)),
+            ValueError,
+            "group_norm: groups",
+        ),
+        (
+            lambda: F.cross_entropy(np.ones((3, 2)), np.array([0, 2, 1])),
+            ValueError,
+            "labels must be from 0 to 1, got 2",
+        ),
+        (
+            lambda: F.end_point_error(np.ones((1, 2, 3)), np.ones((1, 2, 3)), np.ones(3)),
+            ValueError,
+            r"valid must have shape \(1, 3\)",
+        ),
         (lambda: F.mse(np.ones((3, 1)), np.ones(3)), ValueError, "mse: prediction and target"),
         (lambda: F.pixel_shuffle(np.ones((1, 6, 2, 2)), 2), ValueError, "6 channels"),
         (lambda: F.max_pool2d(np.ones((1, 1, 4, 4)), 2, padding=2), ValueError, "padding"),
@@ -247,6 +337,26 @@ def test_slopes_at_kinks():
         values = [F.abs(x), F.relu(x), F.maximum(x, 0.0), F.power(x, 0), F.power(x, 1), F.clip(x, 0, 1)]
     slopes = [float(tape.gradient(v, x, keep=True, grad=np.ones(1))[0]) for v in values]
     assert slopes == [0, 0, 0.5, 0, 1, 1]
+
+
+def test_losses_of_nothing_known():
+    """Where nothing counts the loss is 0 and so is its gradient, whatever stands there."""
+    logits, flow = Variable(np.ones((2, 3))), Variable(np.ones((1, 2, 3)))
+    with Tape() as tape:
+        a = F.cross_entropy(logits, np.array([7, 7]), ignore_index=7)
+        b = F.end_point_error(flow, np.full((1, 2, 3), np.nan), np.zeros((1, 3)))
+        c = F.end_point_error(flow, flow.data)
+    assert [float(v) for v in (a, b, c)] == [0, 0, 0]
+    for value, source in ((a, logits), (b, flow), (c, flow)):
+        np.testing.assert_array_equal(tape.gradient(value, source, keep=True), np.zeros(source.shape))
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    x = np.full(100_000, 2.0, np.float32)
+    y = F.dropout(x, 0.25, rng=np.random.default_rng(0))
+    assert y.dtype == np.float32
+    assert set(np.unique(y)) == {0, np.float32(2 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 0.01
 
 
 def test_where_keeps_nan_out():

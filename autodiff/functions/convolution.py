@@ -125,8 +125,8 @@ def conv_transpose2d(
     stride, padding, dilation : int or (y, x)
         Step between the kernels in the output, pixels cut off each side, step between taps.
     output_padding : int or (y, x)
-        Rows and columns added at the bottom and on the right, less than stride or dilation: strided
-        convolutions of outputs that differ by so little have one size.
+        Rows and columns added at the bottom and on the right, less than stride: `conv2d` maps images that
+        differ by so little to one size.
     groups : int
         Divides C and O.
 
@@ -148,8 +148,8 @@ def conv_transpose2d(
     channels = weight.shape[1] * groups
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"{name}: bias must be (O,) = {(channels,)}, got {tuple(bias.shape)}")
-    if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread)):
-        raise ValueError(f"{name}: output_padding must be under stride or dilation, got {output_padding!r}")
+    if any(e >= s for e, s in zip(extra, steps)):
+        raise ValueError(f"{name}: output_padding must be less than stride, got {output_padding!r}")
     size = [
         (x.shape[2 + i] - 1) * steps[i] - 2 * margin[i] + spread[i] * (weight.shape[2 + i] - 1) + extra[i] + 1
         for i in (0, 1)
@@ -270,6 +270,12 @@ def _correlate_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry) -
     groups, dtype = geometry.groups, np.result_type(weight, grad)
     if _is_depthwise(weight.shape, geometry):
         return _depthwise_input(grad, weight, shape, geometry, dtype)
+    margin = [geometry.dilation[i] * (weight.shape[2 + i] - 1) - geometry.padding[i] for i in (0, 1)]
+    if geometry.stride == (1, 1) and min(margin) >= 0 and o <= 2 * c:
+        # Gathering columns of grad is quicker than adding up columns of the result.
+        kernels = weight[:, :, ::-1, ::-1].reshape(groups, o // groups, per, kh, kw).swapaxes(1, 2)
+        adjoint = geometry._replace(padding=(margin[0], margin[1]))
+        return _correlate(grad, kernels.reshape(c, o // groups, kh, kw), adjoint)
     kernels = weight.reshape(groups, o // groups, per * kh * kw).swapaxes(1, 2)
     grad = grad.reshape(n, groups, o // groups, high * wide)
     if _is_matmul((kh, kw), geometry):
