@@ -33,7 +33,6 @@ from .planes import whole_lines
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
 BLOCK_BYTES = 512 * 1024
 SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
-ITEMS = 16  # work items wanted, whatever the number of threads
 
 
 class _Call(NamedTuple):
@@ -61,7 +60,7 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
     if backward:  # every position that a tap reads, and every pixel of x
         rows = max(rows + halo, (call.x[2] - 1 + padding[0]) // stride[0] + 1)
         width = max(width, (call.x[3] - 1 + padding[1]) // stride[1] + 1)
-    per_group, wanted = call.x[1] // groups, -(-ITEMS // (call.x[0] * groups))
+    per_group, wanted = call.x[1] // groups, -(-parallel.ITEMS // (call.x[0] * groups))
     block = BLOCK_BYTES // (u * u * kh * kw * width * call.itemsize * (2 if backward else 1))
     blocks = -(-rows // min(rows, max(1, block)))
     block, bands = -(-rows // blocks), min(blocks, wanted)
@@ -143,10 +142,6 @@ def _to_channel_weight(by_term: np.ndarray, terms: Terms, shape: tuple[int, ...]
     return by_tap.reshape(shape)
 
 
-def _sum_slots(slots: np.ndarray) -> np.ndarray:
-    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
-
-
 def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
     kept = (x, weight, channel_weight)
@@ -203,6 +198,6 @@ def backward(
     parallel.run(backward_items, items, operations, inputs, gradients, terms, layout, chunks, add)
     return (
         gradients.x if needs[0] else None,
-        _sum_slots(gradients.filters).reshape(weight.shape) if needs[1] else None,
+        in_place.sum_slots(gradients.filters).reshape(weight.shape) if needs[1] else None,
         _to_channel_weight(gradients.slots.sum(axis=0), terms, channel_weight.shape) if needs[2] else None,
     )

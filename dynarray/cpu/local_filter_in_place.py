@@ -17,7 +17,6 @@ from .local_filter_kernels import CHANNELS, decode
 from .planes import accumulate, aligned, clear, copy, correlate, inside, pack_rows, whole_lines
 
 BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
-ITEMS = 16  # work items wanted, whatever the number of threads
 
 
 class Taps(NamedTuple):
@@ -56,7 +55,7 @@ def _plan(
     n, groups, kh, kw, rows, width = weight
     a, b = np.divmod(np.arange(kh * kw), kw)
     y, x_offset = a * dilation[0] - padding[0], b * dilation[1] - padding[1]
-    per_group, wanted = x[1] // groups, -(-ITEMS // (n * groups))
+    per_group, wanted = x[1] // groups, -(-parallel.ITEMS // (n * groups))
     blocks = -(-rows // max(1, min(rows, BLOCK_BYTES // (kh * kw * width * itemsize))))
     block, bands = -(-rows // blocks), min(blocks, wanted)
     channels = max(min(per_group, least), -(-per_group * bands // wanted))
@@ -71,6 +70,11 @@ def _scales(x: np.ndarray, weight: np.ndarray, channel_weight: Any) -> np.ndarra
     if channel_weight is None:
         return np.ones((1, 1, taps), x.dtype)
     return kernel_input(channel_weight).reshape(*x.shape[:2], taps)
+
+
+def sum_slots(slots: np.ndarray) -> np.ndarray:
+    """The sum over chunks of channels, in order, without a copy if there is one chunk only."""
+    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
 
 
 def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> Any:
@@ -118,10 +122,9 @@ def backward(
     grad_scales = slots.sum(axis=0)
     if not finite.all() or not np.isfinite(grad_scales).all():
         return None
-    summed = grad_filters[0] if len(grad_filters) == 1 else grad_filters.sum(axis=0)
     return (
         grad_x if needs[0] else None,
-        summed.reshape(weight.shape) if needs[1] else None,
+        sum_slots(grad_filters).reshape(weight.shape) if needs[1] else None,
         grad_scales.reshape(channel_weight.shape) if needs[2] else None,
     )
 

@@ -15,6 +15,8 @@ from typing import Any
 
 # Below this many elementary operations a call costs less than waking another thread (about 0.1 ms).
 SMALL = 300_000
+# Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
+ITEMS = 16
 # Pieces per thread: enough that threads which started late or run slower do not hold up the others.
 PIECES = 4
 
