@@ -5,6 +5,7 @@ Filters), `carafe` and `involution`. A face differs in the order and shape of it
 same kernels.
 """
 
+from functools import partial
 from typing import Any
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
@@ -431,49 +432,38 @@ def _involution_cases(pick: Any, **fixed: int) -> Case:
     return Case({"x": shapes["x"], "weight": shapes["weight"]}, params)
 
 
-_FORWARD, _BACKWARD = forms("local_filter", "forward"), forms("local_filter", "backward")
-_COMPOSITE = Form("dynarray.composite.local_filter", "forward")
+_register = partial(
+    register,
+    forward=forms("local_filter", "forward"),
+    backward=forms("local_filter", "backward"),
+    composite=Form("dynarray.composite.local_filter", "forward"),
+)
 
-LOCAL_FILTER2D = register(
+LOCAL_FILTER2D = _register(
     local_filter2d,
-    forward=_FORWARD,
-    backward=_BACKWARD,
-    composite=_COMPOSITE,
     check=_check_local_filter2d,
     cases=_local_filter2d_cases,
 )
-DDF = register(
+DDF = _register(
     ddf,
-    forward=_FORWARD,
-    backward=_BACKWARD,
-    composite=_COMPOSITE,
     check=_check_ddf,
     cases=_ddf_cases,
     roles=("x", "spatial_filter", "channel_filter"),
 )
-DDF_UPSAMPLE = register(
+DDF_UPSAMPLE = _register(
     ddf_upsample,
-    forward=_FORWARD,
-    backward=_BACKWARD,
-    composite=_COMPOSITE,
     check=_check_ddf_upsample,
     cases=_ddf_upsample_cases,
     roles=("x", "spatial_filters", "channel_filters"),
 )
-CARAFE = register(
+CARAFE = _register(
     carafe,
-    forward=_FORWARD,
-    backward=_BACKWARD,
-    composite=_COMPOSITE,
     check=_check_carafe,
     cases=_carafe_cases,
     roles=("x", "masks", ""),
 )
-INVOLUTION = register(
+INVOLUTION = _register(
     involution,
-    forward=_FORWARD,
-    backward=_BACKWARD,
-    composite=_COMPOSITE,
     check=_check_involution,
     cases=_involution_cases,
     roles=("x", "weight", ""),

@@ -1,9 +1,9 @@
-"""`local_filter2d` on the CPU.
+"""`local_filter2d` on the CPU: the general form, and the choice between it and `local_filter_in_place`.
 
-Everything is brought into one form in which each tap is a single vectorised loop over long runs. The image
-is packed, with its zero padding, into flat planes of a fixed row length, one plane per phase of the stride;
-in them a tap is one offset. Filters and output gradients are packed with the same row length (one plane per
-tap, and per phase when upsampling), so that rows need no special ends. Then
+In the general form each tap becomes a single vectorised loop over long runs. The image is packed, with
+its zero padding, into flat planes of a fixed row length, one plane per phase of the stride; in them a tap
+is one offset. Filters and output gradients are packed with the same row length (one plane per tap, and
+per phase when upsampling), so that rows need no special ends. Then
 
 - the output is ``acc[j] += sum over taps of (scale o filters[tap, j]) * image[j + offset]``,
 - the gradient of x is the same sum, over the output gradient and with offsets back, for which filters are
@@ -11,11 +11,11 @@ tap, and per phase when upsampling), so that rows need no special ends. Then
 - the gradients of filters and of scales (the weights of the channels) are two sums over the same products
   ``grad_output[j - offset] * image[j]``: over channels and over pixels.
 
-The columns between rows come to nothing and are left behind on unpacking. Filters are packed once per block
-of rows and serve all channels of a work item. A block is as long as its filters stay in the L2 cache: image
-and output then pass through memory in long runs. With 3 x 3 filters and 256 channels on two cores, leaving
-out the sums saved 40 % of the time forward and half of it backward: the rest is pixels on their way in and
-out.
+The columns between rows come to nothing and are left behind on unpacking. Filters are packed once per
+block of rows and serve all channels of a work item. A block is as long as its filters stay in the L2
+cache: image and output then pass through memory in long runs. With 3 x 3 filters and 256 channels on two
+cores, leaving out the sums saved 40 % of the time of this form forward and half of it backward: the rest
+is pixels on their way in and out.
 """
 
 import math
@@ -119,12 +119,6 @@ def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
     return terms, layout
 
 
-def _by_tap(weight: np.ndarray) -> np.ndarray:
-    """(N, G, taps, Ho, Wo), contiguous."""
-    n, groups, kh, kw = weight.shape[:4]
-    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
-
-
 def _by_term(channel_weight: np.ndarray | None, terms: Terms, dtype: np.dtype) -> np.ndarray:
     """(N, C, terms): the factor or summand of each term; (1, 1, terms) of ones where there are none."""
     if channel_weight is None:
@@ -156,7 +150,7 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
         chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
         operations = y.size * weight.shape[2] * weight.shape[3]
-        arrays = (kernel_input(x), _by_tap(weight), scales, y)
+        arrays = (kernel_input(x), in_place.by_tap(weight), scales, y)
         add = flag(params["combine"] == "add" and channel_weight is not None)
         parallel.run(forward_items, items, operations, *arrays, terms, layout, chunks, add)
     return y, kept
@@ -181,7 +175,7 @@ def backward(
     inputs = Inputs(
         kernel_input(grad_output),
         kernel_input(x),
-        _by_tap(weight),
+        in_place.by_tap(weight),
         scales,
         finite=np.isfinite(scales).all(axis=-1),
     )

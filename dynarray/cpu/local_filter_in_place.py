@@ -65,6 +65,12 @@ def _plan(
     return taps, layout, chunks, n * groups * bands * chunks
 
 
+def by_tap(weight: np.ndarray) -> np.ndarray:
+    """(N, G, taps, Ho, Wo), contiguous."""
+    n, groups, kh, kw = weight.shape[:4]
+    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
+
+
 def _scales(x: np.ndarray, weight: np.ndarray, channel_weight: Any) -> np.ndarray:
     taps = weight.shape[2] * weight.shape[3]
     if channel_weight is None:
@@ -83,7 +89,7 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
         x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], 16
     )
     y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
-    filters = kernel_input(weight).reshape(*weight.shape[:2], -1, *weight.shape[4:])
+    filters = by_tap(weight)
     arrays = (kernel_input(x), filters, _scales(x, weight, channel_weight), y, finite)
     parallel.run(forward_in_place, items, y.size * len(taps.y), *arrays, taps, layout, chunks)
     return y if finite.all() else None
@@ -103,7 +109,7 @@ def backward(
     taps, layout, chunks, items = _plan(
         x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least
     )
-    filters = kernel_input(weight).reshape(*weight.shape[:2], -1, *weight.shape[4:])
+    filters = by_tap(weight)
     scales, finite = _scales(x, weight, channel_weight), np.ones(items, np.bool_)
     grad_x = np.empty(x.shape if needs[0] else (0,) * 4, x.dtype)
     grad_filters = np.zeros((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype)
