@@ -28,10 +28,8 @@ class SecondOrderError(NotImplementedError):
 def lift(operator: dynarray.Operator) -> Callable:
     """A differentiable function that runs `operator`; array arguments may be Variables, arrays or None."""
 
-    def forward(*args: Any, **params: Any) -> Any:
-        bound = signature.bind(*args, **params)
-        arrays = tuple(bound.arguments.pop(name) for name in operator.arrays)
-        return operator.run(arrays, bound.arguments)
+    def forward(*arrays: Any, **params: Any) -> Any:
+        return operator.run(arrays, params)
 
     def pull(grad: Any, step: Step, needs: tuple[bool, ...]) -> tuple:
         grads = operator.gradients(plain(grad), step.residual, needs)
@@ -43,10 +41,9 @@ def lift(operator: dynarray.Operator) -> Callable:
             for i, g in enumerate(grads)
         )
 
-    signature = inspect.signature(operator.function)
     forward.__name__ = forward.__qualname__ = operator.name
     forward.__doc__ = f"Differentiable `dynarray.{operator.name}`.\n\n{inspect.getdoc(operator.function)}"
-    forward.__signature__ = signature  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.signature(operator.function)  # type: ignore[attr-defined]
     forward.__module__ = __name__
     return differentiable(" ".join(operator.arrays), joint=("", pull), residual=operator.roles)(forward)
 

@@ -23,10 +23,14 @@ class Checked(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One valid call: the shape of each array (None where it is left out) and the parameters."""
+    """One valid call: the shape of each array (None where it is left out) and the parameters.
+
+    Arrays named in `ranges` hold values between these limits; the others may hold any number.
+    """
 
     shapes: Mapping[str, tuple[int, ...] | None]
     params: Mapping[str, Any]
+    ranges: Mapping[str, tuple[float, float]] = {}
 
 
 class Saved(NamedTuple):
@@ -71,8 +75,9 @@ class Operator:
         The name of the public function.
     function : callable
         The public function; its signature is where argument names and defaults are defined.
-    arrays, optional : tuple of str
-        Names of the array arguments in order, and those of them that may be ``None``.
+    arrays, optional, keywords : tuple of str
+        Names of the array arguments in order, those of them that may be ``None``, and those that the public
+        function takes by keyword only.
     defaults : dict
         The keyword parameters and their defaults.
     forward : dict
@@ -96,6 +101,7 @@ class Operator:
     function: Callable
     arrays: tuple[str, ...]
     optional: tuple[str, ...]
+    keywords: tuple[str, ...]
     defaults: Mapping[str, Any]
     forward: Mapping[str, Callable]
     backward: Mapping[str, Callable]
@@ -107,6 +113,12 @@ class Operator:
     def __call__(self, arrays: tuple, **params: Any) -> Any:
         """The output alone."""
         return self.run(arrays, params)[0]
+
+    def arguments(self, arrays: tuple) -> tuple[tuple, dict[str, Any]]:
+        """Arrays as the public function takes them: ``(positional, by keyword)``."""
+        named = dict(zip(self.arrays, arrays, strict=True))
+        by_keyword = {name: named.pop(name) for name in self.keywords}
+        return tuple(named.values()), by_keyword
 
     def prepare(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[str, Checked]:
         """Check a call; return its backend and what the forms of that backend are to be given."""
@@ -178,17 +190,19 @@ def register(
     cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
     composite: Callable | None = None,
+    keywords: tuple[str, ...] = (),
 ) -> Operator:
-    """Add an operator: positional arguments of `function` are its arrays, keywords its parameters."""
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    arrays = tuple(p.name for p in positional)
+    """Add an operator: positional arguments of `function` and `keywords` are its arrays, the rest parameters."""
+    parameters = inspect.signature(function).parameters
+    positional = tuple(n for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    arrays = (*positional, *keywords)
     operator = Operator(
         name=function.__name__,
         function=function,
         arrays=arrays,
-        optional=tuple(p.name for p in positional if p.default is None),
-        defaults={p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY},
+        optional=tuple(name for name in arrays if parameters[name].default is None),
+        keywords=keywords,
+        defaults={name: p.default for name, p in parameters.items() if name not in arrays},
         forward=forward,
         backward=backward,
         check=check,

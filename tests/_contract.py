@@ -57,6 +57,12 @@ class Call:
     grad_output: np.ndarray
 
     @property
+    def arguments(self) -> tuple[tuple, dict[str, Any]]:
+        """Positional and keyword arguments of the public function."""
+        positional, by_keyword = self.operator.arguments(self.arrays)
+        return positional, {**by_keyword, **self.params}
+
+    @property
     def everything(self) -> tuple:
         """All arrays and the gradient of the output."""
         return *self.arrays, self.grad_output
@@ -91,11 +97,15 @@ def make_call(operator: Operator, case: Case, seed: int) -> Call:
     """A call with random float64 arrays of the shapes of `case`."""
     rng = np.random.default_rng(seed)
     arrays = tuple(
-        None if case.shapes[name] is None else rng.standard_normal(case.shapes[name])
+        None if case.shapes[name] is None else _values(rng, case.shapes[name], case.ranges.get(name))
         for name in operator.arrays
     )
     grad_output = rng.standard_normal(output_shape(operator, arrays, case.params))
     return Call(operator, arrays, case.params, grad_output)
+
+
+def _values(rng: np.random.Generator, shape: tuple, limits: tuple[float, float] | None) -> np.ndarray:
+    return np.asarray(rng.uniform(*limits, shape) if limits else rng.standard_normal(shape))
 
 
 def seeded_case(operator: Operator, seed: int, **fixed: int) -> Case:

@@ -267,8 +267,9 @@ def test_public_functions_are_the_operator(operator: Operator, backend: Backend)
     call = full_call(operator)
     expected = evaluate(call, backend)
     arrays, grad_output = tuple(map(backend.array, call.arrays)), backend.array(call.grad_output)
-    output = backend.numpy(function(*arrays, **call.params))
-    gradients = backward(grad_output, *arrays, **call.params)
+    args, keywords = operator.arguments(arrays)
+    output = backend.numpy(function(*args, **keywords, **call.params))
+    gradients = backward(grad_output, *args, **keywords, **call.params)
     assert gradients._fields == operator.arrays
     for what, mine, right in parts(
         call, type(expected)(output, tuple(map(backend.numpy, gradients))), expected

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from _contract import make_call
 
 import dynarray
 from autodiff import SecondOrderError, Tape, Variable, check_gradients, grad, hvp, lift
@@ -21,8 +22,13 @@ def draw(operator, seed):
     while True:
         case = operator.cases(lambda values: list(values)[rng.integers(len(list(values)))])
         if all(0 < np.prod(s) < 4000 for s in case.shapes.values() if s is not None):
-            arrays = tuple(None if s is None else rng.standard_normal(s) for s in case.shapes.values())
-            return arrays, case.params
+            return make_call(operator, case, seed).arrays, case.params
+
+
+def apply(operator, arrays, params):
+    """The lifted operator, on arrays or Variables."""
+    positional, by_keyword = operator.arguments(arrays)
+    return lifted[operator.name](*positional, **by_keyword, **params)
 
 
 every_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
@@ -30,6 +36,7 @@ every_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPE
 
 def test_the_registry_is_lifted():
     assert set(lifted) == set(OPERATORS)
+    assert all(getattr(F, name) is function for name, function in lifted.items())
     assert len(lifted) >= 5
 
 
@@ -43,7 +50,7 @@ def test_gradients(operator, seed):
         full = [None] * len(arrays)
         for i, value in zip(given, values):
             full[i] = value
-        return getattr(F, operator.name)(*full, **params)
+        return apply(operator, full, params)
 
     with dynarray.use_backend("reference"):
         check_gradients(call, *[arrays[i] for i in given], method="complex", rtol=1e-9)
@@ -71,7 +78,7 @@ def test_only_traced_arguments_get_gradients(operator, monkeypatch):
             asked.clear()
             inputs = [Variable(a) if t else a for a, t in zip(arrays, traced)]
             with Tape() as tape:
-                y = lifted[operator.name](*inputs, **params)
+                y = apply(operator, inputs, params)
             grads = tape.gradient(y, [v for v in inputs if isinstance(v, Variable)], grad=np.ones(y.shape))
             assert asked == [traced]
             for grad, expected in zip(grads, [g for g, t in zip(full, traced) if t]):
@@ -82,9 +89,9 @@ def test_only_traced_arguments_get_gradients(operator, monkeypatch):
 def test_arrays_give_what_the_operator_gives(operator):
     arrays, params = draw(operator, 2)
     with dynarray.use_backend("reference"):
-        y = lifted[operator.name](*arrays, **params)
+        y = apply(operator, arrays, params)
         assert type(y) is np.ndarray
-        np.testing.assert_array_equal(y, operator.function(*arrays, **params))
+        np.testing.assert_array_equal(y, operator(arrays, **params))
 
 
 def loss_of(operator, arrays, params):
@@ -95,7 +102,7 @@ def loss_of(operator, arrays, params):
         full = [None] * len(arrays)
         for i, value in zip(given, values):
             full[i] = value
-        return F.sum(F.sin(getattr(F, operator.name)(*full, **params)))
+        return F.sum(F.sin(apply(operator, full, params)))
 
     return loss, tuple(arrays[i] for i in given)
 
@@ -210,7 +217,7 @@ def test_an_outer_tape_that_asks_for_first_order_only_is_served(operator):
     with dynarray.use_backend("reference"), Tape() as outer:
         x = Variable(arrays[0])
         with Tape() as inner:
-            y = F.sum(lifted[operator.name](x, *arrays[1:], **params))
+            y = F.sum(apply(operator, (x, *arrays[1:]), params))
         first = inner.gradient(y, x)
         np.testing.assert_array_equal(first.data, outer.gradient(y, x))
 
@@ -224,7 +231,7 @@ def test_overwriting_is_detected_and_named(operator):
                 continue
             inputs = [None if a is None else Variable(a.copy()) for a in arrays]
             with Tape() as tape:
-                y = lifted[operator.name](*inputs, **params)
+                y = apply(operator, inputs, params)
             inputs[i].data.ravel()[-1] += 1
             with pytest.raises(
                 RuntimeError, match=f"^{operator.name}: its argument '{name}' was overwritten"
