@@ -192,7 +192,7 @@ def register(
     composite: Callable | None = None,
     keywords: tuple[str, ...] = (),
 ) -> Operator:
-    """Add an operator: positional arguments of `function` and `keywords` are its arrays, the rest parameters."""
+    """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
     parameters = inspect.signature(function).parameters
     positional = tuple(n for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
     arrays = (*positional, *keywords)
