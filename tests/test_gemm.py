@@ -1,0 +1,122 @@
+"""The matrix product that kernels call: against NumPy, on every width of vector registers."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llvmlite import binding
+
+from dynarray.cpu import planes
+
+GUARD = 300
+
+
+def load(name: str, features: dict[str, bool] | None, patch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as it is on a machine with these features."""
+    if features is not None:
+        patch.setattr(binding, "get_host_cpu_features", lambda: features)
+    path = importlib.util.find_spec("dynarray.cpu.gemm").origin
+    spec = importlib.util.spec_from_file_location(f"dynarray.cpu.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=["this machine", "AVX", "neither"])
+def product(request: pytest.FixtureRequest):
+    """out (rows, columns) (+)= left @ right, where right begins at each of `steps`."""
+    features = {"this machine": None, "AVX": {"avx": True}, "neither": {}}[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        gemm = load(f"gemm_{request.param.split()[0]}", features, patch)
+        multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
+
+        @numba.njit(nogil=True, error_model="numpy")
+        def kernel(out, at, stride, rows, columns, left, panel, right, steps, first, count, add):
+            scratch = planes.aligned(tile // out.itemsize, out)
+            multiply(
+                out,
+                at,
+                stride,
+                rows,
+                columns,
+                left,
+                first * gemm_rows,
+                panel,
+                right,
+                0,
+                steps,
+                first,
+                count,
+                scratch,
+                add,
+            )
+
+        gemm_rows = gemm.ROWS
+
+        def run(left, right, steps, columns, first, count, out, add):
+            rows, depth = left.shape
+            stride = columns + 3
+            memory = np.full(2 * GUARD + rows * stride, np.nan, left.dtype)
+            view = memory[GUARD:-GUARD].reshape(rows, stride)
+            view[:, :columns] = out
+            before = memory.copy()
+            packed = gemm.pack_left(left).reshape(-1)
+            kernel(
+                memory,
+                GUARD,
+                stride,
+                rows,
+                columns,
+                packed,
+                depth * gemm.ROWS,
+                right,
+                steps,
+                first,
+                count,
+                add,
+            )
+            result = view[:, :columns].copy()
+            view[:, :columns] = out
+            assert memory.tobytes() == before.tobytes(), "a write beside the result"
+            return result
+
+        yield run
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(data=st.data())
+def test_products(product, dtype, data) -> None:
+    rows, columns, depth = (data.draw(st.integers(1, size)) for size in (20, 70, 30))
+    first = data.draw(st.integers(0, depth - 1))
+    count = data.draw(st.integers(1, depth - first))
+    add = data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    left = rng.standard_normal((rows, depth)).astype(dtype)
+    # Rows of the right matrix may begin anywhere and overlap.
+    steps = rng.integers(0, 50, depth)
+    right = rng.standard_normal(400).astype(dtype)
+    rest = np.full(300, np.nan, dtype)  # read by the last tiles, and of no consequence
+    out = rng.standard_normal((rows, columns)).astype(dtype)
+    result = product(left, np.concatenate([right, rest]), steps, columns, first, count, out, add)
+    wide = np.float64 if dtype == "float32" else np.longdouble
+    taken = slice(first, first + count)
+    matrix = np.stack([right[start : start + columns] for start in steps[taken]]).astype(wide)
+    expected = left[:, taken].astype(wide) @ matrix + (out if add else 0)
+    scale = np.abs(left[:, taken]).astype(wide) @ np.abs(matrix) + np.abs(out)
+    assert np.all(np.abs(result - expected) <= (count + 1) * np.finfo(dtype).eps * scale)
+
+
+def test_infinities_and_nan_stay_where_they_are(product) -> None:
+    left = np.ones((9, 4))
+    right = np.ones(4 * 40 + 300)
+    right[40 + 5], right[80 + 7] = np.nan, np.inf
+    out = np.zeros((9, 35))
+    result = product(left, right, np.arange(4) * 40, 35, 0, 4, out, False)
+    assert np.all(np.isnan(result[:, 5])) and np.all(np.isposinf(result[:, 7]))
+    assert np.all(np.delete(result, [5, 7], axis=1) == 4)
