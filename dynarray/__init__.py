@@ -3,6 +3,8 @@
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
+from .atom_bases import fourier_bessel_bases as fourier_bessel_bases
+from .atom_bases import multiscale_bases as multiscale_bases
 from .cpu.parallel import get_num_threads as get_num_threads
 from .cpu.parallel import set_num_threads as set_num_threads
 from .local_filter import carafe as carafe
