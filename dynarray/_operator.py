@@ -5,11 +5,12 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._dispatch import choose_backend
+from ._dispatch import choose_backend, library_of
 
 OPERATORS: dict[str, "Operator"] = {}
 
@@ -78,6 +79,9 @@ class Operator:
     arrays, optional, keywords : tuple of str
         Names of the array arguments in order, those of them that may be ``None``, and those that the public
         function takes by keyword only.
+    numbers : tuple of str
+        Those whose default is a number: they may be a plain number too, a constant without gradient, or a 0-d
+        array. None stands for the default.
     defaults : dict
         The keyword parameters and their defaults.
     forward : dict
@@ -102,6 +106,7 @@ class Operator:
     arrays: tuple[str, ...]
     optional: tuple[str, ...]
     keywords: tuple[str, ...]
+    numbers: tuple[str, ...]
     defaults: Mapping[str, Any]
     forward: Mapping[str, Callable]
     backward: Mapping[str, Callable]
@@ -137,7 +142,8 @@ class Operator:
         given = {
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
-            if array is not None or name not in self.optional
+            if (array is not None or name not in self.optional)
+            and not (name in self.numbers and isinstance(array, Real))
         }
         backend = choose_backend(self.name, given)
         return backend, self.check(*arrays, **{**self.defaults, **params})
@@ -177,7 +183,7 @@ class Operator:
         )
 
     def _saved(self, backend: str, checked: Checked, kept: tuple, arrays: tuple) -> Saved:
-        shapes = tuple(None if array is None else tuple(array.shape) for array in arrays)
+        shapes = tuple(tuple(array.shape) if library_of(array) else None for array in arrays)
         return Saved(backend, kept, checked.params, (checked.output_shape, arrays[0].dtype), shapes)
 
 
@@ -200,8 +206,9 @@ def register(
         name=function.__name__,
         function=function,
         arrays=arrays,
-        optional=tuple(name for name in arrays if parameters[name].default is None),
+        optional=tuple(name for name in arrays if parameters[name].default is not inspect.Parameter.empty),
         keywords=keywords,
+        numbers=tuple(name for name in arrays if isinstance(parameters[name].default, Real)),
         defaults={name: p.default for name, p in parameters.items() if name not in arrays},
         forward=forward,
         backward=backward,

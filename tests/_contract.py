@@ -119,7 +119,7 @@ def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
     fixed = {"N": 2, "H": 6, "W": 5, **fixed}
     for attempt in range(seed * 1000, (seed + 1) * 1000):
         case = seeded_case(operator, attempt, **fixed)
-        if all(case.shapes.values()) and all(0 not in shape for shape in case.shapes.values() if shape):
+        if all(shape is not None and 0 not in shape for shape in case.shapes.values()):
             call = make_call(operator, case, seed)
             if call.grad_output.size > 1:
                 return call
@@ -189,7 +189,7 @@ def reference_output(call: Call) -> np.ndarray:
 def derivative(call: Call, index: int, direction: np.ndarray) -> float:
     """Derivative of <grad_output, output> along `direction` in the array `index`, by a complex step."""
     arrays = [None if array is None else array.astype(complex) for array in call.arrays]
-    arrays[index] = arrays[index] + 1j * STEP * direction
+    arrays[index] = np.asarray(arrays[index] + 1j * STEP * direction)
     stepped = reference_output(replace(call, arrays=tuple(arrays)))
     return float(np.vdot(call.grad_output, stepped).imag / STEP)
 

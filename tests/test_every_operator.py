@@ -152,6 +152,8 @@ def _flipped(array: Any) -> Any:
 
 def _sparse(array: Any) -> Any:
     """Every second element of a larger array, which has other values in between."""
+    if array.ndim == 1:
+        return array.repeat(2)[1::2]
     return array.repeat(2, -1).repeat(2, 1)[:, 1::2, ..., ::2]
 
 
@@ -171,6 +173,11 @@ LAYOUTS: dict[str, Callable] = {
 }
 
 
+def laid_out(array: Any, layout: str) -> Any:
+    """The array in another layout; an array of no axes has but one."""
+    return LAYOUTS[layout](array) if array.ndim else array
+
+
 @each_operator
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides(operator: Operator, backend: Backend, layout: str) -> None:
@@ -178,10 +185,10 @@ def test_any_strides(operator: Operator, backend: Backend, layout: str) -> None:
         pytest.skip("CuPy has no arrays at odd addresses")
     # The second call is too large for shortcuts that small work takes.
     for call in (full_call(operator, seed=2), full_call(operator, seed=2, N=1, H=41, W=53)):
-        laid_out = call.map(lambda array: LAYOUTS[layout](backend.array(array)))
-        same_values = call.map(lambda array: np.array(backend.numpy(LAYOUTS[layout](array)), order="C"))
+        moved = call.map(lambda array: laid_out(backend.array(array), layout))
+        same_values = call.map(lambda array: np.array(backend.numpy(laid_out(array, layout)), order="C"))
         expected = evaluate(same_values, backend)
-        for what, mine, right in parts(call, evaluate(laid_out, backend), expected):
+        for what, mine, right in parts(call, evaluate(moved, backend), expected):
             compare(call, f"{layout}: {what}", mine, right, 1e-13)
 
 
@@ -239,7 +246,12 @@ def test_nan_and_infinity_come_out_where_they_are_read(
             everything = [array.copy() for array in call.everything]
             at = np.random.default_rng([seed, which]).integers(everything[which].size)
             everything[which].flat[at] = value
-            check_nonfinite(call.with_everything(tuple(everything)), backend)
+            changed = call.with_everything(tuple(everything))
+            if which == index and operator.arrays[index] in operator.numbers:
+                with pytest.raises(ValueError, match=f"^{operator.name}: {operator.arrays[index]} "):
+                    evaluate(changed, backend)
+            else:
+                check_nonfinite(changed, backend)
 
 
 @each_operator
