@@ -216,19 +216,33 @@ def test_conv_transpose2d_is_the_adjoint_of_conv2d():
         np.testing.assert_allclose((y * g).sum(), (x * back).sum(), rtol=1e-12)
 
 
+SEVERAL = (
+    "conv2d",
+    "conv2d strided",
+    "conv2d grouped",
+    "conv2d grouped, stride 1",
+    "conv2d many outputs",
+)
+
+
 @pytest.mark.parametrize("size", [1, 500, 3000])
-def test_conv2d_in_several_tiles(monkeypatch, size):
-    """Tiles of some rows, of parts of a row, and of single outputs."""
+@pytest.mark.parametrize("name", SEVERAL)
+def test_conv2d_by_blas_in_several_tiles(monkeypatch, size, name):
+    """Tiles of some rows, of parts of a row, and of single outputs, as CuPy arrays take them."""
     monkeypatch.setattr("autodiff.functions.convolution.TILE_BYTES", size)
-    for name in (
-        "conv2d",
-        "conv2d strided",
-        "conv2d grouped",
-        "conv2d grouped, stride 1",
-        "conv2d many outputs",
-    ):
-        case = CASES[name]
-        check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+    monkeypatch.setattr("autodiff.functions.convolution._native", lambda *arrays: None)
+    case = CASES[name]
+    check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+
+
+@pytest.mark.parametrize("item", [1, 1000])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_conv2d_by_kernels_in_several_blocks(monkeypatch, item, name):
+    monkeypatch.setattr("dynarray.cpu.convolution.ITEM_BYTES", item)
+    monkeypatch.setattr("dynarray.cpu.convolution.DEPTH", 5)
+    monkeypatch.setattr("dynarray.cpu.convolution.SLOT_BYTES", item)
+    case = CASES[name]
+    check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
 
 
 def test_conv2d_needs_little_scratch():

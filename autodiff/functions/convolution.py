@@ -228,6 +228,13 @@ def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
     return weight[1] == 1 and weight[0] == geometry.groups
 
 
+def _native(x: Any, weight: Any) -> Any:
+    """The module of kernels that takes these arrays; None where BLAS does the work."""
+    from dynarray.cpu import convolution
+
+    return convolution if convolution.suits(x, weight) else None
+
+
 def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
     n, _, h, w = x.shape
     o, per, kh, kw = weight.shape
@@ -237,6 +244,8 @@ def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
     dtype = np.result_type(x, weight)
     if _is_depthwise(weight.shape, geometry):
         return _depthwise(x, weight, geometry, (high, wide), dtype)
+    if native := _native(x, weight):
+        return native.correlate(x, weight, (high, wide), native.Steps(*geometry))
     if _is_matmul((kh, kw), geometry):
         return np.matmul(kernels, x.reshape(n, groups, per, h * w)).reshape(n, o, h, w)
     output = library(x).empty((n, groups, o // groups, high * wide), dtype)
@@ -250,6 +259,8 @@ def _correlate_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry) -> An
     groups, dtype = geometry.groups, np.result_type(x, grad)
     if _is_depthwise(shape, geometry):
         return _depthwise_weight(grad, x, shape, geometry, dtype)
+    if native := _native(grad, x):
+        return native.correlate_weight(grad, x, shape, native.Steps(*geometry))
     result = library(x).zeros((groups, o // groups, shape[1] * shape[2] * shape[3]), dtype)
     if _is_matmul(shape[2:], geometry):
         images = x.reshape(n, groups, shape[1], high * wide)
@@ -270,6 +281,8 @@ def _correlate_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry) -
     groups, dtype = geometry.groups, np.result_type(weight, grad)
     if _is_depthwise(weight.shape, geometry):
         return _depthwise_input(grad, weight, shape, geometry, dtype)
+    if native := _native(grad, weight):
+        return native.correlate_input(grad, weight, shape, native.Steps(*geometry))
     margin = [geometry.dilation[i] * (weight.shape[2 + i] - 1) - geometry.padding[i] for i in (0, 1)]
     if geometry.stride == (1, 1) and min(margin) >= 0 and o <= 2 * c:
         # Gathering columns of grad is quicker than adding up columns of the result.

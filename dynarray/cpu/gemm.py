@@ -142,7 +142,7 @@ def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any
     row = builder.gep(right, [builder.load(builder.gep(steps, [k]))])
     values = [_load(builder, row, i * vector.count, vector, size) for i in range(_VECTORS)]
     panel = builder.gep(left, [builder.mul(k, index(ROWS))])
-    following = []
+    following: list[Any] = []
     for i in range(ROWS):
         factor = _broadcast(builder, builder.load(builder.gep(panel, [index(i)])), vector)
         for j in range(_VECTORS):
