@@ -67,27 +67,27 @@ class Function:
         self.joint = joint and joint[1]
         self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
         self._named = [joint[0]] if joint else [rules[n][0] if n in rules else "" for n in self.arrays]
-        self._reads: dict[int, tuple] = {}
+        self.known_reads: dict[int, tuple] = {}
 
     def reads(self, traced: int) -> tuple[tuple[str, int | None], ...]:
         """What the gradients of the traced arguments (bits) read: names, and places among the arguments.
 
         The place -1 is the output, None all arguments.
         """
-        found = self._reads.get(traced)
+        found = self.known_reads.get(traced)
         if found is None:
             rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
             names = dict.fromkeys(name for rule in rules for name in rule.split())
             places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
             found = tuple((name, -1 if name == "output" else places[name]) for name in names)
-            self._reads[traced] = found
+            self.known_reads[traced] = found
         return found
 
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
     forward, names, variadic = rules.forward, rules.arrays, rules.variadic
-    leaves_residual = bool(rules.residual)
+    leaves_residual, known_reads = bool(rules.residual), rules.known_reads
     signature = inspect.signature(forward)
     reserved = set(signature.parameters).intersection(Step.__slots__)
     if reserved:
@@ -128,7 +128,7 @@ def _recorder(rules: Function) -> Callable:
             check = False
             for tape in tapes:
                 check = check or tape.check
-            reads = rules.reads(traced)
+            reads = known_reads.get(traced) or rules.reads(traced)
             step = Step(rules, reads, keys, shapes, dtypes, values, output, params, residual, check)
             for tape in tapes:
                 tape.add(step, args)

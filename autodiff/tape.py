@@ -125,10 +125,12 @@ class Tape:
             while steps:
                 step = steps.pop()
                 key = step.output_key
-                if key in grads:
-                    passed = grads[key] if key in wanted else grads.pop(key)
-                    if not reached.isdisjoint(step.keys):
-                        step.pull(passed, reached, grads, sums, recording, verdicts)
+                if key not in grads:
+                    continue
+                if key not in wanted:
+                    step.pull(grads.pop(key), reached, grads, sums, recording, verdicts)
+                elif not reached.isdisjoint(step.keys):
+                    step.pull(grads[key], reached, grads, sums, recording, verdicts)
             for verdict, message in verdicts:
                 if not verdict:
                     raise RuntimeError(message)
