@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
     )
     runs.add_argument("--output", type=Path, help="default: benchmarks/results/<backend>-<date>...json")
-    commands.add_parser("report", help="write the newest results and the operator table into README.md")
+    commands.add_parser("report", help="write results and the operator table into README and docs")
     return parser
 
 
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _report() -> int:
     changed = report.write()
-    _say(f"README.md: {'updated' if changed else 'nothing to change'}")
+    _say(f"updated: {', '.join(path.name for path in changed) or 'nothing'}")
     return 0
 
 

@@ -1,6 +1,8 @@
-"""Results files and the registry, written into the README between markers."""
+"""Results files and the registry, written into README and pages of docs/ between markers."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from dynarray._operator import Form
 from .machine import ROOT
 from .table import document, markdown
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).with_name("results")
+EXAMPLES = ROOT / "examples" / "results"
 
 
 def newest(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -59,7 +62,23 @@ def _exists(form: Any) -> bool:
     return form is not None and (not isinstance(form, Form) or find_spec(form.module) is not None)
 
 
-SECTIONS = {"benchmarks": benchmarks, "operators": operators}
+def example(path: Path) -> str:
+    """The tables that an example measured."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    where = f"{settings}; {versions}; commit {result['commit']}, {result['date']}."
+    tables = (
+        f"**{table['title']}**\n\n{markdown(table['columns'], table['rows'])}" for table in result["tables"]
+    )
+    return "\n\n".join([*tables, f"Measured by `python examples/{result['example']}.py --full`: {where}"])
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "benchmarks": benchmarks,
+    "operators": operators,
+    **{f"example {path.stem}": partial(example, path) for path in sorted(EXAMPLES.glob("*.json"))},
+}
 
 
 def fill(text: str) -> str:
@@ -67,16 +86,20 @@ def fill(text: str) -> str:
     for name, section in SECTIONS.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if (begin in text) != (end in text):
-            raise ValueError(f"README: {begin} and {end} must come together")
+            raise ValueError(f"{begin} and {end} must come together")
         if begin in text:
             before, _, rest = text.partition(begin)
             text = f"{before}{begin}\n\n{section()}\n\n{end}{rest.partition(end)[2]}"
     return text
 
 
-def write(path: Path = README) -> bool:
-    """Fill the marked sections of a file; True when that changed it."""
-    old = path.read_text()
-    new = fill(old)
-    path.write_text(new)
-    return new != old
+def write(pages: Sequence[Path] = PAGES) -> list[Path]:
+    """Fill the marked sections of these files; those that it changed."""
+    changed = []
+    for path in pages:
+        old = path.read_text(encoding="utf-8")
+        new = fill(old)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            changed.append(path)
+    return changed

@@ -17,6 +17,7 @@ from benchmarks.case import PASSES, Buffers, Case, Work
 from benchmarks.cases import CASES
 from benchmarks.floor import Floor
 from benchmarks.local_filter import flops
+from examples import _record
 
 ROOT = Path(__file__).parents[1]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
@@ -291,9 +292,19 @@ def test_support_table_has_a_row_for_each_operator():
         assert "float32" in line
 
 
-def test_readme_tables_are_what_the_report_generates():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.name)
+def test_tables_are_what_the_report_generates(page):
+    text = page.read_text(encoding="utf-8")
     assert report.fill(text) == text, "run: python -m benchmarks report"
+
+
+def test_an_example_s_tables_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(_record, "HERE", tmp_path)
+    assert _record.spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
+    path = _record.record("walk", {"How far": (["who", "m"], [["she", "12"], ["he", "9"]])}, seeds=5)
+    text = report.example(path)
+    assert text.startswith("**How far**\n\n| who | m |\n| --- | ---: |\n| she | 12 |\n| he | 9 |\n")
+    assert "`python examples/walk.py --full`: seeds 5; python" in text
 
 
 def test_peers_agree_with_ours_on_tiny_arrays():

@@ -1,0 +1,66 @@
+"""What an example measured, as a file that the documentation's tables are made from."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation over repeated runs, as tables show them."""
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def record(
+    name: str, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], **settings: Any
+) -> Path:
+    """Write the tables of a full run to ``examples/results/<name>.json``.
+
+    Parameters
+    ----------
+    name : str
+        The example: its module's name.
+    tables : mapping
+        From a title to (columns, rows), every cell as the text to be shown.
+    **settings
+        What the numbers depend on: seeds, steps, sizes.
+
+    Returns
+    -------
+    Path
+        The file. ``python -m benchmarks report`` writes it into the pages that have a section
+        ``<!-- example <name>:begin -->`` ... ``<!-- example <name>:end -->``.
+    """
+    content = {
+        "example": name,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "numba": version("numba")},
+        "settings": settings,
+        "tables": [
+            {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+            for title, (columns, rows) in tables.items()
+        ],
+    }
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
