@@ -171,37 +171,17 @@ def weight_items(
             clear(packed, 0, len(origins) * plane)
             for f in range(len(origins)):
                 origin = origins[f, 0] + top * stride[0], origins[f, 1] + left * stride[1]
-                _pack_channels(
-                    packed,
-                    f * plane,
-                    image[n],
-                    group * channels + first,
-                    count,
-                    together,
-                    block,
-                    reach,
-                    origin,
-                    stride,
-                )
+                pixels = image[n, group * channels + first :][:count]
+                _pack_channels(packed, f * plane, pixels, together, block, reach, origin, stride)
             for row in range(0, rows, ROWS):
-                _pack_panel(panel, grad[n], group * rows + row, min(ROWS, rows - row), top, left, high, wide)
+                share = min(ROWS, rows - row)
+                _pack_panel(panel, grad[n, group * rows + row :][:share], top, left, high, wide)
                 for t in range(taps):
+                    at = ((item * taps + t) * rows + row) * together
+                    shift = (reads[t, 1] * block.pitch + reads[t, 2]) * together
                     multiply(
-                        flat,
-                        (((item * taps) + t) * rows + row) * together,
-                        together,
-                        min(ROWS, rows - row),
-                        count,
-                        panel,
-                        0,
-                        0,
-                        packed,
-                        reads[t, 0] * plane + (reads[t, 1] * block.pitch + reads[t, 2]) * together,
-                        steps,
-                        0,
-                        high * wide,
-                        scratch,
-                        True,
+                        *(flat, at, together, share, count, panel, 0, 0, packed, reads[t, 0] * plane + shift),
+                        *(steps, 0, high * wide, scratch, True),
                     )
 
 
@@ -210,8 +190,6 @@ def _pack_channels(
     packed: np.ndarray,
     at: int,
     image: np.ndarray,
-    first: int,
-    count: int,
     together: int,
     block: Block,
     reach: tuple,
@@ -223,8 +201,8 @@ def _pack_channels(
         y = origin[0] + i * stride[0]
         if y < 0 or y >= image.shape[1]:
             continue
-        for c in range(count):
-            line = image[first + c, y]
+        for c in range(len(image)):
+            line = image[c, y]
             for j in range(block.pitch):
                 x = origin[1] + j * stride[1]
                 if 0 <= x < image.shape[2]:
@@ -232,15 +210,13 @@ def _pack_channels(
 
 
 @jit
-def _pack_panel(
-    panel: np.ndarray, grad: np.ndarray, first: int, rows: int, top: int, left: int, high: int, wide: int
-) -> None:
+def _pack_panel(panel: np.ndarray, grad: np.ndarray, top: int, left: int, high: int, wide: int) -> None:
     """ROWS channels of the output gradient as a panel of the left matrix, zeros for those beyond the last."""
     for row in range(ROWS):
         for i in range(high):
             at = i * wide * ROWS + row
-            if row < rows:
-                line = grad[first + row, top + i]
+            if row < len(grad):
+                line = grad[row, top + i]
                 for j in range(wide):
                     panel[at + j * ROWS] = line[left + j]
             else:
