@@ -1,4 +1,4 @@
-"""Every example in the docstrings and in the README runs."""
+"""Every example in the docstrings, in the README and in the pages of docs/ runs."""
 
 import doctest
 import importlib
@@ -19,7 +19,12 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if not module.name.endswith("__main__")
 )
-README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+]
 
 
 @pytest.mark.parametrize("name", ["rawkernels", "dynarray", "autodiff", *MODULES])
@@ -35,10 +40,16 @@ def test_public_functions_have_examples():
         assert examples, f"{name} has no example that runs"
 
 
-@pytest.mark.parametrize("number", range(len(README_BLOCKS)))
-def test_readme_blocks_run(number, capsys):
-    exec(compile(README_BLOCKS[number], f"README.md, block {number}", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_of_pages_run(block, capsys):
+    exec(compile(block, "a page", "exec"), {"__name__": "page"})
 
 
-def test_readme_has_blocks_to_run():
-    assert len(README_BLOCKS) >= 2
+def test_pages_have_blocks_to_run():
+    assert len(BLOCKS) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_of_pages_are_there(page):
+    for target in re.findall(r"!\[[^]]*\]\(([^)#]+)\)", page.read_text("utf-8")):
+        assert (page.parent / target).is_file(), f"{page.name} shows {target}"
