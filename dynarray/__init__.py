@@ -7,6 +7,10 @@ from .atom_bases import fourier_bessel_bases as fourier_bessel_bases
 from .atom_bases import multiscale_bases as multiscale_bases
 from .cpu.parallel import get_num_threads as get_num_threads
 from .cpu.parallel import set_num_threads as set_num_threads
+from .deform import deform_conv2d as deform_conv2d
+from .deform import deform_conv2d_backward as deform_conv2d_backward
+from .deform import sample_points as sample_points
+from .deform import sample_points_backward as sample_points_backward
 from .local_filter import carafe as carafe
 from .local_filter import carafe_backward as carafe_backward
 from .local_filter import ddf as ddf

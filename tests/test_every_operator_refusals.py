@@ -42,6 +42,7 @@ BAD_VALUES: dict[str, tuple] = {
     "kernel_size": (*NOT_POSITIVE_PAIRS, None, 2, (3, 4), (2, 3)),
     "groups": NOT_POSITIVE_INTS,
     "scale": NOT_POSITIVE_INTS,
+    "deterministic": (0, 1, None, "yes", 1.0, (True,), np.array([True])),
     "displacement_gradient": ("", "EXACT", None, 1, b"smooth", ("exact",), True),
 }
 

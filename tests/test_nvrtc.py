@@ -135,8 +135,12 @@ def all_programs(*, wide_index: bool = False) -> list[tuple[str, Program]]:
 
 
 def part(programs: list[tuple[str, Program]], number: int) -> list[tuple[str, Program]]:
-    """One of PART parts; each has every dtype, and together they have every program."""
-    return programs[number % PART :: PART]
+    """One of PART parts; each has every stem and dtype, and together they have every program."""
+    kinds: dict[tuple[str, ...], list[tuple[str, Program]]] = {}
+    for label, program in programs:
+        kinds.setdefault(tuple(label.split()[:2]), []).append((label, program))
+    chosen = [kind[number % min(PART, len(kind)) :: PART] for kind in kinds.values()]
+    return [item for items in chosen for item in items]
 
 
 def spills(compiled: Iterable[Compiled]) -> list[str]:

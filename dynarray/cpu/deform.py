@@ -1,0 +1,383 @@
+"""`deform_conv2d` and `sample_points` on the CPU.
+
+The image is packed in chunks of channels: the channels of a chunk side by side, pixel after pixel, in a ring
+of zeros. A corner of a point is then one run of memory, no corner needs to be asked whether it is inside the
+image, and the points of a tile of output positions, set up once, serve all channels of their group.
+
+Forward, a thread takes a tile of output positions, samples the columns of one chunk after the other and
+multiplies them by the chunk's weights while they are in its L2 cache. Backward, it takes a chunk instead,
+so that no two threads add to the same pixel or weight: for one tile after the other it makes the gradients
+of the columns, takes from them the gradients of pixels and points, puts the columns in their place and
+multiplies these by the gradient of the output. Only the gradients of points need all chunks of an offset
+group: each chunk leaves four sums per point, one for each corner, which are added up at the end of a band of
+tiles.
+
+Memory is bounded by working through large calls in parts: images, or else chunks, whose packed images and
+weights are there at a time.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import parallel
+from .compile import kernel_input
+from .deform_gradients import (
+    Band,
+    Gradients,
+    Inputs,
+    Wanted,
+    backward_items,
+    point_items,
+    sample_backward_items,
+    sample_items,
+)
+from .deform_kernels import Chunks, Grid, Part, forward_items, pack_items, unpack_items
+from .gemm import ROWS, TILE_BYTES
+
+COLUMN_BYTES = 128 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
+DEPTH = 288  # columns of a chunk, about: channels times taps
+SUMS_BYTES = 4 * 1024 * 1024  # sums of points that wait to be added up
+# Packed images and packed weights: so much, and a part of the size of all arrays.
+PACKED_BYTES, PACKED_PART = 12 * 1024 * 1024, 0.03
+WEIGHT_BYTES, WEIGHT_PART = 8 * 1024 * 1024, 0.01
+
+
+class _Call(NamedTuple):
+    """What a plan depends on."""
+
+    batch: int
+    grid: Grid
+    itemsize: int
+    array_bytes: int
+    backward: bool
+
+
+class _Plan(NamedTuple):
+    """How a call is divided: its chunks, and the parts that are worked on one after the other."""
+
+    chunks: Chunks
+    parts: tuple[tuple[Part, ...], ...]  # by the chunks that they are made of
+    shares: int
+
+
+def _grid(x: np.ndarray, offset: np.ndarray, weight: np.ndarray, **steps: tuple[int, int]) -> Grid:
+    groups = x.shape[1] // max(1, weight.shape[1]) or 1
+    return Grid(
+        channels=x.shape[1],
+        outputs=weight.shape[0],
+        groups=groups,
+        offset_groups=offset.shape[1],
+        height=x.shape[2],
+        width=x.shape[3],
+        pixels=(x.shape[2] + 3) * (x.shape[3] + 2),
+        out_width=offset.shape[6],
+        positions=offset.shape[5] * offset.shape[6],
+        taps=offset.shape[2] * offset.shape[3],
+        kernel_w=offset.shape[3],
+        **steps,
+    )
+
+
+def _sample_grid(x: np.ndarray, points: np.ndarray) -> Grid:
+    """`sample_points` as a convolution without weights: P taps, on a grid that stays at (0, 0)."""
+    taps = points.reshape(points.shape[0], 1, points.shape[1], 1, *points.shape[2:])
+    still = (0, 0)
+    weight = np.empty((0, x.shape[1], 1, 1), x.dtype)
+    return _grid(x, taps, weight, stride=still, padding=still, dilation=still)
+
+
+def _channels_of_chunk(call: _Call) -> int:
+    """Enough for whole vectors and a product of some depth, few enough for all threads to have work."""
+    grid = call.grid
+    wanted = min(128, DEPTH // grid.taps, grid.channels * max(1, call.batch) // (parallel.ITEMS // 2))
+    copies = 2 if call.backward else 1
+    most = int(_budget(PACKED_BYTES, PACKED_PART, call) // (grid.pixels * call.itemsize * copies))
+    return max(1, min(most, max(16, wanted // 16 * 16)))
+
+
+def _budget(least: int, part: float, call: _Call) -> float:
+    return least + part * call.array_bytes
+
+
+def _chunks(call: _Call) -> Chunks:
+    grid = call.grid
+    per_group, per_offset_group = grid.channels // grid.groups, grid.channels // grid.offset_groups
+    size = _channels_of_chunk(call)
+    borders = {*range(0, grid.channels, per_group), *range(0, grid.channels, per_offset_group)}
+    ends = [*sorted(borders), grid.channels]
+    first = np.array([at for i, border in enumerate(ends[:-1]) for at in range(border, ends[i + 1], size)])
+    sizes = np.diff(np.append(first, grid.channels))
+    width, each = TILE_BYTES // call.itemsize, grid.outputs // grid.groups
+    if call.backward:  # (O/G, columns), both rounded up to whole tiles of the product
+        weights = _round(each, ROWS) * np.array([_round(grid.taps * s, width) for s in sizes])
+    else:
+        weights = grid.taps * sizes * _round(each, width)
+    return Chunks(
+        first,
+        sizes,
+        group=first // per_group,
+        offset_group=first // per_offset_group,
+        begins=first % per_group == 0,
+        weight_at=np.cumsum(weights) - weights,
+    )
+
+
+def _round(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+@lru_cache(maxsize=256)
+def _plan(call: _Call) -> _Plan:
+    grid, chunks = call.grid, _chunks(call)
+    columns = COLUMN_BYTES // (grid.taps * int(chunks.size.max()) * call.itemsize)
+    tile = min(_round(grid.positions, ROWS), max(ROWS, min(128, columns) // ROWS * ROWS))
+    copies = 2 if call.backward else 1
+    weight_sizes = np.diff(chunks.weight_at, append=_weight_size(call, chunks)) * call.itemsize
+    packed_sizes = chunks.size * grid.pixels * call.itemsize * copies
+    budgets = (_budget(PACKED_BYTES, PACKED_PART, call), _budget(WEIGHT_BYTES, WEIGHT_PART, call) / copies)
+    parts, start = [], 0
+    shares = call.batch
+    while start < len(chunks.first):
+        stop = start + 1
+        while stop < len(chunks.first) and all(
+            sizes[start : stop + 1].sum() <= budget
+            for sizes, budget in zip((packed_sizes, weight_sizes), budgets, strict=True)
+        ):
+            stop += 1
+        images = max(1, int(budgets[0] // packed_sizes[start:stop].sum()))
+        shares = max(1, min(shares, images, int(budgets[1] // max(1, weight_sizes[start:stop].sum()))))
+        parts.append(tuple(_parts(call, chunks, start, stop, images, tile)))
+        start = stop
+    return _Plan(chunks, tuple(parts), min(shares, max(1, -(-parallel.ITEMS // len(chunks.first)))))
+
+
+def _weight_size(call: _Call, chunks: Chunks) -> int:
+    grid = call.grid
+    width, each, last = TILE_BYTES // call.itemsize, grid.outputs // grid.groups, int(chunks.size[-1])
+    if call.backward:
+        size = _round(each, ROWS) * _round(grid.taps * last, width)
+    else:
+        size = grid.taps * last * _round(each, width)
+    return int(chunks.weight_at[-1]) + size
+
+
+def _parts(call: _Call, chunks: Chunks, start: int, stop: int, images: int, tile: int) -> Iterator[Part]:
+    for image in range(0, call.batch, images):
+        yield Part(
+            image=image,
+            images=min(images, call.batch - image),
+            chunk=start,
+            chunks=stop - start,
+            first_channel=int(chunks.first[start]),
+            channels=int(chunks.size[start:stop].sum()),
+            tile=tile,
+            tiles=-(-call.grid.positions // tile),
+        )
+
+
+def _pack(x: np.ndarray, grid: Grid, chunks: Chunks, part: Part) -> np.ndarray:
+    packed = np.zeros(part.images * part.channels * grid.pixels, x.dtype)
+    items, size = part.images * part.chunks, part.images * part.channels * grid.height * grid.width
+    parallel.run(pack_items, items, size, x, packed, grid, chunks, part)
+    return packed
+
+
+def _pack_weights(weight: np.ndarray, call: _Call, chunks: Chunks, part: Part) -> tuple[np.ndarray, Chunks]:
+    """The weights of the chunks of a part as right matrices, and the chunks with where these begin."""
+    grid, at = call.grid, chunks.weight_at - chunks.weight_at[part.chunk]
+    each, width = grid.outputs // grid.groups, TILE_BYTES // call.itemsize
+    ends = np.append(chunks.weight_at, _weight_size(call, chunks)) - chunks.weight_at[part.chunk]
+    packed = np.zeros(int(ends[part.chunk + part.chunks]), weight.dtype)
+    for chunk in range(part.chunk, part.chunk + part.chunks):
+        matrix = _weights_of_chunk(weight, grid, chunks, chunk)
+        depth = matrix.shape[1] * matrix.shape[2]
+        target = packed[at[chunk] : ends[chunk + 1]]
+        if call.backward:
+            target.reshape(_round(each, ROWS), -1)[:each, :depth] = matrix.reshape(each, depth)
+        else:
+            target.reshape(depth, _round(each, width))[:, :each] = matrix.reshape(each, depth).T
+    return packed, chunks._replace(weight_at=at)
+
+
+def _weights_of_chunk(weight: np.ndarray, grid: Grid, chunks: Chunks, chunk: int) -> np.ndarray:
+    """A view of the weights of one chunk, (O/G, taps, channels)."""
+    each, group = grid.outputs // grid.groups, chunks.group[chunk]
+    first = chunks.first[chunk] - group * weight.shape[1]
+    view = weight.reshape(*weight.shape[:2], grid.taps)[group * each : (group + 1) * each]
+    return view[:, first : first + chunks.size[chunk]].transpose(0, 2, 1)
+
+
+def _flat(*arrays: Any) -> Iterator[np.ndarray]:
+    """Arrays as kernels take them; no elements for one that is not given."""
+    like = arrays[0]
+    for array in arrays:
+        yield np.empty(0, like.dtype) if array is None else kernel_input(array).reshape(-1)
+
+
+def _bytes(*arrays: Any) -> int:
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def forward(
+    x: Any, offset: Any, weight: Any, mask: Any, bias: Any, *, deterministic: bool, **steps: tuple[int, int]
+) -> tuple[Any, tuple]:
+    """Output of `deform_conv2d`; keeps the inputs for the backward pass."""
+    kept = (x, offset, weight, mask, bias)
+    y = np.empty((x.shape[0], weight.shape[0], *offset.shape[5:]), x.dtype)
+    if not x.shape[1]:
+        y[:] = 0 if bias is None else bias[:, None, None]
+        return y, kept
+    if not y.size:
+        return y, kept
+    grid = _grid(x, offset, weight, **steps)
+    call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, y), backward=False)
+    chunks, groups_of_parts, _ = _plan(call)
+    pixels, places, factors, biases = _flat(x, offset, mask, bias)
+    for parts in groups_of_parts:
+        weights, of_part = _pack_weights(weight, call, chunks, parts[0])
+        for part in parts:
+            packed = _pack(pixels, grid, chunks, part)
+            items = part.images * part.tiles
+            operations = 0.1 * items * part.tile * grid.taps * part.channels * grid.outputs / grid.groups
+            arrays = (packed, places, factors, weights, biases, y.reshape(-1))
+            parallel.run(forward_items, items, operations, *arrays, grid, of_part, part)
+    return y, kept
+
+
+def backward(
+    grad_output: Any,
+    kept: tuple,
+    needs: tuple[bool, ...],
+    *,
+    deterministic: bool,
+    **steps: tuple[int, int],
+) -> tuple:
+    """Gradients of `deform_conv2d` with respect to x, offset, weight, mask and bias."""
+    x, offset, weight, mask, bias = kept
+    wanted = Wanted(needs[0], needs[1] or (needs[3] and mask is not None), needs[2])
+    grad_bias = grad_output.sum(axis=(0, 2, 3)) if needs[4] and bias is not None else None
+    grads: list[Any] = [
+        np.zeros(a.shape, a.dtype) if a is not None and needed else None
+        for a, needed in zip(kept[:4], needs[:4], strict=True)
+    ]
+    if not any(wanted) or not grad_output.size or not x.shape[1]:
+        return *grads, grad_bias
+    grid = _grid(x, offset, weight, **steps)
+    array_bytes = _bytes(*kept, grad_output, *grads)
+    call = _Call(x.shape[0], grid, x.itemsize, array_bytes, backward=True)
+    chunks, groups_of_parts, shares = _plan(call)
+    pixels, places, factors = _flat(x, offset, mask)
+    gradient = kernel_input(grad_output).reshape(-1)
+    for parts in groups_of_parts:
+        weights, of_part = _pack_weights(weight, call, chunks, parts[0])
+        slots = np.zeros((shares, len(weights) if wanted.weight else 0), x.dtype)
+        for part in parts:
+            inputs = (gradient, pixels, places, factors, weights)
+            _backward_part(inputs, slots, grads, grid, of_part, part, wanted, shares)
+        if wanted.weight:
+            _unpack_weights(slots.sum(axis=0), grads[2], call, of_part, parts[0])
+    return *grads, grad_bias
+
+
+def _backward_part(
+    inputs: tuple,
+    slots: np.ndarray,
+    grads: list,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
+    wanted: Wanted,
+    shares: int,
+) -> None:
+    """Gradients that the images and chunks of a part give."""
+    gradient, pixels, places, factors, weights = inputs
+    packed = _pack(pixels, grid, chunks, part)
+    of_part = Inputs(gradient, packed, places, factors, weights)
+    grad_packed = np.zeros(len(packed) if wanted.x else 0, packed.dtype)
+    grad_points = tuple(
+        np.empty(0, packed.dtype) if grad is None else grad.reshape(-1) for grad in grads[1::2]
+    )
+    work = 4.0 * part.channels * grid.taps * (grid.outputs // grid.groups if len(weights) else 4)
+    for band in _bands(grid, part, packed.itemsize, shares, wanted):
+        tiles = band.stop - band.start
+        sums = np.empty(tiles * part.chunks * _sums_of_tile(grid, part) if wanted.points else 0, packed.dtype)
+        operations = 0.1 * work * tiles * part.tile
+        grads_of_band = Gradients(grad_packed, slots.reshape(-1), sums)
+        common = (grid, chunks, part, band)
+        kernel = backward_items if len(weights) else sample_backward_items
+        items = shares * part.chunks
+        parallel.run(kernel, items, operations, of_part, grads_of_band, *common, wanted)
+        if wanted.points:
+            count = tiles * part.tile * grid.taps * part.chunks * 4
+            parallel.run(point_items, tiles, count, sums, places, factors, *grad_points, *common)
+    if wanted.x:
+        items = part.images * part.chunks
+        parallel.run(
+            unpack_items, items, len(grad_packed), grad_packed, grads[0].reshape(-1), grid, chunks, part
+        )
+
+
+def _sums_of_tile(grid: Grid, part: Part) -> int:
+    return 4 * part.tile * grid.taps
+
+
+def _bands(grid: Grid, part: Part, itemsize: int, shares: int, wanted: Wanted) -> Iterator[Band]:
+    tiles = part.images * part.tiles
+    most = SUMS_BYTES // (part.chunks * _sums_of_tile(grid, part) * itemsize) if wanted.points else tiles
+    # At least as many as there are shares, so that each has work.
+    count = max(1, most)
+    for start in range(0, tiles, count):
+        yield Band(start, min(start + count, tiles), shares)
+
+
+def _unpack_weights(
+    packed: np.ndarray, grad_weight: np.ndarray, call: _Call, chunks: Chunks, part: Part
+) -> None:
+    """The reverse of `_pack_weights`."""
+    grid, each = call.grid, call.grid.outputs // call.grid.groups
+    for chunk in range(part.chunk, part.chunk + part.chunks):
+        target = _weights_of_chunk(grad_weight, grid, chunks, chunk)
+        depth = target.shape[1] * target.shape[2]
+        across = _round(depth, TILE_BYTES // call.itemsize)
+        matrix = packed[chunks.weight_at[chunk] :][: each * across].reshape(each, across)[:, :depth]
+        target[...] = matrix.reshape(target.shape)
+
+
+def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple]:
+    """Output of `sample_points`; keeps the inputs for the backward pass."""
+    y = np.empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
+    if y.size:
+        grid = _sample_grid(x, points)
+        call = _Call(x.shape[0], grid, x.itemsize, _bytes(x, points, y), backward=False)
+        chunks, groups_of_parts, _ = _plan(call)
+        pixels, places, factors = _flat(x, points, None)
+        for part in (part for parts in groups_of_parts for part in parts):
+            packed = _pack(pixels, grid, chunks, part)
+            items = part.images * part.tiles
+            operations = 2.0 * items * part.tile * grid.taps * part.channels
+            arrays = (packed, places, factors, y.reshape(-1))
+            parallel.run(sample_items, items, operations, *arrays, grid, chunks, part)
+    return y, (x, points)
+
+
+def sample_backward(
+    grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, deterministic: bool
+) -> tuple[Any, Any]:
+    """Gradients of `sample_points` with respect to x and points."""
+    x, points = kept
+    grads = [np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True)]
+    if grad_output.size and any(needs):
+        grid, wanted = _sample_grid(x, points), Wanted(*needs, weight=False)
+        call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, grad_output, *grads), backward=True)
+        chunks, groups_of_parts, shares = _plan(call)
+        gradient, (pixels, places, factors) = kernel_input(grad_output).reshape(-1), _flat(x, points, None)
+        nothing = np.empty(0, x.dtype)
+        for part in (part for parts in groups_of_parts for part in parts):
+            inputs = (gradient, pixels, places, factors, nothing)
+            _backward_part(
+                inputs, np.empty((shares, 0)), [*grads, None, None], grid, chunks, part, wanted, shares
+            )
+    return grads[0], grads[1]

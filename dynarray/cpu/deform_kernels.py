@@ -1,0 +1,334 @@
+"""Sampling and the forward kernels of `deform_conv2d` on the CPU, and the records of a plan."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from .compile import cached_jit, jit
+from .gemm import ROWS, TILE_BYTES, multiply
+from .planes import aligned
+
+
+class Grid(NamedTuple):
+    """Sizes of a call, and where its regular grid lies."""
+
+    channels: int
+    outputs: int  # channels of the output
+    groups: int
+    offset_groups: int
+    height: int
+    width: int
+    pixels: int  # of a packed image
+    out_width: int
+    positions: int
+    taps: int
+    kernel_w: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+class Chunks(NamedTuple):
+    """Runs of channels of one group and one offset group; a packed image has one part for each of them."""
+
+    first: np.ndarray  # first channel
+    size: np.ndarray
+    group: np.ndarray
+    offset_group: np.ndarray
+    begins: np.ndarray  # whether it is the first of its group
+    weight_at: np.ndarray  # where its weights begin
+
+
+class Part(NamedTuple):
+    """What one call of a kernel works on: some chunks of some images, in tiles of output positions."""
+
+    image: int
+    images: int
+    chunk: int
+    chunks: int
+    first_channel: int  # of the packed images, and how many they have
+    channels: int
+    tile: int  # positions of a tile
+    tiles: int  # of an image
+
+
+class Points(NamedTuple):
+    """The points of one tile and offset group: position after position, tap after tap."""
+
+    at: np.ndarray  # top left corner, in pixels of a packed image
+    ly: np.ndarray  # distance from there
+    lx: np.ndarray
+    factor: np.ndarray  # mask, or 1
+
+
+@jit
+def new_points(grid: Grid, part: Part, like: np.ndarray) -> Points:
+    """Memory for the points of one tile."""
+    count = part.tile * grid.taps
+    return Points(
+        np.empty(count, np.int64),
+        np.empty(count, like.dtype),
+        np.empty(count, like.dtype),
+        np.empty(count, like.dtype),
+    )
+
+
+@jit
+def set_up(
+    points: Points,
+    offset: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    image: int,
+    group: int,
+    start: int,
+    count: int,
+) -> None:
+    """The points of `count` positions from `start` on. `mask` has no elements where there is none.
+
+    A packed image has a ring of zeros and one more row of them below: there lie all four corners of a point
+    that is not near the image. Its distances are 0, or NaN where a coordinate is.
+    """
+    pitch, outside = grid.width + 2, (grid.height + 1) * (grid.width + 2)
+    zero, one = offset.dtype.type(0), offset.dtype.type(1)
+    for tap in range(grid.taps):
+        plane = ((image * grid.offset_groups + group) * grid.taps + tap) * grid.positions
+        base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
+        base_x = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
+        for i in range(count):
+            p = start + i
+            row = p // grid.out_width
+            y = offset.dtype.type(row * grid.stride[0] + base_y) + offset[2 * plane + p]
+            x = (
+                offset.dtype.type((p - row * grid.out_width) * grid.stride[1] + base_x)
+                + offset[2 * plane + grid.positions + p]
+            )
+            k = i * grid.taps + tap
+            points.factor[k] = mask[plane + p] if mask.size else one
+            if y > -1 and y < grid.height and x > -1 and x < grid.width:
+                top, left = np.floor(y), np.floor(x)
+                points.at[k] = (int(top) + 1) * pitch + int(left) + 1
+                points.ly[k] = y - top
+                points.lx[k] = x - left
+            else:
+                lost = np.isnan(y) or np.isnan(x)
+                points.at[k] = outside
+                points.ly[k] = points.lx[k] = np.nan if lost else zero
+
+
+@jit
+def _weights(points: Points, k: int) -> tuple:
+    """Weights of the four corners: top left, top right, below left, below right."""
+    one = points.ly.dtype.type(1)
+    low, high = points.ly[k] * points.factor[k], (one - points.ly[k]) * points.factor[k]
+    right = points.lx[k]
+    return high * (one - right), high * right, low * (one - right), low * right
+
+
+@jit
+def sample(
+    image: np.ndarray, base: int, pitch: int, size: int, points: Points, k: int, out: np.ndarray, at: int
+) -> None:
+    """out[at + c] = the image at point k, for `size` channels side by side."""
+    a, count = uint64(base + points.at[k] * size), uint64(size)
+    b = uint64(base + (points.at[k] + pitch) * size)
+    w0, w1, w2, w3 = _weights(points, k)
+    t = uint64(at)
+    for c in range(count):
+        out[t + c] = (w0 * image[a + c] + w1 * image[a + count + c]) + (
+            w2 * image[b + c] + w3 * image[b + count + c]
+        )
+
+
+@jit
+def sums(
+    image: np.ndarray,
+    base: int,
+    pitch: int,
+    size: int,
+    at: int,
+    gradient: np.ndarray,
+    g_at: int,
+    out: np.ndarray,
+    out_at: int,
+) -> None:
+    """For each corner of the pixel `at`, the sum over channels of gradient * corner."""
+    a, count = uint64(base + at * size), uint64(size)
+    b, g = uint64(base + (at + pitch) * size), uint64(g_at)
+    s0 = s1 = s2 = s3 = image.dtype.type(0)
+    for c in range(count):
+        value = gradient[g + c]
+        s0 += value * image[a + c]
+        s1 += value * image[a + count + c]
+        s2 += value * image[b + c]
+        s3 += value * image[b + count + c]
+    out[out_at], out[out_at + 1], out[out_at + 2], out[out_at + 3] = s0, s1, s2, s3
+
+
+@jit
+def spread(
+    image: np.ndarray, base: int, pitch: int, size: int, points: Points, k: int, gradient: np.ndarray, at: int
+) -> None:
+    """The adjoint of `sample`: add the gradient to the corners of point k."""
+    a, count = uint64(base + points.at[k] * size), uint64(size)
+    b, g = uint64(base + (points.at[k] + pitch) * size), uint64(at)
+    w0, w1, w2, w3 = _weights(points, k)
+    for c in range(count):
+        image[a + c] += w0 * gradient[g + c]
+    for c in range(count):
+        image[a + count + c] += w1 * gradient[g + c]
+    for c in range(count):
+        image[b + c] += w2 * gradient[g + c]
+    for c in range(count):
+        image[b + count + c] += w3 * gradient[g + c]
+
+
+@jit
+def packed_at(grid: Grid, part: Part, image: int, first_channel: int) -> int:
+    """Where the part of a packed image that begins with a channel begins."""
+    return (image * part.channels + first_channel - part.first_channel) * grid.pixels
+
+
+@cached_jit
+def pack_items(
+    start: int, stop: int, x: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+) -> None:
+    """Items are (image, chunk): its channels side by side, pixel after pixel, in a ring of zeros."""
+    for item in range(start, stop):
+        image, chunk = item // part.chunks, part.chunk + item % part.chunks
+        first, size = chunks.first[chunk], chunks.size[chunk]
+        at = packed_at(grid, part, image, first)
+        for row in range(grid.height):
+            place = uint64(at + ((row + 1) * (grid.width + 2) + 1) * size)
+            for c in range(size):
+                source = uint64(
+                    (((part.image + image) * grid.channels + first + c) * grid.height + row) * grid.width
+                )
+                for column in range(uint64(grid.width)):
+                    packed[place + column * uint64(size) + uint64(c)] = x[source + column]
+
+
+@cached_jit
+def unpack_items(
+    start: int, stop: int, packed: np.ndarray, x: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+) -> None:
+    """The reverse."""
+    for item in range(start, stop):
+        image, chunk = item // part.chunks, part.chunk + item % part.chunks
+        first, size = chunks.first[chunk], chunks.size[chunk]
+        at = packed_at(grid, part, image, first)
+        for row in range(grid.height):
+            place = uint64(at + ((row + 1) * (grid.width + 2) + 1) * size)
+            for c in range(size):
+                target = uint64(
+                    (((part.image + image) * grid.channels + first + c) * grid.height + row) * grid.width
+                )
+                for column in range(uint64(grid.width)):
+                    x[target + column] = packed[place + column * uint64(size) + uint64(c)]
+
+
+@jit
+def product(
+    out: np.ndarray,
+    at: int,
+    stride: int,
+    size: tuple[int, int],
+    left: np.ndarray,
+    right: np.ndarray,
+    right_at: int,
+    steps: np.ndarray,
+    depth: int,
+    add: bool,
+) -> None:
+    """A product of whole tiles: one strip of the right matrix after the other stays in the L1 cache."""
+    width, panel = TILE_BYTES // out.itemsize, depth * ROWS
+    for j in range(0, size[1], width):
+        to, source = at + j, right_at + j
+        multiply(out, to, stride, size[0], width, left, 0, panel, right, source, steps, 0, depth, out, add)
+
+
+@cached_jit
+def forward_items(
+    start: int,
+    stop: int,
+    packed: np.ndarray,
+    offset: np.ndarray,
+    mask: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    y: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
+) -> None:
+    """Items are tiles of output positions: columns of one chunk after the other, times their weights."""
+    width, rows = TILE_BYTES // y.itemsize, -(-part.tile // ROWS) * ROWS
+    each = grid.outputs // grid.groups
+    across = -(-each // width) * width
+    deepest = grid.taps * chunks.size[part.chunk : part.chunk + part.chunks].max()
+    points = new_points(grid, part, y)
+    panel, left = aligned(ROWS * deepest, y), aligned(rows * deepest, y)
+    result = aligned(rows * (across + 16), y)
+    panel[:], left[:] = 0, 0
+    steps = np.arange(deepest) * across
+    for item in range(start, stop):
+        image, first = item // part.tiles, item % part.tiles * part.tile
+        count, group_of_points = min(part.tile, grid.positions - first), -1
+        begins = True
+        for chunk in range(part.chunk, part.chunk + part.chunks):
+            if chunks.offset_group[chunk] != group_of_points:
+                group_of_points = chunks.offset_group[chunk]
+                set_up(points, offset, mask, grid, part.image + image, group_of_points, first, count)
+            size = chunks.size[chunk]
+            base = packed_at(grid, part, image, chunks.first[chunk])
+            for i in range(0, count, ROWS):
+                for r in range(min(ROWS, count - i)):
+                    for tap in range(grid.taps):
+                        k = (i + r) * grid.taps + tap
+                        at = (r * grid.taps + tap) * size
+                        sample(packed, base, grid.width + 2, size, points, k, panel, at)
+                _interleave(left, i * grid.taps * size, panel, grid.taps * size)
+            shape, at = (-(-count // ROWS) * ROWS, across), chunks.weight_at[chunk]
+            depth = grid.taps * size
+            product(result, 0, across + 16, shape, left, weights, at, steps, depth, not begins)
+            begins = chunk + 1 == part.chunk + part.chunks or chunks.group[chunk + 1] != chunks.group[chunk]
+            if begins:
+                _write(y, result, bias, grid, chunks, part, chunk, image, first, count)
+
+
+@jit
+def _interleave(left: np.ndarray, at: int, panel: np.ndarray, depth: int) -> None:
+    """ROWS rows of columns as a panel of a left matrix."""
+    for k in range(uint64(depth)):
+        for r in range(uint64(ROWS)):
+            left[uint64(at) + k * uint64(ROWS) + r] = panel[r * uint64(depth) + k]
+
+
+@jit
+def _write(
+    y: np.ndarray,
+    result: np.ndarray,
+    bias: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
+    chunk: int,
+    image: int,
+    first: int,
+    count: int,
+) -> None:
+    """The outputs of a tile and group: with bias, or added to what other chunks gave before."""
+    width, each, group = TILE_BYTES // y.itemsize, grid.outputs // grid.groups, chunks.group[chunk]
+    stride = -(-each // width) * width + 16
+    add = True
+    for earlier in range(part.chunk, chunk + 1):
+        if chunks.group[earlier] == group and chunks.begins[earlier]:
+            add = False
+    for o in range(each):
+        channel = group * each + o
+        at = ((part.image + image) * grid.outputs + channel) * grid.positions + first
+        start = bias[channel] if bias.size else y.dtype.type(0)
+        for r in range(count):
+            before = y[at + r] if add else start
+            y[at + r] = before + result[r * stride + o]

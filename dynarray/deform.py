@@ -1,0 +1,331 @@
+"""Sampling at learned points: deformable convolution, and the bare sampling that it is made of.
+
+`deform_conv2d` is deformable convolution v1 and, with `mask`, v2; with one set of points predicted from
+high-level features it is the sampling of Context Guided Dynamic Sampling. `sample_points` reads an image at
+any points.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ._check import check_divides, check_pair, check_shape
+from ._geometry import output_size, resolve_padding
+from ._operator import Case, Checked, Form, backward_of, forms, register
+
+FARTHEST = 2**30  # pixels from the image to the grid of a kernel: 32-bit kernels count in pixels
+
+
+def deform_conv2d(
+    x: Any,
+    offset: Any,
+    weight: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    deterministic: bool = False,
+) -> Any:
+    """Convolution whose taps are read at learned points, with bilinear interpolation.
+
+    ``y[n,o,p] = bias[o] + sum_c sum_ab weight[o,c,a,b] * mask[n,d,a,b,p] * x[n,c](q + offset[n,d,a,b,:,p])``
+    with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)`` for ``p = (h, w)`` and offset group ``d = c //
+    (C/D)``. ``x(point)`` is bilinear interpolation between the four pixels around the point, each zero
+    outside the image; c runs over the channels of the group of o.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    offset : array, (N, D, kh, kw, 2, Ho, Wo) or the same memory as (N, 2*D*kh*kw, Ho, Wo)
+        How far (y, x) each point lies from the regular grid, in pixels; any distance. D divides C.
+    weight : array, (O, C/groups, kh, kw)
+        The kernel. Its second extent says how many groups there are; they divide C and O.
+    mask : array, (N, D, kh, kw, Ho, Wo) or the same memory as (N, D*kh*kw, Ho, Wo), optional
+        A factor for each point.
+    bias : array, (O,), optional
+        Added to each output channel.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps, in pixels.
+    padding : int or (y, x), optional
+        Where the regular grid begins, before the image. None means "same" and needs odd kernel sizes.
+    deterministic : bool
+        On CUDA, add up the gradient of x in a fixed order instead of with atomics: the same bits in each
+        run, more slowly. Everything else has the same bits in each run anyway.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
+        do not match, and for parameters out of range. The message names the argument.
+
+    Notes
+    -----
+    Only the inputs are saved. The sampled columns, kh*kw times the size of x, are never there as a whole:
+    forward and backward pass make them in tiles, and the backward pass samples x once more.
+
+    The derivative by a point is that of the interpolation, from the right where a coordinate is an integer.
+    Points one pixel or more outside the image, at infinity too, read zero and have zero gradient; a NaN
+    coordinate makes all that depends on it NaN. Coordinates are float32 at least, whatever the dtype.
+
+    References
+    ----------
+    Dai et al., "Deformable Convolutional Networks", ICCV 2017. Zhu et al., "Deformable ConvNets v2", CVPR
+    2019. "Context Guided Dynamic Sampling" (DSNet), AAAI 2020.
+
+    Examples
+    --------
+    A kernel of one tap, moved half a pixel to the right, halves the way between neighbours:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([0.0, 2.0, 6.0]).reshape(1, 1, 1, 3)
+    >>> offset = np.zeros((1, 1, 1, 1, 2, 1, 3))
+    >>> offset[:, :, :, :, 1] = 0.5
+    >>> dyn.deform_conv2d(x, offset, np.ones((1, 1, 1, 1))).ravel().tolist()
+    [1.0, 4.0, 3.0]
+    """
+    return DEFORM_CONV2D(
+        (x, offset, weight, mask, bias),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        deterministic=deterministic,
+    )
+
+
+def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
+    """Read an image at any points, with bilinear interpolation.
+
+    ``y[n,c,i,p] = x[n,c](points[n,i,:,p])``, where ``x(point)`` interpolates between the four pixels around
+    the point, each zero outside the image.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    points : array, (N, P, 2, Ho, Wo)
+        P points (y, x) for each output position, in pixels; pixel centres have integer coordinates.
+    deterministic : bool
+        On CUDA, add up the gradient of x in a fixed order instead of with atomics: see `deform_conv2d`.
+
+    Returns
+    -------
+    array, (N, C, P, Ho, Wo)
+        The sampled values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `deform_conv2d`.
+
+    Notes
+    -----
+    Only the inputs are saved; the backward pass reads x once more. Points far outside, at infinity and NaN
+    are treated as by `deform_conv2d`, and so are derivatives at integers.
+
+    References
+    ----------
+    Jaderberg et al., "Spatial Transformer Networks", NeurIPS 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.arange(12.0).reshape(1, 1, 3, 4)
+    >>> points = np.array([[1.0, 2.0], [0.5, 0.5], [-0.5, 3.0]]).reshape(1, 3, 2, 1, 1)
+    >>> dyn.sample_points(x, points).ravel().tolist()
+    [6.0, 2.5, 1.5]
+    """
+    return SAMPLE_POINTS((x, points), deterministic=deterministic)
+
+
+def _check_flag(operator: str, argument: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
+    return bool(value)
+
+
+def _check_grid(
+    operator: str, sizes: dict[str, int], stride: Any, padding: Any, dilation: Any
+) -> dict[str, tuple[int, int]]:
+    """Steps of the regular grid as pairs, and the output size into `sizes`."""
+    kernel = sizes["kh"], sizes["kw"]
+    strides = check_pair(operator, "stride", stride, 1)
+    dilations = check_pair(operator, "dilation", dilation, 1)
+    paddings = resolve_padding(operator, padding, kernel, dilations)
+    steps = []
+    for axis, size in enumerate((sizes["H"], sizes["W"])):
+        outputs = output_size(size, kernel[axis], strides[axis], dilations[axis], paddings[axis])
+        sizes["Ho" if axis == 0 else "Wo"] = outputs
+        # A step that is never taken may be any number.
+        step = strides[axis] if outputs > 1 else 1, dilations[axis] if kernel[axis] > 1 and outputs else 1
+        far = max(paddings[axis], (outputs - 1) * step[0] + (kernel[axis] - 1) * step[1])
+        if outputs and far > FARTHEST:
+            raise ValueError(
+                f"{operator}: stride, dilation and padding place taps {far} pixels away; "
+                f"at most {FARTHEST} are possible"
+            )
+        steps.append((step[0], paddings[axis] if outputs else 0, step[1]))
+    return dict(zip(("stride", "padding", "dilation"), zip(*steps), strict=True))
+
+
+def _check_deform_conv2d(
+    x: Any,
+    offset: Any,
+    weight: Any,
+    mask: Any,
+    bias: Any,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    deterministic: Any,
+) -> Checked:
+    name = "deform_conv2d"
+    deterministic = _check_flag(name, "deterministic", deterministic)
+    sizes = check_shape(name, "x", x, "N C H W", {})
+    sizes = check_shape(name, "weight", weight, "O C/groups kh kw", sizes)
+    if min(sizes["kh"], sizes["kw"]) < 1:
+        raise ValueError(
+            f"{name}: weight must have kernel sizes of at least 1, got {(sizes['kh'], sizes['kw'])}"
+        )
+    _check_groups(name, sizes)
+    steps = _check_grid(name, sizes, stride, padding, dilation)
+    offset = _with_taps(name, "offset", offset, sizes, 2)
+    sizes = check_shape(name, "offset", offset, "N D kh kw 2 Ho Wo", {**sizes, "2": 2})
+    check_divides(name, "offset", "D", "C", sizes)
+    if mask is not None:
+        mask = _with_taps(name, "mask", mask, sizes, 1)
+        check_shape(name, "mask", mask, "N D kh kw Ho Wo", sizes)
+    if bias is not None:
+        check_shape(name, "bias", bias, "O", sizes)
+    params = {**steps, "deterministic": deterministic}
+    shape = sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"]
+    return Checked((x, offset, weight, mask, bias), params, shape)
+
+
+def _check_groups(name: str, sizes: dict[str, int]) -> None:
+    """Require the kernel's number of channels to divide C into groups that divide O."""
+    per_group, channels, outputs = sizes["C/groups"], sizes["C"], sizes["O"]
+    if per_group == channels:
+        return
+    if not per_group or not channels or channels % per_group:
+        raise ValueError(
+            f"{name}: weight has C/groups = {per_group} channels; they must be a divisor of C = {channels}"
+        )
+    groups = channels // per_group
+    if outputs % groups:
+        raise ValueError(
+            f"{name}: weight has O = {outputs} and C/groups = {per_group}, so groups = {groups}; "
+            "it must divide O"
+        )
+
+
+def _with_taps(name: str, argument: str, array: Any, sizes: dict[str, int], per_tap: int) -> Any:
+    """The array with axes for offset groups and taps, from the memory of (N, channels, Ho, Wo) too."""
+    if len(array.shape) != 4:
+        return array
+    taps = sizes["kh"] * sizes["kw"]
+    extents = {key: sizes[key] for key in ("N", "Ho", "Wo")}
+    factor = "2*" if per_tap == 2 else ""
+    channels = array.shape[1]
+    if channels % (per_tap * taps) or ("D" in sizes and channels != sizes["D"] * per_tap * taps):
+        raise ValueError(
+            f"{name}: {argument} must have {factor}D*kh*kw channels with kh*kw = {taps}"
+            f"{' and D = ' + str(sizes['D']) if 'D' in sizes else ''}, got {tuple(array.shape)}"
+        )
+    check_shape(name, argument, array, f"N {factor}D*kh*kw Ho Wo", extents)
+    pair = (2,) if per_tap == 2 else ()
+    groups = channels // (per_tap * taps)
+    shape = (sizes["N"], groups, sizes["kh"], sizes["kw"], *pair, sizes["Ho"], sizes["Wo"])
+    return array.reshape(shape)
+
+
+def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
+    name = "sample_points"
+    deterministic = _check_flag(name, "deterministic", deterministic)
+    sizes = check_shape(name, "x", x, "N C H W", {})
+    sizes = check_shape(name, "points", points, "N P 2 Ho Wo", {**sizes, "2": 2})
+    shape = tuple(sizes[key] for key in ("N", "C", "P", "Ho", "Wo"))
+    return Checked((x, points), {"deterministic": deterministic}, shape)
+
+
+_REACH = (-3.0, 3.0), (-1.5, 1.5), (-20.0, 20.0)  # of offsets: the last mostly leaves small images
+
+
+def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
+    """Deterministic calls: the contract asks for the same bits from each run."""
+    groups, offset_groups = pick((1, 2)), pick((1, 2, 3))
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "C": groups * offset_groups * pick((1, 2, 5)),
+        "O": groups * pick((1, 3, 4)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        "kh": pick((3, 1, 2)),
+        "kw": pick((3, 1, 4)),
+        **fixed,
+    }
+    kernel = sizes["kh"], sizes["kw"]
+    paddings = (1, (2, 0), 0) if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 else (None, 1, (2, 0), 0)
+    params: dict[str, Any] = {
+        "stride": pick((1, 2, (3, 1))),
+        "padding": pick(paddings),
+        "dilation": (pick((1, 2, 3)), pick((1, 2))),
+        "deterministic": True,
+    }
+    steps = {name: params[name] for name in ("stride", "padding", "dilation")}
+    _check_grid("cases", sizes, **steps)
+    outputs = sizes["Ho"], sizes["Wo"]
+    n, d, taps = sizes["N"], offset_groups, kernel[0] * kernel[1]
+    split = pick((True, False))
+    given = {
+        "x": (n, sizes["C"], sizes["H"], sizes["W"]),
+        "offset": (n, d, *kernel, 2, *outputs) if split else (n, 2 * d * taps, *outputs),
+        "weight": (sizes["O"], sizes["C"] // groups, *kernel),
+        "mask": ((n, d, *kernel, *outputs) if split else (n, d * taps, *outputs))
+        if pick((True, False))
+        else None,
+        "bias": (sizes["O"],) if pick((True, False)) else None,
+    }
+    return Case(given, params, {"offset": pick(_REACH)})
+
+
+def _sample_points_cases(pick: Any, **fixed: int) -> Case:
+    """Deterministic calls, as above; points in and around the image."""
+    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
+    n, height, width = sizes["N"], sizes["H"], sizes["W"]
+    outputs = pick(((height, width), (3, 5), (1, 1), (0, 4)))
+    given = {
+        "x": (n, pick((1, 3, 8)), height, width),
+        "points": (n, pick((1, 2, 5)), 2, *outputs),
+    }
+    return Case(given, {"deterministic": True}, {"points": (-3.0, max(height, width) + 2.0)})
+
+
+DEFORM_CONV2D = register(
+    deform_conv2d,
+    forward=forms("deform", "forward"),
+    backward=forms("deform", "backward"),
+    check=_check_deform_conv2d,
+    cases=_deform_conv2d_cases,
+    composite=Form("dynarray.composite.deform", "forward"),
+    keywords=("mask", "bias"),
+)
+SAMPLE_POINTS = register(
+    sample_points,
+    forward=forms("deform", "sample_forward"),
+    backward=forms("deform", "sample_backward"),
+    check=_check_sample_points,
+    cases=_sample_points_cases,
+    composite=Form("dynarray.composite.deform", "sample_forward"),
+)
+
+deform_conv2d_backward = backward_of(DEFORM_CONV2D)
+sample_points_backward = backward_of(SAMPLE_POINTS)

@@ -1,0 +1,187 @@
+"""Definitions of `deform_conv2d` and `sample_points` and of their gradients, tap by tap."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._geometry import input_positions
+
+
+class _Corner(NamedTuple):
+    """One of the four pixels around each point, and how the interpolation depends on it."""
+
+    pixels: tuple  # where it is in the ringed image: indices of shape (N, D, C/D, Ho, Wo)
+    weight: Any  # (N, D, 1, Ho, Wo), as the slopes
+    slope_y: Any  # derivative of the weight by the coordinates of the point
+    slope_x: Any
+
+
+def _coordinates(base: Any, offset: Any) -> Any:
+    """Positions plus offsets, in float32 at least."""
+    offset = offset.astype(np.result_type(offset.dtype, np.float32))
+    return np.asarray(base, offset.dtype) + offset
+
+
+def _corners(image: Any, y: Any, x: Any) -> Iterator[_Corner]:
+    """The corners around the points (y, x), each (N, D, Ho, Wo), in a ringed image (N, D, C/D, H+2, W+2)."""
+    height, width = image.shape[3] - 2, image.shape[4] - 2
+    near = (y.real > -1) & (y.real < height) & (x.real > -1) & (x.real < width)  # False for NaN
+    lost = np.isnan(y.real) | np.isnan(x.real)
+    # A point that is not near any pixel is put before the image, where all four corners are zero.
+    rows, columns = (np.floor(np.where(near, at.real, -2)).astype(int) for at in (y, x))
+    ly, lx = (
+        np.where(lost, np.nan, np.where(near, at - first, 0)).astype(image.dtype)[:, :, None]
+        for at, first in ((y, rows), (x, columns))
+    )
+    n, d, c = np.ix_(*map(np.arange, image.shape[:3]))
+    for i, j in product(range(2), repeat=2):
+        pixels = (
+            *(index[..., None, None] for index in (n, d, c)),
+            np.clip(rows + i, -1, height)[:, :, None] + 1,
+            np.clip(columns + j, -1, width)[:, :, None] + 1,
+        )
+        along_y, along_x = ly if i else 1 - ly, lx if j else 1 - lx
+        yield _Corner(pixels, along_y * along_x, along_x if i else -along_x, along_y if j else -along_y)
+
+
+def _sample(image: Any, y: Any, x: Any) -> tuple[Any, Any, Any]:
+    """The interpolated image, and its derivatives by y and x: each (N, D, C/D, Ho, Wo)."""
+    found = [(corner, image[corner.pixels]) for corner in _corners(image, y, x)]
+    return (
+        sum(corner.weight * value for corner, value in found),
+        sum(corner.slope_y * value for corner, value in found),
+        sum(corner.slope_x * value for corner, value in found),
+    )
+
+
+def _spread(grad_image: Any, y: Any, x: Any, grad: Any) -> None:
+    """The adjoint of interpolation: add what each point got to the pixels that it was made from."""
+    for corner in _corners(grad_image, y, x):
+        np.add.at(grad_image, corner.pixels, grad * corner.weight)
+
+
+def _ringed(x: Any, offset_groups: int) -> Any:
+    """x in a ring of zeros, its channels by offset group: (N, D, C/D, H+2, W+2)."""
+    image = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return image.reshape(x.shape[0], offset_groups, x.shape[1] // offset_groups, *image.shape[2:])
+
+
+def _unringed(image: Any, shape: tuple[int, ...]) -> Any:
+    return image[..., 1:-1, 1:-1].reshape(shape)
+
+
+def _results(grads: tuple, needs: tuple[bool, ...]) -> tuple:
+    return tuple(
+        np.ascontiguousarray(grad) if needed and grad is not None else None
+        for grad, needed in zip(grads, needs, strict=True)
+    )
+
+
+def _taps(offset: Any, stride: Any, padding: Any, dilation: Any) -> Iterator[tuple[tuple, Any, Any]]:
+    """Each tap (a, b) with the points (y, x) that it reads, (N, D, Ho, Wo)."""
+    kernel, outputs = offset.shape[2:4], offset.shape[5:]
+    for index in np.ndindex(*kernel):
+        rows, columns = (
+            input_positions(outputs[axis], index[axis], stride[axis], dilation[axis], padding[axis])
+            for axis in range(2)
+        )
+        yield (
+            index,
+            _coordinates(rows[:, None], offset[:, :, *index, 0]),
+            _coordinates(columns, offset[:, :, *index, 1]),
+        )
+
+
+def _by_group(weight: Any, groups: int) -> Any:
+    """(O, C/groups, ...) -> (1, groups, O/groups, C/groups, 1, 1) at one tap."""
+    return weight.reshape(1, groups, weight.shape[0] // groups, weight.shape[1], 1, 1)
+
+
+def forward(
+    x: Any,
+    offset: Any,
+    weight: Any,
+    mask: Any,
+    bias: Any,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    deterministic: bool,
+) -> tuple[Any, tuple]:
+    """y = bias + sum over taps of weight * mask * sampled image."""
+    groups = x.shape[1] // max(1, weight.shape[1]) or 1
+    given = [array for array in (x, offset, weight, mask, bias) if array is not None]
+    outputs = offset.shape[5:]
+    y = np.zeros((x.shape[0], weight.shape[0], *outputs), np.result_type(*given))
+    image = _ringed(x, offset.shape[1])
+    for index, at_y, at_x in _taps(offset, stride, padding, dilation):
+        sampled, *_ = _sample(image, at_y, at_x)
+        if mask is not None:
+            sampled = sampled * mask[:, :, *index][:, :, None]
+        channels = sampled.reshape(x.shape[0], groups, 1, weight.shape[1], *outputs)
+        y += (_by_group(weight[:, :, *index], groups) * channels).sum(axis=3).reshape(y.shape)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y, (x, offset, weight, mask, bias)
+
+
+def backward(
+    grad_output: Any,
+    kept: tuple,
+    needs: tuple[bool, ...],
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    deterministic: bool,
+) -> tuple:
+    """The product rule, tap by tap: each factor gets grad_output times the other factors."""
+    x, offset, weight, mask, bias = kept
+    n, outputs, groups = x.shape[0], offset.shape[5:], x.shape[1] // max(1, weight.shape[1]) or 1
+    image = _ringed(x, offset.shape[1])
+    grad_image, grad_offset, grad_weight = np.zeros_like(image), np.zeros_like(offset), np.zeros_like(weight)
+    grad_mask = None if mask is None else np.zeros_like(mask)
+    by_output = grad_output.reshape(n, groups, weight.shape[0] // groups, 1, *outputs)
+    for index, at_y, at_x in _taps(offset, stride, padding, dilation):
+        sampled, slope_y, slope_x = _sample(image, at_y, at_x)
+        factor = 1 if mask is None else mask[:, :, *index][:, :, None]
+        columns = (sampled * factor).reshape(n, groups, 1, weight.shape[1], *outputs)
+        grad_weight[:, :, *index] = (by_output * columns).sum(axis=(0, 4, 5)).reshape(weight.shape[:2])
+        grad_columns = (
+            (by_output * _by_group(weight[:, :, *index], groups)).sum(axis=2).reshape(sampled.shape)
+        )
+        _spread(grad_image, at_y, at_x, grad_columns * factor)
+        for axis, slope in enumerate((slope_y, slope_x)):
+            grad_offset[:, :, *index, axis] = (grad_columns * factor * slope).sum(axis=2)
+        if grad_mask is not None:
+            grad_mask[:, :, *index] = (grad_columns * sampled).sum(axis=2)
+    grad_bias = None if bias is None else grad_output.sum(axis=(0, 2, 3))
+    grads = _unringed(grad_image, x.shape), grad_offset, grad_weight, grad_mask, grad_bias
+    return _results(grads, needs)
+
+
+def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple]:
+    """y[n,c,i] = x[n,c] at the points i."""
+    y = np.zeros((*x.shape[:2], points.shape[1], *points.shape[3:]), np.result_type(x, points))
+    image = _ringed(x, 1)
+    for i in range(points.shape[1]):
+        at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
+        y[:, :, i] = _sample(image, at_y, at_x)[0][:, 0]
+    return y, (x, points)
+
+
+def sample_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, deterministic: bool) -> tuple:
+    """Each point passes its gradient on to its corners, and gets it times the slopes."""
+    x, points = kept
+    image = _ringed(x, 1)
+    grad_image, grad_points = np.zeros_like(image), np.zeros_like(points)
+    for i in range(points.shape[1]):
+        at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
+        grad = grad_output[:, None, :, i]
+        _spread(grad_image, at_y, at_x, grad)
+        for axis, slope in enumerate(_sample(image, at_y, at_x)[1:]):
+            grad_points[:, i, axis] = (grad * slope).sum(axis=2)[:, 0]
+    return _results((_unringed(grad_image, x.shape), grad_points), needs)
