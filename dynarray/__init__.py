@@ -5,6 +5,10 @@ from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
 from .atom_bases import fourier_bessel_bases as fourier_bessel_bases
 from .atom_bases import multiscale_bases as multiscale_bases
+from .atoms import atom_conv2d as atom_conv2d
+from .atoms import atom_conv2d_backward as atom_conv2d_backward
+from .atoms import compose_atoms as compose_atoms
+from .atoms import compose_atoms_backward as compose_atoms_backward
 from .cpu.parallel import get_num_threads as get_num_threads
 from .cpu.parallel import set_num_threads as set_num_threads
 from .deform import deform_conv2d as deform_conv2d

@@ -1,0 +1,215 @@
+"""Convolution whose filters are composed, pixel by pixel, of a few atoms that all channels share.
+
+`atom_conv2d` applies the atoms; `compose_atoms` makes them from fixed bases (see `atom_bases`) and a few
+numbers per pixel.
+"""
+
+from typing import Any
+
+from ._check import check_pair, check_shape
+from ._geometry import output_size, resolve_padding, shorten_steps
+from ._operator import Case, Checked, Form, backward_of, forms, register
+
+
+def atom_conv2d(
+    x: Any,
+    atoms: Any,
+    coefficients: Any,
+    *,
+    bias: Any = None,
+    stride: Any = 1,
+    dilation: Any = 1,
+    padding: Any = None,
+) -> Any:
+    """Convolution with a filter per pixel, composed of a few atoms that all channels share.
+
+    Each channel is filtered by each atom of the pixel, ``z[n,c,m,p] = sum_ab atoms[n,m,a,b,p] * x[n,c,q]``
+    with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)`` and x zero outside the image; then the
+    coefficients mix channels and atoms, ``y[n,o,p] = bias[o] + sum_cm coefficients[o,c,m] * z[n,c,m,p]``. The
+    filter in effect at p is ``sum_m coefficients[o,c,m] * atoms[n,m,:,:,p]``.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    atoms : array, (N, M, kh, kw, Ho, Wo)
+        M filters per output pixel; `compose_atoms` makes them.
+    coefficients : array, (O, C, M)
+        How each output channel mixes the filtered input channels, the same for all pixels.
+    bias : array, (O,), optional
+        Added to the output channels.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps, in input pixels.
+    padding : int or (y, x), optional
+        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
+        do not match, and for parameters out of range. The message names the argument.
+
+    Notes
+    -----
+    An output pixel costs ``C*M*(kh*kw + O)`` multiply-adds, an ordinary convolution ``C*O*kh*kw``.
+
+    The filtered channels z are C*M maps, M times the input. They are never stored: the forward pass makes
+    them in tiles, each multiplied by the coefficients at once, and the backward pass, which saves the inputs
+    alone, makes them again. That is ``C*M*kh*kw`` multiply-adds a pixel, beside twice as many over the taps
+    and ``2*C*M*O`` in matrix products that it needs anyway.
+
+    References
+    ----------
+    Wang et al., "Adaptive Convolutions with Per-pixel Dynamic Filter Atom", ICCV 2021.
+
+    Examples
+    --------
+    A single atom: a 3 x 3 box filter in the left half of the image, the identity in the right half:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> atoms = np.zeros((1, 1, 3, 3, 4, 4))
+    >>> atoms[..., :2] = 1 / 9
+    >>> atoms[:, :, 1, 1, :, 2:] = 1
+    >>> y = dyn.atom_conv2d(x, atoms, np.array([[[1.0]], [[10.0]]]))
+    >>> y[0, :, 1].round(6).tolist()
+    [[3.0, 5.0, 6.0, 7.0], [30.0, 50.0, 60.0, 70.0]]
+    """
+    return ATOM_CONV2D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
+
+
+def compose_atoms(alpha: Any, bases: Any) -> Any:
+    """Filter atoms of every pixel as sums of bases: ``atoms[n,m,a,b,p] = sum_i alpha[n,m,i,p]*bases[i,a,b]``.
+
+    Parameters
+    ----------
+    alpha : array, (N, M, B, Ho, Wo)
+        The weight of each basis in each atom, per output pixel.
+    bases : array, (B, kh, kw)
+        The bases, in the dtype of `alpha`: for example `fourier_bessel_bases` or `multiscale_bases`.
+
+    Returns
+    -------
+    array, (N, M, kh, kw, Ho, Wo)
+        The atoms, as `atom_conv2d` takes them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, and for shapes
+        that do not match. The message names the argument.
+
+    Notes
+    -----
+    The backward pass needs only the inputs, so nothing else is saved and nothing is recomputed.
+
+    References
+    ----------
+    Wang et al., "Adaptive Convolutions with Per-pixel Dynamic Filter Atom", ICCV 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> bases = dyn.multiscale_bases(5)
+    >>> alpha = np.zeros((1, 6, len(bases), 8, 8))
+    >>> dyn.compose_atoms(alpha, bases).shape
+    (1, 6, 5, 5, 8, 8)
+    """
+    return COMPOSE_ATOMS((alpha, bases))
+
+
+def _check_atom_conv2d(
+    x: Any, atoms: Any, coefficients: Any, bias: Any, *, stride: Any, dilation: Any, padding: Any
+) -> Checked:
+    name = "atom_conv2d"
+    strides = check_pair(name, "stride", stride, 1)
+    dilations = check_pair(name, "dilation", dilation, 1)
+    sizes = check_shape(name, "x", x, "N C H W", {})
+    sizes = check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
+    kernel = sizes["kh"], sizes["kw"]
+    if min(kernel) < 1:
+        raise ValueError(f"{name}: atoms must have kernel sizes of at least 1, got {kernel}")
+    paddings = resolve_padding(name, padding, kernel, dilations)
+    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
+    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
+    check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
+    sizes = check_shape(name, "coefficients", coefficients, "O C M", sizes)
+    if bias is not None:
+        check_shape(name, "bias", bias, "O", sizes)
+    rows = shorten_steps(sizes["H"], kernel[0], sizes["Ho"], strides[0], dilations[0], paddings[0])
+    cols = shorten_steps(sizes["W"], kernel[1], sizes["Wo"], strides[1], dilations[1], paddings[1])
+    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
+    shape = (sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"])
+    return Checked((x, atoms, coefficients, bias), params, shape)
+
+
+def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
+    name = "compose_atoms"
+    sizes = check_shape(name, "alpha", alpha, "N M B Ho Wo", {})
+    sizes = check_shape(name, "bases", bases, "B kh kw", sizes)
+    if min(sizes["kh"], sizes["kw"]) < 1:
+        raise ValueError(f"{name}: bases must have kernel sizes of at least 1, got {bases.shape[1:]}")
+    return Checked((alpha, bases), {}, tuple(sizes[s] for s in ("N", "M", "kh", "kw", "Ho", "Wo")))
+
+
+def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "C": pick((1, 2, 5)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        **fixed,
+    }
+    atoms, outputs = pick((1, 2, 3)), pick((1, 2, 7))
+    stride, dilation = (pick((1, 2, 3)), pick((1, 2))), (pick((1, 2, 3)), pick((1, 2)))
+    if pick((True, False)):
+        kernel, padding = (pick((3, 1, 5)), pick((3, 1, 5))), None
+    else:
+        kernel, padding = (pick((2, 4, 1)), pick((3, 2))), (pick((0, 1, 3)), pick((0, 2)))
+    paddings = resolve_padding("cases", padding, kernel, dilation)
+    extent = sizes["H"], sizes["W"]
+    grid = (output_size(extent[i], kernel[i], stride[i], dilation[i], paddings[i]) for i in range(2))
+    shapes = {
+        "x": (sizes["N"], sizes["C"], *extent),
+        "atoms": (sizes["N"], atoms, *kernel, *grid),
+        "coefficients": (outputs, sizes["C"], atoms),
+        "bias": (outputs,) if pick((True, False)) else None,
+    }
+    return Case(shapes, {"stride": stride, "dilation": dilation, "padding": padding})
+
+
+def _compose_atoms_cases(pick: Any, **fixed: int) -> Case:
+    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
+    bases = pick((1, 2, 6, 13))
+    shapes = {
+        "alpha": (sizes["N"], pick((1, 2, 3)), bases, sizes["H"], sizes["W"]),
+        "bases": (bases, pick((3, 1, 4)), pick((3, 1, 2))),
+    }
+    return Case(shapes, {})
+
+
+ATOM_CONV2D = register(
+    atom_conv2d,
+    forward=forms("atoms", "forward"),
+    backward=forms("atoms", "backward"),
+    check=_check_atom_conv2d,
+    cases=_atom_conv2d_cases,
+    composite=Form("dynarray.composite.atoms", "forward"),
+    keywords=("bias",),
+)
+COMPOSE_ATOMS = register(
+    compose_atoms,
+    forward=forms("atoms", "compose_forward"),
+    backward=forms("atoms", "compose_backward"),
+    check=_check_compose_atoms,
+    cases=_compose_atoms_cases,
+    composite=Form("dynarray.composite.atoms", "compose"),
+)
+
+atom_conv2d_backward = backward_of(ATOM_CONV2D)
+compose_atoms_backward = backward_of(COMPOSE_ATOMS)

@@ -1,0 +1,393 @@
+"""The kernels of `atom_conv2d` on the CPU, and the records in which they get their plan."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from . import gemm
+from .compile import cached_jit, jit
+from .interleave import interleave
+from .planes import aligned, clear, copy, inside, pack_rows
+from .products import STRIP_BYTES, sum_products
+
+_SUM = 64  # positions that are added up at once
+# Not plain 0, False and True, for which callees would be compiled once more.
+_START, _SET, _ADD = np.intp(0), np.bool_(False), np.bool_(True)
+
+
+class Taps(NamedTuple):
+    """Where the taps of the kernel read packed images: per tap, and per plane of an image."""
+
+    plane: np.ndarray
+    shift: np.ndarray  # in rows of the plane
+    origin_y: np.ndarray  # the pixel at row 0, column 0 of a plane
+    origin_x: np.ndarray
+
+
+class Layout(NamedTuple):
+    """Sizes of a tile of output positions: some whole rows, or a piece of one row."""
+
+    outputs: tuple[int, int]
+    stride: tuple[int, int]
+    rows: int
+    width: int
+    row_tiles: int
+    pieces: int
+    span: int  # positions of a tile, and memory up to whole strips
+    halo: int  # rows that packed planes have beyond those of the tile
+    plane: int  # elements of a packed plane
+    image: int  # elements of all planes of a channel
+    group: int  # channels packed at once
+    chunk: int  # channels filtered before they are multiplied: whole groups
+    edge: int  # most rows of x that two neighbouring tiles of rows read
+
+
+class Tile(NamedTuple):
+    """One tile."""
+
+    n: int
+    row: int  # the first
+    column: int
+    rows: int
+    width: int
+    at: int  # the first of its positions in a plane of the output
+    positions: int
+    padded: int  # positions up to whole strips
+
+
+class Inputs(NamedTuple):
+    """What the backward pass reads."""
+
+    grad_output: np.ndarray  # (N, O, positions)
+    x: np.ndarray  # (N, C, H, W)
+    atoms: np.ndarray  # (N, M*taps, positions)
+    left: np.ndarray  # the coefficients (C*M, O), packed
+
+
+class Gradients(NamedTuple):
+    """What the backward pass writes; arrays that are not needed have no elements."""
+
+    x: np.ndarray
+    edges: np.ndarray  # per item: what it adds to rows of x that belong to the item before
+    atoms: np.ndarray
+    coefficients: np.ndarray  # per item, (C*M, O)
+    bias: np.ndarray  # per item; float64, which costs nothing
+
+
+class Offsets(NamedTuple):
+    """Where things begin in the memory of a tile, whose rows of positions lie `span` apart."""
+
+    tap: np.ndarray  # what a tap reads, from the first plane of a channel
+    image: np.ndarray  # planes of the channels of a group
+    atom: np.ndarray  # the first tap of each atom
+    row: np.ndarray  # each row
+    channel: np.ndarray  # the channels of a chunk in z
+    turned: np.ndarray  # each position of the output gradient
+
+
+class Scratch(NamedTuple):
+    """Memory for the filtered channels of one tile."""
+
+    atoms: np.ndarray  # (M, taps)
+    images: np.ndarray  # planes of a group of channels
+    z: np.ndarray  # (channels of a chunk, M)
+    corner: np.ndarray  # for the matrix product
+
+
+@jit
+def new_scratch(x: np.ndarray, m: int, layout: Layout, offsets: Offsets) -> Scratch:
+    """Reads go up to a strip beyond the end."""
+    span = layout.span
+    return Scratch(
+        aligned(m * len(offsets.tap) * span, x),
+        aligned(layout.group * layout.image + span, x),
+        aligned((layout.chunk * m + 1) * span, x),
+        aligned(gemm.ROWS * span, x),
+    )
+
+
+@jit
+def tile_of(n: int, row_tile: int, piece: int, layout: Layout, itemsize: int) -> Tile:
+    """The tile of a sample, a tile of rows and a piece of a row."""
+    row, column = row_tile * layout.rows, piece * layout.width
+    rows, width = min(layout.rows, layout.outputs[0] - row), min(layout.width, layout.outputs[1] - column)
+    strip, count = STRIP_BYTES // itemsize, rows * width
+    at = row * layout.outputs[1] + column
+    return Tile(n, row, column, rows, width, at, count, (count + strip - 1) // strip * strip)
+
+
+@jit
+def gather(target: np.ndarray, source: np.ndarray, tile: Tile, span: int) -> None:
+    """The positions of a tile from the planes of `source`, the rest of the last strip zero."""
+    for row in range(len(source)):
+        copy(target, row * span, source[row], tile.at, tile.positions)
+        clear(target, row * span + tile.positions, tile.padded - tile.positions)
+
+
+@jit
+def start_tile(tile: Tile, atoms: np.ndarray, span: int, scratch: Scratch) -> None:
+    """The atoms of a tile, and images of zeros, inside which the pixels will always be in one place."""
+    gather(scratch.atoms, atoms[tile.n], tile, span)
+    clear(scratch.images, 0, scratch.images.size)
+
+
+@jit
+def origin_of(plane: int, tile: Tile, taps: Taps, layout: Layout) -> tuple:
+    """The pixel at row 0, column 0 of a plane of images, were the tile in row 0."""
+    return (taps.origin_y[plane], taps.origin_x[plane] + tile.column * layout.stride[1])
+
+
+@jit
+def pack_group(
+    tile: Tile, x: np.ndarray, first: int, several: int, taps: Taps, layout: Layout, scratch: Scratch
+) -> None:
+    """The planes of channels first to first + several."""
+    for c in range(several):
+        for plane in range(len(taps.origin_y)):
+            at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
+            rows = tile.rows + layout.halo
+            image = x[tile.n, first + c]
+            pack_rows(scratch.images, at, image, tile.row, rows, tile.width, origin, layout.stride)
+
+
+@jit
+def filter_group(tile: Tile, place: int, several: int, offsets: Offsets, scratch: Scratch) -> None:
+    """z of the packed channels, by every atom; the first is channel `place` of the chunk."""
+    to, m, taps = offsets.channel[place:], len(offsets.atom), len(offsets.tap)
+    sum_products(
+        scratch.z, offsets.row, to, scratch.atoms, offsets.atom, offsets.row,
+        scratch.images, offsets.image, offsets.tap, m, several, taps, tile.positions, _SET,
+    )  # fmt: skip
+
+
+@cached_jit
+def forward_items(
+    start: int,
+    stop: int,
+    x: np.ndarray,
+    atoms: np.ndarray,
+    left: np.ndarray,
+    bias: np.ndarray,
+    y: np.ndarray,
+    taps: Taps,
+    layout: Layout,
+    offsets: Offsets,
+) -> None:
+    """Items (n, tile of rows, piece); y is (N, O, positions), `left` the packed coefficients (O, C*M)."""
+    channels, m, outputs, positions = x.shape[1], len(offsets.atom), y.shape[1], y.shape[2]
+    scratch, flat, depth = new_scratch(x, m, layout, offsets), y.reshape(-1), channels * m
+    for item in range(start, stop):
+        row_tile = item // layout.pieces
+        n, piece = row_tile // layout.row_tiles, item % layout.pieces
+        tile = tile_of(n, row_tile % layout.row_tiles, piece, layout, x.itemsize)
+        start_tile(tile, atoms, layout.span, scratch)
+        to = n * outputs * positions + tile.at
+        for begin in range(0, channels, layout.chunk):
+            end = min(begin + layout.chunk, channels)
+            for c in range(begin, end, layout.group):
+                several = min(layout.group, end - c)
+                pack_group(tile, x, c, several, taps, layout, scratch)
+                filter_group(tile, c - begin, several, offsets, scratch)
+            gemm.multiply(
+                flat, to, positions, outputs, tile.positions, left, begin * m * gemm.ROWS, depth * gemm.ROWS,
+                scratch.z, _START, offsets.row, _START, (end - begin) * m, scratch.corner, begin > 0,
+            )  # fmt: skip
+        for o in range(outputs if bias.size else 0):
+            at, value = uint64(to + o * positions), bias[o]
+            for j in range(uint64(tile.positions)):
+                flat[at + j] += value
+
+
+class Adjoint(NamedTuple):
+    """More memory of one item of the backward pass."""
+
+    output: np.ndarray  # gradients (O) of the tile
+    turned: np.ndarray  # the same, position after position
+    grad_z: np.ndarray  # as z
+    panels: np.ndarray  # z as the left matrix of a product
+    grad_atoms: np.ndarray  # as the atoms
+    grad_images: np.ndarray  # as the images
+
+
+@jit
+def new_adjoint(x: np.ndarray, outputs: int, layout: Layout, offsets: Offsets) -> Adjoint:
+    """Reads go up to a strip beyond the end."""
+    span, m = layout.span, len(offsets.atom)
+    panels = (layout.chunk * m + gemm.ROWS - 1) // gemm.ROWS
+    return Adjoint(
+        aligned((outputs + 1) * span, x),
+        aligned(span * offsets.turned[1], x),
+        aligned(layout.chunk * m * span, x),
+        aligned(panels * gemm.ROWS * span, x),
+        aligned(m * len(offsets.tap) * span, x),
+        aligned(layout.group * layout.image + span, x),
+    )
+
+
+@jit
+def turn(target: np.ndarray, wide: int, source: np.ndarray, span: int, rows: int, columns: int) -> None:
+    """The transpose, in blocks that stay in the first cache."""
+    for first in range(0, columns, 16):
+        for row in range(rows):
+            for j in range(first, min(first + 16, columns)):
+                target[j * wide + row] = source[row * span + j]
+
+
+@jit
+def add_rows(
+    source: np.ndarray,
+    at: int,
+    tile: Tile,
+    rows: int,
+    origin: tuple,
+    step: tuple,
+    image: np.ndarray,
+    edge: np.ndarray,
+    shared: tuple,
+) -> None:
+    """Add the packed rows to the pixels that they belong to: in `shared` rows, to those of `edge`."""
+    top, bottom = inside(rows, tile.row, image.shape[0], origin[0], step[0])
+    left, end = inside(tile.width, 0, image.shape[1], origin[1], step[1])
+    for i in range(top, bottom):
+        row = (tile.row + i) * step[0] + origin[0]
+        line = edge[row - shared[0]] if row < shared[1] else image[row]
+        base, count = uint64(at + i * tile.width + left), uint64(end - left)
+        to = uint64(left * step[1] + origin[1])
+        if step[1] == 1:
+            for j in range(count):
+                line[to + j] += source[base + j]
+        else:
+            for j in range(count):
+                line[to + j * uint64(step[1])] += source[base + j]
+
+
+@jit
+def _grad_x_of_group(
+    tile: Tile,
+    first: int,
+    place: int,
+    several: int,
+    grads: Gradients,
+    item: int,
+    shared: tuple,
+    taps: Taps,
+    layout: Layout,
+    offsets: Offsets,
+    scratch: Scratch,
+    adjoint: Adjoint,
+) -> None:
+    """Gradients of a group of channels of x, all atoms and taps; `shared` rows go to the edge of the item."""
+    m, count = len(offsets.atom), len(offsets.tap)
+    clear(adjoint.grad_images, 0, adjoint.grad_images.size)
+    sum_products(
+        adjoint.grad_images, offsets.tap, offsets.image, scratch.atoms, offsets.row, offsets.atom,
+        adjoint.grad_z, offsets.channel[place:], offsets.row, count, several, m, tile.positions, _ADD,
+    )  # fmt: skip
+    for c in range(several):
+        image, edge = grads.x[tile.n, first + c], grads.edges[item, first + c]
+        for plane in range(len(taps.origin_y)):
+            at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
+            rows = tile.rows + layout.halo
+            add_rows(adjoint.grad_images, at, tile, rows, origin, layout.stride, image, edge, shared)
+
+
+@jit
+def _grads_of_chunk(
+    tile: Tile,
+    begin: int,
+    end: int,
+    inputs: Inputs,
+    grads: Gradients,
+    item: int,
+    shared: tuple,
+    taps: Taps,
+    layout: Layout,
+    offsets: Offsets,
+    scratch: Scratch,
+    adjoint: Adjoint,
+) -> None:
+    """What some channels contribute to all gradients."""
+    m, count, outputs = len(offsets.atom), len(offsets.tap), inputs.grad_output.shape[1]
+    rows, span, panel = (end - begin) * m, layout.span, outputs * gemm.ROWS
+    if grads.x.size + grads.atoms.size:
+        gemm.multiply(
+            adjoint.grad_z, _START, span, rows, tile.positions,
+            inputs.left, begin * m // gemm.ROWS * panel, panel,
+            adjoint.output, _START, offsets.row, _START, outputs, scratch.corner, _SET,
+        )  # fmt: skip
+        for row in range(rows):
+            clear(adjoint.grad_z, row * span + tile.positions, tile.padded - tile.positions)
+    for c in range(begin, end, layout.group):
+        several, place = min(layout.group, end - c), c - begin
+        if grads.atoms.size + grads.coefficients.size:
+            pack_group(tile, inputs.x, c, several, taps, layout, scratch)
+        if grads.coefficients.size:
+            filter_group(tile, place, several, offsets, scratch)
+        if grads.atoms.size:
+            sum_products(
+                adjoint.grad_atoms, offsets.atom, offsets.row, adjoint.grad_z, offsets.row[place * m :],
+                offsets.channel, scratch.images, offsets.tap, offsets.image,
+                m, count, several, tile.positions, _ADD,
+            )  # fmt: skip
+        if grads.x.size:
+            _grad_x_of_group(
+                tile, c, place, several, grads, item, shared, taps, layout, offsets, scratch, adjoint
+            )
+    if grads.coefficients.size:
+        interleave(adjoint.panels, scratch.z, span, rows, tile.positions)
+        # Short sums that are added up: rounding errors grow with the length of a sum.
+        for first in range(0, tile.positions, _SUM):
+            gemm.multiply(
+                grads.coefficients[item].reshape(-1), begin * m * outputs, outputs, rows, outputs,
+                adjoint.panels, first * gemm.ROWS, tile.positions * gemm.ROWS, adjoint.turned, _START,
+                offsets.turned, first, min(_SUM, tile.positions - first), scratch.corner, _ADD,
+            )  # fmt: skip
+
+
+@jit
+def _finish_tile(tile: Tile, grads: Gradients, item: int, outputs: int, span: int, adjoint: Adjoint) -> None:
+    """The gradients of the atoms of a tile, and what it adds to those of the bias."""
+    for row in range(grads.atoms.shape[1]):
+        copy(grads.atoms[tile.n, row], tile.at, adjoint.grad_atoms, row * span, tile.positions)
+    for o in range(grads.bias.shape[1]):
+        total, at = 0.0, uint64(o * span)
+        for j in range(uint64(tile.positions)):
+            total += adjoint.output[at + j]
+        grads.bias[item, o] += total
+
+
+@cached_jit
+def backward_items(
+    start: int,
+    stop: int,
+    inputs: Inputs,
+    grads: Gradients,
+    first_of: np.ndarray,
+    shared: np.ndarray,
+    taps: Taps,
+    layout: Layout,
+    offsets: Offsets,
+) -> None:
+    """Item i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge."""
+    x, outputs = inputs.x, inputs.grad_output.shape[1]
+    scratch = new_scratch(x, len(offsets.atom), layout, offsets)
+    adjoint = new_adjoint(x, outputs, layout, offsets)
+    for item in range(start, stop):
+        for unit in range(first_of[item] * layout.pieces, first_of[item + 1] * layout.pieces):
+            row_tile = unit // layout.pieces
+            n = row_tile // layout.row_tiles
+            tile = tile_of(n, row_tile % layout.row_tiles, unit % layout.pieces, layout, x.itemsize)
+            # The edge is at the top of the first image: rows of others belong to this item alone.
+            edge = 1 if n == first_of[item] // layout.row_tiles else 0
+            own = (edge * shared[item, 0], edge * shared[item, 1])
+            start_tile(tile, inputs.atoms, layout.span, scratch)
+            gather(adjoint.output, inputs.grad_output[n], tile, layout.span)
+            turn(adjoint.turned, offsets.turned[1], adjoint.output, layout.span, outputs, tile.positions)
+            clear(adjoint.grad_atoms, 0, adjoint.grad_atoms.size)
+            for begin in range(0, x.shape[1], layout.chunk):
+                end = min(begin + layout.chunk, x.shape[1])
+                _grads_of_chunk(
+                    tile, begin, end, inputs, grads, item, own, taps, layout, offsets, scratch, adjoint
+                )
+            _finish_tile(tile, grads, item, outputs, layout.span, adjoint)
