@@ -9,7 +9,9 @@ import dynarray
 from autodiff import Tape, Variable, check_gradients, checkpoint
 from autodiff import functions as F
 from autodiff.layers import (
+    ASPP,
     CARAFE,
+    CGDS,
     DDF,
     GELU,
     AdaptiveAvgPool2d,
@@ -19,6 +21,7 @@ from autodiff.layers import (
     ConvTranspose2d,
     DDFBottleneck,
     DDFUp,
+    DeformConv,
     Dropout,
     FilterNorm,
     Flatten,
@@ -61,6 +64,14 @@ def substituted(module):
         put([variable for _, _, variable in places])
 
 
+def off_grid(layer):
+    """The layer with no parameter all zero: points on pixels and relu at zero are where slopes jump."""
+    for parameter in layer.parameters():
+        if not parameter.data.any():
+            parameter.data[...] = 0.3 * array(*parameter.shape)
+    return layer
+
+
 OPTIONS = {"rng": 0, "dtype": np.float64}
 
 LAYERS = {
@@ -87,6 +98,18 @@ LAYERS = {
     "CARAFE": (CARAFE(4, up_kernel=3, groups=2, compressed=3, **OPTIONS), [(1, 4, 3, 2)], (1, 4, 6, 4)),
     "Involution": (Involution(8, 3, group_channels=4, **OPTIONS), [(2, 8, 3, 4)], (2, 8, 3, 4)),
     "Involution strided": (Involution(8, 3, 2, group_channels=4, **OPTIONS), [(2, 8, 5, 4)], (2, 8, 3, 2)),
+    "DeformConv": (
+        off_grid(DeformConv(4, 6, stride=2, groups=2, offset_groups=2, **OPTIONS)),
+        [(2, 4, 5, 4)],
+        (2, 6, 3, 2),
+    ),
+    "DeformConv modulated, guided": (
+        off_grid(DeformConv(2, 3, (3, 1), modulated=True, guide_channels=4, **OPTIONS)),
+        [(2, 2, 3, 4), (2, 4, 3, 4)],
+        (2, 3, 3, 4),
+    ),
+    "CGDS": (off_grid(CGDS(2, 4, 3, **OPTIONS)), [(1, 2, 5, 6), (1, 4, 2, 3)], (1, 10, 5, 6)),
+    "ASPP": (off_grid(ASPP(3, 2, (1, 2), **OPTIONS)).eval(), [(2, 3, 4, 3)], (2, 2, 4, 3)),
     "DDFBottleneck": (DDFBottleneck(8, 5, 12, stride=2, **OPTIONS), [(2, 8, 4, 4)], (2, 12, 2, 2)),
     "Sequential": (Sequential(Linear(4, 3, **OPTIONS), Tanh(), Linear(3, 2, **OPTIONS)), [(2, 4)], (2, 2)),
 }
@@ -129,6 +152,9 @@ def test_seed_decides_the_weights():
         lambda **o: Involution(16, **o),
         lambda **o: DDFBottleneck(8, 8, 16, **o),
         lambda **o: FilterNorm(3, 4, **o),
+        lambda **o: DeformConv(4, 6, **o),
+        lambda **o: CGDS(3, 4, 5, **o),
+        lambda **o: ASPP(3, 4, **o),
     ):
         one, same, other = make(rng=1), make(rng=np.random.default_rng(1)), make(rng=2)
         assert {p.dtype for p in one.parameters()} == {np.dtype(np.float32)}

@@ -3,6 +3,9 @@
 from .basic import Conv2d as Conv2d
 from .basic import ConvTranspose2d as ConvTranspose2d
 from .basic import Linear as Linear
+from .deform import ASPP as ASPP
+from .deform import CGDS as CGDS
+from .deform import DeformConv as DeformConv
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
 from .local_filter import DDFBottleneck as DDFBottleneck

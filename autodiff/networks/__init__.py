@@ -1,5 +1,10 @@
 """Whole networks."""
 
+from .dsnet import DilatedResNet as DilatedResNet
+from .dsnet import DSNet as DSNet
+from .dsnet import SmallBackbone as SmallBackbone
+from .dsnet import dsnet50 as dsnet50
+from .dsnet import dsnet101 as dsnet101
 from .resnet import ResNet as ResNet
 from .resnet import ddf_resnet50 as ddf_resnet50
 from .resnet import ddf_resnet101 as ddf_resnet101

@@ -1,0 +1,166 @@
+"""DSNet: segmentation whose high-level features say where to sample the low-level ones."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..layers import ASPP, CGDS, Bottleneck, Conv2d, Module, Sequential
+from ..layers.deform import normalised
+from ..layers.module import generator
+from .resnet import ResNet
+
+
+class DSNet(Module):
+    """Dynamic sampling network (Fu et al., AAAI 2020) over any backbone.
+
+    `ASPP` of the coarsest features is the guide, `CGDS` samples finer ones by it, two convolutions make
+    classes of all that, and interpolation brings them to the size of the image.
+
+    Parameters
+    ----------
+    backbone : Module
+        Its ``features(x)`` gives a list of maps, from fine to coarse, with ``channels`` channels each.
+    classes : int
+        Of the output.
+    low_stage : int
+        Which of the maps are the low-level features. For `DilatedResNet` the default is stage 3 of a ResNet,
+        counted as its authors do (the stem is stage 1): 1/8 of the size.
+    width : int
+        Channels of the guide, of the sampled features, and before the classes.
+    dilations : sequence of int
+        Of `ASPP`.
+    head : Module, optional
+        What joins low-level features and guide instead of `CGDS`: ``head(low, guide)`` gives
+        ``head.out_channels`` channels at the size of low.
+    rng, dtype
+        As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import DSNet, SmallBackbone
+    >>> network = DSNet(SmallBackbone((8, 16, 24), rng=0), 5, width=16, dilations=(1, 2), rng=1)
+    >>> network(np.zeros((2, 3, 32, 48), np.float32)).shape
+    (2, 5, 32, 48)
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        *,
+        low_stage: int = 1,
+        width: int = 256,
+        dilations: Any = (6, 12, 18),
+        head: Any = None,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
+        self.backbone, self.low_stage = backbone, low_stage
+        self.context = ASPP(backbone.channels[-1], width, dilations, **options)
+        self.head = head or CGDS(backbone.channels[low_stage], width, width, **options)
+        self.fuse = normalised(self.head.out_channels, width, 3, **options)
+        self.classify = Conv2d(width, classes, 1, **options)
+
+    def forward(self, x: Any) -> Any:
+        """x (N, in_channels, H, W) -> (N, classes, H, W), logarithms of probabilities up to a constant."""
+        features = self.backbone.features(x)
+        guide = self.context(features[-1])
+        joined = self.head(features[self.low_stage], guide)
+        return F.resize(self.classify(self.fuse(joined)), x.shape[2:])
+
+
+class SmallBackbone(Module):
+    """A backbone for small images: stages of two 3 x 3 convolutions, each at half the size of the one before.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of each stage.
+    in_channels : int
+        Of the image.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    def __init__(
+        self,
+        channels: Any = (16, 32, 64, 96),
+        *,
+        in_channels: int = 3,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
+        self.channels = tuple(channels)
+        self.stages = [
+            Sequential(normalised(before, own, 3, stride=2, **options), normalised(own, own, 3, **options))
+            for before, own in zip((in_channels, *self.channels), self.channels)
+        ]
+
+    def features(self, x: Any) -> list:
+        """The output of each stage, at 1/2, 1/4, ... of the size of x (N, in_channels, H, W)."""
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Any) -> list:
+        """`features`."""
+        return self.features(x)
+
+
+class DilatedResNet(ResNet):
+    """A ResNet without its classifier, whose last stage stays at 1/16 of the size of the image.
+
+    Where the stride of that stage was, its later convolutions are dilated by 2: with the weights of a
+    `ResNet`, each of its features reappears at every second row and column.
+
+    Parameters
+    ----------
+    depths : tuple of four int
+        Number of blocks in each stage; (3, 4, 6, 3) is ResNet-50.
+    in_channels : int
+        Of the image.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(
+        self, depths: Any = (3, 4, 6, 3), *, in_channels: int = 3, rng: Any = None, dtype: Any = np.float32
+    ) -> None:
+        super().__init__(depths, _dilated_last, classes=0, in_channels=in_channels, rng=rng, dtype=dtype)
+        del self.head
+
+    def forward(self, x: Any) -> list:
+        """`features`."""
+        return self.features(x)
+
+
+def _dilated_last(
+    in_channels: int, middle_channels: int, out_channels: int, *, stride: int, rng: Any, dtype: Any
+) -> Bottleneck:
+    """A bottleneck; in the last stage it has no stride, and a dilation where the stride came before it."""
+    options: dict[str, Any] = {"rng": rng, "dtype": dtype}
+    if out_channels != DilatedResNet.channels[-1]:
+        return Bottleneck(in_channels, middle_channels, out_channels, stride=stride, **options)
+    dilation = 1 if stride == 2 else 2
+    middle = Conv2d(middle_channels, middle_channels, 3, dilation=dilation, bias=False, **options)
+    return Bottleneck(in_channels, middle_channels, out_channels, middle=middle, **options)
+
+
+def dsnet50(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
+    """DSNet over ResNet-50 at 1/16 of the size; options as for `DSNet`."""
+    rng = generator(rng)
+    return DSNet(DilatedResNet((3, 4, 6, 3), rng=rng, dtype=dtype), classes, rng=rng, dtype=dtype, **options)
+
+
+def dsnet101(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
+    """DSNet over ResNet-101 at 1/16 of the size; options as for `DSNet`."""
+    rng = generator(rng)
+    return DSNet(DilatedResNet((3, 4, 23, 3), rng=rng, dtype=dtype), classes, rng=rng, dtype=dtype, **options)
