@@ -50,7 +50,6 @@ class Tile(NamedTuple):
     row: int  # the first
     column: int
     rows: int
-    width: int
     at: int  # the first of its positions in a plane of the output
     positions: int
     padded: int  # positions up to whole strips
@@ -114,7 +113,7 @@ def tile_of(n: int, row_tile: int, piece: int, layout: Layout, itemsize: int) ->
     rows, width = min(layout.rows, layout.outputs[0] - row), min(layout.width, layout.outputs[1] - column)
     strip, count = STRIP_BYTES // itemsize, rows * width
     at = row * layout.outputs[1] + column
-    return Tile(n, row, column, rows, width, at, count, (count + strip - 1) // strip * strip)
+    return Tile(n, row, column, rows, at, count, (count + strip - 1) // strip * strip)
 
 
 @jit
@@ -148,7 +147,7 @@ def pack_group(
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
             rows = tile.rows + layout.halo
             image = x[tile.n, first + c]
-            pack_rows(scratch.images, at, image, tile.row, rows, tile.width, origin, layout.stride)
+            pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
 
 
 @jit
@@ -238,21 +237,22 @@ def turn(target: np.ndarray, wide: int, source: np.ndarray, span: int, rows: int
 def add_rows(
     source: np.ndarray,
     at: int,
-    tile: Tile,
+    first: int,
     rows: int,
     origin: tuple,
-    step: tuple,
     image: np.ndarray,
     edge: np.ndarray,
     shared: tuple,
+    layout: Layout,
 ) -> None:
     """Add the packed rows to the pixels that they belong to: in `shared` rows, to those of `edge`."""
-    top, bottom = inside(rows, tile.row, image.shape[0], origin[0], step[0])
-    left, end = inside(tile.width, 0, image.shape[1], origin[1], step[1])
+    step = layout.stride
+    top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
+    left, end = inside(layout.width, 0, image.shape[1], origin[1], step[1])
     for i in range(top, bottom):
-        row = (tile.row + i) * step[0] + origin[0]
+        row = (first + i) * step[0] + origin[0]
         line = edge[row - shared[0]] if row < shared[1] else image[row]
-        base, count = uint64(at + i * tile.width + left), uint64(end - left)
+        base, count = uint64(at + i * layout.width + left), uint64(end - left)
         to = uint64(left * step[1] + origin[1])
         if step[1] == 1:
             for j in range(count):
@@ -289,7 +289,7 @@ def _grad_x_of_group(
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
             rows = tile.rows + layout.halo
-            add_rows(adjoint.grad_images, at, tile, rows, origin, layout.stride, image, edge, shared)
+            add_rows(adjoint.grad_images, at, tile.row, rows, origin, image, edge, shared, layout)
 
 
 @jit
