@@ -242,9 +242,10 @@ def forward(
 def _by_group(weight: Any, call: _Call) -> Any:
     """The kernel as the columns are ordered: (G, O/G, taps*C/G), in the accumulator type."""
     shape = call.shape
-    split = weight.reshape(shape.groups, -1, shape.channels // shape.groups, shape.taps)
+    each, depth = weight.shape[0] // shape.groups, weight.shape[1]
+    split = weight.reshape(shape.groups, each, depth, shape.taps)
     ordered = split.transpose(0, 1, 3, 2).astype(call.accumulator)
-    return ordered.reshape(shape.groups, weight.shape[0] // shape.groups, -1)
+    return ordered.reshape(shape.groups, each, shape.taps * depth)
 
 
 def _tile_columns(columns: Any, tile: Tile, call: _Call) -> Any:
