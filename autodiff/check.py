@@ -88,7 +88,8 @@ def check_gradients(
     tolerance = rtol if rtol is not None else 1e-9 if method == "complex" else 1e-7
 
     def value(inputs: tuple) -> Any:
-        return (np.asarray(reference(*inputs)) * weights).sum()
+        # Sums of arrays without axes are scalars, which an operator would refuse.
+        return (np.asarray(reference(*map(np.asarray, inputs))) * weights).sum()
 
     table = [_compare(value, arrays, i, grads[i], method, tolerance, rng) for i in range(len(arrays))]
     text = _format(table, method, tolerance)
