@@ -1,5 +1,6 @@
 """Layers with parameters."""
 
+from .atoms import AtomConv as AtomConv
 from .basic import Conv2d as Conv2d
 from .basic import ConvTranspose2d as ConvTranspose2d
 from .basic import Linear as Linear
