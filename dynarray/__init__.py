@@ -15,6 +15,8 @@ from .deform import deform_conv2d as deform_conv2d
 from .deform import deform_conv2d_backward as deform_conv2d_backward
 from .deform import sample_points as sample_points
 from .deform import sample_points_backward as sample_points_backward
+from .displaced import displaced_conv2d as displaced_conv2d
+from .displaced import displaced_conv2d_backward as displaced_conv2d_backward
 from .local_filter import carafe as carafe
 from .local_filter import carafe_backward as carafe_backward
 from .local_filter import ddf as ddf

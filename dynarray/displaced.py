@@ -1,0 +1,168 @@
+"""Convolutions whose filters are a few units at learned, fractional displacements instead of a grid of taps.
+
+One operator, `displaced_conv2d`: displaced aggregation units, also called spatially-adaptive filter units.
+"""
+
+from math import ceil
+from numbers import Real
+from typing import Any
+
+from ._check import check_choice, check_shape
+from ._dispatch import library_of
+from ._operator import Case, Checked, Form, backward_of, forms, register
+
+NAME = "displaced_conv2d"
+GRADIENTS = ("exact", "smooth")
+SIGMA = 0.5
+MAX_SIGMA = 10_000.0
+
+
+def displaced_conv2d(
+    x: Any,
+    weight: Any,
+    displacement: Any,
+    *,
+    sigma: Any = SIGMA,
+    bias: Any = None,
+    displacement_gradient: str = "exact",
+) -> Any:
+    """Convolution with a few weighted units per filter, each at its own fractional displacement.
+
+    ``y[n,o,p] = bias[o] + sum_c sum_g weight[o,c,g] * bilinear(xb[n,c], p + displacement[o,c,g])``, where
+    ``xb`` is x blurred along both axes by a Gaussian with taps ``k[i]``, proportional to ``exp(-i**2 /
+    (2*sigma**2))`` for whole ``|i| <= ceil(5*sigma)`` and of sum 1. Both x and xb are zero outside the image.
+    A unit may lie any distance away: outside the image, and if its displacement is infinite, it reads zeros.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (O, C, G)
+        Weights of the G units between each input and each output channel.
+    displacement : array, (O, C, G, 2)
+        Where the units lie, in pixels, (y, x). NaN makes the whole output channel NaN, and no other.
+    sigma : positive float or 0-d array
+        Standard deviation of the blur in pixels, at most 10000. Only an array has a gradient.
+    bias : array, (O,), optional
+        Added to the output channels.
+    displacement_gradient : {"exact", "smooth"}
+        Which gradient `displacement` gets. "exact": that of the formula above, where interpolation between
+        pixels is piecewise bilinear; at whole displacements, where it has kinks, its derivative to the right.
+        "smooth": that of the paper, see below. The other gradients are exact in either case.
+
+    Returns
+    -------
+    array, (N, O, H, W)
+        The units' weighted sum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that do
+        not match, and for a `sigma` that is not positive. The message names the argument.
+
+    Notes
+    -----
+    Smooth gradient. A unit of the continuous theory reads x through a Gaussian centred where it lies,
+    ``r(d) = sum_j k(j - p - d) * x[j]``. Its derivative goes to the Gaussian: ``dk(t)/dd = t/sigma**2 *
+    k(t)`` with ``t = j - p - d``. So ``dr/dd`` is x correlated with ``k'[i] = i/sigma**2 * k[i]`` along one
+    axis and with k along the other, read at ``p + d``. The paper makes the maps of k and of k' on the pixel
+    grid and interpolates both; the second is then no longer the derivative of the first, but has no kinks.
+
+    Only the inputs are saved. The blurred image is as large as x, and keeping it would double what training
+    holds in memory; blurring anew takes ``4*ceil(5*sigma) + 2`` multiply-adds a pixel, while the units take
+    ``4*O*G`` and more.
+
+    On CUDA a `sigma` that is an array is read by the host once a call, because the size of the launch depends
+    on it: the call waits for the stream and cannot be captured in a graph. A number avoids that.
+
+    The gradient of x is that of the units, at the opposite displacements, and blurred after that. Blurred
+    before, as in published code, it would be wrong near the border.
+
+    References
+    ----------
+    Tabernik et al., "Spatially-Adaptive Filter Units for Deep Neural Networks", CVPR 2018. Tabernik et al.,
+    "Spatially-Adaptive Filter Units for Compact and Efficient Deep Neural Networks", IJCV 2020.
+
+    Examples
+    --------
+    One unit, half a pixel to the right of each position, on an image that the blur leaves as it is:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 1, 4)
+    >>> weight, displacement = np.ones((1, 1, 1)), np.array([0.0, 0.5]).reshape(1, 1, 1, 2)
+    >>> dyn.displaced_conv2d(x, weight, displacement, sigma=0.01).tolist()
+    [[[[1.5, 3.0, 6.0, 4.0]]]]
+    """
+    return DISPLACED_CONV2D(
+        (x, weight, displacement, sigma, bias), displacement_gradient=displacement_gradient
+    )
+
+
+def _check_sigma(sigma: Any) -> float:
+    """The value of `sigma` on the host."""
+    is_array = library_of(sigma) is not None
+    if isinstance(sigma, bool) or not (is_array or isinstance(sigma, Real)):
+        raise TypeError(f"{NAME}: sigma must be a positive number or a 0-d array, got {sigma!r}")
+    if is_array:
+        check_shape(NAME, "sigma", sigma, "", {})
+    value = float(sigma.real)
+    if not 0 < value <= MAX_SIGMA:
+        raise ValueError(f"{NAME}: sigma must be positive and at most {MAX_SIGMA:g}, got {value!r}")
+    return value
+
+
+def _check(
+    x: Any, weight: Any, displacement: Any, sigma: Any, bias: Any, *, displacement_gradient: Any
+) -> Checked:
+    check_choice(NAME, "displacement_gradient", displacement_gradient, GRADIENTS)
+    sizes = check_shape(NAME, "x", x, "N C H W", {})
+    sizes = check_shape(NAME, "weight", weight, "O C G", sizes)
+    check_shape(NAME, "displacement", displacement, "O C G 2", {**sizes, "2": 2})
+    if bias is not None:
+        check_shape(NAME, "bias", bias, "O", sizes)
+    spread = _check_sigma(SIGMA if sigma is None else sigma)
+    params = {
+        "spread": spread,
+        "radius": ceil(5 * spread),
+        "displacement_gradient": displacement_gradient,
+    }
+    arrays = (x, weight, displacement, sigma if library_of(sigma) else None, bias)
+    return Checked(arrays, params, (sizes["N"], sizes["O"], sizes["H"], sizes["W"]))
+
+
+def _cases(pick: Any, **fixed: int) -> Case:
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        "O": pick((2, 1, 3, 5)),
+        "C": pick((3, 1, 2)),
+        "G": pick((2, 1, 3)),
+        **fixed,
+    }
+    n, h, w, o, c, g = sizes.values()
+    shapes = {
+        "x": (n, c, h, w),
+        "weight": (o, c, g),
+        "displacement": (o, c, g, 2),
+        "sigma": pick(((), None)),
+        "bias": pick(((o,), None)),
+    }
+    far = pick((3, 1, 12))
+    return Case(
+        shapes, {}, {"displacement": (-far, far), "sigma": pick(((0.3, 1.0), (0.1, 0.2), (1.0, 3.0)))}
+    )
+
+
+DISPLACED_CONV2D = register(
+    displaced_conv2d,
+    forward=forms("displaced", "forward"),
+    backward=forms("displaced", "backward"),
+    check=_check,
+    cases=_cases,
+    composite=Form("dynarray.composite.displaced", "forward"),
+    keywords=("sigma", "bias"),
+)
+
+displaced_conv2d_backward = backward_of(DISPLACED_CONV2D)
