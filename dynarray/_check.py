@@ -2,6 +2,7 @@
 
 import operator as _operator
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 
@@ -12,15 +13,20 @@ def check_shape(
 
     Symbols found in `sizes` must agree; the others are bound. Returns `sizes` with the bound symbols added.
     """
-    symbols = pattern.split()
-    bound = dict(sizes)
-    fits = len(array.shape) == len(symbols)
-    if not fits or any(bound.setdefault(*pair) != pair[1] for pair in zip(symbols, array.shape, strict=True)):
-        expected = f"({', '.join(symbols)})"
-        numbers = f"({', '.join(str(sizes.get(symbol, symbol)) for symbol in symbols)})"
-        also = f" = {numbers}" if numbers != expected else ""
-        raise ValueError(f"{operator}: {argument} must have shape {expected}{also}, got {tuple(array.shape)}")
-    return bound
+    symbols, shape, bound = _split(pattern), array.shape, dict(sizes)
+    if len(shape) == len(symbols):
+        for symbol, extent in zip(symbols, shape, strict=True):
+            if bound.setdefault(symbol, extent) != extent:
+                break
+        else:
+            return bound
+    expected = f"({', '.join(symbols)})"
+    numbers = f"({', '.join(str(sizes.get(symbol, symbol)) for symbol in symbols)})"
+    also = f" = {numbers}" if numbers != expected else ""
+    raise ValueError(f"{operator}: {argument} must have shape {expected}{also}, got {tuple(shape)}")
+
+
+_split = lru_cache(str.split)  # a small call spends more time on its checks than anywhere else
 
 
 def check_divides(

@@ -1,5 +1,6 @@
 """The matrix product that kernels call: against NumPy, on every width of vector registers."""
 
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -17,14 +18,16 @@ GUARD = 300
 
 
 def load(name: str, features: dict[str, bool] | None, patch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as it is on a machine with these features."""
-    if features is not None:
-        patch.setattr(binding, "get_host_cpu_features", lambda: features)
-    path = importlib.util.find_spec("dynarray.cpu.gemm").origin
-    spec = importlib.util.spec_from_file_location(f"dynarray.cpu.{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    patch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+    """The module `name` of dynarray.cpu as it is on a machine with these features."""
+    if features is None:
+        return importlib.import_module(f"dynarray.cpu.{name}")
+    patch.setattr(binding, "get_host_cpu_features", lambda: features)
+    for each in dict.fromkeys(("vectors", name)):
+        full = f"dynarray.cpu.{each}"
+        spec = importlib.util.find_spec(full)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, full, module)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -33,7 +36,8 @@ def product(request: pytest.FixtureRequest):
     """out (rows, columns) (+)= left @ right, where right begins at each of `steps`."""
     features = {"this machine": None, "AVX": {"avx": True}, "neither": {}}[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        gemm = load(f"gemm_{request.param.split()[0]}", features, patch)
+        gemm = load("gemm", features, patch)
+        assert features is None or gemm.TILE_BYTES == (64 if features else 32)
         multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
 
         @numba.njit(nogil=True, error_model="numpy")

@@ -11,24 +11,21 @@ rows of the right one come from the first two levels of cache. LLVM's vectoriser
 registers, so the innermost loop is written as vector instructions.
 """
 
-import platform
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer
 
-_FEATURES = binding.get_host_cpu_features()
-_VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 _VECTORS = 2
-_MANY_REGISTERS = _VECTOR_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
 
 # Rows and columns of a tile: as many sums as fit into the registers with the operands.
-ROWS = 8 if _MANY_REGISTERS else 6
-TILE_BYTES = _VECTORS * _VECTOR_BYTES
+ROWS = 8 if MANY_REGISTERS else 6
+TILE_BYTES = _VECTORS * REGISTER_BYTES
 
 
 def pack_left(matrix: np.ndarray) -> np.ndarray:
@@ -124,60 +121,26 @@ def _tile(
 
 
 def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    element = context.get_data_type(signature.args[0].dtype)
-    size = context.get_abi_sizeof(element)
-    vector = ir.VectorType(element, _VECTOR_BYTES // size)
-    out, left, right, steps = (
-        builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-        for i in (0, 3, 5, 7)
-    )
-    stride, count, add = args[2], args[9], args[10]
+    writer = Writer(context, builder, signature, args, TILE_BYTES)
+    _, at, stride, _, left_at, _, right_at, _, first, count, add = args
     index = count.type
-    before = builder.block
-    loop, after = builder.append_basic_block("depth"), builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(index)
-    sums = [builder.phi(vector) for _ in range(ROWS * _VECTORS)]
-    row = builder.gep(right, [builder.load(builder.gep(steps, [k]))])
-    values = [_load(builder, row, i * vector.count, vector, size) for i in range(_VECTORS)]
-    panel = builder.gep(left, [builder.mul(k, index(ROWS))])
-    following: list[Any] = []
-    for i in range(ROWS):
-        factor = _broadcast(builder, builder.load(builder.gep(panel, [index(i)])), vector)
-        for j in range(_VECTORS):
-            product = builder.fmul(factor, values[j], flags=("contract",))
-            following.append(builder.fadd(sums[i * _VECTORS + j], product, flags=("contract",)))
-    k_next = builder.add(k, index(1))
-    k.add_incoming(index(0), before)
-    k.add_incoming(k_next, loop)
-    for now, then in zip(sums, following, strict=True):
-        now.add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
-        now.add_incoming(then, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, count), loop, after)
-    builder.position_at_end(after)
+    out, left, right, steps = (
+        builder.gep(writer.data[array], [offset])
+        for array, offset in ((0, at), (3, left_at), (5, right_at), (7, first))
+    )
+
+    def step(k: Any, sums: list) -> list:
+        values = writer.load(right, writer.element(steps, k))
+        panel = builder.gep(left, [builder.mul(k, index(ROWS))])
+        factors = (writer.broadcast(writer.element(panel, index(i))) for i in range(ROWS))
+        return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
+
+    totals = writer.sums(ROWS, count, step)
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
             with branch:
-                for place, value in enumerate(following):
-                    i, j = divmod(place, _VECTORS)
-                    target = builder.gep(out, [builder.mul(stride, index(i))])
-                    if adding:
-                        value = builder.fadd(value, _load(builder, target, j * vector.count, vector, size))
-                    builder.store(value, _vector_at(builder, target, j * vector.count, vector), align=size)
+                for i, total in enumerate(totals):
+                    place = builder.mul(stride, index(i))
+                    value = writer.add(total, writer.load(out, place)) if adding else total
+                    writer.store(value, out, place)
     return context.get_dummy_value()
-
-
-def _vector_at(builder: Any, pointer: Any, offset: int, vector: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [ir.IntType(64)(offset)]), vector.as_pointer())
-
-
-def _load(builder: Any, pointer: Any, offset: int, vector: Any, size: int) -> Any:
-    return builder.load(_vector_at(builder, pointer, offset, vector), align=size)
-
-
-def _broadcast(builder: Any, value: Any, vector: Any) -> Any:
-    lane = ir.IntType(32)
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
-    zeros = ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import parallel
+from . import parallel, strips
 from .compile import cached_jit, jit, kernel_input
-from .local_filter_kernels import CHANNELS, decode
-from .planes import accumulate, aligned, clear, copy, correlate, inside, pack_rows, whole_lines
+from .local_filter_kernels import decode
+from .planes import accumulate, aligned, clear, copy, correlate, inside, staggered
+from .strips import CHANNELS
 
 BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
 
@@ -59,7 +60,7 @@ def _plan(
     blocks = -(-rows // max(1, min(rows, BLOCK_BYTES // (kh * kw * width * itemsize))))
     block, bands = -(-rows // blocks), min(blocks, wanted)
     channels = max(min(per_group, least), -(-per_group * bands // wanted))
-    layout = Layout(rows, width, block, bands, channels, whole_lines(block * width))
+    layout = Layout(rows, width, block, bands, channels, staggered(block * width, itemsize))
     taps = Taps(y, x_offset, y * width + x_offset, np.arange(kh * kw) * layout.plane)
     chunks = -(-per_group // channels)
     return taps, layout, chunks, n * groups * bands * chunks
@@ -71,11 +72,9 @@ def by_tap(weight: np.ndarray) -> np.ndarray:
     return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
 
 
-def _scales(x: np.ndarray, weight: np.ndarray, channel_weight: Any) -> np.ndarray:
-    taps = weight.shape[2] * weight.shape[3]
-    if channel_weight is None:
-        return np.ones((1, 1, taps), x.dtype)
-    return kernel_input(channel_weight).reshape(*x.shape[:2], taps)
+def _scales(channel_weight: Any) -> Any:
+    """(N, C, taps) in a row, or None."""
+    return None if channel_weight is None else kernel_input(channel_weight).reshape(-1)
 
 
 def sum_slots(slots: np.ndarray) -> np.ndarray:
@@ -90,7 +89,7 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
     )
     y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
     filters = by_tap(weight)
-    arrays = (kernel_input(x), filters, _scales(x, weight, channel_weight), y, finite)
+    arrays = (kernel_input(x), filters, _scales(channel_weight), y, finite)
     parallel.run(forward_in_place, items, y.size * len(taps.y), *arrays, taps, layout, chunks)
     return y if finite.all() else None
 
@@ -110,10 +109,11 @@ def backward(
         x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least
     )
     filters = by_tap(weight)
-    scales, finite = _scales(x, weight, channel_weight), np.ones(items, np.bool_)
+    scales, finite = _scales(channel_weight), np.ones(items, np.bool_)
     grad_x = np.empty(x.shape if needs[0] else (0,) * 4, x.dtype)
     grad_filters = np.zeros((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype)
-    slots = np.zeros((layout.bands, *(scales.shape if needs[2] else (x.shape[0], 0, 0))), x.dtype)
+    by_tap_shape = (*x.shape[:2], len(taps.y)) if needs[2] else (x.shape[0], 0, 0)
+    slots = np.zeros((layout.bands, *by_tap_shape), x.dtype)
     arrays = (
         kernel_input(grad_output),
         kernel_input(x),
@@ -153,19 +153,31 @@ def _inside(tap: int, first: int, rows: int, taps: Taps, layout: Layout) -> tupl
 
 
 @jit
+def _keep(packed: np.ndarray, at: int, rows: int, width: int, region: tuple) -> None:
+    """Zero a packed plane outside ``(top, bottom, low, end)``."""
+    top, bottom, low, end = region
+    if low == end:
+        top, bottom = rows, rows
+    clear(packed, at, top * width)
+    for i in range(top, bottom):
+        for j in range(low):
+            packed[at + i * width + j] = 0
+        for j in range(end, width):
+            packed[at + i * width + j] = 0
+    clear(packed, at + bottom * width, (rows - bottom) * width)
+
+
+@jit
 def _pack_filters(
     packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
 ) -> bool:
     """Filters (taps, H, W) where their taps read pixels, zero elsewhere; whether all of them are finite."""
-    clear(packed, 0, packed.size)
-    finite = True
+    finite, count = True, rows * layout.width
     for tap in range(len(taps.y)):
-        plane = filters[tap].reshape(-1)
-        finite = finite and _all_finite(plane, first * layout.width, rows * layout.width)
-        top, bottom, low, end = _inside(tap, first, rows, taps, layout)
-        for i in range(top, bottom):
-            at = i * layout.width + low
-            copy(packed, taps.filter_at[tap] + at, plane, first * layout.width + at, end - low)
+        at = taps.filter_at[tap]
+        copy(packed, at, filters[tap].reshape(-1), first * layout.width, count)
+        finite = finite and _all_finite(packed, at, count)
+        _keep(packed, at, rows, layout.width, _inside(tap, first, rows, taps, layout))
     return finite
 
 
@@ -187,41 +199,84 @@ def _pack_shifted(
     packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
 ) -> None:
     """Filters where the pixels are that their taps read, zero where there is no output that would."""
-    clear(packed, 0, packed.size)
+    width = layout.width
     for tap in range(len(taps.y)):
-        origin, to = (-taps.y[tap], -taps.x[tap]), taps.filter_at[tap]
-        pack_rows(packed, to, filters[tap], first, rows, layout.width, origin, (1, 1))
+        at, plane = taps.filter_at[tap], filters[tap].reshape(-1)
+        start = first * width - taps.offset[tap]
+        low, high = max(0, -start), min(rows * width, plane.size - start)
+        if low < high:
+            copy(packed, at + low, plane, start + low, high - low)
+        top, bottom = inside(rows, first, layout.rows, -taps.y[tap], 1)
+        columns = inside(width, 0, width, -taps.x[tap], 1)
+        _keep(packed, at, rows, width, (top, bottom, *columns))
 
 
 @jit
 def _apply(
     target: np.ndarray,
     at: int,
+    apart: int,
+    channels: int,
     count: int,
+    packed: np.ndarray,
+    source: np.ndarray,
+    source_at: np.ndarray,
+    scale: Any,
+    scale_at: int,
+    totals: np.ndarray,
+    taps: Taps,
+) -> None:
+    """`strips.apply` for j < count, wherever the taps lead.
+
+    Only the first and last planes of an array have taps that lead out of it; there filters are zero.
+    """
+    low = max(0, -source_at.min())
+    high = min(count, source.size - source_at.max() - (channels - 1) * apart)
+    if high - low < strips.STRIP_BYTES // target.itemsize:
+        low, high = count, count
+    else:
+        strips.apply(
+            *(target, at, apart, channels, (low, high), packed, taps.filter_at, source, source_at),
+            *(scale, scale_at, totals),
+        )
+    if low > 0 or high < count:
+        for c in range(channels):
+            factors = np.ones(len(source_at), target.dtype)
+            if scale is not None:
+                factors[:] = scale[scale_at + c * len(factors) :][: len(factors)]
+            for run in ((0, low), (high, count)):
+                to, pixels_at = at + c * apart, source_at + c * apart
+                _apply_clipped(target, to, run, packed, source, pixels_at, factors, taps)
+                if not _all_finite(target, to + run[0], run[1] - run[0]):
+                    totals[0] = np.nan
+
+
+@jit
+def _apply_clipped(
+    target: np.ndarray,
+    at: int,
+    run: tuple,
     packed: np.ndarray,
     source: np.ndarray,
     source_at: np.ndarray,
     scale: np.ndarray,
     taps: Taps,
 ) -> None:
-    """target[at + j] = sum over taps of scale * packed[tap, j] * source[source_at + j].
-
-    Only the first and last planes of an array have taps that lead out of it; there filters are zero.
-    """
-    clear(target, at, count)
-    low, high = max(0, -source_at.min()), min(count, source.size - source_at.max())
+    """`_apply` for one channel and a run of pixels, tap by tap where one of them leads out of the array."""
+    clear(target, at + run[0], run[1] - run[0])
+    low, high = max(run[0], -source_at.min()), min(run[1], source.size - source_at.max())
     if low < high:
         accumulate(target, at, (low, high), packed, taps.filter_at, source, source_at, scale, None)
-    if low > 0 or high < count:
-        middle = (low, high) if low < high else (count, count)
-        for tap in range(len(source_at)):
-            one = slice(tap, tap + 1)
-            start, stop = max(0, -source_at[tap]), min(count, source.size - source_at[tap])
-            for run in ((start, min(stop, middle[0])), (max(start, middle[1]), stop)):
-                if run[0] < run[1]:
-                    accumulate(
-                        target, at, run, packed, taps.filter_at[one], source, source_at[one], scale[one], None
-                    )
+    else:
+        low, high = run[1], run[1]
+    for tap in range(len(source_at)):
+        one = slice(tap, tap + 1)
+        start, stop = max(run[0], -source_at[tap]), min(run[1], source.size - source_at[tap])
+        for part in ((start, min(stop, low)), (max(start, high), stop)):
+            if part[0] < part[1]:
+                accumulate(
+                    target, at, part, packed, taps.filter_at[one], source, source_at[one], scale[one], None
+                )
 
 
 @cached_jit
@@ -230,7 +285,7 @@ def forward_in_place(
     stop: int,
     x: np.ndarray,
     filters: np.ndarray,
-    scales: np.ndarray,
+    scales: Any,
     y: np.ndarray,
     finite: np.ndarray,
     taps: Taps,
@@ -242,20 +297,29 @@ def forward_in_place(
     blocks = -(-layout.rows // layout.block)
     packed, source_at = aligned(len(taps.y) * layout.plane, x), np.empty(len(taps.y), np.intp)
     source, target = x.reshape(-1), y.reshape(-1)
+    image, totals = x.shape[2] * x.shape[3], np.zeros(strips.STRIP_BYTES // x.itemsize, x.dtype)
+    before, calm = (-1, -1, -1), True
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
-            for c in range(begin, end):
-                at = ((n * x.shape[1] + c) * layout.rows + first) * layout.width
+            if (n, group, block) != before:
+                calm, before = (
+                    _pack_filters(packed, filters[n, group], first, rows, taps, layout),
+                    (n, group, block),
+                )
+            for c in range(begin, end, CHANNELS):
+                channel = n * x.shape[1] + c
+                at = channel * image + first * layout.width
                 for tap in range(len(source_at)):
                     source_at[tap] = at + taps.offset[tap]
-                scale = scales[n % scales.shape[0], c % scales.shape[1]]
-                _apply(target, at, rows * layout.width, packed, source, source_at, scale, taps)
-                calm = calm and _all_finite(target, at, rows * layout.width)
-            finite[item] = finite[item] and calm
+                several, count = min(CHANNELS, end - c), rows * layout.width
+                _apply(
+                    *(target, at, image, several, count, packed, source, source_at),
+                    *(scales, channel * len(source_at), totals, taps),
+                )
+            finite[item] = finite[item] and calm and _all_finite(totals, 0, totals.size)
 
 
 @jit
@@ -268,7 +332,8 @@ def _grad_filters(
     several: int,
     count: int,
     packed: np.ndarray,
-    scale: np.ndarray,
+    scale: Any,
+    scale_at: int,
     taps: Taps,
     layout: Layout,
 ) -> None:
@@ -280,7 +345,9 @@ def _grad_filters(
         for k in range(1 if together else several):
             base, apart = at + k * image, image if together else 0
             for m in range(CHANNELS):
-                factor[m] = scale[k + m, tap] if together or m == 0 else 0
+                factor[m] = 1 if together or m == 0 else 0
+                if scale is not None and factor[m]:
+                    factor[m] = scale[scale_at + (k + m) * len(taps.y) + tap]
             # Where the first or last plane's tap leads out of the array, filters are zero.
             source_at = base + taps.offset[tap]
             skip = max(0, -source_at)
@@ -311,7 +378,7 @@ def backward_in_place(
     grad_output: np.ndarray,
     x: np.ndarray,
     filters: np.ndarray,
-    scales: np.ndarray,
+    scales: Any,
     grad_x: np.ndarray,
     grad_filters: np.ndarray,
     slots: np.ndarray,
@@ -325,36 +392,38 @@ def backward_in_place(
     blocks, size, image = -(-layout.rows // layout.block), len(taps.y) * layout.plane, x.shape[2] * x.shape[3]
     needs_filters = grad_filters.size + slots.size > 0
     shifted, packed, grads = aligned(size, x), aligned(size, x), aligned(size, x)
-    source_at, scale = np.empty(len(taps.y), np.intp), np.empty((CHANNELS, len(taps.y)), x.dtype)
+    source_at, totals = np.empty(len(taps.y), np.intp), np.zeros(strips.STRIP_BYTES // x.itemsize, x.dtype)
     outputs, source, target = grad_output.reshape(-1), x.reshape(-1), grad_x.reshape(-1)
+    before, calm = (-1, -1, -1), True
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
             count = rows * layout.width
-            calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
+            if (n, group, block) != before:
+                calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
+                _pack_shifted(shifted, filters[n, group], first, rows, taps, layout)
+                before = (n, group, block)
             clear(grads, 0, size)
-            _pack_shifted(shifted, filters[n, group], first, rows, taps, layout)
-            for channel in range(begin, end, CHANNELS):
-                several, at = (
-                    min(CHANNELS, end - channel),
-                    (n * x.shape[1] + channel) * image + first * layout.width,
-                )
-                for k in range(several):
-                    to = at + k * image
+            for c in range(begin, end, CHANNELS):
+                several, channel = min(CHANNELS, end - c), n * x.shape[1] + c
+                at = channel * image + first * layout.width
+                scale_at = channel * len(source_at)
+                if grad_x.size:
                     for tap in range(len(source_at)):
-                        scale[k, tap] = scales[n % scales.shape[0], (channel + k) % scales.shape[1], tap]
-                        source_at[tap] = to - taps.offset[tap]
-                    if grad_x.size:
-                        _apply(target, to, count, shifted, outputs, source_at, scale[k], taps)
-                        calm = calm and _all_finite(target, to, count)
-                if needs_filters:
-                    slot = slots[band, n, channel : channel + several]
-                    _grad_filters(
-                        grads, slot, outputs, source, at, several, count, packed, scale, taps, layout
+                        source_at[tap] = at - taps.offset[tap]
+                    _apply(
+                        *(target, at, image, several, count, shifted, outputs, source_at),
+                        *(scales, scale_at, totals, taps),
                     )
-            calm = calm and _all_finite(grads, 0, size)
-            finite[item] = finite[item] and calm
+                if needs_filters:
+                    slot = slots[band, n, c : c + several]
+                    _grad_filters(
+                        *(grads, slot, outputs, source, at, several, count, packed, scales, scale_at),
+                        *(taps, layout),
+                    )
+            seen = _all_finite(grads, 0, size) and _all_finite(totals, 0, totals.size)
+            finite[item] = finite[item] and calm and seen
             if grad_filters.size:
                 _unpack_filters(grads, grad_filters[chunk, n, group], first, rows, taps, layout)

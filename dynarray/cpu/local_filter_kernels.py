@@ -6,8 +6,7 @@ import numpy as np
 
 from .compile import cached_jit, jit
 from .planes import accumulate, aligned, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
-
-CHANNELS = 4  # channels of which one loop makes gradients of the filters
+from .strips import CHANNELS
 
 
 class Terms(NamedTuple):

@@ -19,6 +19,12 @@ def whole_lines(elements: int) -> int:
     return (elements + 15) // 16 * 16
 
 
+def staggered(elements: int, itemsize: int) -> int:
+    """At least as many elements; planes one after the other share few sets of a cache at one place."""
+    lines = -(-elements * itemsize // 64)
+    return (lines + (4 - lines) % 64) * 64 // itemsize
+
+
 @jit
 def aligned(size: int, like: np.ndarray) -> np.ndarray:
     """Scratch memory that starts on a cache line: vector loads that cross one cost double."""

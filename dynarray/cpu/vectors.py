@@ -1,0 +1,86 @@
+"""Writing vector instructions, for innermost loops whose sums must stay in registers.
+
+LLVM's vectoriser keeps one sum or a few in registers, not the dozen that share their operands in a matrix
+product or under a filter. Such loops are intrinsics of Numba, written with a `Writer`.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+
+_FEATURES = binding.get_host_cpu_features()
+# Of one register; and whether there are 32 of them, not 16.
+REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
+
+
+class Writer:
+    """Writes instructions on vectors of `size` bytes; where that is more than a register, LLVM splits them.
+
+    `data` holds, for each argument of the intrinsic that is an array, the pointer to its first element.
+    """
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, size: int) -> None:
+        self.builder = builder
+        element = context.get_data_type(signature.args[0].dtype)
+        self._align = context.get_abi_sizeof(element)
+        self._vector = ir.VectorType(element, size // self._align)
+        self.lanes = self._vector.count
+        self.data = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
+            for kind, value in zip(signature.args, args, strict=True)
+        ]
+
+    def element(self, pointer: Any, index: Any) -> Any:
+        """One element behind a pointer."""
+        return self.builder.load(self.builder.gep(pointer, [index]))
+
+    def load(self, pointer: Any, index: Any) -> Any:
+        """A vector, from any address."""
+        return self.builder.load(self._at(pointer, index), align=self._align)
+
+    def store(self, value: Any, pointer: Any, index: Any) -> None:
+        """A vector, to any address."""
+        self.builder.store(value, self._at(pointer, index), align=self._align)
+
+    def broadcast(self, value: Any) -> Any:
+        """A vector of equal elements."""
+        lane, undefined = ir.IntType(32), ir.Constant(self._vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, value, lane(0))
+        zeros = ir.Constant(ir.VectorType(lane, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(single, undefined, zeros)
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        """a * b."""
+        return self.builder.fmul(a, b, flags=("contract",))
+
+    def add(self, a: Any, b: Any) -> Any:
+        """a + b, in one instruction with the product that b may be."""
+        return self.builder.fadd(a, b, flags=("contract",))
+
+    def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
+        """`number` sums from zero over k < `count`, which is at least 1; ``step(k, sums)`` writes a step."""
+        builder, index = self.builder, count.type
+        before, body = builder.block, builder.append_basic_block("step")
+        after = builder.append_basic_block("sums")
+        builder.branch(body)
+        builder.position_at_end(body)
+        k = builder.phi(index)
+        totals = [builder.phi(self._vector) for _ in range(number)]
+        following = step(k, totals)
+        k_next = builder.add(k, index(1))
+        zero = ir.Constant(self._vector, [0.0] * self.lanes)
+        for now, first, then in zip(
+            (k, *totals), (index(0), *[zero] * number), (k_next, *following), strict=True
+        ):
+            now.add_incoming(first, before)
+            now.add_incoming(then, body)
+        builder.cbranch(builder.icmp_signed("<", k_next, count), body, after)
+        builder.position_at_end(after)
+        return following
+
+    def _at(self, pointer: Any, index: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
