@@ -175,6 +175,7 @@ def _parts(call: _Call, chunks: Chunks, start: int, stop: int, images: int, tile
             channels=int(chunks.size[start:stop].sum()),
             tile=tile,
             tiles=-(-call.grid.positions // tile),
+            depth=call.grid.taps * int(chunks.size[start:stop].max()),
         )
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import uint64
+from numba import boolean, int64, uint64
 
 from .compile import cached_jit, jit
 from .deform_kernels import (
@@ -11,16 +11,17 @@ from .deform_kernels import (
     Grid,
     Part,
     Points,
+    multiples,
     new_points,
     packed_at,
     product,
     sample,
+    scratch,
     set_up,
     spread,
     sums,
 )
 from .gemm import ROWS, TILE_BYTES
-from .planes import aligned
 
 
 class Inputs(NamedTuple):
@@ -103,16 +104,14 @@ def backward_items(
     """Items are (share of the images, chunk): no two write the same pixel, weight or sum."""
     packed, each = inputs.packed, grid.outputs // grid.groups
     width, rows, panels = TILE_BYTES // packed.itemsize, _whole(part.tile, ROWS), _whole(each, ROWS)
-    widest = _whole(grid.taps * chunks.size[part.chunk : part.chunk + part.chunks].max(), width)
     points = new_points(grid, part, packed)
-    by_position, by_output = aligned(rows * each, packed), aligned(part.tile * panels, packed)
-    columns = aligned(rows * widest, packed)
-    by_position[:], by_output[:], columns[:] = 0, 0, 0
+    by_position, by_output = scratch(rows * each, packed), scratch(part.tile * panels, packed)
+    columns = scratch(rows * _whole(part.depth, width), packed)
     for item in range(start, stop):
         share, chunk = item // part.chunks, part.chunk + item % part.chunks
         group, weight_at = chunks.group[chunk], chunks.weight_at[chunk]
         across = _whole(grid.taps * chunks.size[chunk], width)
-        steps = np.arange(max(each, part.tile)) * across
+        steps = multiples(across, max(each, part.tile))
         slot = share * (len(grads.weights) // band.shares) + weight_at
         for tile in range(band.start, band.stop):
             image, first = tile // part.tiles, tile % part.tiles * part.tile
@@ -124,11 +123,24 @@ def backward_items(
             _pack_gradient(by_position, by_output, inputs.grad_output, at, grid.positions, each, count)
             set_up(points, inputs.offset, inputs.mask, grid, image, chunks.offset_group[chunk], first, count)
             size = (_whole(count, ROWS), across)
-            product(columns, 0, across, size, by_position, inputs.weights, weight_at, steps, each, False)
+            product(
+                columns,
+                int64(0),
+                across,
+                size,
+                by_position,
+                inputs.weights,
+                weight_at,
+                steps,
+                each,
+                boolean(0),
+            )
             _pull_back(columns, across, points, inputs, grads, grid, chunks, part, band, wanted, tile, chunk)
             if wanted.weight:
                 size = (panels, across)
-                product(grads.weights, slot, across, size, by_output, columns, 0, steps, count, True)
+                product(
+                    grads.weights, slot, across, size, by_output, columns, int64(0), steps, count, boolean(1)
+                )
 
 
 @jit
@@ -175,7 +187,6 @@ def point_items(
     """Items are tiles of the band: gradients of their points, the sums of all chunks added up in order."""
     points = new_points(grid, part, offset)
     per_chunk = 4 * part.tile * grid.taps
-    total = np.empty(4, offset.dtype)
     for item in range(start, stop):
         image, first = (band.start + item) // part.tiles, (band.start + item) % part.tiles * part.tile
         count, chunk = min(part.tile, grid.positions - first), 0
@@ -186,36 +197,37 @@ def point_items(
             set_up(points, offset, mask, grid, part.image + image, group, first, count)
             plane = ((part.image + image) * grid.offset_groups + group) * grid.taps * grid.positions
             for k in range(count * grid.taps):
-                total[:] = 0
+                s0 = s1 = s2 = s3 = offset.dtype.type(0)
                 for c in range(item * part.chunks + chunk, item * part.chunks + end):
-                    for corner in range(4):
-                        total[corner] += corner_sums[c * per_chunk + 4 * k + corner]
+                    source = c * per_chunk + 4 * k
+                    s0 += corner_sums[source]
+                    s1 += corner_sums[source + 1]
+                    s2 += corner_sums[source + 2]
+                    s3 += corner_sums[source + 3]
                 at = plane + k % grid.taps * grid.positions + first + k // grid.taps
-                _point_gradient(total, points, k, grad_offset, grad_mask, at, k, plane, grid, first)
+                y_at = 2 * plane + 2 * (k % grid.taps) * grid.positions + first + k // grid.taps
+                totals = (s0, s1, s2, s3)
+                _point_gradient(totals, points, k, grad_offset, y_at, grid.positions, grad_mask, at)
             chunk = end
 
 
 @jit
 def _point_gradient(
-    total: np.ndarray,
+    totals: tuple,
     points: Points,
     k: int,
     grad_offset: np.ndarray,
+    y_at: int,
+    x_from_y: int,
     grad_mask: np.ndarray,
     at: int,
-    index: int,
-    plane: int,
-    grid: Grid,
-    first: int,
 ) -> None:
     """Add the derivatives by a point, from the sums over channels of gradient * corner."""
-    one = points.ly.dtype.type(1)
+    one, (s0, s1, s2, s3) = points.ly.dtype.type(1), totals
     ly, lx, factor = points.ly[k], points.lx[k], points.factor[k]
-    s0, s1, s2, s3 = total[0], total[1], total[2], total[3]
     if grad_offset.size:
-        y_at = 2 * plane + 2 * (index % grid.taps) * grid.positions + first + index // grid.taps
         grad_offset[y_at] += factor * ((one - lx) * (s2 - s0) + lx * (s3 - s1))
-        grad_offset[y_at + grid.positions] += factor * ((one - ly) * (s1 - s0) + ly * (s3 - s2))
+        grad_offset[y_at + x_from_y] += factor * ((one - ly) * (s1 - s0) + ly * (s3 - s2))
     if grad_mask.size:
         grad_mask[at] += (one - ly) * ((one - lx) * s0 + lx * s1) + ly * ((one - lx) * s2 + lx * s3)
 
@@ -234,7 +246,7 @@ def sample_items(
 ) -> None:
     """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
     points = new_points(grid, part, y)
-    columns = aligned(part.tile * chunks.size.max(), y)
+    columns = scratch(part.tile * part.depth, y)
     for item in range(start, stop):
         image, first = item // part.tiles, item % part.tiles * part.tile
         count = min(part.tile, grid.positions - first)
@@ -266,7 +278,7 @@ def sample_backward_items(
 ) -> None:
     """As `backward_items`, without weights."""
     points = new_points(grid, part, inputs.packed)
-    columns = aligned(part.tile * grid.taps * chunks.size.max(), inputs.packed)
+    columns = scratch(part.tile * part.depth, inputs.packed)
     for item in range(start, stop):
         share, chunk = item // part.chunks, part.chunk + item % part.chunks
         size = chunks.size[chunk]

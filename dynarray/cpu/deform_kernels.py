@@ -3,11 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import uint64
+from numba import int64, uint64
 
 from .compile import cached_jit, jit
 from .gemm import ROWS, TILE_BYTES, multiply
-from .planes import aligned
+from .interleave import interleave
+from .planes import aligned, clear
+
+LINE = 16  # elements, at least those of a cache line
 
 
 class Grid(NamedTuple):
@@ -51,6 +54,7 @@ class Part(NamedTuple):
     channels: int
     tile: int  # positions of a tile
     tiles: int  # of an image
+    depth: int  # most columns that a chunk has
 
 
 class Points(NamedTuple):
@@ -229,6 +233,23 @@ def unpack_items(
 
 
 @jit
+def scratch(size: int, like: np.ndarray) -> np.ndarray:
+    """Zeros that start on a cache line: what lies behind the last row of a tile is read, and not used."""
+    memory = aligned(size + LINE, like)
+    clear(memory, 0, len(memory))
+    return memory
+
+
+@jit
+def multiples(step: int, count: int) -> np.ndarray:
+    """step * k for all k < count: where the rows of a right matrix begin."""
+    found = np.empty(count, np.int64)
+    for k in range(count):
+        found[k] = step * k
+    return found
+
+
+@jit
 def product(
     out: np.ndarray,
     at: int,
@@ -241,7 +262,10 @@ def product(
     depth: int,
     add: bool,
 ) -> None:
-    """A product of whole tiles: one strip of the right matrix after the other stays in the L1 cache."""
+    """A product of whole tiles: one strip of the right matrix after the other stays in the L1 cache.
+
+    Constants are handed over as ``int64(0)``: for a literal 0 Numba would compile everything once more.
+    """
     width, panel = TILE_BYTES // out.itemsize, depth * ROWS
     for j in range(0, size[1], width):
         to, source = at + j, right_at + j
@@ -266,12 +290,9 @@ def forward_items(
     width, rows = TILE_BYTES // y.itemsize, -(-part.tile // ROWS) * ROWS
     each = grid.outputs // grid.groups
     across = -(-each // width) * width
-    deepest = grid.taps * chunks.size[part.chunk : part.chunk + part.chunks].max()
     points = new_points(grid, part, y)
-    panel, left = aligned(ROWS * deepest, y), aligned(rows * deepest, y)
-    result = aligned(rows * (across + 16), y)
-    panel[:], left[:] = 0, 0
-    steps = np.arange(deepest) * across
+    columns, left = scratch(rows * part.depth, y), scratch(rows * part.depth, y)
+    result, steps = scratch(rows * (across + 16), y), multiples(across, part.depth)
     for item in range(start, stop):
         image, first = item // part.tiles, item % part.tiles * part.tile
         count, group_of_points = min(part.tile, grid.positions - first), -1
@@ -282,27 +303,15 @@ def forward_items(
                 set_up(points, offset, mask, grid, part.image + image, group_of_points, first, count)
             size = chunks.size[chunk]
             base = packed_at(grid, part, image, chunks.first[chunk])
-            for i in range(0, count, ROWS):
-                for r in range(min(ROWS, count - i)):
-                    for tap in range(grid.taps):
-                        k = (i + r) * grid.taps + tap
-                        at = (r * grid.taps + tap) * size
-                        sample(packed, base, grid.width + 2, size, points, k, panel, at)
-                _interleave(left, i * grid.taps * size, panel, grid.taps * size)
-            shape, at = (-(-count // ROWS) * ROWS, across), chunks.weight_at[chunk]
             depth = grid.taps * size
-            product(result, 0, across + 16, shape, left, weights, at, steps, depth, not begins)
+            for k in range(count * grid.taps):
+                sample(packed, base, grid.width + 2, size, points, k, columns, k * size)
+            shape, at = (-(-count // ROWS) * ROWS, across), chunks.weight_at[chunk]
+            interleave(left, columns, depth, shape[0], depth)
+            product(result, int64(0), across + 16, shape, left, weights, at, steps, depth, not begins)
             begins = chunk + 1 == part.chunk + part.chunks or chunks.group[chunk + 1] != chunks.group[chunk]
             if begins:
                 _write(y, result, bias, grid, chunks, part, chunk, image, first, count)
-
-
-@jit
-def _interleave(left: np.ndarray, at: int, panel: np.ndarray, depth: int) -> None:
-    """ROWS rows of columns as a panel of a left matrix."""
-    for k in range(uint64(depth)):
-        for r in range(uint64(ROWS)):
-            left[uint64(at) + k * uint64(ROWS) + r] = panel[r * uint64(depth) + k]
 
 
 @jit
