@@ -1,5 +1,5 @@
 """Everything that is measured: one line per stem."""
 
-from . import local_filter
+from . import atoms, local_filter
 
-CASES = (*local_filter.CASES,)
+CASES = (*local_filter.CASES, *atoms.CASES)

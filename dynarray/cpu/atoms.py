@@ -16,6 +16,7 @@ Neighbouring tiles of rows read some of the same rows of x. An item of work adds
 an item before reads as well in a place of its own, its edge; edges are added last, in order.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ import numpy as np
 from . import gemm, parallel
 from .atoms_kernels import Gradients, Inputs, Layout, Offsets, Taps, backward_items, forward_items
 from .compile import kernel_input
+from .planes import whole_lines
 from .products import STRIP_BYTES
+from .scratch import borrow
 
 TILE_BYTES = 1280  # of one row of a tile
 Z_BYTES = 384 * 1024  # filtered channels of a tile: a part of a common L2 cache; backward a third of it
@@ -77,9 +80,9 @@ def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, O
     width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip
     rows = _tile_rows((high, wide), strip, most) if pieces == 1 else 1
     taps, halo = _taps(call, rows)
-    span = -(-rows * width // strip) * strip
     plane = (rows + halo) * width
-    image = -(-len(taps.origin_y) * plane // strip) * strip
+    # Odd numbers of strips: powers of two would put all rows into the same few lines of the cache.
+    span, image = ((-(-size // strip) | 1) * strip for size in (rows * width, len(taps.origin_y) * plane))
     of_chunk = Z_BYTES // (3 if backward else 1) // (m * span * call.itemsize)
     most_channels = -(-call.x[1] // gemm.ROWS)
     layout = Layout(
@@ -97,19 +100,25 @@ def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, O
         # The matrix product takes rows of its left operand in panels.
         chunk=max(1, min(of_chunk // gemm.ROWS, most_channels)) * gemm.ROWS,
         edge=max(0, (kh - 1) * call.dilation[0] + 1 - call.stride[0]),
+        alike=call.stride == (1, 1) and pieces == 1 and wide == call.x[3],
     )
     return taps, layout, _offsets(taps, layout, m, outputs, strip)
 
 
 def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int) -> Offsets:
     count, span = len(taps.plane), layout.span
+    wide = -(-outputs // strip) * strip
+    images, z, atoms = layout.group * layout.image, layout.chunk * m * span, m * count * span
+    scratch = (atoms, images, z, gemm.ROWS * strip)
+    adjoint = (outputs * span, wide * span, z, z, atoms, images)
     return Offsets(
         tap=taps.plane * layout.plane + taps.shift * layout.width,
         image=np.arange(layout.group) * layout.image,
         atom=np.arange(m) * count * span,
         row=np.arange(max(layout.chunk * m, count, outputs)) * span,
         channel=np.arange(layout.chunk) * m * span,
-        turned=np.arange(max(2, span)) * (-(-outputs // strip) * strip),
+        turned=np.arange(max(2, span)) * wide,
+        memory=np.cumsum([0, *(whole_lines(size + strip) for size in scratch + adjoint)]),
     )
 
 
@@ -122,6 +131,16 @@ def _by_tap(atoms: np.ndarray) -> np.ndarray:
 def _maps(array: np.ndarray) -> np.ndarray:
     """(N, channels, positions), contiguous."""
     return kernel_input(array).reshape(*array.shape[:2], array.shape[2] * array.shape[3])
+
+
+def _forward_items(start: int, stop: int, x: np.ndarray, *args: Any) -> None:
+    offsets = args[-1]
+    forward_items(start, stop, x, *args, borrow("tile", offsets.memory[4], x.dtype))
+
+
+def _backward_items(start: int, stop: int, inputs: Inputs, *args: Any) -> None:
+    offsets = args[-1]
+    backward_items(start, stop, inputs, *args, borrow("tile", offsets.memory[-1], inputs.x.dtype))
 
 
 def forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **params: Any) -> tuple[Any, tuple]:
@@ -140,7 +159,7 @@ def forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **params: Any) -> 
     arrays = (kernel_input(x), _by_tap(atoms), left, added, _maps(y))
     items = x.shape[0] * plan[1].row_tiles * plan[1].pieces
     operations = coefficients.size * y.size // outputs
-    parallel.run(forward_items, items, operations, *arrays, *plan)
+    parallel.run(_forward_items, items, operations, *arrays, *plan)
     return y, kept
 
 
@@ -165,13 +184,13 @@ def backward(
     inputs = Inputs(_maps(grad_output), kernel_input(x), _by_tap(atoms), left)
     grads = Gradients(
         x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
-        edges=np.zeros((items, *edge) if needs[0] else (0,) * 4, x.dtype),
+        edges=_slots("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
         atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
-        coefficients=np.zeros((items, depth, outputs) if needs[2] else (0,) * 3, x.dtype),
+        coefficients=_slots("coefficients", (items, depth, outputs) if needs[2] else (0,) * 3, x.dtype),
         bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
     )
     operations = 3.0 * coefficients.size * grad_output.size / outputs
-    parallel.run(backward_items, items, operations, inputs, grads, first_of, shared, taps, layout, offsets)
+    parallel.run(_backward_items, items, operations, inputs, grads, first_of, shared, taps, layout, offsets)
     if needs[0]:
         for first, (low, high), rows in zip(first_of, shared, grads.edges):
             grads.x[first // layout.row_tiles, :, low:high] += rows[:, : high - low]
@@ -183,6 +202,13 @@ def backward(
         else None,
         grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
     )
+
+
+def _slots(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that nobody sees after the call."""
+    slots = borrow(name, math.prod(shape), dtype).reshape(shape)
+    slots[...] = 0
+    return slots
 
 
 def _shared_rows(call: _Call, layout: Layout, first_of: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from numba import uint64
 from . import gemm
 from .compile import cached_jit, jit
 from .interleave import interleave
-from .planes import aligned, clear, copy, inside, pack_rows
+from .planes import clear, copy, inside, pack_rows
 from .products import STRIP_BYTES, sum_products
 
 _SUM = 64  # positions that are added up at once
@@ -41,6 +41,7 @@ class Layout(NamedTuple):
     group: int  # channels packed at once
     chunk: int  # channels filtered before they are multiplied: whole groups
     edge: int  # most rows of x that two neighbouring tiles of rows read
+    alike: bool  # whether rows of a tile lie as rows of the image, but for a shift
 
 
 class Tile(NamedTuple):
@@ -83,10 +84,11 @@ class Offsets(NamedTuple):
     row: np.ndarray  # each row
     channel: np.ndarray  # the channels of a chunk in z
     turned: np.ndarray  # each position of the output gradient
+    memory: np.ndarray  # the parts of `Scratch`, then of `Adjoint`, and their end
 
 
 class Scratch(NamedTuple):
-    """Memory for the filtered channels of one tile."""
+    """Memory for the filtered channels of one tile; reads go up to a strip beyond the end of a part."""
 
     atoms: np.ndarray  # (M, taps)
     images: np.ndarray  # planes of a group of channels
@@ -95,15 +97,10 @@ class Scratch(NamedTuple):
 
 
 @jit
-def new_scratch(x: np.ndarray, m: int, layout: Layout, offsets: Offsets) -> Scratch:
-    """Reads go up to a strip beyond the end."""
-    span = layout.span
-    return Scratch(
-        aligned(m * len(offsets.tap) * span, x),
-        aligned(layout.group * layout.image + span, x),
-        aligned((layout.chunk * m + 1) * span, x),
-        aligned(gemm.ROWS * span, x),
-    )
+def new_scratch(memory: np.ndarray, offsets: Offsets) -> Scratch:
+    """Parts of the memory."""
+    at = offsets.memory
+    return Scratch(memory[at[0] : at[1]], memory[at[1] : at[2]], memory[at[2] : at[3]], memory[at[3] : at[4]])
 
 
 @jit
@@ -138,16 +135,40 @@ def origin_of(plane: int, tile: Tile, taps: Taps, layout: Layout) -> tuple:
 
 
 @jit
+def clear_border(target: np.ndarray, at: int, rows: int, width: int, shift: int) -> None:
+    """Zero where rows, shifted, read beyond the ends of theirs."""
+    low, high = (0, min(width, -shift)) if shift < 0 else (max(0, width - shift), width)
+    for i in range(rows):
+        for j in range(low, high):
+            target[at + i * width + j] = 0
+
+
+@jit
+def pack_alike(target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, origin: tuple) -> None:
+    """`pack_rows` where rows lie as in the image: all at once."""
+    width, shift = image.shape[1], origin[1]
+    top, bottom = inside(rows, first, image.shape[0], origin[0], 1)
+    if top < bottom and abs(shift) < width:
+        count, begin = (bottom - top) * width, (first + origin[0] + top) * width + shift
+        low, high = max(0, -begin), min(count, image.size - begin)
+        copy(target, at + top * width + low, image.reshape(-1), begin + low, high - low)
+        clear_border(target, at + top * width, bottom - top, width, shift)
+
+
+@jit
 def pack_group(
     tile: Tile, x: np.ndarray, first: int, several: int, taps: Taps, layout: Layout, scratch: Scratch
 ) -> None:
     """The planes of channels first to first + several."""
+    rows = tile.rows + layout.halo
     for c in range(several):
+        image = x[tile.n, first + c]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            rows = tile.rows + layout.halo
-            image = x[tile.n, first + c]
-            pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
+            if layout.alike:
+                pack_alike(scratch.images, at, image, tile.row, rows, origin)
+            else:
+                pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
 
 
 @jit
@@ -172,10 +193,11 @@ def forward_items(
     taps: Taps,
     layout: Layout,
     offsets: Offsets,
+    memory: np.ndarray,
 ) -> None:
     """Items (n, tile of rows, piece); y is (N, O, positions), `left` the packed coefficients (O, C*M)."""
     channels, m, outputs, positions = x.shape[1], len(offsets.atom), y.shape[1], y.shape[2]
-    scratch, flat, depth = new_scratch(x, m, layout, offsets), y.reshape(-1), channels * m
+    scratch, flat, depth = new_scratch(memory, offsets), y.reshape(-1), channels * m
     for item in range(start, stop):
         row_tile = item // layout.pieces
         n, piece = row_tile // layout.row_tiles, item % layout.pieces
@@ -210,17 +232,16 @@ class Adjoint(NamedTuple):
 
 
 @jit
-def new_adjoint(x: np.ndarray, outputs: int, layout: Layout, offsets: Offsets) -> Adjoint:
-    """Reads go up to a strip beyond the end."""
-    span, m = layout.span, len(offsets.atom)
-    panels = (layout.chunk * m + gemm.ROWS - 1) // gemm.ROWS
+def new_adjoint(memory: np.ndarray, offsets: Offsets) -> Adjoint:
+    """Parts of the memory."""
+    at = offsets.memory[4:]
     return Adjoint(
-        aligned((outputs + 1) * span, x),
-        aligned(span * offsets.turned[1], x),
-        aligned(layout.chunk * m * span, x),
-        aligned(panels * gemm.ROWS * span, x),
-        aligned(m * len(offsets.tap) * span, x),
-        aligned(layout.group * layout.image + span, x),
+        memory[at[0] : at[1]],
+        memory[at[1] : at[2]],
+        memory[at[2] : at[3]],
+        memory[at[3] : at[4]],
+        memory[at[4] : at[5]],
+        memory[at[5] : at[6]],
     )
 
 
@@ -263,6 +284,40 @@ def add_rows(
 
 
 @jit
+def _add_run(
+    target: np.ndarray, row: int, source: np.ndarray, at: int, rows: int, width: int, shift: int
+) -> None:
+    """Add shifted rows to as many of `target`, without what leads out of these."""
+    low, base, to = max(0, -shift), uint64(at), target.reshape(-1)
+    start, begin = uint64(row * width + shift + low), base + uint64(low)
+    for j in range(uint64(max(0, rows * width - abs(shift)))):
+        to[start + j] += source[begin + j]
+
+
+@jit
+def add_alike(
+    source: np.ndarray,
+    at: int,
+    first: int,
+    rows: int,
+    origin: tuple,
+    image: np.ndarray,
+    edge: np.ndarray,
+    shared: tuple,
+) -> None:
+    """`add_rows` where rows lie as in the image: all at once."""
+    width, row = image.shape[1], first + origin[0]
+    top, bottom = inside(rows, first, image.shape[0], origin[0], 1)
+    if top < bottom and abs(origin[1]) < width:
+        clear_border(source, at + top * width, bottom - top, width, origin[1])
+        middle = min(bottom, max(top, shared[1] - row))
+        if top < middle:
+            _add_run(edge, row + top - shared[0], source, at + top * width, middle - top, width, origin[1])
+        if middle < bottom:
+            _add_run(image, row + middle, source, at + middle * width, bottom - middle, width, origin[1])
+
+
+@jit
 def _grad_x_of_group(
     tile: Tile,
     first: int,
@@ -284,12 +339,15 @@ def _grad_x_of_group(
         adjoint.grad_images, offsets.tap, offsets.image, scratch.atoms, offsets.row, offsets.atom,
         adjoint.grad_z, offsets.channel[place:], offsets.row, count, several, m, tile.positions, _ADD,
     )  # fmt: skip
+    planes, rows = adjoint.grad_images, tile.rows + layout.halo
     for c in range(several):
         image, edge = grads.x[tile.n, first + c], grads.edges[item, first + c]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            rows = tile.rows + layout.halo
-            add_rows(adjoint.grad_images, at, tile.row, rows, origin, image, edge, shared, layout)
+            if layout.alike:
+                add_alike(planes, at, tile.row, rows, origin, image, edge, shared)
+            else:
+                add_rows(planes, at, tile.row, rows, origin, image, edge, shared, layout)
 
 
 @jit
@@ -368,11 +426,11 @@ def backward_items(
     taps: Taps,
     layout: Layout,
     offsets: Offsets,
+    memory: np.ndarray,
 ) -> None:
     """Item i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge."""
     x, outputs = inputs.x, inputs.grad_output.shape[1]
-    scratch = new_scratch(x, len(offsets.atom), layout, offsets)
-    adjoint = new_adjoint(x, outputs, layout, offsets)
+    scratch, adjoint = new_scratch(memory, offsets), new_adjoint(memory, offsets)
     for item in range(start, stop):
         for unit in range(first_of[item] * layout.pieces, first_of[item + 1] * layout.pieces):
             row_tile = unit // layout.pieces

@@ -1,0 +1,66 @@
+"""`atom_conv2d` and `compose_atoms`: what is measured, and how much arithmetic it takes."""
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from dynarray._geometry import input_positions
+from dynarray._operator import Checked
+
+from .case import Case
+
+_PEERS = "benchmarks.atoms_torch"
+
+
+def conv_flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass of `atom_conv2d`, with z saved and not made again.
+
+    Forward: a multiply-add for each channel, atom and (output pixel, tap) pair inside the image, and one for
+    each output, channel, atom and output pixel. Backward: twice as many of both.
+    """
+    (x, atoms, coefficients, _), params = checked.arrays, checked.params
+    pairs = x.shape[0] * prod(
+        _inside(x.shape[2 + i], atoms.shape[2 + i], atoms.shape[4 + i], params, i) for i in range(2)
+    )
+    outputs, channels, m = coefficients.shape
+    forward = 2 * channels * m * (pairs + outputs * x.shape[0] * prod(atoms.shape[4:]))
+    return forward, 2 * forward
+
+
+def compose_flops(checked: Checked) -> tuple[int, int]:
+    """A multiply-add for each basis and element of the atoms; backward twice."""
+    alpha, bases = checked.arrays
+    forward = 2 * alpha.size * prod(bases.shape[1:])
+    return forward, 2 * forward
+
+
+def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> int:
+    """Along one axis, the number of (output, tap) pairs that read inside the image."""
+    steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
+    positions = np.stack([input_positions(outputs, tap, *steps) for tap in range(kernel)])
+    return int(((positions >= 0) & (positions < size)).sum())
+
+
+def _conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "atoms": (n, m, kernel, kernel, h, w),
+        "coefficients": (o, c, m),
+        "bias": (o,),
+    }
+    title = f"atom_conv2d ({n}, {c}->{o}, {h}, {w}) M{m} k{kernel}"
+    return Case(title, "atom_conv2d", shapes, conv_flops, {}, _PEERS)
+
+
+def _compose(n: int, h: int, w: int, kernel: int, bases: int, m: int = 6) -> Case:
+    shapes = {"alpha": (n, m, bases, h, w), "bases": (bases, kernel, kernel)}
+    title = f"compose_atoms ({n}, {m}, {bases}, {h}, {w}) k{kernel}"
+    return Case(title, "compose_atoms", shapes, compose_flops, {}, _PEERS)
+
+
+CASES = (
+    replace(_conv(2, 64, 64, 56, 56, 3), small=_conv(1, 4, 3, 9, 11, 3)),
+    replace(_conv(2, 64, 64, 56, 56, 5), small=_conv(1, 4, 3, 9, 11, 5)),
+    replace(_compose(2, 56, 56, 5, 12), small=_compose(1, 5, 7, 5, 12)),
+)
