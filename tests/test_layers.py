@@ -22,6 +22,7 @@ from autodiff.layers import (
     DDFBottleneck,
     DDFUp,
     DeformConv,
+    DisplacedConv,
     Dropout,
     FilterNorm,
     Flatten,
@@ -111,6 +112,12 @@ LAYERS = {
     "CGDS": (off_grid(CGDS(2, 4, 3, **OPTIONS)), [(1, 2, 5, 6), (1, 4, 2, 3)], (1, 10, 5, 6)),
     "ASPP": (off_grid(ASPP(3, 2, (1, 2), **OPTIONS)).eval(), [(2, 3, 4, 3)], (2, 2, 4, 3)),
     "DDFBottleneck": (DDFBottleneck(8, 5, 12, stride=2, **OPTIONS), [(2, 8, 4, 4)], (2, 12, 2, 2)),
+    "DisplacedConv": (DisplacedConv(2, 3, (2, 1), **OPTIONS), [(2, 2, 4, 3)], (2, 3, 4, 3)),
+    "DisplacedConv bounded": (
+        DisplacedConv(2, 2, 3, sigma=0.8, learn_sigma=True, bound=0.5, **OPTIONS),
+        [(1, 2, 3, 4)],
+        (1, 2, 3, 4),
+    ),
     "Sequential": (Sequential(Linear(4, 3, **OPTIONS), Tanh(), Linear(3, 2, **OPTIONS)), [(2, 4)], (2, 2)),
 }
 
@@ -151,6 +158,7 @@ def test_seed_decides_the_weights():
         lambda **o: CARAFE(8, **o),
         lambda **o: Involution(16, **o),
         lambda **o: DDFBottleneck(8, 8, 16, **o),
+        lambda **o: DisplacedConv(3, 4, **o),
         lambda **o: FilterNorm(3, 4, **o),
         lambda **o: DeformConv(4, 6, **o),
         lambda **o: CGDS(3, 4, 5, **o),

@@ -25,6 +25,52 @@ def test_published_network_parameters(make, count):
     assert make(rng=0).num_parameters == count
 
 
+@pytest.mark.parametrize(
+    ("size", "units"),
+    [("small", 393_216), ("medium", 786_432), ("large", 1_523_712)],
+)
+def test_published_units_of_dau_alexnet(size, units):
+    network = networks.dau_alexnet(size, hidden=8, rng=0)
+    layers = network.convolutions[1:]
+    assert sum(layer.num_units for layer in layers) == units
+    assert sum(layer.num_parameters for layer in layers) == 3 * units
+    # They start within the kernels that they replace.
+    spans = [abs(layer.displacement.data).max() for layer in layers]
+    assert all(span <= limit for span, limit in zip(spans, (2, 1, 1, 1)))
+
+
+def test_published_parameters_of_alexnet():
+    layers = networks.alexnet(hidden=8, rng=0).convolutions
+    assert sum(layer.num_parameters for layer in layers[1:]) == 3_710_976
+
+
+@pytest.mark.parametrize("make", [networks.alexnet, networks.dau_alexnet])
+def test_small_alexnet(make):
+    """Sizes of AlexNet's maps, and a gradient for every parameter."""
+    network = make(channels=(4, 6, 5, 5, 6), hidden=7, classes=3, in_channels=1, rng=0, dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((2, 1, 224, 224))
+    with dynarray.use_backend("reference"):
+        maps = network.eval().features(x)
+        assert [m.shape[1:] for m in maps] == [
+            (4, 55, 55),
+            (6, 27, 27),
+            (5, 13, 13),
+            (5, 13, 13),
+            (6, 13, 13),
+        ]
+        with Tape() as tape:
+            loss = F.cross_entropy(network.train()(x), np.array([0, 2]))
+        grads = tape.gradient(loss, network.named_parameters())
+    assert [name for name, g in grads.items() if not np.isfinite(g).all() or not g.any()] == []
+
+
+def test_bad_alexnets():
+    with pytest.raises(ValueError, match="size must be one of small, medium, large, got 'tiny'"):
+        networks.dau_alexnet("tiny")
+    with pytest.raises(ValueError, match="5 numbers of channels, got 4 and 2"):
+        networks.alexnet(channels=(1, 2))
+
+
 def test_summary_of_resnet50():
     network = networks.resnet50(rng=0)
     table = networks.summary(network, (1, 3, 224, 224))

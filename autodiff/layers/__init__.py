@@ -7,6 +7,9 @@ from .basic import Linear as Linear
 from .deform import ASPP as ASPP
 from .deform import CGDS as CGDS
 from .deform import DeformConv as DeformConv
+from .displaced import DisplacedConv as DisplacedConv
+from .displaced import parameter_groups as parameter_groups
+from .displaced import project as project
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
 from .local_filter import DDFBottleneck as DDFBottleneck

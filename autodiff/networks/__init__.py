@@ -1,5 +1,8 @@
 """Whole networks."""
 
+from .dau_alexnet import AlexNet as AlexNet
+from .dau_alexnet import alexnet as alexnet
+from .dau_alexnet import dau_alexnet as dau_alexnet
 from .dsnet import DilatedResNet as DilatedResNet
 from .dsnet import DSNet as DSNet
 from .dsnet import SmallBackbone as SmallBackbone

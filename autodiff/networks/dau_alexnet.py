@@ -1,0 +1,125 @@
+"""AlexNet, and AlexNets whose convolutions are displaced aggregation units."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+from ..layers import BatchNorm2d, Conv2d, DisplacedConv, Dropout, Linear, Module, ReLU, Sequential
+from ..layers.module import generator
+
+CHANNELS = (96, 256, 384, 384, 256)
+KERNELS = (5, 3, 3, 3)
+# Units per pair of channels: of the second layer, and of the third to fifth.
+UNITS = {"small": ((2, 1), (1, 1)), "medium": ((2, 2), (2, 1)), "large": ((3, 2), (2, 2))}
+
+
+class AlexNet(Module):
+    """AlexNet (Krizhevsky et al., 2012) without groups, with batch normalisation after each convolution.
+
+    Parameters
+    ----------
+    convolutions : sequence of callable
+        Make the second to the fifth convolution: ``make(in_channels, out_channels, *, bias, rng, dtype)``.
+        They keep the size of their input. The first is an ordinary 11 x 11 convolution of stride 4.
+    channels : sequence of int
+        Of the outputs of the five convolutions.
+    classes, in_channels : int
+        Of the output and the input.
+    hidden : int
+        Width of the two hidden linear layers.
+    rng, dtype
+        As for `Conv2d`.
+    """
+
+    def __init__(
+        self,
+        convolutions: Sequence[Callable[..., Module]],
+        *,
+        channels: Sequence[int] = CHANNELS,
+        classes: int = 1000,
+        in_channels: int = 3,
+        hidden: int = 4096,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        rng = generator(rng)
+        if len(convolutions) != 4 or len(channels) != 5:
+            raise ValueError(
+                "AlexNet: needs 4 convolutions after the first, and 5 numbers of channels, "
+                f"got {len(convolutions)} and {len(channels)}"
+            )
+        # A bias would be undone by the normalisation that follows.
+        options: dict[str, Any] = {"bias": False, "rng": rng, "dtype": dtype}
+        self.convolutions: list[Module] = [
+            Conv2d(in_channels, channels[0], 11, stride=4, padding=2, **options)
+        ]
+        self.convolutions += [
+            make(before, after, **options)
+            for make, before, after in zip(convolutions, channels[:-1], channels[1:])
+        ]
+        self.norms = [BatchNorm2d(count, dtype=dtype) for count in channels]
+        options["bias"] = True
+        self.head = Sequential(
+            Dropout(0.5, rng=rng),
+            Linear(channels[-1] * 6 * 6, hidden, **options),
+            ReLU(),
+            Dropout(0.5, rng=rng),
+            Linear(hidden, hidden, **options),
+            ReLU(),
+            Linear(hidden, classes, **options),
+        )
+
+    def features(self, x: Any) -> list:
+        """The output of each convolution, after its ReLU, for x (N, in_channels, H, W)."""
+        outputs = []
+        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
+            # The first, second and fifth are followed by pooling.
+            if number in (1, 2):
+                x = F.max_pool2d(x, 3, 2)
+            x = F.relu(norm(convolution(x)))
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Any) -> Any:
+        """x (N, in_channels, H, W) -> (N, classes). With H = W = 224 the last map is 6 x 6."""
+        x = F.adaptive_avg_pool2d(F.max_pool2d(self.features(x)[-1], 3, 2), (6, 6))
+        return self.head(F.flatten(x))
+
+
+def alexnet(**options: Any) -> AlexNet:
+    """AlexNet with its own kernels, 5 x 5 and 3 x 3; options as for `AlexNet`."""
+
+    def make(kernel: int) -> Callable[..., Module]:
+        return lambda c, o, **given: Conv2d(c, o, kernel, **given)
+
+    return AlexNet([make(kernel) for kernel in KERNELS], **options)
+
+
+def dau_alexnet(size: str = "medium", *, layer: dict[str, Any] | None = None, **options: Any) -> AlexNet:
+    """AlexNet with displaced aggregation units from its second convolution on (Tabernik et al., 2020).
+
+    Units start within the kernels that they replace, 5 x 5 pixels and then 3 x 3, and may leave them. Each
+    has three parameters.
+
+    Parameters
+    ----------
+    size : {"small", "medium", "large"}
+        Units per pair of channels in the second layer and in those after it: 2 and 1, 4 and 2, or 6 and 4.
+        They add up to 393,216, 786,432 or 1,523,712 units; the kernels have 3,710,976 weights.
+    layer : dict, optional
+        Options of `DisplacedConv`, such as ``{"displacement_rate": 10.0, "bound": 8.0}``.
+    **options
+        As for `AlexNet`.
+    """
+    if size not in UNITS:
+        raise ValueError(f"dau_alexnet: size must be one of {', '.join(UNITS)}, got {size!r}")
+    second, others = UNITS[size]
+
+    def make(units: tuple[int, int], kernel: int) -> Callable[..., Module]:
+        choices: dict[str, Any] = {"extent": (kernel - 1) / 2, **(layer or {})}
+        return lambda c, o, **given: DisplacedConv(c, o, units, **choices, **given)
+
+    grids = (second, others, others, others)
+    return AlexNet([make(units, kernel) for units, kernel in zip(grids, KERNELS)], **options)
