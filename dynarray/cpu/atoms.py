@@ -100,7 +100,6 @@ def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, O
         # The matrix product takes rows of its left operand in panels.
         chunk=max(1, min(of_chunk // gemm.ROWS, most_channels)) * gemm.ROWS,
         edge=max(0, (kh - 1) * call.dilation[0] + 1 - call.stride[0]),
-        alike=call.stride == (1, 1) and pieces == 1 and wide == call.x[3],
     )
     return taps, layout, _offsets(taps, layout, m, outputs, strip)
 

@@ -41,7 +41,6 @@ class Layout(NamedTuple):
     group: int  # channels packed at once
     chunk: int  # channels filtered before they are multiplied: whole groups
     edge: int  # most rows of x that two neighbouring tiles of rows read
-    alike: bool  # whether rows of a tile lie as rows of the image, but for a shift
 
 
 class Tile(NamedTuple):
@@ -135,27 +134,6 @@ def origin_of(plane: int, tile: Tile, taps: Taps, layout: Layout) -> tuple:
 
 
 @jit
-def clear_border(target: np.ndarray, at: int, rows: int, width: int, shift: int) -> None:
-    """Zero where rows, shifted, read beyond the ends of theirs."""
-    low, high = (0, min(width, -shift)) if shift < 0 else (max(0, width - shift), width)
-    for i in range(rows):
-        for j in range(low, high):
-            target[at + i * width + j] = 0
-
-
-@jit
-def pack_alike(target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, origin: tuple) -> None:
-    """`pack_rows` where rows lie as in the image: all at once."""
-    width, shift = image.shape[1], origin[1]
-    top, bottom = inside(rows, first, image.shape[0], origin[0], 1)
-    if top < bottom and abs(shift) < width:
-        count, begin = (bottom - top) * width, (first + origin[0] + top) * width + shift
-        low, high = max(0, -begin), min(count, image.size - begin)
-        copy(target, at + top * width + low, image.reshape(-1), begin + low, high - low)
-        clear_border(target, at + top * width, bottom - top, width, shift)
-
-
-@jit
 def pack_group(
     tile: Tile, x: np.ndarray, first: int, several: int, taps: Taps, layout: Layout, scratch: Scratch
 ) -> None:
@@ -165,10 +143,7 @@ def pack_group(
         image = x[tile.n, first + c]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            if layout.alike:
-                pack_alike(scratch.images, at, image, tile.row, rows, origin)
-            else:
-                pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
+            pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
 
 
 @jit
@@ -284,40 +259,6 @@ def add_rows(
 
 
 @jit
-def _add_run(
-    target: np.ndarray, row: int, source: np.ndarray, at: int, rows: int, width: int, shift: int
-) -> None:
-    """Add shifted rows to as many of `target`, without what leads out of these."""
-    low, base, to = max(0, -shift), uint64(at), target.reshape(-1)
-    start, begin = uint64(row * width + shift + low), base + uint64(low)
-    for j in range(uint64(max(0, rows * width - abs(shift)))):
-        to[start + j] += source[begin + j]
-
-
-@jit
-def add_alike(
-    source: np.ndarray,
-    at: int,
-    first: int,
-    rows: int,
-    origin: tuple,
-    image: np.ndarray,
-    edge: np.ndarray,
-    shared: tuple,
-) -> None:
-    """`add_rows` where rows lie as in the image: all at once."""
-    width, row = image.shape[1], first + origin[0]
-    top, bottom = inside(rows, first, image.shape[0], origin[0], 1)
-    if top < bottom and abs(origin[1]) < width:
-        clear_border(source, at + top * width, bottom - top, width, origin[1])
-        middle = min(bottom, max(top, shared[1] - row))
-        if top < middle:
-            _add_run(edge, row + top - shared[0], source, at + top * width, middle - top, width, origin[1])
-        if middle < bottom:
-            _add_run(image, row + middle, source, at + middle * width, bottom - middle, width, origin[1])
-
-
-@jit
 def _grad_x_of_group(
     tile: Tile,
     first: int,
@@ -344,10 +285,7 @@ def _grad_x_of_group(
         image, edge = grads.x[tile.n, first + c], grads.edges[item, first + c]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            if layout.alike:
-                add_alike(planes, at, tile.row, rows, origin, image, edge, shared)
-            else:
-                add_rows(planes, at, tile.row, rows, origin, image, edge, shared, layout)
+            add_rows(planes, at, tile.row, rows, origin, image, edge, shared, layout)
 
 
 @jit
