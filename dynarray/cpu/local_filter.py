@@ -28,7 +28,8 @@ from . import local_filter_in_place as in_place
 from . import parallel
 from .compile import flag, kernel_input
 from .local_filter_kernels import Gradients, Inputs, Layout, Terms, backward_items, forward_items
-from .planes import whole_lines
+from .planes import staggered, whole_lines
+from .strips import STRIP_BYTES
 
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
 BLOCK_BYTES = 512 * 1024
@@ -69,7 +70,9 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
     if backward:
         filters = call.itemsize * math.prod(call.weight)
         least = max(64, -(-per_group * filters // SLOT_BYTES))
-    plane = whole_lines(block * width)
+    # A strip of pixels is worked on at a time, and may reach beyond the last row.
+    strip = STRIP_BYTES // call.itemsize
+    plane = max(staggered(block * width, call.itemsize), strip)
     image_plane = plane if backward else (block + halo) * width
     output_plane = lead + (block + halo) * width
     return Layout(
@@ -85,9 +88,9 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
         channels=max(min(per_group, least), -(-per_group * bands // wanted)),
         plane=plane,
         image_plane=image_plane,
-        image_size=whole_lines(stride[0] * stride[1] * image_plane + lead),
+        image_size=whole_lines(stride[0] * stride[1] * image_plane + lead + strip),
         output_plane=output_plane,
-        output_size=whole_lines(u * u * output_plane),
+        output_size=whole_lines(u * u * output_plane + strip),
     )
 
 
@@ -146,7 +149,9 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
         terms, layout = _plan(_call(x, weight, **params), backward=False)
-        scales = _by_term(channel_weight, terms, x.dtype)
+        scales = None
+        if channel_weight is not None:
+            scales = _by_term(channel_weight, terms, x.dtype).reshape(-1)
         chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
         operations = y.size * weight.shape[2] * weight.shape[3]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import parallel, strips
+from . import parallel
 from .compile import cached_jit, jit, kernel_input
 from .local_filter_kernels import decode
 from .planes import accumulate, aligned, clear, copy, correlate, inside, staggered
-from .strips import CHANNELS
+from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
 
 BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
 
@@ -212,42 +212,43 @@ def _pack_shifted(
 
 
 @jit
+def _factors(scale: Any, at: int, ones: np.ndarray) -> np.ndarray:
+    """The factors of one channel; ones if there are none."""
+    return ones if scale is None else ones * scale[at : at + len(ones)]
+
+
+@jit
 def _apply(
-    target: np.ndarray,
-    at: int,
-    apart: int,
+    target: Target,
     channels: int,
     count: int,
     packed: np.ndarray,
     source: np.ndarray,
     source_at: np.ndarray,
-    scale: Any,
-    scale_at: int,
+    scale: Scale,
     totals: np.ndarray,
     taps: Taps,
 ) -> None:
-    """`strips.apply` for j < count, wherever the taps lead.
+    """`strips.apply` for j < count, wherever the taps lead; channels lie as far apart here as there.
 
     Only the first and last planes of an array have taps that lead out of it; there filters are zero.
     """
     low = max(0, -source_at.min())
-    high = min(count, source.size - source_at.max() - (channels - 1) * apart)
-    if high - low < strips.STRIP_BYTES // target.itemsize:
+    high = min(count, source.size - source_at.max() - (channels - 1) * target.apart)
+    if high - low < lanes(source):
         low, high = count, count
     else:
-        strips.apply(
-            *(target, at, apart, channels, (low, high), packed, taps.filter_at, source, source_at),
-            *(scale, scale_at, totals),
-        )
+        filters, pixels = Filters(packed, taps.filter_at), Source(source, source_at, target.apart)
+        apply(target, channels, (low, high), filters, pixels, scale, totals, None)
     if low > 0 or high < count:
         for c in range(channels):
-            factors = np.ones(len(source_at), target.dtype)
-            if scale is not None:
-                factors[:] = scale[scale_at + c * len(factors) :][: len(factors)]
+            factors = _factors(
+                scale.values, scale.at + c * scale.apart, np.ones(len(source_at), source.dtype)
+            )
             for run in ((0, low), (high, count)):
-                to, pixels_at = at + c * apart, source_at + c * apart
-                _apply_clipped(target, to, run, packed, source, pixels_at, factors, taps)
-                if not _all_finite(target, to + run[0], run[1] - run[0]):
+                at, pixels_at = target.at + c * target.apart, source_at + c * target.apart
+                _apply_clipped(target.values, at, run, packed, source, pixels_at, factors, taps)
+                if not _all_finite(target.values, at + run[0], run[1] - run[0]):
                     totals[0] = np.nan
 
 
@@ -297,7 +298,7 @@ def forward_in_place(
     blocks = -(-layout.rows // layout.block)
     packed, source_at = aligned(len(taps.y) * layout.plane, x), np.empty(len(taps.y), np.intp)
     source, target = x.reshape(-1), y.reshape(-1)
-    image, totals = x.shape[2] * x.shape[3], np.zeros(strips.STRIP_BYTES // x.itemsize, x.dtype)
+    image, totals = x.shape[2] * x.shape[3], np.zeros(lanes(x), x.dtype)
     before, calm = (-1, -1, -1), True
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
@@ -315,9 +316,12 @@ def forward_in_place(
                 for tap in range(len(source_at)):
                     source_at[tap] = at + taps.offset[tap]
                 several, count = min(CHANNELS, end - c), rows * layout.width
+                size = len(source_at)
                 _apply(
-                    *(target, at, image, several, count, packed, source, source_at),
-                    *(scales, channel * len(source_at), totals, taps),
+                    Target(target, at, image),
+                    *(several, count, packed, source, source_at),
+                    Scale(scales, channel * size, size),
+                    *(totals, taps),
                 )
             finite[item] = finite[item] and calm and _all_finite(totals, 0, totals.size)
 
@@ -392,7 +396,7 @@ def backward_in_place(
     blocks, size, image = -(-layout.rows // layout.block), len(taps.y) * layout.plane, x.shape[2] * x.shape[3]
     needs_filters = grad_filters.size + slots.size > 0
     shifted, packed, grads = aligned(size, x), aligned(size, x), aligned(size, x)
-    source_at, totals = np.empty(len(taps.y), np.intp), np.zeros(strips.STRIP_BYTES // x.itemsize, x.dtype)
+    source_at, totals = np.empty(len(taps.y), np.intp), np.zeros(lanes(x), x.dtype)
     outputs, source, target = grad_output.reshape(-1), x.reshape(-1), grad_x.reshape(-1)
     before, calm = (-1, -1, -1), True
     for item in range(start, stop):
@@ -414,8 +418,10 @@ def backward_in_place(
                     for tap in range(len(source_at)):
                         source_at[tap] = at - taps.offset[tap]
                     _apply(
-                        *(target, at, image, several, count, shifted, outputs, source_at),
-                        *(scales, scale_at, totals, taps),
+                        Target(target, at, image),
+                        *(several, count, shifted, outputs, source_at),
+                        Scale(scales, scale_at, len(source_at)),
+                        *(totals, taps),
                     )
                 if needs_filters:
                     slot = slots[band, n, c : c + several]

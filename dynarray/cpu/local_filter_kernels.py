@@ -1,12 +1,12 @@
 """The kernels of `local_filter2d` on the CPU, and the records in which they get their plan."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .compile import cached_jit, jit
 from .planes import accumulate, aligned, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
-from .strips import CHANNELS
+from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
 
 
 class Terms(NamedTuple):
@@ -71,6 +71,7 @@ class Scratch(NamedTuple):
     outputs: np.ndarray  # gradients of as many
     scale: np.ndarray
     acc: np.ndarray
+    totals: np.ndarray
 
 
 @jit
@@ -116,7 +117,7 @@ def forward_items(
     stop: int,
     x: np.ndarray,
     filters: np.ndarray,
-    scales: np.ndarray,
+    scales: Any,
     y: np.ndarray,
     terms: Terms,
     layout: Layout,
@@ -126,8 +127,8 @@ def forward_items(
     """Items (n, group, band, chunk of channels)."""
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
-    packed, image = aligned(len(terms.tap) * layout.plane, x), aligned(layout.image_size, x)
-    acc = aligned(u * layout.plane, x)
+    packed, images = aligned(len(terms.tap) * layout.plane, x), aligned(CHANNELS * layout.image_size, x)
+    acc, totals = aligned(CHANNELS * u * layout.plane, x), np.zeros(lanes(x), x.dtype)
     # What lies between rows comes to nothing, but should not be slow to multiply.
     clear(packed, 0, packed.size)
     for item in range(start, stop):
@@ -135,20 +136,30 @@ def forward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            clear(image, 0, image.size)
+            run = (0, max(rows * layout.width, lanes(x)))
+            clear(images, 0, images.size)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
-            for c in range(begin, end):
-                scale = scales[n % scales.shape[0], c % scales.shape[1]]
-                _pack_image(image, 0, x[n, c], first, rows + layout.halo, layout)
+            for c in range(begin, end, CHANNELS):
+                several = min(CHANNELS, end - c)
+                for k in range(several):
+                    at = k * layout.image_size
+                    _pack_image(images, at, x[n, c + k], first, rows + layout.halo, layout)
                 for row in range(u):
-                    clear(acc, 0, acc.size)
                     for column in range(u):
-                        at = (row * u + column) * taps
-                        these = slice(at, at + taps)
-                        filter_at, image_at = terms.filter_at[these], terms.image_at[these]
-                        run, to = (0, rows * layout.width), column * layout.plane
-                        accumulate(acc, to, run, packed, filter_at, image, image_at, scale[these], add)
-                    unpack_phases(acc, layout.plane, y[n, c], first, rows, layout.width, row, u)
+                        phase = slice((row * u + column) * taps, (row * u + column + 1) * taps)
+                        apply(
+                            Target(acc, column * layout.plane, u * layout.plane),
+                            *(several, run),
+                            Filters(packed, terms.filter_at[phase]),
+                            Source(images, terms.image_at[phase], layout.image_size),
+                            Scale(
+                                scales, (n * x.shape[1] + c) * len(terms.tap) + phase.start, len(terms.tap)
+                            ),
+                            *(totals, add),
+                        )
+                    for k in range(several):
+                        part = acc[k * u * layout.plane : (k + 1) * u * layout.plane]
+                        unpack_phases(part, layout.plane, y[n, c + k], first, rows, layout.width, row, u)
 
 
 @jit
@@ -209,26 +220,54 @@ def _grad_x(
     add: bool | None,
 ) -> None:
     """Rows of the channels' gradients of x: what each output that reads a pixel sends back to it."""
-    acc, filters = scratch.acc, scratch.filters
-    for k in range(channels[1] - channels[0]):
-        c = channels[0] + k
-        outputs, scale = scratch.outputs[k * layout.output_size :], scratch.scale[k]
-        for source in range(layout.stride[0] * layout.stride[1]):
-            start, stop = terms.of_plane[source], terms.of_plane[source + 1]
+    acc, filters, several = scratch.acc, scratch.filters, channels[1] - channels[0]
+    # A scale that is not finite must not meet the zeros between rows: then term by term, row by row.
+    together = True
+    for c in range(channels[0], channels[1]):
+        together = together and finite[n % finite.shape[0], c % finite.shape[1]]
+    for source in range(layout.stride[0] * layout.stride[1]):
+        these = slice(terms.of_plane[source], terms.of_plane[source + 1])
+        if together and these.start < these.stop:
+            apply(
+                Target(acc, 0, layout.plane),
+                *(several, (0, max(rows * layout.width, lanes(acc)))),
+                Filters(filters, terms.filter_at[these]),
+                Source(scratch.outputs, terms.output_at[these], layout.output_size),
+                Scale(scratch.scale.reshape(-1), these.start, len(terms.tap)),
+                *(scratch.totals, add),
+            )
+        else:
             clear(acc, 0, acc.size)
-            # A scale that is not finite must not meet the zeros between rows: then term by term, row by row.
-            together = finite[n % finite.shape[0], c % finite.shape[1]]
-            for term in range(start, stop, max(1, stop - start) if together else 1):
-                end = stop if together else term + 1
-                at, to, wide = 0, 1, rows * layout.width
-                if not together:
-                    at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
-                filter_at, output_at = terms.filter_at[term:end], terms.output_at[term:end]
-                for skip in range(at, to, layout.width):
-                    run = (skip, skip + wide)
-                    accumulate(acc, 0, run, filters, filter_at, outputs, output_at, scale[term:end], add)
+            for term in range(these.start, these.stop):
+                _term_by_row(scratch, extent, several, first, rows, term, terms, layout, add)
+        for k in range(several):
             origin = _origin(source, layout)
-            unpack_rows(acc, 0, grad_x[n, c], first, rows, layout.width, origin, layout.stride)
+            image = grad_x[n, channels[0] + k]
+            unpack_rows(acc, k * layout.plane, image, first, rows, layout.width, origin, layout.stride)
+
+
+@jit
+def _term_by_row(
+    scratch: Scratch,
+    extent: tuple,
+    channels: int,
+    first: int,
+    rows: int,
+    term: int,
+    terms: Terms,
+    layout: Layout,
+    add: bool | None,
+) -> None:
+    """Add one term to the gradients of x, only where it has outputs."""
+    at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
+    filter_at, output_at = terms.filter_at[term : term + 1], terms.output_at[term : term + 1]
+    for k in range(channels):
+        scale, outputs = scratch.scale[k, term : term + 1], scratch.outputs[k * layout.output_size :]
+        for skip in range(at, to, layout.width):
+            run = (skip, skip + wide)
+            accumulate(
+                scratch.acc, k * layout.plane, run, scratch.filters, filter_at, outputs, output_at, scale, add
+            )
 
 
 @jit
@@ -300,7 +339,8 @@ def backward_items(
         aligned(CHANNELS * layout.image_size, inputs.x),
         aligned(CHANNELS * layout.output_size, inputs.x),
         np.empty((CHANNELS, len(terms.tap)), inputs.x.dtype),
-        aligned(layout.plane, inputs.x),
+        aligned(CHANNELS * layout.plane, inputs.x),
+        np.zeros(lanes(inputs.x), inputs.x.dtype),
     )
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)

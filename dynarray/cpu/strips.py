@@ -5,7 +5,8 @@ used. Here each of its values, once loaded, serves `CHANNELS` channels, and the 
 registers: they are written once.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -19,120 +20,139 @@ CHANNELS = 4
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
 
 
+class Target(NamedTuple):
+    """Where results go: that of channel c at pixel j to ``values[at + c*apart + j]``."""
+
+    values: np.ndarray
+    at: int
+    apart: int
+
+
+class Filters(NamedTuple):
+    """The filter of tap t at pixel j is ``values[at[t] + j]``."""
+
+    values: np.ndarray
+    at: np.ndarray
+
+
+class Source(NamedTuple):
+    """What tap t reads of channel c at pixel j is ``values[at[t] + c*apart + j]``."""
+
+    values: np.ndarray
+    at: np.ndarray
+    apart: int
+
+
+class Scale(NamedTuple):
+    """The scale of channel c and tap t is ``values[at + c*apart + t]``; if `values` is None there is none."""
+
+    values: Any
+    at: int
+    apart: int
+
+
+@jit
+def lanes(like: np.ndarray) -> int:
+    """Pixels of a strip."""
+    return STRIP_BYTES // like.itemsize
+
+
 @jit
 def apply(
-    target: np.ndarray,
-    at: int,
-    apart: int,
+    target: Target,
     channels: int,
     run: tuple,
-    filters: np.ndarray,
-    filter_at: np.ndarray,
-    source: np.ndarray,
-    source_at: np.ndarray,
-    scale: Any,
-    scale_at: int,
+    filters: Filters,
+    source: Source,
+    scale: Scale,
     totals: np.ndarray,
+    add: Any,
 ) -> None:
-    """target[at + c*apart + j] = sum over taps of scale[c, t] * filters[t, j] * source[c, t, j].
+    """Target = sum over taps of (scale o filter) * source, for `channels` and the pixels of the `run`.
 
-    For c < `channels`, which are at most CHANNELS, and j in the `run`, which is at least a strip long.
-    scale[c, t] is at ``scale_at + c*taps + t``, filters[t, j] at ``filter_at[t] + j``, source[c, t, j] at
-    ``source_at[t] + c*apart + j``. `scale` may be None: it then counts as 1. All results are added to
-    `totals`, one per lane of a strip, so that what is not finite is noticed.
+    o is + if `add` is given, else *. At most CHANNELS channels; a run is at least a strip long. All results
+    are added to `totals`, one per lane of a strip, so that what is not finite is noticed.
     """
-    lanes, taps, j = STRIP_BYTES // target.itemsize, len(filter_at), run[0]
+    size, taps, j = lanes(target.values), len(filters.at), run[0]
     while True:
         if channels == CHANNELS:
             _several_channels(
-                target, at, apart, filters, filter_at, j, source, source_at, scale, scale_at, totals, taps
+                *(target.values, target.at, target.apart, j, filters.values, filters.at),
+                *(source.values, source.at, source.apart, scale.values, scale.at, scale.apart),
+                *(totals, taps, add),
             )
         else:
             for c in range(channels):
-                to, pixels, factors_at = at + c * apart, source[c * apart :], scale_at + c * taps
                 _one_channel(
-                    target, to, 0, filters, filter_at, j, pixels, source_at, scale, factors_at, totals, taps
+                    *(target.values, target.at + c * target.apart, 0, j, filters.values, filters.at),
+                    *(source.values[c * source.apart :], source.at, 0),
+                    *(scale.values, scale.at + c * scale.apart, 0, totals, taps, add),
                 )
-        if j + lanes >= run[1]:
+        if j + size >= run[1]:
             return
-        j = min(j + lanes, run[1] - lanes)  # the last strip may overlap the one before
+        j = min(j + size, run[1] - size)  # the last strip may overlap the one before
 
 
-def _signature(*arguments: Any) -> Any:
-    """Numba's signature of the intrinsics below, from the types that they are called with."""
-    target, _, _, filters, filter_at, _, source, source_at, scale, _, totals, _ = arguments
-    index = types.intp
-    return types.void(
-        target, index, index, filters, filter_at, index, source, source_at, scale, index, totals, index
-    )
+def _strip(channels: int) -> Callable:
+    """An intrinsic: `apply` for the strip of pixels from j on."""
+
+    @intrinsic
+    def strip(
+        typing: Any,
+        target: Any,
+        at: Any,
+        apart: Any,
+        j: Any,
+        filters: Any,
+        filter_at: Any,
+        source: Any,
+        source_at: Any,
+        source_apart: Any,
+        scale: Any,
+        scale_at: Any,
+        scale_apart: Any,
+        totals: Any,
+        taps: Any,
+        add: Any,
+    ) -> Any:
+        i = types.intp
+        sources, scales = (source, source_at, i), (scale, i, i)
+        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, totals, i, add)
+        return signature, lambda *call: _generate(*call, channels)
+
+    return strip
 
 
-@intrinsic
-def _several_channels(
-    typing: Any,
-    target: Any,
-    at: Any,
-    apart: Any,
-    filters: Any,
-    filter_at: Any,
-    j: Any,
-    source: Any,
-    source_at: Any,
-    scale: Any,
-    scale_at: Any,
-    totals: Any,
-    taps: Any,
-) -> Any:
-    """`apply` for one strip of pixels, from j on, and CHANNELS channels."""
-    given = target, at, apart, filters, filter_at, j, source, source_at, scale, scale_at, totals, taps
-    return _signature(*given), lambda *call: _generate(*call, CHANNELS)
-
-
-@intrinsic
-def _one_channel(
-    typing: Any,
-    target: Any,
-    at: Any,
-    apart: Any,
-    filters: Any,
-    filter_at: Any,
-    j: Any,
-    source: Any,
-    source_at: Any,
-    scale: Any,
-    scale_at: Any,
-    totals: Any,
-    taps: Any,
-) -> Any:
-    """The same for one channel."""
-    given = target, at, apart, filters, filter_at, j, source, source_at, scale, scale_at, totals, taps
-    return _signature(*given), lambda *call: _generate(*call, 1)
+_several_channels, _one_channel = _strip(CHANNELS), _strip(1)
 
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
     writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    _, at, apart, _, _, j, _, _, _, scale_at, _, taps = args
-    target, _, _, filters, filter_at, _, source, source_at, scale, _, totals, _ = writer.data
+    target, _, _, _, filters, filter_at, source, source_at, _, scale, _, _, totals, *_ = writer.data
+    _, at, apart, j, _, _, _, _, source_apart, _, scale_at, scale_apart, _, taps, _ = args
+    combine = writer.multiply if isinstance(signature.args[-1], types.NoneType) else writer.add
     index = taps.type
-    planes = [builder.mul(apart, index(c)) for c in range(channels)]
-    sources = [builder.gep(source, [builder.add(j, plane)]) for plane in planes]
     filters = builder.gep(filters, [j])
+    sources = [
+        builder.gep(source, [builder.add(j, builder.mul(source_apart, index(c)))]) for c in range(channels)
+    ]
+    scales = [builder.add(scale_at, builder.mul(scale_apart, index(c))) for c in range(channels)]
 
     def step(tap: Any, sums: list) -> list:
-        factor = writer.load(filters, writer.element(filter_at, tap))
-        start, following = writer.element(source_at, tap), []
-        for c in range(channels):
-            scaled = factor
+        factor, following = writer.load(filters, writer.element(filter_at, tap)), []
+        start = writer.element(source_at, tap)
+        for total, pixels, place in zip(sums, sources, scales, strict=True):
+            combined = factor
             if scale is not None:
-                place = builder.add(builder.add(scale_at, builder.mul(taps, index(c))), tap)
-                scaled = writer.multiply(factor, writer.broadcast(writer.element(scale, place)))
-            following.append(writer.add(sums[c], writer.multiply(scaled, writer.load(sources[c], start))))
+                own = writer.element(scale, builder.add(place, tap))
+                combined = combine(factor, writer.broadcast(own))
+            following.append(writer.add(total, writer.multiply(combined, writer.load(pixels, start))))
         return following
 
     results = writer.sums(channels, taps, step)
     seen = writer.load(totals, index(0))
-    for plane, result in zip(planes, results, strict=True):
-        writer.store(result, target, builder.add(builder.add(at, plane), j))
+    for c, result in enumerate(results):
+        writer.store(result, target, builder.add(builder.add(at, j), builder.mul(apart, index(c))))
         seen = writer.add(seen, result)
     writer.store(seen, totals, index(0))
     return context.get_dummy_value()
