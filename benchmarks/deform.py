@@ -1,0 +1,56 @@
+"""`deform_conv2d` and `sample_points`: what is measured, and how much arithmetic it takes."""
+
+from dataclasses import replace
+from math import prod
+
+from dynarray._operator import Checked
+
+from .case import Case
+
+_PEERS = "benchmarks.deform_torch"
+
+# Operations per channel and point. Forward: four corners times their weights, added up (7), and the mask (1).
+# Backward: four products with the gradient of the sample are summed for the point (8), and four products
+# are added to the pixels (8). The samples that the gradient of the weights needs could have been kept.
+_SAMPLE, _MASK, _GRADIENTS = 7, 1, 16
+
+
+def flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass of `deform_conv2d`: products and sampling."""
+    x, _, weight, mask, _ = checked.arrays
+    points = x.shape[0] * prod(weight.shape[2:]) * prod(checked.output_shape[2:])
+    product = 2 * points * weight.shape[0] * weight.shape[1]
+    samples = points * x.shape[1]
+    forward = product + samples * (_SAMPLE + (_MASK if mask is not None else 0))
+    return forward, 2 * product + samples * _GRADIENTS
+
+
+def sample_flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass of `sample_points`."""
+    samples = prod(checked.output_shape)
+    return _SAMPLE * samples, _GRADIENTS * samples
+
+
+def _deform(n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, kernel: int = 3) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "offset": (n, 1, kernel, kernel, 2, h, w),
+        "weight": (o, c, kernel, kernel),
+    }
+    if masked:
+        shapes["mask"] = (n, 1, kernel, kernel, h, w)
+    title = f"deform {'v2 ' if masked else ''}{(n, c, h, w)} to {o} k{kernel}"
+    return Case(title, "deform_conv2d", shapes, flops, {"padding": kernel // 2}, _PEERS)
+
+
+def _sample(n: int, c: int, h: int, w: int, points: int) -> Case:
+    shapes = {"x": (n, c, h, w), "points": (n, points, 2, h, w)}
+    return Case(f"sample {(n, c, h, w)} at {points} points", "sample_points", shapes, sample_flops)
+
+
+CASES = (
+    replace(_deform(1, 64, 64, 64, 64), small=_deform(1, 4, 3, 9, 11)),
+    replace(_deform(2, 256, 256, 56, 56), small=_deform(2, 3, 5, 8, 7)),
+    replace(_deform(2, 256, 256, 56, 56, masked=True), small=_deform(2, 3, 5, 8, 7, masked=True)),
+    replace(_sample(2, 64, 56, 56, points=9), small=_sample(1, 4, 6, 7, points=3)),
+)
