@@ -8,7 +8,9 @@ turned round, blurred after that.
 """
 
 import math
+import threading
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from .planes import whole_lines
 PLANE_BYTES = 12 * 1024 * 1024
 GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
 UNITS = 1 << 18  # that are prepared at a time
+KEPT_BYTES = 8 * 1024 * 1024  # of planes, and of units, that a thread keeps for its next call
 CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
 
 
@@ -34,6 +37,21 @@ class _Arrays(NamedTuple):
     x: np.ndarray
     weight: np.ndarray
     displacement: np.ndarray
+
+
+_kept = threading.local()
+
+
+def _memory(use: str, count: int, dtype: Any) -> np.ndarray:
+    """Uninitialised memory for one use at a time. Taking it from the system anew cost a fifth of a call."""
+    size = count * np.dtype(dtype).itemsize
+    if size > KEPT_BYTES:
+        return np.empty(count, dtype)
+    memory = getattr(_kept, use, None)
+    if memory is None or memory.nbytes < size:
+        memory = np.empty(size, np.uint8)
+        setattr(_kept, use, memory)
+    return memory[:size].view(dtype)
 
 
 class Taps(NamedTuple):
@@ -72,9 +90,9 @@ def _units(
         count = min(chunk, targets - first)
         table = (count, sources, per_source)
         units = Units(
-            np.empty(table, np.int32),
-            np.empty(table, np.int32),
-            np.empty((*table, FACTORS), weight.dtype),
+            _memory("y", math.prod(table), np.int32).reshape(table),
+            _memory("x", math.prod(table), np.int32).reshape(table),
+            _memory("factors", math.prod(table) * FACTORS, weight.dtype).reshape(*table, FACTORS),
             np.empty((count, 4), np.int64),
             np.empty(count, weight.dtype),
         )
@@ -84,51 +102,71 @@ def _units(
         yield first, units
 
 
+class _Borders(NamedTuple):
+    """How far units lead from the tiles of an image, along one axis."""
+
+    low: int  # the least displacement, and the largest
+    high: int
+    size: int  # of a tile
+    tiles: int
+    before: int  # zeros that precede the image
+    end: int  # where units stop, if not all are free to lead where they do
+    free: bool
+
+    def reads(self, tile: int, count: int) -> tuple[int, int]:
+        """The first pixel that some tiles read, and the number of pixels to the last."""
+        first, last = tile * self.size + self.low, (tile + count - 1) * self.size + self.high
+        first, last = (max(-self.before, min(self.end, place)) for place in (first, last))
+        return first, last - first + self.size + 1
+
+
+def _borders(extent: int, size: int, low: int, high: int) -> _Borders:
+    """Units that lead further than a tile beyond the image read as many zeros where it ends."""
+    tiles = -(-extent // size)
+    last = (tiles - 1) * size + high
+    end = max(extent, last) if high <= size + 1 else extent
+    free = max(-low, high) <= size + 1
+    return _Borders(low, high, size, tiles, min(size + 1, max(0, -low)), end, free)
+
+
 def _plan(shape: tuple[int, ...], units: Units, itemsize: int) -> Iterator[tuple[Layout, Block]]:
     """The blocks that source images of this shape are read in."""
     images, sources, height, width = shape
-    breadth = VECTORS * VECTOR_BYTES // itemsize
-    low_y, low_x = units.extent[:, 0].min(), units.extent[:, 2].min()
-    high_y, high_x = units.extent[:, 1].max(), units.extent[:, 3].max()
-    above, before = (int(min(n, max(0, -low))) for n, low in ((ROWS + 1, low_y), (breadth + 1, low_x)))
-    right = min(width, (width - 1) // breadth * breadth + max(0, int(high_x)))
-    stride = before + right + breadth + 1
-    tiles = -(-height // ROWS)
-
-    def window(tile: int, count: int) -> tuple[int, int]:
-        top = max(-above, min(height, tile * ROWS + int(low_y)))
-        bottom = max(-above, min(height, (tile + count - 1) * ROWS + int(high_y)))
-        return top, bottom - top + ROWS + 1
+    lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
+    y = _borders(height, ROWS, lows[0], highs[1])
+    x = _borders(width, VECTORS * VECTOR_BYTES // itemsize, lows[2], highs[3])
+    stride = x.before + max(width, sum(x.reads(0, x.tiles))) + 1
 
     def plane_bytes(count: int) -> int:
-        rows = max(window(tile, count)[1] for tile in (0, tiles - count))
-        return 2 * stride * rows * itemsize
+        rows = max(y.reads(tile, count)[1] for tile in (0, y.tiles - count))
+        return stride * rows * itemsize
 
-    band = tiles
+    band = y.tiles
     while band > 1 and sources * plane_bytes(band) > PLANE_BYTES:
         band = -(-band // 2)
     together = max(1, min(sources, PLANE_BYTES // plane_bytes(band)))
     several = max(1, min(images, PLANE_BYTES // (together * plane_bytes(band))))
-    touched = 2 * itemsize * stride * (ROWS + 1 + int(high_y - low_y))
+    touched = itemsize * stride * (ROWS + 1 + y.high - y.low)
     channels = max(4, min(16, CACHE_BYTES // touched))
-    for image in range(0, images, several):
-        for tile in range(0, tiles, band):
-            count = min(band, tiles - tile)
-            first, rows = window(tile, count)
-            layout = Layout(height, width, above, before, stride, rows, whole_lines(stride * rows), channels)
-            for source in range(0, sources, together):
-                yield (
-                    layout,
-                    Block(
-                        image,
-                        min(several, images - image),
-                        tile,
-                        count,
-                        source,
-                        min(together, sources - source),
-                        first,
-                    ),
-                )
+    for image, tile in product(range(0, images, several), range(0, y.tiles, band)):
+        count = min(band, y.tiles - tile)
+        first, rows = y.reads(tile, count)
+        layout = Layout(
+            height=height,
+            width=width,
+            above=y.before,
+            before=x.before,
+            bottom=y.end,
+            right=x.end,
+            free=x.free and y.free,
+            stride=stride,
+            rows=rows,
+            plane=whole_lines(stride * rows),
+            channels=channels,
+        )
+        some = min(several, images - image)
+        for source in range(0, sources, together):
+            yield layout, Block(image, some, tile, count, source, min(together, sources - source), first)
 
 
 def _packed(
@@ -136,8 +174,8 @@ def _packed(
 ) -> np.ndarray:
     """The planes of a block."""
     count = block.images * block.sources
-    size = 2 * layout.plane * count
-    planes = np.empty(size, source.dtype)
+    size = layout.plane * count
+    planes = _memory("planes", size, source.dtype)
     operations = float(size * (len(vertical) + len(across)))
     parallel.run(kernels.pack_items, count, operations, source, vertical, across, planes, layout, block)
     return planes

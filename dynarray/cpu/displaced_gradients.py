@@ -3,7 +3,17 @@
 import numpy as np
 
 from .compile import cached_jit, jit
-from .displaced_kernels import GROUP, Block, Layout, Units, blur, make_places, make_scratch, place, split
+from .displaced_kernels import (
+    GROUP,
+    Block,
+    Layout,
+    Units,
+    blur,
+    channel_places,
+    make_scratch,
+    place_units,
+    split,
+)
 from .displaced_tiles import ROWS, SUMS, VECTOR_BYTES, VECTORS, correlate_units
 from .planes import aligned, clear, copy
 
@@ -33,13 +43,18 @@ def correlate_items(
     across, parts = -(-layout.width // breadth), -(-block.sources // layout.channels)
     tile = aligned(ROWS * breadth, planes)
     partial = aligned(layout.channels * per_source * SUMS * lanes, planes)
-    places = make_places(units, layout)
+    places = channel_places(units, layout, block)
+    offsets = np.empty(TARGETS * layout.channels * per_source, np.int64)
     for item in range(start, stop):
         begin, channel = item // parts * TARGETS, item % parts * layout.channels
-        count = min(layout.channels, block.sources - channel) * per_source
+        end, count = min(begin + TARGETS, targets), min(layout.channels, block.sources - channel) * per_source
+        these = Block(0, 0, 0, 0, block.source + channel, 0, block.first)
+        near = places[:count]
+        if layout.free:  # what units read moves with the tile
+            place_units(offsets, near, units, (begin, end), 0, 0, layout, these)
         for image in range(block.images):
-            planes_at = (image * block.sources + channel) * 2 * layout.plane
-            for t in range(begin, min(begin + TARGETS, targets)):
+            planes_at = (image * block.sources + channel) * layout.plane
+            for t in range(begin, end):
                 gradient = grad_output[block.image + image, first_target + t]
                 at = (t * sources + block.source + channel) * per_source
                 clear(partial, 0, partial.size)
@@ -47,10 +62,13 @@ def correlate_items(
                 for row in range(block.tile * ROWS, (block.tile + block.tiles) * ROWS, ROWS):
                     for column in range(0, layout.width, breadth):
                         _load_tile(tile, gradient, row, column, breadth)
-                        place(places, units, at, count, row, column, layout, block.first)
+                        moved, first = planes_at + row * layout.stride + column, (t - begin) * count
+                        if not layout.free:
+                            place_units(offsets, near, units, (t, t + 1), row, column, layout, these)
+                            moved, first = planes_at, 0
                         correlate_units(
-                            partial, 0, tile, 0, planes, planes_at, layout.stride, places.offsets, 0, count
-                        )  # fmt: skip
+                            partial, 0, tile, 0, planes, moved, layout.stride, offsets, first, count
+                        )
                     chain += 1
                     last = row + ROWS >= (block.tile + block.tiles) * ROWS
                     if (chain + 1) * across > TILES or last:
@@ -95,7 +113,7 @@ def _flush(
                 total += float(partial[begin + lane])
                 partial[begin + lane] = 0
             if not np.isfinite(total):  # was it a pixel next to the image's last, times a zero of the tile?
-                plane = planes_at + k // per_source * 2 * layout.plane
+                plane = planes_at + k // per_source * layout.plane
                 total = _total(gradient, rows, planes, plane, units, at + k, kind, layout, block.first)
             flat[(at + k) * SUMS + kind] += total
 

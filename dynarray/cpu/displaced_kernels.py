@@ -31,11 +31,14 @@ class Layout(NamedTuple):
 
     height: int  # of the image
     width: int
-    above: int
+    above: int  # zeros that precede the image; units that lead further up stop there
     before: int
+    bottom: int  # where the others stop
+    right: int
+    free: bool  # none has to stop
     stride: int  # between rows
     rows: int
-    plane: int  # pixels of a plane; as many differences follow
+    plane: int
     channels: int  # source channels that are read together, because they fit into the first level of cache
 
 
@@ -169,7 +172,7 @@ def pack_items(
     low, high = max(0, block.first), min(layout.height, block.first + layout.rows)
     for item in range(start, stop):
         image = images[block.image + item // block.sources, block.source + item % block.sources]
-        at = 2 * layout.plane * item
+        at = layout.plane * item
         clear(planes, at, layout.plane)
         for first in range(low, high, group):
             rows = min(group, high - first)
@@ -177,40 +180,42 @@ def pack_items(
             for i in range(rows):
                 to = at + (first + i - block.first) * layout.stride + layout.before
                 copy(planes, to, scratch.result, i * pitch, layout.width)
-        x, d = np.uint64(at), np.uint64(at + layout.plane)
-        for j in range(np.uint64(layout.plane - 1)):
-            planes[d + j] = planes[x + j + np.uint64(1)] - planes[x + j]
-        planes[at + 2 * layout.plane - 1] = 0
-
-
-class Places(NamedTuple):
-    """Where the units of a few source channels read, in the planes of these channels."""
-
-    channel: np.ndarray  # where the plane of each unit's channel begins
-    offsets: np.ndarray
 
 
 @jit
-def make_places(units: Units, layout: Layout) -> Places:
-    """Room for the units of as many channels as are read together."""
+def channel_places(units: Units, layout: Layout, block: Block) -> np.ndarray:
+    """Where the plane of the source channel of each unit of a target begins."""
     per_source = units.y.shape[2]
-    channel = np.empty(layout.channels * per_source, np.int64)
-    for k in range(channel.size):
-        channel[k] = k // per_source * 2 * layout.plane
-    return Places(channel, np.empty_like(channel))
+    places = np.empty(block.sources * per_source, np.int64)
+    for k in range(places.size):
+        places[k] = k // per_source * layout.plane
+    return places
 
 
 @jit
-def place(
-    places: Places, units: Units, at: int, count: int, row: int, column: int, layout: Layout, first: int
+def place_units(
+    offsets: np.ndarray,
+    places: np.ndarray,
+    units: Units,
+    targets: tuple,
+    row: int,
+    column: int,
+    layout: Layout,
+    block: Block,
 ) -> None:
-    """The offsets of the units from `at` on, for the tile at (row, column)."""
+    """Where the units of some targets read the tile at (row, column): one row of `offsets` for each."""
+    _, sources, per_source = units.y.shape
     y, x = units.y.reshape(units.y.size), units.x.reshape(units.x.size)
-    begin, ahead = np.uint64(at), layout.before - first * layout.stride
-    for k in range(np.uint64(count)):
-        top = min(max(y[begin + k] + row, -layout.above), layout.height)
-        left = min(max(x[begin + k] + column, -layout.before), layout.width)
-        places.offsets[k] = places.channel[k] + top * layout.stride + left + ahead
+    ahead, count = layout.before - block.first * layout.stride, np.uint64(places.size)
+    for t in range(targets[0], targets[1]):
+        at, to = (
+            np.uint64((t * sources + block.source) * per_source),
+            np.uint64((t - targets[0]) * places.size),
+        )
+        for k in range(count):
+            top = min(max(y[at + k] + row, -layout.above), layout.bottom)
+            left = min(max(x[at + k] + column, -layout.before), layout.right)
+            offsets[to + k] = places[k] + top * layout.stride + left + ahead
 
 
 @cached_jit
@@ -230,24 +235,24 @@ def displace_items(
     breadth, across = VECTORS * lanes, -(-layout.width // (VECTORS * lanes))
     tile_size, chunks = ROWS * breadth, -(-targets // TARGETS)
     tiles = aligned(TARGETS * across * tile_size, planes)
-    places = make_places(units, layout)
+    places = channel_places(units, layout, block)
+    offsets = np.empty(TARGETS * places.size, np.int64)
     factors = units.factors.reshape(units.factors.size)
     for item in range(start, stop):
         begin, rest = item % chunks * TARGETS, item // chunks
         row, image = (block.tile + rest % block.tiles) * ROWS, rest // block.tiles
-        end = min(begin + TARGETS, targets)
+        end, planes_at = min(begin + TARGETS, targets), image * block.sources * layout.plane
         clear(tiles, 0, tiles.size)
-        for channel in range(0, block.sources, layout.channels):
-            count = min(layout.channels, block.sources - channel) * per_source
-            planes_at = (image * block.sources + channel) * 2 * layout.plane
-            for t in range(begin, end):
-                at = (t * sources + block.source + channel) * per_source
-                for column in range(across):
-                    tile_at = ((t - begin) * across + column) * tile_size
-                    place(places, units, at, count, row, column * breadth, layout, block.first)
+        for column in range(across):
+            place_units(offsets, places, units, (begin, end), row, column * breadth, layout, block)
+            for channel in range(0, block.sources, layout.channels):
+                count = min(layout.channels, block.sources - channel) * per_source
+                for t in range(begin, end):
                     add_units(
-                        tiles, tile_at, planes, planes_at, layout.stride, layout.plane, places.offsets, 0,
-                        factors, at * FACTORS, count,
+                        tiles, ((t - begin) * across + column) * tile_size,
+                        planes, planes_at, layout.stride,
+                        offsets, (t - begin) * places.size + channel * per_source,
+                        factors, ((t * sources) + block.source + channel) * per_source * FACTORS, count,
                     )  # fmt: skip
         for t in range(begin, end):
             out = target[block.image + image, first_target + t]

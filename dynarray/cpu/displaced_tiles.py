@@ -1,20 +1,22 @@
 """The innermost loops of `displaced_conv2d` on the CPU: tiles of outputs, or of sums, in registers.
 
 A unit reads an image at one fractional displacement, so that along a row of a tile it needs a run of pixels
-and the run one pixel further. Planes therefore hold each row twice: the pixels x, and behind them the
-differences d to the next ones. Interpolated between columns a row is ``t = x + f*d``, and
+and the run one pixel further. The first begins at any address, and most of its vectors therefore lie across
+two cache lines, which costs double; the second is shifted out of the first. Interpolated between columns, a
+row is ``t = x + f * (next - x)``, and
 
     output row r  +=  above * t[r] + below * t[r + 1],   above = weight*(1 - f_y),  below = weight*f_y
 
-where ``t[r + 1]`` serves the next row as well: three multiply-adds and two loads per output and unit. The
-gradients of weight and displacement follow from four sums: of the output gradients times the upper left,
-upper right, lower left and lower right of the four pixels that a unit reads.
+where ``t[r + 1]`` serves the next row as well: three multiply-adds, a subtraction and little more than a load
+per output and unit. The gradients of weight and displacement follow from four sums: of the output gradients
+times the upper left, upper right, lower left and lower right of the four pixels that a unit reads.
 
 Sums stay in registers over all units that a call is given, output gradients over all units of a tile. LLVM's
 vectoriser does not arrive at that by itself, so these loops are written as vector instructions.
 """
 
 import platform
+from itertools import product
 from typing import Any
 
 from llvmlite import binding, ir
@@ -50,6 +52,15 @@ class _Vectors:
     def _at(self, pointer: Any, offset: int) -> Any:
         place = self.builder.gep(pointer, [ir.IntType(64)(offset * self.type.count)])
         return self.builder.bitcast(place, self.type.as_pointer())
+
+    def row(self, pointer: Any) -> list[tuple[Any, Any]]:
+        """For each vector of a row of a tile, the pixels and the pixels next to them."""
+        pixels = [self.load(pointer, j) for j in range(VECTORS)]
+        ends = [*pixels[1:], self.broadcast(pointer, VECTORS * self.type.count)]
+        ahead = ir.Constant(
+            ir.VectorType(ir.IntType(32), self.type.count), list(range(1, self.type.count + 1))
+        )
+        return [(x, self.builder.shuffle_vector(x, end, ahead)) for x, end in zip(pixels, ends, strict=True)]
 
     def broadcast(self, pointer: Any, offset: int) -> Any:
         value = self.builder.load(self.builder.gep(pointer, [ir.IntType(64)(offset)]))
@@ -103,7 +114,6 @@ def add_units(
     planes: Any,
     planes_at: Any,
     stride: Any,
-    half: Any,
     offsets: Any,
     offsets_at: Any,
     factors: Any,
@@ -112,36 +122,38 @@ def add_units(
 ) -> Any:
     """Add to a tile what `count` units read; unit k begins at planes[planes_at + offsets[offsets_at + k]].
 
-    Rows of a plane lie `stride` apart; differences follow `half` behind their pixels.
+    Rows of a plane lie `stride` apart.
     """
     index = types.intp
-    signature = types.void(tile, index, planes, index, index, index, offsets, index, factors, index, index)
+    signature = types.void(tile, index, planes, index, index, offsets, index, factors, index, index)
     return signature, _generate_add_units
 
 
 def _generate_add_units(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    tile, planes, offsets, factors = _pointers(context, builder, signature, args, 0, 2, 6, 8)
-    stride, half, count = args[4], args[5], args[10]
+    tile, planes, offsets, factors = _pointers(context, builder, signature, args, 0, 2, 5, 7)
+    stride, count = args[4], args[9]
     vectors = _Vectors(context, builder, signature.args[0])
     loop = _Loop(builder, count, [vectors.load(tile, i) for i in range(ROWS * VECTORS)])
     source = builder.gep(planes, [builder.sext(builder.load(builder.gep(offsets, [loop.k])), count.type)])
     own = builder.gep(factors, [builder.mul(loop.k, count.type(FACTORS))])
     fraction, above, below = (vectors.broadcast(own, i) for i in range(FACTORS))
 
-    def between(row: Any, j: int) -> Any:
-        """Row of the tile, interpolated between columns."""
-        difference = vectors.load(builder.gep(row, [half]), j)
-        return vectors.multiply_add(fraction, difference, vectors.load(row, j))
+    def between(row: Any) -> list:
+        """A row of the tile, interpolated between columns."""
+        return [
+            vectors.multiply_add(fraction, builder.fsub(following, x), x) for x, following in vectors.row(row)
+        ]
 
     sums, row = list(loop.carried), source
-    upper = [between(row, j) for j in range(VECTORS)]
+    upper = between(row)
     for i in range(ROWS):
         row = builder.gep(row, [stride])
+        lower = between(row)
         for j in range(VECTORS):
-            at, lower = i * VECTORS + j, between(row, j)
+            at = i * VECTORS + j
             sums[at] = vectors.multiply_add(above, upper[j], sums[at])
-            sums[at] = vectors.multiply_add(below, lower, sums[at])
-            upper[j] = lower
+            sums[at] = vectors.multiply_add(below, lower[j], sums[at])
+        upper = lower
     loop.end(sums)
     for i, value in enumerate(sums):
         vectors.store(value, tile, i)
@@ -175,22 +187,20 @@ def _generate_correlate_units(context: Any, builder: Any, signature: Any, args: 
     gradient = [vectors.load(tile, i) for i in range(ROWS * VECTORS)]
     loop = _Loop(builder, count, [])
     row = builder.gep(planes, [builder.sext(builder.load(builder.gep(offsets, [loop.k])), count.type)])
-    rows = [builder.gep(row, [builder.mul(stride, stride.type(i))]) for i in range(ROWS + 1)]
     parts = []  # sums of a few rows each: short chains lose less to rounding
-    for j in range(VECTORS):
-        parts += [[vectors.zero] * SUMS for _ in range(-(-ROWS // CHAIN))]
-        for i in range(ROWS + 1):
-            read = vectors.load(rows[i], j), vectors.load(builder.gep(rows[i], [stride.type(1)]), j)
-            for lower in range(2):  # whether it is the lower of the rows that an output lies between
-                if 0 <= i - lower < ROWS:
-                    factor = gradient[(i - lower) * VECTORS + j]
-                    part = parts[(i - lower) // CHAIN - -(-ROWS // CHAIN)]
-                    for right in range(2):
-                        at = 2 * lower + right
-                        part[at] = vectors.multiply_add(factor, read[right], part[at])
+    for i in range(ROWS + 1):
+        read = vectors.row(row)
+        row = builder.gep(row, [stride])
+        if i % CHAIN == 0 and i < ROWS:
+            parts.append([[vectors.zero] * SUMS for _ in range(VECTORS)])
+        for j, lower, right in product(range(VECTORS), range(2), range(2)):
+            if 0 <= i - lower < ROWS:  # row i is the upper one that output i reads, the lower one for i - 1
+                part = parts[(i - lower) // CHAIN][j]
+                factor, at = gradient[(i - lower) * VECTORS + j], 2 * lower + right
+                part[at] = vectors.multiply_add(factor, read[j][right], part[at])
     own = builder.gep(sums, [builder.mul(loop.k, count.type(SUMS * vectors.type.count))])
     for at in range(SUMS):
-        terms = [part[at] for part in parts]
+        terms = [totals[at] for part in parts for totals in part]
         while len(terms) > 1:  # pairwise
             terms = [builder.fadd(*pair) for pair in zip(terms[::2], terms[1::2])] + terms[len(terms) & ~1 :]
         vectors.store(builder.fadd(vectors.load(own, at), terms[0]), own, at)
