@@ -17,6 +17,10 @@ from .deform import sample_points as sample_points
 from .deform import sample_points_backward as sample_points_backward
 from .displaced import displaced_conv2d as displaced_conv2d
 from .displaced import displaced_conv2d_backward as displaced_conv2d_backward
+from .dynamic_sampling import dynamic_conv2d as dynamic_conv2d
+from .dynamic_sampling import dynamic_conv2d_backward as dynamic_conv2d_backward
+from .dynamic_sampling import dynamic_sampling_conv2d as dynamic_sampling_conv2d
+from .dynamic_sampling import dynamic_sampling_conv2d_backward as dynamic_sampling_conv2d_backward
 from .local_filter import carafe as carafe
 from .local_filter import carafe_backward as carafe_backward
 from .local_filter import ddf as ddf

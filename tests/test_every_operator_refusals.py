@@ -33,6 +33,7 @@ NOT_POSITIVE_PAIRS = (
     *(0, -1, 1.5, 2.0, True, "2", "22", (1, 2, 3), (1,), (), (1, 0), (0, 1), (1, -1), (1.5, 1), (1, True)),
     *({1, 2}, np.array([1, 2]), np.float64(1), [1, None], float("nan")),
 )
+NO_FLAGS = (0, 1, None, "yes", 1.0, (True,), np.array([True]))
 BAD_VALUES: dict[str, tuple] = {
     "combine": ("sub", "MUL", "", None, 1, b"mul", ("mul",), ["add"], np.array(["mul"])),
     "stride": (*NOT_POSITIVE_PAIRS, None),
@@ -43,6 +44,11 @@ BAD_VALUES: dict[str, tuple] = {
     "groups": NOT_POSITIVE_INTS,
     "scale": NOT_POSITIVE_INTS,
     "deterministic": (0, 1, None, "yes", 1.0, (True,), np.array([True])),
+    "samples": NOT_POSITIVE_INTS,
+    "sample_stride": (*NOT_POSITIVE_PAIRS, None),
+    "kernel_residual": NO_FLAGS,
+    "attention_residual": NO_FLAGS,
+    "fuse": ("", "mean", "SUM", None, 0, True, b"sum", ("sum",), ["max"], np.array(["stack"])),
     "displacement_gradient": ("", "EXACT", None, 1, b"smooth", ("exact",), True),
 }
 

@@ -1,0 +1,340 @@
+"""Filters that are generated for every pixel, output and channel, over one or several sampled regions.
+
+`dynamic_conv2d` takes the kernel of every pixel whole (Dynamic Filter Networks). `dynamic_sampling_conv2d`
+takes it in two factors, one over the channels and one over the window, applies it to a grid of regions
+around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural Networks).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ._check import check_choice, check_int, check_pair, check_shape
+from ._geometry import output_size, resolve_padding, shorten_steps
+from ._operator import Case, Checked, Form, backward_of, forms, register
+
+FUSE = ("sum", "max", "stack")
+# Positions beyond this many pixels from the image are refused: kernels count them in 32 bits.
+FARTHEST = 2**30
+
+
+def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, padding: Any = None) -> Any:
+    """Convolve with a kernel of its own at every output pixel.
+
+    ``y[n,o,h,w] = sum_cab weight[n,o,c,a,b,h,w] * x[n,c,q]`` with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x
+    + b*d_x)`` and x zero outside the image.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    weight : array, (N, O, C, kh, kw, Ho, Wo)
+        One kernel per output pixel and output channel.
+    stride, dilation : int or (y, x)
+        Step between outputs and between taps, in input pixels.
+    padding : int or (y, x), optional
+        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo)
+        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
+        do not match, and for parameters out of range. The message names the argument.
+
+    Notes
+    -----
+    The backward pass needs only the inputs, so nothing else is saved and nothing is recomputed. Every weight
+    is used once, so that reading them is all the time it takes: where they factor, as most do,
+    `dynamic_sampling_conv2d` with one sample reads ``C + kh*kw`` numbers instead of ``C*kh*kw``.
+
+    References
+    ----------
+    De Brabandere et al., "Dynamic Filter Networks", NeurIPS 2016.
+
+    Examples
+    --------
+    Each pixel of a row looks where its own kernel points:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
+    >>> weight = np.zeros((1, 1, 1, 1, 3, 1, 3))
+    >>> weight[..., [2, 0, 1], 0, [0, 1, 2]] = 1  # right, left, straight ahead
+    >>> dyn.dynamic_conv2d(x, weight).ravel().tolist()
+    [2.0, 1.0, 3.0]
+    """
+    return DYNAMIC_CONV2D((x, weight), stride=stride, dilation=dilation, padding=padding)
+
+
+def dynamic_sampling_conv2d(
+    x: Any,
+    channel_kernel: Any,
+    spatial_kernel: Any,
+    sample_attention: Any = None,
+    position_attention: Any = None,
+    *,
+    samples: int = 3,
+    sample_stride: Any = 1,
+    dilation: Any = 1,
+    stride: Any = 1,
+    kernel_residual: bool = True,
+    attention_residual: bool = True,
+    fuse: str = "sum",
+) -> Any:
+    """Dynamic sampling convolution: a kernel per pixel, applied to a grid of regions around it.
+
+    Pixel p of output channel o has the kernel ``K[o,c,a,b,p] = spatial_kernel[o,a,b,p]``, plus
+    ``channel_kernel[o,c,p] + kernel_residual/C`` on the centre tap. It is applied around S x S places,
+    ``h' = h*s_y + (i - (S-1)//2)*sample_stride_y`` and ``w'`` likewise with j:
+
+    ``z[i,j,o,p] = As[o,i,j,p] * sum_cab x[c, h' + (a-r_y)*d_y, w' + (b-r_x)*d_x] * K[o,c,a,b,p] *
+    Ap[o,a,b,h',w']``,
+
+    and the output is the sum, the maximum or the stack of z over i and j. As and Ap are the given attention
+    plus `attention_residual`; attention that is not given counts as 1. x and the given attention are zero
+    outside the image.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The input.
+    channel_kernel : array, (N, O, C, Ho, Wo)
+        The part of the kernels on their centre tap, one number per channel.
+    spatial_kernel : array, (N, O, kh, kw, Ho, Wo)
+        The part of the kernels that all channels share; kernel sizes are odd.
+    sample_attention : array, (N, O, S, S, Ho, Wo), optional
+        A factor for every sampled region of every output pixel.
+    position_attention : array, (N, O, kh, kw, H, W), optional
+        A factor for every tap, at the place of the input on which the region is centred.
+    samples : int
+        S: regions per axis.
+    sample_stride, dilation : int or (y, x)
+        Step between regions, and between the taps of a region, in input pixels.
+    stride : int or (y, x)
+        Step between outputs.
+    kernel_residual : bool
+        Whether 1/C is added to the channel kernel, so that kernels of zeros average over the channels.
+    attention_residual : bool
+        Whether 1 is added to given attention.
+    fuse : {"sum", "max", "stack"}
+        What is made of the regions; the maximum is the first of several, and NaN if there is one.
+
+    Returns
+    -------
+    array, (N, O, Ho, Wo) or, stacked, (N, S, S, O, Ho, Wo)
+        ``Ho = ceil(H / stride_y)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
+        do not match, and for parameters out of range. The message names the argument.
+
+    Notes
+    -----
+    The spatial kernel is the same for all channels, so that it may act on the sum of the channels: a region
+    takes C + kh*kw multiply-adds per output instead of C*kh*kw (64 channels, 3 x 3: 73 instead of 576), and
+    the gradient of x gets from it one map for all channels. Without attention, the sum over regions is one
+    region of the box sum of x: then the number of regions does not matter.
+
+    The backward pass needs the inputs and, for "max", which region was the largest, as (N, O, Ho, Wo)
+    integers. The values of the regions, S*S times the output, are recomputed where the gradient of the
+    attention needs them.
+
+    References
+    ----------
+    Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets" (DSCNN), ECCV 2018. Equations as
+    above and not as printed: the paper's equation 6 has the channel kernel off the centre as well.
+
+    Examples
+    --------
+    Kernels of zeros leave the residual, the mean of the channels, at each of the 3 x 3 places:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.ones((1, 4, 5, 5))
+    >>> channel_kernel, spatial_kernel = np.zeros((1, 2, 4, 5, 5)), np.zeros((1, 2, 3, 3, 5, 5))
+    >>> dyn.dynamic_sampling_conv2d(x, channel_kernel, spatial_kernel)[0, 0, 2].tolist()
+    [6.0, 9.0, 9.0, 9.0, 6.0]
+    """
+    return DYNAMIC_SAMPLING_CONV2D(
+        (x, channel_kernel, spatial_kernel, sample_attention, position_attention),
+        samples=samples,
+        sample_stride=sample_stride,
+        dilation=dilation,
+        stride=stride,
+        kernel_residual=kernel_residual,
+        attention_residual=attention_residual,
+        fuse=fuse,
+    )
+
+
+def _check_dynamic_conv2d(x: Any, weight: Any, *, stride: Any, dilation: Any, padding: Any) -> Checked:
+    name = "dynamic_conv2d"
+    strides = check_pair(name, "stride", stride, 1)
+    dilations = check_pair(name, "dilation", dilation, 1)
+    sizes = check_shape(name, "x", x, "N C H W", {})
+    pattern = "N O C kh kw Ho Wo"
+    found = check_shape(name, "weight", weight, pattern, sizes)
+    kernel = _check_kernel(name, "weight", found)
+    paddings = resolve_padding(name, padding, kernel, dilations)
+    high = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
+    wide = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
+    check_shape(
+        name, "weight", weight, pattern, {**sizes, "kh": kernel[0], "kw": kernel[1], "Ho": high, "Wo": wide}
+    )
+    rows = shorten_steps(sizes["H"], kernel[0], high, strides[0], dilations[0], paddings[0])
+    cols = shorten_steps(sizes["W"], kernel[1], wide, strides[1], dilations[1], paddings[1])
+    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
+    return Checked((x, weight), params, (found["N"], found["O"], high, wide))
+
+
+def _check_kernel(operator: str, argument: str, sizes: dict[str, int]) -> tuple[int, int]:
+    kernel = sizes["kh"], sizes["kw"]
+    if min(kernel) < 1:
+        raise ValueError(f"{operator}: {argument} must have kernel sizes of at least 1, got {kernel}")
+    return kernel
+
+
+def _check_flag(operator: str, argument: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
+    return bool(value)
+
+
+def _check_dynamic_sampling_conv2d(
+    x: Any,
+    channel_kernel: Any,
+    spatial_kernel: Any,
+    sample_attention: Any,
+    position_attention: Any,
+    **params: Any,
+) -> Checked:
+    name = "dynamic_sampling_conv2d"
+    samples = check_int(name, "samples", params["samples"], 1)
+    steps = {key: check_pair(name, key, params[key], 1) for key in ("sample_stride", "dilation", "stride")}
+    flags = {key: _check_flag(name, key, params[key]) for key in ("kernel_residual", "attention_residual")}
+    fuse = check_choice(name, "fuse", params["fuse"], FUSE)
+    sizes = check_shape(name, "x", x, "N C H W", {})
+    sizes["Ho"] = output_size(sizes["H"], 1, steps["stride"][0], 1, 0)
+    sizes["Wo"] = output_size(sizes["W"], 1, steps["stride"][1], 1, 0)
+    sizes = check_shape(name, "channel_kernel", channel_kernel, "N O C Ho Wo", sizes)
+    sizes = check_shape(name, "spatial_kernel", spatial_kernel, "N O kh kw Ho Wo", sizes)
+    kernel = _check_kernel(name, "spatial_kernel", sizes)
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"{name}: spatial_kernel must have odd kernel sizes, got {kernel}")
+    sizes["S"] = samples
+    if sample_attention is not None:
+        check_shape(name, "sample_attention", sample_attention, "N O S S Ho Wo", sizes)
+    if position_attention is not None:
+        check_shape(name, "position_attention", position_attention, "N O kh kw H W", sizes)
+    rows, cols = (
+        _shorten(name, sizes["HW"[axis]], kernel[axis], samples, *(steps[key][axis] for key in steps))
+        for axis in range(2)
+    )
+    resolved = dict(zip(steps, zip(rows, cols)))
+    shape: tuple[int, ...] = sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"]
+    if fuse == "stack":
+        shape = (shape[0], samples, samples, *shape[1:])
+    arrays = x, channel_kernel, spatial_kernel, sample_attention, position_attention
+    return Checked(arrays, {"samples": samples, **resolved, **flags, "fuse": fuse}, shape)
+
+
+def _shorten(
+    operator: str, size: int, kernel: int, samples: int, sample_stride: int, dilation: int, stride: int
+) -> tuple[int, int, int]:
+    """Steps no larger than need be: what was outside the image stays outside, the rest where it was."""
+    stride = min(stride, max(1, size))
+    reach = 2 * max(1, size)  # more than the distance from any output to any pixel
+    sample_stride, dilation = (
+        min(sample_stride, reach + (kernel - 1) * dilation),
+        min(dilation, reach + (samples - 1) * sample_stride),
+    )
+    if (samples - 1) * sample_stride + (kernel - 1) * dilation > FARTHEST:
+        raise ValueError(
+            f"{operator}: sample_stride and dilation must not reach farther than {FARTHEST} pixels, "
+            f"got {sample_stride} and {dilation}"
+        )
+    return sample_stride, dilation, stride
+
+
+def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "O": pick((1, 2, 3)),
+        "C": pick((1, 2, 5)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        **fixed,
+    }
+    stride, dilation = pick((1, 2, (3, 1))), (pick((1, 2, 3)), pick((1, 2)))
+    params: dict[str, Any] = {"stride": stride, "dilation": dilation}
+    if pick((False, True)):
+        kernel = pick((2, 4, 1)), pick((3, 2))
+        padding = params["padding"] = pick((0, 1, 3)), pick((0, 2))
+    else:
+        kernel = pick((3, 1, 5)), pick((3, 1, 5))
+        padding = resolve_padding("cases", None, kernel, dilation)
+    strides = check_pair("cases", "stride", stride, 1)
+    extent = sizes["H"], sizes["W"]
+    outputs = (output_size(extent[i], kernel[i], strides[i], dilation[i], padding[i]) for i in range(2))
+    weight = (sizes["N"], sizes["O"], sizes["C"], *kernel, *outputs)
+    return Case({"x": (sizes["N"], sizes["C"], *extent), "weight": weight}, params)
+
+
+def _dynamic_sampling_conv2d_cases(pick: Any, **fixed: int) -> Case:
+    sizes = {
+        "N": pick((1, 2, 0)),
+        "O": pick((1, 2, 3)),
+        "C": pick((1, 2, 5)),
+        "H": pick(range(9)),
+        "W": pick(range(9)),
+        "S": pick((1, 2, 3)),
+        **fixed,
+    }
+    params = {
+        "samples": sizes["S"],
+        "sample_stride": pick((1, 2, (3, 1))),
+        "dilation": (pick((1, 2)), pick((1, 3))),
+        "stride": pick((1, 2, (1, 3))),
+        "kernel_residual": pick((True, False)),
+        "attention_residual": pick((True, False)),
+        "fuse": pick(FUSE),
+    }
+    n, kernel, extent = sizes["N"], (pick((3, 1, 5)), pick((3, 1))), (sizes["H"], sizes["W"])
+    stride = check_pair("cases", "stride", params["stride"], 1)
+    outputs = tuple(output_size(extent[i], 1, stride[i], 1, 0) for i in range(2))
+    shapes = {
+        "x": (n, sizes["C"], *extent),
+        "channel_kernel": (n, sizes["O"], sizes["C"], *outputs),
+        "spatial_kernel": (n, sizes["O"], *kernel, *outputs),
+        "sample_attention": (n, sizes["O"], sizes["S"], sizes["S"], *outputs)
+        if pick((True, False))
+        else None,
+        "position_attention": (n, sizes["O"], *kernel, *extent) if pick((True, False)) else None,
+    }
+    return Case(shapes, params)
+
+
+DYNAMIC_CONV2D = register(
+    dynamic_conv2d,
+    forward=forms("dynamic_sampling", "conv2d_forward"),
+    backward=forms("dynamic_sampling", "conv2d_backward"),
+    check=_check_dynamic_conv2d,
+    cases=_dynamic_conv2d_cases,
+    composite=Form("dynarray.composite.dynamic_sampling", "conv2d_forward"),
+)
+DYNAMIC_SAMPLING_CONV2D = register(
+    dynamic_sampling_conv2d,
+    forward=forms("dynamic_sampling", "sampling_forward"),
+    backward=forms("dynamic_sampling", "sampling_backward"),
+    check=_check_dynamic_sampling_conv2d,
+    cases=_dynamic_sampling_conv2d_cases,
+    composite=Form("dynarray.composite.dynamic_sampling", "sampling_forward"),
+)
+
+dynamic_conv2d_backward = backward_of(DYNAMIC_CONV2D)
+dynamic_sampling_conv2d_backward = backward_of(DYNAMIC_SAMPLING_CONV2D)
