@@ -68,6 +68,7 @@ def test_every_example_has_a_test() -> None:
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
+        "segmentation.py",
         "train_digits.py",
     ]
 
@@ -116,6 +117,33 @@ def test_checkpointing(tmp_path: Path) -> None:
     )
     assert memory["pieces of 24"] < 0.6
     check_picture(tmp_path / "checkpointing.png")
+
+
+def test_segmentation_runs_quickly(tmp_path: Path) -> None:
+    done = run("segmentation.py", "--quick", cwd=tmp_path)
+    methods = ["plain", "deformable v1", "deformable v2", "dynamic filter", "CGDS"]
+    row = rf"^([\w ]+?) +(\d+) +([\d,]+) +{NUMBER} M +{NUMBER}(?: +{NUMBER})? +{NUMBER} +{NUMBER} +{NUMBER}$"
+    rows = {found[0]: found[1:] for found in re.findall(row, done.stdout, re.M)}
+    assert list(rows) == methods
+    # None may cost more than CGDS does, nor much less.
+    costs = {method: float(cells[2]) for method, cells in rows.items()}
+    assert all(0.97 * costs["CGDS"] < cost <= costs["CGDS"] for cost in costs.values())
+    for cells in rows.values():
+        assert all(0 <= float(value) <= 100 for value in (cells[3], *cells[5:]))
+    ahead = {method: float(cells[4] or 0) for method, cells in rows.items()}
+    scores = {method: float(cells[3]) for method, cells in rows.items()}
+    for method in methods:
+        assert ahead[method] == pytest.approx(scores[method] - scores["plain"], abs=0.15)
+    distances = re.findall(r"^(\w.*?)((?: +[\d.]+, [\d.]+){4})$", done.stdout, re.M)
+    far = {name: re.findall(r"[\d.]+", cells) for name, cells in distances}
+    assert list(far) == ["regular grid", "deformable v1", "deformable v2", "CGDS"]
+    # Points have begun to move, and not all by the same.
+    for name in list(far)[1:]:
+        assert all(float(value) > 0 for value in far[name])
+        assert far[name] != far["regular grid"]
+    for name in ("segmentation.png", "segmentation_points.png"):
+        check_picture(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["segmentation.png", "segmentation_points.png"]
 
 
 def accuracies(output: str) -> list[float]:
