@@ -65,6 +65,8 @@ def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
 def test_every_example_has_a_test() -> None:
     assert EXAMPLES == [
         "checkpointing.py",
+        "dau_by_hand.py",
+        "dau_classification.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
@@ -144,6 +146,53 @@ def test_segmentation_runs_quickly(tmp_path: Path) -> None:
     for name in ("segmentation.png", "segmentation_points.png"):
         check_picture(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["segmentation.png", "segmentation_points.png"]
+
+
+def test_dau_by_hand(tmp_path: Path) -> None:
+    done = run("dau_by_hand.py", cwd=tmp_path)
+    rows = re.findall(
+        rf"^(exact \(3\)|central difference|smooth \(5\)) +{NUMBER} +{NUMBER}$", done.stdout, re.M
+    )
+    errors = {name: (float(whole), float(between)) for name, whole, between in rows}
+    assert max(errors["exact (3)"]) < 1e-8
+    # At whole displacements a central difference takes the mean of two slopes; between them there is one.
+    assert errors["central difference"][0] > 0.1
+    assert errors["central difference"][1] < 1e-8
+    assert min(errors["smooth (5)"]) > 0.1
+    same = re.findall(rf"^(operator|tape) +{NUMBER} +{NUMBER}$", done.stdout, re.M)
+    assert [name for name, *_ in same] == ["operator", "tape"]
+    assert max(float(value) for _, *values in same for value in values) < 1e-12
+    apart = re.findall(rf"^ +(\d\.\d) +{NUMBER} % +{NUMBER} % +{NUMBER} % +{NUMBER} %$", done.stdout, re.M)
+    inside = [float(row[1]) for row in apart]
+    assert len(inside) == 5
+    assert inside == sorted(inside, reverse=True)  # the wider the unit, the less is left between pixels
+    check_picture(tmp_path / "dau_by_hand.png")
+
+
+def test_dau_classification_runs_quickly(tmp_path: Path) -> None:
+    done = run("dau_classification.py", "--quick", cwd=tmp_path)
+    titles = ("Kernels and units", "Width", "Gradient", "Pruning", "Learning rates", "Where", "Parameters")
+    blocks = [block.splitlines() for block in done.stdout.strip().split("\n\n")]
+    tables = {title: block[2:] for title in titles for block in blocks if block[0].startswith(title)}
+    assert {title: len(rows) for title, rows in tables.items()} == dict(zip(titles, (6, 5, 3, 7, 4, 4, 6)))
+    for title in titles[:-1]:
+        for row in tables[title]:
+            means = [float(mean) for mean in re.findall(rf"{NUMBER} ± \S+", row)]
+            assert means, row
+            assert all(math.isfinite(mean) for mean in means), row
+    # Counted by hand: 12 and 20 inputs, 20 outputs, 9 weights for a kernel and 3 numbers for a unit.
+    counts = [int(re.split(r" {2,}", row)[1].replace(",", "")) for row in tables["Kernels and units"]]
+    assert counts == [9 * 640, 25 * 640, 3 * 640, 6 * 640, 12 * 640, 18 * 640]
+    # Two epochs teach more than the one in ten that guessing gives.
+    learned = [float(re.search(rf"{NUMBER} ±", row)[1]) for row in tables["Kernels and units"]]
+    assert min(learned) > 40
+    left = [float(re.split(r" {2,}", row)[1].split(" ")[0]) for row in tables["Pruning"]]
+    assert left[0] == 100
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < 50
+    assert tables["Parameters"][-1].split() == ["units", "393,216", "786,432", "1,523,712"]
+    for name in ("dau_places.png", "dau_rates.png"):
+        check_picture(tmp_path / name)
 
 
 def accuracies(output: str) -> list[float]:

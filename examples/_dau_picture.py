@@ -1,0 +1,87 @@
+"""The pictures of dau_classification.py: where units end up, and how networks learn at each rate."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws into a file, on machines without a display too
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _dau_training import Outcome
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
+
+REACH = 4.0  # pixels from the centre that are drawn
+THRESHOLDS = (0.0, 0.25, 0.5)  # relative amplitude, for the distances
+COLOURS = ("0.55", "C0", "C3")
+
+
+def draw_places(path: Path, networks: Mapping[str, Sequence[Outcome]]) -> None:
+    """For each network and layer, the places of units by weight; for each layer, how far they are."""
+    columns = len(networks) + 1
+    figure, axes = plt.subplots(2, columns, figsize=(2.7 * columns + 0.5, 5.2), layout="constrained")
+    for row, layer in zip(axes, (0, 1)):
+        for axis, (name, outcomes) in zip(row, networks.items()):
+            _density(axis, outcomes, layer)
+            axis.set_title(f"layer {layer + 2}, {name}", fontsize=9)
+        _distances(row[-1], networks["4 units"], layer)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _relative(outcome: Outcome, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """Displacements, and weights relative to the largest of the layer."""
+    units = outcome.units[layer]
+    weight = np.abs(units.weight)
+    return units.displacement, weight / weight.max()
+
+
+def _density(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
+    """Sum of the weights of all seeds over small squares, on a logarithmic scale."""
+    both = [_relative(outcome, layer) for outcome in outcomes]
+    place, weight = np.concatenate([p for p, _ in both]), np.concatenate([w for _, w in both])
+    # An odd number of squares: the middle one is around zero.
+    density, _, _ = np.histogram2d(*place.T, bins=81, range=[[-REACH, REACH]] * 2, weights=weight)
+    axis.imshow(np.log1p(20 * density), cmap="magma", extent=(-REACH, REACH, REACH, -REACH))
+    for side in (1.5, 2.5):  # of 3 x 3 and 5 x 5 kernels
+        x, y = np.array([-1, 1, 1, -1, -1]) * side, np.array([-1, -1, 1, 1, -1]) * side
+        axis.plot(x, y, color="w", linewidth=0.6, linestyle=":")
+    axis.tick_params(labelsize=7)
+
+
+def _distances(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
+    """Of the units above each relative amplitude, how many lie how far from the centre."""
+    for threshold, colour in zip(THRESHOLDS, COLOURS):
+        chosen = []
+        for place, weight in (_relative(outcome, layer) for outcome in outcomes):
+            chosen.append(np.hypot(*place[weight >= threshold].T))
+        distance = np.concatenate(chosen)
+        counts, edges = np.histogram(distance, bins=32, range=(0, REACH))
+        label = f"above {threshold:g}: {len(distance):,}" if threshold else f"all {len(distance):,}"
+        axis.stairs(counts / max(len(distance), 1), edges, color=colour, label=label)
+    axis.set_title(f"layer {layer + 2}, 4 units: distance, px", fontsize=9)
+    axis.legend(fontsize=7, title="relative amplitude", title_fontsize=7)
+    axis.tick_params(labelsize=7)
+
+
+def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]]]) -> None:
+    """Loss on the images trained on and error on the others after each epoch, means over the seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    for (name, rates), style in zip(curves.items(), ("--", "-")):
+        for number, (lr, outcomes) in enumerate(rates.items()):
+            loss = np.mean([outcome.loss for outcome in outcomes], axis=0)
+            error = 100 - 100 * np.mean([outcome.curve for outcome in outcomes], axis=0)
+            epochs = np.arange(1, len(loss) + 1)
+            for axis, values in zip(axes, (loss, error)):
+                axis.plot(epochs, values, style, color=f"C{number}", label=f"{name}, {lr:g}", linewidth=1.2)
+    axes[0].set(title="loss", xlabel="epoch", yscale="log")
+    axes[1].set(title="error on held-out digits, %", xlabel="epoch", yscale="log")
+    for axis in axes:
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axes[1].set_yticks([2, 3, 5, 10, 20, 50])
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
