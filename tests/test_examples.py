@@ -67,6 +67,8 @@ def test_every_example_has_a_test() -> None:
         "checkpointing.py",
         "dau_by_hand.py",
         "dau_classification.py",
+        "denoising.py",
+        "filters_as_atoms.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
@@ -121,31 +123,48 @@ def test_checkpointing(tmp_path: Path) -> None:
     check_picture(tmp_path / "checkpointing.png")
 
 
-def test_segmentation_runs_quickly(tmp_path: Path) -> None:
-    done = run("segmentation.py", "--quick", cwd=tmp_path)
-    methods = ["plain", "deformable v1", "deformable v2", "dynamic filter", "CGDS"]
-    row = rf"^([\w ]+?) +(\d+) +([\d,]+) +{NUMBER} M +{NUMBER}(?: +{NUMBER})? +{NUMBER} +{NUMBER} +{NUMBER}$"
-    rows = {found[0]: found[1:] for found in re.findall(row, done.stdout, re.M)}
-    assert list(rows) == methods
-    # None may cost more than CGDS does, nor much less.
-    costs = {method: float(cells[2]) for method, cells in rows.items()}
-    assert all(0.97 * costs["CGDS"] < cost <= costs["CGDS"] for cost in costs.values())
-    for cells in rows.values():
-        assert all(0 <= float(value) <= 100 for value in (cells[3], *cells[5:]))
-    ahead = {method: float(cells[4] or 0) for method, cells in rows.items()}
-    scores = {method: float(cells[3]) for method, cells in rows.items()}
-    for method in methods:
-        assert ahead[method] == pytest.approx(scores[method] - scores["plain"], abs=0.15)
-    distances = re.findall(r"^(\w.*?)((?: +[\d.]+, [\d.]+){4})$", done.stdout, re.M)
-    far = {name: re.findall(r"[\d.]+", cells) for name, cells in distances}
-    assert list(far) == ["regular grid", "deformable v1", "deformable v2", "CGDS"]
-    # Points have begun to move, and not all by the same.
-    for name in list(far)[1:]:
-        assert all(float(value) > 0 for value in far[name])
-        assert far[name] != far["regular grid"]
-    for name in ("segmentation.png", "segmentation_points.png"):
+def test_denoising_runs_quickly(tmp_path: Path) -> None:
+    done = run("denoising.py", "--quick", cwd=tmp_path)
+    mean = rf"{NUMBER} ± {NUMBER}"
+    noisy = re.search(rf"^noisy +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}$", done.stdout, re.M)
+    assert noisy
+    pattern = rf"^(\w+(?: \w+)?) +([\d,]+) +[\d,]+ +{mean}(?: +{mean})? +{mean} +{mean} +{mean}$"
+    rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
+    assert list(rows) == ["convolutions", "filter atoms", "predicted kernels"]
+    counts = [int(found[0].replace(",", "")) for found in rows.values()]
+    assert max(counts) < 1.06 * min(counts)
+    scores = {method: [float(value) for value in found[1:] if value] for method, found in rows.items()}
+    assert [len(values) for values in scores.values()] == [8, 10, 10]
+    assert all(math.isfinite(value) for values in scores.values() for value in values)
+    # An average, learned in a few steps already; the other two begin with the noisy image itself.
+    assert scores["predicted kernels"][0] > float(noisy[1]) + 1
+    explained = re.findall(rf"^([123]) +{mean} +{mean} +{mean} +{mean}$", done.stdout, re.M)
+    assert len(explained) == 3
+    for row in explained:
+        *single, together = (float(value) for value in row[1::2])
+        assert min(single) >= 0
+        assert max(single) <= together <= 100
+    for name in ("denoising.png", "denoising_maps.png"):
         check_picture(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["segmentation.png", "segmentation_points.png"]
+
+
+def test_filters_as_atoms(tmp_path: Path) -> None:
+    done = run("filters_as_atoms.py", "--quick", cwd=tmp_path)
+    (exact,) = re.findall(rf"against direct filtering: {NUMBER}$", done.stdout, re.M)
+    assert float(exact) < 1e-12
+    (parts,) = re.findall(rf"^squared error {NUMBER} = {NUMBER} .*\+ {NUMBER} ", done.stdout, re.M)
+    total, atoms, bases = map(float, parts)
+    assert total == pytest.approx(atoms + bases, abs=2e-4)
+    found = re.findall(r"^(\w.*?)  +(\d+)((?: +\d+\.\d){7})$", done.stdout, re.M)
+    assert len(found) == 10
+    errors = {name: [float(value) for value in row.split()] for name, _, row in found[:5]}
+    for row in errors.values():
+        assert row == sorted(row, reverse=True)
+    last = {name: row[-1] for name, row in errors.items()}
+    assert last["none: atoms as they are"] == 0
+    assert 0 < last["best for this image"] < min(last["multi-scale"], last["one scale, as many"])
+    for name in ("filters_as_atoms.png", "atom_bases.png"):
+        check_picture(tmp_path / name)
 
 
 def test_dau_by_hand(tmp_path: Path) -> None:
@@ -193,6 +212,33 @@ def test_dau_classification_runs_quickly(tmp_path: Path) -> None:
     assert tables["Parameters"][-1].split() == ["units", "393,216", "786,432", "1,523,712"]
     for name in ("dau_places.png", "dau_rates.png"):
         check_picture(tmp_path / name)
+
+
+def test_segmentation_runs_quickly(tmp_path: Path) -> None:
+    done = run("segmentation.py", "--quick", cwd=tmp_path)
+    methods = ["plain", "deformable v1", "deformable v2", "dynamic filter", "CGDS"]
+    row = rf"^([\w ]+?) +(\d+) +([\d,]+) +{NUMBER} M +{NUMBER}(?: +{NUMBER})? +{NUMBER} +{NUMBER} +{NUMBER}$"
+    rows = {found[0]: found[1:] for found in re.findall(row, done.stdout, re.M)}
+    assert list(rows) == methods
+    # None may cost more than CGDS does, nor much less.
+    costs = {method: float(cells[2]) for method, cells in rows.items()}
+    assert all(0.97 * costs["CGDS"] < cost <= costs["CGDS"] for cost in costs.values())
+    for cells in rows.values():
+        assert all(0 <= float(value) <= 100 for value in (cells[3], *cells[5:]))
+    ahead = {method: float(cells[4] or 0) for method, cells in rows.items()}
+    scores = {method: float(cells[3]) for method, cells in rows.items()}
+    for method in methods:
+        assert ahead[method] == pytest.approx(scores[method] - scores["plain"], abs=0.15)
+    distances = re.findall(r"^(\w.*?)((?: +[\d.]+, [\d.]+){4})$", done.stdout, re.M)
+    far = {name: re.findall(r"[\d.]+", cells) for name, cells in distances}
+    assert list(far) == ["regular grid", "deformable v1", "deformable v2", "CGDS"]
+    # Points have begun to move, and not all by the same.
+    for name in list(far)[1:]:
+        assert all(float(value) > 0 for value in far[name])
+        assert far[name] != far["regular grid"]
+    for name in ("segmentation.png", "segmentation_points.png"):
+        check_picture(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["segmentation.png", "segmentation_points.png"]
 
 
 def accuracies(output: str) -> list[float]:
