@@ -54,6 +54,8 @@ class Case:
         The same kind of call on tiny arrays: it compiles the same kernels, and quick runs measure it instead.
     dtype : str
         Type of all arrays.
+    ranges : dict
+        Arrays that hold numbers between these limits; the others are normally distributed.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Case:
     peers: str | None = None
     small: "Case | None" = None
     dtype: str = "float32"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def checked(self) -> Checked:
         """Arrays and parameters as the backends take them; the arrays are views of a single zero."""
@@ -100,11 +103,18 @@ class Case:
     def arrays(self, rng: np.random.Generator) -> tuple:
         """Random array arguments, one per name of the operator, None for those left out."""
         names = dyn.OPERATORS[self.operator].arrays
-        return tuple(self._random(rng, self.shapes[name]) if name in self.shapes else None for name in names)
+        return tuple(
+            self._random(rng, self.shapes[name], self.ranges.get(name)) if name in self.shapes else None
+            for name in names
+        )
 
     def grad_output(self, rng: np.random.Generator) -> np.ndarray:
         """A random gradient with respect to the output."""
         return self._random(rng, self.output_shape)
 
-    def _random(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def _random(
+        self, rng: np.random.Generator, shape: tuple[int, ...], limits: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        if limits:
+            return rng.uniform(*limits, shape).astype(self.dtype)
         return rng.standard_normal(shape, dtype=np.float32).astype(self.dtype, copy=False)

@@ -1,0 +1,38 @@
+"""`displaced_conv2d`: what is measured, and how much arithmetic it takes."""
+
+from dataclasses import replace
+from math import prod
+
+from dynarray._operator import Checked
+
+from .case import Case
+
+_PEERS = "benchmarks.displaced_torch"
+REACH = 4.0  # of the units in pixels: their corners lie on 9 x 9 pixels
+
+
+def flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass.
+
+    Per unit and pixel, forward: a row interpolated between columns (3), which serves two rows of outputs, and
+    two multiply-adds (4). Backward: the same for x, and four multiply-adds (8). The blur takes a multiply-add
+    per tap, axis and pixel, and once more backward.
+    """
+    x, weight, *_ = checked.arrays
+    pairs = x.shape[0] * prod(x.shape[2:]) * weight.size
+    blur = 4 * x.size * (2 * checked.params["radius"] + 1)
+    return 7 * pairs + blur, 15 * pairs + 2 * blur
+
+
+def _case(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
+    shapes = {"x": (n, c, h, w), "weight": (o, c, units), "displacement": (o, c, units, 2), "bias": (o,)}
+    title = f"displaced_conv2d ({n}, {c}->{o}, {h}, {w}) G{units}"
+    return Case(
+        title, "displaced_conv2d", shapes, flops, {}, _PEERS, ranges={"displacement": (-REACH, REACH)}
+    )
+
+
+CASES = (
+    replace(_case(2, 256, 256, 28, 28, 2), small=_case(1, 3, 4, 9, 11, 2)),
+    replace(_case(2, 96, 256, 27, 27, 4), small=_case(1, 2, 3, 8, 7, 4)),
+)
