@@ -10,6 +10,7 @@ from .deform import DeformConv as DeformConv
 from .displaced import DisplacedConv as DisplacedConv
 from .displaced import parameter_groups as parameter_groups
 from .displaced import project as project
+from .dynamic_sampling import DynamicSamplingConv as DynamicSamplingConv
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
 from .local_filter import DDFBottleneck as DDFBottleneck
