@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from test_layers import substituted
 
 import dynarray as dyn
-from autodiff import Tape, Variable
+from autodiff import Tape, Variable, check_gradients
 from autodiff import functions as F
 from autodiff.layers import DynamicSamplingConv
 from autodiff.networks import summary
@@ -88,6 +89,34 @@ def test_definition(fuse, residuals):
     for n in range(2):
         z = regions_by_definition(layer, x[n], 2, ((2, 1), (2, 3)), residuals)
         np.testing.assert_allclose(y[n], fused(z, axis=(0, 1)), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        (DynamicSamplingConv(3, 2, features=4, samples=2, stride=2, gain=1.0, post_channels=3, **OPTIONS), 3),
+        (DynamicSamplingConv(2, 3, (1, 3), sample_stride=2, fuse="max", branch_kernel=1, **OPTIONS), 2),
+        (DynamicSamplingConv(2, 3, dilation=2, attention=False, fuse="mean", **OPTIONS), 2),
+    ],
+    ids=["two samples", "max", "without attention"],
+)
+def test_gradients_of_input_and_parameters(layer, channels):
+    with substituted(layer) as put:
+
+        def call(x, *values):
+            put(values)
+            return layer(x)
+
+        parameters = [parameter.data for parameter in layer.parameters()]
+        check_gradients(call, array(1, channels, 4, 3), *parameters, method="complex", rtol=1e-9)
+
+
+def test_seed_decides_the_weights():
+    one, same, other = (DynamicSamplingConv(3, 4, post_channels=2, rng=seed) for seed in (1, 1, 2))
+    assert {p.dtype for p in one.parameters()} == {np.dtype(np.float32)}
+    for a, b, c in zip(one.parameters(), same.parameters(), other.parameters()):
+        np.testing.assert_array_equal(a.data, b.data)
+        assert (a.data != c.data).all()
 
 
 def test_without_attention_and_samples_it_is_a_dynamic_filter_network():

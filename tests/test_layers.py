@@ -24,7 +24,6 @@ from autodiff.layers import (
     DeformConv,
     DisplacedConv,
     Dropout,
-    DynamicSamplingConv,
     FilterNorm,
     Flatten,
     GlobalAvgPool,
@@ -119,23 +118,6 @@ LAYERS = {
         [(1, 2, 3, 4)],
         (1, 2, 3, 4),
     ),
-    "DynamicSamplingConv": (
-        DynamicSamplingConv(
-            3, 2, features=4, samples=2, stride=2, branch_kernel=1, gain=1.0, post_channels=3, **OPTIONS
-        ),
-        [(2, 3, 4, 3)],
-        (2, 3, 2, 2),
-    ),
-    "DynamicSamplingConv max": (
-        DynamicSamplingConv(2, 3, (1, 3), samples=3, sample_stride=2, fuse="max", branch_kernel=1, **OPTIONS),
-        [(1, 2, 3, 4)],
-        (1, 3, 3, 4),
-    ),
-    "DynamicSamplingConv plain": (
-        DynamicSamplingConv(2, 3, dilation=2, attention=False, fuse="mean", branch_kernel=1, **OPTIONS),
-        [(1, 2, 3, 4)],
-        (1, 3, 3, 4),
-    ),
     "Sequential": (Sequential(Linear(4, 3, **OPTIONS), Tanh(), Linear(3, 2, **OPTIONS)), [(2, 4)], (2, 2)),
 }
 
@@ -178,7 +160,6 @@ def test_seed_decides_the_weights():
         lambda **o: DDFBottleneck(8, 8, 16, **o),
         lambda **o: DisplacedConv(3, 4, **o),
         lambda **o: FilterNorm(3, 4, **o),
-        lambda **o: DynamicSamplingConv(3, 4, post_channels=2, **o),
         lambda **o: DeformConv(4, 6, **o),
         lambda **o: CGDS(3, 4, 5, **o),
         lambda **o: ASPP(3, 4, **o),
