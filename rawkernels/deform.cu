@@ -23,6 +23,9 @@
 // (deform_scatter_in_order): there each thread owns one channel of one slot of the rows and adds point after point to
 // that slot's own image; slots are added up in order.
 //
+// Registers: the launch bounds leave 85 a thread forward and 128 backward, for 24 and 16 warps of 64 on an SM; without
+// a second bound, some compilers spill to fit more. tests/registers.json has all counts; nothing spills.
+//
 // Constants from the Python side:
 //   VEC   channels of one access: divides C/G and C/D
 #ifndef VEC
@@ -97,7 +100,7 @@ __device__ __forceinline__ INDEX column_address(int channel, INDEX row, int tap,
     return ((group * rows + row) * geo.taps + tap) * size + (channel - group * size);
 }
 
-extern "C" __global__ void __launch_bounds__(128) deform_columns(
+extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
     const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, ACC* __restrict__ columns,
     INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
     int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
@@ -134,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(128) deform_columns(
 
 // Reads the gradients of the columns and, if asked, writes the columns in their place. Arrays of gradients that are
 // not wanted are null.
-extern "C" __global__ void __launch_bounds__(128) deform_gradients(
+extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
     const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, ACC* __restrict__ columns,
     ACC* __restrict__ grad_x, T* __restrict__ grad_offset, T* __restrict__ grad_mask, int write_columns,
     INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
@@ -198,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(128) deform_gradients(
 
 // The gradient of x in a fixed order: a thread adds the points of one slot of each image's rows to one channel of the
 // slot's own image. `items` counts threads; partial is (slots, images, H*W, C) and holds what earlier tiles added.
-extern "C" __global__ void __launch_bounds__(128) deform_scatter_in_order(
+extern "C" __global__ void __launch_bounds__(128, 4) deform_scatter_in_order(
     const T* __restrict__ offset, const T* __restrict__ mask, const ACC* __restrict__ columns,
     ACC* __restrict__ partial, int slots, int images,
     INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
@@ -285,7 +288,7 @@ __device__ __forceinline__ void transpose(
 }
 
 // x to channels last.
-extern "C" __global__ void __launch_bounds__(256) deform_transpose(
+extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose(
     const T* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns, INDEX in_row,
     INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer, INDEX slots,
     INDEX slot_step) {
@@ -294,7 +297,7 @@ extern "C" __global__ void __launch_bounds__(256) deform_transpose(
 }
 
 // To the accumulator type: gradients of the output.
-extern "C" __global__ void __launch_bounds__(256) deform_transpose_in(
+extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_in(
     const T* __restrict__ in, const T* __restrict__ bias, ACC* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
     INDEX slots, INDEX slot_step) {
@@ -303,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(256) deform_transpose_in(
 }
 
 // From the accumulator type: outputs, and the gradient of x.
-extern "C" __global__ void __launch_bounds__(256) deform_transpose_out(
+extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_out(
     const ACC* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
     INDEX slots, INDEX slot_step) {
