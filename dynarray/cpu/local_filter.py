@@ -27,8 +27,18 @@ import numpy as np
 from . import local_filter_in_place as in_place
 from . import parallel
 from .compile import flag, kernel_input
-from .local_filter_kernels import Gradients, Inputs, Layout, Terms, backward_items, forward_items
+from .local_filter_kernels import (
+    Gradients,
+    Inputs,
+    Layout,
+    Terms,
+    backward_items,
+    backward_memory,
+    forward_items,
+    forward_memory,
+)
 from .planes import staggered, whole_lines
+from .scratch import run_with_memory
 from .strips import STRIP_BYTES
 
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
@@ -157,7 +167,8 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
         operations = y.size * weight.shape[2] * weight.shape[3]
         arrays = (kernel_input(x), in_place.by_tap(weight), scales, y)
         add = flag(params["combine"] == "add" and channel_weight is not None)
-        parallel.run(forward_items, items, operations, *arrays, terms, layout, chunks, add)
+        size, args = forward_memory(terms, layout), (*arrays, terms, layout, chunks, add)
+        run_with_memory(forward_items, items, operations, size, x.dtype, *args)
     return y, kept
 
 
@@ -194,7 +205,8 @@ def backward(
     items = x.shape[0] * weight.shape[1] * layout.bands * chunks
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
     add = flag(params["combine"] == "add" and channel_weight is not None)
-    parallel.run(backward_items, items, operations, inputs, gradients, terms, layout, chunks, add)
+    size, args = backward_memory(terms, layout), (inputs, gradients, terms, layout, chunks, add)
+    run_with_memory(backward_items, items, operations, size, x.dtype, *args)
     return (
         gradients.x if needs[0] else None,
         in_place.sum_slots(gradients.filters).reshape(weight.shape) if needs[1] else None,

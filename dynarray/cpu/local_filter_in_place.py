@@ -14,7 +14,8 @@ import numpy as np
 from . import parallel
 from .compile import cached_jit, jit, kernel_input
 from .local_filter_kernels import decode
-from .planes import accumulate, aligned, clear, copy, correlate, inside, staggered
+from .planes import accumulate, clear, copy, correlate, inside, staggered
+from .scratch import run_with_memory
 from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
 
 BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
@@ -90,7 +91,8 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
     y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
     filters = by_tap(weight)
     arrays = (kernel_input(x), filters, _scales(channel_weight), y, finite)
-    parallel.run(forward_in_place, items, y.size * len(taps.y), *arrays, taps, layout, chunks)
+    size, args = len(taps.y) * layout.plane, (*arrays, taps, layout, chunks)
+    run_with_memory(forward_in_place, items, y.size * len(taps.y), size, x.dtype, *args)
     return y if finite.all() else None
 
 
@@ -124,7 +126,8 @@ def backward(
         slots,
         finite,
     )
-    parallel.run(backward_in_place, items, 3.0 * x.size * len(taps.y), *arrays, taps, layout, chunks)
+    size, args = 3 * len(taps.y) * layout.plane, (*arrays, taps, layout, chunks)
+    run_with_memory(backward_in_place, items, 3.0 * x.size * len(taps.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
     if not finite.all() or not np.isfinite(grad_scales).all():
         return None
@@ -284,6 +287,7 @@ def _apply_clipped(
 def forward_in_place(
     start: int,
     stop: int,
+    packed: np.ndarray,
     x: np.ndarray,
     filters: np.ndarray,
     scales: Any,
@@ -296,7 +300,7 @@ def forward_in_place(
     """Items (n, group, band, chunk of channels)."""
     groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
     blocks = -(-layout.rows // layout.block)
-    packed, source_at = aligned(len(taps.y) * layout.plane, x), np.empty(len(taps.y), np.intp)
+    source_at = np.empty(len(taps.y), np.intp)
     source, target = x.reshape(-1), y.reshape(-1)
     image, totals = x.shape[2] * x.shape[3], np.zeros(lanes(x), x.dtype)
     before, calm = (-1, -1, -1), True
@@ -379,6 +383,7 @@ def _grad_filters(
 def backward_in_place(
     start: int,
     stop: int,
+    memory: np.ndarray,
     grad_output: np.ndarray,
     x: np.ndarray,
     filters: np.ndarray,
@@ -395,7 +400,7 @@ def backward_in_place(
     groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
     blocks, size, image = -(-layout.rows // layout.block), len(taps.y) * layout.plane, x.shape[2] * x.shape[3]
     needs_filters = grad_filters.size + slots.size > 0
-    shifted, packed, grads = aligned(size, x), aligned(size, x), aligned(size, x)
+    shifted, packed, grads = memory[:size], memory[size : 2 * size], memory[2 * size :]
     source_at, totals = np.empty(len(taps.y), np.intp), np.zeros(lanes(x), x.dtype)
     outputs, source, target = grad_output.reshape(-1), x.reshape(-1), grad_x.reshape(-1)
     before, calm = (-1, -1, -1), True

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, aligned, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
+from .planes import accumulate, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
 from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
 
 
@@ -111,10 +111,23 @@ def decode(item: int, groups: int, per_group: int, chunks: int, layout: Layout) 
     return (n, group, band, chunk), begin, min(begin + layout.channels, (group + 1) * per_group)
 
 
+def forward_memory(terms: Terms, layout: Layout) -> int:
+    """Elements that a thread needs for `forward_items`."""
+    acc = layout.upsample * layout.plane
+    return len(terms.tap) * layout.plane + CHANNELS * (layout.image_size + acc)
+
+
+def backward_memory(terms: Terms, layout: Layout) -> int:
+    """Elements that a thread needs for `backward_items`."""
+    of_channel = layout.image_size + layout.output_size + layout.plane
+    return 2 * len(terms.tap) * layout.plane + CHANNELS * of_channel
+
+
 @cached_jit
 def forward_items(
     start: int,
     stop: int,
+    memory: np.ndarray,
     x: np.ndarray,
     filters: np.ndarray,
     scales: Any,
@@ -127,8 +140,9 @@ def forward_items(
     """Items (n, group, band, chunk of channels)."""
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
-    packed, images = aligned(len(terms.tap) * layout.plane, x), aligned(CHANNELS * layout.image_size, x)
-    acc, totals = aligned(CHANNELS * u * layout.plane, x), np.zeros(lanes(x), x.dtype)
+    size, of_images = len(terms.tap) * layout.plane, CHANNELS * layout.image_size
+    packed, images, acc = memory[:size], memory[size : size + of_images], memory[size + of_images :]
+    totals = np.zeros(lanes(x), x.dtype)
     # What lies between rows comes to nothing, but should not be slow to multiply.
     clear(packed, 0, packed.size)
     for item in range(start, stop):
@@ -321,6 +335,7 @@ def _unpack_filters(
 def backward_items(
     start: int,
     stop: int,
+    memory: np.ndarray,
     inputs: Inputs,
     grads: Gradients,
     terms: Terms,
@@ -333,13 +348,16 @@ def backward_items(
     per_group, blocks = inputs.x.shape[1] // groups, -(-layout.rows // layout.block)
     extent = (inputs.grad_output.shape[2] // layout.upsample, inputs.grad_output.shape[3] // layout.upsample)
     needs_x, needs_filters = grads.x.size > 0, grads.filters.size + grads.slots.size > 0
+    of_grads = size if needs_filters else 0
+    of_images, of_outputs = CHANNELS * layout.image_size, CHANNELS * layout.output_size
+    ends = np.cumsum(np.array([size, of_grads, of_images, of_outputs, CHANNELS * layout.plane]))
     scratch = Scratch(
-        aligned(size, inputs.x),
-        aligned(size if needs_filters else 0, inputs.x),
-        aligned(CHANNELS * layout.image_size, inputs.x),
-        aligned(CHANNELS * layout.output_size, inputs.x),
+        memory[: ends[0]],
+        memory[ends[0] : ends[1]],
+        memory[ends[1] : ends[2]],
+        memory[ends[2] : ends[3]],
         np.empty((CHANNELS, len(terms.tap)), inputs.x.dtype),
-        aligned(CHANNELS * layout.plane, inputs.x),
+        memory[ends[3] : ends[4]],
         np.zeros(lanes(inputs.x), inputs.x.dtype),
     )
     for item in range(start, stop):

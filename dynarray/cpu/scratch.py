@@ -5,8 +5,12 @@ with two threads that took as long as the arithmetic on it.
 """
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+from . import parallel
 
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
 
@@ -26,3 +30,14 @@ def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
             setattr(_own, name, memory)
     start = -memory.ctypes.data % 64
     return memory[start : start + count * dtype.itemsize].view(dtype)
+
+
+def run_with_memory(
+    kernel: Callable[..., None], count: int, operations: float, elements: int, dtype: np.dtype, *args: Any
+) -> None:
+    """`parallel.run` of ``kernel(start, stop, memory, *args)``, every thread with `elements` of memory."""
+
+    def piece(start: int, stop: int, *args: Any) -> None:
+        kernel(start, stop, borrow("memory", elements, dtype), *args)
+
+    parallel.run(piece, count, operations, *args)

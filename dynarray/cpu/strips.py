@@ -6,6 +6,7 @@ registers: they are written once.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def _strip(channels: int) -> Callable:
         i = types.intp
         sources, scales = (source, source_at, i), (scale, i, i)
         signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, totals, i, add)
-        return signature, lambda *call: _generate(*call, channels)
+        return signature, partial(_generate, channels=channels)
 
     return strip
 
