@@ -108,7 +108,9 @@ def test_the_filter_in_effect_is_a_mixture_of_the_atoms(
     atoms = rng.standard_normal((2, 3, *kernel, *windows.shape[2:4]))
     filters = np.einsum("ocm,nmabhw->nocabhw", coefficients, atoms)
     expected = np.einsum("nocabhw,nchwab->nohw", filters, windows)
-    close(run(backend, dyn.atom_conv2d, x, atoms, coefficients, stride=stride), expected)
+    mixed = run(backend, dyn.atom_conv2d, x, atoms, coefficients, stride=stride)
+    close(mixed, expected)
+    close(mixed, run(backend, dyn.dynamic_conv2d, x, filters, stride=stride))
 
 
 def test_constant_atoms_are_an_ordinary_convolution(backend: Backend, rng: np.random.Generator) -> None:
