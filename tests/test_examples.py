@@ -68,10 +68,12 @@ def test_every_example_has_a_test() -> None:
         "dau_by_hand.py",
         "dau_classification.py",
         "denoising.py",
+        "effective_receptive_field.py",
         "filters_as_atoms.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
+        "optical_flow.py",
         "segmentation.py",
         "train_digits.py",
     ]
@@ -165,6 +167,50 @@ def test_filters_as_atoms(tmp_path: Path) -> None:
     assert 0 < last["best for this image"] < min(last["multi-scale"], last["one scale, as many"])
     for name in ("filters_as_atoms.png", "atom_bases.png"):
         check_picture(tmp_path / name)
+
+
+def test_effective_receptive_field(tmp_path: Path) -> None:
+    done = run("effective_receptive_field.py", "--quick", cwd=tmp_path)
+    pattern = rf"^ *(\w.*?) +(\d+) x \d+ +(\d+) x (\d+) +(\d+) +{NUMBER} +{NUMBER}$"
+    rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
+    assert list(rows) == ["3 x 3 convolution", "S = 3, stride 1", "S = 3, stride 2"]
+    reads, high, wide, area = ([int(row[k]) for row in rows.values()] for k in range(4))
+    ratio, radius = ([float(row[k]) for row in rows.values()] for k in (4, 5))
+    assert reads == [3, 5, 7]
+    # A stem of 7 x 7 pixels, then convolutions of 3 x 3 points that lie 2, 4 and 8 pixels apart.
+    field = 7 + 2 * (3 * 2 + 4 * 4 + 4 * 8)
+    # The feature branch is a convolution more, and regions lie 8 or 16 pixels apart.
+    assert high == wide == [field, field + 2 * 8 + 2 * 8, field + 2 * 8 + 2 * 16]
+    assert all(0 < seen < 0.95 * side**2 for seen, side in zip(area, high))
+    assert ratio == pytest.approx([seen / area[0] for seen in area], abs=0.006)
+    assert all(0 < value < side / 2 for value, side in zip(radius, high))
+    check_picture(tmp_path / "effective_receptive_field.png")
+
+
+def test_optical_flow_runs_quickly(tmp_path: Path) -> None:
+    done = run("optical_flow.py", "--quick", cwd=tmp_path)
+    mean, networks = rf"{NUMBER} ± {NUMBER}", ["FlowNetS", "DSCNN, S = 7", "S = 7, no residual"]
+    networks += ["S = 7, no attention", "S = 3", "S = 1 (DFN)"]
+    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{mean} +{mean} +([012]) of 2 +\d+$"
+    rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
+    assert list(rows) == networks
+    costs = {name: float(cells[1]) for name, cells in rows.items()}
+    assert costs["S = 1 (DFN)"] < costs["S = 3"] < costs["DSCNN, S = 7"] == costs["S = 7, no residual"]
+    errors = {name: [float(cells[k]) for k in (2, 4, 6)] for name, cells in rows.items()}
+    (still,) = re.findall(rf"^nothing moves +{NUMBER} +{NUMBER} +{NUMBER}$", done.stdout, re.M)
+    for found in errors.values():
+        # A few steps move little, and nothing breaks.
+        assert found == pytest.approx([float(value) for value in still], rel=0.5)
+    questions = re.findall(rf"\?  +(\w.*?) - (\w.*?)  +{mean} +([012]) of 2$", done.stdout, re.M)
+    assert len(questions) == 5
+    for one, other, change, _, _ in questions:
+        assert float(change) == pytest.approx(errors[one][0] - errors[other][0], abs=2e-3)
+    harsh = re.findall(rf"^(harsh .*?)  +{mean} +{mean} +{mean} +{mean} +([012]) of 2$", done.stdout, re.M)
+    assert [row[0] for row in harsh] == ["harsh start", "harsh start, no residual"]
+    for row in harsh:
+        first, highest = float(row[1]), float(row[3])
+        assert 20 < first <= highest
+    check_picture(tmp_path / "optical_flow.png")
 
 
 def test_dau_by_hand(tmp_path: Path) -> None:

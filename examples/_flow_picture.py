@@ -1,0 +1,90 @@
+"""Pictures of optical flow, in the colours of the Middlebury benchmark."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws into a file, on machines without a display too
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _flow_data import Pairs
+
+# Steps from red to yellow, green, cyan, blue, magenta and back to red (Baker et al., "A database and
+# evaluation methodology for optical flow", IJCV 2011): more where the eye tells more colours apart.
+TURNS = ((15, (1, 0, 0)), (6, (1, 1, 0)), (4, (0, 1, 0)), (11, (0, 1, 1)), (13, (0, 0, 1)), (6, (1, 0, 1)))
+
+
+def _wheel() -> np.ndarray:
+    corners = [np.array(colour, float) for _, colour in TURNS]
+    arcs = [
+        corners[k] + np.arange(steps)[:, None] / steps * (corners[(k + 1) % len(TURNS)] - corners[k])
+        for k, (steps, _) in enumerate(TURNS)
+    ]
+    return np.concatenate([*arcs, corners[:1]])
+
+
+WHEEL = _wheel()
+
+
+def colours(flow: np.ndarray, largest: float) -> np.ndarray:
+    """Flow (2, H, W) as colours (H, W, 3): direction as hue, length up to `largest` as saturation."""
+    y, x = flow / largest
+    turn = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(WHEEL) - 1)
+    below = np.minimum(turn.astype(int), len(WHEEL) - 2)
+    part = (turn - below)[..., None]
+    hue = WHEEL[below] * (1 - part) + WHEEL[below + 1] * part
+    length = np.hypot(y, x)[..., None]
+    return np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
+
+
+def wheel_picture(size: int = 64) -> np.ndarray:
+    """The flow that points away from the centre, white outside the circle."""
+    grid = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    return np.where(np.hypot(*grid)[..., None] <= 1, colours(grid, 1.0), 1)
+
+
+def draw(
+    path: Path,
+    pairs: Pairs,
+    flows: dict[str, np.ndarray],
+    stereo: Pairs,
+    stereo_flows: dict[str, np.ndarray],
+) -> None:
+    """A row for each pair and, last, one for the disparity of the stereo pair."""
+    rows, columns = len(pairs.images) + 1, 3 + len(flows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.28 * rows + 0.3), layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for row in range(rows - 1):
+        first, second = pairs.images[row]
+        largest = np.hypot(*pairs.flow[row]).max()
+        shown = [pairs.flow[row], *(flow[row] for flow in flows.values())]
+        _images(axes[row], first, second)
+        for axis, flow in zip(axes[row, 2:], shown):
+            axis.imshow(colours(flow, largest))
+    inset = axes[0, 2].inset_axes([0.74, 0.6, 0.26, 0.4])
+    inset.imshow(wheel_picture())
+    inset.axis("off")
+    _images(axes[-1], *stereo.images[0])
+    truth = np.where(stereo.visible[0], -stereo.flow[0, 1], np.nan)
+    for axis, disparity in zip(axes[-1, 2:], [truth, *(-flow[0, 1] for flow in stereo_flows.values())]):
+        axis.imshow(disparity, vmin=0, vmax=np.nanmax(truth), cmap="viridis")
+        axis.set_facecolor("0.8")
+    _name(axes, ["first image", "second image", "truth", *flows])
+    axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
+    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    plt.close(figure)
+
+
+def _images(axes: Sequence, first: np.ndarray, second: np.ndarray) -> None:
+    for axis, image in zip(axes, (first, second)):
+        axis.imshow(image, cmap="gray", vmin=-2, vmax=2)
+
+
+def _name(axes: np.ndarray, names: Sequence[str]) -> None:
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=8)

@@ -1,0 +1,343 @@
+"""Learn optical flow, with and without a dynamic sampling convolution, and take the layer apart.
+
+Optical flow says where each pixel p of one image is found in the next: at p + f[p]. Here a small FlowNetS
+learns it from pairs that are made of photographs. A scene is a stack of layers, each a piece of a photograph
+that moves by an affine map A of its own, p -> M p + t. The second image is painted with each layer's inverse
+map, so that the flow is known exactly,
+
+    f[p] = A_l p - p            of the front layer l at p,
+
+and p is visible in the second image if the front layer at A_l p is l again. What is minimised, and reported
+in pixels, is the end-point error: the mean of |f - f_true|.
+
+In the paper's setting the third convolution becomes a dynamic sampling convolution with S = 7 regions per
+axis, 2 positions apart, and 24 outputs, followed by a 1 x 1 convolution. Every output position makes a kernel
+from the features around it and applies it to 15 x 15 positions, 60 pixels of the image. Ablations leave out
+
+- the residuals, 1/C in the kernel and 1 in the attention (the paper's Table 4: training diverges without);
+- the attention, which weighs the regions and the taps: then all 49 regions share one box sum;
+- the regions: S = 3, and S = 1, which is a Dynamic Filter Network (the paper's Table 2: S = 1 is worse).
+
+How large the generated kernels are at first, and how the sum of 49 regions is scaled, is a choice. Here they
+begin at a tenth of a convolution's weights, and regions are averaged. As divergence could hide behind so
+gentle a start, the residual is also left out after a harsh one: full weights, and the plain sum.
+
+Budgets are equal in training pairs. Seeds are paired: seed k has the same batches for every network. At the
+end each network looks at the Middlebury motorcycle, a real stereo pair, whose flow is minus the disparity.
+
+    python examples/optical_flow.py                 # one seed; see also --help
+
+Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets" (DSCNN), ECCV 2018; Dosovitskiy et al.,
+"FlowNet", ICCV 2015; the stereo pair: Scharstein et al., GCPR 2014.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, motorcycle, photographs
+from _flow_network import FlowNet, Variant, loss_of, predict
+from _flow_picture import draw
+from _record import record, spread
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import dynarray as dyn
+from autodiff import Tape
+from autodiff.networks import summary
+from autodiff.optim import Adam, cosine_schedule
+
+PAPER = {"samples": 7, "sample_stride": 2, "fuse": "mean"}
+NO_RESIDUAL = {"kernel_residual": False, "attention_residual": False}
+HARSH = {**PAPER, "fuse": "sum", "gain": 1.0}
+PLAIN, SAMPLED = "FlowNetS", "DSCNN, S = 7"
+VARIANTS = (
+    Variant(PLAIN),
+    Variant(SAMPLED, PAPER),
+    Variant("S = 7, no residual", {**PAPER, **NO_RESIDUAL}),
+    Variant("S = 7, no attention", {**PAPER, "attention": False}),
+    Variant("S = 3", {**PAPER, "samples": 3}),
+    Variant("S = 1 (DFN)", {**PAPER, "samples": 1}),
+)
+HARSH_VARIANTS = (
+    Variant("harsh start", HARSH),
+    Variant("harsh start, no residual", {**HARSH, **NO_RESIDUAL}),
+)
+QUESTIONS = (
+    ("Does one dynamic sampling layer help?", SAMPLED, PLAIN),
+    ("Is it worse without the residual?", "S = 7, no residual", SAMPLED),
+    ("Is it worse without attention?", "S = 7, no attention", SAMPLED),
+    ("Is S = 1 worse than S = 3?", "S = 1 (DFN)", "S = 3"),
+    ("Is S = 3 worse than S = 7?", "S = 3", SAMPLED),
+)
+SHOWN = 3  # held-out pairs in the picture
+STEREO_FACTOR = 7  # 64 x 96 pixels, disparities of up to 8.6
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "optical_flow.png"
+
+
+class Data(NamedTuple):
+    """What is learned from, and what is judged on: made of other photographs, and real."""
+
+    training: Pairs
+    held_out: Pairs
+    stereo: Pairs
+
+
+class Job(NamedTuple):
+    """One training."""
+
+    variant: Variant
+    seed: int
+    steps: int
+    batch: int
+    rate: float
+
+
+class Outcome(NamedTuple):
+    """What came of it. Without a finite loss to the end, errors are NaN."""
+
+    losses: np.ndarray
+    error: float  # end-point error on the held-out pairs
+    visible_error: float  # of the pixels that the second image shows
+    stereo_error: float
+    seconds: float  # of one core
+    flows: np.ndarray  # of the first held-out pairs
+    stereo_flow: np.ndarray
+
+    @property
+    def final_loss(self) -> float:
+        """Mean over the last fifth of the steps; NaN if one of them is."""
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 5) :]))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became infinite or NaN, or ended above where it began."""
+        return not self.final_loss < self.losses[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# One training
+
+
+def mean_error(flow: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
+    """End-point error over the pixels `where`."""
+    return float(np.hypot(*(flow - truth).swapaxes(0, 1)).astype(np.float64)[where].mean())
+
+
+def train(job: Job, data: Data) -> tuple[FlowNet, np.ndarray]:
+    """A network, and the loss of each step."""
+    network = FlowNet(job.variant, np.random.default_rng(job.seed))
+    rng = np.random.default_rng([job.seed, 1])  # draws the batches: the same for all networks of a seed
+    optimizer = Adam(network.parameters())
+    schedule = cosine_schedule(job.rate, job.steps, warmup=min(20, job.steps))
+    losses = np.full(job.steps, np.nan)
+    for step in range(job.steps):
+        chosen = rng.integers(0, len(data.training.images), job.batch)
+        pairs = mirrored(Pairs(*(array[chosen] for array in data.training)), rng)
+        with Tape() as tape:
+            loss = loss_of(network(pairs.images), pairs.flow)
+        losses[step] = float(loss)
+        if not np.isfinite(losses[step]):
+            break
+        optimizer.lr = schedule(step)
+        optimizer.step(tape.gradient(loss, optimizer.parameters))
+    return network, losses
+
+
+def judge(job: Job, data: Data) -> Outcome:
+    """Train and measure."""
+    start = time.process_time()
+    with np.errstate(over="ignore", invalid="ignore"):  # training may diverge: that is what is asked
+        network, losses = train(job, data)
+        seconds = time.process_time() - start
+        flow, stereo = (predict(network, pairs.images) for pairs in (data.held_out, data.stereo))
+        held_out = data.held_out
+        return Outcome(
+            losses,
+            mean_error(flow, held_out.flow, np.ones_like(held_out.visible)),
+            mean_error(flow, held_out.flow, held_out.visible),
+            mean_error(stereo, data.stereo.flow, data.stereo.visible),
+            seconds,
+            flow[:SHOWN],
+            stereo,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# All trainings, in as many processes as there are cores; each has one thread and a tape of its own
+
+_data: Data
+
+
+def _receive(data: Data) -> None:
+    global _data
+    _data = data
+    threadpool_limits(1)
+    dyn.set_num_threads(1)
+
+
+def _work(job: Job) -> Outcome:
+    return judge(job, _data)
+
+
+def train_all(jobs: Sequence[Job], data: Data) -> dict[tuple[str, int], Outcome]:
+    """Outcomes by name and seed."""
+    workers = min(dyn.get_num_threads(), len(jobs))
+    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(data,)) as pool:
+        results = tqdm(pool.map(_work, jobs), "trainings", total=len(jobs), unit="network")
+        return {(job.variant.name, job.seed): result for result, job in zip(results, jobs)}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation, or the one value there is."""
+    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
+
+
+class Tables:
+    """What the outcomes say."""
+
+    def __init__(self, outcomes: dict[tuple[str, int], Outcome], data: Data, seeds: int) -> None:
+        self.outcomes, self.seeds = outcomes, range(seeds)
+        pairs, stereo = data.held_out, data.stereo
+        self.still = mean_error(np.zeros_like(pairs.flow), pairs.flow, np.ones_like(pairs.visible))
+        self.still_visible = mean_error(np.zeros_like(pairs.flow), pairs.flow, pairs.visible)
+        self.still_stereo = mean_error(np.zeros_like(stereo.flow), stereo.flow, stereo.visible)
+
+    def of(self, name: str) -> list[Outcome]:
+        """The outcomes of all seeds."""
+        return [self.outcomes[name, seed] for seed in self.seeds]
+
+    def diverged(self, name: str) -> str:
+        """How many of how many."""
+        return f"{sum(each.diverged for each in self.of(name))} of {len(self.seeds)}"
+
+    def networks(self) -> tuple[list[str], list[list[str]]]:
+        """One row for each network."""
+        columns = ["network", "parameters", "multiply-adds", "error", "visible pixels", "motorcycle"]
+        columns += ["diverged", "CPU seconds"]
+        still = [f"{value:.3f}" for value in (self.still, self.still_visible, self.still_stereo)]
+        rows = [["nothing moves", "", "", *still, "", ""]]
+        for variant in VARIANTS:
+            made = summary(FlowNet(variant, np.random.default_rng(0)), (1, 2, *SIZE))
+            found = self.of(variant.name)
+            rows.append(
+                [
+                    variant.name,
+                    f"{made.parameters / 1e3:.0f} k",
+                    f"{made.multiply_adds / 1e6:.1f} M",
+                    shown([each.error for each in found]),
+                    shown([each.visible_error for each in found]),
+                    shown([each.stereo_error for each in found]),
+                    self.diverged(variant.name),
+                    f"{np.median([each.seconds for each in found]):.0f}",
+                ]
+            )
+        return columns, rows
+
+    def questions(self) -> tuple[list[str], list[list[str]]]:
+        """Differences of the error on the held-out pairs, seed by seed."""
+        rows = []
+        for question, one, other in QUESTIONS:
+            change = [a.error - b.error for a, b in zip(self.of(one), self.of(other))]
+            worse = sum(value > 0 for value in change)
+            rows.append([question, f"{one} - {other}", shown(change), f"{worse} of {len(change)}"])
+        return ["question", "difference of errors", "pixels", "seeds with a larger error"], rows
+
+    def harsh(self) -> tuple[list[str], list[list[str]]]:
+        """What the residual does where training begins with large kernels."""
+        rows = []
+        for variant in HARSH_VARIANTS:
+            found = self.of(variant.name)
+            losses = (
+                [each.losses[0] for each in found],
+                [np.nanmax(each.losses) for each in found],
+                [each.final_loss for each in found],
+            )
+            error = shown([each.error for each in found])
+            rows.append(
+                [variant.name, *(shown(each, 1) for each in losses), error, self.diverged(variant.name)]
+            )
+        return ["network", "first loss", "highest loss", "loss of the last fifth", "error", "diverged"], rows
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """With columns as wide as their widest cell."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    print(f"\n{title}")
+    for row in (columns, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The program
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="trainings of each network (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("optical_flow.png"), help="the picture")
+    parser.add_argument("--quick", action="store_true", help="a few steps of two seeds: does it run?")
+    parser.add_argument("--full", action="store_true", help="five seeds; write tables and picture into docs")
+    options = parser.parse_args(argv)
+    options.pairs, options.tests, options.batch = 600, 100, 4
+    if options.quick:
+        options.seeds, options.steps, options.pairs, options.tests, options.batch = 2, 5, 16, 8, 2
+    if options.full:
+        options.seeds, options.output = 5, PICTURE
+    if not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
+    return options
+
+
+def jobs_of(options: argparse.Namespace) -> list[Job]:
+    """Every training; where training starts harshly, a sixth of the steps show what becomes of it."""
+    short = max(1, options.steps // 6)
+    plans = [(variant, options.steps) for variant in VARIANTS] + [(each, short) for each in HARSH_VARIANTS]
+    return [
+        Job(variant, seed, steps, options.batch, options.rate)
+        for variant, steps in plans
+        for seed in range(options.seeds)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the pairs, train all, print, draw."""
+    start = time.perf_counter()
+    options = parse(argv)
+    training = make_pairs(photographs(TRAINING), options.pairs, seed=0)
+    held_out = make_pairs(photographs(HELD_OUT), options.tests, seed=1)
+    data = Data(training, held_out, motorcycle(STEREO_FACTOR))
+    outcomes = train_all(jobs_of(options), data)
+    made = Tables(outcomes, data, options.seeds)
+    tables = {
+        "End-point error in pixels, of held-out photographs and of the motorcycle": made.networks(),
+        "Differences, seed by seed": made.questions(),
+        "Harsh start: kernels ten times as large, regions added up, a sixth of the steps": made.harsh(),
+    }
+    for title, (columns, rows) in tables.items():
+        print_table(title, columns, rows)
+    names = (PLAIN, SAMPLED, "S = 1 (DFN)")
+    flows = {name: outcomes[name, 0].flows for name in names}
+    stereo_flows = {name: outcomes[name, 0].stereo_flow for name in names}
+    draw(options.output, Pairs(*(array[:SHOWN] for array in held_out)), flows, data.stereo, stereo_flows)
+    if options.full:
+        sizes = {"pairs": options.pairs, "held out": options.tests, "batch": options.batch}
+        record("optical_flow", tables, seeds=options.seeds, steps=options.steps, rate=options.rate, **sizes)
+    print(f"\n{time.perf_counter() - start:.0f} s; the picture is in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
