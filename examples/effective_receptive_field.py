@@ -13,8 +13,9 @@ instead applies its kernel to S x S regions, sample_stride apart, so that the de
     d y[o, p] / d x[c, q] = sum_ij As[o,i,j,p] * K[o,c,q - p_ij,p] * Ap[o,q - p_ij,p_ij]
                             + what goes through K, As and Ap, which are made from x near p,
 
-reaches (S - 1)*sample_stride + k positions at once. Two numbers measure the map e: the area, the smallest
-number of pixels that holds 95 % of it, and its radius, sqrt(sum_q e[q]*|q - centre|**2 / sum_q e[q]).
+reaches (S - 1)*sample_stride + k positions at once. The first part is also measured alone, by stopping the
+gradient before K, As and Ap. Two numbers describe a map e: the area, the smallest number of pixels that holds
+95 % of it, and its radius, sqrt(sum_q e[q]*|q - centre|**2 / sum_q e[q]).
 
 The networks are not trained: what is measured is what their layers do at first, not what a task makes of it.
 
@@ -63,6 +64,11 @@ class Setting(NamedTuple):
         """Of the square that the layer reads."""
         return 3 if not self.samples else (self.samples - 1) * self.sample_stride + 3
 
+    @property
+    def wide(self) -> bool:
+        """Whether regions lie apart; of the others the picture shows only the convolution."""
+        return self.sample_stride > 1 or not self.samples
+
     def __str__(self) -> str:
         return f"S = {self.samples}, stride {self.sample_stride}" if self.samples else "3 x 3 convolution"
 
@@ -104,35 +110,40 @@ class Network(Module):
         else:
             self.last = Conv2d(three, 24, 3, rng=rng)
 
-    def forward(self, x: Any) -> Any:
-        """x (N, 3, H, W) -> (N, 24, H/8, W/8)."""
+    def forward(self, x: Any, fixed: bool = False) -> Any:
+        """x (N, 3, H, W) -> (N, 24, H/8, W/8), perhaps with the dynamic kernels as constants of the tape."""
         x = F.relu(self.stem(x))
         for block in self.blocks:
             x = block(x)
+        if fixed and isinstance(self.last, DynamicSamplingConv):
+            seen, last = F.stop_gradient(x), self.last
+            made = *last.kernels(seen), *last.attention(seen)
+            return F.dynamic_sampling_conv2d(last.feature(x), *made, **last.params)
         return self.last(x)
 
 
-def weights_of_pixels(network: Network, image: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """e (H, W) for the output in the middle, its channels added with these signs."""
+def weights_of_pixels(network: Network, image: np.ndarray, signs: np.ndarray, fixed: bool) -> np.ndarray:
+    """e (H, W) for the output in the middle, its channels added with these signs; its sum is 1."""
     x = Variable(image)
     with Tape() as tape:
-        y = network(x)
+        y = network(x, fixed)
         high, wide = y.shape[2:]
         output = F.sum(y[0, :, high // 2, wide // 2] * signs)
-    return np.square(tape.gradient(output, x)[0].astype(np.float64)).sum(0)
+    weights = np.square(tape.gradient(output, x)[0].astype(np.float64)).sum(0)
+    return weights / weights.sum()
 
 
 def area_of(weights: np.ndarray) -> int:
     """The smallest number of pixels that holds 95 % of the whole."""
     largest_first = np.sort(weights, axis=None)[::-1]
-    return int(np.searchsorted(np.cumsum(largest_first), HELD * weights.sum())) + 1
+    return int(np.searchsorted(np.cumsum(largest_first), HELD)) + 1
 
 
 def radius_of(weights: np.ndarray) -> float:
     """Root of the mean squared distance from the middle of the output's 8 x 8 pixels."""
     distances = [np.arange(size) - (size // (2 * STEP) * STEP) for size in weights.shape]
     squares = distances[0][:, None] ** 2 + distances[1] ** 2
-    return float(np.sqrt((weights * squares).sum() / weights.sum()))
+    return float(np.sqrt((weights * squares).sum()))
 
 
 def bounds_of(weights: np.ndarray) -> tuple[int, int]:
@@ -143,42 +154,42 @@ def bounds_of(weights: np.ndarray) -> tuple[int, int]:
 
 
 def measure(photo: np.ndarray, settings: Sequence[Setting], seeds: int) -> dict[Setting, np.ndarray]:
-    """Maps e (seeds, H, W), each scaled to a sum of 1. A seed gives all settings the same blocks."""
+    """Maps e (2, seeds, H, W): all of it, and with fixed kernels; a seed gives all settings one backbone."""
     image = np.ascontiguousarray(photo.transpose(2, 0, 1)[None], np.float32) / 128 - 1
-    maps = {}
+    maps = {setting: np.empty((2, seeds, *photo.shape[:2])) for setting in settings}
     with tqdm(total=len(settings) * seeds, desc="gradients", unit="network") as progress:
-        for setting in settings:
-            found = []
+        for setting, found in maps.items():
             for seed in range(seeds):
                 network = Network(setting, np.random.default_rng(seed))
                 signs = np.random.default_rng([seed, 1]).choice((-1, 1), 24).astype(np.float32)
-                weights = weights_of_pixels(network, image, signs)
-                found.append(weights / weights.sum())
+                for fixed in (False, True):
+                    found[int(fixed), seed] = weights_of_pixels(network, image, signs, fixed)
                 progress.update()
-            maps[setting] = np.stack(found)
     return maps
+
+
+def shown(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation, or the one value there is."""
+    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
 
 
 def table_of(maps: dict[Setting, np.ndarray]) -> tuple[list[str], list[list[str]]]:
     """What is printed and recorded."""
-    columns = ["last layer", "it reads", "receptive field", "effective area, pixels", "area ratio", "radius"]
-    areas = {setting: np.array([area_of(each) for each in found]) for setting, found in maps.items()}
+    columns = ["last layer", "it reads", "receptive field"]
+    for kind in ("", "fixed kernels: "):
+        columns += [f"{kind}area", f"{kind}ratio", f"{kind}radius"]
+    areas = {
+        setting: np.array([[area_of(e) for e in kind] for kind in found]) for setting, found in maps.items()
+    }
     plain = next(iter(areas.values()))
     rows = []
     for setting, found in maps.items():
-        several = len(found) > 1
-        show = spread if several else (lambda values, digits: f"{values[0]:.{digits}f}")
-        high, wide = bounds_of(found.sum(0))
-        rows.append(
-            [
-                str(setting),
-                f"{setting.side} x {setting.side}",
-                f"{high} x {wide}",
-                show(areas[setting], 0),
-                show(areas[setting] / plain, 2),
-                show([radius_of(each) for each in found], 1),
-            ]
-        )
+        high, wide = bounds_of(found.sum((0, 1)))
+        row = [str(setting), f"{setting.side} x {setting.side}", f"{high} x {wide}"]
+        for kind in range(2):
+            row += [shown(areas[setting][kind], 0), shown(areas[setting][kind] / plain[kind], 2)]
+            row.append(shown([radius_of(e) for e in found[kind]], 1))
+        rows.append(row)
     return columns, rows
 
 
@@ -190,23 +201,25 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def draw(path: Path, photo: np.ndarray, maps: dict[Setting, np.ndarray]) -> None:
-    """The photograph, and what each network sees of it: mean maps, on a logarithmic scale of `DECADES`."""
-    columns = -(-(len(maps) + 1) // 3)
-    shape = (1.9 * columns, 3 * 1.9 * photo.shape[0] / photo.shape[1] + 0.8)
-    figure, axes = plt.subplots(3, columns, figsize=shape, layout="constrained")
+    """What networks see of the photograph: mean maps, on a logarithmic scale of `DECADES`."""
+    chosen = {setting: found for setting, found in maps.items() if setting.wide}
+    shape = (1.9 * len(chosen), 2 * 1.9 * photo.shape[0] / photo.shape[1] + 0.9)
+    figure, axes = plt.subplots(2, len(chosen), figsize=shape, layout="constrained")
     gray = photo.mean(2)
-    for axis in axes.flat:
-        axis.axis("off")
-    axes.flat[0].imshow(photo)
-    axes.flat[0].set_title("photograph", fontsize=8)
     middle = [size // (2 * STEP) * STEP for size in photo.shape[:2]]
-    axes.flat[0].plot(middle[1], middle[0], "+", color="red", markersize=8)
-    for axis, (setting, found) in zip(axes.flat[1:], maps.items()):
-        weights = uniform_filter(found.mean(0), 5)
-        level = 1 + np.log10(np.maximum(weights / weights.max(), 10.0**-DECADES)) / DECADES
-        axis.imshow(gray, cmap="gray", vmin=-100, vmax=400)
-        axis.imshow(level, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(2 * level, 0, 0.9))
-        axis.set_title(str(setting), fontsize=8)
+    for column, (setting, found) in enumerate(chosen.items()):
+        axes[0, column].set_title(str(setting), fontsize=8)
+        for axis, kind in zip(axes[:, column], found):
+            weights = uniform_filter(kind.mean(0), 5)
+            level = 1 + np.log10(np.maximum(weights / weights.max(), 10.0**-DECADES)) / DECADES
+            axis.imshow(gray, cmap="gray", vmin=-100, vmax=400)
+            shade = axis.imshow(level, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(2 * level, 0, 0.9))
+            axis.plot(middle[1], middle[0], "+", color="black", markersize=4)
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("all paths", fontsize=8)
+    axes[1, 0].set_ylabel("fixed kernels", fontsize=8)
+    bar = figure.colorbar(shade, ax=axes, shrink=0.8, ticks=(0, 0.5, 1))
+    bar.ax.set_yticklabels([f"1e-{DECADES}", f"1e-{DECADES // 2}", "1"], fontsize=7)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
     plt.close(figure)
 
