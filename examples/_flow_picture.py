@@ -55,7 +55,7 @@ def draw(
     """A row for each pair and, last, one for the disparity of the stereo pair."""
     rows, columns = len(pairs.images) + 1, 3 + len(flows)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.75 * columns, 1.28 * rows + 0.3), layout="constrained"
+        rows, columns, figsize=(1.75 * columns, 1.2 * rows + 0.25), layout="constrained"
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -76,7 +76,7 @@ def draw(
         axis.set_facecolor("0.8")
     _name(axes, ["first image", "second image", "truth", *flows])
     axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=84, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 

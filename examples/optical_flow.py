@@ -22,8 +22,10 @@ How large the generated kernels are at first, and how the sum of 49 regions is s
 begin at a tenth of a convolution's weights, and regions are averaged. As divergence could hide behind so
 gentle a start, the residual is also left out after a harsh one: full weights, and the plain sum.
 
-Budgets are equal in training pairs. Seeds are paired: seed k has the same batches for every network. At the
-end each network looks at the Middlebury motorcycle, a real stereo pair, whose flow is minus the disparity.
+A training counts as diverged if its loss became infinite or NaN, or was higher in the last fifth of the steps
+than in the first. Budgets are equal in training pairs. Seeds are paired: seed k has the same batches for every
+network. At the end each network looks at the Middlebury motorcycle, a real stereo pair, whose flow is minus
+the disparity.
 
     python examples/optical_flow.py                 # one seed; see also --help
 
@@ -108,15 +110,14 @@ class Outcome(NamedTuple):
     flows: np.ndarray  # of the first held-out pairs
     stereo_flow: np.ndarray
 
-    @property
-    def final_loss(self) -> float:
-        """Mean over the last fifth of the steps; NaN if one of them is."""
-        return float(np.mean(self.losses[-max(1, len(self.losses) // 5) :]))
+    def mean_loss(self, fifth: int) -> float:
+        """Mean over the first (0) to the last (4) fifth of the steps; NaN if one of them is."""
+        return float(np.mean(np.array_split(self.losses, min(5, len(self.losses)))[fifth]))
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss became infinite or NaN, or ended above where it began."""
-        return not self.final_loss < self.losses[0]
+        """Whether the loss became infinite or NaN, or was higher in the last fifth than in the first."""
+        return not self.mean_loss(-1) < self.mean_loss(0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class Tables:
             losses = (
                 [each.losses[0] for each in found],
                 [np.nanmax(each.losses) for each in found],
-                [each.final_loss for each in found],
+                [each.mean_loss(-1) for each in found],
             )
             error = shown([each.error for each in found])
             rows.append(
