@@ -76,7 +76,7 @@ def draw(
         axis.set_facecolor("0.8")
     _name(axes, ["first image", "second image", "truth", *flows])
     axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
-    figure.savefig(path, dpi=84, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 

@@ -22,10 +22,10 @@ How large the generated kernels are at first, and how the sum of 49 regions is s
 begin at a tenth of a convolution's weights, and regions are averaged. As divergence could hide behind so
 gentle a start, the residual is also left out after a harsh one: full weights, and the plain sum.
 
-A training counts as diverged if its loss became infinite or NaN, or was higher in the last fifth of the steps
-than in the first. Budgets are equal in training pairs. Seeds are paired: seed k has the same batches for every
-network. At the end each network looks at the Middlebury motorcycle, a real stereo pair, whose flow is minus
-the disparity.
+A training counts as diverged if its loss became infinite or NaN, or was higher in the last fifth of its steps
+than in the first. Budgets are equal in training pairs, and seeds are paired: seed k has the same batches for
+every network. At the end each network looks at the Middlebury motorcycle, a real stereo pair, whose flow is
+minus the disparity.
 
     python examples/optical_flow.py                 # one seed; see also --help
 
