@@ -38,7 +38,8 @@ def product(request: pytest.FixtureRequest):
     with pytest.MonkeyPatch.context() as patch:
         gemm = load("gemm", features, patch)
         if features is not None:
-            assert gemm.TILE_BYTES == 2 * (32 if features else 16)
+            register_bytes = 32 if features else 16
+            assert gemm.TILE_BYTES / 2 == register_bytes
         multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
 
         @numba.njit(nogil=True, error_model="numpy")
