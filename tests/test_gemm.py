@@ -39,7 +39,7 @@ def product(request: pytest.FixtureRequest):
         gemm = load("gemm", features, patch)
         if features is not None:
             register_bytes = 32 if features else 16
-            assert gemm.TILE_BYTES / 2 == register_bytes
+            assert register_bytes == gemm.TILE_BYTES / 2
         multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
 
         @numba.njit(nogil=True, error_model="numpy")
