@@ -111,6 +111,19 @@ def test_gradients_of_input_and_parameters(layer, channels):
         check_gradients(call, array(1, channels, 4, 3), *parameters, method="complex", rtol=1e-9)
 
 
+def test_the_fast_kernels_train_it_as_the_reference_does():
+    """Shapes that the layer hands over, reshaped and sliced, reach the kernels as they are meant."""
+    layer, x = DynamicSamplingConv(3, 2, features=5, stride=2, post_channels=3, **OPTIONS), array(2, 3, 7, 6)
+    found = []
+    for backend in ("reference", "cpu"):
+        with dyn.use_backend(backend), Tape() as tape:
+            loss = F.sum(F.square(layer(x)))
+        with dyn.use_backend(backend):
+            found.append([loss.data, *tape.gradient(loss, layer.parameters())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12 * np.abs(a).max())
+
+
 def test_seed_decides_the_weights():
     one, same, other = (DynamicSamplingConv(3, 4, post_channels=2, rng=seed) for seed in (1, 1, 2))
     assert {p.dtype for p in one.parameters()} == {np.dtype(np.float32)}
