@@ -8,7 +8,6 @@ turned round, blurred after that.
 """
 
 import math
-import threading
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -20,13 +19,14 @@ from . import displaced_kernels as kernels
 from . import parallel
 from .compile import kernel_input
 from .displaced_kernels import Block, Layout, Units
-from .displaced_tiles import FACTORS, ROWS, SUMS, VECTOR_BYTES, VECTORS
+from .displaced_tiles import FACTORS, ROWS, SUMS, VECTORS
 from .planes import whole_lines
+from .scratch import borrow
+from .vectors import REGISTER_BYTES
 
 PLANE_BYTES = 12 * 1024 * 1024
 GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
 UNITS = 1 << 18  # that are prepared at a time
-KEPT_BYTES = 8 * 1024 * 1024  # of planes, and of units, that a thread keeps for its next call
 CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
 
 
@@ -37,21 +37,6 @@ class _Arrays(NamedTuple):
     x: np.ndarray
     weight: np.ndarray
     displacement: np.ndarray
-
-
-_kept = threading.local()
-
-
-def _memory(use: str, count: int, dtype: Any) -> np.ndarray:
-    """Uninitialised memory for one use at a time. Taking it from the system anew cost a fifth of a call."""
-    size = count * np.dtype(dtype).itemsize
-    if size > KEPT_BYTES:
-        return np.empty(count, dtype)
-    memory = getattr(_kept, use, None)
-    if memory is None or memory.nbytes < size:
-        memory = np.empty(size, np.uint8)
-        setattr(_kept, use, memory)
-    return memory[:size].view(dtype)
 
 
 class Taps(NamedTuple):
@@ -90,9 +75,9 @@ def _units(
         count = min(chunk, targets - first)
         table = (count, sources, per_source)
         units = Units(
-            _memory("y", math.prod(table), np.int32).reshape(table),
-            _memory("x", math.prod(table), np.int32).reshape(table),
-            _memory("factors", math.prod(table) * FACTORS, weight.dtype).reshape(*table, FACTORS),
+            borrow("units y", math.prod(table), np.dtype(np.int32)).reshape(table),
+            borrow("units x", math.prod(table), np.dtype(np.int32)).reshape(table),
+            borrow("units factors", math.prod(table) * FACTORS, weight.dtype).reshape(*table, FACTORS),
             np.empty((count, 4), np.int64),
             np.empty(count, weight.dtype),
         )
@@ -134,7 +119,7 @@ def _plan(shape: tuple[int, ...], units: Units, itemsize: int) -> Iterator[tuple
     images, sources, height, width = shape
     lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
     y = _borders(height, ROWS, lows[0], highs[1])
-    x = _borders(width, VECTORS * VECTOR_BYTES // itemsize, lows[2], highs[3])
+    x = _borders(width, VECTORS * REGISTER_BYTES // itemsize, lows[2], highs[3])
     stride = x.before + max(width, sum(x.reads(0, x.tiles))) + 1
 
     def plane_bytes(count: int) -> int:
@@ -175,7 +160,7 @@ def _packed(
     """The planes of a block."""
     count = block.images * block.sources
     size = layout.plane * count
-    planes = _memory("planes", size, source.dtype)
+    planes = borrow("planes", size, source.dtype)
     operations = float(size * (len(vertical) + len(across)))
     parallel.run(kernels.pack_items, count, operations, source, vertical, across, planes, layout, block)
     return planes

@@ -14,8 +14,9 @@ from .displaced_kernels import (
     place_units,
     split,
 )
-from .displaced_tiles import ROWS, SUMS, VECTOR_BYTES, VECTORS, correlate_units
+from .displaced_tiles import ROWS, SUMS, VECTORS, correlate_units
 from .planes import aligned, clear, copy
+from .vectors import REGISTER_BYTES
 
 TARGETS = 32  # channels of output gradients that a work item takes
 TILES = 4  # whose sums are added up, lane by lane, before they go into float64
@@ -38,7 +39,7 @@ def correlate_items(
     A lane adds up the rows of a tile, then some tiles, in the precision of the input, and these go into
     float64: the chains are as short as those of pairwise summation.
     """
-    lanes, (targets, sources, per_source) = VECTOR_BYTES // planes.itemsize, units.y.shape
+    lanes, (targets, sources, per_source) = REGISTER_BYTES // planes.itemsize, units.y.shape
     breadth = VECTORS * lanes
     across, parts = -(-layout.width // breadth), -(-block.sources // layout.channels)
     tile = aligned(ROWS * breadth, planes)
@@ -104,7 +105,7 @@ def _flush(
     block: Block,
 ) -> None:
     """Move what lanes have added up into float64."""
-    lanes, per_source = VECTOR_BYTES // partial.itemsize, units.y.shape[2]
+    lanes, per_source = REGISTER_BYTES // partial.itemsize, units.y.shape[2]
     flat = sums.reshape(sums.size)
     for k in range(count):
         for kind in range(SUMS):

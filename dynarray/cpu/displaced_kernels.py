@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .displaced_tiles import FACTORS, ROWS, VECTOR_BYTES, VECTORS, add_units
+from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units
 from .planes import aligned, clear, copy
+from .vectors import REGISTER_BYTES
 
 TARGETS = 32  # channels that a work item makes of one reading of the sources
 GROUP = 8192  # pixels that are blurred at once
@@ -231,7 +232,7 @@ def displace_items(
     block: Block,
 ) -> None:
     """Items: (image, row of tiles, chunk of target channels). Adds to `target` unless sources begin here."""
-    lanes, (targets, sources, per_source) = VECTOR_BYTES // planes.itemsize, units.y.shape
+    lanes, (targets, sources, per_source) = REGISTER_BYTES // planes.itemsize, units.y.shape
     breadth, across = VECTORS * lanes, -(-layout.width // (VECTORS * lanes))
     tile_size, chunks = ROWS * breadth, -(-targets // TARGETS)
     tiles = aligned(TARGETS * across * tile_size, planes)

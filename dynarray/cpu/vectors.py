@@ -17,6 +17,38 @@ REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") 
 MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
 
 
+class Loop:
+    """Writes ``for k in range(count)`` around what is written in its ``with`` block; `count` is at least 1.
+
+    `values` pass from turn to turn: in the block they are those of the last turn, to be replaced by those of
+    the next one; after it they are the results.
+    """
+
+    def __init__(self, builder: Any, count: Any, values: list) -> None:
+        self._builder, self._count, self._initial = builder, count, values
+
+    def __enter__(self) -> "Loop":
+        builder, before = self._builder, self._builder.block
+        self._body = builder.append_basic_block("turn")
+        builder.branch(self._body)
+        builder.position_at_end(self._body)
+        initial = (self._count.type(0), *self._initial)
+        self._phis = [builder.phi(value.type) for value in initial]
+        for phi, value in zip(self._phis, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.k, *self.values = self._phis
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        builder, last = self._builder, self._builder.block
+        following = builder.add(self.k, self._count.type(1))
+        for phi, value in zip(self._phis, (following, *self.values), strict=True):
+            phi.add_incoming(value, last)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, self._count), self._body, after)
+        builder.position_at_end(after)
+
+
 class Writer:
     """Writes instructions on vectors of `size` bytes; where that is more than a register, LLVM splits them.
 
@@ -29,6 +61,7 @@ class Writer:
         self._align = context.get_abi_sizeof(element)
         self._vector = ir.VectorType(element, size // self._align)
         self.lanes = self._vector.count
+        self.zero = ir.Constant(self._vector, [0.0] * self.lanes)
         self.data = [
             context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
             for kind, value in zip(signature.args, args, strict=True)
@@ -62,25 +95,10 @@ class Writer:
         return self.builder.fadd(a, b, flags=("contract",))
 
     def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
-        """`number` sums from zero over k < `count`, which is at least 1; ``step(k, sums)`` writes a step."""
-        builder, index = self.builder, count.type
-        before, body = builder.block, builder.append_basic_block("step")
-        after = builder.append_basic_block("sums")
-        builder.branch(body)
-        builder.position_at_end(body)
-        k = builder.phi(index)
-        totals = [builder.phi(self._vector) for _ in range(number)]
-        following = step(k, totals)
-        k_next = builder.add(k, index(1))
-        zero = ir.Constant(self._vector, [0.0] * self.lanes)
-        for now, first, then in zip(
-            (k, *totals), (index(0), *[zero] * number), (k_next, *following), strict=True
-        ):
-            now.add_incoming(first, before)
-            now.add_incoming(then, body)
-        builder.cbranch(builder.icmp_signed("<", k_next, count), body, after)
-        builder.position_at_end(after)
-        return following
+        """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
+        with Loop(self.builder, count, [self.zero] * number) as loop:
+            loop.values = step(loop.k, loop.values)
+        return loop.values
 
     def _at(self, pointer: Any, index: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
