@@ -50,6 +50,7 @@ def test_pages_have_blocks_to_run():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_of_pages_are_there(page):
-    for target in re.findall(r"!\[[^]]*\]\(([^)#]+)\)", page.read_text("utf-8")):
-        assert (page.parent / target).is_file(), f"{page.name} shows {target}"
+def test_what_pages_show_and_link_to_is_there(page):
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).is_file(), f"{page.name} names {target}"
