@@ -43,7 +43,7 @@ def _density(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
     both = [_relative(outcome, layer) for outcome in outcomes]
     place, weight = np.concatenate([p for p, _ in both]), np.concatenate([w for _, w in both])
     # An odd number of squares: the middle one is around zero.
-    density, _, _ = np.histogram2d(*place.T, bins=81, range=[[-REACH, REACH]] * 2, weights=weight)
+    density, _, _ = np.histogram2d(*place.T, bins=61, range=[[-REACH, REACH]] * 2, weights=weight)
     axis.imshow(np.log1p(20 * density), cmap="magma", extent=(-REACH, REACH, REACH, -REACH))
     for side in (1.5, 2.5):  # of 3 x 3 and 5 x 5 kernels
         x, y = np.array([-1, 1, 1, -1, -1]) * side, np.array([-1, -1, 1, 1, -1]) * side
