@@ -126,3 +126,72 @@ def test_infinities_and_nan_stay_where_they_are(product) -> None:
     result = product(left, right, np.arange(4) * 40, 35, 0, 4, out, False)
     assert np.all(np.isnan(result[:, 5])) and np.all(np.isposinf(result[:, 7]))
     assert np.all(np.delete(result, [5, 7], axis=1) == 4)
+
+
+@pytest.fixture(scope="module", params=["this machine", "AVX", "neither"])
+def product_of_rows(request: pytest.FixtureRequest):
+    """out (rows, columns) (+)= left[:, first : first + count] @ right[first : first + count]."""
+    features = {"this machine": None, "AVX": {"avx": True}, "neither": {}}[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        gemm = load("gemm", features, patch)
+        multiply_rows = gemm.multiply_rows
+
+        @numba.njit(nogil=True, error_model="numpy")
+        def kernel(
+            out, at, stride, rows, columns, left, left_at, left_stride, right, right_at, strip, count, add
+        ):
+            multiply_rows(
+                out, at, stride, rows, columns, left, left_at, left_stride, right, right_at, strip, count, add
+            )  # fmt: skip
+
+        def run(left, right, first, count, out, add):
+            (rows, depth), columns = left.shape, right.shape[1]
+            width = gemm.TILE_BYTES // left.itemsize
+            high, wide = -(-rows // gemm.ROWS) * gemm.ROWS, -(-columns // width) * width
+            stride, gap = wide + 3, depth + 5
+            memory = np.full(2 * GUARD + high * stride, np.nan, left.dtype)
+            view = memory[GUARD:-GUARD].reshape(high, stride)
+            view[:rows, :columns] = out
+            before = memory.copy()
+            lines = np.full((high, gap), np.nan, left.dtype)
+            lines[:rows, :depth] = left
+            strips = np.full((wide // width, depth, width), np.nan, left.dtype)
+            for j in range(columns):
+                strips[j // width, :, j % width] = right[:, j]
+            kernel(
+                memory, GUARD, stride, rows, columns, lines.reshape(-1), first, gap,
+                strips.reshape(-1), first * width, depth * width, count, add,
+            )  # fmt: skip
+            result = view[:rows, :columns].copy()
+            view[:rows, :columns] = out
+            view[:, :wide] = before[GUARD:-GUARD].reshape(high, stride)[:, :wide]
+            assert memory.tobytes() == before.tobytes(), "a write beside the tiles"
+            return result
+
+        yield run
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(data=st.data())
+def test_products_of_rows(product_of_rows, dtype, data) -> None:
+    rows, columns, depth = (data.draw(st.integers(1, size)) for size in (20, 70, 30))
+    first = data.draw(st.integers(0, depth - 1))
+    count = data.draw(st.integers(1, depth - first))
+    add = data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    left, right = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, depth), (depth, columns)))
+    out = rng.standard_normal((rows, columns)).astype(dtype)
+    result = product_of_rows(left, right, first, count, out, add)
+    wide = np.float64 if dtype == "float32" else np.longdouble
+    taken = slice(first, first + count)
+    expected = left[:, taken].astype(wide) @ right[taken].astype(wide) + (out if add else 0)
+    scale = np.abs(left[:, taken]).astype(wide) @ np.abs(right[taken]) + np.abs(out)
+    assert np.all(np.abs(result - expected) <= (count + 1) * np.finfo(dtype).eps * scale)
+
+
+def test_rows_beyond_the_matrix_reach_no_result(product_of_rows) -> None:
+    left, right = np.ones((9, 4)), np.ones((4, 35))
+    right[1, 5], left[3, 2] = np.nan, np.inf
+    result = product_of_rows(left, right, 0, 4, np.zeros((9, 35)), False)
+    assert np.all(np.isnan(result[:, 5])) and np.all(np.isposinf(np.delete(result[3], 5)))
+    assert np.all(np.delete(np.delete(result, 5, axis=1), 3, axis=0) == 4)

@@ -4,8 +4,9 @@ The image is packed in chunks of channels: the channels of a chunk side by side,
 of zeros. A corner of a point is then one run of memory, no corner needs to be asked whether it is inside the
 image, and the points of a tile of output positions, set up once, serve all channels of their group.
 
-Forward, a thread takes a tile of output positions, samples the columns of one chunk after the other and
-multiplies them by the chunk's weights while they are in its L2 cache. Backward, it takes a chunk instead,
+Forward, a thread takes a tile of output positions and samples a few taps of one chunk after the other: the
+channels of a position, side by side, are a row of the left matrix as they are, and multiplied by the weights
+of these taps at once. Backward, it takes a chunk instead,
 so that no two threads add to the same pixel or weight: for one tile after the other it makes the gradients
 of the columns, takes from them the gradients of pixels and points, puts the columns in their place and
 multiplies these by the gradient of the output. Only the gradients of points need all chunks of an offset
@@ -34,11 +35,23 @@ from .deform_gradients import (
     sample_backward_items,
     sample_items,
 )
-from .deform_kernels import Chunks, Grid, Part, forward_items, pack_items, unpack_items
+from .deform_kernels import (
+    Chunks,
+    Grid,
+    Part,
+    forward_items,
+    forward_memory,
+    pack_items,
+    pack_weight_items,
+    unpack_items,
+)
 from .gemm import ROWS, TILE_BYTES
+from .scratch import borrow, run_with_memory
 
 COLUMN_BYTES = 128 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
 DEPTH = 288  # columns of a chunk, about: channels times taps
+# Forward: positions of a tile, channels of a chunk, and samples of a position that are multiplied at once.
+TILE, LEAST_TILE, CHANNELS, SAMPLES = 128, 32, 128, 256
 SUMS_BYTES = 4 * 1024 * 1024  # sums of points that wait to be added up
 # Packed images and packed weights: so much, and a part of the size of all arrays.
 PACKED_BYTES, PACKED_PART = 12 * 1024 * 1024, 0.03
@@ -92,10 +105,18 @@ def _sample_grid(x: np.ndarray, points: np.ndarray) -> Grid:
 def _channels_of_chunk(call: _Call) -> int:
     """Enough for whole vectors and a product of some depth, few enough for all threads to have work."""
     grid = call.grid
-    wanted = min(128, DEPTH // grid.taps, grid.channels * max(1, call.batch) // (parallel.ITEMS // 2))
+    if _multiplies_samples(call):
+        wanted = CHANNELS
+    else:
+        wanted = min(128, DEPTH // grid.taps, grid.channels * max(1, call.batch) // (parallel.ITEMS // 2))
     copies = 2 if call.backward else 1
     most = int(_budget(PACKED_BYTES, PACKED_PART, call) // (grid.pixels * call.itemsize * copies))
     return max(1, min(most, max(16, wanted // 16 * 16)))
+
+
+def _multiplies_samples(call: _Call) -> bool:
+    """Whether it is the forward pass of `deform_conv2d`, whose items are positions for all channels."""
+    return call.grid.outputs > 0 and not call.backward
 
 
 def _budget(least: int, part: float, call: _Call) -> float:
@@ -132,8 +153,7 @@ def _round(count: int, step: int) -> int:
 @lru_cache(maxsize=256)
 def _plan(call: _Call) -> _Plan:
     grid, chunks = call.grid, _chunks(call)
-    columns = COLUMN_BYTES // (grid.taps * int(chunks.size.max()) * call.itemsize)
-    tile = min(_round(grid.positions, ROWS), max(ROWS, min(128, columns) // ROWS * ROWS))
+    tile, step = _tile(call, int(chunks.size.max()))
     copies = 2 if call.backward else 1
     weight_sizes = np.diff(chunks.weight_at, append=_weight_size(call, chunks)) * call.itemsize
     packed_sizes = chunks.size * grid.pixels * call.itemsize * copies
@@ -149,9 +169,25 @@ def _plan(call: _Call) -> _Plan:
             stop += 1
         images = max(1, int(budgets[0] // packed_sizes[start:stop].sum()))
         shares = max(1, min(shares, images, int(budgets[1] // max(1, weight_sizes[start:stop].sum()))))
-        parts.append(tuple(_parts(call, chunks, start, stop, images, tile)))
+        parts.append(tuple(_parts(call, chunks, start, stop, images, tile, step)))
         start = stop
     return _Plan(chunks, tuple(parts), min(shares, max(1, -(-parallel.ITEMS // len(chunks.first)))))
+
+
+def _tile(call: _Call, channels: int) -> tuple[int, int]:
+    """Positions of a tile, and taps that are sampled at once."""
+    grid = call.grid
+    if not _multiplies_samples(call):
+        columns = COLUMN_BYTES // (grid.taps * channels * call.itemsize)
+        return min(_round(grid.positions, ROWS), max(ROWS, min(128, columns) // ROWS * ROWS)), grid.taps
+    wanted = min(TILE, max(LEAST_TILE, call.batch * grid.positions // (4 * parallel.ITEMS)))
+    tile = _round(_even(grid.positions, wanted), ROWS)
+    return tile, _even(grid.taps, max(1, SAMPLES // channels))
+
+
+def _even(count: int, most: int) -> int:
+    """The size of equal parts of `count` that are not larger than `most`."""
+    return -(-count // -(-count // most))
 
 
 def _weight_size(call: _Call, chunks: Chunks) -> int:
@@ -164,7 +200,9 @@ def _weight_size(call: _Call, chunks: Chunks) -> int:
     return int(chunks.weight_at[-1]) + size
 
 
-def _parts(call: _Call, chunks: Chunks, start: int, stop: int, images: int, tile: int) -> Iterator[Part]:
+def _parts(
+    call: _Call, chunks: Chunks, start: int, stop: int, images: int, tile: int, step: int
+) -> Iterator[Part]:
     for image in range(0, call.batch, images):
         yield Part(
             image=image,
@@ -175,14 +213,14 @@ def _parts(call: _Call, chunks: Chunks, start: int, stop: int, images: int, tile
             channels=int(chunks.size[start:stop].sum()),
             tile=tile,
             tiles=-(-call.grid.positions // tile),
-            depth=call.grid.taps * int(chunks.size[start:stop].max()),
+            step=step,
+            depth=step * int(chunks.size[start:stop].max()),
         )
 
 
 def _pack(x: np.ndarray, grid: Grid, chunks: Chunks, part: Part) -> np.ndarray:
-    packed = np.zeros(part.images * part.channels * grid.pixels, x.dtype)
-    items, size = part.images * part.chunks, part.images * part.channels * grid.height * grid.width
-    parallel.run(pack_items, items, size, x, packed, grid, chunks, part)
+    packed = borrow("packed", part.images * part.channels * grid.pixels, x.dtype)
+    parallel.run(pack_items, part.images * (grid.height + 3), len(packed), x, packed, grid, chunks, part)
     return packed
 
 
@@ -191,16 +229,20 @@ def _pack_weights(weight: np.ndarray, call: _Call, chunks: Chunks, part: Part) -
     grid, at = call.grid, chunks.weight_at - chunks.weight_at[part.chunk]
     each, width = grid.outputs // grid.groups, TILE_BYTES // call.itemsize
     ends = np.append(chunks.weight_at, _weight_size(call, chunks)) - chunks.weight_at[part.chunk]
-    packed = np.zeros(int(ends[part.chunk + part.chunks]), weight.dtype)
+    packed = borrow("weights", int(ends[part.chunk + part.chunks]), weight.dtype)
+    of_part = chunks._replace(weight_at=at)
+    if not call.backward:
+        matrices = kernel_input(weight).reshape(-1)
+        items = part.chunks * -(-each // width)
+        parallel.run(pack_weight_items, items, 2 * len(packed), matrices, packed, grid, of_part, part)
+        return packed, of_part
+    packed[...] = 0
     for chunk in range(part.chunk, part.chunk + part.chunks):
         matrix = _weights_of_chunk(weight, grid, chunks, chunk)
         depth = matrix.shape[1] * matrix.shape[2]
         target = packed[at[chunk] : ends[chunk + 1]]
-        if call.backward:
-            target.reshape(_round(each, ROWS), -1)[:each, :depth] = matrix.reshape(each, depth)
-        else:
-            target.reshape(depth, _round(each, width))[:, :each] = matrix.reshape(each, depth).T
-    return packed, chunks._replace(weight_at=at)
+        target.reshape(_round(each, ROWS), -1)[:each, :depth] = matrix.reshape(each, depth)
+    return packed, of_part
 
 
 def _weights_of_chunk(weight: np.ndarray, grid: Grid, chunks: Chunks, chunk: int) -> np.ndarray:
@@ -244,7 +286,8 @@ def forward(
             items = part.images * part.tiles
             operations = 0.1 * items * part.tile * grid.taps * part.channels * grid.outputs / grid.groups
             arrays = (packed, places, factors, weights, biases, y.reshape(-1))
-            parallel.run(forward_items, items, operations, *arrays, grid, of_part, part)
+            memory = forward_memory(grid, part, y.itemsize)
+            run_with_memory(forward_items, items, operations, memory, y.dtype, *arrays, grid, of_part, part)
     return y, kept
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from numba import int64, uint64
 
 from .compile import cached_jit, jit
-from .gemm import ROWS, TILE_BYTES, multiply
-from .interleave import interleave
-from .planes import aligned, clear
+from .gemm import ROWS, TILE_BYTES, multiply, multiply_rows
+from .planes import aligned, clear, whole_lines
 
 LINE = 16  # elements, at least those of a cache line
+_LANES = 16  # channels that are packed in one go
 
 
 class Grid(NamedTuple):
@@ -54,7 +54,8 @@ class Part(NamedTuple):
     channels: int
     tile: int  # positions of a tile
     tiles: int  # of an image
-    depth: int  # most columns that a chunk has
+    step: int  # taps that are sampled at once
+    depth: int  # most columns that a chunk has for so many taps
 
 
 class Points(NamedTuple):
@@ -198,19 +199,63 @@ def packed_at(grid: Grid, part: Part, image: int, first_channel: int) -> int:
 def pack_items(
     start: int, stop: int, x: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
 ) -> None:
-    """Items are (image, chunk): its channels side by side, pixel after pixel, in a ring of zeros."""
+    """Items are rows of packed images: channels side by side, pixel after pixel, in a ring of zeros."""
+    lines, pitch = grid.height + 3, grid.width + 2
     for item in range(start, stop):
-        image, chunk = item // part.chunks, part.chunk + item % part.chunks
-        first, size = chunks.first[chunk], chunks.size[chunk]
-        at = packed_at(grid, part, image, first)
-        for row in range(grid.height):
-            place = uint64(at + ((row + 1) * (grid.width + 2) + 1) * size)
-            for c in range(size):
-                source = uint64(
-                    (((part.image + image) * grid.channels + first + c) * grid.height + row) * grid.width
-                )
-                for column in range(uint64(grid.width)):
-                    packed[place + column * uint64(size) + uint64(c)] = x[source + column]
+        image, line = item // lines, item % lines
+        for chunk in range(part.chunk, part.chunk + part.chunks):
+            first, size = chunks.first[chunk], chunks.size[chunk]
+            at = packed_at(grid, part, image, first) + line * pitch * size
+            if line == 0 or line > grid.height:
+                clear(packed, at, pitch * size)
+                continue
+            clear(packed, at, size)
+            clear(packed, at + (pitch - 1) * size, size)
+            source = ((part.image + image) * grid.channels + first) * grid.height + line - 1
+            _pack_row(packed, at + size, size, x, source * grid.width, grid.height * grid.width, grid.width)
+
+
+@jit
+def _pack_row(
+    packed: np.ndarray, at: int, size: int, x: np.ndarray, source: int, plane: int, width: int
+) -> None:
+    """packed[at + j*size + c] = x[source + c*plane + j]: whole cache lines of channels, then the rest."""
+    whole = size // _LANES * _LANES
+    for c in range(0, whole, _LANES):
+        to, origin = uint64(at + c), uint64(source + c * plane)
+        for j in range(uint64(width)):
+            for k in range(uint64(_LANES)):
+                packed[to + j * uint64(size) + k] = x[origin + k * uint64(plane) + j]
+    for c in range(whole, size):
+        to, origin = uint64(at + c), uint64(source + c * plane)
+        for j in range(uint64(width)):
+            packed[to + j * uint64(size)] = x[origin + j]
+
+
+@cached_jit
+def pack_weight_items(
+    start: int, stop: int, weight: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+) -> None:
+    """Items are (chunk, strip of outputs): right matrices with a row for each tap and channel."""
+    each, deep, width = (
+        grid.outputs // grid.groups,
+        grid.channels // grid.groups,
+        TILE_BYTES // weight.itemsize,
+    )
+    strips = -(-each // width)
+    for item in range(start, stop):
+        chunk, strip = part.chunk + item // strips, item % strips
+        size, group = chunks.size[chunk], chunks.group[chunk]
+        strip_at = chunks.weight_at[chunk] + strip * grid.taps * size * width
+        count = uint64(min(width, each - strip * width))
+        output, step = group * each + strip * width, uint64(deep * grid.taps)
+        source = (output * deep + chunks.first[chunk] - group * deep) * grid.taps
+        clear(packed, strip_at, grid.taps * size * width)
+        for c in range(size):
+            for tap in range(grid.taps):
+                to, origin = uint64(strip_at + (tap * size + c) * width), uint64(source + c * grid.taps + tap)
+                for o in range(count):
+                    packed[to + o] = weight[origin + o * step]
 
 
 @cached_jit
@@ -272,10 +317,18 @@ def product(
         multiply(out, to, stride, size[0], width, left, 0, panel, right, source, steps, 0, depth, out, add)
 
 
+def forward_memory(grid: Grid, part: Part, itemsize: int) -> int:
+    """Elements of memory that a thread needs for `forward_items`."""
+    width = TILE_BYTES // itemsize
+    across = -(-(grid.outputs // grid.groups) // width) * width
+    return whole_lines(part.tile * part.depth) + part.tile * (across + LINE)
+
+
 @cached_jit
 def forward_items(
     start: int,
     stop: int,
+    memory: np.ndarray,
     packed: np.ndarray,
     offset: np.ndarray,
     mask: np.ndarray,
@@ -286,13 +339,11 @@ def forward_items(
     chunks: Chunks,
     part: Part,
 ) -> None:
-    """Items are tiles of output positions: columns of one chunk after the other, times their weights."""
-    width, rows = TILE_BYTES // y.itemsize, -(-part.tile // ROWS) * ROWS
-    each = grid.outputs // grid.groups
-    across = -(-each // width) * width
+    """Items are tiles of output positions: samples of one chunk after the other, times their weights."""
+    width = TILE_BYTES // y.itemsize
+    across = -(-(grid.outputs // grid.groups) // width) * width
     points = new_points(grid, part, y)
-    columns, left = scratch(rows * part.depth, y), scratch(rows * part.depth, y)
-    result, steps = scratch(rows * (across + 16), y), multiples(across, part.depth)
+    result = memory[-part.tile * (across + LINE) :]
     for item in range(start, stop):
         image, first = item // part.tiles, item % part.tiles * part.tile
         count, group_of_points = min(part.tile, grid.positions - first), -1
@@ -303,12 +354,18 @@ def forward_items(
                 set_up(points, offset, mask, grid, part.image + image, group_of_points, first, count)
             size = chunks.size[chunk]
             base = packed_at(grid, part, image, chunks.first[chunk])
-            depth = grid.taps * size
-            for k in range(count * grid.taps):
-                sample(packed, base, grid.width + 2, size, points, k, columns, k * size)
-            shape, at = (-(-count // ROWS) * ROWS, across), chunks.weight_at[chunk]
-            interleave(left, columns, depth, shape[0], depth)
-            product(result, int64(0), across + 16, shape, left, weights, at, steps, depth, not begins)
+            for tap in range(0, grid.taps, part.step):
+                taps = min(part.step, grid.taps - tap)
+                depth, at = taps * size, chunks.weight_at[chunk] + tap * size * width
+                for i in range(count):
+                    for t in range(taps):
+                        k, to = i * grid.taps + tap + t, i * depth + t * size
+                        sample(packed, base, grid.width + 2, size, points, k, memory, to)
+                multiply_rows(
+                    result, int64(0), across + LINE, count, across,
+                    memory, int64(0), depth, weights, at, grid.taps * size * width, depth,
+                    tap > 0 or not begins,
+                )  # fmt: skip
             begins = chunk + 1 == part.chunk + part.chunks or chunks.group[chunk + 1] != chunks.group[chunk]
             if begins:
                 _write(y, result, bias, grid, chunks, part, chunk, image, first, count)

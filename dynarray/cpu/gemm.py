@@ -90,6 +90,51 @@ def multiply(
 
 
 @jit
+def multiply_rows(
+    out: np.ndarray,
+    at: int,
+    stride: int,
+    rows: int,
+    columns: int,
+    left: np.ndarray,
+    left_at: int,
+    left_stride: int,
+    right: np.ndarray,
+    right_at: int,
+    strip: int,
+    depth: int,
+    add: bool,
+) -> None:
+    """out[at + i*stride + j] = sum over k of left[left_at + i*left_stride + k] * right[k, j].
+
+    For a left matrix that has just been made, row by row, and a right one that many products share: nothing
+    of the left one is moved. Works on whole tiles: all three matrices have `ROWS` rows and `TILE_BYTES` of
+    columns, or multiples, in memory, and what lies in those beyond `rows` and `columns` does not matter.
+
+    Parameters
+    ----------
+    out, left, right : array, 1-d, contiguous
+        The matrices: `right` in strips of `TILE_BYTES` of columns, each row by row.
+    at, stride, rows, columns : int
+        Where the result begins, the distance of its rows, and its size.
+    left_at, left_stride : int
+        Where the left matrix begins, and the distance of its rows.
+    right_at, strip : int
+        Where the first strip begins, at the first row to be taken, and the distance of strips.
+    depth : int
+        Columns of the left matrix, at least 1.
+    add : bool
+        Add to what `out` holds, for a sum that is made in parts.
+    """
+    width = TILE_BYTES // out.itemsize
+    for j in range(0, columns, width):
+        source = right_at + j // width * strip
+        for i in range(0, rows, ROWS):
+            place, line = at + i * stride + j, left_at + i * left_stride
+            _row_tile(out, place, stride, left, line, left_stride, right, source, depth, add)
+
+
+@jit
 def _copy_part(
     out: np.ndarray, at: int, stride: int, rows: int, columns: int, tile: np.ndarray, width: int, add: bool
 ) -> None:
@@ -135,12 +180,55 @@ def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any
         factors = (writer.broadcast(writer.element(panel, index(i))) for i in range(ROWS))
         return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
 
-    totals = writer.sums(ROWS, count, step)
+    _store_tile(writer, writer.sums(ROWS, count, step), out, stride, add)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def _row_tile(
+    typing: Any,
+    out: Any,
+    at: Any,
+    stride: Any,
+    left: Any,
+    left_at: Any,
+    left_stride: Any,
+    right: Any,
+    right_at: Any,
+    depth: Any,
+    add: Any,
+) -> Any:
+    """One tile of `multiply_rows`."""
+    index = types.intp
+    signature = types.void(out, index, index, left, index, index, right, index, index, types.boolean)
+    return signature, _generate_row_tile
+
+
+def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, TILE_BYTES)
+    _, at, stride, _, left_at, left_stride, _, right_at, depth, add = args
+    index = depth.type
+    out, left, right = (
+        builder.gep(writer.data[array], [offset]) for array, offset in ((0, at), (3, left_at), (6, right_at))
+    )
+    lines = [builder.gep(left, [builder.mul(left_stride, index(i))]) for i in range(ROWS)]
+
+    def step(k: Any, sums: list) -> list:
+        values = writer.load(right, builder.mul(k, index(writer.lanes)))
+        factors = (writer.broadcast(writer.element(line, k)) for line in lines)
+        return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
+
+    _store_tile(writer, writer.sums(ROWS, depth, step), out, stride, add)
+    return context.get_dummy_value()
+
+
+def _store_tile(writer: Writer, totals: list, out: Any, stride: Any, add: Any) -> None:
+    """The sums of a tile, added to what is there if `add` says so."""
+    builder = writer.builder
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
             with branch:
                 for i, total in enumerate(totals):
-                    place = builder.mul(stride, index(i))
+                    place = builder.mul(stride, stride.type(i))
                     value = writer.add(total, writer.load(out, place)) if adding else total
                     writer.store(value, out, place)
-    return context.get_dummy_value()
