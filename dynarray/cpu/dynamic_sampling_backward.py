@@ -19,6 +19,7 @@ from .dynamic_sampling_kernels import (
     add4,
     make_rows,
     pack_attention,
+    pack_kernels,
     padded_width,
     products,
     start_row,
@@ -164,7 +165,7 @@ def first_items(
     weights, totals_at = aligned(samples * padded, x), np.empty(taps, np.int64)
     lines = aligned(taps * size if grads.position_attention.size else 0, x)
     seen, read = (scratch.seen, scratch.factors), (band.totals, scratch.factors)
-    sets = -(-outputs // ROWS)
+    sets, kernel_size = -(-outputs // ROWS), len(scratch.channel_kernels) // band.block
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
         for o in range(
@@ -173,10 +174,15 @@ def first_items(
             several = (o, min(o + ROWS, outputs))
             for h in range(band.rows):
                 row = band.first + h
-                start_row(scratch, several, row, inputs, band, needs_dots)
+                r = h % band.block
+                if needs_dots and r == 0:
+                    pack_kernels(
+                        scratch.channel_kernels, inputs, several, row, min(band.block, band.rows - h)
+                    )
+                start_row(scratch, several, row, inputs, band)
                 for i in range(samples):
                     if needs_dots:
-                        sum_regions(scratch, several, h, i, inputs, band, False)
+                        sum_regions(scratch, several, h, i, r * kernel_size, inputs, band, False)
                     for k in range(several[1] - o):
                         products(scratch.seen, scratch.factors, o + k, h, i, inputs, band)
                         clear(lines, 0, len(lines))
@@ -237,11 +243,20 @@ def _weights_of_sample(
         _times(weights, to, wide, inputs.sample_attention[o, s, row], band.attention_residual)
 
 
+class Columns(NamedTuple):
+    """Scratch of the second pass, for one row of outputs and up to SET output channels."""
+
+    weights: np.ndarray  # sets of ROWS output channels, as `_channel_weights` makes them
+    row: np.ndarray
+    factors: np.ndarray  # without elements where there is no position attention
+    kernels: np.ndarray  # sets of ROWS channels, of which output channels are terms
+    sums: np.ndarray  # gradients of the channel kernel: sets of output channels, (channels, ROWS, padded)
+    moved: np.ndarray  # gradients of the lines of x, (S, ROWS, padded)
+
+
 @jit
 def _channel_weights(
-    packed: np.ndarray,
-    row_of: np.ndarray,
-    factors: np.ndarray,
+    scratch: Columns,
     outputs: tuple,
     h: int,
     i: int,
@@ -253,35 +268,49 @@ def _channel_weights(
 
     Sets of ROWS output channels lie one after the other.
     """
-    samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
-    padded, (kh, kw) = padded_width(wide, packed), inputs.spatial_kernel.shape[1:3]
+    samples, row, (several, kh, kw, high, wide) = len(band.at), band.first + h, inputs.spatial_kernel.shape
+    packed, row_of, factors, places = scratch.weights, scratch.row, scratch.factors, band.at
+    padded, shape, residual = padded_width(wide, packed), (samples, ROWS), band.attention_residual
+    by_position, by_sample = inputs.position_attention.reshape(-1), inputs.sample_attention.reshape(-1)
+    gradient, map_size, row_of_x = outer.grad_output.reshape(-1), band.size[0] * band.size[1], band.row[h, i]
     for k in range(-(-(outputs[1] - outputs[0]) // ROWS) * ROWS):
-        o, of_set = outputs[0] + k, k // ROWS * samples * ROWS * padded
-        if o < outputs[1] and len(factors):
-            pack_attention(factors, 0, inputs.position_attention[o, kh // 2, kw // 2], band.row[h, i], band)
+        o, of_set = min(outputs[0] + k, outputs[1] - 1), k // ROWS * samples * ROWS * padded
+        if len(factors):
+            pack_attention(factors, 0, by_position, (o * kh * kw + kh * kw // 2) * map_size, row_of_x, band)
         for j in range(samples):
-            clear(row_of, 0, wide)
-            if o < outputs[1]:
-                _outer_row(row_of, 0, o, i * samples + j, row, outer)
-                if inputs.sample_attention.size:
-                    attention = inputs.sample_attention[o, i * samples + j, row]
-                    _times(row_of, 0, wide, attention, band.attention_residual)
-                if len(factors):
-                    start = uint64(band.at[j])
-                    for w in range(uint64(wide)):
-                        row_of[w] *= factors[start + w]
-            pack(packed, of_set, samples, j, k % ROWS, row_of, 0, wide)
+            s = i * samples + j
+            g = ((s * several if outer.fuse == STACK else 0) + o) * high * wide + row * wide
+            if not len(factors) and not len(by_sample):
+                pack(packed, of_set, shape, j, k % ROWS, gradient, g, wide)
+                continue
+            of = ((o * samples * samples + s) * high + row) * wide
+            _row_weights(row_of, wide, gradient, g, by_sample, of, residual, factors, places[j])
+            pack(packed, of_set, shape, j, k % ROWS, row_of, 0, wide)
 
 
-class Columns(NamedTuple):
-    """Scratch of the second pass, for one row of outputs and up to SET output channels."""
-
-    weights: np.ndarray  # sets of ROWS output channels, as `_channel_weights` makes them
-    row: np.ndarray
-    factors: np.ndarray  # without elements where there is no position attention
-    kernels: np.ndarray  # sets of ROWS channels, of which output channels are terms
-    sums: np.ndarray  # gradients of the channel kernel: sets of output channels, (channels, ROWS, padded)
-    moved: np.ndarray  # gradients of the lines of x, (S, ROWS, padded)
+@jit
+def _row_weights(
+    target: np.ndarray,
+    wide: int,
+    gradient: np.ndarray,
+    g: int,
+    attention: np.ndarray,
+    a: int,
+    residual: np.floating,
+    factors: np.ndarray,
+    f: int,
+) -> None:
+    """gradient * (attention + residual) * factors, of which one may have no elements."""
+    i, k, m, count = uint64(g), uint64(a), uint64(f), uint64(wide)
+    if not len(factors):
+        for w in range(count):
+            target[w] = gradient[i + w] * (attention[k + w] + residual)
+    elif not len(attention):
+        for w in range(count):
+            target[w] = gradient[i + w] * factors[m + w]
+    else:
+        for w in range(count):
+            target[w] = gradient[i + w] * (attention[k + w] + residual) * factors[m + w]
 
 
 @jit
@@ -311,7 +340,7 @@ def _pack_columns(scratch: Columns, outputs: tuple, channels: tuple, row: int, i
         for k in range(depth):
             for m in range(ROWS):
                 of = (((outputs[0] + k) * of_all + min(c + m, channels[1] - 1)) * high + row) * wide
-                pack(scratch.kernels, (c - channels[0]) * depth * padded, depth, k, m, u, of, wide)
+                pack(scratch.kernels, (c - channels[0]) * depth * padded, (depth, ROWS), k, m, u, of, wide)
 
 
 @jit
@@ -334,7 +363,7 @@ def _sum_outputs(
         for m in range(min(ROWS, channels[1] - c)):
             for j in range(samples):
                 to = (c + m) * band.channel + line + band.at[j]
-                _add(grad_lines, to, moved, (j * ROWS + m) * padded, wide)
+                add(grad_lines, to, moved, (j * ROWS + m) * padded, wide)
 
 
 @cached_jit
@@ -363,9 +392,7 @@ def second_items(
                 _pack_columns(scratch, several, these, row, inputs)
                 clear(sums, 0, len(sums))
                 for i in range(samples):
-                    _channel_weights(
-                        weights, scratch.row, scratch.factors, several, h, i, inputs, outer, band
-                    )
+                    _channel_weights(scratch, several, h, i, inputs, outer, band)
                     line = band.line[h, i] * size
                     for k in range(0, several[1] - o if len(flat) else 0, ROWS):
                         to, of, lines = k * count * padded, k * samples * padded, band.lines
@@ -382,7 +409,8 @@ def second_items(
 
 
 @jit
-def _add(target: np.ndarray, at: int, source: np.ndarray, of: int, count: int) -> None:
+def add(target: np.ndarray, at: int, source: np.ndarray, of: int, count: int) -> None:
+    """target[at + w] += source[of + w]."""
     t, f = uint64(at), uint64(of)
     for w in range(uint64(count)):
         target[t + w] += source[f + w]
@@ -427,37 +455,3 @@ def single_second_items(
                         _multiply(grads, of, flat, at, band.lines, line, count)
                     if len(grad_lines):
                         add1(grad_lines, line, count, flat, at, u, of)
-
-
-@cached_jit
-def unpack_items(
-    start: int,
-    stop: int,
-    grad_x: np.ndarray,
-    grad_lines: np.ndarray,
-    band: Band,
-    rows: np.ndarray,
-    sums: tuple,
-) -> None:
-    """Channels: add lines to the gradient of x; the adjoint of `pack_items`."""
-    size, (height, width) = band.phases * band.stretch, grad_x.shape[1:]
-    extra = aligned(width, grad_x)
-    for c in range(start, stop):
-        lines, grad = grad_lines[c * band.channel : (c + 1) * band.channel], grad_x[c]
-        for k in range(len(rows)):
-            if sums[0].size:
-                clear(extra, 0, width)
-                for j in range(len(sums[1])):
-                    low, end = inside(band.stretch, 0, width, sums[1][j], band.step)
-                    for m in range(low, end):
-                        extra[m * band.step + sums[1][j]] += lines[k * size + m]
-                for i in range(sums[0].shape[1]):
-                    if 0 <= sums[0][k, i] < height:
-                        _add(grad[sums[0][k, i]], 0, extra, 0, width)
-                continue
-            for phase in range(band.phases):
-                low, end = inside(band.stretch, 0, width, band.left + phase, band.step)
-                for m in range(low, end):
-                    grad[rows[k], band.left + phase + m * band.step] += lines[
-                        k * size + phase * band.stretch + m
-                    ]

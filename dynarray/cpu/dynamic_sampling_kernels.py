@@ -1,4 +1,4 @@
-"""The kernels of `dynamic_sampling_conv2d` on the CPU: packing, what both passes share, the forward pass."""
+"""The kernels of `dynamic_sampling_conv2d` on the CPU: what both passes share, and the forward pass."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import numpy as np
 from numba import uint64
 
 from .compile import cached_jit, jit
-from .dynamic_sampling_tile import ROWS, pack, product
-from .planes import aligned, clear, copy, inside, pack_rows
+from .dynamic_sampling_tile import ROWS, pack, product, product_row
+from .planes import aligned, clear, copy, inside
 
 SUM, MAX, STACK = 0, 1, 2
 SINGLE_ROWS = 8  # rows of a block where there is one sample: reads of channel_kernel come in longer runs
@@ -50,6 +50,8 @@ class Band(NamedTuple):
     kernel_residual: np.floating
     attention_residual: np.floating
     steps: tuple  # stride, sample stride, dilation, each along y and x
+    size: tuple  # of x
+    block: int  # rows of outputs whose channel kernels are packed together
 
 
 @jit
@@ -81,38 +83,55 @@ def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.n
 
 
 @jit
-def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, channels: tuple, run: tuple) -> None:
-    """Channel kernels of a run (first, count) of pixels, as `product` takes its factor a, by channel."""
-    wide = inputs.channel_kernel.shape[2] * inputs.channel_kernel.shape[3]
-    flat, several = inputs.channel_kernel.reshape(-1), inputs.channel_kernel.shape[1]
-    depth = channels[1] - channels[0]
-    for k in range(depth):
+def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, rows: int) -> None:
+    """Channel kernels of some rows, each as `product` takes its factor a: channels are terms.
+
+    Several rows at once, because a row of one kernel is short and the next one far away in memory.
+    """
+    _, channels, high, wide = inputs.channel_kernel.shape
+    flat, size = inputs.channel_kernel.reshape(-1), channels * ROWS * padded_width(wide, target)
+    shape = (channels, ROWS)
+    for k in range(channels):
         for i in range(ROWS):
             o = min(outputs[0] + i, outputs[1] - 1)  # what a last set lacks is not looked at
-            pack(target, 0, depth, k, i, flat, (o * several + channels[0] + k) * wide + run[0], run[1])
+            at = ((o * channels + k) * high + row) * wide
+            for r in range(rows):
+                pack(target, r * size, shape, k, i, flat, at + r * wide, wide)
 
 
 @jit
-def pack_weights(target: np.ndarray, kernels: np.ndarray, taps: int, wide: int) -> None:
-    """What `weights` made, of ROWS output channels, as `product` takes its factor a: taps are terms."""
+def pack_weights(target: np.ndarray, kernels: np.ndarray, taps: int, wide: int, rows: int) -> None:
+    """What `weights` made, as `product` takes its factor a: taps are terms.
+
+    Of ROWS output channels together, or with rows = 1 of each alone.
+    """
+    shape, size = (taps, rows), taps * padded_width(wide, target)
     for tap in range(taps):
         for i in range(ROWS):
-            pack(target, 0, taps, tap, i, kernels, (i * taps + tap) * wide, wide)
+            at = 0 if rows > 1 else i * size
+            pack(target, at, shape, tap, i % rows, kernels, (i * taps + tap) * wide, wide)
 
 
 @jit
-def pack_attention(target: np.ndarray, at: int, attention: np.ndarray, row: int, band: Band) -> None:
-    """One line of a map (H, W) of position attention, with the residual, in the order of a line of x."""
-    size = band.phases * band.stretch
-    for k in range(at, at + size):
-        target[k] = band.attention_residual
-    if row < 0:
-        return
-    for phase in range(band.phases):
-        low, end = inside(band.stretch, 0, attention.shape[1], band.left + phase, band.step)
-        for k in range(low, end):
-            column = band.left + phase + k * band.step
-            target[at + phase * band.stretch + k] += attention[row, column]
+def pack_attention(target: np.ndarray, at: int, attention: np.ndarray, of: int, row: int, band: Band) -> None:
+    """One line of position attention, with the residual, in the order of a line of x.
+
+    `of` is where its map (H, W) begins in the flat array; `row` is -1 outside the image.
+    """
+    width, stretch, step, residual = band.size[1], band.stretch, band.step, band.attention_residual
+    start, size = uint64(at), uint64(band.phases * stretch)
+    for k in range(size):
+        target[start + k] = residual
+    for phase in range(band.phases if row >= 0 else 0):
+        column = band.left + phase
+        low, end = inside(stretch, 0, width, column, step)
+        to, source = uint64(at + phase * stretch + low), uint64(of + row * width + column + low * step)
+        if step == 1:
+            for k in range(uint64(end - low)):
+                target[to + k] = attention[source + k] + residual
+        else:
+            for k in range(uint64(end - low)):
+                target[to + k] = attention[source + k * uint64(step)] + residual
 
 
 @jit
@@ -124,25 +143,19 @@ def products(
     Both are lines; `factors` stays as it is where there is no position attention.
     """
     kh, kw = inputs.spatial_kernel.shape[1:3]
-    size = band.phases * band.stretch
-    given = inputs.position_attention.size > 0
-    for a in range(kh):
-        line = band.total_line[h, i, a] * band.total_size
-        for b in range(kw):
-            at = (a * kw + b) * size
-            for phase in range(band.phases):
-                copy(
-                    target,
-                    at + phase * band.stretch,
-                    band.totals,
-                    line + band.total_at[phase, b],
-                    band.stretch,
-                )
-            if given:
-                pack_attention(factors, at, inputs.position_attention[o, a, b], band.row[h, i], band)
-                start = uint64(at)
-                for k in range(uint64(size)):
-                    target[start + k] *= factors[start + k]
+    stretch, phases, totals = band.stretch, band.phases, band.totals
+    size, row, plane = phases * stretch, band.row[h, i], band.size[0] * band.size[1]
+    attention, given = inputs.position_attention.reshape(-1), inputs.position_attention.size > 0
+    for tap in range(kh * kw):
+        line, at = band.total_line[h, i, tap // kw] * band.total_size, tap * size
+        for phase in range(phases):
+            to, of = at + phase * stretch, line + band.total_at[phase, tap % kw]
+            copy(target, to, totals, of, stretch)
+        if given:
+            pack_attention(factors, at, attention, (o * kh * kw + tap) * plane, row, band)
+            start = uint64(at)
+            for k in range(uint64(size)):
+                target[start + k] *= factors[start + k]
 
 
 @jit
@@ -264,53 +277,6 @@ def _maximum_of_whole(
                 y[w], largest[w] = z, s
 
 
-@cached_jit
-def pack_items(start: int, stop: int, x: np.ndarray, band: Band, rows: np.ndarray, sums: tuple) -> None:
-    """Channels: the rows of x that are named, in lines; box sums if `sums`, (rows, columns), is not empty.
-
-    Of box sums, line h is the sum of the rows sums[0][h], and its element w the sum over the columns from
-    sums[1] + w*step.
-    """
-    size = band.phases * band.stretch
-    extra = aligned(x.shape[2], x)
-    for c in range(start, stop):
-        lines = band.lines[c * band.channel : (c + 1) * band.channel]
-        clear(lines, 0, len(lines))
-        if sums[0].size:
-            _box_sums(lines, x[c], extra, band, sums)
-            continue
-        for k in range(len(rows)):
-            for phase in range(band.phases):
-                at, origin = k * size + phase * band.stretch, (rows[k], band.left + phase)
-                pack_rows(lines, at, x[c], 0, 1, band.stretch, origin, (1, band.step))
-
-
-@jit
-def _box_sums(lines: np.ndarray, image: np.ndarray, extra: np.ndarray, band: Band, sums: tuple) -> None:
-    rows, columns = sums
-    height, width = image.shape
-    for h in range(rows.shape[0]):
-        clear(extra, 0, width)
-        for i in range(rows.shape[1]):
-            if 0 <= rows[h, i] < height:
-                row = image[rows[h, i]]
-                for k in range(uint64(width)):
-                    extra[k] += row[k]
-        for j in range(len(columns)):
-            low, end = inside(band.stretch, 0, width, columns[j], band.step)
-            to, of, step = (
-                uint64(h * band.stretch + low),
-                uint64(low * band.step + columns[j]),
-                uint64(band.step),
-            )
-            if band.step == 1:
-                for k in range(uint64(end - low)):
-                    lines[to + k] += extra[of + k]
-            else:
-                for k in range(uint64(end - low)):
-                    lines[to + k] += extra[of + k * step]
-
-
 class Rows(NamedTuple):
     """Scratch for one row of ROWS output channels; rows are padded to whole vectors."""
 
@@ -331,7 +297,7 @@ def make_rows(inputs: Inputs, band: Band, channels: int) -> Rows:
     taps = inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2]
     size, padded = band.phases * band.stretch, padded_width(wide, x)
     return Rows(
-        aligned(channels * ROWS * padded, x),
+        aligned(band.block * channels * ROWS * padded, x),
         aligned(ROWS * taps * wide, x),
         aligned(ROWS * taps * padded, x),
         aligned(samples * ROWS * padded, x),
@@ -351,47 +317,44 @@ def padded_width(wide: int, like: np.ndarray) -> int:
 
 @jit
 def sum_regions(
-    scratch: Rows, outputs: tuple, h: int, i: int, inputs: Inputs, band: Band, whole: bool
+    scratch: Rows, outputs: tuple, h: int, i: int, at: int, inputs: Inputs, band: Band, whole: bool
 ) -> None:
-    """acc[j, k] = region (i, j) of the output channels k, or without `whole` and attention the part of U."""
-    wide, samples = inputs.spatial_kernel.shape[4], len(band.at)
+    """acc[j, k] = region (i, j) of the output channels k, or if not `whole` the part of the channel kernel.
+
+    `at` is where the row begins in `scratch.channel_kernels`.
+    """
+    wide, samples, places = inputs.spatial_kernel.shape[4], len(band.at), band.at
     size, taps = band.phases * band.stretch, len(scratch.of_taps)
     padded = padded_width(wide, scratch.acc)
-    lanes = 64 // scratch.acc.itemsize
-    steps, line = (padded, ROWS * padded), band.line[h, i] * size
-    acc, kernels, seen, factors = scratch.acc, scratch.kernels, scratch.seen, scratch.factors
+    steps, line, blocks = (padded, ROWS * padded), band.line[h, i] * size, padded * scratch.acc.itemsize // 64
+    acc, packed, seen, factors = scratch.acc, scratch.packed, scratch.seen, scratch.factors
+    channels, of_taps, lines = scratch.of_channels, scratch.of_taps, band.lines
     clear(acc, 0, len(acc))
-    blocks = padded // lanes
-    channels, of_taps = scratch.of_channels, scratch.of_taps
-    product(
-        blocks, len(channels), acc, 0, steps, scratch.channel_kernels, 0, band.lines, line, channels, band.at
-    )
+    product(blocks, len(channels), acc, 0, steps, scratch.channel_kernels, at, lines, line, channels, places)
     if not whole:
         return
     if not len(factors):
         products(seen, factors, outputs[0], h, i, inputs, band)
-        product(blocks, taps, acc, 0, steps, scratch.packed, 0, seen, 0, of_taps, band.at)
+        product(blocks, taps, acc, 0, steps, packed, 0, seen, 0, of_taps, places)
         return
-    at = band.at
     for k in range(outputs[1] - outputs[0]):
         products(seen, factors, outputs[0] + k, h, i, inputs, band)
         for j in range(samples):
-            to = (j * ROWS + k) * padded
-            add_taps(acc, to, wide, kernels, k * taps * wide, seen, factors, at[j], size)
+            to, factor = uint64((j * ROWS + k) * padded), uint64(taps // 2 * size + places[j])
+            for w in range(uint64(wide)):
+                acc[to + w] *= factors[factor + w]
+        to_k, of = k * padded, k * taps * padded
+        product_row(blocks, taps, acc, to_k, ROWS * padded, packed, of, seen, 0, of_taps, places)
 
 
 @jit
-def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band, channels: bool) -> None:
-    """The kernels of a row of outputs, packed; those of the channels if they are wanted."""
+def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band) -> None:
+    """The spatial kernels of a row of outputs, packed."""
     wide, taps = inputs.spatial_kernel.shape[4], len(scratch.of_taps)
-    if channels:
-        pack_kernels(
-            scratch.channel_kernels, inputs, outputs, (0, len(scratch.of_channels)), (row * wide, wide)
-        )
     for k in range(ROWS):
         o = min(outputs[0] + k, outputs[1] - 1)
         weights(scratch.kernels, k * taps * wide, o, row, inputs, band)
-    pack_weights(scratch.packed, scratch.kernels, taps, wide)
+    pack_weights(scratch.packed, scratch.kernels, taps, wide, 1 if len(scratch.factors) else ROWS)
 
 
 @cached_jit
@@ -405,33 +368,58 @@ def forward_items(
     y: np.ndarray,
     largest: np.ndarray,
 ) -> None:
-    """Items (row of outputs, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero for a sum."""
-    samples, outputs, (high, wide) = len(band.at), y.shape[1], y.shape[2:]
+    """Items (block of rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero for a sum."""
+    samples, outputs, sets = len(band.at), y.shape[1], -(-y.shape[1] // ROWS)
     scratch = make_rows(inputs, band, inputs.x.shape[0])
-    padded, sets, acc = padded_width(wide, y), -(-outputs // ROWS), scratch.acc
-    flat, flat_largest = y.reshape(-1), largest.reshape(-1)
-    attention, residual = inputs.sample_attention.reshape(-1), band.attention_residual
+    size = len(scratch.channel_kernels) // band.block
     for item in range(start, stop):
-        h, chunk = item // chunks, item % chunks
-        row = band.first + h
-        for first in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
-            o = ROWS * first
-            several, finite = (o, min(o + ROWS, outputs)), True
-            start_row(scratch, several, row, inputs, band, True)
-            for i in range(samples):
-                sum_regions(scratch, several, h, i, inputs, band, True)
-                for k in range(several[1] - o):
-                    for j in range(samples):
-                        at, s, which = (j * ROWS + k) * padded, i * samples + j, ((o + k) * high + row) * wide
-                        if len(attention):
-                            of = (((o + k) * samples * samples + s) * high + row) * wide
-                            scale(acc, at, wide, attention, of, residual)
-                        to = which + (s * outputs * high * wide if fuse == STACK else 0)
-                        calm = _fuse(flat, to, flat_largest, which, acc, at, wide, s, fuse)
-                        finite = finite and calm
-            if not finite:
-                for k in range(o, several[1]):
-                    _maximum_of_whole(y[0, k, row], largest[k, row], k, row, inputs, band)
+        block, chunk = item // chunks, item % chunks
+        first, rows = block * band.block, min(band.block, band.rows - block * band.block)
+        for k in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
+            several = (ROWS * k, min(ROWS * (k + 1), outputs))
+            pack_kernels(scratch.channel_kernels, inputs, several, band.first + first, rows)
+            for r in range(rows):
+                h, finite = first + r, True
+                row = band.first + h
+                start_row(scratch, several, row, inputs, band)
+                for i in range(samples):
+                    sum_regions(scratch, several, h, i, r * size, inputs, band, True)
+                    calm = _fuse_row(y, largest, scratch.acc, several, row, i, fuse, inputs, band)
+                    finite = finite and calm
+                for o in range(several[0], several[0] if finite else several[1]):
+                    _maximum_of_whole(y[0, o, row], largest[o, row], o, row, inputs, band)
+
+
+@jit
+def _fuse_row(
+    y: np.ndarray,
+    largest: np.ndarray,
+    acc: np.ndarray,
+    outputs: tuple,
+    row: int,
+    i: int,
+    fuse: int,
+    inputs: Inputs,
+    band: Band,
+) -> bool:
+    """Put row i of samples into the output; whether all of it is finite."""
+    samples, several, (high, wide) = len(band.at), y.shape[1], y.shape[2:]
+    flat, flat_largest, finite = y.reshape(-1), largest.reshape(-1), True
+    attention, residual, padded = (
+        inputs.sample_attention.reshape(-1),
+        band.attention_residual,
+        padded_width(wide, y),
+    )
+    for o in range(outputs[0], outputs[1]):
+        for j in range(samples):
+            at, s, which = (j * ROWS + o - outputs[0]) * padded, i * samples + j, (o * high + row) * wide
+            if len(attention):
+                of = ((o * samples * samples + s) * high + row) * wide
+                scale(acc, at, wide, attention, of, residual)
+            to = which + (s * several * high * wide if fuse == STACK else 0)
+            calm = _fuse(flat, to, flat_largest, which, acc, at, wide, s, fuse)
+            finite = finite and calm
+    return finite
 
 
 @cached_jit
@@ -443,7 +431,7 @@ def single_items(start: int, stop: int, inputs: Inputs, band: Band, chunks: int,
     seen, factors, kernels = scratch.seen, scratch.factors, scratch.kernels
     flat, attention = y.reshape(-1), inputs.sample_attention.reshape(-1)
     u, lines, plane = inputs.channel_kernel.reshape(-1), band.lines, high * wide
-    together = size == wide and band.rows + 1 == band.line.max() + 1 - band.line.min() + 1
+    together = size == wide
     for item in range(start, stop):
         block, chunk = item // chunks, item % chunks
         first = block * SINGLE_ROWS

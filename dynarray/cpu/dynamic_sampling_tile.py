@@ -25,11 +25,11 @@ def lanes_of(dtype: Any) -> int:
     return _VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
-def _product(columns: int) -> Callable:
-    """``target[i][j] += sum over k of a[k][i] * b[k][j]``, for ROWS rows i and `columns` columns j.
+def _product(rows: int, columns: int) -> Callable:
+    """``target[i][j] += sum over k of a[k][i] * b[k][j]``, for `rows` rows i and `columns` columns j.
 
     It is called as ``product(blocks, depth, target, target_at, target_row, target_cols, a, a_at, b, b_at,
-    b_terms, b_cols)``. Element (k, i) of block m of `a` starts at ``a_at + ((m*depth + k)*ROWS + i)*lanes``,
+    b_terms, b_cols)``. Element (k, i) of block m of `a` starts at ``a_at + ((m*depth + k)*rows + i)*lanes``,
     that of `b` at ``b_at + m*lanes + b_terms[k] + b_cols[j]`` and that of the target at ``target_at +
     m*lanes + i*target_row + target_cols[j]``.
     """
@@ -52,12 +52,12 @@ def _product(columns: int) -> Callable:
     ) -> Any:
         one, several = types.intp, types.UniTuple(types.intp, columns)
         signature = types.void(one, one, target, one, one, several, a, one, b, one, b_terms, several)
-        return signature, _generate(columns)
+        return signature, _generate(rows, columns)
 
     return product
 
 
-def _generate(columns: int) -> Callable:
+def _generate(rows: int, columns: int) -> Callable:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         blocks, depth, _, target_at, target_row, target_cols, _, a_at, _, b_at, _, b_cols = args
         target, a, b, terms = (
@@ -74,7 +74,7 @@ def _generate(columns: int) -> Callable:
 
         with _Loop(builder, zero, blocks, []) as block:
             shift = builder.mul(block.at, number(lanes))
-            of_a = builder.add(a_at, builder.mul(builder.mul(block.at, depth), number(ROWS * lanes)))
+            of_a = builder.add(a_at, builder.mul(builder.mul(block.at, depth), number(rows * lanes)))
             of_b = [
                 builder.add(builder.add(b_at, shift), builder.extract_value(b_cols, j))
                 for j in range(columns)
@@ -88,16 +88,16 @@ def _generate(columns: int) -> Callable:
                         builder.extract_value(target_cols, j),
                     ),
                 )
-                for i in range(ROWS)
+                for i in range(rows)
                 for j in range(columns)
             ]
             before = [builder.load(each, align=align) for each in targets]
             with _Loop(builder, zero, depth, before) as term:
-                row = builder.add(of_a, builder.mul(term.at, number(ROWS * lanes)))
+                row = builder.add(of_a, builder.mul(term.at, number(rows * lanes)))
                 column = builder.load(builder.gep(terms, [term.at]))
                 left = [
                     builder.load(place(a, builder.add(row, number(i * lanes))), align=align)
-                    for i in range(ROWS)
+                    for i in range(rows)
                 ]
                 right = [builder.load(place(b, builder.add(at, column)), align=align) for at in of_b]
                 term.next = [
@@ -106,7 +106,7 @@ def _generate(columns: int) -> Callable:
                         builder.fmul(left[i], right[j], flags=_FLAGS),
                         flags=_FLAGS,
                     )
-                    for i in range(ROWS)
+                    for i in range(rows)
                     for j in range(columns)
                 ]
             for each, total in zip(targets, term.values, strict=True):
@@ -148,7 +148,8 @@ class _Loop:
         builder.position_at_end(self._after)
 
 
-_product1, _product2, _product3, _product4 = (_product(columns) for columns in range(1, 5))
+_tile1, _tile3 = (_product(ROWS, columns) for columns in (1, 3))
+_row1, _row3 = (_product(1, columns) for columns in (1, 3))
 
 
 @jit
@@ -170,38 +171,49 @@ def product(
     `steps` are the distances in the target between rows and between columns.
     """
     row, step = steps
-    j, count = 0, len(columns)
-    while j < count:
+    # Columns by threes: twelve sums in registers, so that each value read serves three or four of them. What
+    # is left goes one by one: every further form of the loop has to be compiled.
+    whole = len(columns) // 3 * 3
+    for j in range(0, whole, 3):
+        at, cols = target_at + j * step, (columns[j], columns[j + 1], columns[j + 2])
+        _tile3(blocks, depth, target, at, row, (0, step, 2 * step), a, a_at, b, b_at, terms, cols)
+    for j in range(whole, len(columns)):
         at = target_at + j * step
-        left = count - j
-        # Threes rather than a four and a single one, which would use what it reads for one column only.
-        if left >= 4 and left != 5 and left != 6 and left != 9:
-            cols = (columns[j], columns[j + 1], columns[j + 2], columns[j + 3])
-            _product4(
-                blocks, depth, target, at, row, (0, step, 2 * step, 3 * step), a, a_at, b, b_at, terms, cols
-            )
-            j += 4
-        elif left >= 3:
-            cols3 = (columns[j], columns[j + 1], columns[j + 2])
-            _product3(blocks, depth, target, at, row, (0, step, 2 * step), a, a_at, b, b_at, terms, cols3)
-            j += 3
-        elif left == 2:
-            cols2 = (columns[j], columns[j + 1])
-            _product2(blocks, depth, target, at, row, (0, step), a, a_at, b, b_at, terms, cols2)
-            j += 2
-        else:
-            _product1(blocks, depth, target, at, row, (0,), a, a_at, b, b_at, terms, (columns[j],))
-            j += 1
+        _tile1(blocks, depth, target, at, row, (0,), a, a_at, b, b_at, terms, (columns[j],))
+
+
+@jit
+def product_row(
+    blocks: int,
+    depth: int,
+    target: np.ndarray,
+    target_at: int,
+    step: int,
+    a: np.ndarray,
+    a_at: int,
+    b: np.ndarray,
+    b_at: int,
+    terms: np.ndarray,
+    columns: np.ndarray,
+) -> None:
+    """As `product`, for a factor `a` of a single row."""
+    whole = len(columns) // 3 * 3
+    for j in range(0, whole, 3):
+        at, cols = target_at + j * step, (columns[j], columns[j + 1], columns[j + 2])
+        _row3(blocks, depth, target, at, 0, (0, step, 2 * step), a, a_at, b, b_at, terms, cols)
+    for j in range(whole, len(columns)):
+        at = target_at + j * step
+        _row1(blocks, depth, target, at, 0, (0,), a, a_at, b, b_at, terms, (columns[j],))
 
 
 @jit
 def pack(
-    target: np.ndarray, at: int, depth: int, k: int, i: int, source: np.ndarray, start: int, count: int
+    target: np.ndarray, at: int, shape: tuple, k: int, i: int, source: np.ndarray, start: int, count: int
 ) -> None:
-    """Element (k, i) of a factor `a` of this depth, from a run of pixels; zero beyond it."""
-    lanes = _VECTOR_BYTES // source.itemsize
+    """Element (k, i) of a factor `a`, of which `shape` is (depth, rows), from a run of pixels, then zeros."""
+    lanes, (depth, rows) = _VECTOR_BYTES // source.itemsize, shape
     for block in range(-(-count // lanes)):
-        to = np.uint64(at + ((block * depth + k) * ROWS + i) * lanes)
+        to = np.uint64(at + ((block * depth + k) * rows + i) * lanes)
         of, here = np.uint64(start + block * lanes), np.uint64(min(lanes, count - block * lanes))
         if here == lanes:
             for w in range(np.uint64(lanes)):

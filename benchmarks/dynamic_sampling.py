@@ -1,0 +1,80 @@
+"""`dynamic_conv2d` and `dynamic_sampling_conv2d`: what is measured, and how much arithmetic it takes."""
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from dynarray._geometry import input_positions
+from dynarray._operator import Checked
+
+from .case import Case
+
+_PEERS = "benchmarks.dynamic_sampling_torch"
+
+
+def conv_flops(checked: Checked) -> tuple[int, int]:
+    """A multiply-add for each weight inside the image; backward one for x and a product for the weight."""
+    (x, weight), params = checked.arrays, checked.params
+    pairs = prod(
+        _inside(x.shape[2 + i], weight.shape[3 + i], weight.shape[5 + i], params, i) for i in range(2)
+    )
+    times = prod(weight.shape[:3]) * pairs
+    return 2 * times, 3 * times
+
+
+def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> int:
+    """Along one axis, the number of (output, tap) pairs that read inside the image."""
+    steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
+    positions = np.stack([input_positions(outputs, tap, *steps) for tap in range(kernel)])
+    return int(((positions >= 0) & (positions < size)).sum())
+
+
+def sampling_flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the factored formula: C + kh*kw multiply-adds per region, and with the attention more.
+
+    Without attention, a sum over regions needs a single region, of box sums. Backward, the channel and the
+    spatial kernel, x and the sum over channels take as much each; the attention takes the regions once more.
+    """
+    x, channel_kernel, spatial_kernel, sample_attention, position_attention = checked.arrays
+    plain = sample_attention is None and position_attention is None
+    outputs, taps = channel_kernel.size // max(1, x.shape[1]), prod(spatial_kernel.shape[2:4])
+    regions = 1 if plain and checked.params["fuse"] == "sum" else checked.params["samples"] ** 2
+    forward = 2 * outputs * regions * (x.shape[1] + taps * (1 if position_attention is None else 2))
+    return forward, (2 if plain else 3) * forward
+
+
+def _conv(n: int, c: int, o: int, h: int, w: int, kernel: int = 3) -> Case:
+    shapes = {"x": (n, c, h, w), "weight": (n, o, c, kernel, kernel, h, w)}
+    title = f"dynamic_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel}"
+    return Case(title, "dynamic_conv2d", shapes, conv_flops, {}, _PEERS)
+
+
+def _sampling(
+    n: int, c: int, o: int, h: int, w: int, samples: int, attention: bool = True, kernel: int = 3
+) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "channel_kernel": (n, o, c, h, w),
+        "spatial_kernel": (n, o, kernel, kernel, h, w),
+    }
+    if attention:
+        shapes["sample_attention"] = (n, o, samples, samples, h, w)
+        shapes["position_attention"] = (n, o, kernel, kernel, h, w)
+    given = "" if attention else " no attention"
+    title = f"dynamic_sampling_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel} S{samples}{given}"
+    params = {"samples": samples, "sample_stride": 2}
+    return Case(title, "dynamic_sampling_conv2d", shapes, sampling_flops, params, _PEERS)
+
+
+CASES = (
+    *(
+        replace(
+            _sampling(1, 128, 24, 48, 64, samples, attention),
+            small=_sampling(1, 5, 6, 5, 7, samples, attention),
+        )
+        for attention in (True, False)
+        for samples in (3, 7, 9)
+    ),
+    replace(_conv(2, 16, 16, 64, 64), small=_conv(1, 3, 4, 9, 11)),
+)

@@ -1,0 +1,159 @@
+"""`dynamic_conv2d` and `dynamic_sampling_conv2d` in PyTorch: the formulations that ours are timed against.
+
+Each takes the tensors of the operator's array arguments in order, at stride 1, and lets autograd find the
+gradients. "paper": the kernel of each pixel composed, and applied to each region. The others use the same
+factors as ours. Whichever is fastest in a run, eager and compiled, is the peer.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _offsets(samples: int, step: int) -> Iterator[tuple[int, int]]:
+    places = [(i - (samples - 1) // 2) * step for i in range(samples)]
+    return ((y, x) for y in places for x in places)
+
+
+def _moved(image: Tensor, y: int, x: int) -> Tensor:
+    """image[..., h + y, w + x], zero outside."""
+    h, w = image.shape[-2:]
+    padded = F.pad(image, (max(0, -x), max(0, x), max(0, -y), max(0, y)))
+    return padded[..., max(0, y) : max(0, y) + h, max(0, x) : max(0, x) + w]
+
+
+def _taps(kernel: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Number and offsets of each tap of a kernel (N, O, kh, kw, H, W)."""
+    kh, kw = kernel.shape[2:4]
+    return ((a * kw + b, a - kh // 2, b - kw // 2) for a in range(kh) for b in range(kw))
+
+
+def _attended(z: Tensor, sample_attention: Any, s: int) -> Tensor:
+    return z if sample_attention is None else z * (sample_attention.flatten(2, 3)[:, :, s] + 1)
+
+
+def _paper(samples: int, sample_stride: int) -> Callable:
+    def paper(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
+        """The composed kernel (N, O, C, taps, H, W), and its product with the unfolded image per region."""
+        centre = v.shape[2] * v.shape[3] // 2
+        one = F.one_hot(torch.tensor(centre), v.shape[2] * v.shape[3]).to(x.dtype)
+        on_centre = (u + 1 / x.shape[1])[:, :, :, None] * one[:, None, None]
+        kernel = v.flatten(2, 3)[:, :, None] + on_centre
+        y: Any = 0
+        for s, (dy, dx) in enumerate(_offsets(samples, sample_stride)):
+            region = torch.stack([_moved(x, dy + a, dx + b) for _, a, b in _taps(v)], 2)
+            products = torch.einsum("ncthw,nocthw->nothw", region, kernel)
+            if by_position is not None:
+                products = products * (_moved(by_position, dy, dx).flatten(2, 3) + 1)
+            y = y + _attended(products.sum(2), by_sample, s)
+        return y
+
+    return paper
+
+
+def _spatial(x: Tensor, v: Tensor, by_position: Any, dy: int, dx: int) -> Any:
+    """What the spatial kernel makes of the sum over channels, in one region."""
+    total, y = x.sum(1, keepdim=True), 0
+    for t, a, b in _taps(v):
+        part = v.flatten(2, 3)[:, :, t] * _moved(total, dy + a, dx + b)
+        if by_position is not None:
+            part = part * (_moved(by_position.flatten(2, 3)[:, :, t], dy, dx) + 1)
+        y = y + part
+    return y
+
+
+def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
+    def offsets() -> Iterator[tuple[int, int]]:
+        return _offsets(samples, sample_stride)
+
+    def fused(of_channels: Callable) -> Callable:
+        def factored(
+            x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None
+        ) -> Tensor:
+            kernel, centre = u + 1 / x.shape[1], v.shape[2] * v.shape[3] // 2
+            dots, y = of_channels(x, kernel), 0
+            for s, (dy, dx) in enumerate(offsets()):
+                z = dots[s]
+                if by_position is not None:
+                    z = z * (_moved(by_position.flatten(2, 3)[:, :, centre], dy, dx) + 1)
+                y = y + _attended(z + _spatial(x, v, by_position, dy, dx), by_sample, s)
+            return y
+
+        return factored
+
+    def one_by_one(x: Tensor, kernel: Tensor) -> Any:
+        """A product and a sum for each region, which a compiler may fuse."""
+        return [(kernel * _moved(x, dy, dx)[:, None]).sum(2) for dy, dx in offsets()]
+
+    def together(x: Tensor, kernel: Tensor) -> Tensor:
+        """One matrix product for each pixel, (O, C) times (C, S*S)."""
+        regions = torch.stack([_moved(x, dy, dx) for dy, dx in offsets()])
+        return torch.einsum("snchw,nochw->snohw", regions, kernel)
+
+    return {"factored, region by region": fused(one_by_one), "factored, one product": fused(together)}
+
+
+def _boxed(samples: int, sample_stride: int) -> Callable:
+    def boxed(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Without attention: one region of box sums, rows before columns."""
+        places = [(i - (samples - 1) // 2) * sample_stride for i in range(samples)]
+        reach = samples * sample_stride + v.shape[2]
+        wide = F.pad(x, (reach,) * 4)
+        sums: Any = 0
+        for y in places:
+            sums = sums + torch.roll(wide, -y, 2)
+        box: Any = 0
+        for place in places:
+            box = box + torch.roll(sums, -place, 3)
+        h, w = x.shape[2:]
+        y = ((u + 1 / x.shape[1]) * box[:, None, :, reach : reach + h, reach : reach + w]).sum(2)
+        total = box.sum(1, keepdim=True)
+        for t, a, b in _taps(v):
+            y = (
+                y
+                + v.flatten(2, 3)[:, :, t] * total[..., reach + a : reach + a + h, reach + b : reach + b + w]
+            )
+        return y
+
+    return boxed
+
+
+def _sampling(samples: int, sample_stride: int) -> dict[str, Callable]:
+    made = {"paper": _paper(samples, sample_stride), **_factored(samples, sample_stride)}
+    # Box sums are right without attention only; with it, this one takes too many arguments and is left out.
+    return {**made, "factored, box sums": _boxed(samples, sample_stride)}
+
+
+def _conv() -> dict[str, Callable]:
+    def unfold(x: Tensor, weight: Tensor) -> Tensor:
+        """The published form: unfold, multiply, sum over channels and taps."""
+        kernel, size = weight.shape[3:5], x.shape[2:]
+        columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        columns = columns.view(x.shape[0], 1, -1, *size)
+        return (columns * weight.flatten(2, 4)).sum(2)
+
+    def einsum(x: Tensor, weight: Tensor) -> Tensor:
+        kernel, size = weight.shape[3:5], x.shape[2:]
+        columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        return torch.einsum("nkhw,nokhw->nohw", columns.view(x.shape[0], -1, *size), weight.flatten(2, 4))
+
+    def shifts(x: Tensor, weight: Tensor) -> Tensor:
+        """A product and a sum over channels for each tap."""
+        kh, kw = weight.shape[3:5]
+        y: Any = 0
+        for a in range(kh):
+            for b in range(kw):
+                y = y + (weight[:, :, :, a, b] * _moved(x, a - kh // 2, b - kw // 2)[:, None]).sum(2)
+        return y
+
+    return {"unfold": unfold, "einsum": einsum, "shifts": shifts}
+
+
+# Per operator: its parameters -> the formulations by name.
+FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
+    "dynamic_conv2d": _conv,
+    "dynamic_sampling_conv2d": _sampling,
+}
