@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _photographs import Noisy
 from matplotlib.axes import Axes
+from PIL import Image
 
 SIDE = 80  # of the squares that are shown
 
@@ -73,6 +74,9 @@ def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.nda
         axis.set_title(f"atoms of layer {number}", fontsize=9)
     figure.savefig(path, dpi=80)
     plt.close(figure)
+    with Image.open(path) as picture:  # noise in colours takes much space: 256 of them will do
+        few = picture.convert("RGB").quantize()
+    few.save(path, optimize=True)
 
 
 def kernel_width(kernels: np.ndarray) -> np.ndarray:

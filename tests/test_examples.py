@@ -44,12 +44,12 @@ def tables(output: str) -> dict[int, dict[str, list[float]]]:
     return found
 
 
-def check_picture(path: Path) -> None:
+def check_picture(path: Path, colours: int = 256) -> None:
     """It is a picture, and not an empty one."""
     pixels = imread(path)[..., :3]
     assert min(pixels.shape[:2]) > 300
     assert np.isfinite(pixels).all()
-    assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 256
+    assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > colours
 
 
 def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
@@ -146,8 +146,8 @@ def test_denoising_runs_quickly(tmp_path: Path) -> None:
         *single, together = (float(value) for value in row[1::2])
         assert min(single) >= 0
         assert max(single) <= together <= 100
-    for name in ("denoising.png", "denoising_maps.png"):
-        check_picture(tmp_path / name)
+    check_picture(tmp_path / "denoising.png")
+    check_picture(tmp_path / "denoising_maps.png", colours=200)  # it is saved with 256
 
 
 def test_filters_as_atoms(tmp_path: Path) -> None:
