@@ -29,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--peers", action="store_true", help="time PyTorch in the same process (when it is installed)"
     )
-    runs.add_argument("--operator", choices=sorted({case.operator for case in CASES}), help="this one only")
+    operators = sorted({case.operator for case in CASES})
+    runs.add_argument("--operator", nargs="+", choices=operators, help="these only")
     runs.add_argument(
         "--threads", type=int, default=usable_cores(), help="default: the cores this process may use"
     )
@@ -46,10 +47,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.peers and not peers:
         _say("no peers: PyTorch is not installed (extra: bench)")
     result = run(
-        Options(arguments.backend, arguments.threads, arguments.operator, peers, arguments.quick), _say
+        Options(
+            arguments.backend, arguments.threads, tuple(arguments.operator or ()), peers, arguments.quick
+        ),
+        _say,
     )
     print(document(result, plain))
-    marks = [arguments.backend, result["date"][:10], arguments.operator, "quick" if arguments.quick else None]
+    quick = "quick" if arguments.quick else None
+    marks = [arguments.backend, result["date"][:10], *(arguments.operator or ()), quick]
     name = f"{'-'.join(filter(None, marks))}.json"
     output = arguments.output or report.RESULTS / name
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -19,22 +19,24 @@ RESULTS = Path(__file__).with_name("results")
 EXAMPLES = ROOT / "examples" / "results"
 
 
-def newest(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Per backend, the latest results file of a full run: not a quick one, not of one operator."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        current = found.get(result["backend"])
-        full = not result["quick"] and result["only_operator"] is None
-        if full and (current is None or current["date"] < result["date"]):
-            found[result["backend"]] = result
-    return dict(sorted(found.items()))
+def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """What was measured last, quick runs aside: each file with those of its rows that no later one has."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = sorted((result for result in found if not result["quick"]), key=lambda result: result["date"])
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for result in reversed(found):
+        rows = [row for row in result["rows"] if (result["backend"], row["title"]) not in seen]
+        seen |= {(result["backend"], row["title"]) for row in rows}
+        if rows:
+            kept.append(result | {"rows": rows})
+    return sorted(kept, key=lambda result: (result["backend"], result["date"]))
 
 
 def benchmarks(folder: Path = RESULTS) -> str:
-    """The measured tables of each backend."""
+    """The measured tables of each results file."""
     sections = [
-        f"**Backend `{backend}`.** {document(result, markdown)}" for backend, result in newest(folder).items()
+        f"**Backend `{result['backend']}`.** {document(result, markdown)}" for result in newest(folder)
     ]
     return "\n\n".join(sections) or "Nothing has been measured yet."
 

@@ -24,7 +24,7 @@ class Options:
 
     backend: str
     threads: int
-    operator: str | None = None
+    operators: tuple[str, ...] = ()  # all, if there are none
     peers: bool = False
     quick: bool = False
 
@@ -34,7 +34,7 @@ class Options:
 
     def cases(self) -> list[Case]:
         """The cases asked for; tiny ones in a quick run."""
-        chosen = [case for case in CASES if self.operator in (None, case.operator)]
+        chosen = [case for case in CASES if not self.operators or case.operator in self.operators]
         return [case.small or case for case in chosen] if self.quick else chosen
 
 
@@ -54,7 +54,7 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
             "backend": options.backend,
             "threads": options.threads,
             "quick": options.quick,
-            "only_operator": options.operator,
+            "only_operators": list(options.operators),
             "effort": asdict(options.effort),
             "floor": limits._asdict(),
             "rows": rows,

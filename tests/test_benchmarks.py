@@ -254,7 +254,8 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
         (results / f"{name}.json").write_text(json.dumps(dated))
     later = quick | {"date": "2027-01-01T00:00:00+00:00"}
     (results / "c.json").write_text(json.dumps(later))
-    (results / "d.json").write_text(json.dumps(later | {"quick": False, "only_operator": "ddf"}))
+    row = quick["rows"][0] | {"title": "another"}
+    (results / "d.json").write_text(json.dumps(later | {"quick": False, "rows": [row], "threads": 3}))
     monkeypatch.setattr(
         report, "SECTIONS", {**report.SECTIONS, "benchmarks": lambda: report.benchmarks(results)}
     )
@@ -266,7 +267,9 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
         "<!-- operators:end -->\nlast\n"
     )
     assert "\nold\n" not in once and "\nbetween\n" in once
-    assert "2 threads" in once and "2026-01-02" in once  # the newest of a full run
+    # Each row as it was measured last.
+    assert "2 threads" in once and "2026-01-02" in once and "2026-01-01" not in once
+    assert "3 threads" in once and once.count("| another |") == len(PASSES) + 1
     for row in quick["rows"]:
         assert once.count(f"| {row['title']} |") == len(PASSES) + 1
 

@@ -215,6 +215,15 @@ def _pack_shifted(
 
 
 @jit
+def _reach(source_at: np.ndarray) -> tuple:
+    """The smallest and the largest; NumPy's functions for it take longer to compile than all else here."""
+    low, high = source_at[0], source_at[0]
+    for at in source_at:
+        low, high = min(low, at), max(high, at)
+    return low, high
+
+
+@jit
 def _factors(scale: Any, at: int, ones: np.ndarray) -> np.ndarray:
     """The factors of one channel; ones if there are none."""
     return ones if scale is None else ones * scale[at : at + len(ones)]
@@ -236,8 +245,8 @@ def _apply(
 
     Only the first and last planes of an array have taps that lead out of it; there filters are zero.
     """
-    low = max(0, -source_at.min())
-    high = min(count, source.size - source_at.max() - (channels - 1) * target.apart)
+    lowest, highest = _reach(source_at)
+    low, high = max(0, -lowest), min(count, source.size - highest - (channels - 1) * target.apart)
     if high - low < lanes(source):
         low, high = count, count
     else:
@@ -268,7 +277,8 @@ def _apply_clipped(
 ) -> None:
     """`_apply` for one channel and a run of pixels, tap by tap where one of them leads out of the array."""
     clear(target, at + run[0], run[1] - run[0])
-    low, high = max(run[0], -source_at.min()), min(run[1], source.size - source_at.max())
+    lowest, highest = _reach(source_at)
+    low, high = max(run[0], -lowest), min(run[1], source.size - highest)
     if low < high:
         accumulate(target, at, (low, high), packed, taps.filter_at, source, source_at, scale, None)
     else:
