@@ -224,9 +224,10 @@ def _reach(source_at: np.ndarray) -> tuple:
 
 
 @jit
-def _factors(scale: Any, at: int, ones: np.ndarray) -> np.ndarray:
+def _factors(scale: Any, at: int, factors: np.ndarray) -> None:
     """The factors of one channel; ones if there are none."""
-    return ones if scale is None else ones * scale[at : at + len(ones)]
+    for tap in range(len(factors)):
+        factors[tap] = 1 if scale is None else scale[at + tap]
 
 
 @jit
@@ -254,9 +255,8 @@ def _apply(
         apply(target, channels, (low, high), filters, pixels, scale, totals, None)
     if low > 0 or high < count:
         for c in range(channels):
-            factors = _factors(
-                scale.values, scale.at + c * scale.apart, np.ones(len(source_at), source.dtype)
-            )
+            factors = np.empty(len(source_at), source.dtype)
+            _factors(scale.values, scale.at + c * scale.apart, factors)
             for run in ((0, low), (high, count)):
                 at, pixels_at = target.at + c * target.apart, source_at + c * target.apart
                 _apply_clipped(target.values, at, run, packed, source, pixels_at, factors, taps)
