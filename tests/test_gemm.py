@@ -137,14 +137,13 @@ def product_of_rows(request: pytest.FixtureRequest):
         multiply_rows = gemm.multiply_rows
 
         @numba.njit(nogil=True, error_model="numpy")
-        def kernel(
-            out, at, stride, rows, columns, left, left_at, left_stride, right, right_at, strip, count, add
-        ):
+        def kernel(out, at, stride, size, left, left_at, left_stride, right, right_at, steps, count, add):
             multiply_rows(
-                out, at, stride, rows, columns, left, left_at, left_stride, right, right_at, strip, count, add
+                out, at, stride, size[0], size[1], left, left_at, left_stride,
+                right, right_at, steps[0], steps[1], count, add,
             )  # fmt: skip
 
-        def run(left, right, first, count, out, add):
+        def run(left, right, first, count, out, add, in_strips):
             (rows, depth), columns = left.shape, right.shape[1]
             width = gemm.TILE_BYTES // left.itemsize
             high, wide = -(-rows // gemm.ROWS) * gemm.ROWS, -(-columns // width) * width
@@ -158,9 +157,13 @@ def product_of_rows(request: pytest.FixtureRequest):
             strips = np.full((wide // width, depth, width), np.nan, left.dtype)
             for j in range(columns):
                 strips[j // width, :, j % width] = right[:, j]
+            step, strip = width, depth * width
+            if not in_strips:
+                strips = strips.transpose(1, 0, 2)
+                step, strip = wide, width
             kernel(
-                memory, GUARD, stride, rows, columns, lines.reshape(-1), first, gap,
-                strips.reshape(-1), first * width, depth * width, count, add,
+                memory, GUARD, stride, (rows, columns), lines.reshape(-1), first, gap,
+                strips.reshape(-1), first * step, (step, strip), count, add,
             )  # fmt: skip
             result = view[:rows, :columns].copy()
             view[:rows, :columns] = out
@@ -181,7 +184,8 @@ def test_products_of_rows(product_of_rows, dtype, data) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     left, right = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, depth), (depth, columns)))
     out = rng.standard_normal((rows, columns)).astype(dtype)
-    result = product_of_rows(left, right, first, count, out, add)
+    in_strips = data.draw(st.booleans())
+    result = product_of_rows(left, right, first, count, out, add, in_strips)
     wide = np.float64 if dtype == "float32" else np.longdouble
     taken = slice(first, first + count)
     expected = left[:, taken].astype(wide) @ right[taken].astype(wide) + (out if add else 0)
@@ -192,6 +196,6 @@ def test_products_of_rows(product_of_rows, dtype, data) -> None:
 def test_rows_beyond_the_matrix_reach_no_result(product_of_rows) -> None:
     left, right = np.ones((9, 4)), np.ones((4, 35))
     right[1, 5], left[3, 2] = np.nan, np.inf
-    result = product_of_rows(left, right, 0, 4, np.zeros((9, 35)), False)
+    result = product_of_rows(left, right, 0, 4, np.zeros((9, 35)), False, True)
     assert np.all(np.isnan(result[:, 5])) and np.all(np.isposinf(np.delete(result[3], 5)))
     assert np.all(np.delete(np.delete(result, 5, axis=1), 3, axis=0) == 4)

@@ -6,10 +6,13 @@ image, and the points of a tile of output positions, set up once, serve all chan
 
 Forward, a thread takes a tile of output positions and samples a few taps of one chunk after the other: the
 channels of a position, side by side, are a row of the left matrix as they are, and multiplied by the weights
-of these taps at once. Backward, it takes a chunk instead,
-so that no two threads add to the same pixel or weight: for one tile after the other it makes the gradients
-of the columns, takes from them the gradients of pixels and points, puts the columns in their place and
-multiplies these by the gradient of the output. Only the gradients of points need all chunks of an offset
+of these taps at once.
+
+Backward, it takes a chunk and a share of the tiles instead, so that no two threads add to the same pixel or
+weight: a share is some images, or, where these are few and small, a part of the tiles of one, with gradients
+of pixels and weights of its own that are added up later. For one tile after the other a thread makes the
+gradients of the columns, takes from them the gradients of pixels and points, puts the columns in their place
+and multiplies these by the gradient of the output. Only the gradients of points need all chunks of an offset
 group: each chunk leaves four sums per point, one for each corner, which are added up at the end of a band of
 tiles.
 
@@ -31,9 +34,12 @@ from .deform_gradients import (
     Inputs,
     Wanted,
     backward_items,
+    backward_memory,
+    pack_row_items,
     point_items,
     sample_backward_items,
     sample_items,
+    unpack_row_items,
 )
 from .deform_kernels import (
     Chunks,
@@ -46,10 +52,13 @@ from .deform_kernels import (
     unpack_items,
 )
 from .gemm import ROWS, TILE_BYTES
-from .scratch import borrow, run_with_memory
+from .scratch import KEPT_BYTES, borrow, run_with_memory
 
-COLUMN_BYTES = 128 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
-DEPTH = 288  # columns of a chunk, about: channels times taps
+COLUMN_BYTES = 256 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
+# Backward: columns of a chunk, about (channels times taps), and the most bytes of their weights.
+DEPTH, CHUNK_WEIGHT_BYTES = 640, 640 * 1024
+SPLITS = 4  # shares of an image, most: each has a gradient of its own, and these are added up
+LEAST_ITEMS = 4  # where more would make chunks of fewer channels: a point costs much whatever their number
 # Forward: positions of a tile, channels of a chunk, and samples of a position that are multiplied at once.
 TILE, LEAST_TILE, CHANNELS, SAMPLES = 128, 32, 128, 256
 SUMS_BYTES = 4 * 1024 * 1024  # sums of points that wait to be added up
@@ -73,7 +82,8 @@ class _Plan(NamedTuple):
 
     chunks: Chunks
     parts: tuple[tuple[Part, ...], ...]  # by the chunks that they are made of
-    shares: int
+    shares: int  # of the tiles, backward
+    splits: int  # shares of one image
 
 
 def _grid(x: np.ndarray, offset: np.ndarray, weight: np.ndarray, **steps: tuple[int, int]) -> Grid:
@@ -108,10 +118,20 @@ def _channels_of_chunk(call: _Call) -> int:
     if _multiplies_samples(call):
         wanted = CHANNELS
     else:
-        wanted = min(128, DEPTH // grid.taps, grid.channels * max(1, call.batch) // (parallel.ITEMS // 2))
+        of_channel = max(1, grid.outputs // grid.groups) * grid.taps * call.itemsize
+        wanted = min(128, DEPTH // grid.taps, CHUNK_WEIGHT_BYTES // of_channel)
+    if call.backward:  # threads take chunks, and shares of the tiles
+        wanted = min(wanted, grid.channels * max(1, call.batch) * _splits(call) // LEAST_ITEMS)
     copies = 2 if call.backward else 1
     most = int(_budget(PACKED_BYTES, PACKED_PART, call) // (grid.pixels * call.itemsize * copies))
     return max(1, min(most, max(16, wanted // 16 * 16)))
+
+
+def _splits(call: _Call) -> int:
+    """Shares that each image has in the backward pass, if it is done in one part."""
+    image = call.grid.channels * call.grid.pixels * call.itemsize
+    most = min(KEPT_BYTES // max(1, call.batch * image), parallel.ITEMS // 2 // max(1, call.batch), SPLITS)
+    return 2 ** (max(1, most).bit_length() - 1)
 
 
 def _multiplies_samples(call: _Call) -> bool:
@@ -171,7 +191,11 @@ def _plan(call: _Call) -> _Plan:
         shares = max(1, min(shares, images, int(budgets[1] // max(1, weight_sizes[start:stop].sum()))))
         parts.append(tuple(_parts(call, chunks, start, stop, images, tile, step)))
         start = stop
-    return _Plan(chunks, tuple(parts), min(shares, max(1, -(-parallel.ITEMS // len(chunks.first)))))
+    shares = min(shares, max(1, -(-parallel.ITEMS // len(chunks.first))))
+    splits = _splits(call) if len(parts) == len(parts[0]) == 1 else 1
+    while splits > 1 and shares * splits * weight_sizes.sum() > budgets[1]:
+        splits //= 2
+    return _Plan(chunks, tuple(parts), shares * splits, splits)
 
 
 def _tile(call: _Call, channels: int) -> tuple[int, int]:
@@ -220,37 +244,21 @@ def _parts(
 
 def _pack(x: np.ndarray, grid: Grid, chunks: Chunks, part: Part) -> np.ndarray:
     packed = borrow("packed", part.images * part.channels * grid.pixels, x.dtype)
-    parallel.run(pack_items, part.images * (grid.height + 3), len(packed), x, packed, grid, chunks, part)
+    parallel.run(pack_items, part.images * (grid.height + 3), 4 * len(packed), x, packed, grid, chunks, part)
     return packed
 
 
 def _pack_weights(weight: np.ndarray, call: _Call, chunks: Chunks, part: Part) -> tuple[np.ndarray, Chunks]:
     """The weights of the chunks of a part as right matrices, and the chunks with where these begin."""
-    grid, at = call.grid, chunks.weight_at - chunks.weight_at[part.chunk]
+    grid, end = call.grid, part.chunk + part.chunks
     each, width = grid.outputs // grid.groups, TILE_BYTES // call.itemsize
-    ends = np.append(chunks.weight_at, _weight_size(call, chunks)) - chunks.weight_at[part.chunk]
-    packed = borrow("weights", int(ends[part.chunk + part.chunks]), weight.dtype)
-    of_part = chunks._replace(weight_at=at)
-    if not call.backward:
-        matrices = kernel_input(weight).reshape(-1)
-        items = part.chunks * -(-each // width)
-        parallel.run(pack_weight_items, items, 2 * len(packed), matrices, packed, grid, of_part, part)
-        return packed, of_part
-    packed[...] = 0
-    for chunk in range(part.chunk, part.chunk + part.chunks):
-        matrix = _weights_of_chunk(weight, grid, chunks, chunk)
-        depth = matrix.shape[1] * matrix.shape[2]
-        target = packed[at[chunk] : ends[chunk + 1]]
-        target.reshape(_round(each, ROWS), -1)[:each, :depth] = matrix.reshape(each, depth)
+    ends = np.append(chunks.weight_at, _weight_size(call, chunks))
+    packed = borrow("weights", int(ends[end] - ends[part.chunk]), weight.dtype)
+    of_part = chunks._replace(weight_at=chunks.weight_at - ends[part.chunk])
+    kernel, items = (pack_row_items, each) if call.backward else (pack_weight_items, -(-each // width))
+    matrices = kernel_input(weight).reshape(-1)
+    parallel.run(kernel, part.chunks * items, 2 * len(packed), matrices, packed, grid, of_part, part)
     return packed, of_part
-
-
-def _weights_of_chunk(weight: np.ndarray, grid: Grid, chunks: Chunks, chunk: int) -> np.ndarray:
-    """A view of the weights of one chunk, (O/G, taps, channels)."""
-    each, group = grid.outputs // grid.groups, chunks.group[chunk]
-    first = chunks.first[chunk] - group * weight.shape[1]
-    view = weight.reshape(*weight.shape[:2], grid.taps)[group * each : (group + 1) * each]
-    return view[:, first : first + chunks.size[chunk]].transpose(0, 2, 1)
 
 
 def _flat(*arrays: Any) -> Iterator[np.ndarray]:
@@ -277,7 +285,7 @@ def forward(
         return y, kept
     grid = _grid(x, offset, weight, **steps)
     call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, y), backward=False)
-    chunks, groups_of_parts, _ = _plan(call)
+    chunks, groups_of_parts, *_ = _plan(call)
     pixels, places, factors, biases = _flat(x, offset, mask, bias)
     for parts in groups_of_parts:
         weights, of_part = _pack_weights(weight, call, chunks, parts[0])
@@ -312,82 +320,70 @@ def backward(
     grid = _grid(x, offset, weight, **steps)
     array_bytes = _bytes(*kept, grad_output, *grads)
     call = _Call(x.shape[0], grid, x.itemsize, array_bytes, backward=True)
-    chunks, groups_of_parts, shares = _plan(call)
+    plan = _plan(call)
     pixels, places, factors = _flat(x, offset, mask)
     gradient = kernel_input(grad_output).reshape(-1)
-    for parts in groups_of_parts:
-        weights, of_part = _pack_weights(weight, call, chunks, parts[0])
-        slots = np.zeros((shares, len(weights) if wanted.weight else 0), x.dtype)
+    for parts in plan.parts:
+        weights, of_part = _pack_weights(weight, call, plan.chunks, parts[0])
+        slots = borrow("slots", plan.shares * len(weights) if wanted.weight else 0, x.dtype)
+        slots[...] = 0
         for part in parts:
             inputs = (gradient, pixels, places, factors, weights)
-            _backward_part(inputs, slots, grads, grid, of_part, part, wanted, shares)
+            _backward_part(inputs, slots, grads, grid, plan._replace(chunks=of_part), part, wanted)
         if wanted.weight:
-            _unpack_weights(slots.sum(axis=0), grads[2], call, of_part, parts[0])
+            items, arrays = parts[0].chunks * grid.outputs // grid.groups, (slots, grads[2].reshape(-1))
+            last = (grid, of_part, parts[0], plan.shares)
+            parallel.run(unpack_row_items, items, 2 * len(slots), *arrays, *last)
     return *grads, grad_bias
 
 
 def _backward_part(
-    inputs: tuple,
-    slots: np.ndarray,
-    grads: list,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
-    wanted: Wanted,
-    shares: int,
+    inputs: tuple, slots: np.ndarray, grads: list, grid: Grid, plan: _Plan, part: Part, wanted: Wanted
 ) -> None:
     """Gradients that the images and chunks of a part give."""
     gradient, pixels, places, factors, weights = inputs
+    chunks, size = plan.chunks, pixels.itemsize
     packed = _pack(pixels, grid, chunks, part)
     of_part = Inputs(gradient, packed, places, factors, weights)
-    grad_packed = np.zeros(len(packed) if wanted.x else 0, packed.dtype)
+    grad_packed = borrow("gradients", plan.splits * len(packed) if wanted.x else 0, packed.dtype)
     grad_points = tuple(
         np.empty(0, packed.dtype) if grad is None else grad.reshape(-1) for grad in grads[1::2]
     )
     work = 4.0 * part.channels * grid.taps * (grid.outputs // grid.groups if len(weights) else 4)
-    for band in _bands(grid, part, packed.itemsize, shares, wanted):
+    for band in _bands(grid, part, size, plan, wanted):
         tiles = band.stop - band.start
-        sums = np.empty(tiles * part.chunks * _sums_of_tile(grid, part) if wanted.points else 0, packed.dtype)
-        operations = 0.1 * work * tiles * part.tile
-        grads_of_band = Gradients(grad_packed, slots.reshape(-1), sums)
-        common = (grid, chunks, part, band)
-        kernel = backward_items if len(weights) else sample_backward_items
-        items = shares * part.chunks
-        parallel.run(kernel, items, operations, of_part, grads_of_band, *common, wanted)
-        if wanted.points:
-            count = tiles * part.tile * grid.taps * part.chunks * 4
-            parallel.run(point_items, tiles, count, sums, places, factors, *grad_points, *common)
-    if wanted.x:
-        items = part.images * part.chunks
-        parallel.run(
-            unpack_items, items, len(grad_packed), grad_packed, grads[0].reshape(-1), grid, chunks, part
+        sums = borrow(
+            "sums", tiles * part.chunks * _sums_of_tile(grid, part) if wanted.points else 0, packed.dtype
         )
+        operations = 0.1 * work * tiles * part.tile
+        args = (of_part, Gradients(grad_packed, slots, sums), grid, chunks, part, band)
+        items = plan.shares * part.chunks
+        if len(weights):
+            memory = backward_memory(grid, part, size)
+            run_with_memory(
+                backward_items, items, operations, sum(memory), packed.dtype, memory, *args, wanted
+            )
+        else:
+            parallel.run(sample_backward_items, items, operations, *args, wanted)
+        if wanted.points:
+            count = tiles * part.tile * grid.taps * (16 + 4 * part.chunks)
+            parallel.run(point_items, tiles, count, sums, places, factors, *grad_points, *args[2:])
+    if wanted.x:
+        target, last = grads[0].reshape(-1), (grid, chunks, part)
+        items = part.images * grid.height
+        parallel.run(unpack_items, items, len(grad_packed), grad_packed, len(packed), target, *last)
 
 
 def _sums_of_tile(grid: Grid, part: Part) -> int:
     return 4 * part.tile * grid.taps
 
 
-def _bands(grid: Grid, part: Part, itemsize: int, shares: int, wanted: Wanted) -> Iterator[Band]:
+def _bands(grid: Grid, part: Part, itemsize: int, plan: _Plan, wanted: Wanted) -> Iterator[Band]:
     tiles = part.images * part.tiles
     most = SUMS_BYTES // (part.chunks * _sums_of_tile(grid, part) * itemsize) if wanted.points else tiles
-    # At least as many as there are shares, so that each has work.
     count = max(1, most)
     for start in range(0, tiles, count):
-        yield Band(start, min(start + count, tiles), shares)
-
-
-def _unpack_weights(
-    packed: np.ndarray, grad_weight: np.ndarray, call: _Call, chunks: Chunks, part: Part
-) -> None:
-    """The reverse of `_pack_weights`."""
-    grid, each = call.grid, call.grid.outputs // call.grid.groups
-    for chunk in range(part.chunk, part.chunk + part.chunks):
-        target = _weights_of_chunk(grad_weight, grid, chunks, chunk)
-        depth = target.shape[1] * target.shape[2]
-        across = _round(depth, TILE_BYTES // call.itemsize)
-        matrix = packed[chunks.weight_at[chunk] :][: each * across].reshape(each, across)[:, :depth]
-        target[...] = matrix.reshape(target.shape)
+        yield Band(start, min(start + count, tiles), plan.shares, plan.splits)
 
 
 def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple]:
@@ -396,7 +392,7 @@ def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tu
     if y.size:
         grid = _sample_grid(x, points)
         call = _Call(x.shape[0], grid, x.itemsize, _bytes(x, points, y), backward=False)
-        chunks, groups_of_parts, _ = _plan(call)
+        chunks, groups_of_parts, *_ = _plan(call)
         pixels, places, factors = _flat(x, points, None)
         for part in (part for parts in groups_of_parts for part in parts):
             packed = _pack(pixels, grid, chunks, part)
@@ -416,12 +412,10 @@ def sample_backward(
     if grad_output.size and any(needs):
         grid, wanted = _sample_grid(x, points), Wanted(*needs, weight=False)
         call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, grad_output, *grads), backward=True)
-        chunks, groups_of_parts, shares = _plan(call)
+        plan = _plan(call)
         gradient, (pixels, places, factors) = kernel_input(grad_output).reshape(-1), _flat(x, points, None)
         nothing = np.empty(0, x.dtype)
-        for part in (part for parts in groups_of_parts for part in parts):
+        for part in (part for parts in plan.parts for part in parts):
             inputs = (gradient, pixels, places, factors, nothing)
-            _backward_part(
-                inputs, np.empty((shares, 0)), [*grads, None, None], grid, chunks, part, wanted, shares
-            )
+            _backward_part(inputs, nothing, [*grads, None, None], grid, plan, part, wanted)
     return grads[0], grads[1]

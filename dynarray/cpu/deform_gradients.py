@@ -7,21 +7,21 @@ from numba import boolean, int64, uint64
 
 from .compile import cached_jit, jit
 from .deform_kernels import (
+    LINE,
     Chunks,
     Grid,
     Part,
     Points,
-    multiples,
     new_points,
     packed_at,
-    product,
     sample,
     scratch,
     set_up,
     spread,
     sums,
 )
-from .gemm import ROWS, TILE_BYTES
+from .gemm import ROWS, TILE_BYTES, multiply_rows
+from .planes import clear, copy, whole_lines
 
 
 class Inputs(NamedTuple):
@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
 class Gradients(NamedTuple):
     """What it adds to; arrays that are not wanted have no elements."""
 
-    packed: np.ndarray
+    packed: np.ndarray  # of each image, one slot for each of its shares
     weights: np.ndarray  # one slot for each share
     corner_sums: np.ndarray  # of each point: by tile, chunk, point and corner
 
@@ -55,7 +55,83 @@ class Band(NamedTuple):
 
     start: int
     stop: int
-    shares: int  # an image belongs to one share; each has a slot for the gradient of the weights
+    shares: int  # tiles of one share add to the same memory, one after the other
+    splits: int  # shares that an image has
+
+
+@cached_jit
+def pack_row_items(
+    start: int, stop: int, weight: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+) -> None:
+    """Items are (chunk, output of its group): a row of the right matrix, in strips, of taps and channels."""
+    each, deep, width = (
+        grid.outputs // grid.groups,
+        grid.channels // grid.groups,
+        TILE_BYTES // weight.itemsize,
+    )
+    strip = -(-each // ROWS) * ROWS * width
+    for item in range(start, stop):
+        chunk, o = part.chunk + item // each, item % each
+        size, group, at = chunks.size[chunk], chunks.group[chunk], chunks.weight_at[chunk] + o * width
+        source = ((group * each + o) * deep + chunks.first[chunk] - group * deep) * grid.taps
+        columns = grid.taps * size
+        if columns % width:
+            clear(packed, at + columns // width * strip, width)
+        free = width
+        for tap in range(grid.taps):
+            for c in range(size):
+                packed[at] = weight[source + c * grid.taps + tap]
+                at, free = at + 1, free - 1
+                if not free:
+                    at, free = at + strip - width, width
+
+
+@cached_jit
+def unpack_row_items(
+    start: int,
+    stop: int,
+    slots: np.ndarray,
+    grad_weight: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
+    shares: int,
+) -> None:
+    """Items are (chunk, output of its group): the gradient of the weights, the sum of all slots."""
+    each, deep, width = (
+        grid.outputs // grid.groups,
+        grid.channels // grid.groups,
+        TILE_BYTES // slots.itemsize,
+    )
+    distance = len(slots) // shares
+    for item in range(start, stop):
+        chunk, o = part.chunk + item // each, item % each
+        size, group = chunks.size[chunk], chunks.group[chunk]
+        at = chunks.weight_at[chunk] + o * (-(-grid.taps * size // width) * width)
+        target = ((group * each + o) * deep + chunks.first[chunk] - group * deep) * grid.taps
+        for c in range(size):
+            for tap in range(grid.taps):
+                total = slots.dtype.type(0)
+                for slot in range(shares):
+                    total += slots[slot * distance + at + tap * size + c]
+                grad_weight[target + c * grid.taps + tap] = total
+
+
+@jit
+def _share(tile: int, part: Part, band: Band) -> int:
+    """The share that a tile belongs to."""
+    return (tile // part.tiles) * band.splits % band.shares + tile % part.tiles % band.splits
+
+
+@jit
+def _clear_pixels(
+    grads: Gradients, grid: Grid, chunks: Chunks, part: Part, band: Band, share: int, chunk: int
+) -> None:
+    """Zeros for the pixels that the tiles of a share add to, before the first of them."""
+    slot = share % band.splits * (len(grads.packed) // band.splits)
+    for image in range(share // band.splits, part.images, band.shares // band.splits):
+        at = packed_at(grid, part, image, chunks.first[chunk])
+        clear(grads.packed, slot + at, chunks.size[chunk] * grid.pixels)
 
 
 @jit
@@ -76,6 +152,7 @@ def _pull_back(
     """From gradients of columns, those of pixels and points; then the columns in their place."""
     image, pitch, size = tile // part.tiles, grid.width + 2, chunks.size[chunk]
     base = packed_at(grid, part, image, chunks.first[chunk])
+    to = base + tile % part.tiles % band.splits * (len(grads.packed) // band.splits)
     sums_at = ((tile - band.start) * part.chunks + chunk - part.chunk) * 4 * part.tile * grid.taps
     for i in range(min(part.tile, grid.positions - tile % part.tiles * part.tile)):
         for tap in range(grid.taps):
@@ -84,15 +161,25 @@ def _pull_back(
                 out_at = sums_at + 4 * k
                 sums(inputs.packed, base, pitch, size, points.at[k], columns, at, grads.corner_sums, out_at)
             if wanted.x:
-                spread(grads.packed, base, pitch, size, points, k, columns, at)
+                spread(grads.packed, to, pitch, size, points, k, columns, at)
             if wanted.weight:
                 sample(inputs.packed, base, pitch, size, points, k, columns, at)
+
+
+def backward_memory(grid: Grid, part: Part, itemsize: int) -> tuple[int, int, int]:
+    """Elements that a thread needs for `backward_items`: columns, and the gradient as it is and turned."""
+    each, width = grid.outputs // grid.groups, TILE_BYTES // itemsize
+    columns = part.tile * (-(-part.depth // width) * width + LINE)
+    by_output = -(-each // ROWS) * ROWS * (part.tile + LINE)
+    return columns, whole_lines(by_output), part.tile * each
 
 
 @cached_jit
 def backward_items(
     start: int,
     stop: int,
+    memory: np.ndarray,
+    parts_of_memory: tuple,
     inputs: Inputs,
     grads: Gradients,
     grid: Grid,
@@ -101,73 +188,50 @@ def backward_items(
     band: Band,
     wanted: Wanted,
 ) -> None:
-    """Items are (share of the images, chunk): no two write the same pixel, weight or sum."""
-    packed, each = inputs.packed, grid.outputs // grid.groups
-    width, rows, panels = TILE_BYTES // packed.itemsize, _whole(part.tile, ROWS), _whole(each, ROWS)
-    points = new_points(grid, part, packed)
-    by_position, by_output = scratch(rows * each, packed), scratch(part.tile * panels, packed)
-    columns = scratch(rows * _whole(part.depth, width), packed)
+    """Items are (share of the tiles, chunk): no two write the same memory."""
+    each, width = grid.outputs // grid.groups, TILE_BYTES // inputs.packed.itemsize
+    points = new_points(grid, part, inputs.packed)
+    clear(memory, 0, len(memory))  # what rows and columns beyond the matrices give is added to slots
+    pitch, middle = part.tile + LINE, parts_of_memory[0] + parts_of_memory[1]
+    columns, by_output = memory[: parts_of_memory[0]], memory[parts_of_memory[0] : middle]
+    by_position = memory[middle:]
     for item in range(start, stop):
         share, chunk = item // part.chunks, part.chunk + item % part.chunks
         group, weight_at = chunks.group[chunk], chunks.weight_at[chunk]
-        across = _whole(grid.taps * chunks.size[chunk], width)
-        steps = multiples(across, max(each, part.tile))
+        across = -(-grid.taps * chunks.size[chunk] // width) * width
         slot = share * (len(grads.weights) // band.shares) + weight_at
+        if wanted.x and band.start == 0:
+            _clear_pixels(grads, grid, chunks, part, band, share, chunk)
         for tile in range(band.start, band.stop):
-            image, first = tile // part.tiles, tile % part.tiles * part.tile
-            if image % band.shares != share:
+            if _share(tile, part, band) != share:
                 continue
-            image += part.image
+            image, first = part.image + tile // part.tiles, tile % part.tiles * part.tile
             count = min(part.tile, grid.positions - first)
             at = (image * grid.outputs + group * each) * grid.positions + first
-            _pack_gradient(by_position, by_output, inputs.grad_output, at, grid.positions, each, count)
+            for o in range(each):
+                copy(by_output, o * pitch, inputs.grad_output, at + o * grid.positions, count)
             set_up(points, inputs.offset, inputs.mask, grid, image, chunks.offset_group[chunk], first, count)
-            size = (_whole(count, ROWS), across)
-            product(
-                columns,
-                int64(0),
-                across,
-                size,
-                by_position,
-                inputs.weights,
-                weight_at,
-                steps,
-                each,
-                boolean(0),
-            )
-            _pull_back(columns, across, points, inputs, grads, grid, chunks, part, band, wanted, tile, chunk)
+            if wanted.x or wanted.points:
+                _turn(by_position, by_output, pitch, each, count)
+                multiply_rows(
+                    columns, int64(0), across + LINE, count, across, by_position, int64(0), each,
+                    inputs.weights, weight_at, width, -(-each // ROWS) * ROWS * width, each, boolean(0),
+                )  # fmt: skip
+            stride = across + LINE
+            _pull_back(columns, stride, points, inputs, grads, grid, chunks, part, band, wanted, tile, chunk)
             if wanted.weight:
-                size = (panels, across)
-                product(
-                    grads.weights, slot, across, size, by_output, columns, int64(0), steps, count, boolean(1)
-                )
+                multiply_rows(
+                    grads.weights, slot, across, each, across, by_output, int64(0), pitch,
+                    columns, int64(0), stride, width, count, boolean(1),
+                )  # fmt: skip
 
 
 @jit
-def _whole(count: int, step: int) -> int:
-    return -(-count // step) * step
-
-
-@jit
-def _pack_gradient(
-    by_position: np.ndarray,
-    by_output: np.ndarray,
-    grad_output: np.ndarray,
-    at: int,
-    plane: int,
-    each: int,
-    count: int,
-) -> None:
-    """Gradients of the output of a tile as a left matrix: (position, output), and (output, position)."""
-    for o in range(each):
-        source = uint64(at + o * plane)
-        other = uint64(o // ROWS * count * ROWS + o % ROWS)
-        for i in range(0, count, ROWS):
-            place = uint64(i * each + o * ROWS)
-            for r in range(uint64(min(ROWS, count - i))):
-                by_position[place + r] = grad_output[source + uint64(i) + r]
-        for i in range(uint64(count)):
-            by_output[other + i * uint64(ROWS)] = grad_output[source + i]
+def _turn(by_position: np.ndarray, by_output: np.ndarray, pitch: int, each: int, count: int) -> None:
+    """by_position[i*each + o] = by_output[o*pitch + i]."""
+    for i in range(uint64(count)):
+        for o in range(uint64(each)):
+            by_position[i * uint64(each) + o] = by_output[o * uint64(pitch) + i]
 
 
 @cached_jit
@@ -196,18 +260,22 @@ def point_items(
                 end += 1
             set_up(points, offset, mask, grid, part.image + image, group, first, count)
             plane = ((part.image + image) * grid.offset_groups + group) * grid.taps * grid.positions
-            for k in range(count * grid.taps):
-                s0 = s1 = s2 = s3 = offset.dtype.type(0)
-                for c in range(item * part.chunks + chunk, item * part.chunks + end):
-                    source = c * per_chunk + 4 * k
-                    s0 += corner_sums[source]
-                    s1 += corner_sums[source + 1]
-                    s2 += corner_sums[source + 2]
-                    s3 += corner_sums[source + 3]
-                at = plane + k % grid.taps * grid.positions + first + k // grid.taps
-                y_at = 2 * plane + 2 * (k % grid.taps) * grid.positions + first + k // grid.taps
-                totals = (s0, s1, s2, s3)
-                _point_gradient(totals, points, k, grad_offset, y_at, grid.positions, grad_mask, at)
+            for tap in range(grid.taps):
+                at = plane + tap * grid.positions + first
+                y_at = at + plane + tap * grid.positions
+                for i in range(count):
+                    k = i * grid.taps + tap
+                    s0 = s1 = s2 = s3 = offset.dtype.type(0)
+                    for c in range(item * part.chunks + chunk, item * part.chunks + end):
+                        source = uint64(c * per_chunk + 4 * k)
+                        s0 += corner_sums[source]
+                        s1 += corner_sums[source + uint64(1)]
+                        s2 += corner_sums[source + uint64(2)]
+                        s3 += corner_sums[source + uint64(3)]
+                    totals = (s0, s1, s2, s3)
+                    _point_gradient(
+                        totals, points, k, grad_offset, y_at + i, grid.positions, grad_mask, at + i
+                    )
             chunk = end
 
 
@@ -282,11 +350,12 @@ def sample_backward_items(
     for item in range(start, stop):
         share, chunk = item // part.chunks, part.chunk + item % part.chunks
         size = chunks.size[chunk]
+        if wanted.x and band.start == 0:
+            _clear_pixels(grads, grid, chunks, part, band, share, chunk)
         for tile in range(band.start, band.stop):
-            image, first = tile // part.tiles, tile % part.tiles * part.tile
-            if image % band.shares != share:
+            if _share(tile, part, band) != share:
                 continue
-            image += part.image
+            image, first = part.image + tile // part.tiles, tile % part.tiles * part.tile
             count = min(part.tile, grid.positions - first)
             set_up(points, inputs.offset, inputs.mask, grid, image, 0, first, count)
             for c in range(size):

@@ -6,7 +6,7 @@ import numpy as np
 from numba import int64, uint64
 
 from .compile import cached_jit, jit
-from .gemm import ROWS, TILE_BYTES, multiply, multiply_rows
+from .gemm import TILE_BYTES, multiply_rows
 from .planes import aligned, clear, whole_lines
 
 LINE = 16  # elements, at least those of a cache line
@@ -260,21 +260,39 @@ def pack_weight_items(
 
 @cached_jit
 def unpack_items(
-    start: int, stop: int, packed: np.ndarray, x: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+    start: int,
+    stop: int,
+    slots: np.ndarray,
+    distance: int,
+    x: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
 ) -> None:
-    """The reverse."""
+    """The reverse, of the sum of packed images that lie some distance apart. Items are rows of images."""
+    pitch = grid.width + 2
     for item in range(start, stop):
-        image, chunk = item // part.chunks, part.chunk + item % part.chunks
-        first, size = chunks.first[chunk], chunks.size[chunk]
-        at = packed_at(grid, part, image, first)
-        for row in range(grid.height):
-            place = uint64(at + ((row + 1) * (grid.width + 2) + 1) * size)
-            for c in range(size):
-                target = uint64(
-                    (((part.image + image) * grid.channels + first + c) * grid.height + row) * grid.width
-                )
-                for column in range(uint64(grid.width)):
-                    x[target + column] = packed[place + column * uint64(size) + uint64(c)]
+        image, row = item // grid.height, item % grid.height
+        for chunk in range(part.chunk, part.chunk + part.chunks):
+            first, size = chunks.first[chunk], chunks.size[chunk]
+            at = packed_at(grid, part, image, first) + ((row + 1) * pitch + 1) * size
+            target = ((part.image + image) * grid.channels + first) * grid.height + row
+            for other in range(at + distance, len(slots), distance):
+                for k in range(uint64(grid.width * size)):
+                    slots[uint64(at) + k] += slots[uint64(other) + k]
+            _unpack_row(slots, at, size, x, target * grid.width, grid.height * grid.width, grid.width)
+
+
+@jit
+def _unpack_row(
+    packed: np.ndarray, at: int, size: int, x: np.ndarray, target: int, plane: int, width: int
+) -> None:
+    """The reverse of `_pack_row`."""
+    for c in range(0, size, _LANES):
+        source, to = uint64(at + c), uint64(target + c * plane)
+        for j in range(uint64(width)):
+            for k in range(uint64(min(_LANES, size - c))):
+                x[to + k * uint64(plane) + j] = packed[source + j * uint64(size) + k]
 
 
 @jit
@@ -283,38 +301,6 @@ def scratch(size: int, like: np.ndarray) -> np.ndarray:
     memory = aligned(size + LINE, like)
     clear(memory, 0, len(memory))
     return memory
-
-
-@jit
-def multiples(step: int, count: int) -> np.ndarray:
-    """step * k for all k < count: where the rows of a right matrix begin."""
-    found = np.empty(count, np.int64)
-    for k in range(count):
-        found[k] = step * k
-    return found
-
-
-@jit
-def product(
-    out: np.ndarray,
-    at: int,
-    stride: int,
-    size: tuple[int, int],
-    left: np.ndarray,
-    right: np.ndarray,
-    right_at: int,
-    steps: np.ndarray,
-    depth: int,
-    add: bool,
-) -> None:
-    """A product of whole tiles: one strip of the right matrix after the other stays in the L1 cache.
-
-    Constants are handed over as ``int64(0)``: for a literal 0 Numba would compile everything once more.
-    """
-    width, panel = TILE_BYTES // out.itemsize, depth * ROWS
-    for j in range(0, size[1], width):
-        to, source = at + j, right_at + j
-        multiply(out, to, stride, size[0], width, left, 0, panel, right, source, steps, 0, depth, out, add)
 
 
 def forward_memory(grid: Grid, part: Part, itemsize: int) -> int:
@@ -363,7 +349,7 @@ def forward_items(
                         sample(packed, base, grid.width + 2, size, points, k, memory, to)
                 multiply_rows(
                     result, int64(0), across + LINE, count, across,
-                    memory, int64(0), depth, weights, at, grid.taps * size * width, depth,
+                    memory, int64(0), depth, weights, at, width, grid.taps * size * width, depth,
                     tap > 0 or not begins,
                 )  # fmt: skip
             begins = chunk + 1 == part.chunk + part.chunks or chunks.group[chunk + 1] != chunks.group[chunk]

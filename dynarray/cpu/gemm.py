@@ -101,6 +101,7 @@ def multiply_rows(
     left_stride: int,
     right: np.ndarray,
     right_at: int,
+    right_stride: int,
     strip: int,
     depth: int,
     add: bool,
@@ -114,13 +115,14 @@ def multiply_rows(
     Parameters
     ----------
     out, left, right : array, 1-d, contiguous
-        The matrices: `right` in strips of `TILE_BYTES` of columns, each row by row.
+        The matrices.
     at, stride, rows, columns : int
         Where the result begins, the distance of its rows, and its size.
     left_at, left_stride : int
         Where the left matrix begins, and the distance of its rows.
-    right_at, strip : int
-        Where the first strip begins, at the first row to be taken, and the distance of strips.
+    right_at, right_stride, strip : int
+        Where the right matrix begins, the distance of its rows, and that of its strips of `TILE_BYTES` of
+        columns: row by row it is read fastest where each strip lies by itself.
     depth : int
         Columns of the left matrix, at least 1.
     add : bool
@@ -131,7 +133,7 @@ def multiply_rows(
         source = right_at + j // width * strip
         for i in range(0, rows, ROWS):
             place, line = at + i * stride + j, left_at + i * left_stride
-            _row_tile(out, place, stride, left, line, left_stride, right, source, depth, add)
+            _row_tile(out, place, stride, left, line, left_stride, right, source, right_stride, depth, add)
 
 
 @jit
@@ -195,18 +197,19 @@ def _row_tile(
     left_stride: Any,
     right: Any,
     right_at: Any,
+    right_stride: Any,
     depth: Any,
     add: Any,
 ) -> Any:
     """One tile of `multiply_rows`."""
     index = types.intp
-    signature = types.void(out, index, index, left, index, index, right, index, index, types.boolean)
+    signature = types.void(out, index, index, left, index, index, right, index, index, index, types.boolean)
     return signature, _generate_row_tile
 
 
 def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, TILE_BYTES)
-    _, at, stride, _, left_at, left_stride, _, right_at, depth, add = args
+    _, at, stride, _, left_at, left_stride, _, right_at, right_stride, depth, add = args
     index = depth.type
     out, left, right = (
         builder.gep(writer.data[array], [offset]) for array, offset in ((0, at), (3, left_at), (6, right_at))
@@ -214,7 +217,7 @@ def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) ->
     lines = [builder.gep(left, [builder.mul(left_stride, index(i))]) for i in range(ROWS)]
 
     def step(k: Any, sums: list) -> list:
-        values = writer.load(right, builder.mul(k, index(writer.lanes)))
+        values = writer.load(right, builder.mul(k, right_stride))
         factors = (writer.broadcast(writer.element(line, k)) for line in lines)
         return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
 
