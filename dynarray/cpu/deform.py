@@ -35,11 +35,10 @@ from .deform_gradients import (
     Wanted,
     backward_items,
     backward_memory,
-    pack_row_items,
     point_items,
     sample_backward_items,
     sample_items,
-    unpack_row_items,
+    weight_items,
 )
 from .deform_kernels import (
     Chunks,
@@ -255,9 +254,11 @@ def _pack_weights(weight: np.ndarray, call: _Call, chunks: Chunks, part: Part) -
     ends = np.append(chunks.weight_at, _weight_size(call, chunks))
     packed = borrow("weights", int(ends[end] - ends[part.chunk]), weight.dtype)
     of_part = chunks._replace(weight_at=chunks.weight_at - ends[part.chunk])
-    kernel, items = (pack_row_items, each) if call.backward else (pack_weight_items, -(-each // width))
-    matrices = kernel_input(weight).reshape(-1)
-    parallel.run(kernel, part.chunks * items, 2 * len(packed), matrices, packed, grid, of_part, part)
+    arrays, last = (kernel_input(weight).reshape(-1), packed), (grid, of_part, part)
+    if call.backward:
+        parallel.run(weight_items, part.chunks * each, 2 * len(packed), *arrays, *last, 0)
+    else:
+        parallel.run(pack_weight_items, part.chunks * -(-each // width), 2 * len(packed), *arrays, *last)
     return packed, of_part
 
 
@@ -331,9 +332,9 @@ def backward(
             inputs = (gradient, pixels, places, factors, weights)
             _backward_part(inputs, slots, grads, grid, plan._replace(chunks=of_part), part, wanted)
         if wanted.weight:
-            items, arrays = parts[0].chunks * grid.outputs // grid.groups, (slots, grads[2].reshape(-1))
+            items, arrays = parts[0].chunks * (grid.outputs // grid.groups), (grads[2].reshape(-1), slots)
             last = (grid, of_part, parts[0], plan.shares)
-            parallel.run(unpack_row_items, items, 2 * len(slots), *arrays, *last)
+            parallel.run(weight_items, items, 2 * len(slots), *arrays, *last)
     return *grads, grad_bias
 
 

@@ -60,61 +60,49 @@ class Band(NamedTuple):
 
 
 @cached_jit
-def pack_row_items(
-    start: int, stop: int, weight: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+def weight_items(
+    start: int,
+    stop: int,
+    weight: np.ndarray,
+    packed: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
+    slots: int,
 ) -> None:
-    """Items are (chunk, output of its group): a row of the right matrix, in strips, of taps and channels."""
+    """Items are (chunk, output of its group): rows of a matrix with a column for each tap and channel.
+
+    Without slots, from the weights to right matrices in strips; else the sum of so many gradients, which are
+    row by row, to that of the weights. One kernel takes half as long to compile as two.
+    """
     each, deep, width = (
         grid.outputs // grid.groups,
         grid.channels // grid.groups,
         TILE_BYTES // weight.itemsize,
     )
-    strip = -(-each // ROWS) * ROWS * width
+    strip, distance = -(-each // ROWS) * ROWS * width, len(packed) // max(1, slots)
     for item in range(start, stop):
         chunk, o = part.chunk + item // each, item % each
-        size, group, at = chunks.size[chunk], chunks.group[chunk], chunks.weight_at[chunk] + o * width
+        size, group, at = chunks.size[chunk], chunks.group[chunk], chunks.weight_at[chunk]
         source = ((group * each + o) * deep + chunks.first[chunk] - group * deep) * grid.taps
-        columns = grid.taps * size
-        if columns % width:
+        columns, free = grid.taps * size, width
+        at += o * (-(-columns // width) * width if slots else width)
+        if not slots and columns % width:
             clear(packed, at + columns // width * strip, width)
-        free = width
         for tap in range(grid.taps):
             for c in range(size):
-                packed[at] = weight[source + c * grid.taps + tap]
+                place = source + c * grid.taps + tap
+                if slots:
+                    total = weight.dtype.type(0)
+                    for slot in range(slots):
+                        total += packed[at + slot * distance]
+                    weight[place] = total
+                    at += 1
+                    continue
+                packed[at] = weight[place]
                 at, free = at + 1, free - 1
                 if not free:
                     at, free = at + strip - width, width
-
-
-@cached_jit
-def unpack_row_items(
-    start: int,
-    stop: int,
-    slots: np.ndarray,
-    grad_weight: np.ndarray,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
-    shares: int,
-) -> None:
-    """Items are (chunk, output of its group): the gradient of the weights, the sum of all slots."""
-    each, deep, width = (
-        grid.outputs // grid.groups,
-        grid.channels // grid.groups,
-        TILE_BYTES // slots.itemsize,
-    )
-    distance = len(slots) // shares
-    for item in range(start, stop):
-        chunk, o = part.chunk + item // each, item % each
-        size, group = chunks.size[chunk], chunks.group[chunk]
-        at = chunks.weight_at[chunk] + o * (-(-grid.taps * size // width) * width)
-        target = ((group * each + o) * deep + chunks.first[chunk] - group * deep) * grid.taps
-        for c in range(size):
-            for tap in range(grid.taps):
-                total = slots.dtype.type(0)
-                for slot in range(shares):
-                    total += slots[slot * distance + at + tap * size + c]
-                grad_weight[target + c * grid.taps + tap] = total
 
 
 @jit
