@@ -227,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_channel_su
     *target = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_forward(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_forward(
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ y, int* __restrict__ largest, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
@@ -268,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_spati
     spatial_kernel_gradient(grad_output, largest, in, grad, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_sample_attention(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_sample_attention(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
