@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 
 def check_shape(
     operator: str, argument: str, array: Any, pattern: str, sizes: Mapping[str, int]
@@ -69,6 +71,13 @@ def check_choice(operator: str, argument: str, value: Any, choices: Iterable[str
         expected = ", ".join(repr(name) for name in names)
         raise ValueError(f"{operator}: {argument} must be one of {expected}, got {value!r}")
     return value
+
+
+def check_flag(operator: str, argument: str, value: Any) -> bool:
+    """A bool, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
+    return bool(value)
 
 
 def _as_int(value: Any) -> int | None:

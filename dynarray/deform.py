@@ -7,9 +7,7 @@ any points.
 
 from typing import Any
 
-import numpy as np
-
-from ._check import check_divides, check_pair, check_shape
+from ._check import check_divides, check_flag, check_pair, check_shape
 from ._geometry import output_size, resolve_padding
 from ._operator import Case, Checked, Form, backward_of, forms, register
 
@@ -145,12 +143,6 @@ def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
     return SAMPLE_POINTS((x, points), deterministic=deterministic)
 
 
-def _check_flag(operator: str, argument: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
-    return bool(value)
-
-
 def _check_grid(
     operator: str, sizes: dict[str, int], stride: Any, padding: Any, dilation: Any
 ) -> dict[str, tuple[int, int]]:
@@ -188,7 +180,7 @@ def _check_deform_conv2d(
     deterministic: Any,
 ) -> Checked:
     name = "deform_conv2d"
-    deterministic = _check_flag(name, "deterministic", deterministic)
+    deterministic = check_flag(name, "deterministic", deterministic)
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes = check_shape(name, "weight", weight, "O C/groups kh kw", sizes)
     if min(sizes["kh"], sizes["kw"]) < 1:
@@ -249,7 +241,7 @@ def _with_taps(name: str, argument: str, array: Any, sizes: dict[str, int], per_
 
 def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
     name = "sample_points"
-    deterministic = _check_flag(name, "deterministic", deterministic)
+    deterministic = check_flag(name, "deterministic", deterministic)
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes = check_shape(name, "points", points, "N P 2 Ho Wo", {**sizes, "2": 2})
     shape = tuple(sizes[key] for key in ("N", "C", "P", "Ho", "Wo"))

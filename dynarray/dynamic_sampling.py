@@ -7,9 +7,7 @@ around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural
 
 from typing import Any
 
-import numpy as np
-
-from ._check import check_choice, check_int, check_pair, check_shape
+from ._check import check_choice, check_flag, check_int, check_pair, check_shape
 from ._geometry import output_size, resolve_padding, shorten_steps
 from ._operator import Case, Checked, Form, backward_of, forms, register
 
@@ -199,12 +197,6 @@ def _check_kernel(operator: str, argument: str, sizes: dict[str, int]) -> tuple[
     return kernel
 
 
-def _check_flag(operator: str, argument: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
-    return bool(value)
-
-
 def _check_dynamic_sampling_conv2d(
     x: Any,
     channel_kernel: Any,
@@ -216,7 +208,7 @@ def _check_dynamic_sampling_conv2d(
     name = "dynamic_sampling_conv2d"
     samples = check_int(name, "samples", params["samples"], 1)
     steps = {key: check_pair(name, key, params[key], 1) for key in ("sample_stride", "dilation", "stride")}
-    flags = {key: _check_flag(name, key, params[key]) for key in ("kernel_residual", "attention_residual")}
+    flags = {key: check_flag(name, key, params[key]) for key in ("kernel_residual", "attention_residual")}
     fuse = check_choice(name, "fuse", params["fuse"], FUSE)
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes["Ho"] = output_size(sizes["H"], 1, steps["stride"][0], 1, 0)
