@@ -327,7 +327,8 @@ extern "C" __global__ void __launch_bounds__(128, 3) displaced_grad_blurred(
 
 // The gradients of weight and displacement need, per unit and corner, the sum of grad_output times the pixels that the
 // unit reads there. Blocks: (slot, chunk of source channels, chunk of outputs); a slot has every slots-th tile.
-extern "C" __global__ void __launch_bounds__(128, 3) displaced_correlate(
+#define CORRELATE_BLOCKS (sizeof(T) == 8 ? 2 : 3)  // in double, sums take twice the registers
+extern "C" __global__ void __launch_bounds__(128, CORRELATE_BLOCKS) displaced_correlate(
     const T* __restrict__ grad_output, const ACC* __restrict__ image, const int* __restrict__ place,
     const int* __restrict__ reach, double* __restrict__ partial, INDEX tiles, int slots, int chunk, int capacity,
     int targets, int sources, int per_pair, int height, int width) {

@@ -215,7 +215,7 @@ __device__ __forceinline__ bool takes_part(const int* __restrict__ largest, INDE
 // The kernels. `items` counts threads.
 
 // X1: the sum of x over channels.
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_channel_sum(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_channel_sum(
     const T* __restrict__ x, ACC* __restrict__ total, INDEX items, int channels, INDEX plane) {
     INDEX flat = thread_index();
     if (flat >= items) return;
@@ -240,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_forward(
     fuse_regions(in, y, largest, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_channel_kernel(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_channel_kernel(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
@@ -254,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_chann
     channel_kernel_gradient(grad_output, largest, in, grad, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_spatial_kernel(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_spatial_kernel(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
@@ -282,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_sampl
     sample_attention_gradient(grad_output, largest, in, grad, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_position_attention(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_position_attention(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
@@ -296,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_posit
     position_attention_gradient(grad_output, largest, in, grad, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_total(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_total(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
@@ -310,7 +310,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_total
     total_gradient(grad_output, largest, in, partial, items, slots, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_x(
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_x(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
