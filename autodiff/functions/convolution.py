@@ -2,9 +2,9 @@
 
 NumPy arrays of one real dtype go to the kernels of `dynarray.cpu.convolution`; others, CuPy's among them, to
 BLAS over bounded column tiles. A tile of columns holds, for some rows of outputs, every input value that
-these rows read; it is never larger than about `TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix product and needs no columns. A
-depthwise convolution has no sum over channels for BLAS to do, so it runs tap by tap over blocks of channels
-that stay in cache.
+these rows read; it is never larger than about `TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix
+product and needs no columns. A depthwise convolution has no sum over channels for BLAS to do, so it runs tap
+by tap over blocks of channels that stay in cache.
 """
 
 from collections.abc import Iterator
