@@ -23,6 +23,12 @@ def input_positions(
     return (np.arange(outputs) // upsample) * stride - padding + tap * dilation
 
 
+def on_ring(positions: np.ndarray, size: int) -> np.ndarray:
+    """Positions in an image with a ring of zeros around it, onto which fall all that are outside."""
+    # np.clip takes three times as long on small arrays.
+    return np.minimum(np.maximum(positions, -1), size) + 1
+
+
 def shorten_steps(
     size: int, kernel: int, outputs: int, stride: int, dilation: int, padding: int
 ) -> tuple[int, int, int]:

@@ -126,6 +126,55 @@ def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
     raise LookupError(f"{operator.name}: cases() never gave every array")
 
 
+def _moved(array: Any) -> Any:
+    """The same values one element past an aligned address."""
+    memory = array.ravel().repeat(2)[1 : 1 + array.size]
+    memory[...] = array.ravel()
+    return memory.reshape(array.shape)
+
+
+def _unaligned(array: np.ndarray) -> np.ndarray:
+    """The same values at an odd address."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    view = memory[1:].view(array.dtype) if array.size else array.ravel()
+    view = np.ndarray(array.shape, array.dtype, memory.data, offset=1)
+    view[...] = array
+    return view
+
+
+def _flipped(array: Any) -> Any:
+    every = (slice(None, None, -1),) * array.ndim
+    return array[every].copy()[every]
+
+
+def _sparse(array: Any) -> Any:
+    """Every second element of a larger array, which has other values in between."""
+    if array.ndim == 1:
+        return array.repeat(2)[1::2]
+    return array.repeat(2, -1).repeat(2, 1)[:, 1::2, ..., ::2]
+
+
+def _transposed(array: Any) -> Any:
+    return array.T.copy().T
+
+
+LAYOUTS: dict[str, Callable] = {
+    "transposed": _transposed,
+    "flipped": _flipped,
+    "sparse": _sparse,
+    "moved": _moved,
+    "unaligned": _unaligned,
+    # The last two change the values: stride 0 along the last axis, and along all.
+    "constant-rows": lambda array: np.broadcast_to(array[..., :1], array.shape),
+    "constant": lambda array: np.broadcast_to(array[(slice(1),) * array.ndim], array.shape),
+}
+
+
+def laid_out(array: Any, layout: str) -> Any:
+    """The array in another layout; an array of no axes has but one."""
+    return LAYOUTS[layout](array) if array.ndim else array
+
+
 def evaluate(call: Call, backend: Backend, needs: tuple[bool, ...] | None = None) -> Result:
     """Forward and backward pass on one backend; the results as NumPy arrays."""
     needs = needs or (True,) * len(call.arrays)

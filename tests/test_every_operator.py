@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from _contract import (
     BFLOAT16,
+    LAYOUTS,
     check,
     check_low_precision,
     check_nonfinite,
@@ -18,6 +19,7 @@ from _contract import (
     each_operator,
     evaluate,
     full_call,
+    laid_out,
     make_call,
     parts,
     seeded_case,
@@ -129,55 +131,6 @@ def test_optional_arrays_left_out_have_no_gradient(operator: Operator, backend: 
     ]
 
 
-def _moved(array: Any) -> Any:
-    """The same values one element past an aligned address."""
-    memory = array.ravel().repeat(2)[1 : 1 + array.size]
-    memory[...] = array.ravel()
-    return memory.reshape(array.shape)
-
-
-def _unaligned(array: np.ndarray) -> np.ndarray:
-    """The same values at an odd address."""
-    memory = np.zeros(array.nbytes + 1, np.uint8)
-    view = memory[1:].view(array.dtype) if array.size else array.ravel()
-    view = np.ndarray(array.shape, array.dtype, memory.data, offset=1)
-    view[...] = array
-    return view
-
-
-def _flipped(array: Any) -> Any:
-    every = (slice(None, None, -1),) * array.ndim
-    return array[every].copy()[every]
-
-
-def _sparse(array: Any) -> Any:
-    """Every second element of a larger array, which has other values in between."""
-    if array.ndim == 1:
-        return array.repeat(2)[1::2]
-    return array.repeat(2, -1).repeat(2, 1)[:, 1::2, ..., ::2]
-
-
-def _transposed(array: Any) -> Any:
-    return array.T.copy().T
-
-
-LAYOUTS: dict[str, Callable] = {
-    "transposed": _transposed,
-    "flipped": _flipped,
-    "sparse": _sparse,
-    "moved": _moved,
-    "unaligned": _unaligned,
-    # The last two change the values: stride 0 along the last axis, and along all.
-    "constant-rows": lambda array: np.broadcast_to(array[..., :1], array.shape),
-    "constant": lambda array: np.broadcast_to(array[(0,) * array.ndim], array.shape),
-}
-
-
-def laid_out(array: Any, layout: str) -> Any:
-    """The array in another layout; an array of no axes has but one."""
-    return LAYOUTS[layout](array) if array.ndim else array
-
-
 @each_operator
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides(operator: Operator, backend: Backend, layout: str) -> None:
@@ -213,7 +166,7 @@ def test_results_are_new_contiguous_arrays_of_the_right_kind(
         full_call(operator),
         *(make_call(operator, seeded_case(operator, 3, **s), 3) for s in SIZES[:4]),
     ):
-        transposed = call.astype(dtype).map(_transposed).map(backend.array)
+        transposed = call.astype(dtype).map(LAYOUTS["transposed"]).map(backend.array)
         output, saved = operator.run(transposed.arrays, call.params)
         gradients = operator.gradients(transposed.grad_output, saved, (True,) * len(call.arrays))
         assert output.shape == call.grad_output.shape

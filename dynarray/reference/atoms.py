@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._geometry import input_positions
+from .._geometry import input_positions, on_ring
 
 
 def _taps(x: Any, atoms: Any, stride: Any, dilation: Any, padding: Any) -> Iterator[tuple]:
@@ -13,13 +13,10 @@ def _taps(x: Any, atoms: Any, stride: Any, dilation: Any, padding: Any) -> Itera
     kernel, outputs = atoms.shape[2:4], atoms.shape[4:]
     for tap in np.ndindex(*kernel):
         rows, cols = (
-            # Positions outside the image fall onto the ring of zeros around it.
-            np.clip(
+            on_ring(
                 input_positions(outputs[axis], tap[axis], stride[axis], dilation[axis], padding[axis]),
-                -1,
                 x.shape[2 + axis],
             )
-            + 1
             for axis in range(2)
         )
         yield tap, (slice(None), slice(None), rows[:, None], cols[None, :])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._geometry import input_positions
+from .._geometry import input_positions, on_ring
 
 
 class _Corner(NamedTuple):
@@ -39,8 +39,8 @@ def _corners(image: Any, y: Any, x: Any) -> Iterator[_Corner]:
     for i, j in product(range(2), repeat=2):
         pixels = (
             *(index[..., None, None] for index in (n, d, c)),
-            np.clip(rows + i, -1, height)[:, :, None] + 1,
-            np.clip(columns + j, -1, width)[:, :, None] + 1,
+            on_ring(rows + i, height)[:, :, None],
+            on_ring(columns + j, width)[:, :, None],
         )
         along_y, along_x = ly if i else 1 - ly, lx if j else 1 - lx
         yield _Corner(pixels, along_y * along_x, along_x if i else -along_x, along_y if j else -along_y)

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._geometry import on_ring
+
 
 class _Bell(NamedTuple):
     """The taps -radius..radius of the normalised Gaussian, and their derivatives."""
@@ -72,8 +74,7 @@ def _corners(image: Any, displacement: Any) -> _Corners:
         whole = np.floor(move.real)
         fractions.append((move - whole)[..., None, None])
         first = np.where(np.isnan(whole), 0, whole).astype(int)[..., None] + np.arange(size[axis])
-        # Positions outside the image fall onto the ring of zeros around it.
-        places.append([np.clip(first + corner, -1, size[axis]) + 1 for corner in range(2)])
+        places.append([on_ring(first + corner, size[axis]) for corner in range(2)])
     rows, columns = places
     pixel = tuple(tuple(ringed[:, r[..., :, None], c[..., None, :]] for c in columns) for r in rows)
     return _Corners(pixel, tuple(fractions))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._geometry import input_positions
+from .._geometry import input_positions, on_ring
 
 
 def _ringed(image: Any) -> Any:
@@ -13,14 +13,10 @@ def _ringed(image: Any) -> Any:
     return np.pad(image, ((0, 0),) * (image.ndim - 2) + ((1, 1), (1, 1)))
 
 
-def _on_ring(positions: np.ndarray, size: int) -> np.ndarray:
-    return np.clip(positions, -1, size) + 1
-
-
 def _at(rows: np.ndarray, cols: np.ndarray, image: Any) -> tuple:
     """Index of these rows and columns of a ringed image."""
     height, width = image.shape[-2] - 2, image.shape[-1] - 2
-    return ..., _on_ring(rows, height)[:, None], _on_ring(cols, width)[None, :]
+    return ..., on_ring(rows, height)[:, None], on_ring(cols, width)[None, :]
 
 
 def conv2d_forward(x: Any, weight: Any, *, stride: Any, dilation: Any, padding: Any) -> tuple[Any, tuple]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._geometry import input_positions
+from .._geometry import input_positions, on_ring
 
 _COMBINE = {"mul": np.multiply, "add": np.add}
 
@@ -21,15 +21,12 @@ def _taps(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsampl
     kernel, outputs = weight.shape[2:4], weight.shape[4:]
     for index in np.ndindex(*kernel):
         rows, cols = (
-            # Positions outside the image fall onto the ring of zeros around it.
-            np.clip(
+            on_ring(
                 input_positions(
                     outputs[axis], index[axis], stride[axis], dilation[axis], padding[axis], upsample
                 ),
-                -1,
                 x.shape[2 + axis],
             )
-            + 1
             for axis in range(2)
         )
         yield _Tap(index, (slice(None), slice(None), rows[:, None], cols[None, :]))

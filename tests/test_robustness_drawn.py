@@ -1,0 +1,129 @@
+"""Ten thousand drawn calls per operator: output and gradients against the definition.
+
+Most calls hold multiples of 1/2 of at most 2 in magnitude. Every product and sum of them is exact, in float32
+too, so that each result must be equal to the definition's in every element, whatever the order of the sums;
+ties, integers and halves, which real numbers never meet, come up all the time. The others hold real numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from _contract import (
+    LAYOUTS,
+    REFERENCE,
+    RTOL_DERIVATIVE,
+    Call,
+    compare,
+    each_operator,
+    evaluate,
+    laid_out,
+    make_call,
+    output_shape,
+    parts,
+    threads,
+)
+from conftest import Backend, backend_params
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from dynarray import Operator
+from dynarray._operator import Case
+from dynarray.cpu import parallel
+
+# What one case costs decides how ten thousand are shared out: on the host every CUDA thread is a fiber.
+CASES = {"cpu": 9_000, "host": 1_000}
+# One draw per case, a byte for each choice: a draw for each of 20 choices costs more than the call does.
+# Bytes shrink one by one, and 0 is the first of the choices.
+CHOICES = st.binary(min_size=40, max_size=40)
+NUMBERS = ("exact float32", "exact float64", "real float64")
+# Sums that cancel: a gradient may be a single number, which is then small beside its terms.
+RTOL_REAL = RTOL_DERIVATIVE
+# The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
+NO_BLUR = 1 / 64
+
+
+def chooser(choices: bytes) -> Callable[[Sequence], Any]:
+    """``pick(sequence)``, each call deciding by the next byte."""
+    following = iter(choices)
+    return lambda sequence: sequence[next(following) % len(sequence)]
+
+
+def exact_call(operator: Operator, case: Case, seed: int) -> Call:
+    """A call whose values are multiples of 1/2, within the limits of the case."""
+    rng = np.random.default_rng(seed)
+
+    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name == "sigma":
+            return np.full(shape, NO_BLUR)
+        low, high = case.ranges.get(name, (-2, 2))
+        return np.asarray(rng.integers(int(2 * low), int(2 * high) + 1, shape) / 2)
+
+    arrays = tuple(
+        None if case.shapes[name] is None else values(name, case.shapes[name]) for name in operator.arrays
+    )
+    return Call(operator, arrays, case.params, values("", output_shape(operator, arrays, case.params)))
+
+
+def is_exact(call: Call) -> bool:
+    """Whether the formula of this call has no division that rounds, and no blur."""
+    if call.operator.name == "displaced_conv2d":
+        return call.arrays[call.operator.arrays.index("sigma")] is not None
+    channels = call.arrays[0].shape[1]
+    return not call.params.get("kernel_residual") or channels & (channels - 1) == 0  # 1/C
+
+
+def draw(operator: Operator, choices: bytes) -> tuple[Call, tuple[bool, ...], str]:
+    """A call, which gradients it asks for, and how it was drawn, in words."""
+    pick = chooser(choices)
+    case = operator.cases(pick, N=pick((1, 2, 3, 0)))
+    seed, numbers, layout = pick(range(256)), pick(NUMBERS), pick(("as it is", *LAYOUTS))
+    call = exact_call(operator, case, seed)
+    if numbers == "real float64" or not is_exact(call):
+        numbers, call = "real float64", make_call(operator, case, seed)
+        if "constant" in layout:  # would make gradients 0, and rounding errors all there is
+            layout = "as it is"
+    call = call.astype(numbers.split()[1])
+    if layout != "as it is":
+        call = call.map(lambda array: laid_out(array, layout))
+    everything = (True,) * len(call.arrays)
+    needs = everything if pick((True, False)) else tuple(pick((True, False)) for _ in everything)
+    return call, needs, f"{call.describe()}, {numbers} of seed {seed}, {layout}, needs {needs}"
+
+
+def check_drawn(operator: Operator, backend: Backend, choices: bytes) -> None:
+    """Require the results of the definition: equal ones of exact values."""
+    call, needs, words = draw(operator, choices)
+    note(words)
+    actual = evaluate(call, backend, needs)
+    in_double = call.map(lambda array: array.astype(np.float64)) if call.arrays[0].itemsize < 8 else call
+    expected = evaluate(in_double, REFERENCE, needs)
+    wanted = replace(
+        call,
+        arrays=tuple(a if needed else None for a, needed in zip(call.arrays, needs, strict=True)),
+    )
+    rtol = RTOL_REAL if "real" in words else 0
+    for what, mine, right in parts(wanted, actual, expected):
+        assert mine.dtype == call.arrays[0].dtype, f"{what} has dtype {mine.dtype}"
+        compare(call, what, mine, right, rtol)
+
+
+@pytest.mark.slow
+@each_operator
+@pytest.mark.parametrize("backend", backend_params(*CASES), indirect=True)
+def test_ten_thousand_drawn_calls(
+    operator: Operator, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three threads share even the smallest work of every second call.
+    inline = parallel.SMALL
+
+    @settings(max_examples=CASES[backend.name])
+    @given(choices=CHOICES)
+    def each(choices: bytes) -> None:
+        monkeypatch.setattr(parallel, "SMALL", inline if choices[-1] % 2 else 0)
+        check_drawn(operator, backend, choices)
+
+    with threads(3):
+        each()
