@@ -143,7 +143,7 @@ class Operator:
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
             if (array is not None or name not in self.optional)
-            and not (name in self.numbers and isinstance(array, Real))
+            and not (name in self.numbers and library_of(array) is None)  # left to the check
         }
         backend = choose_backend(self.name, given)
         return backend, self.check(*arrays, **{**self.defaults, **params})
