@@ -1,8 +1,8 @@
 """Calls that must be refused, and the words that their messages must hold.
 
 Written from the definitions of the operators, not from what the code says: each message names the operator
-and the argument, and says what was expected (a shape in symbols, with numbers where other arguments give them)
-and what was given.
+and the argument, and says what was expected (a shape in symbols, with numbers where other arguments give
+them) and what was given.
 """
 
 from typing import Any, NamedTuple

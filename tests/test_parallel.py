@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _processes import PATIENCE, from_threads, output_of, with_fork
 
 import dynarray as dyn
 from dynarray.cpu import parallel
 
 LARGE = 1e9  # operations that are worth threads
-PATIENCE = 20  # seconds after which a thread that should have come will not come
 
 
 @pytest.fixture(autouse=True)
@@ -82,26 +82,6 @@ def test_nested_calls(threads: int) -> None:
     assert (counts == 1).all()
     parallel.run(count_up, 30, LARGE, counts[0])  # and this thread may use the pool again
     assert (counts[0] == 2).all()
-
-
-def from_threads(number: int, work: Any) -> None:
-    """Run ``work(index)`` in so many threads at once; the first error of any is raised here."""
-    errors: list[BaseException] = []
-
-    def guarded(index: int) -> None:
-        try:
-            work(index)
-        except BaseException as error:
-            errors.append(error)
-
-    workers = [threading.Thread(target=guarded, args=(index,), daemon=True) for index in range(number)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(PATIENCE)
-        assert not worker.is_alive()
-    if errors:
-        raise errors[0]
 
 
 def test_calls_from_eight_threads_at_once() -> None:
@@ -240,22 +220,11 @@ def pool_works():
 
 
 def in_process(script: str) -> str:
-    """What a script prints; it must end well, in time and without a word on its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREAMBLE + script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=Path(__file__).parent.parent,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.strip()
+    """What a script prints after the preamble."""
+    return output_of(PREAMBLE + script)
 
 
 linux_only = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity here")
-with_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
 @linux_only

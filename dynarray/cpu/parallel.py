@@ -9,8 +9,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from queue import SimpleQueue
 from typing import Any
 
 # Below this many elementary operations a call costs less than waking another thread (about 0.1 ms).
@@ -21,7 +21,7 @@ ITEMS = 16
 PIECES = 4
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_pool: "_Pool | None" = None
 _worker = threading.local()
 
 
@@ -79,7 +79,9 @@ def set_num_threads(number: int) -> None:
     global _pool, _threads
     number = check_int("set_num_threads", "number", number, 1)
     with _lock:
-        _threads, _pool = number, None  # calls under way keep the pool they have
+        if _pool is not None:
+            _pool.close()  # calls under way keep the threads that they have
+        _threads, _pool = number, None
 
 
 def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) -> None:
@@ -99,35 +101,42 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         if count > 0:
             kernel(0, count, *args)
         return
-    job = _Job(kernel, args, count, min(count, threads * PIECES))
+    job, interrupt = _Job(kernel, args, count, min(count, threads * PIECES)), None
     try:
-        pool = _get_pool()
-        for _ in range(threads - 1):
-            try:
-                pool.submit(job.help)
-            except RuntimeError:  # no thread to be had, or the interpreter is ending: do the work here
-                break
+        _get_pool().help(job, threads - 1)
         job.drain()
     finally:
-        job.end()
+        # No thread may write to the arrays when the caller goes on, interrupted or not.
+        while True:
+            try:
+                job.end()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
     if job.error is not None:
         raise job.error
 
 
 class _Job:
-    """The pieces of one call, which the calling thread and any helpers take one by one."""
+    """The pieces of one call, which the calling thread and any helpers take one by one.
+
+    An interrupt may strike the calling thread between any two steps. It loses none of the plain locks that
+    ``with`` holds; a `threading.Condition` it can leave locked for good.
+    """
 
     def __init__(self, kernel: Callable[..., None], args: tuple, count: int, pieces: int) -> None:
         self.kernel, self.args = kernel, args
         self.todo = deque(pairwise(count * piece // pieces for piece in range(pieces + 1)))
         self.error: BaseException | None = None
-        self._helpers = 0
-        self._left = threading.Condition()
+        self._gate = threading.Lock()
+        self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
 
     def drain(self) -> None:
         """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
-        _worker.busy = True
         try:
+            _worker.busy = True
             while True:
                 try:
                     start, stop = self.todo.popleft()
@@ -139,41 +148,75 @@ class _Job:
 
     def help(self) -> None:
         """Work in another thread than the caller's; one that comes after the end finds nothing to do."""
-        with self._left:
-            if not self.todo:
-                return
-            self._helpers += 1
-        try:
-            self.drain()
-        except BaseException as error:
-            self.error = error
-            self.todo.clear()
-        finally:
-            with self._left:
-                self._helpers -= 1
-                self._left.notify_all()
+        at_work = threading.Lock()
+        with at_work:
+            with self._gate:
+                if not self.todo:
+                    return
+                self._at_work.append(at_work)
+            try:
+                self.drain()
+            except BaseException as error:
+                self.error = error
+                self.todo.clear()
 
     def end(self) -> None:
-        """Wait until no helper is at work: none may write when the caller goes on, interrupted or not."""
-        self.todo.clear()
-        interrupt = None
-        while True:
-            try:
-                with self._left:
-                    self._left.wait_for(lambda: not self._helpers)
-                break
-            except KeyboardInterrupt as error:
-                interrupt = error
+        """Wait until no helper is at work, and let none begin."""
+        with self._gate:
+            self.todo.clear()
+        for at_work in self._at_work:
+            with at_work:
+                pass
         self.args = ()  # helpers still waiting for a thread shall not keep the arrays alive
-        if interrupt is not None:
-            raise interrupt
 
 
-def _get_pool() -> ThreadPoolExecutor:
+class _Pool:
+    """Threads that help with jobs; nobody waits for one that has not come."""
+
+    def __init__(self, size: int) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._size = size
+        self._missing = deque(range(size))  # threads that are not started yet
+
+    def help(self, job: _Job, helpers: int) -> None:
+        """Offer a job to so many threads, starting those that are missing."""
+        while self._missing and self._start():
+            pass
+        for _ in range(min(helpers, self._size - len(self._missing))):
+            self._jobs.put(job)
+
+    def _start(self) -> bool:
+        """Start a thread if the system grants one; if not, the caller does the work."""
+        try:
+            number = self._missing.pop()
+        except IndexError:  # another call took the last one
+            return False
+        try:
+            # A daemon: when the process ends, its threads are waiting and have nothing to lose.
+            threading.Thread(target=self._work, name=f"dynarray-{number}", daemon=True).start()
+        except BaseException as error:
+            self._missing.append(number)
+            if isinstance(error, RuntimeError):
+                return False
+            raise
+        return True
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.help()
+            del job  # or it would live until the next one comes
+
+    def close(self) -> None:
+        """Let each thread end when it has nothing left to do."""
+        for _ in range(self._size):
+            self._jobs.put(None)
+
+
+def _get_pool() -> _Pool:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _threads - 1), thread_name_prefix="dynarray")
+            _pool = _Pool(_threads - 1)
         return _pool
 
 
