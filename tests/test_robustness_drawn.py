@@ -7,7 +7,7 @@ ties, integers and halves, which real numbers never meet, come up all the time. 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -33,12 +33,14 @@ from dynarray import Operator
 from dynarray._operator import Case
 from dynarray.cpu import parallel
 
-# What one case costs decides how ten thousand are shared out: on the host every CUDA thread is a fiber.
-CASES = {"cpu": 9_000, "host": 1_000}
+# Drawn calls, each made twice, in other dtypes and layouts: the definition takes longest, and is asked once
+# for both. What a call costs decides how ten thousand are shared out: on the host every CUDA thread is a fiber.
+DRAWN = {"cpu": 4_500, "host": 500}
 # One draw per case, a byte for each choice: a draw for each of 20 choices costs more than the call does.
 # Bytes shrink one by one, and 0 is the first of the choices.
 CHOICES = st.binary(min_size=40, max_size=40)
-NUMBERS = ("exact float32", "exact float64", "real float64")
+CONSTANT = ("constant-rows", "constant")  # layouts that change the values
+KEEPING = ("as it is", *(layout for layout in LAYOUTS if layout not in CONSTANT))
 # Sums that cancel: a gradient may be a single number, which is then small beside its terms.
 RTOL_REAL = RTOL_DERIVATIVE
 # The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
@@ -75,51 +77,62 @@ def is_exact(call: Call) -> bool:
     return not call.params.get("kernel_residual") or channels & (channels - 1) == 0  # 1/C
 
 
-def draw(operator: Operator, choices: bytes) -> tuple[Call, tuple[bool, ...], str]:
-    """A call, which gradients it asks for, and how it was drawn, in words."""
+class Drawn(NamedTuple):
+    """A call in float64, which gradients it asks for, how it is made, and all of it in words."""
+
+    call: Call
+    needs: tuple[bool, ...]
+    exact: bool
+    ways: tuple[tuple[str, str], ...]  # dtype and layout
+    words: str
+
+
+def draw(operator: Operator, choices: bytes) -> Drawn:
+    """A call from the bytes that hypothesis drew."""
     pick = chooser(choices)
     case = operator.cases(pick, N=pick((1, 2, 3, 0)))
-    seed, numbers, layout = pick(range(256)), pick(NUMBERS), pick(("as it is", *LAYOUTS))
+    seed, exact, values = pick(range(256)), pick((True, True, False)), pick(("as drawn", *CONSTANT))
     call = exact_call(operator, case, seed)
-    if numbers == "real float64" or not is_exact(call):
-        numbers, call = "real float64", make_call(operator, case, seed)
-        if "constant" in layout:  # would make gradients 0, and rounding errors all there is
-            layout = "as it is"
-    call = call.astype(numbers.split()[1])
-    if layout != "as it is":
-        call = call.map(lambda array: laid_out(array, layout))
+    if not (exact and is_exact(call)):
+        # Equal numbers would make gradients 0, and rounding errors all there is.
+        exact, values, call = False, "as drawn", make_call(operator, case, seed)
+    if values in CONSTANT:
+        call = call.map(lambda array: laid_out(array, values))
     everything = (True,) * len(call.arrays)
     needs = everything if pick((True, False)) else tuple(pick((True, False)) for _ in everything)
-    return call, needs, f"{call.describe()}, {numbers} of seed {seed}, {layout}, needs {needs}"
+    dtypes = ("float32", "float64") if exact else ("float64",) * 2
+    ways = tuple((dtype, pick(KEEPING)) for dtype in dtypes)
+    kind = "exact" if exact else "real"
+    words = f"{call.describe()}, {kind} values of seed {seed}, {values}, needs {needs}, {ways}"
+    return Drawn(call, needs, exact, ways, words)
 
 
 def check_drawn(operator: Operator, backend: Backend, choices: bytes) -> None:
     """Require the results of the definition: equal ones of exact values."""
-    call, needs, words = draw(operator, choices)
+    call, needs, exact, ways, words = draw(operator, choices)
     note(words)
-    actual = evaluate(call, backend, needs)
-    in_double = call.map(lambda array: array.astype(np.float64)) if call.arrays[0].itemsize < 8 else call
-    expected = evaluate(in_double, REFERENCE, needs)
-    wanted = replace(
-        call,
-        arrays=tuple(a if needed else None for a, needed in zip(call.arrays, needs, strict=True)),
-    )
-    rtol = RTOL_REAL if "real" in words else 0
-    for what, mine, right in parts(wanted, actual, expected):
-        assert mine.dtype == call.arrays[0].dtype, f"{what} has dtype {mine.dtype}"
-        compare(call, what, mine, right, rtol)
+    expected = evaluate(call, REFERENCE, needs)
+    wanted = tuple(a if needed else None for a, needed in zip(call.arrays, needs, strict=True))
+    for dtype, layout in ways:
+        made = call if dtype == "float64" else call.astype(dtype)
+        if layout in LAYOUTS:
+            made = made.map(lambda array, layout=layout: laid_out(array, layout))
+        actual = evaluate(made, backend, needs)
+        for what, mine, right in parts(replace(made, arrays=wanted), actual, expected):
+            assert mine.dtype == dtype, f"{what} has dtype {mine.dtype}"
+            compare(made, f"{what} in {dtype}, {layout},", mine, right, 0 if exact else RTOL_REAL)
 
 
 @pytest.mark.slow
 @each_operator
-@pytest.mark.parametrize("backend", backend_params(*CASES), indirect=True)
+@pytest.mark.parametrize("backend", backend_params(*DRAWN), indirect=True)
 def test_ten_thousand_drawn_calls(
     operator: Operator, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In some calls three threads share even the smallest work; waking them takes longer than the work.
     inline = parallel.SMALL
 
-    @settings(max_examples=CASES[backend.name])
+    @settings(max_examples=DRAWN[backend.name])
     @given(choices=CHOICES)
     def each(choices: bytes) -> None:
         monkeypatch.setattr(parallel, "SMALL", inline if choices[-1] % 8 else 0)

@@ -1,9 +1,9 @@
 """`local_filter2d` on the CPU: the general form, and the choice between it and `local_filter_in_place`.
 
 In the general form each tap becomes a single vectorised loop over long runs. The image is packed, with
-its zero padding, into flat planes of a fixed row length, one plane per phase of the stride; in them a tap
-is one offset. Filters and output gradients are packed with the same row length (one plane per tap, and
-per phase when upsampling), so that rows need no special ends. Then
+its zero padding, into flat planes of a fixed row length, one plane per phase of the stride that is read;
+in them a tap is one offset. Filters and output gradients are packed with the same row length (one plane
+per tap, and per phase when upsampling), so that rows need no special ends. Then
 
 - the output is ``acc[j] += sum over taps of (scale o filters[tap, j]) * image[j + offset]``,
 - the gradient of x is the same sum, over the output gradient and with offsets back, for which filters are
@@ -62,7 +62,7 @@ def _call(x: np.ndarray, weight: np.ndarray, *, combine: str, **params: Any) -> 
     return _Call(x.shape, weight.shape, x.itemsize, **params)
 
 
-def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
+def _layout(call: _Call, reach: tuple[int, int], planes: int, *, backward: bool) -> Layout:
     """Forward works in output coordinates, backward in input coordinates; `reach` is the largest shift."""
     u, stride, padding = call.upsample, call.stride, call.padding
     _, groups, kh, kw, high, wide = call.weight
@@ -98,7 +98,7 @@ def _layout(call: _Call, reach: tuple[int, int], *, backward: bool) -> Layout:
         channels=max(min(per_group, least), -(-per_group * bands // wanted)),
         plane=plane,
         image_plane=image_plane,
-        image_size=whole_lines(stride[0] * stride[1] * image_plane + lead + strip),
+        image_size=whole_lines(planes * image_plane + lead + strip),
         output_plane=output_plane,
         output_size=whole_lines(u * u * output_plane + strip),
     )
@@ -116,7 +116,8 @@ def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
     tap, source, shift_y, shift_x = (np.tile(column[order], u * u) for column in columns)
     phase = np.repeat(np.arange(u * u), kh * kw)
     reach = int(shift_y.max()), int(shift_x.max())
-    layout = _layout(call, reach, backward=backward)
+    planes, plane_of_term = np.unique(source, return_inverse=True)
+    layout = _layout(call, reach, len(planes), backward=backward)
     terms = Terms(
         tap,
         phase,
@@ -125,9 +126,10 @@ def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
         filter_y=phase // u - (shift_y * u if backward else 0),
         filter_x=phase % u - (shift_x * u if backward else 0),
         filter_at=np.arange(len(tap)) * layout.plane,
-        image_at=source * layout.image_plane + (0 if backward else shift_y * layout.width + shift_x),
+        image_at=plane_of_term * layout.image_plane + (0 if backward else shift_y * layout.width + shift_x),
         output_at=phase * layout.output_plane + layout.lead + (reach[0] - shift_y) * layout.width - shift_x,
-        of_plane=np.searchsorted(source, np.arange(stride[0] * stride[1] + 1)),
+        planes=planes,
+        of_plane=np.append(np.searchsorted(source, planes), len(source)),
     )
     return terms, layout
 

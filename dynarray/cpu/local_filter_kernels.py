@@ -21,7 +21,8 @@ class Terms(NamedTuple):
     filter_at: np.ndarray  # offset of the term's plane of filters
     image_at: np.ndarray  # offset of what it reads of the packed image
     output_at: np.ndarray  # offset of what it reads of the packed output gradient
-    of_plane: np.ndarray  # the terms that read image plane s are of_plane[s] to of_plane[s + 1]
+    planes: np.ndarray  # the phases of the stride that are read, in order: a plane of the image for each
+    of_plane: np.ndarray  # the terms that read plane s are of_plane[s] to of_plane[s + 1]
 
 
 class Layout(NamedTuple):
@@ -76,17 +77,17 @@ class Scratch(NamedTuple):
 
 @jit
 def _pack_image(
-    target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, layout: Layout
+    target: np.ndarray, at: int, image: np.ndarray, first: int, rows: int, terms: Terms, layout: Layout
 ) -> None:
-    """All stride phases of one image."""
-    for source in range(layout.stride[0] * layout.stride[1]):
-        plane = at + source * layout.image_plane
-        pack_rows(target, plane, image, first, rows, layout.width, _origin(source, layout), layout.stride)
+    """All planes of one image."""
+    for s in range(len(terms.planes)):
+        plane, origin = at + s * layout.image_plane, _origin(terms.planes[s], layout)
+        pack_rows(target, plane, image, first, rows, layout.width, origin, layout.stride)
 
 
 @jit
 def _origin(source: int, layout: Layout) -> tuple:
-    """The pixel at row 0, column 0 of a plane of an image."""
+    """The pixel at row 0, column 0 of a phase of the stride."""
     y, x = source // layout.stride[1], source % layout.stride[1]
     return (y - layout.padding[0], x - layout.padding[1])
 
@@ -157,7 +158,7 @@ def forward_items(
                 several = min(CHANNELS, end - c)
                 for k in range(several):
                     at = k * layout.image_size
-                    _pack_image(images, at, x[n, c + k], first, rows + layout.halo, layout)
+                    _pack_image(images, at, x[n, c + k], first, rows + layout.halo, terms, layout)
                 for row in range(u):
                     for column in range(u):
                         phase = slice((row * u + column) * taps, (row * u + column + 1) * taps)
@@ -212,7 +213,8 @@ def _pack_channels(
             origin = (phase // u, phase % u)
             pack_rows(scratch.outputs, at, grad_output, above, height, layout.width, origin, (u, u))
         if images:
-            _pack_image(scratch.images, k * layout.image_size, inputs.x[n, c], first, rows, layout)
+            at = k * layout.image_size
+            _pack_image(scratch.images, at, inputs.x[n, c], first, rows, terms, layout)
     # Channels that a last set lacks are zero.
     missing = CHANNELS - (channels[1] - channels[0])
     clear(scratch.outputs, (CHANNELS - missing) * layout.output_size, missing * layout.output_size)
@@ -239,8 +241,11 @@ def _grad_x(
     together = True
     for c in range(channels[0], channels[1]):
         together = together and finite[n % finite.shape[0], c % finite.shape[1]]
+    s = 0  # the next plane: what no term reads gets zeros
     for source in range(layout.stride[0] * layout.stride[1]):
-        these = slice(terms.of_plane[source], terms.of_plane[source + 1])
+        read = s < len(terms.planes) and terms.planes[s] == source
+        these = slice(terms.of_plane[s], terms.of_plane[s + 1] if read else terms.of_plane[s])
+        s += read
         if together and these.start < these.stop:
             apply(
                 Target(acc, 0, layout.plane),
