@@ -17,7 +17,7 @@ help:
 	@echo "make test        all tests (under 10 minutes on 2 cores)"
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       time every operator on the CPU, with PyTorch beside it"
+	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
 	@echo "make gpu-test    tests and benchmarks on a CUDA GPU"
 	@echo "make clean       remove .venv and everything built"
 
@@ -36,6 +36,8 @@ lint: $(VENV)/.has-lint
 
 bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks run --peers
+	$(RUN) -m benchmarks growth
+	$(RUN) -m benchmarks report
 
 # A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
 gpu-test:

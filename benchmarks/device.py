@@ -14,6 +14,10 @@ class Cpu:
 
     library: Any = np
 
+    def rng(self) -> Any:
+        """A source of random arrays that live here."""
+        return np.random.default_rng(0)
+
     def clock(self) -> Clock:
         return WallClock()
 
@@ -42,6 +46,10 @@ class Cuda:
         import cupy
 
         self.library: Any = cupy
+
+    def rng(self) -> Any:
+        """A source of random arrays that live here: large ones take long to make and to bring."""
+        return self.library.random.default_rng(0)
 
     def clock(self) -> Clock:
         return CudaEvents(self.library.cuda)
