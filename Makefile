@@ -10,7 +10,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 .DELETE_ON_ERROR:
 # Two targets at once would install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-quick lint bench gpu-test clean
+.PHONY: help demo test test-quick lint bench gpu-test gpu-test-quick clean
 
 help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
@@ -18,7 +18,7 @@ help:
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
-	@echo "make gpu-test    tests and benchmarks on a CUDA GPU"
+	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (under 10 minutes); gpu-test-quick: a part of each"
 	@echo "make clean       remove .venv and everything built"
 
 demo: $(VENV)/.has-examples
@@ -39,17 +39,18 @@ bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks growth
 	$(RUN) -m benchmarks report
 
+# Under 10 minutes. In pieces: make gpu-test PIECE="tests streams"; benchmarks/gpu.py lists them. RESULTS: another folder.
 # A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
-gpu-test:
+gpu-test-quick: GPU_TEST += --quick
+gpu-test gpu-test-quick: GPU_TEST += $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))
+gpu-test gpu-test-quick:
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null \
 	    || { echo "gpu-test: no NVIDIA driver on this machine (libcuda.so.1 does not load): nothing was tested"; exit 1; }
 	@set -e; \
 	if $(PYTHON) -c 'import cupy, numba, scipy, pytest, hypothesis, pytest_timeout' 2>/dev/null; then run="$(PYTHON)"; \
 	else run="$(RUN)"; $(MAKE) --no-print-directory $(VENV)/.has-test,cuda13; fi; \
 	set -x; \
-	"$$run" -m dynarray info --require cuda; \
-	DYNARRAY_REQUIRE_GPU=1 "$$run" -m pytest -m gpu; \
-	"$$run" -m benchmarks run --backend cuda
+	"$$run" -m benchmarks.gpu $(GPU_TEST)
 
 clean:
 	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

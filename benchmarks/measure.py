@@ -61,7 +61,7 @@ class Effort:
     longest: float = 3.0
 
 
-FULL = Effort(rounds=9, seconds=0.12, rest=0.02)
+FULL = Effort(rounds=7, seconds=0.1, rest=0.02)
 BRIEF = Effort(rounds=5, seconds=0.04, rest=0.01)
 QUICK = Effort(rounds=2, seconds=0.0, rest=0.0)
 

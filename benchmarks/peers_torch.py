@@ -2,8 +2,8 @@
 
 Most cases have several formulations and none is known to be the best, so each is looked at; but compiling
 and timing all of them to the end would take most of a run. A formulation is called once, its results are
-compared with ours, and one more call is timed. If that look took more than `SLOW` times the best of its kind,
-it is not timed any further: the look is what the results file says of it.
+compared with ours, and a call or a few are timed. If that look took more than `SLOW` times the best of its
+kind, it is not timed any further: the look is what the results file says of it.
 """
 
 import signal
@@ -31,7 +31,7 @@ PASSES = ("forward", "forward_backward")
 TOLERANCE = 2e-5
 # A look this many times the best of its kind is the last; a call with gradients is left out where the one
 # without took this long, or where it would have to be compiled first.
-SLOW, LONG_MS = 3.0, 5000.0
+SLOW, SHORT_MS, LONG_MS = 3.0, 200.0, 5000.0
 # For compiling all formulations of one case, those first that look best: for the forward passes, then for
 # those with gradients. A graph of some thousand operations takes a compiler many minutes.
 COMPILE_S = {"forward": 40.0, "forward_backward": 40.0}
@@ -45,8 +45,8 @@ class Mismatch(AssertionError):
 class Peer:
     """One formulation, eager or compiled, on buffers that it shares with ours.
 
-    `looks` has the milliseconds of the one call of each pass that was tried, `contends` the passes that are
-    to be timed in turn with ours.
+    `looks` has the milliseconds of a call of each pass that was tried, `contends` the passes that are to be
+    timed in turn with ours.
     """
 
     kind: str
@@ -138,11 +138,19 @@ def _choose(peers: list[Peer], name: str) -> None:
 
 
 def _look(call: Call, clock: Clock, title: str, name: str, expected: tuple) -> float:
-    """Milliseconds of one call, after one whose results are compared; a very long one is not repeated."""
+    """Milliseconds of the best of a few calls, after one whose results are compared.
+
+    A slow one is called once more, a very slow one not again.
+    """
     results: list[Any] = []
     (first,) = clock.times(lambda index: results.append(call(index)), 0, 1)
     _compare(f"{title}: {name}", results.pop(), expected)
-    return first if first > LONG_MS and name.startswith("eager") else clock.times(call, 0, 1)[0]
+    if first > LONG_MS and name.startswith("eager"):
+        return first
+    (second,) = clock.times(call, 0, 1)
+    if second > SHORT_MS:
+        return second
+    return min(second, *(clock.times(call, 0, 1)[0] for _ in range(2)))
 
 
 class _TimeUp(BaseException):
