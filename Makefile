@@ -39,11 +39,14 @@ bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks growth
 	$(RUN) -m benchmarks report
 
-# Under 10 minutes. In pieces: make gpu-test PIECE="tests streams"; benchmarks/gpu.py lists them. RESULTS: another folder.
-# A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
+# In pieces, which benchmarks/gpu.py lists: make gpu-test PIECE="tests streams". RESULTS: a folder other than benchmarks/results.
+GPU_TEST = $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))
+
+gpu-test-quick: gpu-test
 gpu-test-quick: GPU_TEST += --quick
-gpu-test gpu-test-quick: GPU_TEST += $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))
-gpu-test gpu-test-quick:
+
+# A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
+gpu-test:
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null \
 	    || { echo "gpu-test: no NVIDIA driver on this machine (libcuda.so.1 does not load): nothing was tested"; exit 1; }
 	@set -e; \

@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--peers", action="store_true", help="time PyTorch in the same process (when it is installed)"
     )
+    runs.add_argument(
+        "--no-first-calls", action="store_true", help="leave out first calls, which take a process each"
+    )
     grows = commands.add_parser("growth", help="measure how time and memory grow with each size")
     operators = sorted({case.operator for case in CASES})
     for command in (runs, grows):
@@ -52,7 +55,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.peers and not peers:
         _say("no peers: PyTorch is not installed (extra: bench)")
     options = run.Options(
-        arguments.backend, arguments.threads, tuple(arguments.operator or ()), peers, arguments.quick
+        arguments.backend,
+        arguments.threads,
+        tuple(arguments.operator or ()),
+        peers,
+        arguments.quick,
+        not arguments.no_first_calls,
     )
     output = _output(arguments)
     earlier = json.loads(output.read_text()) if output.exists() else None

@@ -78,7 +78,11 @@ def pieces(results: Path, *, quick: bool = False) -> dict[str, Piece]:
         ),
         # Once without the tool, which fills the cache of compiled kernels.
         Piece("sanitizer", 100, (small, *watched), needs="compute-sanitizer"),
-        Piece("benchmarks", 150, ((*bench, "run", *few, *output, str(results / f"cuda-{today()}.json")),)),
+        Piece(
+            "benchmarks",
+            150,
+            ((*bench, "run", "--no-first-calls", *few, *output, str(results / f"cuda-{today()}.json")),),
+        ),
         Piece("growth", 300, ((*bench, "growth", *output, str(results / f"growth-cuda-{today()}.json")),)),
         Piece("slow", 550, ((*pytest, *beside, "-m", "gpu and slow"),)),
     )

@@ -32,6 +32,7 @@ class Options:
     operators: tuple[str, ...] = ()  # all, if there are none
     peers: bool = False
     quick: bool = False
+    first_calls: bool = True
 
     @property
     def effort(self) -> Effort:
@@ -114,7 +115,9 @@ def _row(
         "dtype": case.dtype,
         "shapes": {name: list(shape) for name, shape in case.shapes.items()},
         "params": dict(case.params),
-        "first_call_s": isolated.first_call(case, options.backend, options.threads),
+        "first_call_s": (
+            isolated.first_call(case, options.backend, options.threads) if options.first_calls else None
+        ),
         "memory_bytes": isolated.memory(case, options.backend, options.threads),
         "peer_problems": [],
     }

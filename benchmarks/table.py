@@ -53,12 +53,16 @@ def costs(result: dict[str, Any]) -> Table:
         memory, seconds = row["memory_bytes"], row["first_call_s"]
         peaks = memory.get("problem") or " / ".join(_mb(memory[name]) for name in ("forward", "backward"))
         bound = " / ".join(_mb(memory["bound"][name]) for name in ("forward", "backward"))
-        cold, later = seconds["cold"], seconds["later"]
-        first = f"{cold['forward']:.2f} + {cold['backward']:.2f} s"
-        rows.append(
-            [row["title"], f"{peaks} MB", f"{bound} MB", first, f"{later['import'] + later['forward']:.2f} s"]
-        )
+        rows.append([row["title"], f"{peaks} MB", f"{bound} MB", *_first_calls(seconds)])
     return header, rows
+
+
+def _first_calls(seconds: dict[str, Any] | None) -> tuple[str, str]:
+    if seconds is None:  # not asked for
+        return "", ""
+    cold, later = seconds["cold"], seconds["later"]
+    first = f"{cold['forward']:.2f} + {cold['backward']:.2f} s"
+    return first, f"{later['import'] + later['forward']:.2f} s"
 
 
 def summary(results: Sequence[dict[str, Any]]) -> Table:

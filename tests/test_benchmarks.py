@@ -251,7 +251,7 @@ def test_a_run_saves_each_row_and_goes_on_where_it_was_interrupted(monkeypatch):
 
     monkeypatch.setattr(run, "_row", row)
     monkeypatch.setattr(run, "describe", lambda device: dict.fromkeys(run._ALIKE, "the same"))
-    options = run.Options("reference", 1, quick=True)
+    options = run.Options("reference", 1, quick=True, first_calls=False)
     with pytest.raises(KeyboardInterrupt):
         run.run(options, str, lambda result: saved.append(json.dumps(result)))
     assert [len(json.loads(text)["rows"]) for text in saved] == [1, 2]
@@ -343,6 +343,12 @@ def test_the_summary_has_a_table_for_each_machine(quick, tmp_path):
     assert f"| {first['title']} |" in here and f"| {first['title']} |" not in there
     for row in others:
         assert f"| {row['title']} |" in there
+
+
+def test_first_calls_may_be_left_out(quick):
+    row = quick["rows"][0] | {"first_call_s": None}
+    assert table.costs(quick | {"rows": [row]})[1][0][3:] == ["", ""]
+    assert all(cells[3] and cells[4] for cells in table.costs(quick)[1])
 
 
 def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):

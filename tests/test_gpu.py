@@ -26,6 +26,7 @@ extern "C" __global__ void spin(const unsigned long long nanoseconds) {
 }
 """
 SPIN_S = 0.5
+INT_LIMIT = 2**31
 SIZES = {"N": 2, "H": 61, "W": 83}
 
 on_a_gpu = pytest.mark.parametrize("backend", backend_params("cuda"), indirect=True)
@@ -252,7 +253,7 @@ def test_more_elements_than_int_counts(operator: Any, backend: Backend) -> None:
     changed = {"deterministic": False} if "deterministic" in operator.defaults else {}
     call = call_of(operator, changed, dtype=BFLOAT16, N=images, H=64, W=64)
     given = [array for array in call.everything if array is not None]
-    times = ceil((2**31 + 1) / max(array.size for array in given))
+    times = ceil((INT_LIMIT + 1) / max(array.size for array in given))
     needed = int(2.5 * 2 * sum(array.nbytes for array in given) * times)
     cupy.get_default_memory_pool().free_all_blocks()
     free, _ = cupy.cuda.Device().mem_info
@@ -265,8 +266,8 @@ def test_more_elements_than_int_counts(operator: Any, backend: Backend) -> None:
         repeated(array, times) if many else array for array, many in zip(large.arrays, batched, strict=True)
     )
     large.grad_output = repeated(large.grad_output, times)
-    assert max(array.size for array in large.arrays if hasattr(array, "size")) > 2**31 or (
-        large.grad_output.size > 2**31
+    assert max(array.size for array in large.arrays if hasattr(array, "size")) > INT_LIMIT or (
+        large.grad_output.size > INT_LIMIT
     )
     few, many = small.run(), large.run()
     with_gradient = [
