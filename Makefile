@@ -37,7 +37,6 @@ lint: $(VENV)/.has-lint
 bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks run --peers
 	$(RUN) -m benchmarks growth
-	$(RUN) -m benchmarks report
 
 # In pieces, which benchmarks/gpu.py lists: make gpu-test PIECE="tests streams". RESULTS: a folder other than benchmarks/results.
 GPU_TEST = $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))

@@ -198,6 +198,7 @@ def run(
                 result["rows"] += _rows(growth, device, options)
                 result["cores_busy_elsewhere"] = bystanders.cores()
                 save(result)
+                device.release()
         result["complete"] = True
         save(result)
         return result

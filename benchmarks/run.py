@@ -76,6 +76,7 @@ def run(
                 result["rows"].append(_row(case, device, limits, options, say))
                 result["cores_busy_elsewhere"] = max(disturbed, bystanders.cores() or 0.0)
                 save(result)
+                device.release()
         result["complete"] = True
         save(result)
         return result
