@@ -54,12 +54,10 @@ def pieces(results: Path, *, quick: bool = False) -> dict[str, Piece]:
     behaviour = "waits or graph or warm" if quick else ""
     alone = f"not ({_PARALLEL})" + (f" and ({behaviour})" if behaviour else "")
     few = ("--operator", "ddf", "deform_conv2d") if quick else ("--peers",)
-    tools = TOOLS[:1] if quick else TOOLS
-    small = ("python", "-m", "benchmarks.small_calls", *(("--dtype", "float32") if quick else ()))
-    watched = tuple(
-        ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *small)
-        for tool in tools
-    )
+    small = ("python", "-m", "benchmarks.small_calls", "--dtype")
+    watched = [_watched(tool, *small, "float32") for tool in TOOLS]
+    # The code that reads and writes 16 bits, last: compiling it may take what is left of the time.
+    watched.append(_watched("memcheck", *small, "bfloat16"))
     output = ("--backend", "cuda", "--output")
     made = (
         Piece("info", 20, (("python", "-m", "dynarray", "info", "--require", "cuda"),)),
@@ -77,7 +75,12 @@ def pieces(results: Path, *, quick: bool = False) -> dict[str, Piece]:
             ),
         ),
         # Once without the tool, which fills the cache of compiled kernels.
-        Piece("sanitizer", 100, (small, *watched), needs="compute-sanitizer"),
+        Piece(
+            "sanitizer",
+            110,
+            ((*small, "float32"), *(watched[:1] if quick else watched)),
+            needs="compute-sanitizer",
+        ),
         Piece(
             "benchmarks",
             150,
@@ -90,6 +93,10 @@ def pieces(results: Path, *, quick: bool = False) -> dict[str, Piece]:
 
 
 DEFAULT = ("info", "tests", "streams", "sanitizer", "benchmarks")
+
+
+def _watched(tool: str, *command: str) -> tuple[str, ...]:
+    return ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *command)
 
 
 def _beside() -> tuple[str, ...]:

@@ -60,7 +60,11 @@ def test_every_operator_and_dtype_is_watched():
         commands = gpu.pieces(Path("results"), quick=quick)["sanitizer"].commands
         assert commands[0][:3] == ("python", "-m", "benchmarks.small_calls")
         assert all(command[0] == "compute-sanitizer" for command in commands[1:])
-        assert [command[2] for command in commands[1:]] == list(gpu.TOOLS[: 1 if quick else 3])
+        tools = [(command[2], command[-1]) for command in commands[1:]]
+        every = [*((tool, "float32") for tool in gpu.TOOLS), ("memcheck", "bfloat16")]
+        assert tools == (every[:1] if quick else every)
+        # What is watched was compiled by the run before it.
+        assert commands[1][-5:] == commands[0][-5:]
     made = list(small_calls.calls(small_calls.DTYPES))
     assert {(case.operator, case.dtype) for case in made} == {
         (operator, dtype) for operator in dyn.OPERATORS for dtype in small_calls.DTYPES
