@@ -58,7 +58,7 @@ class Effort:
     rounds: int
     seconds: float
     rest: float
-    longest: float = 3.0
+    longest: float = 2.0
 
 
 FULL = Effort(rounds=7, seconds=0.1, rest=0.02)
