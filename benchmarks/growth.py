@@ -205,23 +205,30 @@ def run(
 
 
 def _rows(growth: Growth, device: Device, options: Options) -> list[dict[str, Any]]:
-    """One row per axis. A call that lies on several axes is measured once."""
+    """One row per axis. A call that lies on several axes is measured once.
+
+    Memory, which takes a process, is measured at both ends of each axis.
+    """
     known: dict[str, dict[str, Any]] = {}
     rows = []
     for axis, points in growth.axes.items():
         row: dict[str, Any] = {"operator": growth.operator, "axis": axis, "points": []}
-        for size, changed in points[:2] if options.quick else points:
+        if options.quick:
+            points = points[:2]
+        for index, (size, changed) in enumerate(points):
             case = growth.case(changed)
-            if case.title not in known:
-                known[case.title] = _point(case, device, options)
-            row["points"].append({"size": size, **known[case.title]})
+            measured = (case.small or case) if options.quick else case
+            point = known.get(case.title) or _point(case, measured, device, options)
+            known[case.title] = point
+            if index in (0, len(points) - 1) and "memory_bytes" not in point:
+                point["memory_bytes"] = isolated.memory(measured, options.backend, options.threads)
+            row["points"].append({"size": size, **point})
         rows.append(row)
     return rows
 
 
-def _point(case: Case, device: Device, options: Options) -> dict[str, Any]:
-    """Milliseconds and extra memory of one call."""
-    measured = (case.small or case) if options.quick else case
+def _point(case: Case, measured: Case, device: Device, options: Options) -> dict[str, Any]:
+    """Milliseconds of one call."""
     buffers = make_buffers(measured, device, options.quick)
     calls = ours(measured, buffers)
     effort = QUICK if options.quick else BRIEF
@@ -229,8 +236,6 @@ def _point(case: Case, device: Device, options: Options) -> dict[str, Any]:
     for name in ("forward", "forward_backward"):
         timing = in_turn({"": calls[name]}, len(buffers), device.clock(), effort)[""]
         point["passes"][name] = timing._asdict()
-    del buffers, calls
-    point["memory_bytes"] = isolated.memory(measured, options.backend, options.threads)
     return point
 
 

@@ -135,7 +135,7 @@ def growth_verdict(result: dict[str, Any]) -> str:
             f"`{o}` in {axis}, {_PASS_NAMES[name]}: {value:.2f}" for (o, axis, name), value in above.items()
         )
         text += f"; above: {'; '.join(listed)}"
-    points = [point for row in result["rows"] for point in row["points"]]
+    points = [point for row in result["rows"] for point in row["points"] if "memory_bytes" in point]
     held = [
         point
         for point in points
