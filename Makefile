@@ -10,15 +10,15 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 .DELETE_ON_ERROR:
 # Two targets at once would install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-quick lint bench gpu-test clean
+.PHONY: help demo test test-quick lint bench gpu-test gpu-test-quick clean
 
 help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
 	@echo "make test        all tests (under 10 minutes on 2 cores)"
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       time every operator on the CPU, with PyTorch beside it"
-	@echo "make gpu-test    tests and benchmarks on a CUDA GPU"
+	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
+	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (under 10 minutes); gpu-test-quick: a part of each"
 	@echo "make clean       remove .venv and everything built"
 
 demo: $(VENV)/.has-examples
@@ -36,6 +36,13 @@ lint: $(VENV)/.has-lint
 
 bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks run --peers
+	$(RUN) -m benchmarks growth
+
+# In pieces, which benchmarks/gpu.py lists: make gpu-test PIECE="tests streams". RESULTS: a folder other than benchmarks/results.
+GPU_TEST = $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))
+
+gpu-test-quick: gpu-test
+gpu-test-quick: GPU_TEST += --quick
 
 # A Python that already has CuPy is used as it is; otherwise CuPy goes into .venv (about 2 GB with CUDA's libraries).
 gpu-test:
@@ -45,9 +52,7 @@ gpu-test:
 	if $(PYTHON) -c 'import cupy, numba, scipy, pytest, hypothesis, pytest_timeout' 2>/dev/null; then run="$(PYTHON)"; \
 	else run="$(RUN)"; $(MAKE) --no-print-directory $(VENV)/.has-test,cuda13; fi; \
 	set -x; \
-	"$$run" -m dynarray info --require cuda; \
-	DYNARRAY_REQUIRE_GPU=1 "$$run" -m pytest -m gpu; \
-	"$$run" -m benchmarks run --backend cuda
+	"$$run" -m benchmarks.gpu $(GPU_TEST)
 
 clean:
 	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,43 +1,51 @@
-"""The command line: ``python -m benchmarks run`` and ``python -m benchmarks report``."""
+"""The command line: ``python -m benchmarks run``, ``growth`` and ``report``."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from dynarray._dispatch import BACKENDS
 
-from . import report
+from . import growth, report, run
 from .cases import CASES
-from .machine import usable_cores
-from .run import Options, run
-from .table import document, plain
+from .machine import today, usable_cores
+from .table import document, growth_table, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    return _report() if arguments.command == "report" else _run(arguments)
+    return {"run": _run, "growth": _growth, "report": _report}[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="measure, print tables, write a results file")
-    runs.add_argument("--backend", choices=BACKENDS, default="cpu")
     runs.add_argument(
         "--peers", action="store_true", help="time PyTorch in the same process (when it is installed)"
     )
+    runs.add_argument(
+        "--no-first-calls", action="store_true", help="leave out first calls, which take a process each"
+    )
+    grows = commands.add_parser("growth", help="measure how time and memory grow with each size")
     operators = sorted({case.operator for case in CASES})
-    runs.add_argument("--operator", nargs="+", choices=operators, help="these only")
-    runs.add_argument(
-        "--threads", type=int, default=usable_cores(), help="default: the cores this process may use"
-    )
-    runs.add_argument(
-        "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
-    )
-    runs.add_argument("--output", type=Path, help="default: benchmarks/results/<backend>-<date>...json")
+    for command in (runs, grows):
+        command.add_argument("--backend", choices=BACKENDS, default="cpu")
+        command.add_argument("--operator", nargs="+", choices=operators, help="these only")
+        command.add_argument(
+            "--threads", type=int, default=usable_cores(), help="default: the cores this process may use"
+        )
+        command.add_argument(
+            "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
+        )
+        command.add_argument(
+            "--output", type=Path, help="default: benchmarks/results/[growth-]<backend>-<date>...json"
+        )
     commands.add_parser("report", help="write results and the operator table into README and docs")
     return parser
 
@@ -46,24 +54,51 @@ def _run(arguments: argparse.Namespace) -> int:
     peers = arguments.peers and find_spec("torch") is not None
     if arguments.peers and not peers:
         _say("no peers: PyTorch is not installed (extra: bench)")
-    result = run(
-        Options(
-            arguments.backend, arguments.threads, tuple(arguments.operator or ()), peers, arguments.quick
-        ),
-        _say,
+    options = run.Options(
+        arguments.backend,
+        arguments.threads,
+        tuple(arguments.operator or ()),
+        peers,
+        arguments.quick,
+        not arguments.no_first_calls,
     )
+    output = _output(arguments)
+    earlier = json.loads(output.read_text()) if output.exists() else None
+    result = run.run(options, _say, partial(_save, output), earlier)
     print(document(result, plain))
-    quick = "quick" if arguments.quick else None
-    marks = [arguments.backend, result["date"][:10], *(arguments.operator or ()), quick]
-    name = f"{'-'.join(filter(None, marks))}.json"
-    output = arguments.output or report.RESULTS / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    _say(f"written: {output}")
+    wrong = [text for row in result["rows"] for text in row["peer_problems"] if "Mismatch" in text]
+    for text in wrong:
+        _say(f"a peer does not agree with ours: {text}")
+    return 1 if wrong else 0
+
+
+def _growth(arguments: argparse.Namespace) -> int:
+    options = growth.Options(
+        arguments.backend, arguments.threads, tuple(arguments.operator or ()), arguments.quick
+    )
+    output = _output(arguments, "growth")
+    result = growth.run(options, _say, partial(_save, output))
+    print(plain(*growth_table(result)))
     _say(f"written: {output}")
     return 0
 
 
-def _report() -> int:
+def _output(arguments: argparse.Namespace, *first: str) -> Path:
+    quick = ("quick",) if arguments.quick else ()
+    marks = [*first, arguments.backend, today(), *(arguments.operator or ()), *quick]
+    return arguments.output or report.RESULTS / f"{'-'.join(marks)}.json"
+
+
+def _save(output: Path, result: dict[str, Any]) -> None:
+    """Never half a file: whoever interrupts a run finds what it had."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = output.with_suffix(".tmp")
+    partial_file.write_text(json.dumps(result, indent=1) + "\n")
+    partial_file.replace(output)
+
+
+def _report(_: argparse.Namespace) -> int:
     changed = report.write()
     _say(f"updated: {', '.join(path.name for path in changed) or 'nothing'}")
     return 0

@@ -42,7 +42,7 @@ def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> in
     return int(((positions >= 0) & (positions < size)).sum())
 
 
-def _conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Case:
+def conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Case:
     shapes = {
         "x": (n, c, h, w),
         "atoms": (n, m, kernel, kernel, h, w),
@@ -53,14 +53,14 @@ def _conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Ca
     return Case(title, "atom_conv2d", shapes, conv_flops, {}, _PEERS)
 
 
-def _compose(n: int, h: int, w: int, kernel: int, bases: int, m: int = 6) -> Case:
+def compose(n: int, h: int, w: int, kernel: int, bases: int, m: int = 6) -> Case:
     shapes = {"alpha": (n, m, bases, h, w), "bases": (bases, kernel, kernel)}
     title = f"compose_atoms ({n}, {m}, {bases}, {h}, {w}) k{kernel}"
     return Case(title, "compose_atoms", shapes, compose_flops, {}, _PEERS)
 
 
 CASES = (
-    replace(_conv(2, 64, 64, 56, 56, 3), small=_conv(1, 4, 3, 9, 11, 3)),
-    replace(_conv(2, 64, 64, 56, 56, 5), small=_conv(1, 4, 3, 9, 11, 5)),
-    replace(_compose(2, 56, 56, 5, 12), small=_compose(1, 5, 7, 5, 12)),
+    replace(conv(2, 64, 64, 56, 56, 3), small=conv(1, 4, 3, 9, 11, 3)),
+    replace(conv(2, 64, 64, 56, 56, 5), small=conv(1, 4, 3, 9, 11, 5)),
+    replace(compose(2, 56, 56, 5, 12), small=compose(1, 5, 7, 5, 12)),
 )

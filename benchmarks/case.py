@@ -1,7 +1,7 @@
 """One thing to measure: an operator on arrays of given shapes, and the least work that it can do."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -100,21 +100,34 @@ class Case:
         backward = Work(self.output_bytes + 2 * self.input_bytes, backward_flops)
         return {"forward": forward, "backward": backward, "forward_backward": forward + backward}
 
-    def arrays(self, rng: np.random.Generator) -> tuple:
-        """Random array arguments, one per name of the operator, None for those left out."""
+    def arrays(self, rng: Any) -> tuple:
+        """Random array arguments, one per name of the operator, None for those left out.
+
+        `rng` is a generator of NumPy or of CuPy, and they are arrays of the same.
+        """
         names = dyn.OPERATORS[self.operator].arrays
         return tuple(
             self._random(rng, self.shapes[name], self.ranges.get(name)) if name in self.shapes else None
             for name in names
         )
 
-    def grad_output(self, rng: np.random.Generator) -> np.ndarray:
+    def grad_output(self, rng: Any) -> Any:
         """A random gradient with respect to the output."""
         return self._random(rng, self.output_shape)
 
-    def _random(
-        self, rng: np.random.Generator, shape: tuple[int, ...], limits: tuple[float, float] | None = None
-    ) -> np.ndarray:
+    def times(self, batch: int) -> "Case":
+        """The same on so many times as many images."""
+        images = next(iter(self.shapes.values()))[0]
+        shapes = {
+            # Arrays that all images share have another first axis.
+            name: (batch * shape[0], *shape[1:]) if shape[0] == images else shape
+            for name, shape in self.shapes.items()
+        }
+        larger = replace(self, title=f"{self.title}, batch x{batch}", shapes=shapes)
+        larger.checked()  # refuses what was not scaled alike
+        return larger
+
+    def _random(self, rng: Any, shape: tuple[int, ...], limits: tuple[float, float] | None = None) -> Any:
         if limits:
             return rng.uniform(*limits, shape).astype(self.dtype)
         return rng.standard_normal(shape, dtype=np.float32).astype(self.dtype, copy=False)

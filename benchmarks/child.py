@@ -58,27 +58,22 @@ def memory(task: dict[str, Any]) -> dict[str, int]:
 
 def _arrays(task: dict[str, Any]) -> tuple[tuple, Any, Any]:
     """The array arguments, the gradient of the output, and a function that waits for the device."""
-    import numpy as np
+    if task["backend"] == "cuda":
+        import cupy as library
 
-    rng = np.random.default_rng(0)
+        wait = library.cuda.get_current_stream().synchronize
+    else:
+        import numpy as library
+
+        wait = _nothing
+    rng = library.random.default_rng(0)
 
     def random(shape: list[int] | None) -> Any:
         if shape is None:
             return None
-        values = rng.standard_normal(shape, dtype=np.float32).astype(task["dtype"], copy=False)
-        return move(values)
+        return rng.standard_normal(shape, dtype=library.float32).astype(task["dtype"], copy=False)
 
-    if task["backend"] == "cuda":
-        import cupy
-
-        move, wait = cupy.asarray, cupy.cuda.get_current_stream().synchronize
-    else:
-        move, wait = _same, _nothing
     return tuple(random(shape) for shape in task["shapes"]), random(task["output_shape"]), wait
-
-
-def _same(values: Any) -> Any:
-    return values
 
 
 def _nothing() -> None:

@@ -31,7 +31,7 @@ def sample_flops(checked: Checked) -> tuple[int, int]:
     return _SAMPLE * samples, _GRADIENTS * samples
 
 
-def _deform(n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, kernel: int = 3) -> Case:
+def deform(n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, kernel: int = 3) -> Case:
     shapes = {
         "x": (n, c, h, w),
         "offset": (n, 1, kernel, kernel, 2, h, w),
@@ -43,14 +43,14 @@ def _deform(n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, ker
     return Case(title, "deform_conv2d", shapes, flops, {"padding": kernel // 2}, _PEERS)
 
 
-def _sample(n: int, c: int, h: int, w: int, points: int) -> Case:
+def sample(n: int, c: int, h: int, w: int, points: int) -> Case:
     shapes = {"x": (n, c, h, w), "points": (n, points, 2, h, w)}
     return Case(f"sample {(n, c, h, w)} at {points} points", "sample_points", shapes, sample_flops)
 
 
 CASES = (
-    replace(_deform(1, 64, 64, 64, 64), small=_deform(1, 4, 3, 9, 11)),
-    replace(_deform(2, 256, 256, 56, 56), small=_deform(2, 3, 5, 8, 7)),
-    replace(_deform(2, 256, 256, 56, 56, masked=True), small=_deform(2, 3, 5, 8, 7, masked=True)),
-    replace(_sample(2, 64, 56, 56, points=9), small=_sample(1, 4, 6, 7, points=3)),
+    replace(deform(1, 64, 64, 64, 64), small=deform(1, 4, 3, 9, 11)),
+    replace(deform(2, 256, 256, 56, 56), small=deform(2, 3, 5, 8, 7)),
+    replace(deform(2, 256, 256, 56, 56, masked=True), small=deform(2, 3, 5, 8, 7, masked=True)),
+    replace(sample(2, 64, 56, 56, points=9), small=sample(1, 4, 6, 7, points=3)),
 )

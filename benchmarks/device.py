@@ -1,5 +1,7 @@
 """Where the arrays live, and what differs there: library, clock, size of the cache, waiting."""
 
+import gc
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ class Cpu:
 
     library: Any = np
 
+    def rng(self) -> Any:
+        """A source of random arrays that live here."""
+        return np.random.default_rng(0)
+
     def clock(self) -> Clock:
         return WallClock()
 
@@ -27,6 +33,9 @@ class Cpu:
 
     def wait(self) -> None:
         """Nothing is queued."""
+
+    def release(self) -> None:
+        """Memory goes back when its arrays do."""
 
     def blas_threads(self, threads: int) -> AbstractContextManager:
         """Hold NumPy's BLAS to this many threads."""
@@ -43,6 +52,10 @@ class Cuda:
 
         self.library: Any = cupy
 
+    def rng(self) -> Any:
+        """A source of random arrays that live here: large ones take long to make and to bring."""
+        return self.library.random.default_rng(0)
+
     def clock(self) -> Clock:
         return CudaEvents(self.library.cuda)
 
@@ -53,6 +66,14 @@ class Cuda:
     def wait(self) -> None:
         """Until the current stream is empty."""
         self.library.cuda.get_current_stream().synchronize()
+
+    def release(self) -> None:
+        """Give back what CuPy's pool and PyTorch's keep: each could use what the other holds."""
+        gc.collect()
+        self.library.get_default_memory_pool().free_all_blocks()
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.cuda.empty_cache()
 
     def blas_threads(self, threads: int) -> AbstractContextManager:
         return nullcontext()

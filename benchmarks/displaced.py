@@ -24,7 +24,7 @@ def flops(checked: Checked) -> tuple[int, int]:
     return 7 * pairs + blur, 15 * pairs + 2 * blur
 
 
-def _case(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
+def displaced(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
     shapes = {"x": (n, c, h, w), "weight": (o, c, units), "displacement": (o, c, units, 2), "bias": (o,)}
     title = f"displaced_conv2d ({n}, {c}->{o}, {h}, {w}) G{units}"
     return Case(
@@ -33,6 +33,6 @@ def _case(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
 
 
 CASES = (
-    replace(_case(2, 256, 256, 28, 28, 2), small=_case(1, 3, 4, 9, 11, 2)),
-    replace(_case(2, 96, 256, 27, 27, 4), small=_case(1, 2, 3, 8, 7, 4)),
+    replace(displaced(2, 256, 256, 28, 28, 2), small=displaced(1, 3, 4, 9, 11, 2)),
+    replace(displaced(2, 96, 256, 27, 27, 4), small=displaced(1, 2, 3, 8, 7, 4)),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import dynarray as dyn
 
+from . import child
 from .case import Case
 from .machine import ROOT
 
@@ -20,8 +21,11 @@ _CACHES = ("NUMBA_CACHE_DIR", "CUPY_CACHE_DIR", "DYNARRAY_CACHE_DIR")
 
 
 def first_call(case: Case, backend: str, threads: int) -> dict[str, dict[str, float]]:
-    """Seconds of import and first calls: with empty kernel caches ("cold"), in a later process ("later")."""
-    task = _task(case, backend, threads)
+    """Seconds of import and first calls: with empty kernel caches ("cold"), in a later process ("later").
+
+    On a GPU the arrays are small: the kernels are the same, and nobody waits for large ones to be made.
+    """
+    task = _task((case.small or case) if backend == "cuda" else case, backend, threads)
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: str(Path(folder, name)) for name in _CACHES}
         return {when: _child("first_call", task, caches) for when in ("cold", "later")}
@@ -32,7 +36,8 @@ def memory(case: Case, backend: str, threads: int) -> dict[str, Any]:
     small = case.small or case
     task = _task(case, backend, threads) | {"small": _task(small, backend, threads)}
     try:
-        peaks: dict[str, Any] = _child("memory", task, {})
+        # On a GPU the pool of this process tells; on the CPU only a process of its own does.
+        peaks: dict[str, Any] = child.memory(task) if backend == "cuda" else _child("memory", task, {})
     except MeasurementError as error:
         peaks = {"problem": str(error)}
     sizes = {

@@ -38,7 +38,7 @@ def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> in
     return int(((positions >= 0) & (positions < size)).sum())
 
 
-def _ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
+def ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
     shapes = {
         "x": (n, c, h, w),
         "channel_filter": (n, c, kernel, kernel),
@@ -48,22 +48,45 @@ def _ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) 
     return Case(title, "ddf", shapes, flops, {"combine": combine}, _PEERS)
 
 
-def _carafe(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 5) -> Case:
+def carafe(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 5) -> Case:
     shapes = {"x": (n, c, h, w), "masks": (n, kernel * kernel, scale * h, scale * w)}
     title = f"carafe {(n, c, h, w)} x{scale} k{kernel}"
     return Case(title, "carafe", shapes, flops, {"kernel_size": kernel, "scale": scale}, _PEERS)
 
 
-def _involution(n: int, c: int, h: int, w: int, groups: int, kernel: int = 7) -> Case:
+def involution(n: int, c: int, h: int, w: int, groups: int, kernel: int = 7) -> Case:
     shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
     title = f"involution {(n, c, h, w)} G{groups} k{kernel}"
     return Case(title, "involution", shapes, flops, {}, _PEERS)
 
 
+def upsample(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 3) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "channel_filters": (n, scale, scale, c, kernel, kernel),
+        "spatial_filters": (n, 1, kernel, kernel, scale * h, scale * w),
+    }
+    return Case(f"ddf_upsample {(n, c, h, w)} x{scale} k{kernel}", "ddf_upsample", shapes, flops)
+
+
+def plain(n: int, c: int, h: int, w: int, groups: int, kernel: int = 3) -> Case:
+    shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
+    title = f"local_filter2d {(n, c, h, w)} G{groups} k{kernel}"
+    return Case(title, "local_filter2d", shapes, flops, {}, _PEERS)
+
+
 CASES = (
-    replace(_ddf(2, 256, 56, 56), small=_ddf(1, 4, 9, 11)),
-    replace(_ddf(2, 256, 56, 56, "add"), small=_ddf(1, 4, 9, 11, "add")),
-    replace(_ddf(1, 64, 256, 256), small=_ddf(2, 3, 8, 13)),
-    replace(_carafe(1, 256, 64, 64), small=_carafe(1, 4, 6, 7)),
-    replace(_involution(2, 256, 56, 56, groups=16), small=_involution(1, 4, 9, 11, groups=2)),
+    replace(ddf(2, 256, 56, 56), small=ddf(1, 4, 9, 11)),
+    replace(ddf(2, 256, 56, 56, "add"), small=ddf(1, 4, 9, 11, "add")),
+    replace(ddf(1, 64, 256, 256), small=ddf(2, 3, 8, 13)),
+    replace(upsample(1, 256, 64, 64), small=upsample(1, 4, 6, 7)),
+    replace(carafe(1, 256, 64, 64), small=carafe(1, 4, 6, 7)),
+    replace(involution(2, 256, 56, 56, groups=16), small=involution(1, 4, 9, 11, groups=2)),
+    replace(plain(2, 256, 56, 56, groups=8), small=plain(1, 4, 9, 11, groups=2)),
+)
+
+# The feature maps of a ResNet, and a large image.
+CUDA_CASES = tuple(
+    replace(ddf(n, 256, h, w), small=ddf(1, 4, 9, 11))
+    for n, h, w in ((2, 200, 300), *((32, side, side) for side in (7, 14, 28, 56, 112)))
 )

@@ -206,4 +206,5 @@ FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
     "ddf": _ddf,
     "carafe": _carafe,
     "involution": _involution,
+    "local_filter2d": _involution,  # without channel weights they are one
 }

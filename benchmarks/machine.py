@@ -18,7 +18,7 @@ _PACKAGES = ("numpy", "scipy", "numba", "torch", "torchvision", "cupy-cuda12x", 
 def describe(device: Device) -> dict[str, Any]:
     """Machine, versions, commit and date."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": _uncommitted(),
         "machine": {
@@ -31,6 +31,16 @@ def describe(device: Device) -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def now() -> str:
+    """Date and time, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def today() -> str:
+    """The date, UTC."""
+    return now()[:10]
 
 
 def usable_cores() -> int:

@@ -52,14 +52,17 @@ class Effort:
     """How long to measure: rounds, seconds per contender in each, seconds of rest before each of those.
 
     The rest is for the worker threads of the contender before, which spin on a core for some milliseconds.
+    A contender so slow that its rounds would take longer than `longest` seconds in all takes part in fewer.
     """
 
     rounds: int
     seconds: float
     rest: float
+    longest: float = 2.0
 
 
-FULL = Effort(rounds=9, seconds=0.12, rest=0.02)
+FULL = Effort(rounds=7, seconds=0.1, rest=0.02)
+BRIEF = Effort(rounds=5, seconds=0.04, rest=0.01)
 QUICK = Effort(rounds=2, seconds=0.0, rest=0.0)
 
 
@@ -93,26 +96,36 @@ def in_turn(contenders: dict[str, Call], buffers: int, clock: Clock, effort: Eff
     single call fills its turn does without the untimed call: waking up is nothing to it.
     """
     runners = {name: _Runner(call, clock, buffers) for name, call in contenders.items()}
-    calls = {name: _calls_per_round(runner, effort) for name, runner in runners.items()}
+    paces = {name: _pace(runner, effort) for name, runner in runners.items()}
     gc.collect()
     gc.disable()
     try:
-        for _ in range(effort.rounds):
+        for number in range(effort.rounds):
             for name, runner in runners.items():
+                rounds, calls = paces[name]
+                if number >= rounds:
+                    continue
                 time.sleep(effort.rest)
-                if calls[name] > 1:
+                if calls > 1:
                     runner.run(1)
-                runner.samples += runner.run(calls[name])
+                runner.samples += runner.run(calls)
     finally:
         gc.enable()
     return {name: summarise(runner.samples) for name, runner in runners.items()}
 
 
-def _calls_per_round(runner: _Runner, effort: Effort) -> int:
-    """So many as fill a turn, at least one; the first call, which may compile, does not tell."""
+def _pace(runner: _Runner, effort: Effort) -> tuple[int, int]:
+    """Rounds, and calls in each: so many as fill a turn, at least one.
+
+    The first call, which may compile, does not tell; nor is a very long one asked three times.
+    """
     runner.run(1)
-    best = min(runner.run(1)[0], runner.run(1)[0])
-    return min(100, max(1, round(effort.seconds * 1e3 / max(best, 1e-3))))
+    best = runner.run(1)[0]
+    if best < 1e3 * effort.longest / effort.rounds:
+        best = min(best, runner.run(1)[0])
+    best = max(best, 1e-3)
+    calls = min(100, max(1, round(effort.seconds * 1e3 / best)))
+    return min(effort.rounds, max(1, int(effort.longest * 1e3 / (best * calls)))), calls
 
 
 def summarise(samples: Sequence[float]) -> Timing:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import dynarray as dyn
-from benchmarks import isolated, measure, report, table
+from benchmarks import growth, isolated, measure, plots, report, run, table
 from benchmarks.__main__ import main
-from benchmarks.case import PASSES, Buffers, Case, Work
-from benchmarks.cases import CASES
+from benchmarks.case import PASSES, Case, Work
+from benchmarks.cases import BATCH, CASES, cases
 from benchmarks.floor import Floor
 from benchmarks.local_filter import flops
+from benchmarks.targets import TARGETS, reached
 from examples import _record
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,22 @@ def test_cases_are_distinct_and_cover_the_shapes_that_have_targets():
         assert each.small.input_bytes < 1e5
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_every_operator_has_a_case(backend):
+    assert {case.operator for case in cases(backend)} == set(dyn.OPERATORS)
+
+
+def test_a_gpu_gets_more_images_of_the_same():
+    wanted = {f"{case.title}, batch x{BATCH}" for case in CASES}
+    larger = {case.title: case for case in cases("cuda")}
+    assert wanted <= set(larger)
+    deform = larger[f"deform (1, 64, 64, 64) to 64 k3, batch x{BATCH}"]
+    assert deform.shapes["x"] == (BATCH, 64, 64, 64) and deform.shapes["weight"] == (64, 64, 3, 3)
+    assert deform.output_shape == (BATCH, 64, 64, 64)
+    sides = {case.shapes["x"] for case in larger.values() if case.operator == "ddf"}
+    assert {(2, 256, 200, 300), *((32, 256, side, side) for side in (7, 14, 28, 56, 112))} <= sides
+
+
 def fake_clock(durations: dict[str, float], log: list[tuple[str, int]]):
     """A clock that does not read the time, and contenders that tell it what they cost."""
     last = {}
@@ -117,6 +134,15 @@ def test_contenders_take_turns_and_walk_through_the_buffers():
         assert visited == [index % 5 for index in range(len(visited))]
     turns = "".join("o" if who == "ours" else "p" for who, _ in log)[6:]  # the first calls set numbers
     assert turns == ("o" * 5 + "p") * 3
+
+
+def test_a_slow_contender_takes_part_in_fewer_rounds():
+    log: list[tuple[str, int]] = []
+    clock, contenders = fake_clock({"ours": 1.0, "slow": 40.0, "endless": 500.0}, log)
+    effort = measure.Effort(rounds=3, seconds=0.001, rest=0.0, longest=0.08)
+    timings = measure.in_turn(contenders, 5, clock, effort)
+    assert [timings[name].calls for name in contenders] == [3, 2, 1]
+    assert sum(name == "endless" for name, _ in log) == 3  # two to find its pace
 
 
 def test_summary_is_median_and_quartiles():
@@ -214,8 +240,38 @@ def quick(tmp_path_factory) -> dict:
     return result
 
 
+def test_a_run_saves_each_row_and_goes_on_where_it_was_interrupted(monkeypatch):
+    measured, saved = [], []
+
+    def row(case, *_):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(case.title)
+        return {"title": case.title}
+
+    monkeypatch.setattr(run, "_row", row)
+    monkeypatch.setattr(run, "describe", lambda device: dict.fromkeys(run._ALIKE, "the same"))
+    options = run.Options("reference", 1, quick=True, first_calls=False)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(options, str, lambda result: saved.append(json.dumps(result)))
+    assert [len(json.loads(text)["rows"]) for text in saved] == [1, 2]
+    left = json.loads(saved[-1])
+    assert left["complete"] is False
+    first, measured[:] = list(measured), ["the count starts anew"] * 3
+    result = run.run(options, str, earlier=left)
+    titles = [case.small.title for case in CASES]
+    assert result["complete"] is True and result["floor"] == left["floor"]
+    assert [each["title"] for each in result["rows"]] == titles
+    assert measured[3:] == titles[2:] and first == titles[:2]
+    # One of another commit is not continued.
+    measured[:] = ["the count starts anew"] * 3
+    run.run(options, str, earlier={**left, "commit": "another"})
+    assert measured[3:] == titles
+
+
 def test_quick_run_measures_every_case(quick):
     assert [row["title"] for row in quick["rows"]] == [case.small.title for case in CASES]
+    assert quick["complete"] is True
     assert quick["backend"] == "reference" and quick["threads"] == 1 and quick["quick"] is True
     assert quick["versions"]["numpy"] == np.__version__
     assert quick["machine"]["cpu"] and quick["machine"]["cores"] >= 1
@@ -257,13 +313,13 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
     row = quick["rows"][0] | {"title": "another"}
     (results / "d.json").write_text(json.dumps(later | {"quick": False, "rows": [row], "threads": 3}))
     monkeypatch.setattr(
-        report, "SECTIONS", {**report.SECTIONS, "benchmarks": lambda: report.benchmarks(results)}
+        report, "SECTIONS", {**report.SECTIONS, "all benchmarks": lambda: report.every_benchmark(results)}
     )
-    text = "# Title\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nbetween\n"
+    text = "# Title\n<!-- all benchmarks:begin -->\nold\n<!-- all benchmarks:end -->\nbetween\n"
     text += "<!-- operators:begin --><!-- operators:end -->\nlast\n"
     once = report.fill(text)
     assert report.fill(once) == once
-    assert once.startswith("# Title\n<!-- benchmarks:begin -->\n") and once.endswith(
+    assert once.startswith("# Title\n<!-- all benchmarks:begin -->\n") and once.endswith(
         "<!-- operators:end -->\nlast\n"
     )
     assert "\nold\n" not in once and "\nbetween\n" in once
@@ -272,6 +328,124 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
     assert "3 threads" in once and once.count("| another |") == len(PASSES) + 1
     for row in quick["rows"]:
         assert once.count(f"| {row['title']} |") == len(PASSES) + 1
+
+
+def test_the_summary_has_a_table_for_each_machine(quick, tmp_path):
+    first, *others = quick["rows"]
+    found = quick | {"quick": False, "rows": [first]}
+    elsewhere = found | {"machine": quick["machine"] | {"cpu": "an abacus"}, "rows": others}
+    elsewhere["date"] = "2999-01-01T00:00:00+00:00"
+    for name, result in (("a", found), ("b", elsewhere)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    text = report.benchmarks(tmp_path)
+    here, there = text.split("**Backend `reference`.**")[1:]
+    assert "an abacus" in there and "an abacus" not in here
+    assert f"| {first['title']} |" in here and f"| {first['title']} |" not in there
+    for row in others:
+        assert f"| {row['title']} |" in there
+
+
+def test_first_calls_may_be_left_out(quick):
+    row = quick["rows"][0] | {"first_call_s": None}
+    assert table.costs(quick | {"rows": [row]})[1][0][3:] == ["", ""]
+    assert all(cells[3] and cells[4] for cells in table.costs(quick)[1])
+
+
+def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):
+    assert set(TARGETS) <= {case.title for case in CASES}
+    row = json.loads(json.dumps(quick["rows"][0])) | {"title": "ddf mul (2, 256, 56, 56) k3"}
+    peers = {
+        "eager": [{"formulation": "a", "ratio": 5.04}, {"formulation": "b", "ratio": 9.0}],
+        "compiled": [{"formulation": "a", "ratio": 2.5}],
+    }
+    for name in ("forward", "forward_backward"):
+        row["passes"][name] |= {"ms": 1.0, "peers": peers}
+    _, (cells,) = table.summary([quick | {"rows": [row]}])
+    assert cells[1:3] == ["1", "compiled 2.5x (3x), eager 5.0x (10x)"]
+    _, (cells,) = table.summary([quick | {"rows": [row | {"title": "carafe (1, 256, 64, 64) x2 k5"}]}])
+    assert cells[2] == "best 2.5x (3x)"
+    _, (cells,) = table.summary([quick | {"rows": [row | {"title": "none"}]}])
+    assert cells[2] == "compiled 2.5x, eager 5.0x"
+    assert reached(peers, "b") == 9.0 and reached(peers, "c") is None
+
+
+def test_every_operator_grows_along_each_of_its_sizes():
+    assert {each.operator for each in growth.GROWTH} == set(dyn.OPERATORS)
+    for each in growth.GROWTH:
+        assert "pixels" in each.axes and len(each.axes) >= 3
+        for points in each.axes.values():
+            assert len(points) >= 4
+            work = [each.case(changed).work()["forward"] for _, changed in points]
+            assert [a.bytes for a in work] == sorted({a.bytes for a in work})  # each larger than the last
+            for _, changed in points:
+                case = each.case(changed)
+                assert case.operator == each.operator
+                assert case.small is not None and case.small.params == case.params
+                assert case.input_bytes + case.output_bytes < 2.5e8
+
+
+def test_an_exponent_is_the_slope_of_the_logarithms():
+    sizes = [1, 4, 16, 64]
+    assert growth.exponent(sizes, [3.0 * size for size in sizes]) == pytest.approx(1)
+    assert growth.exponent(sizes, [size**1.5 for size in sizes]) == pytest.approx(1.5)
+    assert growth.exponent(sizes, [7.0] * 4) == pytest.approx(0)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory) -> Path:
+    """A folder with the results file of a quick run of one operator's growth."""
+    folder = tmp_path_factory.mktemp("growth")
+    arguments = ["growth", "--backend", "reference", "--threads", "1", "--quick", "--operator", "ddf"]
+    assert main([*arguments, "--output", str(folder / "growth.json")]) == 0
+    result = json.loads((folder / "growth.json").read_text())
+    assert result["complete"] and result["kind"] == "growth" and not report.load(folder, "growth")
+    (folder / "growth.json").write_text(json.dumps(result | {"quick": False}))
+    return folder
+
+
+def test_growth_is_reported_with_exponents_and_memory(grown):
+    (result,) = report.newest(grown, "growth", ("operator", "axis"))
+    assert [row["axis"] for row in result["rows"]] == ["pixels", "channels", "taps"]
+    for row in result["rows"]:
+        for point, scale in zip(row["points"], (1, 4), strict=True):
+            for name in ("forward", "forward_backward"):
+                point["passes"][name]["ms"] = 2.0 * scale
+            point["size"] = 10 * scale
+            point["memory_bytes"] |= {"forward": 1_000_000, "backward": 2_000_000 * scale}
+    header, rows = table.growth_table(result)
+    cells = ["`ddf`", "pixels", "10 to 40", "1.00", "1.00", "8 / 8", "2.0 to 8.0", "32.0"]
+    assert rows[0] == cells and len(header) == len(cells)
+    assert table.growth_verdict(result).startswith("6 of 6 exponents are at most 1.15")
+    assert "in 6 of 6 calls; the most is 8.0 MB" in table.growth_verdict(result)
+    last = result["rows"][0]["points"][1]
+    last["passes"]["forward"]["ms"], last["memory_bytes"]["backward"] = 32.0, 33_000_000
+    verdict = table.growth_verdict(result)
+    assert "5 of 6 exponents" in verdict and "`ddf` in pixels, forward: 2.00" in verdict
+    assert "in 5 of 6 calls" in verdict
+
+
+def test_figures_say_what_they_show(quick, grown, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: bench)")
+    drawn = {"benchmarks.svg": [quick], "growth.svg": report.newest(grown, "growth", ("operator", "axis"))}
+    assert set(drawn) == set(plots.DRAWN)
+    for name, results in drawn.items():
+        path = tmp_path / name
+        assert plots.shown(path) is None
+        plots.DRAWN[name](results, path)
+        assert plots.shown(path) == plots.digest(results)
+        text = path.read_text()
+        for result in results:
+            for row in result["rows"]:
+                # Titles are XML in a figure.
+                assert row.get("title", row["operator"]).replace(">", "&gt;") in text
+        path.with_suffix(".again").write_bytes(path.read_bytes())
+        plots.DRAWN[name](results, path)
+        assert path.read_bytes() == path.with_suffix(".again").read_bytes()
+
+
+def test_figures_show_what_was_measured_last():
+    for name, results in report.figures().items():
+        assert plots.shown(report.IMAGES / name) == plots.digest(results), "run: python -m benchmarks report"
 
 
 def test_half_a_pair_of_markers_is_refused():
@@ -309,27 +483,6 @@ def test_an_example_s_tables_are_reported(tmp_path, monkeypatch):
     text = report.example(path)
     assert text.startswith("**How far**\n\n| who | m |\n| --- | ---: |\n| she | 12 |\n| he | 9 |\n")
     assert "`python examples/walk.py --full`: seeds 5; python" in text
-
-
-def test_peers_agree_with_ours_on_tiny_arrays():
-    pytest.importorskip("torch", reason="PyTorch is not installed (extra: bench)")
-    from benchmarks import local_filter_torch, peers_torch
-
-    rng = np.random.default_rng(0)
-    for tiny in (case.small for case in CASES):
-        for name, function in local_filter_torch.FORMULATIONS[tiny.operator](**tiny.params).items():
-            buffers = Buffers(tiny.arrays(rng), tiny.grad_output(rng))
-            calls = peers_torch._calls(function, [peers_torch._tensors(buffers)], compiled=False)
-            with dyn.use_backend("reference"):
-                output, saved = dyn.OPERATORS[tiny.operator].run(buffers.arrays, tiny.params)
-                needs = (True,) * len(buffers.arrays)
-                gradients = dyn.OPERATORS[tiny.operator].gradients(buffers.grad_output, saved, needs)
-            results = calls["forward"](0), *calls["forward_backward"](0)
-            peers_torch._compare(name, results, (output, *gradients))
-            with pytest.raises(peers_torch.Mismatch, match="gradient 1"):
-                peers_torch._compare(
-                    name, results, (output, gradients[0], gradients[1] * 1.001, *gradients[2:])
-                )
 
 
 def test_unknown_operator_is_refused(capsys):

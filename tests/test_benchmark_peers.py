@@ -1,0 +1,120 @@
+"""The peers in PyTorch compute what ours do, and none is timed that does not."""
+
+from importlib import import_module
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import dynarray as dyn
+from benchmarks.case import Buffers
+from benchmarks.cases import CASES
+
+pytest.importorskip("torch", reason="PyTorch is not installed (extra: bench)")
+
+from benchmarks import peers_torch
+
+COMPARED = [case.small for case in CASES if case.peers and case.small]
+each_case = pytest.mark.parametrize("tiny", COMPARED, ids=lambda case: case.title)
+
+
+def ours(tiny):
+    """Buffers of a tiny case, and the output and the gradients that the reference gives."""
+    rng = np.random.default_rng(0)
+    buffers = Buffers(tiny.arrays(rng), tiny.grad_output(rng))
+    operator = dyn.OPERATORS[tiny.operator]
+    with dyn.use_backend("reference"):
+        output, saved = operator.run(buffers.arrays, tiny.params)
+        gradients = operator.gradients(buffers.grad_output, saved, (True,) * len(buffers.arrays))
+    return buffers, (output, *gradients)
+
+
+@each_case
+def test_peers_agree_with_ours_on_tiny_arrays(tiny):
+    buffers, expected = ours(tiny)
+    agreed = 0
+    for name, function in import_module(tiny.peers).FORMULATIONS[tiny.operator](**tiny.params).items():
+        calls = peers_torch._calls(function, [peers_torch._tensors(buffers)], compiled=False)
+        try:
+            forward, both = calls["forward"](0), calls["forward_backward"](0)
+        except (ImportError, TypeError):  # torchvision is missing; a form for calls without attention
+            continue
+        agreed += 1
+        peers_torch._compare(name, forward, expected)
+        peers_torch._compare(name, both, expected)
+        off = (*expected[:2], expected[2] * np.float32(1.001), *expected[3:])
+        with pytest.raises(peers_torch.Mismatch, match="gradient 1"):
+            peers_torch._compare(name, both, off)
+    assert agreed or tiny.operator == "deform_conv2d"
+
+
+def formulations(**milliseconds):
+    """Peers that need no PyTorch: each sums its array after telling the clock how long it takes."""
+    log = []
+
+    def formulation(name):
+        def function(x):
+            log.append(name)
+            clock.last = milliseconds[name]
+            return x * 2 if name != "wrong" else x * 3
+
+        return function
+
+    def times(call, first, count):
+        return [(call(index), clock.last)[1] for index in range(first, first + count)]
+
+    clock = SimpleNamespace(times=times, last=0.0)
+    return clock, {name: formulation(name) for name in milliseconds}, log
+
+
+def prepared(monkeypatch, kinds=("eager",), **milliseconds):
+    clock, table, log = formulations(**milliseconds)
+    monkeypatch.setattr(peers_torch, "KINDS", kinds)
+    monkeypatch.setattr(
+        peers_torch, "import_module", lambda name: SimpleNamespace(FORMULATIONS={"op": lambda: table})
+    )
+    case = SimpleNamespace(peers="some", operator="op", params={}, title="a case")
+    x = np.ones(3, np.float32)
+    problems = []
+    peers = peers_torch.prepare(case, [Buffers((x,), x)], (x * 2, x * 2), 1, clock, problems.append)
+    return {peer.formulation: peer for peer in peers}, problems, log
+
+
+def test_a_formulation_far_behind_is_looked_at_once(monkeypatch):
+    peers, problems, log = prepared(monkeypatch, good=1.0, fair=2.9, poor=3.1, endless=6000.0)
+    assert not problems
+    contends = {name: peer.contends for name, peer in peers.items()}
+    both = {"forward", "forward_backward"}
+    assert contends == {"good": both, "fair": both, "poor": set(), "endless": set()}
+    # The poor one has a time for both passes, the endless one a single call.
+    assert peers["poor"].looks == {"forward": 3.1, "forward_backward": 3.1}
+    assert peers["endless"].looks == {"forward": 6000.0}
+    assert log.count("poor") == 2 * 4 and log.count("endless") == 1
+
+
+def test_a_formulation_that_is_wrong_or_broken_is_reported_and_left_out(monkeypatch):
+    peers, problems, _ = prepared(monkeypatch, good=1.0, wrong=0.1)
+    assert list(peers) == ["good"] and peers["good"].contends == {"forward", "forward_backward"}
+    assert len(problems) == 1 and problems[0].startswith("eager wrong: Mismatch: a case: eager wrong: output")
+
+
+def test_compiling_has_an_end(monkeypatch):
+    def stuck(function):
+        def compiled(*tensors):
+            while True:
+                pass
+
+        return compiled
+
+    monkeypatch.setattr(peers_torch, "_compile", stuck)
+    monkeypatch.setattr(peers_torch, "COMPILE_S", dict.fromkeys(peers_torch.PASSES, 0.2))
+    peers, problems, _ = prepared(monkeypatch, kinds=("eager", "compiled"), good=1.0, fair=1.0)
+    assert {peer.kind for peer in peers.values()} == {"eager"}
+    late = "forward not compiled within 0 s for this case"
+    assert problems == [f"compiled good: {late}", f"compiled fair: {late}"]
+
+
+def test_what_differs_in_place_alone_is_compiled_once():
+    assert peers_torch._out_of_place("shifts, in place") == "shifts"
+    assert peers_torch._out_of_place("shifts in place, 1x1") == "shifts, 1x1"
+    assert peers_torch._out_of_place("shifts") is None
