@@ -94,6 +94,14 @@ class Writer:
         """a + b, in one instruction with the product that b may be."""
         return self.builder.fadd(a, b, flags=("contract",))
 
+    def total(self, vector: Any) -> Any:
+        """The sum of a vector's elements."""
+        lane = ir.IntType(32)
+        first, *others = (self.builder.extract_element(vector, lane(i)) for i in range(self.lanes))
+        for other in others:
+            first = self.builder.fadd(first, other)
+        return first
+
     def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
         """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
         with Loop(self.builder, count, [self.zero] * number) as loop:
