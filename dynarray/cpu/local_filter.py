@@ -190,12 +190,12 @@ def backward(
     filters, scales = in_place.by_tap(weight), _by_term(channel_weight, terms)
     arrays = kernel_input(grad_output), kernel_input(x), filters, scales
     chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
-    of_scales = (*x.shape[:2], len(terms.tap)) if needs[2] else (x.shape[0], 0, 0)
+    # Slots are summed in order: the same bits however the items were dealt out.
+    slots = np.zeros((layout.bands, *x.shape[:2], len(terms.tap)) if needs[2] else (1, 0), x.dtype)
     gradients = Gradients(
         x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
-        # Slots are summed in order: the same bits however the items were dealt out.
         filters=np.empty((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype),
-        slots=np.zeros((layout.bands, *of_scales), x.dtype),
+        slots=slots.reshape(-1),
     )
     items = x.shape[0] * weight.shape[1] * layout.bands * chunks
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
@@ -203,7 +203,7 @@ def backward(
     parts = sizes(terms, layout, backward=True)
     args = (*arrays, gradients, terms, layout, parts, chunks, add)
     run_with_memory(backward_items, items, operations, memory(parts, backward=True), x.dtype, *args)
-    grad_scales = gradients.slots.sum(axis=0)
+    grad_scales = slots.sum(axis=0)
     if not np.isfinite(grad_scales).all():  # perhaps through a packed zero
         return by_definition(grad_output, kept, needs, params)
     return (

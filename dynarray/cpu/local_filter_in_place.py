@@ -78,7 +78,7 @@ def _plan(
 def _memory(layout: Layout, packed: int) -> int:
     """Elements that a thread needs: `packed` sets of filters, pixels of some channels, and sums."""
     pixels = min(CHANNELS, layout.channels) * layout.span
-    return packed * layout.filter_at.size * layout.plane + pixels + STRIP_BYTES
+    return packed * layout.filter_at.size * layout.plane + pixels + STRIP_BYTES + layout.filter_at.size
 
 
 def by_tap(weight: np.ndarray) -> np.ndarray:
@@ -288,7 +288,7 @@ def backward_in_place(
     shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
     totals = edge[min(CHANNELS, layout.channels) * layout.span :]
     clear(totals, 0, lanes(totals))
-    of_scales = totals[lanes(totals) :]
+    unwanted = Scale(totals[lanes(totals) :], 0, 0)
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
@@ -312,16 +312,14 @@ def backward_in_place(
                 if grad_filters.size + slots.size == 0:
                     continue
                 source = _readable(x, at, image, several, edge, layout)
-                for tap in range(taps):
-                    clear(of_scales, 0, CHANNELS)
-                    correlate(
-                        *(grads, layout.filter_at[tap], several, count, Planes(grad_output, at, image)),
-                        Planes(source.values, source.at + layout.offset[tap], source.apart),
-                        *(packed, Scale(scales, channel * taps + tap, taps), of_scales, None),
-                    )
-                    if slots.size:
-                        for k in range(several):
-                            slots[((band * samples + n) * of_sample + c + k) * taps + tap] += of_scales[k]
+                of_scale = unwanted
+                if slots.size:
+                    of_scale = Scale(slots, ((band * samples + n) * of_sample + c) * taps, taps)
+                correlate(
+                    *(grads, several, count, Taps(packed, layout.filter_at, layout.offset)),
+                    *(Planes(grad_output, at, image), source, Scale(scales, channel * taps, taps)),
+                    *(of_scale, None),
+                )
             if grad_filters.size:
                 to = chunk * samples * groups * taps * image + filters_at
                 left_out += _unpack(grads, grad_filters, to, first, rows, layout)

@@ -49,7 +49,7 @@ class Gradients(NamedTuple):
 
     x: np.ndarray
     filters: np.ndarray  # one slot per chunk of channels
-    slots: np.ndarray  # gradients of the scales, one slot per band
+    slots: np.ndarray  # gradients of the scales, one slot per band, all in a row
 
 
 class Sizes(NamedTuple):
@@ -59,6 +59,7 @@ class Sizes(NamedTuple):
     images: int  # of CHANNELS channels
     outputs: int  # their gradients
     acc: int
+    sums: int
 
 
 @jit
@@ -106,12 +107,13 @@ def sizes(terms: Terms, layout: Layout, *, backward: bool) -> Sizes:
         images=CHANNELS * layout.image_size,
         outputs=CHANNELS * layout.output_size if backward else 0,
         acc=CHANNELS * acc,
+        sums=STRIP_BYTES + len(terms.tap),
     )
 
 
 def memory(sizes: Sizes, *, backward: bool) -> int:
     """Elements of it all, with gradients of the filters and room for sums."""
-    return sum(sizes) + (sizes.filters if backward else 0) + STRIP_BYTES
+    return sum(sizes) + (sizes.filters if backward else 0)
 
 
 @cached_jit
@@ -202,7 +204,7 @@ def backward_items(
     outputs = images[sizes.images :]
     acc = outputs[sizes.outputs :]
     totals = acc[sizes.acc :]
-    of_scales = totals[lanes(totals) :]
+    unwanted = Scale(totals[lanes(totals) :], 0, 0)
     clear(totals, 0, lanes(totals))
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
@@ -212,7 +214,7 @@ def backward_items(
             clear(memory, 0, 2 * sizes.filters + sizes.images + sizes.outputs)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for channel in range(begin, end, CHANNELS):
-                several, scale = min(CHANNELS, end - channel), (n * x.shape[1] + channel) * size
+                several = min(CHANNELS, end - channel)
                 for k in range(several):
                     for phase in range(u * u):
                         at = k * layout.output_size + phase * layout.output_plane + layout.lead
@@ -222,34 +224,33 @@ def backward_items(
                         )
                     if needs_filters:
                         _pack_image(images, k * layout.image_size, x[n, channel + k], first, rows, layout)
-                for source in range(layout.stride[0] * layout.stride[1] if grads.x.size else 0):
+                slot = ((band * x.shape[0] + n) * x.shape[1] + channel) * size
+                for source in range(layout.stride[0] * layout.stride[1]):
                     these = slice(terms.of_plane[source], terms.of_plane[source + 1])
-                    if these.start == these.stop:
-                        clear(acc, 0, sizes.acc)
-                    else:
-                        apply(
-                            Planes(acc, 0, layout.plane),
-                            *(several, (0, max(rows * layout.width, lanes(acc)))),
-                            Taps(packed, terms.filter_at[these], terms.output_at[these]),
-                            Planes(outputs, 0, layout.output_size),
-                            Scale(scales, scale + these.start, size),
-                            *(totals, add),
-                        )
-                    for k in range(several):
-                        image, origin = grads.x[n, channel + k], _origin(source, layout)
-                        unpack_rows(
-                            acc, k * layout.plane, image, first, rows, layout.width, origin, layout.stride
-                        )
-                for term in range(size if needs_filters else 0):
-                    clear(of_scales, 0, CHANNELS)
-                    correlate(
-                        *(grad_filters, terms.filter_at[term], several, rows * layout.width),
-                        Planes(outputs, terms.output_at[term], layout.output_size),
-                        Planes(images, terms.image_at[term], layout.image_size),
-                        *(packed, Scale(scales, scale + term, size), of_scales, add),
-                    )
+                    taps = Taps(packed, terms.filter_at[these], terms.output_at[these])
+                    pixels = Planes(outputs, 0, layout.output_size)
+                    scale = Scale(scales, (n * x.shape[1] + channel) * size + these.start, size)
+                    of_scale = unwanted
                     if grads.slots.size:
+                        of_scale = Scale(grads.slots, slot + these.start, size)
+                    if needs_filters and these.start < these.stop:
+                        correlate(
+                            *(grad_filters, several, rows * layout.width, taps),
+                            Planes(images, source * layout.image_plane, layout.image_size),
+                            *(pixels, scale),
+                            *(of_scale, add),
+                        )
+                    if grads.x.size:
+                        if these.start < these.stop:
+                            run = (0, max(rows * layout.width, lanes(acc)))
+                            target = Planes(acc, 0, layout.plane)
+                            apply(target, several, run, taps, pixels, scale, totals, add)
+                        else:
+                            clear(acc, 0, sizes.acc)
                         for k in range(several):
-                            grads.slots[band, n, channel + k, term] += of_scales[k]
+                            unpack_rows(
+                                *(acc, k * layout.plane, grads.x[n, channel + k], first, rows),
+                                *(layout.width, _origin(source, layout), layout.stride),
+                            )
             if grads.filters.size:
                 _unpack_filters(grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout)

@@ -157,72 +157,81 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: i
 @jit
 def correlate(
     grads: np.ndarray,
-    at: int,
     channels: int,
     count: int,
-    outputs: Planes,
-    source: Planes,
-    filters: np.ndarray,
+    taps: Taps,
+    fixed: Planes,
+    shifted: Planes,
     scale: Scale,
-    totals: np.ndarray,
+    of_scale: Scale,
     add: Any,
 ) -> None:
-    """Two sums over the products ``p_c[j] = output[c, j] * pixel[c, j]`` of one tap, for j < count.
+    """Two sums over the products ``p[c, t, j] = fixed[c, j] * shifted[c, j + offset_t]``, for j < count.
 
-    The gradients of its filters, ``grads[at + j] += sum over c of scale_c * p_c[j]``, and of its scales,
-    ``totals[c] += sum over j of p_c[j] * filters[at + j]``. If `add` is given, both are without these
-    factors; if there are no scales, they have no gradient. Channel c has the scale ``values[at + c*apart]``.
+    The gradients of the filters, ``grads[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of the
+    scales, ``of_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If `add` is given, both are
+    without these factors; if there are no scales, they have no gradient.
     """
+    size = len(taps.at)
     if channels == CHANNELS:
-        _products_of_several(
-            *(grads, at, count, outputs.values, outputs.at, outputs.apart),
-            *(source.values, source.at, source.apart, filters),
-            *(scale.values, scale.at, scale.apart, totals, 0, add),
-        )
-    else:
-        for c in range(channels):
+        for tap in range(0, size - 1, 2):
+            _products_of_several(
+                *(grads, tap, count, taps.filters, taps.at, taps.offset, fixed.values, fixed.at, fixed.apart),
+                *(shifted.values, shifted.at, shifted.apart, scale.values, scale.at, scale.apart),
+                *(of_scale.values, of_scale.at, of_scale.apart, add),
+            )
+    for c in range(channels):
+        for tap in range(size // 2 * 2 if channels == CHANNELS else 0, size):
             _products_of_one(
-                *(grads, at, count, outputs.values, outputs.at + c * outputs.apart, 0),
-                *(source.values, source.at + c * source.apart, 0, filters),
-                *(scale.values, scale.at + c * scale.apart, 0, totals, c, add),
+                *(grads, tap, count, taps.filters, taps.at, taps.offset),
+                *(fixed.values, fixed.at + c * fixed.apart, 0),
+                *(shifted.values, shifted.at + c * shifted.apart, 0),
+                *(scale.values, scale.at + c * scale.apart, 0),
+                *(of_scale.values, of_scale.at + c * of_scale.apart, 0, add),
             )
 
 
-def _products(channels: int) -> Callable:
-    """An intrinsic: `correlate`, its totals from the place `first` on."""
+def _products(channels: int, taps: int) -> Callable:
+    """An intrinsic: `correlate` for so many taps from `tap` on."""
 
     @intrinsic
     def products(
         typing: Any,
         grads: Any,
-        at: Any,
+        tap: Any,
         count: Any,
-        outputs: Any,
-        outputs_at: Any,
-        outputs_apart: Any,
-        source: Any,
-        source_at: Any,
-        source_apart: Any,
         filters: Any,
+        filter_at: Any,
+        offset: Any,
+        fixed: Any,
+        fixed_at: Any,
+        fixed_apart: Any,
+        shifted: Any,
+        shifted_at: Any,
+        shifted_apart: Any,
         scale: Any,
         scale_at: Any,
         scale_apart: Any,
-        totals: Any,
-        first: Any,
+        of_scale: Any,
+        of_scale_at: Any,
+        of_scale_apart: Any,
         add: Any,
     ) -> Any:
         i = types.intp
-        pixels = (outputs, i, i, source, i, i)
-        signature = types.void(grads, i, i, *pixels, filters, scale, i, i, totals, i, add)
-        return signature, partial(_generate_products, channels=channels)
+        pixels, scales = (fixed, i, i, shifted, i, i), (scale, i, i, of_scale, i, i)
+        signature = types.void(grads, i, i, filters, filter_at, offset, *pixels, *scales, add)
+        return signature, partial(_generate_products, channels=channels, taps=taps)
 
     return products
 
 
-_products_of_several, _products_of_one = _products(CHANNELS), _products(1)
+# Two taps at once pass over the pixels, which come from the L2 cache, half as often.
+_products_of_several, _products_of_one = _products(CHANNELS, 2), _products(1, 1)
 
 
-def _generate_products(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
+def _generate_products(
+    context: Any, builder: Any, signature: Any, args: Any, channels: int, taps: int
+) -> Any:
     """Vectors as long as they go, then single elements."""
     count, done = args[2], args[2].type(0)
     for size in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
@@ -230,37 +239,51 @@ def _generate_products(context: Any, builder: Any, signature: Any, args: Any, ch
         lanes = count.type(writer.lanes)
         turns = builder.sdiv(builder.sub(count, done), lanes)
         with builder.if_then(builder.icmp_signed(">", turns, turns.type(0))):
-            _products_along(writer, signature, args, done, turns, channels)
+            _products_along(writer, signature, args, done, turns, channels, taps)
         done = builder.add(done, builder.mul(turns, lanes))
     return context.get_dummy_value()
 
 
-def _products_along(writer: Writer, signature: Any, args: Any, start: Any, turns: Any, channels: int) -> None:
+def _products_along(
+    writer: Writer, signature: Any, args: Any, start: Any, turns: Any, channels: int, taps: int
+) -> None:
     builder, index = writer.builder, turns.type
-    grads, _, _, outputs, _, _, source, _, _, filters, scale, _, _, totals, *_ = writer.data
-    _, at, _, _, a, a_apart, _, b, b_apart, _, _, scale_at, scale_apart, _, first, _ = args
+    grads, _, _, filters, filter_at, offset, fixed, _, _, shifted, _, _, scale, _, _, of_scale, *_ = (
+        writer.data
+    )
+    _, tap, _, _, _, _, _, a, a_apart, _, b, b_apart, _, s, s_apart, _, g, g_apart, _ = args
     multiplied = isinstance(signature.args[-1], types.NoneType) and scale is not None
 
     def places(base: Any, apart: Any) -> list:
         return [builder.add(base, builder.mul(apart, index(c))) for c in range(channels)]
 
-    scales = [writer.element(scale, place) for place in places(scale_at, scale_apart)] if multiplied else []
-    factors = [writer.broadcast(value) for value in scales]
-    with Loop(builder, turns, [writer.zero] * (channels if scale is not None else 0)) as loop:
-        j = builder.add(start, builder.mul(loop.k, index(writer.lanes)))
-        to, sums = builder.add(at, j), []
-        grad = writer.load(grads, to)
-        filter_ = writer.load(filters, to) if multiplied else None
-        for c, (p, q) in enumerate(zip(places(a, a_apart), places(b, b_apart), strict=True)):
-            product = writer.multiply(
-                writer.load(outputs, builder.add(p, j)), writer.load(source, builder.add(q, j))
-            )
-            grad = writer.add(grad, writer.multiply(factors[c], product) if multiplied else product)
-            if scale is not None:
-                of_scale = writer.multiply(product, filter_) if multiplied else product
-                sums.append(writer.add(loop.values[c], of_scale))
-        writer.store(grad, grads, to)
+    numbers = [builder.add(tap, index(t)) for t in range(taps)]
+    filters_from = [writer.element(filter_at, number) for number in numbers]
+    offsets = [writer.element(offset, number) for number in numbers]
+    factors = [
+        [writer.broadcast(writer.element(scale, builder.add(place, number))) for place in places(s, s_apart)]
+        if multiplied
+        else []
+        for number in numbers
+    ]
+    with Loop(builder, turns, [writer.zero] * (channels * taps if scale is not None else 0)) as loop:
+        j, sums = builder.add(start, builder.mul(loop.k, index(writer.lanes))), []
+        ours = [writer.load(fixed, builder.add(place, j)) for place in places(a, a_apart)]
+        for t in range(taps):
+            to, shift = builder.add(filters_from[t], j), builder.add(offsets[t], j)
+            grad = writer.load(grads, to)
+            filter_ = writer.load(filters, to) if multiplied else None
+            for c, place in enumerate(places(b, b_apart)):
+                product = writer.multiply(ours[c], writer.load(shifted, builder.add(place, shift)))
+                grad = writer.add(grad, writer.multiply(factors[t][c], product) if multiplied else product)
+                if scale is not None:
+                    own = writer.multiply(product, filter_) if multiplied else product
+                    sums.append(writer.add(loop.values[t * channels + c], own))
+            writer.store(grad, grads, to)
         loop.values = sums
-    for place, total in zip(places(first, index(1)), loop.values, strict=False):
-        sum_ = builder.fadd(writer.element(totals, place), writer.total(total))
-        builder.store(sum_, builder.gep(totals, [place]))
+    totals = iter(loop.values)
+    for number in numbers if scale is not None else ():
+        for place in places(g, g_apart):
+            at = builder.add(place, number)
+            total = builder.fadd(writer.element(of_scale, at), writer.total(next(totals)))
+            builder.store(total, builder.gep(of_scale, [at]))
