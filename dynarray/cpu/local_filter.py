@@ -27,15 +27,15 @@ import numpy as np
 from . import local_filter_in_place as in_place
 from . import parallel
 from .compile import flag, kernel_input
+from .local_filter_definition import backward as by_definition
 from .local_filter_kernels import (
     Gradients,
-    Inputs,
     Layout,
     Terms,
     backward_items,
-    backward_memory,
     forward_items,
-    forward_memory,
+    memory,
+    sizes,
 )
 from .planes import staggered, whole_lines
 from .scratch import run_with_memory
@@ -134,13 +134,13 @@ def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
     return terms, layout
 
 
-def _by_term(channel_weight: np.ndarray | None, terms: Terms, dtype: np.dtype) -> np.ndarray:
-    """(N, C, terms): the factor or summand of each term; (1, 1, terms) of ones where there are none."""
+def _by_term(channel_weight: np.ndarray | None, terms: Terms) -> np.ndarray | None:
+    """(N, C, terms) in a row: the factor or summand of each term; None where there are none."""
     if channel_weight is None:
-        return np.ones((1, 1, len(terms.tap)), dtype)
+        return None
     n, u, _, channels, kh, kw = channel_weight.shape
     by_tap = channel_weight.reshape(n, u * u, channels, kh * kw)
-    return np.ascontiguousarray(by_tap[:, terms.phase, :, terms.tap].transpose(1, 2, 0))
+    return np.ascontiguousarray(by_tap[:, terms.phase, :, terms.tap].transpose(1, 2, 0)).reshape(-1)
 
 
 def _to_channel_weight(by_term: np.ndarray, terms: Terms, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,16 +161,14 @@ def forward(x: Any, weight: Any, channel_weight: Any, **params: Any) -> tuple[An
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
         terms, layout = _plan(_call(x, weight, **params), backward=False)
-        scales = None
-        if channel_weight is not None:
-            scales = _by_term(channel_weight, terms, x.dtype).reshape(-1)
         chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
         items = x.shape[0] * weight.shape[1] * layout.bands * chunks
         operations = y.size * weight.shape[2] * weight.shape[3]
-        arrays = (kernel_input(x), in_place.by_tap(weight), scales, y)
+        arrays = (kernel_input(x), in_place.by_tap(weight), _by_term(channel_weight, terms), y)
         add = flag(params["combine"] == "add" and channel_weight is not None)
-        size, args = forward_memory(terms, layout), (*arrays, terms, layout, chunks, add)
-        run_with_memory(forward_items, items, operations, size, x.dtype, *args)
+        parts = sizes(terms, layout, backward=False)
+        args = (*arrays, terms, layout, parts, chunks, add)
+        run_with_memory(forward_items, items, operations, memory(parts, backward=False), x.dtype, *args)
     return y, kept
 
 
@@ -188,29 +186,30 @@ def backward(
         grads = in_place.backward(grad_output, kept, needs, params, SLOT_BYTES)
         if grads is not None:
             return grads
+    if channel_weight is not None and not np.isfinite(channel_weight).all():
+        return by_definition(grad_output, kept, needs, params)
     terms, layout = _plan(_call(x, weight, **params), backward=True)
-    scales = _by_term(channel_weight, terms, x.dtype)
-    inputs = Inputs(
-        kernel_input(grad_output),
-        kernel_input(x),
-        in_place.by_tap(weight),
-        scales,
-        finite=np.isfinite(scales).all(axis=-1),
-    )
+    filters, scales = in_place.by_tap(weight), _by_term(channel_weight, terms)
+    arrays = kernel_input(grad_output), kernel_input(x), filters, scales
     chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
+    # Slots are summed in order: the same bits however the items were dealt out.
+    slots = np.zeros((layout.bands, *x.shape[:2], len(terms.tap)) if needs[2] else (1, 0), x.dtype)
     gradients = Gradients(
         x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
-        # Slots are summed in order: the same bits however the items were dealt out.
-        filters=np.empty((chunks, *inputs.filters.shape) if needs[1] else (0,) * 6, x.dtype),
-        slots=np.zeros((layout.bands, *(scales.shape if needs[2] else (x.shape[0], 0, 0))), x.dtype),
+        filters=np.empty((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype),
+        slots=slots.reshape(-1),
     )
     items = x.shape[0] * weight.shape[1] * layout.bands * chunks
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
     add = flag(params["combine"] == "add" and channel_weight is not None)
-    size, args = backward_memory(terms, layout), (inputs, gradients, terms, layout, chunks, add)
-    run_with_memory(backward_items, items, operations, size, x.dtype, *args)
+    parts = sizes(terms, layout, backward=True)
+    args = (*arrays, gradients, terms, layout, parts, chunks, add)
+    run_with_memory(backward_items, items, operations, memory(parts, backward=True), x.dtype, *args)
+    grad_scales = slots.sum(axis=0)
+    if not np.isfinite(grad_scales).all():  # perhaps through a packed zero
+        return by_definition(grad_output, kept, needs, params)
     return (
         gradients.x if needs[0] else None,
         in_place.sum_slots(gradients.filters).reshape(weight.shape) if needs[1] else None,
-        _to_channel_weight(gradients.slots.sum(axis=0), terms, channel_weight.shape) if needs[2] else None,
+        _to_channel_weight(grad_scales, terms, channel_weight.shape) if needs[2] else None,
     )

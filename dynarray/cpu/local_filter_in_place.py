@@ -14,25 +14,23 @@ import numpy as np
 from . import parallel
 from .compile import cached_jit, jit, kernel_input
 from .local_filter_kernels import decode
-from .planes import accumulate, clear, copy, correlate, inside, staggered
+from .planes import clear, copy, inside, staggered
 from .scratch import run_with_memory
-from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
+from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Taps, apply, correlate, lanes
 
 BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
 
 
-class Taps(NamedTuple):
-    """Offsets of the taps from output to input."""
-
-    y: np.ndarray
-    x: np.ndarray
-    offset: np.ndarray  # in elements
-    filter_at: np.ndarray  # of their packed planes
-
-
 class Layout(NamedTuple):
-    """How work is divided."""
+    """The taps, and how work is divided."""
 
+    y: np.ndarray  # from output to input, in rows and columns
+    x: np.ndarray
+    offset: np.ndarray  # and in elements
+    back: np.ndarray  # from input to output
+    filter_at: np.ndarray  # of the packed planes of filters
+    reach: int  # the largest offset either way
+    span: int  # pixels of a channel that the taps of a block of rows may lead to
     rows: int
     width: int
     block: int  # rows of a block
@@ -52,19 +50,35 @@ def applies(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
 @lru_cache(maxsize=256)
 def _plan(
     x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, dilation: Any, padding: Any, least: int
-) -> tuple[Taps, Layout, int, int]:
-    """Taps, layout, chunks of channels and work items; at least `least` channels share packed filters."""
+) -> tuple[Layout, int, int] | None:
+    """Layout, chunks of channels and work items; at least `least` channels share packed filters.
+
+    None where a block of rows would be shorter than the strips that it is worked on in.
+    """
     n, groups, kh, kw, rows, width = weight
     a, b = np.divmod(np.arange(kh * kw), kw)
     y, x_offset = a * dilation[0] - padding[0], b * dilation[1] - padding[1]
     per_group, wanted = x[1] // groups, -(-parallel.ITEMS // (n * groups))
     blocks = -(-rows // max(1, min(rows, BLOCK_BYTES // (kh * kw * width * itemsize))))
     block, bands = -(-rows // blocks), min(blocks, wanted)
-    channels = max(min(per_group, least), -(-per_group * bands // wanted))
-    layout = Layout(rows, width, block, bands, channels, staggered(block * width, itemsize))
-    taps = Taps(y, x_offset, y * width + x_offset, np.arange(kh * kw) * layout.plane)
-    chunks = -(-per_group // channels)
-    return taps, layout, chunks, n * groups * bands * chunks
+    if min(block, rows - (blocks - 1) * block) * width * itemsize < STRIP_BYTES:
+        return None
+    offset, plane = y * width + x_offset, staggered(block * width, itemsize)
+    reach = int(abs(offset).max())
+    layout = Layout(
+        *(y, x_offset, offset, -offset, np.arange(kh * kw) * plane, reach, block * width + 2 * reach),
+        *(rows, width, block, bands),
+        channels=max(min(per_group, least), -(-per_group * bands // wanted)),
+        plane=plane,
+    )
+    chunks = -(-per_group // layout.channels)
+    return layout, chunks, n * groups * bands * chunks
+
+
+def _memory(layout: Layout, packed: int) -> int:
+    """Elements that a thread needs: `packed` sets of filters, pixels of some channels, and sums."""
+    pixels = min(CHANNELS, layout.channels) * layout.span
+    return packed * layout.filter_at.size * layout.plane + pixels + STRIP_BYTES + layout.filter_at.size
 
 
 def by_tap(weight: np.ndarray) -> np.ndarray:
@@ -73,26 +87,26 @@ def by_tap(weight: np.ndarray) -> np.ndarray:
     return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
 
 
-def _scales(channel_weight: Any) -> Any:
-    """(N, C, taps) in a row, or None."""
-    return None if channel_weight is None else kernel_input(channel_weight).reshape(-1)
-
-
 def sum_slots(slots: np.ndarray) -> np.ndarray:
     """The sum over chunks of channels, in order, without a copy if there is one chunk only."""
     return slots[0] if len(slots) == 1 else slots.sum(axis=0)
 
 
+def _row(array: Any) -> Any:
+    """All elements in a row, as kernels take them; None stays None."""
+    return None if array is None else kernel_input(array).reshape(-1)
+
+
 def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> Any:
     """The output, or None."""
-    taps, layout, chunks, items = _plan(
-        x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], 16
-    )
+    plan = _plan(x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], 16)
+    if plan is None:
+        return None
+    layout, chunks, items = plan
     y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
-    filters = by_tap(weight)
-    arrays = (kernel_input(x), filters, _scales(channel_weight), y, finite)
-    size, args = len(taps.y) * layout.plane, (*arrays, taps, layout, chunks)
-    run_with_memory(forward_in_place, items, y.size * len(taps.y), size, x.dtype, *args)
+    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), finite)
+    size, args = _memory(layout, 1), (*arrays, layout, x.shape[1], weight.shape[1], chunks)
+    run_with_memory(forward_in_place, items, y.size * len(layout.y), size, x.dtype, *args)
     return y if finite.all() else None
 
 
@@ -105,288 +119,148 @@ def backward(
 ) -> Any:
     """The gradients of x, weight and channel_weight, or None."""
     x, weight, channel_weight = kept
-    per_group = x.shape[1] // weight.shape[1]
-    least = max(64, -(-per_group * weight.nbytes // slot_bytes))
-    taps, layout, chunks, items = _plan(
-        x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least
-    )
-    filters = by_tap(weight)
-    scales, finite = _scales(channel_weight), np.ones(items, np.bool_)
-    grad_x = np.empty(x.shape if needs[0] else (0,) * 4, x.dtype)
-    grad_filters = np.zeros((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype)
-    by_tap_shape = (*x.shape[:2], len(taps.y)) if needs[2] else (x.shape[0], 0, 0)
-    slots = np.zeros((layout.bands, *by_tap_shape), x.dtype)
-    arrays = (
-        kernel_input(grad_output),
-        kernel_input(x),
-        filters,
-        scales,
-        grad_x,
-        grad_filters,
-        slots,
-        finite,
-    )
-    size, args = 3 * len(taps.y) * layout.plane, (*arrays, taps, layout, chunks)
-    run_with_memory(backward_in_place, items, 3.0 * x.size * len(taps.y), size, x.dtype, *args)
+    groups = weight.shape[1]
+    least = max(64, -(-(x.shape[1] // groups) * weight.nbytes // slot_bytes))
+    plan = _plan(x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least)
+    if plan is None:
+        return None
+    layout, chunks, items = plan
+    finite = np.ones(items, np.bool_)
+    grad_x = np.empty(x.shape if needs[0] else (0,), x.dtype)
+    grad_filters = np.empty((chunks, *weight.shape) if needs[1] else (0,), x.dtype)
+    slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
+    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), finite)
+    arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
+    size, args = _memory(layout, 3), (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
+    run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
     if not finite.all() or not np.isfinite(grad_scales).all():
         return None
     return (
         grad_x if needs[0] else None,
-        sum_slots(grad_filters).reshape(weight.shape) if needs[1] else None,
+        sum_slots(grad_filters) if needs[1] else None,
         grad_scales.reshape(channel_weight.shape) if needs[2] else None,
     )
 
 
 @jit
-def _all_finite(array: np.ndarray, at: int, count: int) -> bool:
-    """Whether the sum is, which no NaN or infinity can be part of."""
-    total, start = array.dtype.type(0), np.uint64(at)
-    for j in range(np.uint64(count)):
-        total += array[start + j]
-    return np.isfinite(total)
+def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, horizontal: tuple) -> Any:
+    """Zero a packed plane outside a range of rows and one of columns; return the sum of what was there."""
+    total, (top, bottom), (low, end) = packed.dtype.type(0), vertical, horizontal
+    for i in range(rows):
+        row = at + i * width
+        whole = i < top or i >= bottom
+        for j in range(width if whole else low):
+            total += packed[row + j]
+            packed[row + j] = 0
+        for j in range(width if whole else end, width):
+            total += packed[row + j]
+            packed[row + j] = 0
+    return total
 
 
 @jit
-def _inside(tap: int, first: int, rows: int, taps: Taps, layout: Layout) -> tuple:
-    """Rows and columns of a block of outputs at which a tap reads a pixel of the image."""
-    top, bottom = inside(rows, first, layout.rows, taps.y[tap], 1)
-    low, end = inside(layout.width, 0, layout.width, taps.x[tap], 1)
-    return top, bottom, low, end
+def _pack(
+    packed: np.ndarray, filters: np.ndarray, start: int, first: int, rows: int, layout: Layout, back: bool
+) -> Any:
+    """Filters where their taps read pixels, zero elsewhere; or, on the way `back`, where those pixels are.
 
-
-@jit
-def _keep(packed: np.ndarray, at: int, rows: int, width: int, region: tuple) -> None:
-    """Zero a packed plane outside ``(top, bottom, low, end)``."""
-    top, bottom, low, end = region
-    if low == end:
-        top, bottom = rows, rows
-    clear(packed, at, top * width)
-    for i in range(top, bottom):
-        for j in range(low):
-            packed[at + i * width + j] = 0
-        for j in range(end, width):
-            packed[at + i * width + j] = 0
-    clear(packed, at + bottom * width, (rows - bottom) * width)
-
-
-@jit
-def _pack_filters(
-    packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
-) -> bool:
-    """Filters (taps, H, W) where their taps read pixels, zero elsewhere; whether all of them are finite."""
-    finite, count = True, rows * layout.width
-    for tap in range(len(taps.y)):
-        at = taps.filter_at[tap]
-        copy(packed, at, filters[tap].reshape(-1), first * layout.width, count)
-        finite = finite and _all_finite(packed, at, count)
-        _keep(packed, at, rows, layout.width, _inside(tap, first, rows, taps, layout))
-    return finite
-
-
-@jit
-def _unpack_filters(
-    packed: np.ndarray, grad_filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
-) -> None:
-    """The reverse, of gradients."""
-    for tap in range(len(taps.y)):
-        plane = grad_filters[tap].reshape(-1)
-        top, bottom, low, end = _inside(tap, first, rows, taps, layout)
-        for i in range(top, bottom):
-            at = i * layout.width + low
-            copy(plane, first * layout.width + at, packed, taps.filter_at[tap] + at, end - low)
-
-
-@jit
-def _pack_shifted(
-    packed: np.ndarray, filters: np.ndarray, first: int, rows: int, taps: Taps, layout: Layout
-) -> None:
-    """Filters where the pixels are that their taps read, zero where there is no output that would."""
-    width = layout.width
-    for tap in range(len(taps.y)):
-        at, plane = taps.filter_at[tap], filters[tap].reshape(-1)
-        start = first * width - taps.offset[tap]
-        low, high = max(0, -start), min(rows * width, plane.size - start)
-        if low < high:
-            copy(packed, at + low, plane, start + low, high - low)
-        top, bottom = inside(rows, first, layout.rows, -taps.y[tap], 1)
-        columns = inside(width, 0, width, -taps.x[tap], 1)
-        _keep(packed, at, rows, width, (top, bottom, *columns))
-
-
-@jit
-def _reach(source_at: np.ndarray) -> tuple:
-    """The smallest and the largest; NumPy's functions for it take longer to compile than all else here."""
-    low, high = source_at[0], source_at[0]
-    for at in source_at:
-        low, high = min(low, at), max(high, at)
-    return low, high
-
-
-@jit
-def _factors(scale: Any, at: int, factors: np.ndarray) -> None:
-    """The factors of one channel; ones if there are none."""
-    for tap in range(len(factors)):
-        factors[tap] = 1 if scale is None else scale[at + tap]
-
-
-@jit
-def _apply(
-    target: Target,
-    channels: int,
-    count: int,
-    packed: np.ndarray,
-    source: np.ndarray,
-    source_at: np.ndarray,
-    scale: Scale,
-    totals: np.ndarray,
-    taps: Taps,
-) -> None:
-    """`strips.apply` for j < count, wherever the taps lead; channels lie as far apart here as there.
-
-    Only the first and last planes of an array have taps that lead out of it; there filters are zero.
+    Those of one sample and group begin at `start`. Returns a sum that is finite if what is left out is.
     """
-    lowest, highest = _reach(source_at)
-    low, high = max(0, -lowest), min(count, source.size - highest - (channels - 1) * target.apart)
-    if high - low < lanes(source):
-        low, high = count, count
-    else:
-        filters, pixels = Filters(packed, taps.filter_at), Source(source, source_at, target.apart)
-        apply(target, channels, (low, high), filters, pixels, scale, totals, None)
-    if low > 0 or high < count:
-        for c in range(channels):
-            factors = np.empty(len(source_at), source.dtype)
-            _factors(scale.values, scale.at + c * scale.apart, factors)
-            for run in ((0, low), (high, count)):
-                at, pixels_at = target.at + c * target.apart, source_at + c * target.apart
-                _apply_clipped(target.values, at, run, packed, source, pixels_at, factors, taps)
-                if not _all_finite(target.values, at + run[0], run[1] - run[0]):
-                    totals[0] = np.nan
+    width, image = layout.width, layout.rows * layout.width
+    total, sign = packed.dtype.type(0), -1 if back else 1
+    for tap in range(len(layout.y)):
+        at, begin = layout.filter_at[tap], first * width + (layout.back[tap] if back else 0)
+        low, high = max(0, -begin), min(rows * width, image - begin)
+        clear(packed, at, rows * width)
+        if low < high:
+            copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
+        vertical = inside(rows, first, layout.rows, sign * layout.y[tap], 1)
+        total += _keep(packed, at, rows, width, vertical, inside(width, 0, width, sign * layout.x[tap], 1))
+    return total
 
 
 @jit
-def _apply_clipped(
-    target: np.ndarray,
-    at: int,
-    run: tuple,
-    packed: np.ndarray,
-    source: np.ndarray,
-    source_at: np.ndarray,
-    scale: np.ndarray,
-    taps: Taps,
-) -> None:
-    """`_apply` for one channel and a run of pixels, tap by tap where one of them leads out of the array."""
-    clear(target, at + run[0], run[1] - run[0])
-    lowest, highest = _reach(source_at)
-    low, high = max(run[0], -lowest), min(run[1], source.size - highest)
-    if low < high:
-        accumulate(target, at, (low, high), packed, taps.filter_at, source, source_at, scale, None)
-    else:
-        low, high = run[1], run[1]
-    for tap in range(len(source_at)):
-        one = slice(tap, tap + 1)
-        start, stop = max(run[0], -source_at[tap]), min(run[1], source.size - source_at[tap])
-        for part in ((start, min(stop, low)), (max(start, high), stop)):
-            if part[0] < part[1]:
-                accumulate(
-                    target, at, part, packed, taps.filter_at[one], source, source_at[one], scale[one], None
-                )
+def _unpack(packed: np.ndarray, grads: np.ndarray, start: int, first: int, rows: int, layout: Layout) -> Any:
+    """The gradients of the filters, zero where their taps read no pixels. Returns a sum as `_pack` does."""
+    width, total = layout.width, packed.dtype.type(0)
+    for tap in range(len(layout.y)):
+        at, vertical = layout.filter_at[tap], inside(rows, first, layout.rows, layout.y[tap], 1)
+        total += _keep(packed, at, rows, width, vertical, inside(width, 0, width, layout.x[tap], 1))
+        copy(grads, start + (tap * layout.rows + first) * width, packed, at, rows * width)
+    return total
+
+
+@jit
+def _readable(
+    source: np.ndarray, at: int, apart: int, channels: int, edge: np.ndarray, layout: Layout
+) -> Planes:
+    """A block of some channels from `at` on, wherever taps lead: where it is, or a copy amid zeros.
+
+    Only from the first and last planes of an array do taps lead out of it; filters are zero there.
+    """
+    reach, span = layout.reach, layout.span
+    if at >= reach and at + (channels - 1) * apart + span - reach <= source.size:
+        return Planes(source, at, apart)
+    clear(edge, 0, channels * span)
+    for c in range(channels):
+        begin = at + c * apart - reach
+        low, high = max(0, -begin), min(span, source.size - begin)
+        copy(edge, c * span + low, source, begin + low, high - low)
+    return Planes(edge, reach, span)
 
 
 @cached_jit
 def forward_in_place(
     start: int,
     stop: int,
-    packed: np.ndarray,
+    memory: np.ndarray,
     x: np.ndarray,
     filters: np.ndarray,
     scales: Any,
     y: np.ndarray,
     finite: np.ndarray,
-    taps: Taps,
     layout: Layout,
+    of_sample: int,
+    groups: int,
     chunks: int,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
-    groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
+    taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks = -(-layout.rows // layout.block)
-    source_at = np.empty(len(taps.y), np.intp)
-    source, target = x.reshape(-1), y.reshape(-1)
-    image, totals = x.shape[2] * x.shape[3], np.zeros(lanes(x), x.dtype)
-    before, calm = (-1, -1, -1), True
+    packed, edge = memory, memory[taps * layout.plane :]
+    totals = edge[min(CHANNELS, layout.channels) * layout.span :]
+    clear(totals, 0, lanes(totals))
+    before, left_out = -1, memory.dtype.type(0)
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            if (n, group, block) != before:
-                calm, before = (
-                    _pack_filters(packed, filters[n, group], first, rows, taps, layout),
-                    (n, group, block),
-                )
+            here = (n * groups + group) * blocks + block
+            if here != before:
+                filters_at = (n * groups + group) * taps * image
+                left_out, before = _pack(packed, filters, filters_at, first, rows, layout, False), here
             for c in range(begin, end, CHANNELS):
-                channel = n * x.shape[1] + c
+                channel, several = n * of_sample + c, min(CHANNELS, end - c)
                 at = channel * image + first * layout.width
-                for tap in range(len(source_at)):
-                    source_at[tap] = at + taps.offset[tap]
-                several, count = min(CHANNELS, end - c), rows * layout.width
-                size = len(source_at)
-                _apply(
-                    Target(target, at, image),
-                    *(several, count, packed, source, source_at),
-                    Scale(scales, channel * size, size),
-                    *(totals, taps),
+                apply(
+                    Planes(y, at, image),
+                    *(several, (0, rows * layout.width), Taps(packed, layout.filter_at, layout.offset)),
+                    _readable(x, at, image, several, edge, layout),
+                    Scale(scales, channel * taps, taps),
+                    *(totals, None),
                 )
-            finite[item] = finite[item] and calm and _all_finite(totals, 0, totals.size)
+            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))
 
 
 @jit
-def _grad_filters(
-    grads: np.ndarray,
-    slots: np.ndarray,
-    outputs: np.ndarray,
-    source: np.ndarray,
-    at: int,
-    several: int,
-    count: int,
-    packed: np.ndarray,
-    scale: Any,
-    scale_at: int,
-    taps: Taps,
-    layout: Layout,
-) -> None:
-    """Add what some channels, the first at `at`, contribute to gradients of filters and to `slots`."""
-    image = layout.rows * layout.width
-    factor, totals = np.empty(CHANNELS, grads.dtype), np.empty(CHANNELS, grads.dtype)
-    together = several == CHANNELS
-    for tap in range(len(taps.y)):
-        for k in range(1 if together else several):
-            base, apart = at + k * image, image if together else 0
-            for m in range(CHANNELS):
-                factor[m] = 1 if together or m == 0 else 0
-                if scale is not None and factor[m]:
-                    factor[m] = scale[scale_at + (k + m) * len(taps.y) + tap]
-            # Where the first or last plane's tap leads out of the array, filters are zero.
-            source_at = base + taps.offset[tap]
-            skip = max(0, -source_at)
-            run = min(count, source.size - source_at - (CHANNELS - 1) * apart) - skip
-            to = taps.filter_at[tap] + skip
-            from_output, from_source = (base + skip, apart), (source_at + skip, apart)
-            correlate(
-                grads,
-                to,
-                max(0, run),
-                outputs,
-                from_output,
-                source,
-                from_source,
-                factor,
-                packed,
-                totals,
-                None,
-            )
-            for m in range((several if together else 1) if slots.size else 0):
-                slots[k + m, tap] += totals[m]
+def _sum(totals: np.ndarray) -> Any:
+    """Of the lanes of a strip."""
+    total = totals.dtype.type(0)
+    for lane in range(lanes(totals)):
+        total += totals[lane]
+    return total
 
 
 @cached_jit
@@ -402,49 +276,51 @@ def backward_in_place(
     grad_filters: np.ndarray,
     slots: np.ndarray,
     finite: np.ndarray,
-    taps: Taps,
     layout: Layout,
+    samples: int,
+    of_sample: int,
+    groups: int,
     chunks: int,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
-    groups, per_group = filters.shape[1], x.shape[1] // filters.shape[1]
-    blocks, size, image = -(-layout.rows // layout.block), len(taps.y) * layout.plane, x.shape[2] * x.shape[3]
-    needs_filters = grad_filters.size + slots.size > 0
-    shifted, packed, grads = memory[:size], memory[size : 2 * size], memory[2 * size :]
-    source_at, totals = np.empty(len(taps.y), np.intp), np.zeros(lanes(x), x.dtype)
-    outputs, source, target = grad_output.reshape(-1), x.reshape(-1), grad_x.reshape(-1)
-    before, calm = (-1, -1, -1), True
+    taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
+    blocks, size = -(-layout.rows // layout.block), taps * layout.plane
+    shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
+    totals = edge[min(CHANNELS, layout.channels) * layout.span :]
+    clear(totals, 0, lanes(totals))
+    unwanted = Scale(totals[lanes(totals) :], 0, 0)
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
-            rows = min(layout.block, layout.rows - first)
+            rows, filters_at = min(layout.block, layout.rows - first), (n * groups + group) * taps * image
             count = rows * layout.width
-            if (n, group, block) != before:
-                calm = _pack_filters(packed, filters[n, group], first, rows, taps, layout)
-                _pack_shifted(shifted, filters[n, group], first, rows, taps, layout)
-                before = (n, group, block)
+            left_out = _pack(packed, filters, filters_at, first, rows, layout, False)
+            _pack(shifted, filters, filters_at, first, rows, layout, True)
             clear(grads, 0, size)
             for c in range(begin, end, CHANNELS):
-                several, channel = min(CHANNELS, end - c), n * x.shape[1] + c
+                several, channel = min(CHANNELS, end - c), n * of_sample + c
                 at = channel * image + first * layout.width
-                scale_at = channel * len(source_at)
                 if grad_x.size:
-                    for tap in range(len(source_at)):
-                        source_at[tap] = at - taps.offset[tap]
-                    _apply(
-                        Target(target, at, image),
-                        *(several, count, shifted, outputs, source_at),
-                        Scale(scales, scale_at, len(source_at)),
-                        *(totals, taps),
+                    apply(
+                        Planes(grad_x, at, image),
+                        *(several, (0, count), Taps(shifted, layout.filter_at, layout.back)),
+                        _readable(grad_output, at, image, several, edge, layout),
+                        Scale(scales, channel * taps, taps),
+                        *(totals, None),
                     )
-                if needs_filters:
-                    slot = slots[band, n, c : c + several]
-                    _grad_filters(
-                        *(grads, slot, outputs, source, at, several, count, packed, scales, scale_at),
-                        *(taps, layout),
-                    )
-            seen = _all_finite(grads, 0, size) and _all_finite(totals, 0, totals.size)
-            finite[item] = finite[item] and calm and seen
+                if grad_filters.size + slots.size == 0:
+                    continue
+                source = _readable(x, at, image, several, edge, layout)
+                of_scale = unwanted
+                if slots.size:
+                    of_scale = Scale(slots, ((band * samples + n) * of_sample + c) * taps, taps)
+                correlate(
+                    *(grads, several, count, Taps(packed, layout.filter_at, layout.offset)),
+                    *(Planes(grad_output, at, image), source, Scale(scales, channel * taps, taps)),
+                    *(of_scale, None),
+                )
             if grad_filters.size:
-                _unpack_filters(grads, grad_filters[chunk, n, group], first, rows, taps, layout)
+                to = chunk * samples * groups * taps * image + filters_at
+                left_out += _unpack(grads, grad_filters, to, first, rows, layout)
+            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))

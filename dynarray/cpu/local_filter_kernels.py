@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .planes import accumulate, clear, correlate, dot, pack_rows, unpack_phases, unpack_rows
-from .strips import CHANNELS, Filters, Scale, Source, Target, apply, lanes
+from .planes import clear, pack_rows, unpack_phases, unpack_rows
+from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Taps, apply, correlate, lanes
 
 
 class Terms(NamedTuple):
@@ -45,34 +45,22 @@ class Layout(NamedTuple):
     output_size: int  # elements of all planes of an output gradient
 
 
-class Inputs(NamedTuple):
-    """What the backward pass reads."""
-
-    grad_output: np.ndarray
-    x: np.ndarray
-    filters: np.ndarray
-    scales: np.ndarray
-    finite: np.ndarray  # whether all scales of a channel are
-
-
 class Gradients(NamedTuple):
     """What the backward pass writes; arrays that are not needed have no elements."""
 
     x: np.ndarray
     filters: np.ndarray  # one slot per chunk of channels
-    slots: np.ndarray  # gradients of the scales, one slot per band
+    slots: np.ndarray  # gradients of the scales, one slot per band, all in a row
 
 
-class Scratch(NamedTuple):
-    """Packed planes of one block of rows."""
+class Sizes(NamedTuple):
+    """Elements of a thread's packed planes of one block of rows."""
 
-    filters: np.ndarray
-    grad_filters: np.ndarray
-    images: np.ndarray  # of CHANNELS channels
-    outputs: np.ndarray  # gradients of as many
-    scale: np.ndarray
-    acc: np.ndarray
-    totals: np.ndarray
+    filters: int
+    images: int  # of CHANNELS channels
+    outputs: int  # their gradients
+    acc: int
+    sums: int
 
 
 @jit
@@ -112,16 +100,21 @@ def decode(item: int, groups: int, per_group: int, chunks: int, layout: Layout) 
     return (n, group, band, chunk), begin, min(begin + layout.channels, (group + 1) * per_group)
 
 
-def forward_memory(terms: Terms, layout: Layout) -> int:
-    """Elements that a thread needs for `forward_items`."""
-    acc = layout.upsample * layout.plane
-    return len(terms.tap) * layout.plane + CHANNELS * (layout.image_size + acc)
+def sizes(terms: Terms, layout: Layout, *, backward: bool) -> Sizes:
+    """What a thread needs."""
+    acc = layout.plane * (1 if backward else layout.upsample)
+    return Sizes(
+        filters=len(terms.tap) * layout.plane,
+        images=CHANNELS * layout.image_size,
+        outputs=CHANNELS * layout.output_size if backward else 0,
+        acc=CHANNELS * acc,
+        sums=STRIP_BYTES + len(terms.tap),
+    )
 
 
-def backward_memory(terms: Terms, layout: Layout) -> int:
-    """Elements that a thread needs for `backward_items`."""
-    of_channel = layout.image_size + layout.output_size + layout.plane
-    return 2 * len(terms.tap) * layout.plane + CHANNELS * of_channel
+def memory(sizes: Sizes, *, backward: bool) -> int:
+    """Elements of it all, with gradients of the filters and room for sums."""
+    return sum(sizes) + (sizes.filters if backward else 0)
 
 
 @cached_jit
@@ -135,194 +128,45 @@ def forward_items(
     y: np.ndarray,
     terms: Terms,
     layout: Layout,
+    sizes: Sizes,
     chunks: int,
     add: bool | None,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
-    per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
-    size, of_images = len(terms.tap) * layout.plane, CHANNELS * layout.image_size
-    packed, images, acc = memory[:size], memory[size : size + of_images], memory[size + of_images :]
-    totals = np.zeros(lanes(x), x.dtype)
+    per_group, blocks, size = x.shape[1] // groups, -(-layout.rows // layout.block), len(terms.tap)
+    packed, images = memory[: sizes.filters], memory[sizes.filters :]
+    acc = images[sizes.images :]
+    totals = acc[sizes.acc :]
     # What lies between rows comes to nothing, but should not be slow to multiply.
-    clear(packed, 0, packed.size)
+    clear(packed, 0, sizes.filters)
+    clear(totals, 0, lanes(totals))
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
             run = (0, max(rows * layout.width, lanes(x)))
-            clear(images, 0, images.size)
+            clear(images, 0, sizes.images)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for c in range(begin, end, CHANNELS):
                 several = min(CHANNELS, end - c)
                 for k in range(several):
                     at = k * layout.image_size
                     _pack_image(images, at, x[n, c + k], first, rows + layout.halo, terms, layout)
-                for row in range(u):
-                    for column in range(u):
-                        phase = slice((row * u + column) * taps, (row * u + column + 1) * taps)
-                        apply(
-                            Target(acc, column * layout.plane, u * layout.plane),
-                            *(several, run),
-                            Filters(packed, terms.filter_at[phase]),
-                            Source(images, terms.image_at[phase], layout.image_size),
-                            Scale(
-                                scales, (n * x.shape[1] + c) * len(terms.tap) + phase.start, len(terms.tap)
-                            ),
-                            *(totals, add),
-                        )
-                    for k in range(several):
-                        part = acc[k * u * layout.plane : (k + 1) * u * layout.plane]
-                        unpack_phases(part, layout.plane, y[n, c + k], first, rows, layout.width, row, u)
-
-
-@jit
-def _outputs_of(term: int, extent: tuple, first: int, rows: int, terms: Terms, layout: Layout) -> tuple:
-    """Where in the block a term has outputs: a range of starts of rows, and their length."""
-    top = max(0, terms.shift_y[term] - first)
-    bottom = min(rows, terms.shift_y[term] - first + extent[0])
-    column = terms.shift_x[term]
-    return top * layout.width + column, bottom * layout.width + column, extent[1]
-
-
-@jit
-def _pack_channels(
-    scratch: Scratch,
-    inputs: Inputs,
-    n: int,
-    channels: tuple,
-    first: int,
-    rows: int,
-    terms: Terms,
-    layout: Layout,
-    images: bool,
-) -> None:
-    """Scales, output gradients and images of the channels from channels[0] to channels[1]."""
-    u, size = layout.upsample, len(terms.tap)
-    above, height = first - layout.halo, rows + layout.halo
-    for k in range(channels[1] - channels[0]):
-        c = channels[0] + k
-        for term in range(size):
-            scratch.scale[k, term] = inputs.scales[
-                n % inputs.scales.shape[0], c % inputs.scales.shape[1], term
-            ]
-        grad_output = inputs.grad_output[n, c]
-        for phase in range(u * u):
-            at = k * layout.output_size + phase * layout.output_plane + layout.lead
-            origin = (phase // u, phase % u)
-            pack_rows(scratch.outputs, at, grad_output, above, height, layout.width, origin, (u, u))
-        if images:
-            at = k * layout.image_size
-            _pack_image(scratch.images, at, inputs.x[n, c], first, rows, terms, layout)
-    # Channels that a last set lacks are zero.
-    missing = CHANNELS - (channels[1] - channels[0])
-    clear(scratch.outputs, (CHANNELS - missing) * layout.output_size, missing * layout.output_size)
-    clear(scratch.images, (CHANNELS - missing) * layout.image_size, missing * layout.image_size)
-
-
-@jit
-def _grad_x(
-    grad_x: np.ndarray,
-    scratch: Scratch,
-    finite: np.ndarray,
-    extent: tuple,
-    n: int,
-    channels: tuple,
-    first: int,
-    rows: int,
-    terms: Terms,
-    layout: Layout,
-    add: bool | None,
-) -> None:
-    """Rows of the channels' gradients of x: what each output that reads a pixel sends back to it."""
-    acc, filters, several = scratch.acc, scratch.filters, channels[1] - channels[0]
-    # A scale that is not finite must not meet the zeros between rows: then term by term, row by row.
-    together = True
-    for c in range(channels[0], channels[1]):
-        together = together and finite[n % finite.shape[0], c % finite.shape[1]]
-    s = 0  # the next plane: what no term reads gets zeros
-    for source in range(layout.stride[0] * layout.stride[1]):
-        read = s < len(terms.planes) and terms.planes[s] == source
-        these = slice(terms.of_plane[s], terms.of_plane[s + 1] if read else terms.of_plane[s])
-        s += read
-        if together and these.start < these.stop:
-            apply(
-                Target(acc, 0, layout.plane),
-                *(several, (0, max(rows * layout.width, lanes(acc)))),
-                Filters(filters, terms.filter_at[these]),
-                Source(scratch.outputs, terms.output_at[these], layout.output_size),
-                Scale(scratch.scale.reshape(-1), these.start, len(terms.tap)),
-                *(scratch.totals, add),
-            )
-        else:
-            clear(acc, 0, acc.size)
-            for term in range(these.start, these.stop):
-                _term_by_row(scratch, extent, several, first, rows, term, terms, layout, add)
-        for k in range(several):
-            origin = _origin(source, layout)
-            image = grad_x[n, channels[0] + k]
-            unpack_rows(acc, k * layout.plane, image, first, rows, layout.width, origin, layout.stride)
-
-
-@jit
-def _term_by_row(
-    scratch: Scratch,
-    extent: tuple,
-    channels: int,
-    first: int,
-    rows: int,
-    term: int,
-    terms: Terms,
-    layout: Layout,
-    add: bool | None,
-) -> None:
-    """Add one term to the gradients of x, only where it has outputs."""
-    at, to, wide = _outputs_of(term, extent, first, rows, terms, layout)
-    filter_at, output_at = terms.filter_at[term : term + 1], terms.output_at[term : term + 1]
-    for k in range(channels):
-        scale, outputs = scratch.scale[k, term : term + 1], scratch.outputs[k * layout.output_size :]
-        for skip in range(at, to, layout.width):
-            run = (skip, skip + wide)
-            accumulate(
-                scratch.acc, k * layout.plane, run, scratch.filters, filter_at, outputs, output_at, scale, add
-            )
-
-
-@jit
-def _grad_filters(
-    slots: np.ndarray,
-    scratch: Scratch,
-    extent: tuple,
-    channels: tuple,
-    first: int,
-    rows: int,
-    terms: Terms,
-    layout: Layout,
-    add: bool | None,
-) -> None:
-    """Add what a block of the channels contributes to the packed gradients of the filters and to those of the
-    channels' scales, (C, terms), unless `slots` is empty.
-    """
-    several = channels[1] - channels[0]
-    factor, totals = np.empty(CHANNELS, slots.dtype), np.empty(CHANNELS, slots.dtype)
-    grads, filters, outputs, images = scratch.grad_filters, scratch.filters, scratch.outputs, scratch.images
-    for term in range(len(terms.tap)):
-        at, count = terms.filter_at[term], rows * layout.width
-        output_at = (terms.output_at[term], layout.output_size)
-        image_at = (terms.image_at[term], layout.image_size)
-        for k in range(CHANNELS):
-            factor[k] = scratch.scale[k, term] if add is None and k < several else 1
-        correlate(grads, at, count, outputs, output_at, images, image_at, factor, filters, totals, add)
-        for k in range(several if slots.size else 0):
-            total = totals[k]
-            if not np.isfinite(total):  # was it a pixel outside this term's window, times a packed zero?
-                total = slots.dtype.type(0)
-                start, stop, wide = _outputs_of(term, extent, first, rows, terms, layout)
-                oa, ia = output_at[0] + k * output_at[1], image_at[0] + k * image_at[1]
-                for skip in range(start, stop, layout.width):
-                    total += dot((skip, skip + wide), outputs, oa, images, ia, filters, at, add)
-            slots[channels[0] + k, term] += total
+                for phase in range(u * u):
+                    row, column, these = phase // u, phase % u, slice(phase * taps, (phase + 1) * taps)
+                    apply(
+                        Planes(acc, column * layout.plane, u * layout.plane),
+                        *(several, run, Taps(packed, terms.filter_at[these], terms.image_at[these])),
+                        Planes(images, 0, layout.image_size),
+                        Scale(scales, (n * x.shape[1] + c) * size + phase * taps, size),
+                        *(totals, add),
+                    )
+                    if column == u - 1:
+                        for k in range(several):
+                            part = acc[k * u * layout.plane :]
+                            unpack_phases(part, layout.plane, y[n, c + k], first, rows, layout.width, row, u)
 
 
 @jit
@@ -341,51 +185,77 @@ def backward_items(
     start: int,
     stop: int,
     memory: np.ndarray,
-    inputs: Inputs,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    filters: np.ndarray,
+    scales: Any,
     grads: Gradients,
     terms: Terms,
     layout: Layout,
+    sizes: Sizes,
     chunks: int,
     add: bool | None,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
-    groups, size = inputs.filters.shape[1], len(terms.tap) * layout.plane
-    per_group, blocks = inputs.x.shape[1] // groups, -(-layout.rows // layout.block)
-    extent = (inputs.grad_output.shape[2] // layout.upsample, inputs.grad_output.shape[3] // layout.upsample)
-    needs_x, needs_filters = grads.x.size > 0, grads.filters.size + grads.slots.size > 0
-    of_grads = size if needs_filters else 0
-    of_images, of_outputs = CHANNELS * layout.image_size, CHANNELS * layout.output_size
-    ends = np.cumsum(np.array([size, of_grads, of_images, of_outputs, CHANNELS * layout.plane]))
-    scratch = Scratch(
-        memory[: ends[0]],
-        memory[ends[0] : ends[1]],
-        memory[ends[1] : ends[2]],
-        memory[ends[2] : ends[3]],
-        np.empty((CHANNELS, len(terms.tap)), inputs.x.dtype),
-        memory[ends[3] : ends[4]],
-        np.zeros(lanes(inputs.x), inputs.x.dtype),
-    )
+    groups, u, size = filters.shape[1], layout.upsample, len(terms.tap)
+    per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
+    needs_filters = grads.filters.size + grads.slots.size > 0
+    packed, grad_filters = memory[: sizes.filters], memory[sizes.filters :]
+    images = grad_filters[sizes.filters :]
+    outputs = images[sizes.images :]
+    acc = outputs[sizes.outputs :]
+    totals = acc[sizes.acc :]
+    unwanted = Scale(totals[lanes(totals) :], 0, 0)
+    clear(totals, 0, lanes(totals))
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            clear(scratch.filters, 0, scratch.filters.size)
-            clear(scratch.grad_filters, 0, scratch.grad_filters.size)
-            clear(scratch.images, 0, scratch.images.size)
-            clear(scratch.outputs, 0, scratch.outputs.size)
-            _pack_filters(scratch.filters, inputs.filters[n, group], terms, first, rows, layout)
-            slots = grads.slots[band, n]
+            clear(memory, 0, 2 * sizes.filters + sizes.images + sizes.outputs)
+            _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for channel in range(begin, end, CHANNELS):
-                several = (channel, min(channel + CHANNELS, end))
-                _pack_channels(scratch, inputs, n, several, first, rows, terms, layout, needs_filters)
-                if needs_x:
-                    _grad_x(
-                        grads.x, scratch, inputs.finite, extent, n, several, first, rows, terms, layout, add
-                    )
-                if needs_filters:
-                    _grad_filters(slots, scratch, extent, several, first, rows, terms, layout, add)
+                several = min(CHANNELS, end - channel)
+                for k in range(several):
+                    for phase in range(u * u):
+                        at = k * layout.output_size + phase * layout.output_plane + layout.lead
+                        pack_rows(
+                            *(outputs, at, grad_output[n, channel + k], first - layout.halo),
+                            *(rows + layout.halo, layout.width, (phase // u, phase % u), (u, u)),
+                        )
+                    if needs_filters:
+                        at = k * layout.image_size
+                        _pack_image(images, at, x[n, channel + k], first, rows, terms, layout)
+                slot = ((band * x.shape[0] + n) * x.shape[1] + channel) * size
+                s = 0  # the next plane: a phase that no term reads has none, and gradients of zero
+                for source in range(layout.stride[0] * layout.stride[1]):
+                    read = s < len(terms.planes) and terms.planes[s] == source
+                    these = slice(terms.of_plane[s], terms.of_plane[s + 1 if read else s])
+                    taps = Taps(packed, terms.filter_at[these], terms.output_at[these])
+                    pixels = Planes(outputs, 0, layout.output_size)
+                    scale = Scale(scales, (n * x.shape[1] + channel) * size + these.start, size)
+                    of_scale = unwanted
+                    if grads.slots.size:
+                        of_scale = Scale(grads.slots, slot + these.start, size)
+                    if needs_filters and these.start < these.stop:
+                        correlate(
+                            *(grad_filters, several, rows * layout.width, taps),
+                            Planes(images, s * layout.image_plane, layout.image_size),
+                            *(pixels, scale),
+                            *(of_scale, add),
+                        )
+                    if grads.x.size:
+                        if these.start < these.stop:
+                            run = (0, max(rows * layout.width, lanes(acc)))
+                            target = Planes(acc, 0, layout.plane)
+                            apply(target, several, run, taps, pixels, scale, totals, add)
+                        else:
+                            clear(acc, 0, sizes.acc)
+                        for k in range(several):
+                            unpack_rows(
+                                *(acc, k * layout.plane, grads.x[n, channel + k], first, rows),
+                                *(layout.width, _origin(source, layout), layout.stride),
+                            )
+                    s += read
             if grads.filters.size:
-                _unpack_filters(
-                    scratch.grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout
-                )
+                _unpack_filters(grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout)

@@ -1,4 +1,4 @@
-"""Filters applied to several channels at once, along one strip of pixels.
+"""Filters applied to several channels at once, and the gradients of filters, along runs of pixels.
 
 A filter per pixel is as large as several channels of the image, and comes from the L2 cache each time it is
 used. Here each of its values, once loaded, serves `CHANNELS` channels, and the sums over all taps stay in
@@ -14,34 +14,27 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
-from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 CHANNELS = 4
 # As many sums as fit into the registers with the operands: CHANNELS times this.
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
 
 
-class Target(NamedTuple):
-    """Where results go: that of channel c at pixel j to ``values[at + c*apart + j]``."""
+class Planes(NamedTuple):
+    """Pixel j of channel c is ``values[at + c*apart + j]``."""
 
     values: np.ndarray
     at: int
     apart: int
 
 
-class Filters(NamedTuple):
-    """The filter of tap t at pixel j is ``values[at[t] + j]``."""
+class Taps(NamedTuple):
+    """Tap t at pixel j has the filter ``filters[at[t] + j]`` and reads pixel ``j + offset[t]``."""
 
-    values: np.ndarray
+    filters: np.ndarray
     at: np.ndarray
-
-
-class Source(NamedTuple):
-    """What tap t reads of channel c at pixel j is ``values[at[t] + c*apart + j]``."""
-
-    values: np.ndarray
-    at: np.ndarray
-    apart: int
+    offset: np.ndarray
 
 
 class Scale(NamedTuple):
@@ -60,11 +53,11 @@ def lanes(like: np.ndarray) -> int:
 
 @jit
 def apply(
-    target: Target,
+    target: Planes,
     channels: int,
     run: tuple,
-    filters: Filters,
-    source: Source,
+    taps: Taps,
+    source: Planes,
     scale: Scale,
     totals: np.ndarray,
     add: Any,
@@ -74,20 +67,20 @@ def apply(
     o is + if `add` is given, else *. At most CHANNELS channels; a run is at least a strip long. All results
     are added to `totals`, one per lane of a strip, so that what is not finite is noticed.
     """
-    size, taps, j = lanes(target.values), len(filters.at), run[0]
+    size, j = lanes(target.values), run[0]
     while True:
         if channels == CHANNELS:
             _several_channels(
-                *(target.values, target.at, target.apart, j, filters.values, filters.at),
-                *(source.values, source.at, source.apart, scale.values, scale.at, scale.apart),
-                *(totals, taps, add),
+                *(target.values, target.at, target.apart, j, taps.filters, taps.at),
+                *(source.values, source.at, source.apart, taps.offset, scale.values, scale.at, scale.apart),
+                *(totals, add),
             )
         else:
             for c in range(channels):
                 _one_channel(
-                    *(target.values, target.at + c * target.apart, 0, j, filters.values, filters.at),
-                    *(source.values[c * source.apart :], source.at, 0),
-                    *(scale.values, scale.at + c * scale.apart, 0, totals, taps, add),
+                    *(target.values, target.at + c * target.apart, 0, j, taps.filters, taps.at),
+                    *(source.values, source.at + c * source.apart, 0, taps.offset),
+                    *(scale.values, scale.at + c * scale.apart, 0, totals, add),
                 )
         if j + size >= run[1]:
             return
@@ -109,16 +102,16 @@ def _strip(channels: int) -> Callable:
         source: Any,
         source_at: Any,
         source_apart: Any,
+        offset: Any,
         scale: Any,
         scale_at: Any,
         scale_apart: Any,
         totals: Any,
-        taps: Any,
         add: Any,
     ) -> Any:
         i = types.intp
-        sources, scales = (source, source_at, i), (scale, i, i)
-        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, totals, i, add)
+        sources, scales = (source, i, i, offset), (scale, i, i)
+        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, totals, add)
         return signature, partial(_generate, channels=channels)
 
     return strip
@@ -129,19 +122,21 @@ _several_channels, _one_channel = _strip(CHANNELS), _strip(1)
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
     writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    target, _, _, _, filters, filter_at, source, source_at, _, scale, _, _, totals, *_ = writer.data
-    _, at, apart, j, _, _, _, _, source_apart, _, scale_at, scale_apart, _, taps, _ = args
+    target, _, _, _, filters, filter_at, source, _, _, offset, scale, _, _, totals, _ = writer.data
+    _, at, apart, j, _, _, _, source_at, source_apart, _, _, scale_at, scale_apart, _, _ = args
     combine = writer.multiply if isinstance(signature.args[-1], types.NoneType) else writer.add
-    index = taps.type
-    filters = builder.gep(filters, [j])
+    index = at.type
+    taps = context.make_array(signature.args[5])(context, builder, args[5]).nitems
+    filters, first = builder.gep(filters, [j]), builder.add(source_at, j)
     sources = [
-        builder.gep(source, [builder.add(j, builder.mul(source_apart, index(c)))]) for c in range(channels)
+        builder.gep(source, [builder.add(first, builder.mul(source_apart, index(c)))])
+        for c in range(channels)
     ]
     scales = [builder.add(scale_at, builder.mul(scale_apart, index(c))) for c in range(channels)]
 
     def step(tap: Any, sums: list) -> list:
         factor, following = writer.load(filters, writer.element(filter_at, tap)), []
-        start = writer.element(source_at, tap)
+        start = writer.element(offset, tap)
         for total, pixels, place in zip(sums, sources, scales, strict=True):
             combined = factor
             if scale is not None:
@@ -157,3 +152,138 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: i
         seen = writer.add(seen, result)
     writer.store(seen, totals, index(0))
     return context.get_dummy_value()
+
+
+@jit
+def correlate(
+    grads: np.ndarray,
+    channels: int,
+    count: int,
+    taps: Taps,
+    fixed: Planes,
+    shifted: Planes,
+    scale: Scale,
+    of_scale: Scale,
+    add: Any,
+) -> None:
+    """Two sums over the products ``p[c, t, j] = fixed[c, j] * shifted[c, j + offset_t]``, for j < count.
+
+    The gradients of the filters, ``grads[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of the
+    scales, ``of_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If `add` is given, both are
+    without these factors; if there are no scales, they have no gradient.
+    """
+    size = len(taps.at)
+    if channels == CHANNELS:
+        for tap in range(0, size - 1, 2):
+            _products_of_several(
+                *(grads, tap, count, taps.filters, taps.at, taps.offset, fixed.values, fixed.at, fixed.apart),
+                *(shifted.values, shifted.at, shifted.apart, scale.values, scale.at, scale.apart),
+                *(of_scale.values, of_scale.at, of_scale.apart, add),
+            )
+    for c in range(channels):
+        for tap in range(size // 2 * 2 if channels == CHANNELS else 0, size):
+            _products_of_one(
+                *(grads, tap, count, taps.filters, taps.at, taps.offset),
+                *(fixed.values, fixed.at + c * fixed.apart, 0),
+                *(shifted.values, shifted.at + c * shifted.apart, 0),
+                *(scale.values, scale.at + c * scale.apart, 0),
+                *(of_scale.values, of_scale.at + c * of_scale.apart, 0, add),
+            )
+
+
+def _products(channels: int, taps: int) -> Callable:
+    """An intrinsic: `correlate` for so many taps from `tap` on."""
+
+    @intrinsic
+    def products(
+        typing: Any,
+        grads: Any,
+        tap: Any,
+        count: Any,
+        filters: Any,
+        filter_at: Any,
+        offset: Any,
+        fixed: Any,
+        fixed_at: Any,
+        fixed_apart: Any,
+        shifted: Any,
+        shifted_at: Any,
+        shifted_apart: Any,
+        scale: Any,
+        scale_at: Any,
+        scale_apart: Any,
+        of_scale: Any,
+        of_scale_at: Any,
+        of_scale_apart: Any,
+        add: Any,
+    ) -> Any:
+        i = types.intp
+        pixels, scales = (fixed, i, i, shifted, i, i), (scale, i, i, of_scale, i, i)
+        signature = types.void(grads, i, i, filters, filter_at, offset, *pixels, *scales, add)
+        return signature, partial(_generate_products, channels=channels, taps=taps)
+
+    return products
+
+
+# Two taps at once pass over the pixels, which come from the L2 cache, half as often.
+_products_of_several, _products_of_one = _products(CHANNELS, 2), _products(1, 1)
+
+
+def _generate_products(
+    context: Any, builder: Any, signature: Any, args: Any, channels: int, taps: int
+) -> Any:
+    """Vectors as long as they go, then single elements."""
+    count, done = args[2], args[2].type(0)
+    for size in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
+        writer = Writer(context, builder, signature, args, size)
+        lanes = count.type(writer.lanes)
+        turns = builder.sdiv(builder.sub(count, done), lanes)
+        with builder.if_then(builder.icmp_signed(">", turns, turns.type(0))):
+            _products_along(writer, signature, args, done, turns, channels, taps)
+        done = builder.add(done, builder.mul(turns, lanes))
+    return context.get_dummy_value()
+
+
+def _products_along(
+    writer: Writer, signature: Any, args: Any, start: Any, turns: Any, channels: int, taps: int
+) -> None:
+    builder, index = writer.builder, turns.type
+    grads, _, _, filters, filter_at, offset, fixed, _, _, shifted, _, _, scale, _, _, of_scale, *_ = (
+        writer.data
+    )
+    _, tap, _, _, _, _, _, a, a_apart, _, b, b_apart, _, s, s_apart, _, g, g_apart, _ = args
+    multiplied = isinstance(signature.args[-1], types.NoneType) and scale is not None
+
+    def places(base: Any, apart: Any) -> list:
+        return [builder.add(base, builder.mul(apart, index(c))) for c in range(channels)]
+
+    numbers = [builder.add(tap, index(t)) for t in range(taps)]
+    filters_from = [writer.element(filter_at, number) for number in numbers]
+    offsets = [writer.element(offset, number) for number in numbers]
+    factors = [
+        [writer.broadcast(writer.element(scale, builder.add(place, number))) for place in places(s, s_apart)]
+        if multiplied
+        else []
+        for number in numbers
+    ]
+    with Loop(builder, turns, [writer.zero] * (channels * taps if scale is not None else 0)) as loop:
+        j, sums = builder.add(start, builder.mul(loop.k, index(writer.lanes))), []
+        ours = [writer.load(fixed, builder.add(place, j)) for place in places(a, a_apart)]
+        for t in range(taps):
+            to, shift = builder.add(filters_from[t], j), builder.add(offsets[t], j)
+            grad = writer.load(grads, to)
+            filter_ = writer.load(filters, to) if multiplied else None
+            for c, place in enumerate(places(b, b_apart)):
+                product = writer.multiply(ours[c], writer.load(shifted, builder.add(place, shift)))
+                grad = writer.add(grad, writer.multiply(factors[t][c], product) if multiplied else product)
+                if scale is not None:
+                    own = writer.multiply(product, filter_) if multiplied else product
+                    sums.append(writer.add(loop.values[t * channels + c], own))
+            writer.store(grad, grads, to)
+        loop.values = sums
+    totals = iter(loop.values)
+    for number in numbers if scale is not None else ():
+        for place in places(g, g_apart):
+            at = builder.add(place, number)
+            total = builder.fadd(writer.element(of_scale, at), writer.total(next(totals)))
+            builder.store(total, builder.gep(of_scale, [at]))

@@ -94,6 +94,21 @@ class Writer:
         """a + b, in one instruction with the product that b may be."""
         return self.builder.fadd(a, b, flags=("contract",))
 
+    def total(self, vector: Any) -> Any:
+        """The sum of a vector's elements, halves added until one is left."""
+        lane, lanes = ir.IntType(32), self.lanes
+        while lanes > 1:
+            lanes //= 2
+            of_half, undefined = ir.VectorType(lane, lanes), ir.Constant(vector.type, ir.Undefined)
+            low, high = (
+                self.builder.shuffle_vector(
+                    vector, undefined, ir.Constant(of_half, list(range(start, start + lanes)))
+                )
+                for start in (0, lanes)
+            )
+            vector = self.builder.fadd(low, high)
+        return self.builder.extract_element(vector, lane(0))
+
     def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
         """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
         with Loop(self.builder, count, [self.zero] * number) as loop:
