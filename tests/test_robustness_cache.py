@@ -1,6 +1,7 @@
 """Numba's cache directory missing, read-only or full: operators work, they compile each time."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ import dynarray as dyn
 if sys.argv[1] == "full":  # no file may grow past one page: an error on writing, as on a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+if sys.argv[1] == "nowhere":  # what Numba finds where no directory at all can be written
+    from numba.core import caching
+    caching.CacheImpl._locator_classes = []
 x, weight = np.ones((1, 2, 4, 4)), np.ones((1, 1, 3, 3, 4, 4))
 y = dyn.involution(x, weight)
 gradients = dyn.involution_backward(y, x, weight)
@@ -30,12 +34,21 @@ RIGHT = "9.0 8.0 25.0"
 pytestmark = pytest.mark.parametrize("name", backend_params("cpu"))
 
 
-def run(directory: Path, how: str = "") -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages: Numba's second choice is a directory beside the sources."""
+    copy, ignored = tmp_path_factory.mktemp("source"), shutil.ignore_patterns("__pycache__")
+    for package in ("dynarray", "rawkernels"):
+        shutil.copytree(TESTS.parent / package, copy / package, ignore=ignored)
+    return copy
+
+
+def check(source: Path, directory: Path, how: str = "") -> None:
     """Forward and backward pass of one operator in a new process with this cache directory."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(directory), "PYTHONPATH": str(TESTS.parent)}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, how], env=environment, capture_output=True, text=True, check=False
-    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(directory), "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", SCRIPT, how]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, RIGHT), done.stderr
 
 
 def files(directory: Path) -> list[Path]:
@@ -44,9 +57,8 @@ def files(directory: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_missing_directory_is_made(name: str, tmp_path: Path) -> None:
-    done = run(tmp_path / "not" / "yet")
-    assert (done.returncode, done.stdout.strip()) == (0, RIGHT), done.stderr
+def test_a_missing_directory_is_made(name: str, source: Path, tmp_path: Path) -> None:
+    check(source, tmp_path / "not" / "yet")
     assert files(tmp_path)
 
 
@@ -71,23 +83,26 @@ def read_only(directory: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_read_only_directory(name: str, tmp_path: Path) -> None:
+def test_a_read_only_directory(name: str, source: Path, tmp_path: Path) -> None:
     with read_only(tmp_path):
-        done = run(tmp_path)
-        assert (done.returncode, done.stdout.strip()) == (0, RIGHT), done.stderr
+        check(source, tmp_path)
         assert not files(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_path_that_is_no_directory(name: str, tmp_path: Path) -> None:
+def test_a_path_that_is_no_directory(name: str, source: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
-    done = run(blocked)
-    assert (done.returncode, done.stdout.strip()) == (0, RIGHT), done.stderr
+    check(source, blocked)
 
 
 @pytest.mark.slow
-def test_a_full_disk(name: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "full")
-    assert (done.returncode, done.stdout.strip()) == (0, RIGHT), done.stderr
+def test_a_full_disk(name: str, source: Path, tmp_path: Path) -> None:
+    check(source, tmp_path, "full")
     assert max((path.stat().st_size for path in files(tmp_path)), default=0) <= 4096
+
+
+@pytest.mark.slow
+def test_no_directory_at_all(name: str, source: Path, tmp_path: Path) -> None:
+    check(source, tmp_path / "unused", "nowhere")
+    assert not files(tmp_path)
