@@ -25,11 +25,9 @@ if sys.argv[1] == "nowhere":  # what Numba finds where no directory at all can b
     caching.CacheImpl._locator_classes = []
 x, weight = np.ones((1, 2, 4, 4)), np.ones((1, 1, 3, 3, 4, 4))
 y = dyn.involution(x, weight)
-gradients = dyn.involution_backward(y, x, weight)
-print(y[0, 0, 1, 1], gradients.weight[0, 0, 1, 1, 0, 0], gradients.x[0, 1, 0, 0])
+print(y[0, 0, 0, 0], y[0, 1, 1, 1])
 """
-# 9 pixels around (1, 1); 4 around (0, 0), in 2 channels, times 1; 4 + 6 + 6 + 9.
-RIGHT = "9.0 8.0 25.0"
+RIGHT = "4.0 9.0"  # pixels around a corner and around one inside
 
 pytestmark = pytest.mark.parametrize("name", backend_params("cpu"))
 
@@ -44,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(source: Path, directory: Path, how: str = "") -> None:
-    """Forward and backward pass of one operator in a new process with this cache directory."""
+    """One call in a new process with this cache directory."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(directory), "PYTHONPATH": str(source)}
     command = [sys.executable, "-c", SCRIPT, how]
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
