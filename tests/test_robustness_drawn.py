@@ -34,7 +34,7 @@ from dynarray._operator import Case
 from dynarray.cpu import parallel
 
 # Drawn calls, each made twice, in other dtypes and layouts: the definition takes longest, and is asked once
-# for both. What a call costs decides how ten thousand are shared out: on the host every CUDA thread is a fiber.
+# for both. What a call costs decides how ten thousand are shared out: on the host a CUDA thread is a fiber.
 DRAWN = {"cpu": 4_500, "host": 500}
 # One draw per case, a byte for each choice: a draw for each of 20 choices costs more than the call does.
 # Bytes shrink one by one, and 0 is the first of the choices.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numba
 import numpy as np
@@ -11,7 +12,34 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "rea
 
 # For what kernels call: without the wrappers for Python and C, which cost a third of the compile time.
 jit: Callable = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-cached_jit: Callable = numba.njit(**_OPTIONS, cache=True)  # for kernels, which Python calls
+
+
+def cached_jit(function: Callable) -> Callable:
+    """For kernels, which Python calls: kept on disk, where that is possible.
+
+    Without a directory that can be written, or on a full disk, each process compiles for itself.
+    """
+    kernel = numba.njit(**_OPTIONS)(function)
+    try:
+        kernel.enable_caching()
+    except RuntimeError:  # no directory can be written
+        return kernel
+    cache = kernel._cache
+    cache.save_overload = _without_disk_errors(cache.save_overload)
+    cache.load_overload = _without_disk_errors(cache.load_overload)
+    return kernel
+
+
+def _without_disk_errors(method: Callable) -> Callable:
+    """`method`, doing nothing where the disk fails it: what is not loaded is compiled."""
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except OSError:
+            return None
+
+    return guarded
 
 
 def flag(value: bool) -> bool | None:
