@@ -39,6 +39,7 @@ bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks growth
 
 # In pieces, which benchmarks/gpu.py lists: make gpu-test PIECE="tests streams". RESULTS: a folder other than benchmarks/results.
+HAS_CUPY = $(PYTHON) -c 'import cupy, numba, scipy, pytest, hypothesis, pytest_timeout' 2>/dev/null
 GPU_TEST = $(if $(PIECE),--piece $(PIECE)) $(if $(RESULTS),--results $(RESULTS))
 
 gpu-test-quick: gpu-test
@@ -48,11 +49,8 @@ gpu-test-quick: GPU_TEST += --quick
 gpu-test:
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null \
 	    || { echo "gpu-test: no NVIDIA driver on this machine (libcuda.so.1 does not load): nothing was tested"; exit 1; }
-	@set -e; \
-	if $(PYTHON) -c 'import cupy, numba, scipy, pytest, hypothesis, pytest_timeout' 2>/dev/null; then run="$(PYTHON)"; \
-	else run="$(RUN)"; $(MAKE) --no-print-directory $(VENV)/.has-test,cuda13; fi; \
-	set -x; \
-	"$$run" -m benchmarks.gpu $(GPU_TEST)
+	@$(HAS_CUPY) || $(MAKE) --no-print-directory $(VENV)/.has-test,cuda13
+	@run="$(PYTHON)"; $(HAS_CUPY) || run="$(RUN)"; set -x; "$$run" -m benchmarks.gpu $(GPU_TEST)
 
 clean:
 	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

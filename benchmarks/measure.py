@@ -117,12 +117,15 @@ def in_turn(contenders: dict[str, Call], buffers: int, clock: Clock, effort: Eff
 def _pace(runner: _Runner, effort: Effort) -> tuple[int, int]:
     """Rounds, and calls in each: so many as fill a turn, at least one.
 
-    The first call, which may compile, does not tell; nor is a very long one asked three times.
+    The first call, which may compile, does not tell. A long one is not asked three times: its second call
+    counts as measured.
     """
     runner.run(1)
     best = runner.run(1)[0]
     if best < 1e3 * effort.longest / effort.rounds:
         best = min(best, runner.run(1)[0])
+    else:
+        runner.samples.append(best)
     best = max(best, 1e-3)
     calls = min(100, max(1, round(effort.seconds * 1e3 / best)))
     return min(effort.rounds, max(1, int(effort.longest * 1e3 / (best * calls)))), calls

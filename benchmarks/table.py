@@ -194,7 +194,7 @@ def left_out(result: dict[str, Any]) -> str:
         for entry in entries
         if entry["calls"] == 1
     ]
-    text = f"Of {len(looks)} peers and passes the time is that of a first look." if looks else ""
+    text = f"Of {len(looks)} peers and passes the time is that of a single call." if looks else ""
     return " ".join([*([text] if text else []), *([f"Left out: {'; '.join(problems)}."] if problems else [])])
 
 
