@@ -103,11 +103,11 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
     if plan is None:
         return None
     layout, chunks, items = plan
-    y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
-    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), finite)
+    y, seen = np.empty(x.shape, x.dtype), np.zeros(items, x.dtype)
+    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), seen)
     size, args = _memory(layout, 1), (*arrays, layout, x.shape[1], weight.shape[1], chunks)
     run_with_memory(forward_in_place, items, y.size * len(layout.y), size, x.dtype, *args)
-    return y if finite.all() else None
+    return y if np.isfinite(seen).all() else None
 
 
 def backward(
@@ -125,16 +125,16 @@ def backward(
     if plan is None:
         return None
     layout, chunks, items = plan
-    finite = np.ones(items, np.bool_)
+    seen = np.zeros(items, x.dtype)
     grad_x = np.empty(x.shape if needs[0] else (0,), x.dtype)
     grad_filters = np.empty((chunks, *weight.shape) if needs[1] else (0,), x.dtype)
     slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
-    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), finite)
+    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
     arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
     size, args = _memory(layout, 3), (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
     run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
-    if not finite.all() or not np.isfinite(grad_scales).all():
+    if not np.isfinite(seen).all() or not np.isfinite(grad_scales).all():
         return None
     return (
         grad_x if needs[0] else None,
@@ -219,13 +219,13 @@ def forward_in_place(
     filters: np.ndarray,
     scales: Any,
     y: np.ndarray,
-    finite: np.ndarray,
+    seen: np.ndarray,
     layout: Layout,
     of_sample: int,
     groups: int,
     chunks: int,
 ) -> None:
-    """Items (n, group, band, chunk of channels)."""
+    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks = -(-layout.rows // layout.block)
     packed, edge = memory, memory[taps * layout.plane :]
@@ -251,7 +251,7 @@ def forward_in_place(
                     Scale(scales, channel * taps, taps),
                     *(totals, None),
                 )
-            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))
+            seen[item] += left_out + _sum(totals)
 
 
 @jit
@@ -275,14 +275,14 @@ def backward_in_place(
     grad_x: np.ndarray,
     grad_filters: np.ndarray,
     slots: np.ndarray,
-    finite: np.ndarray,
+    seen: np.ndarray,
     layout: Layout,
     samples: int,
     of_sample: int,
     groups: int,
     chunks: int,
 ) -> None:
-    """Items (n, group, band, chunk of channels)."""
+    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks, size = -(-layout.rows // layout.block), taps * layout.plane
     shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
@@ -323,4 +323,4 @@ def backward_in_place(
             if grad_filters.size:
                 to = chunk * samples * groups * taps * image + filters_at
                 left_out += _unpack(grads, grad_filters, to, first, rows, layout)
-            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))
+            seen[item] += left_out + _sum(totals)
