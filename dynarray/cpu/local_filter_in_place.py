@@ -4,6 +4,12 @@ With stride 1 and outputs as large as the image, a tap is one offset between the
 memory. At the borders it leads to pixels of the next row or plane instead of to zeros; there the packed
 filters are zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these
 functions return None, and the call is done again in the general way.
+
+A tap costs each channel two operations forward and five backward. For 3 x 3 filters on (2, 256, 56, 56) that
+is 3.6 and 9.0 million on registers of 8 numbers. One thread took 1.1-1.2 and 3.4-3.9 ms for them on a Zen 3
+at about 3.2 GHz whose other hardware thread was busy: one operation a cycle forward, four in five cycles
+backward. Blocks of rows short enough for filters to stay in the L1 cache (8 to 64 KB instead of 768) were
+slower: pixels then come in short runs.
 """
 
 from functools import lru_cache
