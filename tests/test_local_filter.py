@@ -465,3 +465,22 @@ def test_long_sums_stay_accurate_in_float32(backend: Backend, rng: np.random.Gen
     grads = run(backend, dyn.local_filter2d_backward, grad, x, weight, channel)
     expected = float((grad.astype(float) * weight[0, 0, 0, 0] * x).sum())
     assert abs(float(grads.channel_weight[0, 0, 0, 0]) - expected) <= 32 * np.finfo(np.float32).eps * expected
+
+
+@each_combine
+@pytest.mark.parametrize("params", [{}, {"stride": 2, "dilation": 2}, {"upsample": 2}])
+def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, params: dict[str, Any]) -> None:
+    """The CPU takes them where something is not finite; here everything is, so that they can be compared."""
+    from dynarray.cpu import local_filter_definition
+
+    u, s = params.get("upsample", 1), params.get("stride", 1)
+    x, grad = rng.standard_normal((2, 4, 6, 8)), rng.standard_normal((2, 4, 6 * u // s, 8 * u // s))
+    weight = rng.standard_normal((2, 2, 3, 3, *grad.shape[2:]))
+    channel_weight = rng.standard_normal((2, u, u, 4, 3, 3))
+    arrays, params = (x, weight, channel_weight), {"combine": combine, **params}
+    _, checked = dyn.OPERATORS["local_filter2d"].prepare(arrays, params)
+    grads = local_filter_definition.backward(grad, checked.arrays, (True, True, True), checked.params)
+    with dyn.use_backend("reference"):
+        expected = dyn.local_filter2d_backward(grad, *arrays, **params)
+    for actual, wanted in zip(grads, expected, strict=True):
+        close(actual, wanted)

@@ -4,6 +4,12 @@ With stride 1 and outputs as large as the image, a tap is one offset between the
 memory. At the borders it leads to pixels of the next row or plane instead of to zeros; there the packed
 filters are zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these
 functions return None, and the call is done again in the general way.
+
+A tap costs each channel two operations forward and five backward. For 3 x 3 filters on (2, 256, 56, 56) that
+is 3.6 and 9.0 million on registers of 8 numbers. One thread took 1.1-1.2 and 3.4-3.9 ms for them on a Zen 3
+at about 3.2 GHz whose other hardware thread was busy: one operation a cycle forward, four in five cycles
+backward. Blocks of rows short enough for filters to stay in the L1 cache (8 to 64 KB instead of 768) were
+slower: pixels then come in short runs.
 """
 
 from functools import lru_cache
@@ -103,11 +109,11 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
     if plan is None:
         return None
     layout, chunks, items = plan
-    y, finite = np.empty(x.shape, x.dtype), np.ones(items, np.bool_)
-    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), finite)
+    y, seen = np.empty(x.shape, x.dtype), np.zeros(items, x.dtype)
+    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), seen)
     size, args = _memory(layout, 1), (*arrays, layout, x.shape[1], weight.shape[1], chunks)
     run_with_memory(forward_in_place, items, y.size * len(layout.y), size, x.dtype, *args)
-    return y if finite.all() else None
+    return y if np.isfinite(seen).all() else None
 
 
 def backward(
@@ -125,16 +131,16 @@ def backward(
     if plan is None:
         return None
     layout, chunks, items = plan
-    finite = np.ones(items, np.bool_)
+    seen = np.zeros(items, x.dtype)
     grad_x = np.empty(x.shape if needs[0] else (0,), x.dtype)
     grad_filters = np.empty((chunks, *weight.shape) if needs[1] else (0,), x.dtype)
     slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
-    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), finite)
+    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
     arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
     size, args = _memory(layout, 3), (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
     run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
-    if not finite.all() or not np.isfinite(grad_scales).all():
+    if not np.isfinite(seen).all() or not np.isfinite(grad_scales).all():
         return None
     return (
         grad_x if needs[0] else None,
@@ -219,13 +225,13 @@ def forward_in_place(
     filters: np.ndarray,
     scales: Any,
     y: np.ndarray,
-    finite: np.ndarray,
+    seen: np.ndarray,
     layout: Layout,
     of_sample: int,
     groups: int,
     chunks: int,
 ) -> None:
-    """Items (n, group, band, chunk of channels)."""
+    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks = -(-layout.rows // layout.block)
     packed, edge = memory, memory[taps * layout.plane :]
@@ -251,7 +257,7 @@ def forward_in_place(
                     Scale(scales, channel * taps, taps),
                     *(totals, None),
                 )
-            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))
+            seen[item] += left_out + _sum(totals)
 
 
 @jit
@@ -275,14 +281,14 @@ def backward_in_place(
     grad_x: np.ndarray,
     grad_filters: np.ndarray,
     slots: np.ndarray,
-    finite: np.ndarray,
+    seen: np.ndarray,
     layout: Layout,
     samples: int,
     of_sample: int,
     groups: int,
     chunks: int,
 ) -> None:
-    """Items (n, group, band, chunk of channels)."""
+    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks, size = -(-layout.rows // layout.block), taps * layout.plane
     shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
@@ -323,4 +329,4 @@ def backward_in_place(
             if grad_filters.size:
                 to = chunk * samples * groups * taps * image + filters_at
                 left_out += _unpack(grads, grad_filters, to, first, rows, layout)
-            finite[item] = finite[item] and np.isfinite(left_out + _sum(totals))
+            seen[item] += left_out + _sum(totals)

@@ -21,6 +21,9 @@ CHANNELS = 4
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
 
 
+PIECE = 1024  # products added up before they join a sum over a whole image, for its accuracy
+
+
 class Planes(NamedTuple):
     """Pixel j of channel c is ``values[at + c*apart + j]``."""
 
@@ -173,22 +176,24 @@ def correlate(
     without these factors; if there are no scales, they have no gradient.
     """
     size = len(taps.at)
-    if channels == CHANNELS:
-        for tap in range(0, size - 1, 2):
+    pairs = size // 2 * 2 if channels == CHANNELS else 0
+    for tap in range(0, pairs, 2):
+        for start in range(0, count, PIECE):
             _products_of_several(
-                *(grads, tap, count, taps.filters, taps.at, taps.offset, fixed.values, fixed.at, fixed.apart),
-                *(shifted.values, shifted.at, shifted.apart, scale.values, scale.at, scale.apart),
-                *(of_scale.values, of_scale.at, of_scale.apart, add),
+                *(grads, tap, start, min(start + PIECE, count), taps.filters, taps.at, taps.offset),
+                *(fixed.values, fixed.at, fixed.apart, shifted.values, shifted.at, shifted.apart),
+                *(scale.values, scale.at, scale.apart, of_scale.values, of_scale.at, of_scale.apart, add),
             )
     for c in range(channels):
-        for tap in range(size // 2 * 2 if channels == CHANNELS else 0, size):
-            _products_of_one(
-                *(grads, tap, count, taps.filters, taps.at, taps.offset),
-                *(fixed.values, fixed.at + c * fixed.apart, 0),
-                *(shifted.values, shifted.at + c * shifted.apart, 0),
-                *(scale.values, scale.at + c * scale.apart, 0),
-                *(of_scale.values, of_scale.at + c * of_scale.apart, 0, add),
-            )
+        for tap in range(pairs, size):
+            for start in range(0, count, PIECE):
+                _products_of_one(
+                    *(grads, tap, start, min(start + PIECE, count), taps.filters, taps.at, taps.offset),
+                    *(fixed.values, fixed.at + c * fixed.apart, 0),
+                    *(shifted.values, shifted.at + c * shifted.apart, 0),
+                    *(scale.values, scale.at + c * scale.apart, 0),
+                    *(of_scale.values, of_scale.at + c * of_scale.apart, 0, add),
+                )
 
 
 def _products(channels: int, taps: int) -> Callable:
@@ -199,7 +204,8 @@ def _products(channels: int, taps: int) -> Callable:
         typing: Any,
         grads: Any,
         tap: Any,
-        count: Any,
+        start: Any,
+        stop: Any,
         filters: Any,
         filter_at: Any,
         offset: Any,
@@ -219,7 +225,7 @@ def _products(channels: int, taps: int) -> Callable:
     ) -> Any:
         i = types.intp
         pixels, scales = (fixed, i, i, shifted, i, i), (scale, i, i, of_scale, i, i)
-        signature = types.void(grads, i, i, filters, filter_at, offset, *pixels, *scales, add)
+        signature = types.void(grads, i, i, i, filters, filter_at, offset, *pixels, *scales, add)
         return signature, partial(_generate_products, channels=channels, taps=taps)
 
     return products
@@ -233,11 +239,11 @@ def _generate_products(
     context: Any, builder: Any, signature: Any, args: Any, channels: int, taps: int
 ) -> Any:
     """Vectors as long as they go, then single elements."""
-    count, done = args[2], args[2].type(0)
+    done, stop = args[2:4]
     for size in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
         writer = Writer(context, builder, signature, args, size)
-        lanes = count.type(writer.lanes)
-        turns = builder.sdiv(builder.sub(count, done), lanes)
+        lanes = stop.type(writer.lanes)
+        turns = builder.sdiv(builder.sub(stop, done), lanes)
         with builder.if_then(builder.icmp_signed(">", turns, turns.type(0))):
             _products_along(writer, signature, args, done, turns, channels, taps)
         done = builder.add(done, builder.mul(turns, lanes))
@@ -248,10 +254,10 @@ def _products_along(
     writer: Writer, signature: Any, args: Any, start: Any, turns: Any, channels: int, taps: int
 ) -> None:
     builder, index = writer.builder, turns.type
-    grads, _, _, filters, filter_at, offset, fixed, _, _, shifted, _, _, scale, _, _, of_scale, *_ = (
+    grads, _, _, _, filters, filter_at, offset, fixed, _, _, shifted, _, _, scale, _, _, of_scale, *_ = (
         writer.data
     )
-    _, tap, _, _, _, _, _, a, a_apart, _, b, b_apart, _, s, s_apart, _, g, g_apart, _ = args
+    _, tap, _, _, _, _, _, _, a, a_apart, _, b, b_apart, _, s, s_apart, _, g, g_apart, _ = args
     multiplied = isinstance(signature.args[-1], types.NoneType) and scale is not None
 
     def places(base: Any, apart: Any) -> list:
