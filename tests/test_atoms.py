@@ -374,18 +374,17 @@ def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str
 
 @cpu_only
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [1, 8, 16, 31, 64])
-def test_interleaved_rows_are_a_packed_left_matrix(
-    backend: Backend, rng: np.random.Generator, dtype: str, columns: int
-) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (7, 16), (16, 31), (64, 9), (0, 8)])
+def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     import numba
 
-    from dynarray.cpu import gemm
-    from dynarray.cpu.interleave import interleave
+    from dynarray.cpu.transpose import transpose
 
-    call = numba.njit(lambda *args: interleave(*args))
-    rows, stride = 2 * gemm.ROWS, 80
-    source = rng.standard_normal((rows, stride)).astype(dtype)
-    target = np.full(rows * columns, np.nan, dtype)
-    call(target, source.ravel(), stride, rows, columns)
-    np.testing.assert_array_equal(target, gemm.pack_left(source[:, :columns]).ravel())
+    call = numba.njit(lambda *args: transpose(*args))
+    rows, columns = shape
+    for before, after in ((3, 1), (0, 70)):  # beyond the rows of one and the other
+        source = rng.standard_normal((rows, columns + before)).astype(dtype)
+        target = np.full((columns, rows + after), np.nan, dtype)
+        call(target.ravel(), 0, rows + after, source.ravel(), 0, columns + before, rows, columns)
+        np.testing.assert_array_equal(target[:, :rows], source[:, :columns].T)
+        assert np.isnan(target[:, rows:]).all()

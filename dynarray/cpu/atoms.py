@@ -29,7 +29,7 @@ from .planes import whole_lines
 from .products import STRIP_BYTES
 from .scratch import borrow
 
-TILE_BYTES = 1280  # of one row of a tile
+TILE_BYTES = 1024  # of one row of a tile
 Z_BYTES = 384 * 1024  # filtered channels of a tile: a part of a common L2 cache; backward a third of it
 IMAGE_BYTES = 256 * 1024  # packed channels of a tile
 GROUP = 8  # channels packed at once
@@ -109,14 +109,13 @@ def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int) -> Of
     wide = -(-outputs // strip) * strip
     images, z, atoms = layout.group * layout.image, layout.chunk * m * span, m * count * span
     scratch = (atoms, images, z, gemm.ROWS * strip)
-    adjoint = (outputs * span, wide * span, z, z, atoms, images)
+    adjoint = (outputs * span, wide * span, z, atoms, images)
     return Offsets(
         tap=taps.plane * layout.plane + taps.shift * layout.width,
         image=np.arange(layout.group) * layout.image,
         atom=np.arange(m) * count * span,
         row=np.arange(max(layout.chunk * m, count, outputs)) * span,
         channel=np.arange(layout.chunk) * m * span,
-        turned=np.arange(max(2, span)) * wide,
         memory=np.cumsum([0, *(whole_lines(size + strip) for size in scratch + adjoint)]),
     )
 
@@ -174,7 +173,9 @@ def backward(
     call = _Call(x.shape, atoms.shape, x.itemsize, **params)
     taps, layout, offsets = _plan(call, outputs, backward=True)
     depth, edge = channels * m, (channels, min(layout.edge, x.shape[2]), x.shape[3])
-    waiting = x.itemsize * max(depth * outputs, edge[0] * edge[1] * edge[2])
+    strip = gemm.TILE_BYTES // x.itemsize
+    product = (-(-depth // gemm.ROWS) * gemm.ROWS, -(-outputs // strip) * strip)
+    waiting = x.itemsize * max(math.prod(product), math.prod(edge))
     units = x.shape[0] * layout.row_tiles
     items = max(1, min(units, parallel.ITEMS, SLOT_BYTES // waiting))
     first_of = units * np.arange(items + 1) // items
@@ -185,7 +186,7 @@ def backward(
         x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
         edges=_slots("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
         atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
-        coefficients=_slots("coefficients", (items, depth, outputs) if needs[2] else (0,) * 3, x.dtype),
+        coefficients=_slots("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
         bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
     )
     operations = 3.0 * coefficients.size * grad_output.size / outputs
@@ -196,7 +197,9 @@ def backward(
     return (
         grads.x if needs[0] else None,
         grads.atoms.reshape(atoms.shape) if needs[1] else None,
-        np.ascontiguousarray(grads.coefficients.sum(axis=0).T).reshape(coefficients.shape)
+        np.ascontiguousarray(grads.coefficients[:, :depth, :outputs].sum(axis=0).T).reshape(
+            coefficients.shape
+        )
         if needs[2]
         else None,
         grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,

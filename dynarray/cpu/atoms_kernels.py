@@ -7,9 +7,9 @@ from numba import uint64
 
 from . import gemm
 from .compile import cached_jit, jit
-from .interleave import interleave
 from .planes import clear, copy, inside, pack_rows
 from .products import STRIP_BYTES, sum_products
+from .transpose import transpose
 
 _SUM = 64  # positions that are added up at once
 # Not plain 0, False and True, for which callees would be compiled once more.
@@ -70,7 +70,7 @@ class Gradients(NamedTuple):
     x: np.ndarray
     edges: np.ndarray  # per item: what it adds to rows of x that belong to the item before
     atoms: np.ndarray
-    coefficients: np.ndarray  # per item, (C*M, O)
+    coefficients: np.ndarray  # per item, (C*M, O), both up to whole tiles of the product
     bias: np.ndarray  # per item; float64, which costs nothing
 
 
@@ -82,7 +82,6 @@ class Offsets(NamedTuple):
     atom: np.ndarray  # the first tap of each atom
     row: np.ndarray  # each row
     channel: np.ndarray  # the channels of a chunk in z
-    turned: np.ndarray  # each position of the output gradient
     memory: np.ndarray  # the parts of `Scratch`, then of `Adjoint`, and their end
 
 
@@ -199,9 +198,8 @@ class Adjoint(NamedTuple):
     """More memory of one item of the backward pass."""
 
     output: np.ndarray  # gradients (O) of the tile
-    turned: np.ndarray  # the same, position after position
+    turned: np.ndarray  # the same, transposed, a strip of outputs after the other
     grad_z: np.ndarray  # as z
-    panels: np.ndarray  # z as the left matrix of a product
     grad_atoms: np.ndarray  # as the atoms
     grad_images: np.ndarray  # as the images
 
@@ -216,17 +214,15 @@ def new_adjoint(memory: np.ndarray, offsets: Offsets) -> Adjoint:
         memory[at[2] : at[3]],
         memory[at[3] : at[4]],
         memory[at[4] : at[5]],
-        memory[at[5] : at[6]],
     )
 
 
 @jit
-def turn(target: np.ndarray, wide: int, source: np.ndarray, span: int, rows: int, columns: int) -> None:
-    """The transpose, in blocks that stay in the first cache."""
-    for first in range(0, columns, 16):
-        for row in range(rows):
-            for j in range(first, min(first + 16, columns)):
-                target[j * wide + row] = source[row * span + j]
+def turn(target: np.ndarray, source: np.ndarray, span: int, rows: int, columns: int) -> None:
+    """The transpose, strip by strip as the right matrix of `gemm.multiply_rows`."""
+    width = gemm.TILE_BYTES // source.itemsize
+    for first in range(0, rows, width):
+        transpose(target, first * span, width, source, first * span, span, min(width, rows - first), columns)
 
 
 @jit
@@ -331,13 +327,13 @@ def _grads_of_chunk(
                 tile, c, place, several, grads, item, shared, taps, layout, offsets, scratch, adjoint
             )
     if grads.coefficients.size:
-        interleave(adjoint.panels, scratch.z, span, rows, tile.positions)
+        wide, width = grads.coefficients.shape[2], gemm.TILE_BYTES // grads.coefficients.itemsize
         # Short sums that are added up: rounding errors grow with the length of a sum.
         for first in range(0, tile.positions, _SUM):
-            gemm.multiply(
-                grads.coefficients[item].reshape(-1), begin * m * outputs, outputs, rows, outputs,
-                adjoint.panels, first * gemm.ROWS, tile.positions * gemm.ROWS, adjoint.turned, _START,
-                offsets.turned, first, min(_SUM, tile.positions - first), scratch.corner, _ADD,
+            gemm.multiply_rows(
+                grads.coefficients[item].reshape(-1), begin * m * wide, wide, rows, outputs,
+                scratch.z, first, span, adjoint.turned, first * width, width, span * width,
+                min(_SUM, tile.positions - first), _ADD,
             )  # fmt: skip
 
 
@@ -379,7 +375,7 @@ def backward_items(
             own = (edge * shared[item, 0], edge * shared[item, 1])
             start_tile(tile, inputs.atoms, layout.span, scratch)
             gather(adjoint.output, inputs.grad_output[n], tile, layout.span)
-            turn(adjoint.turned, offsets.turned[1], adjoint.output, layout.span, outputs, tile.positions)
+            turn(adjoint.turned, adjoint.output, layout.span, outputs, tile.positions)
             clear(adjoint.grad_atoms, 0, adjoint.grad_atoms.size)
             for begin in range(0, x.shape[1], layout.chunk):
                 end = min(begin + layout.chunk, x.shape[1])

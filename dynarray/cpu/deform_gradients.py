@@ -22,6 +22,7 @@ from .deform_kernels import (
 )
 from .gemm import ROWS, TILE_BYTES, multiply_rows
 from .planes import clear, copy, whole_lines
+from .transpose import transpose
 
 
 class Inputs(NamedTuple):
@@ -200,7 +201,7 @@ def backward_items(
                 copy(by_output, o * pitch, inputs.grad_output, at + o * grid.positions, count)
             set_up(points, inputs.offset, inputs.mask, grid, image, chunks.offset_group[chunk], first, count)
             if wanted.x or wanted.points:
-                _turn(by_position, by_output, pitch, each, count)
+                transpose(by_position, 0, each, by_output, 0, pitch, each, count)
                 multiply_rows(
                     columns, int64(0), across + LINE, count, across, by_position, int64(0), each,
                     inputs.weights, weight_at, width, -(-each // ROWS) * ROWS * width, each, boolean(0),
@@ -212,14 +213,6 @@ def backward_items(
                     grads.weights, slot, across, each, across, by_output, int64(0), pitch,
                     columns, int64(0), stride, width, count, boolean(1),
                 )  # fmt: skip
-
-
-@jit
-def _turn(by_position: np.ndarray, by_output: np.ndarray, pitch: int, each: int, count: int) -> None:
-    """by_position[i*each + o] = by_output[o*pitch + i]."""
-    for i in range(uint64(count)):
-        for o in range(uint64(each)):
-            by_position[i * uint64(each) + o] = by_output[o * uint64(pitch) + i]
 
 
 @cached_jit

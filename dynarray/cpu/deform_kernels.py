@@ -8,9 +8,9 @@ from numba import int64, uint64
 from .compile import cached_jit, jit
 from .gemm import TILE_BYTES, multiply_rows
 from .planes import aligned, clear, whole_lines
+from .transpose import transpose
 
 LINE = 16  # elements, at least those of a cache line
-_LANES = 16  # channels that are packed in one go
 
 
 class Grid(NamedTuple):
@@ -101,14 +101,14 @@ def set_up(
         plane = ((image * grid.offset_groups + group) * grid.taps + tap) * grid.positions
         base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
         base_x = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
+        row, column = start // grid.out_width, start % grid.out_width
         for i in range(count):
             p = start + i
-            row = p // grid.out_width
             y = offset.dtype.type(row * grid.stride[0] + base_y) + offset[2 * plane + p]
-            x = (
-                offset.dtype.type((p - row * grid.out_width) * grid.stride[1] + base_x)
-                + offset[2 * plane + grid.positions + p]
-            )
+            x = offset.dtype.type(column * grid.stride[1] + base_x) + offset[2 * plane + grid.positions + p]
+            column += 1
+            if column == grid.out_width:
+                row, column = row + 1, 0
             k = i * grid.taps + tap
             points.factor[k] = mask[plane + p] if mask.size else one
             if y > -1 and y < grid.height and x > -1 and x < grid.width:
@@ -212,24 +212,8 @@ def pack_items(
             clear(packed, at, size)
             clear(packed, at + (pitch - 1) * size, size)
             source = ((part.image + image) * grid.channels + first) * grid.height + line - 1
-            _pack_row(packed, at + size, size, x, source * grid.width, grid.height * grid.width, grid.width)
-
-
-@jit
-def _pack_row(
-    packed: np.ndarray, at: int, size: int, x: np.ndarray, source: int, plane: int, width: int
-) -> None:
-    """packed[at + j*size + c] = x[source + c*plane + j]: whole cache lines of channels, then the rest."""
-    whole = size // _LANES * _LANES
-    for c in range(0, whole, _LANES):
-        to, origin = uint64(at + c), uint64(source + c * plane)
-        for j in range(uint64(width)):
-            for k in range(uint64(_LANES)):
-                packed[to + j * uint64(size) + k] = x[origin + k * uint64(plane) + j]
-    for c in range(whole, size):
-        to, origin = uint64(at + c), uint64(source + c * plane)
-        for j in range(uint64(width)):
-            packed[to + j * uint64(size)] = x[origin + j]
+            plane = grid.height * grid.width
+            transpose(packed, at + size, size, x, source * grid.width, plane, size, grid.width)
 
 
 @cached_jit
@@ -280,19 +264,8 @@ def unpack_items(
             for other in range(at + distance, len(slots), distance):
                 for k in range(uint64(grid.width * size)):
                     slots[uint64(at) + k] += slots[uint64(other) + k]
-            _unpack_row(slots, at, size, x, target * grid.width, grid.height * grid.width, grid.width)
-
-
-@jit
-def _unpack_row(
-    packed: np.ndarray, at: int, size: int, x: np.ndarray, target: int, plane: int, width: int
-) -> None:
-    """The reverse of `_pack_row`."""
-    for c in range(0, size, _LANES):
-        source, to = uint64(at + c), uint64(target + c * plane)
-        for j in range(uint64(width)):
-            for k in range(uint64(min(_LANES, size - c))):
-                x[to + k * uint64(plane) + j] = packed[source + j * uint64(size) + k]
+            plane = grid.height * grid.width
+            transpose(x, target * grid.width, plane, slots, at, size, grid.width, size)
 
 
 @jit
@@ -377,10 +350,13 @@ def _write(
     for earlier in range(part.chunk, chunk + 1):
         if chunks.group[earlier] == group and chunks.begins[earlier]:
             add = False
+    at = ((part.image + image) * grid.outputs + group * each) * grid.positions + first
+    if not add:
+        for r in range(count if bias.size else 0):
+            for o in range(uint64(each)):
+                result[uint64(r * stride) + o] += bias[uint64(group * each) + o]
+        transpose(y, at, grid.positions, result, 0, stride, count, each)
+        return
     for o in range(each):
-        channel = group * each + o
-        at = ((part.image + image) * grid.outputs + channel) * grid.positions + first
-        start = bias[channel] if bias.size else y.dtype.type(0)
         for r in range(count):
-            before = y[at + r] if add else start
-            y[at + r] = before + result[r * stride + o]
+            y[at + o * grid.positions + r] += result[r * stride + o]

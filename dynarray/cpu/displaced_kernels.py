@@ -237,22 +237,29 @@ def displace_items(
     tile_size, chunks = ROWS * breadth, -(-targets // TARGETS)
     tiles = aligned(TARGETS * across * tile_size, planes)
     places = channel_places(units, layout, block)
-    offsets = np.empty(TARGETS * places.size, np.int64)
+    offsets = np.empty(TARGETS * layout.channels * per_source, np.int64)
     factors = units.factors.reshape(units.factors.size)
     for item in range(start, stop):
         begin, rest = item % chunks * TARGETS, item // chunks
         row, image = (block.tile + rest % block.tiles) * ROWS, rest // block.tiles
-        end, planes_at = min(begin + TARGETS, targets), image * block.sources * layout.plane
+        end = min(begin + TARGETS, targets)
         clear(tiles, 0, tiles.size)
-        for column in range(across):
-            place_units(offsets, places, units, (begin, end), row, column * breadth, layout, block)
-            for channel in range(0, block.sources, layout.channels):
-                count = min(layout.channels, block.sources - channel) * per_source
+        for channel in range(0, block.sources, layout.channels):
+            count = min(layout.channels, block.sources - channel) * per_source
+            near, these = places[:count], Block(0, 0, 0, 0, block.source + channel, 0, block.first)
+            planes_at = (image * block.sources + channel) * layout.plane
+            if layout.free:  # what units read moves with the tile
+                place_units(offsets, near, units, (begin, end), 0, 0, layout, these)
+            for column in range(across):
+                moved = planes_at
+                if layout.free:
+                    moved += row * layout.stride + column * breadth
+                else:
+                    place_units(offsets, near, units, (begin, end), row, column * breadth, layout, these)
                 for t in range(begin, end):
                     add_units(
                         tiles, ((t - begin) * across + column) * tile_size,
-                        planes, planes_at, layout.stride,
-                        offsets, (t - begin) * places.size + channel * per_source,
+                        planes, moved, layout.stride, offsets, (t - begin) * count,
                         factors, ((t * sources) + block.source + channel) * per_source * FACTORS, count,
                     )  # fmt: skip
         for t in range(begin, end):

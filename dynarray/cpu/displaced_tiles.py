@@ -1,9 +1,10 @@
 """The innermost loops of `displaced_conv2d` on the CPU: tiles of outputs, or of sums, in registers.
 
 A unit reads an image at one fractional displacement, so that along a row of a tile it needs a run of pixels
-and the run one pixel further. The first begins at any address, and most of its vectors therefore lie across
-two cache lines, which costs double; the second is shifted out of the first. Interpolated between columns, a
-row is ``t = x + f * (next - x)``, and
+and the run one pixel further. The first begins at any address, and many of its vectors therefore lie across
+two cache lines, which costs double. Where registers are many, the second is shifted out of the first; where
+they are few and a shift takes two instructions, it is loaded as well. Interpolated between columns, a row is
+``t = x + f * (next - x)``, and
 
     output row r  +=  above * t[r] + below * t[r + 1],   above = weight*(1 - f_y),  below = weight*f_y
 
@@ -24,8 +25,8 @@ from numba.extending import intrinsic
 
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
-ROWS = 7 if MANY_REGISTERS else 4  # of a tile: outputs that fit into registers with the operands
-VECTORS = 2  # of a row of a tile
+ROWS = 7  # of a tile
+VECTORS = 2 if MANY_REGISTERS else 1  # of a row of a tile: outputs fit into registers with the operands
 SUMS = 4  # that the gradients of a unit are made of
 FACTORS = 3  # of a unit: f_x, above, below
 CHAIN = 4  # rows of products that are added up one after the other
@@ -45,6 +46,8 @@ class _Tiles(Writer):
     def row(self, pointer: Any) -> list[tuple[Any, Any]]:
         """For each vector of a row of a tile, the pixels and the pixels next to them."""
         pixels = [self.load(pointer, self.at(j)) for j in range(VECTORS)]
+        if not MANY_REGISTERS:
+            return [(x, self.load(pointer, self._index(j * self.lanes + 1))) for j, x in enumerate(pixels)]
         ends = [*pixels[1:], self.broadcast(self.element(pointer, self.at(VECTORS)))]
         ahead = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), list(range(1, self.lanes + 1)))
         return [(x, self.builder.shuffle_vector(x, end, ahead)) for x, end in zip(pixels, ends, strict=True)]

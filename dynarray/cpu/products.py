@@ -15,12 +15,12 @@ from numba.extending import intrinsic
 
 from . import gemm
 from .compile import jit
-from .vectors import Writer
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer
 
-# As many sums as fit into the registers with the operands; a strip of planes is a tile of `gemm` wide.
-ROWS = 2
-COLUMNS = 4 if gemm.ROWS == 8 else 2
-STRIP_BYTES = gemm.TILE_BYTES
+# As many sums as fit into the registers with the operands: a vector of each row and one of a column.
+ROWS, COLUMNS = (2, 4) if MANY_REGISTERS else (3, 4)
+_VECTOR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
+STRIP_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors
 
 
 def _block(rows: int, columns: int) -> Callable:
@@ -58,7 +58,7 @@ def _block(rows: int, columns: int) -> Callable:
 
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, columns: int) -> Any:
-    writer = Writer(context, builder, signature, args, STRIP_BYTES)
+    writer = Writer(context, builder, signature, args, _VECTOR_BYTES)
     out, out_row, _, out_col, _, a, a_row, a_step, b, b_col, b_step, *_ = writer.data
     _, _, row, _, column, *_, place, depth, add = args
     index = depth.type
@@ -75,19 +75,19 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
 
     def step(s: Any, sums: list) -> list:
         left_step, right_step = writer.element(a_step, s), writer.element(b_step, s)
-        others = [writer.load(right, right_step) for right in rights]
+        factors = [writer.load(left, left_step) for left in lefts]
         following: list[Any] = []
-        for left in lefts:
-            factor = writer.load(left, left_step)
-            for other in others:
+        for right in rights:
+            other = writer.load(right, right_step)
+            for factor in factors:
                 following.append(writer.add(sums[len(following)], writer.multiply(factor, other)))
         return following
 
     totals = writer.sums(rows * columns, depth, step)
     targets = [
         (target, writer.element(out_col, number))
-        for target in strips(out, out_row, of_row)
         for number in of_column
+        for target in strips(out, out_row, of_row)
     ]
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
@@ -98,8 +98,8 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
     return context.get_dummy_value()
 
 
-_full_block, _full_row = _block(ROWS, COLUMNS), _block(1, COLUMNS)
-_less_block, _less_row = _block(ROWS, COLUMNS - 1), _block(1, COLUMNS - 1)
+_full, _fewer_rows = _block(ROWS, COLUMNS), _block(ROWS - 1, COLUMNS)
+_fewer_columns, _fewer_of_both = _block(ROWS, COLUMNS - 1), _block(ROWS - 1, COLUMNS - 1)
 _single = _block(1, 1)
 
 
@@ -127,30 +127,34 @@ def sum_products(
     strips: that memory must be there. With `add`, sums are added to what `out` holds, and planes of `out` may
     overlap.
     """
-    width, groups = STRIP_BYTES // out.itemsize, -(-columns // COLUMNS)
-    for j in range(0, count, width):
-        for group in range(groups):
-            # Groups of nearly one size: small ones have too few sums to keep the arithmetic busy.
-            k = columns * group // groups
-            several = columns * (group + 1) // groups - k
-            for i in range(0, rows, ROWS):
-                pair = i + ROWS <= rows
+    width, strip = _VECTOR_BYTES // out.itemsize, STRIP_BYTES // out.itemsize
+    # Groups of nearly one size: small ones have too few sums to keep the arithmetic busy.
+    row_groups, column_groups = (rows + ROWS - 1) // ROWS, (columns + COLUMNS - 1) // COLUMNS
+    for j in range(0, (count + strip - 1) // strip * strip, width):
+        for column_group in range(column_groups):
+            k = columns * column_group // column_groups
+            across = columns * (column_group + 1) // column_groups - k
+            for row_group in range(row_groups):
+                i = rows * row_group // row_groups
+                down = rows * (row_group + 1) // row_groups - i
                 # Not through a tuple: that counts references to all arrays, at twice the cost of the block.
-                if several == COLUMNS and pair:
-                    _full_block(
+                if down == ROWS and across == COLUMNS:
+                    _full(out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add)
+                elif down == ROWS - 1 and across == COLUMNS:
+                    _fewer_rows(
                         out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add
                     )
-                elif several == COLUMNS:
-                    _full_row(out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add)
-                elif several == COLUMNS - 1 and pair:
-                    _less_block(
+                elif down == ROWS and across == COLUMNS - 1:
+                    _fewer_columns(
                         out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add
                     )
-                elif several == COLUMNS - 1:
-                    _less_row(out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add)
+                elif down == ROWS - 1 and across == COLUMNS - 1:
+                    _fewer_of_both(
+                        out, out_row, i, out_col, k, a, a_row, a_step, b, b_col, b_step, j, depth, add
+                    )
                 else:
-                    for n in range(i, min(i + ROWS, rows)):
-                        for m in range(k, k + several):
+                    for n in range(i, i + down):
+                        for m in range(k, k + across):
                             _single(
                                 out, out_row, n, out_col, m, a, a_row, a_step, b, b_col, b_step, j, depth, add
                             )
