@@ -6,6 +6,7 @@ points across the borders of pixels, where derivatives jump.
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -20,6 +21,13 @@ def _deform_conv2d(padding: int) -> dict[str, Callable]:
 
     return {"torchvision": torchvision}
 
+
+def _plain(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    return F.conv2d(x, weight, padding="same")
+
+
+# The convolution on the regular grid.
+PRICES: dict[str, Callable] = {"deform_conv2d": _plain}
 
 # Per operator: its parameters -> the formulations by name.
 FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {"deform_conv2d": _deform_conv2d}

@@ -5,6 +5,7 @@ lie within 4 pixels, so that four corners each fit into a dense kernel of 9 x 9 
 """
 
 from collections.abc import Callable
+from functools import cache
 from math import ceil
 
 import torch
@@ -17,7 +18,7 @@ SIGMA, RADIUS = 0.5, 4
 def _blurred(x: Tensor) -> Tensor:
     """Separable, as two depthwise convolutions."""
     reach, channels = ceil(5 * SIGMA), x.shape[1]
-    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype)
+    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
     taps = torch.exp(-((offsets / SIGMA) ** 2) / 2)
     taps = (taps / taps.sum()).expand(channels, 1, 1, -1)
     rows = F.conv2d(x, taps, padding=(0, reach), groups=channels)
@@ -46,6 +47,18 @@ def _dense(x: Tensor, weight: Tensor, displacement: Tensor, bias: Tensor) -> Ten
 def _displaced() -> dict[str, Callable]:
     return {"blur and dense 9 x 9 convolution": _dense}
 
+
+@cache
+def _kernel(outputs: int, channels: int, device: torch.device) -> Tensor:
+    return torch.randn(outputs, channels, 3, 3, device=device)
+
+
+def _plain(x: Tensor, weight: Tensor, displacement: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, _kernel(*weight.shape[:2], x.device), bias, padding=1)
+
+
+# The convolution that units are to replace.
+PRICES: dict[str, Callable] = {"displaced_conv2d": _plain}
 
 # Per operator: its parameters -> the formulations by name.
 FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {"displaced_conv2d": _displaced}

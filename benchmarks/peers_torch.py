@@ -23,8 +23,8 @@ import torch._inductor.config
 
 from .case import Buffers, Case
 from .measure import Call, Clock
+from .targets import KINDS, PRICE
 
-KINDS = ("eager", "compiled")
 PASSES = ("forward", "forward_backward")
 
 # Of the largest element. float32 sums of 65536 terms in different orders differ by a few 1e-6 of it.
@@ -71,6 +71,7 @@ def prepare(
     """The peers whose results on the first buffers agree with `expected` (output, gradients).
 
     One that cannot be compiled or run, or that does not agree, is reported through `problem` and left out.
+    Last comes the plain convolution of the same size, if the case has one: it is timed forward, not compared.
     """
     if case.peers is None:
         return []
@@ -99,6 +100,10 @@ def prepare(
                     problem(f"{peer.name}: {type(error).__name__}: {_first_line(error)}")
             _choose(peers, name)
         found += [peer for peer in peers if peer.looks]
+    price = getattr(import_module(case.peers), "PRICES", {}).get(case.operator)
+    if price is not None:
+        calls = _calls(price, tensors, compiled=False)
+        found.append(Peer(PRICE, "3 x 3", calls, contends={"forward"}))
     return found
 
 

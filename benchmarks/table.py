@@ -85,7 +85,7 @@ def _against(title: str, name: str, peers: dict[str, Any]) -> str:
     parts = []
     for what in wanted or sorted(peers):
         ratio = reached(peers, what)
-        goal = f" ({wanted[what]:g}x)" if what in wanted else ""
+        goal = f" ({wanted[what]:.2g}x)" if what in wanted else ""
         parts.append(f"{what} {'-' if ratio is None else f'{ratio:.1f}x'}{goal}")
     return ", ".join(parts)
 

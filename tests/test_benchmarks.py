@@ -17,7 +17,7 @@ from benchmarks.case import PASSES, Case, Work
 from benchmarks.cases import BATCH, CASES, cases
 from benchmarks.floor import Floor
 from benchmarks.local_filter import flops
-from benchmarks.targets import TARGETS, reached
+from benchmarks.targets import PRICE, TARGETS, reached
 from examples import _record
 
 ROOT = Path(__file__).parents[1]
@@ -357,6 +357,7 @@ def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):
     peers = {
         "eager": [{"formulation": "a", "ratio": 5.04}, {"formulation": "b", "ratio": 9.0}],
         "compiled": [{"formulation": "a", "ratio": 2.5}],
+        PRICE: [{"formulation": "3 x 3", "ratio": 0.5}],
     }
     for name in ("forward", "forward_backward"):
         row["passes"][name] |= {"ms": 1.0, "peers": peers}
@@ -364,8 +365,10 @@ def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):
     assert cells[1:3] == ["1", "compiled 2.5x (3x), eager 5.0x (10x)"]
     _, (cells,) = table.summary([quick | {"rows": [row | {"title": "carafe (1, 256, 64, 64) x2 k5"}]}])
     assert cells[2] == "best 2.5x (3x)"
+    _, (cells,) = table.summary([quick | {"rows": [row | {"title": "deform (1, 64, 64, 64) to 64 k3"}]}])
+    assert cells[2] == "torchvision - (8x), plain conv2d 0.5x (0.71x)"
     _, (cells,) = table.summary([quick | {"rows": [row | {"title": "none"}]}])
-    assert cells[2] == "compiled 2.5x, eager 5.0x"
+    assert cells[2] == "compiled 2.5x, eager 5.0x, plain conv2d 0.5x"
     assert reached(peers, "b") == 9.0 and reached(peers, "c") is None
 
 
