@@ -177,10 +177,11 @@ def _pack(
     total, sign = packed.dtype.type(0), -1 if back else 1
     for tap in range(len(layout.y)):
         at, begin = layout.filter_at[tap], first * width + (layout.back[tap] if back else 0)
-        low, high = max(0, -begin), min(rows * width, image - begin)
-        clear(packed, at, rows * width)
-        if low < high:
-            copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
+        low = min(rows * width, max(0, -begin))
+        high = max(low, min(rows * width, image - begin))
+        clear(packed, at, low)
+        copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
+        clear(packed, at + high, rows * width - high)
         vertical = inside(rows, first, layout.rows, sign * layout.y[tap], 1)
         total += _keep(packed, at, rows, width, vertical, inside(width, 0, width, sign * layout.x[tap], 1))
     return total
