@@ -11,7 +11,9 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "rea
 
 # For what kernels call: without the wrappers for Python and C, which cost a third of the compile time.
 jit: Callable = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-cached_jit: Callable = numba.njit(**_OPTIONS, cache=True)  # for kernels, which Python calls
+cached_jit: Callable = numba.njit(
+    **_OPTIONS, cache=True, no_cfunc_wrapper=True
+)  # for kernels, which Python calls
 
 
 def flag(value: bool) -> bool | None:
