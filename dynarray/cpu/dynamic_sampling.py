@@ -15,14 +15,14 @@ The maximum takes part in gradients with one sample of each pixel, so there pixe
 Where nothing but the position tells samples apart, without attention and with "sum", one sample of box sums
 of x takes the place of S*S samples of x.
 
-Which bound holds, for (1, 128->24, 48, 64), k = 3, float32, on two threads of a Zen 3 (AVX2). Reading the
-38 MB of channel_kernel takes 4 ms, and is the bound with one region or box sums: their kernel takes 4.1 to 4.6
+Which bound holds, for (1, 128->24, 48, 64), k = 3, float32, on two threads of a Zen 3 (AVX2). Reading the 38
+MB of channel_kernel takes 4 ms, and is the bound with one region or box sums: their kernel takes 4.1 to 4.6
 ms. With both attentions S = 3, 7, 9 take 91, 495 and 818 million multiply-adds, which at the rate of the
-innermost loop on data in the first cache (28 per nanosecond and thread) is 1.6, 8.8 and 14.6 ms: memory is the
-bound at S = 3, arithmetic from S = 7 on. The forward kernel takes 10, 27 and 33 ms, so that at S = 9 it comes
-within a factor of 2.3 of its bound, at S = 3 of 2.5 of reading: channel_kernel is read in runs of some rows.
-Backward takes three times the arithmetic, and writes as much as it reads: 36 + 15, 71 + 32 and 109 + 45 ms in
-its two passes.
+innermost loop on data in the first cache (28 per nanosecond and thread) is 1.6, 8.8 and 14.6 ms: memory is
+the bound at S = 3, arithmetic from S = 7 on. The forward kernel takes 10, 27 and 33 ms, so that at S = 9 it
+comes within a factor of 2.3 of its bound, and at S = 3 within 2.5: channel_kernel is read in runs of a few
+rows. Backward takes three times the arithmetic, and writes as much as it reads: 36 + 15, 71 + 32 and 109 + 45
+ms in its two passes.
 """
 
 from math import prod
