@@ -323,6 +323,8 @@ HARD = {
     "stride beyond the image": sampling_call(2, 3, (4, 5), (3, 3), "sp", samples=3, stride=9),
     "maximum, strided": sampling_call(5, 6, (9, 35), (3, 5), "sp", samples=4, stride=(2, 3), fuse="max"),
     "box sums, strided": sampling_call(5, 6, (9, 35), (3, 5), samples=4, stride=(2, 3), dilation=2),
+    "box sums, even": sampling_call(3, 4, (9, 17), (3, 3), samples=4, sample_stride=(1, 3)),
+    "box sums, taps far away": sampling_call(2, 3, (4, 5), (3, 3), samples=3, dilation=40),
 }
 
 
