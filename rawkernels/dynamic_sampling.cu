@@ -8,6 +8,9 @@
 // Here q = p * stride + offset of sample s, X1 is the sum of x over channels, made once by channel_sum, and V' is V with
 // kernel_residual / C added to the centre. y is the sum, the maximum or the stack of z over the S*S samples.
 //
+// Without attention and with "sum" the samples of a region become one, of the box sums of x: two sums along an axis
+// (axis_sum) on an image with a margin for the taps, then everything else with S = 1.
+//
 // How work is laid out. Consecutive threads take consecutive w. In the forward pass a thread makes one pixel of OUTPUTS
 // output channels and keeps the sums over channels of TILE samples for each in registers: a value of U serves TILE
 // multiply-adds, a value of x OUTPUTS of them. Sums over samples and output channels in gradients are gathers; nothing
@@ -42,6 +45,7 @@ struct Geometry {
     int out_height, out_width;  // of y
     int kernel_h, kernel_w, samples;
     int sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x;
+    int lead_y, lead_x;  // from the first pixel of x to that on which the samples of the first output are centred
     ACC kernel_residual, attention_residual;  // 1/C and 1, or 0
 
     __device__ __forceinline__ INDEX x_plane() const { return static_cast<INDEX>(height) * width; }
@@ -50,8 +54,8 @@ struct Geometry {
     __device__ __forceinline__ int centre() const { return (kernel_h * kernel_w) / 2; }
     __device__ __forceinline__ int regions() const { return samples * samples; }
     // From an output times the stride to the centre of sampled region s.
-    __device__ __forceinline__ int offset_y(int s) const { return (s / samples - (samples - 1) / 2) * sample_y; }
-    __device__ __forceinline__ int offset_x(int s) const { return (s % samples - (samples - 1) / 2) * sample_x; }
+    __device__ __forceinline__ int offset_y(int s) const { return (s / samples - (samples - 1) / 2) * sample_y + lead_y; }
+    __device__ __forceinline__ int offset_x(int s) const { return (s % samples - (samples - 1) / 2) * sample_x + lead_x; }
     // From the centre of a region to tap t.
     __device__ __forceinline__ int tap_y(int t) const { return (t / kernel_w - kernel_h / 2) * dilation_y; }
     __device__ __forceinline__ int tap_x(int t) const { return (t % kernel_w - kernel_w / 2) * dilation_x; }
@@ -227,15 +231,33 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_channel_su
     *target = sum;
 }
 
+// Sums along one axis: in (., length, inner), out (., out_length, inner): out[k] = sum over i of in[k + base + i * step].
+// Twice it makes box sums with steps of their own, of which x is zero outside; with a negative step it is their adjoint.
+extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_axis_sum(
+    const T* __restrict__ in, T* __restrict__ out, INDEX items, int length, int out_length, int inner, int base, int step,
+    int count) {
+    INDEX flat = thread_index();
+    if (flat >= items) return;
+    out += flat;
+    const int column = take(flat, inner), start = take(flat, out_length) + base;
+    in += flat * length * inner + column;
+    ACC sum = 0;
+    for (int i = 0; i < count; ++i) {
+        const int at = start + i * step;
+        if (at >= 0 && at < length) sum += load(in + static_cast<INDEX>(at) * inner);
+    }
+    store(out, sum);
+}
+
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_forward(
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ y, int* __restrict__ largest, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     fuse_regions(in, y, largest, items, geo);
 }
@@ -246,10 +268,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_chann
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     channel_kernel_gradient(grad_output, largest, in, grad, items, geo);
 }
@@ -260,10 +282,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_spati
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     spatial_kernel_gradient(grad_output, largest, in, grad, items, geo);
 }
@@ -274,10 +296,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_sampl
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     sample_attention_gradient(grad_output, largest, in, grad, items, geo);
 }
@@ -288,10 +310,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_posit
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     position_attention_gradient(grad_output, largest, in, grad, items, geo);
 }
@@ -302,10 +324,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_total
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     ACC* __restrict__ partial, int slots, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     total_gradient(grad_output, largest, in, partial, items, slots, geo);
 }
@@ -316,10 +338,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_x(
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     const ACC* __restrict__ partial, int slots, T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x,
-    ACC kernel_residual, ACC attention_residual) {
+    int lead_y, int lead_x, ACC kernel_residual, ACC attention_residual) {
     const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, kernel_residual,
-                          attention_residual};
+                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
+                          lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
     x_gradient(grad_output, largest, in, partial, grad, items, slots, geo);
 }

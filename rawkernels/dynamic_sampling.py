@@ -34,6 +34,7 @@ STRIP = 8  # as in dynamic_sampling.cu
 FUSE = {"sum": 0, "max": 1, "stack": 2}
 _THREADS_WANTED = 1 << 17  # enough to fill a large GPU twice
 _MOST_SLOTS = 16
+_MOST_MARGIN = 4  # times the image, for box sums
 
 
 def choose_program(dtype: Any, samples: int, fuse: str, *, wide_index: bool = False) -> Program:
@@ -62,6 +63,7 @@ class Call:
 
     arrays: tuple[Any, ...]
     params: dict[str, Any]
+    lead: tuple[int, int] = (0, 0)  # the pixel of x on which the samples of the first output are centred
 
     @property
     def batch(self) -> int:
@@ -103,7 +105,7 @@ class Call:
         params, acc = self.params, accumulator_dtype(self.arrays[0].dtype).type
         sizes = (self.channels, self.outputs, *self.image, *self.plane, *self.arrays[2].shape[2:4])
         steps = (*params["sample_stride"], *params["dilation"], *params["stride"])
-        integers = tuple(np.int32(value) for value in (*sizes, params["samples"], *steps))
+        integers = tuple(np.int32(value) for value in (*sizes, params["samples"], *steps, *self.lead))
         residual = params["kernel_residual"] / self.channels if self.channels else 0
         return *integers, acc(residual), acc(params["attention_residual"])
 
@@ -132,6 +134,58 @@ class Call:
         return total
 
 
+def _boxed(arrays: tuple[Any, ...], params: dict[str, Any]) -> Call | None:
+    """The call with one sample of box sums of x, where it gives the same; else None.
+
+    The box sums are taken of an image with a margin, as wide as taps reach: where they reach far that would
+    be more work than it saves. 16-bit types could not hold the sums.
+    """
+    x, _, spatial_kernel, *attention = arrays
+    if any(each is not None for each in attention) or params["fuse"] != "sum" or params["samples"] == 1:
+        return None
+    if not x.size or x.dtype.itemsize < 4:
+        return None
+    lead = tuple(spatial_kernel.shape[2 + k] // 2 * params["dilation"][k] for k in range(2))
+    sizes = tuple(x.shape[2 + k] + 2 * lead[k] for k in range(2))
+    if prod(sizes) > _MOST_MARGIN * prod(x.shape[2:]):
+        return None
+    sums = _box_sums(x, sizes, lead, params)
+    return Call((sums, *arrays[1:]), {**params, "samples": 1}, lead)
+
+
+def _box_sums(image: Any, sizes: tuple[int, int], lead: tuple[int, int], params: dict[str, Any]) -> Any:
+    """Sums over sample positions around the pixels of the image and `lead` more each side, (N, C, *sizes)."""
+    n, c, *_ = image.shape
+    for axis in range(2):
+        reach = (params["samples"] - 1) // 2 * params["sample_stride"][axis]
+        steps = -lead[axis] - reach, params["sample_stride"][axis], params["samples"]
+        image = _axis_sum(image, (n, c, sizes[0], sizes[1] if axis else image.shape[3]), axis, steps)
+    return image
+
+
+def _box_sums_adjoint(grad: Any, sizes: tuple[int, int], lead: tuple[int, int], params: Any) -> Any:
+    """The adjoint: from the gradient of `_box_sums` to that of the image."""
+    n, c, *_ = grad.shape
+    for axis in range(2):
+        reach = (params["samples"] - 1) // 2 * params["sample_stride"][axis]
+        steps = reach + lead[axis], -params["sample_stride"][axis], params["samples"]
+        grad = _axis_sum(grad, (n, c, sizes[0], sizes[1] if axis else grad.shape[3]), axis, steps)
+    return grad
+
+
+def _axis_sum(image: Any, shape: tuple[int, ...], axis: int, steps: tuple[int, int, int]) -> Any:
+    """The kernel of this name along axis 2 + `axis`; `steps` are (base, step, count)."""
+    sums = empty(shape, image)
+    wide = needs_wide_index(image, sums, work_items=sums.size)
+    index = np.int64 if wide else np.int32
+    inner = 1 if axis else shape[3]
+    numbers = (index(sums.size), *map(np.int32, (image.shape[2 + axis], shape[2 + axis], inner, *steps)))
+    chosen = choose_program(image.dtype, 1, "sum", wide_index=wide)
+    entry = "dynamic_sampling_axis_sum"
+    launch(chosen, entry, (blocks(sums.size, BLOCK),), (BLOCK,), (image, sums, *numbers))
+    return sums
+
+
 def sampling_forward(
     x: Any,
     channel_kernel: Any,
@@ -142,7 +196,7 @@ def sampling_forward(
 ) -> tuple[Any, tuple]:
     """The output, and what `sampling_backward` needs: contiguous inputs and for "max" the samples chosen."""
     arrays = contiguous(x, channel_kernel, spatial_kernel, sample_attention, position_attention)
-    call = Call(arrays, params)
+    call = _boxed(arrays, params) or Call(arrays, params)
     shape: tuple[int, ...] = (call.batch, call.outputs, *call.plane)
     if params["fuse"] == "stack":
         shape = (shape[0], params["samples"], params["samples"], *shape[1:])
@@ -156,13 +210,12 @@ def sampling_forward(
 def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **params: Any) -> tuple:
     """Gradients of the five arrays; None where `needs` is False or the array was not given."""
     arrays = contiguous(*kept[:5])
-    call = Call(arrays, params)
     wanted = [needed and array is not None for needed, array in zip(needs, arrays, strict=True)]
     if not grad_output.size or not arrays[0].size:
         return tuple(
             zeros(array.shape, array) if want else None for array, want in zip(arrays, wanted, strict=True)
         )
-    largest = None
+    call, largest = _boxed(arrays, params) or Call(arrays, params), None
     if params["fuse"] == "max":
         largest = kept[5] if len(kept) > 5 else sampling_forward(*arrays, **params)[1][5]
     before, total = (*contiguous(grad_output), largest), call.channel_sum()
@@ -175,6 +228,8 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
         "position_attention": per_output * blocks(call.taps, STRIP) * pixels,
     }
     grads: list[Any] = [_grad_x(call, before, total) if wanted[0] else None]
+    if wanted[0] and call.arrays[0] is not arrays[0]:
+        grads[0] = _box_sums_adjoint(grads[0], arrays[0].shape[2:], call.lead, params)
     for (name, items), array, want in zip(threads.items(), arrays[1:], wanted[1:], strict=True):
         grads.append(empty(array.shape, array) if want else None)
         if want:

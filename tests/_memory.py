@@ -41,13 +41,19 @@ def main(name: str, shapes: list[tuple[int, ...]], params: dict[str, Any], waste
     shape = operator.check(*arrays, **{**operator.defaults, **params}).output_shape
     grad_output = rng.random(shape, np.float32)
     pair = 1 if name == "deform_conv2d" else None  # offsets have two channels where others have one
-    small = tuple(
-        None if a is None else np.ones((1, 2 if i == pair else 1, *([1] * (a.ndim - 2))), np.float32)
-        for i, a in enumerate(arrays)
-    )
+    shapes_of_small = [
+        None if a is None else [1, 2 if i == pair else 1, *[1] * (a.ndim - 2)] for i, a in enumerate(arrays)
+    ]
+    if name == "dynamic_sampling_conv2d" and shapes_of_small[3]:
+        shapes_of_small[3][2:4] = [params["samples"]] * 2
+    small = tuple(None if shape is None else np.ones(shape, np.float32) for shape in shapes_of_small)
     needs = (True,) * len(arrays)
     # Compile, or load what was compiled, before anything is measured; NaN takes other ways than numbers.
-    small_params = {**params, "kernel_size": 1, "scale": 1} if name == "carafe" else {**params, "padding": 0}
+    changes: dict[str, dict[str, Any]] = {
+        "carafe": {"kernel_size": 1, "scale": 1},
+        "dynamic_sampling_conv2d": {},
+    }
+    small_params = {**params, **changes.get(name, {"padding": 0})}
     for tiny in (small, tuple(a if a is None else a * np.float32("nan") for a in small)):
         output, saved = operator.run(tiny, small_params)
         operator.gradients(output, saved, needs)

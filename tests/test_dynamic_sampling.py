@@ -323,6 +323,8 @@ HARD = {
     "stride beyond the image": sampling_call(2, 3, (4, 5), (3, 3), "sp", samples=3, stride=9),
     "maximum, strided": sampling_call(5, 6, (9, 35), (3, 5), "sp", samples=4, stride=(2, 3), fuse="max"),
     "box sums, strided": sampling_call(5, 6, (9, 35), (3, 5), samples=4, stride=(2, 3), dilation=2),
+    "box sums, even": sampling_call(3, 4, (9, 17), (3, 3), samples=4, sample_stride=(1, 3)),
+    "box sums, taps far away": sampling_call(2, 3, (4, 5), (3, 3), samples=3, dilation=40),
 }
 
 
@@ -385,7 +387,7 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     """The CPU works on as many rows as fit in some memory; here on one after the other."""
     if backend.name != "cpu":
         pytest.skip("bands are how the CPU works")
-    from dynarray.cpu import dynamic_sampling
+    from dynarray.cpu import dynamic_sampling_packing
 
     for attention, fuse, stride in product(("", "sp"), ("sum", "max"), (1, 2)):
         call = sampling_call(
@@ -393,7 +395,7 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
         )
         check(call, backend)
         with monkeypatch.context() as patch:
-            patch.setattr(dynamic_sampling, "BAND_BYTES", 1)
+            patch.setattr(dynamic_sampling_packing, "BAND_BYTES", 1)
             check(call, backend)
 
 

@@ -19,6 +19,27 @@ SHAPES = {
         [(2, 1024, 64, 48), (2, 18, 64, 48), (1024, 1024, 3, 3)],
         {"padding": 1},
     ),
+    "samples": (
+        "dynamic_sampling_conv2d",
+        [(1, 64, 96, 128), (1, 24, 64, 96, 128), *[(1, 24, 3, 3, 96, 128)] * 3],
+        {"samples": 3, "sample_stride": 2},
+    ),
+    "many samples": (
+        "dynamic_sampling_conv2d",
+        [
+            (1, 32, 96, 128),
+            (1, 24, 32, 96, 128),
+            (1, 24, 3, 3, 96, 128),
+            (1, 24, 9, 9, 96, 128),
+            (1, 24, 3, 3, 96, 128),
+        ],
+        {"samples": 9, "sample_stride": 2},
+    ),
+    "samples without attention": (
+        "dynamic_sampling_conv2d",
+        [(1, 64, 96, 128), (1, 24, 64, 96, 128), (1, 24, 3, 3, 96, 128)],
+        {"samples": 9, "sample_stride": 2},
+    ),
     "one wide image": ("local_filter2d", [(1, 1, 64, 262144), (1, 1, 3, 3, 64, 262144)], {}),
 }
 

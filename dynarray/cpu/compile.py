@@ -19,7 +19,7 @@ def cached_jit(function: Callable) -> Callable:
 
     Without a directory that can be written, or on a full disk, each process compiles for itself.
     """
-    kernel = numba.njit(**_OPTIONS)(function)
+    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
     try:
         kernel.enable_caching()
     except RuntimeError:  # no directory can be written

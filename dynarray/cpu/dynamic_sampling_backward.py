@@ -1,8 +1,9 @@
 """The gradients of `dynamic_sampling_conv2d` on the CPU: the kernels, in two passes over a band of rows.
 
-The first goes output channel by output channel and makes all gradients but those of the channels: of the
-attention, the spatial kernel and the sum over channels. The second goes through a few channels at a time and
-makes the gradients of channel kernel and x. Every element has one owner: nothing depends on the threads.
+The first goes through a few output channels at a time and makes what belongs to those: the gradients of
+both kernels and of the attention, and what they add to that of the sum over channels. The second goes through
+a few channels at a time and makes the gradient of x. Every element has one owner: nothing depends on the
+threads.
 """
 
 from typing import NamedTuple
@@ -15,18 +16,15 @@ from .dynamic_sampling_kernels import (
     STACK,
     Band,
     Inputs,
+    Rows,
     add1,
-    add4,
-    make_rows,
-    pack_attention,
+    add_taps,
     pack_kernels,
-    padded_width,
-    products,
     start_row,
-    sum_regions,
+    sum_channels,
 )
-from .dynamic_sampling_tile import ROWS, pack, product
-from .planes import aligned, clear, copy, inside
+from .dynamic_sampling_tile import ROWS, interleave, lanes, padded_width, product, product_row
+from .planes import clear, copy, inside
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
 
@@ -34,6 +32,7 @@ SET = 32  # output channels whose weights are in the cache together, in the seco
 class Grads(NamedTuple):
     """What the first pass writes, of one image; what is not wanted has no elements."""
 
+    channel_kernel: np.ndarray
     spatial_kernel: np.ndarray
     sample_attention: np.ndarray
     position_attention: np.ndarray
@@ -48,364 +47,310 @@ class Outer(NamedTuple):
     fuse: int
 
 
-@jit
-def _outer_row(target: np.ndarray, at: int, o: int, s: int, row: int, outer: Outer) -> None:
-    """The gradient of one sample in a row of outputs."""
-    source = outer.grad_output[s if outer.fuse == STACK else 0, o, row]
-    copy(target, at, source, 0, len(source))
+class Weights(NamedTuple):
+    """Scratch for one row of ROWS output channels: what its samples weigh in the gradients.
+
+    Rows, `pitch` apart, lie between margins of zeros: as far as a sample is from the first one of its row.
+    """
+
+    margin: int
+    pitch: int
+    whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As
+    centred: np.ndarray  # the same times Ap on the centre; without elements where there is none
+    by_tap: np.ndarray  # (taps, ...): sums over samples of whole * V, where these are centred, as lines
+    centre: np.ndarray  # the same for whole * (sum over channels of U * x)
+    taps: np.ndarray  # (taps, padded): gradient of a row of V
+    channels: np.ndarray  # (C, ROWS, padded): gradient of a row of U
+    of_samples: np.ndarray  # terms: where in `whole` the samples are
+    of_row: np.ndarray  # those of one row of samples, seen from where they are centred
+    shifts: np.ndarray
+    of_seen: np.ndarray  # (S*S,): where in lines of `Band.seen`, and in those of x, the samples of a row are
+    of_lines: np.ndarray
+    of_channels: np.ndarray  # where the channels are in the lines of x
 
 
 @jit
-def _times(z: np.ndarray, at: int, wide: int, attention: np.ndarray, residual: np.floating) -> None:
-    """z *= attention + residual."""
-    t = uint64(at)
-    for w in range(uint64(wide)):
-        z[t + w] *= attention[w] + residual
+def _weigh(
+    target: np.ndarray, at: int, apart: tuple, outputs: tuple, h: int, i: int, centred: bool, inputs: Inputs,
+    outer: Outer, band: Band,
+) -> None:  # fmt: skip
+    """target[at + j*apart[0] + k*apart[1]] = grad_output * As of samples (i, j), if `centred` times Ap.
+
+    Of a row h of the output channels k. Arrays are taken out of their tuples once: that counts references,
+    which threads wait for each other to do.
+    """
+    row, samples, (several, high, wide) = band.first + h, len(band.at), outer.grad_output.shape[1:]
+    gradient, given, places = outer.grad_output.reshape(-1), inputs.sample_attention.size > 0, band.at
+    attention = inputs.sample_attention.reshape(-1) if given else band.ones
+    residual = band.attention_residual if given else band.ones[0] - band.ones[0]
+    attended = centred and len(band.factors) > 0
+    factors = band.factors if attended else band.ones
+    centre = band.taps[len(band.taps) // 2] + band.centre[h, i] * band.phases * band.stretch
+    for k in range(outputs[1] - outputs[0]):
+        o = outputs[0] + k
+        for j in range(samples):
+            s = i * samples + j
+            slice_of = s * several if outer.fuse == STACK else 0
+            t, g = uint64(at + j * apart[0] + k * apart[1]), uint64(((slice_of + o) * high + row) * wide)
+            a = uint64(((o * samples * samples + s) * high + row) * wide if given else 0)
+            f = uint64(o * band.apart + centre + places[j] if attended else 0)
+            for w in range(uint64(wide)):
+                target[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
 
 
 @jit
-def _unpack_attention(grad: np.ndarray, row: int, lines: np.ndarray, at: int, band: Band) -> None:
-    """Add a line to the gradient of a map (H, W) of position attention, where it is inside the image."""
-    if row < 0:
-        return
-    for phase in range(band.phases):
-        low, end = inside(band.stretch, 0, grad.shape[1], band.left + phase, band.step)
-        for k in range(low, end):
-            grad[row, band.left + phase + k * band.step] += lines[at + phase * band.stretch + k]
+def _sum_by_tap(weights: Weights, scratch: Rows, k: int, i: int, band: Band) -> None:
+    """by_tap[t] = sum over the samples of a row of their weight * V, each where it is centred."""
+    size, taps = padded_width(band.phases * band.stretch, weights.whole), len(scratch.of_taps)
+    samples, whole, kernels = len(band.at), weights.whole, scratch.kernels
+    at = (i * samples * ROWS + k) * weights.pitch + weights.margin
+    of, blocks = k * taps * scratch.pitch + weights.margin, size // lanes(whole)
+    product_row(
+        *(weights.by_tap, 0, size, whole, at, weights.of_row),
+        *(kernels, of, weights.shifts, scratch.of_taps, blocks, False),
+    )
 
 
 @jit
 def _spread(
-    weights: np.ndarray,
-    at: int,
-    wide: int,
-    taps: tuple,
-    seen: tuple,
-    totals: tuple,
-    by_position: tuple,
-    size: int,
-    start: int,
+    weights: Weights, o: int, h: int, i: int, totals: np.ndarray, grads: Grads, inputs: Inputs, band: Band
 ) -> None:
-    """From the weights of one sample in a row to the gradients of the sum over channels and of Ap.
-
-    `taps` is (kernels, offset), `seen` (lines of X1, attention), `totals` (gradient, where in the lines each
-    tap reads), `by_position` (lines of the gradient,); a gradient that is not wanted has no elements.
-    """
-    kernels, of = taps
-    totals_read, factors = seen
-    grad_totals, lines = totals
-    grad_lines = by_position[0]
-    g = uint64(at)
-    for tap in range(len(lines)):
-        v, line, t = uint64(of + tap * wide), uint64(tap * size + start), uint64(lines[tap])
-        if len(grad_totals):
-            if len(factors):
-                for w in range(uint64(wide)):
-                    grad_totals[t + w] += weights[g + w] * kernels[v + w] * factors[line + w]
-            else:
-                add1(grad_totals, lines[tap], wide, weights, at, kernels, of + tap * wide)
-        if len(grad_lines):
-            for w in range(uint64(wide)):
-                grad_lines[line + w] += weights[g + w] * kernels[v + w] * totals_read[t + w]
-
-
-@jit
-def _gather_taps(
-    grad: np.ndarray,
-    weights: np.ndarray,
-    at: int,
-    wide: int,
-    row: int,
-    seen: tuple,
-    size: int,
-    offsets: np.ndarray,
-) -> None:
-    """Add to the gradient of a spatial kernel (kh, kw, Ho, Wo) what one row of samples gives.
-
-    Rows of weights are `seen[1]` apart; X1, times the attention, is in `seen[0]`.
-    """
-    of_taps, apart = seen
-    flat, (kh, kw, high) = grad.reshape(-1), grad.shape[:3]
-    samples = len(offsets)
+    """From `weights.by_tap` to the gradients of the sum over channels and of the position attention."""
+    kh, kw = inputs.spatial_kernel.shape[1:3]
+    (height, width), row, by_tap = band.size, band.row[h, i], weights.by_tap
+    attended = len(band.factors) > 0
+    factors = band.factors if attended else band.ones
+    seen = o * band.apart + band.centre[h, i] * band.phases * band.stretch
+    size, flat = padded_width(band.phases * band.stretch, by_tap), grads.position_attention.reshape(-1)
+    runs, seen_of, centres = band.runs, band.totals, weights.centre
     for tap in range(kh * kw):
-        to, line = (tap * high + row) * wide, tap * size
-        for j in range(0, samples // 4 * 4, 4):
-            where = (
-                line + offsets[j],
-                line + offsets[j + 1],
-                line + offsets[j + 2],
-                line + offsets[j + 3],
-            )
-            add4(flat, to, wide, weights, at + j * apart, apart, of_taps, where)
-        for j in range(samples // 4 * 4, samples):
-            add1(flat, to, wide, weights, at + j * apart, of_taps, line + offsets[j])
+        line, factor = band.total_line[h, i, tap // kw] * band.total_size, seen + band.taps[tap]
+        for run in range(len(runs)):
+            start, stop, phase = runs[run, 0], runs[run, 1], runs[run, 2]
+            begin, column = phase * band.stretch, band.left + phase
+            t, f = uint64(tap * size + start), uint64(factor + start if attended else 0)
+            of = uint64(line + band.total_at[phase, tap % kw] + start - begin)
+            if len(totals):
+                for w in range(uint64(stop - start)):
+                    totals[of + w] += by_tap[t + w] * factors[f + w]
+            if not len(flat) or row < 0:
+                continue
+            low, end = inside(band.stretch, 0, width, column, band.step)
+            low, end = max(low, start - begin), min(end, stop - begin)
+            to = ((o * kh * kw + tap) * height + row) * width + column + low * band.step
+            place = line + band.total_at[phase, tap % kw] + low
+            _add_products(flat, to, band.step, by_tap, tap * size + begin + low, seen_of, place, end - low)
+            if tap == kh * kw // 2:
+                for w in range(end - low):
+                    flat[to + w * band.step] += centres[begin + low + w]
 
 
 @jit
-def _tap_lines(target: np.ndarray, h: int, i: int, j: int, inputs: Inputs, band: Band) -> None:
-    """Where in the lines of the sum over channels each tap of a sample begins."""
-    kw, phase = inputs.spatial_kernel.shape[2], band.at[j] // band.stretch if band.phases > 1 else 0
-    within = band.at[j] - phase * band.stretch
-    for tap in range(len(target)):
-        line = band.total_line[h, i, tap // kw] * band.total_size
-        target[tap] = line + band.total_at[phase, tap % kw] + within
+def _add_products(
+    target: np.ndarray, at: int, step: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, count: int
+) -> None:
+    """target[at + w*step] += a[a_at + w] * b[b_at + w]."""
+    t, i, k, by = uint64(at), uint64(a_at), uint64(b_at), uint64(step)
+    if count <= 0:
+        return
+    if step == 1:
+        for w in range(uint64(count)):
+            target[t + w] += a[i + w] * b[k + w]
+    else:
+        for w in range(uint64(count)):
+            target[t + w * by] += a[i + w] * b[k + w]
 
 
 @cached_jit
 def first_items(
-    start: int, stop: int, inputs: Inputs, outer: Outer, grads: Grads, band: Band, items: int
-) -> None:
-    """Items (set of ROWS output channels, dealt out in `items` shares)."""
-    samples, (outputs, _, _, _, wide) = len(band.at), inputs.spatial_kernel.shape
-    needs_regions = grads.sample_attention.size > 0
-    needs_dots = needs_regions or grads.position_attention.size > 0
-    scratch = make_rows(inputs, band, inputs.x.shape[0] if needs_dots else 0)
-    x, size, taps = inputs.x, band.phases * band.stretch, len(scratch.of_taps)
-    padded, acc = padded_width(wide, x), scratch.acc
-    weights, totals_at = aligned(samples * padded, x), np.empty(taps, np.int64)
-    lines = aligned(taps * size if grads.position_attention.size else 0, x)
-    seen, read = (scratch.seen, scratch.factors), (band.totals, scratch.factors)
-    sets, kernel_size = -(-outputs // ROWS), len(scratch.channel_kernels) // band.block
-    for item in range(start, stop):
-        totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
-        for o in range(
-            ROWS * (sets * item // items), min(outputs, ROWS * (sets * (item + 1) // items)), ROWS
-        ):
-            several = (o, min(o + ROWS, outputs))
-            for h in range(band.rows):
-                row = band.first + h
-                r = h % band.block
-                if needs_dots and r == 0:
-                    pack_kernels(
-                        scratch.channel_kernels, inputs, several, row, min(band.block, band.rows - h)
-                    )
-                start_row(scratch, several, row, inputs, band)
-                for i in range(samples):
-                    if needs_dots:
-                        sum_regions(scratch, several, h, i, r * kernel_size, inputs, band, False)
-                    for k in range(several[1] - o):
-                        products(scratch.seen, scratch.factors, o + k, h, i, inputs, band)
-                        clear(lines, 0, len(lines))
-                        place, of = (o + k, k, h, i), k * taps * wide
-                        for j in range(samples):
-                            _weights_of_sample(
-                                weights, acc, scratch.kernels, seen, place, j, inputs, outer, grads, band
-                            )
-                            _tap_lines(totals_at, h, i, j, inputs, band)
-                            by_tap, target = (scratch.kernels, of), (totals, totals_at)
-                            _spread(
-                                weights, j * padded, wide, by_tap, read, target, (lines,), size, band.at[j]
-                            )
-                            if len(lines):
-                                centre = taps // 2 * size + band.at[j]
-                                add1(lines, centre, wide, weights, j * padded, acc, (j * ROWS + k) * padded)
-                        if grads.spatial_kernel.size:
-                            grad = grads.spatial_kernel[o + k]
-                            _gather_taps(grad, weights, 0, wide, row, (scratch.seen, padded), size, band.at)
-                        for tap in range(taps if len(lines) else 0):
-                            kw = inputs.spatial_kernel.shape[2]
-                            grad_map = grads.position_attention[o + k, tap // kw, tap % kw]
-                            _unpack_attention(grad_map, band.row[h, i], lines, tap * size, band)
-
-
-@jit
-def _weights_of_sample(
-    weights: np.ndarray,
-    acc: np.ndarray,
-    kernels: np.ndarray,
-    seen: tuple,
-    place: tuple,
-    j: int,
+    start: int,
+    stop: int,
+    scratch: Rows,
+    weights: Weights,
     inputs: Inputs,
     outer: Outer,
     grads: Grads,
     band: Band,
+    items: int,
 ) -> None:
-    """weights[j] = grad_output * As; on the way, the gradient of As: grad_output * region."""
-    o, k, h, i = place
-    samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
-    padded, s, size = padded_width(wide, acc), i * samples + j, band.phases * band.stretch
-    at, to, taps = (j * ROWS + k) * padded, j * padded, len(seen[0]) // size
-    _outer_row(weights, to, o, s, row, outer)
-    if grads.sample_attention.size:
-        target = grads.sample_attention[o, s, row]
-        copy(target, 0, acc, at, wide)
-        if len(seen[1]):
-            factors, start = seen[1], uint64(taps // 2 * size + band.at[j])
-            for w in range(uint64(wide)):
-                target[w] *= factors[start + w]
+    """Items (set of ROWS output channels, dealt out in `items` shares)."""
+    samples, (outputs, _, _, _, wide) = len(band.at), inputs.spatial_kernel.shape
+    needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
+    size, sets = band.phases * band.stretch, -(-outputs // ROWS)
+    margin, apart = weights.margin, (ROWS * weights.pitch, weights.pitch)
+    for item in range(start, stop):
+        totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
+        for of_set in range(sets * item // items, sets * (item + 1) // items):
+            several = (ROWS * of_set, min(ROWS * (of_set + 1), outputs))
+            for h in range(band.rows):
+                row = band.first + h
+                if needs_dots and h % band.block == 0:
+                    rows = min(band.block, band.rows - h)
+                    pack_kernels(scratch.channel_kernels, inputs, several, row, rows)
+                start_row(scratch, several, row, inputs, band)
+                for i in range(samples):
+                    for j in range(samples):
+                        weights.of_seen[i * samples + j] = band.centre[h, i] * size + band.at[j]
+                        weights.of_lines[i * samples + j] = band.line[h, i] * size + band.at[j]
+                    at = i * samples * ROWS * weights.pitch + margin
+                    _weigh(weights.whole, at, apart, several, h, i, False, inputs, outer, band)
+                    if len(weights.centred):
+                        _weigh(weights.centred, at, apart, several, h, i, True, inputs, outer, band)
+                    if needs_dots:
+                        sum_channels(scratch, h, i, inputs, band)
+                    for k in range(
+                        several[1] - several[0] if len(totals) or grads.position_attention.size else 0
+                    ):
+                        _sum_by_tap(weights, scratch, k, i, band)
+                        if grads.position_attention.size:
+                            _sum_on_centre(weights, scratch, k, i, wide, band)
+                        _spread(weights, several[0] + k, h, i, totals, grads, inputs, band)
+                    if grads.sample_attention.size:
+                        add_taps(scratch, several, h, i, wide, band)
+                        _by_sample(grads.sample_attention, scratch, several, row, i, outer, band)
+                if grads.spatial_kernel.size:
+                    _sum_by_place(grads.spatial_kernel, weights, several, row, band)
+                if grads.channel_kernel.size:
+                    _sum_by_channel(grads.channel_kernel, weights, several, row, band)
+
+
+@jit
+def _sum_on_centre(weights: Weights, scratch: Rows, k: int, i: int, wide: int, band: Band) -> None:
+    """centre = sum over the samples of a row of weight * (sum over channels of U * x)."""
+    samples, padded = len(band.at), padded_width(wide, scratch.acc)
+    clear(weights.centre, 0, len(weights.centre))
+    for j in range(samples):
+        at = ((i * samples + j) * ROWS + k) * weights.pitch + weights.margin
+        add1(weights.centre, band.at[j], wide, weights.whole, at, scratch.acc, (j * ROWS + k) * padded)
+
+
+@jit
+def _by_sample(
+    grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, i: int, outer: Outer, band: Band
+) -> None:
+    """The gradient of the sample attention: grad_output * region."""
+    several, (high, wide), samples = outer.grad_output.shape[1], grad.shape[2:], len(band.at)
+    gradient, flat, padded = outer.grad_output.reshape(-1), grad.reshape(-1), padded_width(wide, grad)
+    for k in range(outputs[1] - outputs[0]):
+        for j in range(samples):
+            o, s = outputs[0] + k, i * samples + j
+            slice_of = s * several if outer.fuse == STACK else 0
+            g, to = ((slice_of + o) * high + row) * wide, ((o * samples * samples + s) * high + row) * wide
+            _multiply(flat, to, gradient, g, scratch.acc, (j * ROWS + k) * padded, wide)
+
+
+@jit
+def _sum_by_place(grad: np.ndarray, weights: Weights, outputs: tuple, row: int, band: Band) -> None:
+    """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * Ap."""
+    (high, wide), taps = grad.shape[3:], len(band.taps)
+    flat, padded = grad.reshape(-1), padded_width(wide, grad)
+    for k in range(outputs[1] - outputs[0]):
+        seen = (outputs[0] + k) * band.apart
+        product_row(
+            *(weights.taps, 0, padded, weights.whole, k * weights.pitch + weights.margin, weights.of_samples),
+            *(band.seen, seen, weights.of_seen, band.taps, padded // lanes(grad), False),
+        )
         for tap in range(taps):
-            add1(target, 0, wide, kernels, (k * taps + tap) * wide, seen[0], tap * size + band.at[j])
-        t = uint64(to)
-        for w in range(uint64(wide)):
-            target[w] *= weights[t + w]
-    if inputs.sample_attention.size:
-        _times(weights, to, wide, inputs.sample_attention[o, s, row], band.attention_residual)
+            to = (((outputs[0] + k) * taps + tap) * high + row) * wide
+            copy(flat, to, weights.taps, tap * padded, wide)
+
+
+@jit
+def _sum_by_channel(grad: np.ndarray, weights: Weights, outputs: tuple, row: int, band: Band) -> None:
+    """The gradient of a row of the channel kernel: sum over samples of weight * Ap * x."""
+    _, count, high, wide = grad.shape
+    flat, padded, strip = grad.reshape(-1), padded_width(wide, grad), lanes(grad)
+    factors = weights.centred if len(weights.centred) else weights.whole
+    # Not straight to the gradient: whole images apart, rows of several channels share one set of the cache.
+    product(
+        *(weights.channels, 0, (padded, ROWS * padded)),
+        *(factors, weights.margin, (strip, weights.pitch), weights.of_samples),
+        *(band.lines, 0, weights.of_lines, weights.of_channels, padded // strip, False),
+    )
+    for k in range(outputs[1] - outputs[0]):
+        for c in range(count):
+            to = (((outputs[0] + k) * count + c) * high + row) * wide
+            copy(flat, to, weights.channels, (c * ROWS + k) * padded, wide)
 
 
 class Columns(NamedTuple):
     """Scratch of the second pass, for one row of outputs and up to SET output channels."""
 
-    weights: np.ndarray  # sets of ROWS output channels, as `_channel_weights` makes them
-    row: np.ndarray
-    factors: np.ndarray  # without elements where there is no position attention
-    kernels: np.ndarray  # sets of ROWS channels, of which output channels are terms
-    sums: np.ndarray  # gradients of the channel kernel: sets of output channels, (channels, ROWS, padded)
-    moved: np.ndarray  # gradients of the lines of x, (S, ROWS, padded)
-
-
-@jit
-def _channel_weights(
-    scratch: Columns,
-    outputs: tuple,
-    h: int,
-    i: int,
-    inputs: Inputs,
-    outer: Outer,
-    band: Band,
-) -> None:
-    """grad_output * As * Ap of row i of samples, as `product` takes its factor a: samples are terms.
-
-    Sets of ROWS output channels lie one after the other.
-    """
-    samples, row, (several, kh, kw, high, wide) = len(band.at), band.first + h, inputs.spatial_kernel.shape
-    packed, row_of, factors, places = scratch.weights, scratch.row, scratch.factors, band.at
-    padded, shape, residual = padded_width(wide, packed), (samples, ROWS), band.attention_residual
-    by_position, by_sample = inputs.position_attention.reshape(-1), inputs.sample_attention.reshape(-1)
-    gradient, map_size, row_of_x = outer.grad_output.reshape(-1), band.size[0] * band.size[1], band.row[h, i]
-    for k in range(-(-(outputs[1] - outputs[0]) // ROWS) * ROWS):
-        o, of_set = min(outputs[0] + k, outputs[1] - 1), k // ROWS * samples * ROWS * padded
-        if len(factors):
-            pack_attention(factors, 0, by_position, (o * kh * kw + kh * kw // 2) * map_size, row_of_x, band)
-        for j in range(samples):
-            s = i * samples + j
-            g = ((s * several if outer.fuse == STACK else 0) + o) * high * wide + row * wide
-            if not len(factors) and not len(by_sample):
-                pack(packed, of_set, shape, j, k % ROWS, gradient, g, wide)
-                continue
-            of = ((o * samples * samples + s) * high + row) * wide
-            _row_weights(row_of, wide, gradient, g, by_sample, of, residual, factors, places[j])
-            pack(packed, of_set, shape, j, k % ROWS, row_of, 0, wide)
-
-
-@jit
-def _row_weights(
-    target: np.ndarray,
-    wide: int,
-    gradient: np.ndarray,
-    g: int,
-    attention: np.ndarray,
-    a: int,
-    residual: np.floating,
-    factors: np.ndarray,
-    f: int,
-) -> None:
-    """gradient * (attention + residual) * factors, of which one may have no elements."""
-    i, k, m, count = uint64(g), uint64(a), uint64(f), uint64(wide)
-    if not len(factors):
-        for w in range(count):
-            target[w] = gradient[i + w] * (attention[k + w] + residual)
-    elif not len(attention):
-        for w in range(count):
-            target[w] = gradient[i + w] * factors[m + w]
-    else:
-        for w in range(count):
-            target[w] = gradient[i + w] * (attention[k + w] + residual) * factors[m + w]
-
-
-@jit
-def _make_columns(inputs: Inputs, band: Band, chunk: int) -> Columns:
-    x, samples, (outputs, _, _, wide) = inputs.x, len(band.at), inputs.channel_kernel.shape
-    padded, most = padded_width(wide, x), min(SET, -(-outputs // ROWS) * ROWS)
-    return Columns(
-        aligned(most * samples * padded, x),
-        aligned(padded, x),
-        aligned(band.phases * band.stretch if inputs.position_attention.size else 0, x),
-        aligned(chunk * most * padded, x),
-        aligned(chunk * most * padded, x),
-        aligned(samples * ROWS * padded, x),
-    )
+    weights: np.ndarray  # (S, outputs, padded): those of one row of samples
+    kernels: (
+        np.ndarray
+    )  # sets of ROWS channels as `interleave` makes them, of which output channels are terms
+    moved: np.ndarray  # (S, ROWS, padded): what goes to the lines of x
+    of_outputs: np.ndarray  # terms: where output channels and samples lie
+    of_weights: np.ndarray
+    of_samples: np.ndarray
 
 
 @jit
 def _pack_columns(scratch: Columns, outputs: tuple, channels: tuple, row: int, inputs: Inputs) -> None:
     """The channel kernels of a row, as `product` takes its factor a: output channels are terms."""
     _, of_all, high, wide = inputs.channel_kernel.shape
-    u, padded, depth = (
+    u, strip, depth, plane = (
         inputs.channel_kernel.reshape(-1),
-        padded_width(wide, inputs.x),
+        lanes(inputs.x),
         outputs[1] - outputs[0],
+        high * wide,
     )
+    size, last = depth * padded_width(wide, inputs.x), channels[1] - 1
     for c in range(channels[0], channels[1], ROWS):
         for k in range(depth):
-            for m in range(ROWS):
-                of = (((outputs[0] + k) * of_all + min(c + m, channels[1] - 1)) * high + row) * wide
-                pack(scratch.kernels, (c - channels[0]) * depth * padded, (depth, ROWS), k, m, u, of, wide)
-
-
-@jit
-def _sum_outputs(
-    grad_lines: np.ndarray, scratch: Columns, depth: int, channels: tuple, line: int, band: Band, wide: int
-) -> None:
-    """grad_lines += sum over output channels of weights * kernels, for the samples of one row."""
-    samples, padded = len(band.at), padded_width(wide, grad_lines)
-    lanes = 64 // grad_lines.itemsize
-    terms, of_samples = np.empty(depth, np.int64), np.arange(samples) * ROWS * lanes
-    for k in range(depth):
-        terms[k] = k // ROWS * samples * ROWS * padded + k % ROWS * lanes
-    moved, kernels, weights = scratch.moved, scratch.kernels, scratch.weights
-    for c in range(channels[0], channels[1], ROWS):
-        clear(moved, 0, len(moved))
-        for block in range(padded // lanes):
-            of = ((c - channels[0]) * padded + block * ROWS * lanes) * depth
-            at, steps = block * samples * ROWS * lanes, (padded, ROWS * padded)
-            product(1, depth, moved, block * lanes, steps, kernels, of, weights, at, terms, of_samples)
-        for m in range(min(ROWS, channels[1] - c)):
-            for j in range(samples):
-                to = (c + m) * band.channel + line + band.at[j]
-                add(grad_lines, to, moved, (j * ROWS + m) * padded, wide)
+            of = (outputs[0] + k) * of_all * plane + row * wide
+            starts = (
+                of + c * plane,
+                of + min(c + 1, last) * plane,
+                of + min(c + 2, last) * plane,
+                of + min(c + 3, last) * plane,
+            )
+            to = (c - channels[0]) * size + k * ROWS * strip
+            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide)
 
 
 @cached_jit
 def second_items(
     start: int,
     stop: int,
+    scratch: Columns,
     inputs: Inputs,
     outer: Outer,
-    grad_kernel: np.ndarray,
     grad_lines: np.ndarray,
     band: Band,
     chunk: int,
 ) -> None:
-    """Items (chunk of channels, a multiple of ROWS); a gradient that is not wanted has no elements."""
-    samples, (outputs, channels, high, wide) = len(band.at), inputs.channel_kernel.shape
-    padded, size, flat = padded_width(wide, inputs.x), band.phases * band.stretch, grad_kernel.reshape(-1)
-    blocks, scratch = padded * inputs.x.itemsize // 64, _make_columns(inputs, band, chunk)
-    sums, weights, steps = scratch.sums, scratch.weights, (padded, ROWS * padded)
+    """Items (chunk of channels, a multiple of ROWS): the gradient of the lines of x."""
+    samples, (outputs, channels, _, wide) = len(band.at), inputs.channel_kernel.shape
+    padded, size, strip = padded_width(wide, inputs.x), band.phases * band.stretch, lanes(inputs.x)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
-        count, of_channels = these[1] - these[0], np.arange(these[0], these[1]) * band.channel
-        for h in range(band.rows):
-            row = band.first + h
-            for o in range(0, outputs, SET):
-                several = (o, min(o + SET, outputs))
-                _pack_columns(scratch, several, these, row, inputs)
-                clear(sums, 0, len(sums))
+        for o in range(0, outputs, SET):
+            several = (o, min(o + SET, outputs))
+            depth = several[1] - o
+            for j in range(samples):
+                scratch.of_samples[j] = j * depth * padded
+            for h in range(band.rows):
+                _pack_columns(scratch, several, these, band.first + h, inputs)
                 for i in range(samples):
-                    _channel_weights(scratch, several, h, i, inputs, outer, band)
-                    line = band.line[h, i] * size
-                    for k in range(0, several[1] - o if len(flat) else 0, ROWS):
-                        to, of, lines = k * count * padded, k * samples * padded, band.lines
+                    apart = (depth * padded, padded)
+                    _weigh(scratch.weights, 0, apart, several, h, i, True, inputs, outer, band)
+                    for c in range(these[0], these[1], ROWS):
                         product(
-                            blocks, samples, sums, to, steps, weights, of, lines, line, band.at, of_channels
+                            *(scratch.moved, 0, (padded, ROWS * padded)),
+                            *(
+                                scratch.kernels,
+                                (c - these[0]) * depth * padded,
+                                (depth * ROWS * strip, strip),
+                            ),
+                            *(scratch.of_outputs[:depth], scratch.weights, 0, scratch.of_weights),
+                            *(scratch.of_samples, padded // strip, False),
                         )
-                    if len(grad_lines):
-                        _sum_outputs(grad_lines, scratch, several[1] - o, these, line, band, wide)
-                for k in range(several[1] - o if len(flat) else 0):
-                    for c in range(count):
-                        of = ((k // ROWS * count + c) * ROWS + k % ROWS) * padded
-                        to = (((o + k) * channels + these[0] + c) * high + row) * wide
-                        copy(flat, to, sums, of, wide)
+                        for m in range(min(ROWS, these[1] - c)):
+                            for j in range(samples):
+                                to = (c + m) * band.channel + band.line[h, i] * size + band.at[j]
+                                add(grad_lines, to, scratch.moved, (j * ROWS + m) * padded, wide)
 
 
 @jit

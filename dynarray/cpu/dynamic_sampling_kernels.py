@@ -1,16 +1,17 @@
 """The kernels of `dynamic_sampling_conv2d` on the CPU: what both passes share, and the forward pass."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import uint64
 
 from .compile import cached_jit, jit
-from .dynamic_sampling_tile import ROWS, pack, product, product_row
-from .planes import aligned, clear, copy, inside
+from .dynamic_sampling_tile import ROWS, interleave, lanes, padded_width, product, product_row
+from .planes import copy
 
 SUM, MAX, STACK = 0, 1, 2
 SINGLE_ROWS = 8  # rows of a block where there is one sample: reads of channel_kernel come in longer runs
+ITEM_ROWS = 16  # rows of a block where there are several: what they see of X1 is made once
 
 
 class Inputs(NamedTuple):
@@ -35,6 +36,13 @@ class Band(NamedTuple):
     lines: np.ndarray  # one after the other, of one channel after the other; the last of each is of zeros
     line: np.ndarray  # (rows, S): which line the samples of a row of outputs lie on
     row: np.ndarray  # (rows, S): the row of x that this is, or -1
+    centre: np.ndarray  # (rows, S): the number of the row of centres that this is, inside the image or not
+    seen: np.ndarray  # (O or 1, taps, rows of centres, a line): X1 where a tap reads it, times the attention
+    factors: np.ndarray  # the attention of positions itself; without elements where there is none
+    ones: np.ndarray  # as many as any row has, for what there is none of
+    apart: int  # elements between the output channels in there
+    taps: np.ndarray  # where the taps of one lie
+    runs: np.ndarray  # (., 3): the elements of a line on which samples are centred: start, end, phase
     at: np.ndarray  # (S,)
     totals: np.ndarray
     total_line: np.ndarray  # (rows, S, kh)
@@ -89,150 +97,50 @@ def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, r
     Several rows at once, because a row of one kernel is short and the next one far away in memory.
     """
     _, channels, high, wide = inputs.channel_kernel.shape
-    flat, size = inputs.channel_kernel.reshape(-1), channels * ROWS * padded_width(wide, target)
-    shape = (channels, ROWS)
-    for k in range(channels):
-        for i in range(ROWS):
-            o = min(outputs[0] + i, outputs[1] - 1)  # what a last set lacks is not looked at
-            at = ((o * channels + k) * high + row) * wide
-            for r in range(rows):
-                pack(target, r * size, shape, k, i, flat, at + r * wide, wide)
+    plane, step, flat = high * wide, channels * ROWS * lanes(target), inputs.channel_kernel.reshape(-1)
+    size = step * (padded_width(wide, target) // lanes(target))
+    joined = wide % lanes(target) == 0  # rows follow one another in strips, too
+    last = outputs[1] - 1  # what a last set lacks is not looked at
+    for c in range(channels):
+        of, to = c * plane + row * wide, c * ROWS * lanes(target)
+        starts = (
+            outputs[0] * channels * plane + of,
+            min(outputs[0] + 1, last) * channels * plane + of,
+            min(outputs[0] + 2, last) * channels * plane + of,
+            min(outputs[0] + 3, last) * channels * plane + of,
+        )
+        for r in range(1 if joined else rows):
+            of_row = (starts[0] + r * wide, starts[1] + r * wide, starts[2] + r * wide, starts[3] + r * wide)
+            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide)
 
 
 @jit
-def pack_weights(target: np.ndarray, kernels: np.ndarray, taps: int, wide: int, rows: int) -> None:
-    """What `weights` made, as `product` takes its factor a: taps are terms.
-
-    Of ROWS output channels together, or with rows = 1 of each alone.
-    """
-    shape, size = (taps, rows), taps * padded_width(wide, target)
-    for tap in range(taps):
-        for i in range(ROWS):
-            at = 0 if rows > 1 else i * size
-            pack(target, at, shape, tap, i % rows, kernels, (i * taps + tap) * wide, wide)
-
-
-@jit
-def pack_attention(target: np.ndarray, at: int, attention: np.ndarray, of: int, row: int, band: Band) -> None:
-    """One line of position attention, with the residual, in the order of a line of x.
-
-    `of` is where its map (H, W) begins in the flat array; `row` is -1 outside the image.
-    """
-    width, stretch, step, residual = band.size[1], band.stretch, band.step, band.attention_residual
-    start, size = uint64(at), uint64(band.phases * stretch)
-    for k in range(size):
-        target[start + k] = residual
-    for phase in range(band.phases if row >= 0 else 0):
-        column = band.left + phase
-        low, end = inside(stretch, 0, width, column, step)
-        to, source = uint64(at + phase * stretch + low), uint64(of + row * width + column + low * step)
-        if step == 1:
-            for k in range(uint64(end - low)):
-                target[to + k] = attention[source + k] + residual
-        else:
-            for k in range(uint64(end - low)):
-                target[to + k] = attention[source + k * uint64(step)] + residual
-
-
-@jit
-def products(
-    target: np.ndarray, factors: np.ndarray, o: int, h: int, i: int, inputs: Inputs, band: Band
-) -> None:
-    """target[tap] = X1 where tap reads it, times the position attention, which goes to factors[tap].
-
-    Both are lines; `factors` stays as it is where there is no position attention.
-    """
-    kh, kw = inputs.spatial_kernel.shape[1:3]
-    stretch, phases, totals = band.stretch, band.phases, band.totals
-    size, row, plane = phases * stretch, band.row[h, i], band.size[0] * band.size[1]
-    attention, given = inputs.position_attention.reshape(-1), inputs.position_attention.size > 0
+def weights(target: np.ndarray, at: int, pitch: int, o: int, row: int, inputs: Inputs, band: Band) -> None:
+    """target[at + tap*pitch + w] = spatial kernel of one output row, with the residual on its centre."""
+    _, kh, kw, high, wide = inputs.spatial_kernel.shape
+    flat = inputs.spatial_kernel.reshape(-1)
     for tap in range(kh * kw):
-        line, at = band.total_line[h, i, tap // kw] * band.total_size, tap * size
-        for phase in range(phases):
-            to, of = at + phase * stretch, line + band.total_at[phase, tap % kw]
-            copy(target, to, totals, of, stretch)
-        if given:
-            pack_attention(factors, at, attention, (o * kh * kw + tap) * plane, row, band)
-            start = uint64(at)
-            for k in range(uint64(size)):
-                target[start + k] *= factors[start + k]
-
-
-@jit
-def weights(target: np.ndarray, at: int, o: int, row: int, inputs: Inputs, band: Band) -> None:
-    """target[at + tap*Wo + w] = spatial kernel of one output row, with the residual on its centre."""
-    kh, kw = inputs.spatial_kernel.shape[1:3]
-    wide = inputs.spatial_kernel.shape[4]
-    for tap in range(kh * kw):
-        copy(target, at + tap * wide, inputs.spatial_kernel[o, tap // kw, tap % kw, row], 0, wide)
-    centre = at + kh * kw // 2 * wide
+        copy(target, at + tap * pitch, flat, ((o * kh * kw + tap) * high + row) * wide, wide)
+    centre = at + kh * kw // 2 * pitch
     for w in range(centre, centre + wide):
         target[w] += band.kernel_residual
 
 
 @jit
-def add_taps(
-    z: np.ndarray,
-    at: int,
-    wide: int,
-    kernels: np.ndarray,
-    of: int,
-    seen: np.ndarray,
-    factors: np.ndarray,
-    start: int,
-    size: int,
-) -> None:
-    """From sums over channels in z to one sampled region of a row, with position attention.
-
-    `kernels` are what `weights` made, `seen` and `factors` what `products` made, of which this sample reads
-    from `start` on.
-    """
-    taps, i, k = len(seen) // size, uint64(at), uint64(len(seen) // size // 2 * size + start)
-    for w in range(uint64(wide)):
-        z[i + w] *= factors[k + w]
-    for tap in range(0, taps // 4 * 4, 4):
-        add4(z, at, wide, kernels, of + tap * wide, wide, seen, four(tap * size + start, size))
-    for tap in range(taps // 4 * 4, taps):
-        add1(z, at, wide, kernels, of + tap * wide, seen, tap * size + start)
-
-
-@jit
-def scale(z: np.ndarray, at: int, wide: int, attention: np.ndarray, of: int, residual: np.floating) -> None:
-    """z *= attention + residual."""
-    i, k = uint64(at), uint64(of)
-    for w in range(uint64(wide)):
-        z[i + w] *= attention[k + w] + residual
-
-
-@jit
-def _fuse(
-    y: np.ndarray,
-    to: int,
-    largest: np.ndarray,
-    which: int,
-    z: np.ndarray,
-    at: int,
-    wide: int,
-    s: int,
-    fuse: int,
+def _maximum(
+    y: np.ndarray, largest: np.ndarray, to: int, z: np.ndarray, at: int, wide: int, s: int, factors: tuple
 ) -> bool:
-    """Put one region of a row into the output; whether it is finite."""
-    t, m, i, finite = uint64(to), uint64(which), uint64(at), True
-    if fuse == STACK:
-        copy(y, to, z, at, wide)
-    elif fuse == SUM:
-        for w in range(uint64(wide)):
-            y[t + w] += z[i + w]
-    else:
-        odd, limit = 0, z.dtype.type(np.inf)
-        for w in range(uint64(wide)):
-            odd += 0 if abs(z[i + w]) < limit else 1
-            # The first maximum; the first NaN is one.
-            better = s == 0 or z[i + w] > y[t + w] or (z[i + w] != z[i + w] and y[t + w] == y[t + w])
-            y[t + w] = z[i + w] if better else y[t + w]
-            largest[m + w] = s if better else largest[m + w]
-        finite = odd == 0
-    return finite
+    """Put one region of a row into the maximum; whether it is finite."""
+    attention, of, residual = factors
+    t, i, k, odd, limit = uint64(to), uint64(at), uint64(of), 0, z.dtype.type(np.inf)
+    for w in range(uint64(wide)):
+        value = z[i + w] * (attention[k + w] + residual)
+        odd += 0 if abs(value) < limit else 1
+        # The first maximum; the first NaN is one.
+        better = s == 0 or value > y[t + w] or (value != value and y[t + w] == y[t + w])
+        y[t + w] = value if better else y[t + w]
+        largest[t + w] = s if better else largest[t + w]
+    return odd == 0
 
 
 @jit
@@ -265,170 +173,155 @@ def _whole(o: int, row: int, w: int, s: int, inputs: Inputs, band: Band) -> np.f
     return total
 
 
-@jit
-def _maximum_of_whole(
-    y: np.ndarray, largest: np.ndarray, o: int, row: int, inputs: Inputs, band: Band
+@cached_jit
+def whole_items(
+    start: int, stop: int, inputs: Inputs, band: Band, places: np.ndarray, y: np.ndarray, largest: np.ndarray
 ) -> None:
-    """A row of maxima by the definition: an infinity has a sign there, where factors may give NaN."""
-    for w in range(len(y)):
-        for s in range(len(band.at) ** 2):
-            z = _whole(o, row, w, s, inputs, band)
-            if s == 0 or z > y[w] or (z != z and y[w] == y[w]):
-                y[w], largest[w] = z, s
+    """Items (output channel, row): maxima by the definition, for factors may turn an infinity into NaN."""
+    for item in range(start, stop):
+        o, row = places[item, 0], places[item, 1]
+        for w in range(y.shape[2]):
+            for s in range(len(band.at) ** 2):
+                z = _whole(o, row, w, s, inputs, band)
+                if s == 0 or z > y[o, row, w] or (z != z and y[o, row, w] == y[o, row, w]):
+                    y[o, row, w], largest[o, row, w] = z, s
 
 
 class Rows(NamedTuple):
-    """Scratch for one row of ROWS output channels; rows are padded to whole vectors."""
+    """Scratch for one row of ROWS output channels; rows are padded to whole strips."""
 
-    channel_kernels: np.ndarray
-    kernels: np.ndarray  # what `weights` makes
-    packed: np.ndarray  # the same, as `product` takes it
+    channel_kernels: np.ndarray  # of band.block rows
+    kernels: np.ndarray  # what `weights` makes, between margins of zeros
+    margin: int
+    pitch: int  # of rows in there
     acc: np.ndarray  # (S, ROWS, padded)
-    seen: np.ndarray
-    factors: np.ndarray  # without elements where there is no position attention
-    of_channels: np.ndarray  # where the lines of each channel begin
-    of_taps: np.ndarray  # and those of each tap in `seen`
+    of_channels: np.ndarray  # terms: where channels and taps lie
+    lines_of_channels: np.ndarray
+    of_taps: np.ndarray
 
 
 @jit
-def make_rows(inputs: Inputs, band: Band, channels: int) -> Rows:
-    """Scratch; `channels` are those of which sums are made."""
-    x, samples, wide = inputs.x, len(band.at), inputs.spatial_kernel.shape[4]
-    taps = inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2]
-    size, padded = band.phases * band.stretch, padded_width(wide, x)
-    return Rows(
-        aligned(band.block * channels * ROWS * padded, x),
-        aligned(ROWS * taps * wide, x),
-        aligned(ROWS * taps * padded, x),
-        aligned(samples * ROWS * padded, x),
-        aligned(taps * size + padded - wide, x)[: taps * size],
-        aligned(taps * size if inputs.position_attention.size else 0, x),
-        np.arange(channels) * band.channel,
-        np.arange(taps) * size,
+def sum_channels(scratch: Rows, h: int, i: int, inputs: Inputs, band: Band) -> None:
+    """acc[j, k] = sum over channels of channel_kernel * x, for samples (i, j) and output channels k."""
+    wide, x = inputs.spatial_kernel.shape[4], inputs.x
+    padded, channels, strip = padded_width(wide, x), x.shape[0], lanes(x)
+    step, line = channels * ROWS * strip, band.line[h, i] * band.phases * band.stretch
+    product(
+        *(scratch.acc, 0, (padded, ROWS * padded)),
+        *(
+            scratch.channel_kernels,
+            h % band.block * (padded // strip) * step,
+            (step, strip),
+            scratch.of_channels,
+        ),
+        *(band.lines, line, scratch.lines_of_channels, band.at, padded // strip, False),
     )
 
 
 @jit
-def padded_width(wide: int, like: np.ndarray) -> int:
-    """A row of outputs in whole vectors."""
-    lanes = 64 // like.itemsize
-    return -(-wide // lanes) * lanes
-
-
-@jit
-def sum_regions(
-    scratch: Rows, outputs: tuple, h: int, i: int, at: int, inputs: Inputs, band: Band, whole: bool
-) -> None:
-    """acc[j, k] = region (i, j) of the output channels k, or if not `whole` the part of the channel kernel.
-
-    `at` is where the row begins in `scratch.channel_kernels`.
-    """
-    wide, samples, places = inputs.spatial_kernel.shape[4], len(band.at), band.at
-    size, taps = band.phases * band.stretch, len(scratch.of_taps)
-    padded = padded_width(wide, scratch.acc)
-    steps, line, blocks = (padded, ROWS * padded), band.line[h, i] * size, padded * scratch.acc.itemsize // 64
-    acc, packed, seen, factors = scratch.acc, scratch.packed, scratch.seen, scratch.factors
-    channels, of_taps, lines = scratch.of_channels, scratch.of_taps, band.lines
-    clear(acc, 0, len(acc))
-    product(blocks, len(channels), acc, 0, steps, scratch.channel_kernels, at, lines, line, channels, places)
-    if not whole:
-        return
-    if not len(factors):
-        products(seen, factors, outputs[0], h, i, inputs, band)
-        product(blocks, taps, acc, 0, steps, packed, 0, seen, 0, of_taps, places)
-        return
+def add_taps(scratch: Rows, outputs: tuple, h: int, i: int, wide: int, band: Band) -> None:
+    """From sums over channels acc[j, k] to the regions (i, j) of the output channels k."""
+    z, size = scratch.acc, band.phases * band.stretch
+    padded, taps, samples = padded_width(wide, z), len(scratch.of_taps), len(band.at)
+    factors, places, centre = band.factors, band.at, band.taps[taps // 2]
     for k in range(outputs[1] - outputs[0]):
-        products(seen, factors, outputs[0] + k, h, i, inputs, band)
-        for j in range(samples):
-            to, factor = uint64((j * ROWS + k) * padded), uint64(taps // 2 * size + places[j])
+        line = (outputs[0] + k) * band.apart + band.centre[h, i] * size
+        for j in range(samples if len(factors) else 0):
+            to, factor = uint64((j * ROWS + k) * padded), uint64(line + centre + places[j])
             for w in range(uint64(wide)):
-                acc[to + w] *= factors[factor + w]
-        to_k, of = k * padded, k * taps * padded
-        product_row(blocks, taps, acc, to_k, ROWS * padded, packed, of, seen, 0, of_taps, places)
+                z[to + w] *= factors[factor + w]
+        of = k * taps * scratch.pitch + scratch.margin
+        product_row(
+            *(z, k * padded, ROWS * padded, scratch.kernels, of, scratch.of_taps),
+            *(band.seen, line, band.taps, band.at, padded // lanes(z), True),
+        )
 
 
 @jit
 def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band) -> None:
-    """The spatial kernels of a row of outputs, packed."""
-    wide, taps = inputs.spatial_kernel.shape[4], len(scratch.of_taps)
+    """The spatial kernels of a row of outputs."""
     for k in range(ROWS):
-        o = min(outputs[0] + k, outputs[1] - 1)
-        weights(scratch.kernels, k * taps * wide, o, row, inputs, band)
-    pack_weights(scratch.packed, scratch.kernels, taps, wide, 1 if len(scratch.factors) else ROWS)
+        at = k * len(scratch.of_taps) * scratch.pitch + scratch.margin
+        weights(scratch.kernels, at, scratch.pitch, min(outputs[0] + k, outputs[1] - 1), row, inputs, band)
 
 
 @cached_jit
 def forward_items(
     start: int,
     stop: int,
+    scratch: Rows,
     inputs: Inputs,
     band: Band,
     chunks: int,
-    fuse: int,
     y: np.ndarray,
-    largest: np.ndarray,
+    largest: Any,
+    odd: np.ndarray,
 ) -> None:
-    """Items (block of rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero for a sum."""
-    samples, outputs, sets = len(band.at), y.shape[1], -(-y.shape[1] // ROWS)
-    scratch = make_rows(inputs, band, inputs.x.shape[0])
-    size = len(scratch.channel_kernels) // band.block
+    """Items (block of ITEM_ROWS rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero.
+
+    `largest` is None but for "max"; then `odd` gets the rows of which not all regions are finite.
+    """
+    samples, outputs, wide, sets = len(band.at), y.shape[1], y.shape[3], -(-y.shape[1] // ROWS)
     for item in range(start, stop):
         block, chunk = item // chunks, item % chunks
-        first, rows = block * band.block, min(band.block, band.rows - block * band.block)
+        first = block * ITEM_ROWS
         for k in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
             several = (ROWS * k, min(ROWS * (k + 1), outputs))
-            pack_kernels(scratch.channel_kernels, inputs, several, band.first + first, rows)
-            for r in range(rows):
-                h, finite = first + r, True
-                row = band.first + h
+            for h in range(first, min(first + ITEM_ROWS, band.rows)):
+                row, finite = band.first + h, True
+                if h % band.block == 0:
+                    rows = min(band.block, band.rows - h)
+                    pack_kernels(scratch.channel_kernels, inputs, several, row, rows)
                 start_row(scratch, several, row, inputs, band)
                 for i in range(samples):
-                    sum_regions(scratch, several, h, i, r * size, inputs, band, True)
-                    calm = _fuse_row(y, largest, scratch.acc, several, row, i, fuse, inputs, band)
+                    sum_channels(scratch, h, i, inputs, band)
+                    add_taps(scratch, several, h, i, wide, band)
+                    calm = _fuse_row(y, largest, scratch.acc, several, row, i, len(y) > 1, inputs, band)
                     finite = finite and calm
-                for o in range(several[0], several[0] if finite else several[1]):
-                    _maximum_of_whole(y[0, o, row], largest[o, row], o, row, inputs, band)
+                if not finite:
+                    odd[several[0] : several[1], row] = True
 
 
 @jit
 def _fuse_row(
     y: np.ndarray,
-    largest: np.ndarray,
+    largest: Any,
     acc: np.ndarray,
     outputs: tuple,
     row: int,
     i: int,
-    fuse: int,
+    stacked: bool,
     inputs: Inputs,
     band: Band,
 ) -> bool:
-    """Put row i of samples into the output; whether all of it is finite."""
+    """Put row i of samples into the output; whether all of it is finite, as far as that matters."""
     samples, several, (high, wide) = len(band.at), y.shape[1], y.shape[2:]
-    flat, flat_largest, finite = y.reshape(-1), largest.reshape(-1), True
-    attention, residual, padded = (
-        inputs.sample_attention.reshape(-1),
-        band.attention_residual,
-        padded_width(wide, y),
-    )
+    flat, finite, padded, given = y.reshape(-1), True, padded_width(wide, y), inputs.sample_attention.size > 0
+    attention = inputs.sample_attention.reshape(-1) if given else band.ones
+    residual = band.attention_residual if given else band.ones[0] - band.ones[0]
     for o in range(outputs[0], outputs[1]):
         for j in range(samples):
-            at, s, which = (j * ROWS + o - outputs[0]) * padded, i * samples + j, (o * high + row) * wide
-            if len(attention):
-                of = ((o * samples * samples + s) * high + row) * wide
-                scale(acc, at, wide, attention, of, residual)
-            to = which + (s * several * high * wide if fuse == STACK else 0)
-            calm = _fuse(flat, to, flat_largest, which, acc, at, wide, s, fuse)
-            finite = finite and calm
+            at, s, to = (j * ROWS + o - outputs[0]) * padded, i * samples + j, (o * high + row) * wide
+            of = ((o * samples * samples + s) * high + row) * wide if given else 0
+            if largest is not None:
+                factors = (attention, of, residual)
+                calm = _maximum(flat, largest.reshape(-1), to, acc, at, wide, s, factors)
+                finite = finite and calm
+            else:
+                t, z, a = uint64(to + (s * several * high * wide if stacked else 0)), uint64(at), uint64(of)
+                for w in range(uint64(wide)):
+                    flat[t + w] += acc[z + w] * (attention[a + w] + residual)
     return finite
 
 
 @cached_jit
-def single_items(start: int, stop: int, inputs: Inputs, band: Band, chunks: int, y: np.ndarray) -> None:
+def single_items(
+    start: int, stop: int, kernels: np.ndarray, inputs: Inputs, band: Band, chunks: int, y: np.ndarray
+) -> None:
     """The same for a single sample: items (block of band.block rows, chunk of output channels); y is zero."""
     outputs, high, wide = y.shape[1:]
     channels, taps = inputs.x.shape[0], inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2]
-    scratch, size = make_rows(inputs, band, 0), band.phases * band.stretch
-    seen, factors, kernels = scratch.seen, scratch.factors, scratch.kernels
+    size, seen, factors = band.phases * band.stretch, band.seen, band.factors
     flat, attention = y.reshape(-1), inputs.sample_attention.reshape(-1)
     u, lines, plane = inputs.channel_kernel.reshape(-1), band.lines, high * wide
     together = size == wide
@@ -450,12 +343,15 @@ def single_items(start: int, stop: int, inputs: Inputs, band: Band, chunks: int,
             for r in range(rows):
                 row = band.first + first + r
                 to = o * plane + row * wide
-                weights(kernels, 0, o, row, inputs, band)
-                products(seen, factors, o, first + r, 0, inputs, band)
+                line = o * band.apart + band.centre[first + r, 0] * size + band.at[0]
+                weights(kernels, 0, wide, o, row, inputs, band)
                 if len(factors):
-                    add_taps(flat, to, wide, kernels, 0, seen, factors, band.at[0], size)
-                else:
-                    for tap in range(taps):
-                        add1(flat, to, wide, kernels, tap * wide, seen, tap * size + band.at[0])
-                if len(attention):
-                    scale(flat, to, wide, attention, to, band.attention_residual)
+                    t, factor = uint64(to), uint64(line + band.taps[taps // 2])
+                    for w in range(uint64(wide)):
+                        flat[t + w] *= factors[factor + w]
+                for tap in range(taps):
+                    add1(flat, to, wide, kernels, tap * wide, seen, line + band.taps[tap])
+                if inputs.sample_attention.size:
+                    t = uint64(to)
+                    for w in range(uint64(wide)):
+                        flat[t + w] *= attention[t + w] + band.attention_residual

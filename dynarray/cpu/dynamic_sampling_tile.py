@@ -1,11 +1,11 @@
 """Products of small matrices whose elements are runs of pixels: what `dynamic_sampling` spends its time in.
 
-Written in vectors, not as a loop that the compiler may vectorise: sums for several rows and columns at once
-stay in registers, so that what is read serves several multiply-adds. (Of a loop with several targets LLVM
-wants to compare each with every source, gives up at more than eight comparisons, and runs it pixel by pixel.)
+Sums for `ROWS` rows and up to three columns stay in registers while the terms go by, so that seven loads
+serve twelve multiply-adds: more of them, on 16 registers, would not fit in beside their operands.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,212 +14,217 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
+from .vectors import REGISTER_BYTES, Loop, Writer
 
 ROWS = 4
-_VECTOR_BYTES = 64
-_FLAGS = ("contract", "reassoc", "nsz", "arcp")  # as in compile.py
 
 
-def lanes_of(dtype: Any) -> int:
-    """Pixels of a block."""
-    return _VECTOR_BYTES // np.dtype(dtype).itemsize
+@jit
+def lanes(like: np.ndarray) -> int:
+    """Pixels of a strip: one register."""
+    return REGISTER_BYTES // like.itemsize
 
 
-def _product(rows: int, columns: int) -> Callable:
-    """``target[i][j] += sum over k of a[k][i] * b[k][j]``, for `rows` rows i and `columns` columns j.
+@jit
+def padded_width(wide: int, like: np.ndarray) -> int:
+    """A row of pixels in whole strips."""
+    return -(-wide // lanes(like)) * lanes(like)
 
-    It is called as ``product(blocks, depth, target, target_at, target_row, target_cols, a, a_at, b, b_at,
-    b_terms, b_cols)``. Element (k, i) of block m of `a` starts at ``a_at + ((m*depth + k)*rows + i)*lanes``,
-    that of `b` at ``b_at + m*lanes + b_terms[k] + b_cols[j]`` and that of the target at ``target_at +
-    m*lanes + i*target_row + target_cols[j]``.
-    """
+
+def _tile(rows: int, columns: int) -> Callable:
+    """An intrinsic: `product` for so many rows and columns."""
 
     @intrinsic
-    def product(
+    def tile(
         typing: Any,
-        blocks: Any,
-        depth: Any,
         target: Any,
         target_at: Any,
         target_row: Any,
         target_cols: Any,
         a: Any,
         a_at: Any,
+        a_block: Any,
+        a_row: Any,
+        a_terms: Any,
         b: Any,
         b_at: Any,
         b_terms: Any,
         b_cols: Any,
+        blocks: Any,
+        add: Any,
     ) -> Any:
-        one, several = types.intp, types.UniTuple(types.intp, columns)
-        signature = types.void(one, one, target, one, one, several, a, one, b, one, b_terms, several)
-        return signature, _generate(rows, columns)
+        i, several = types.intp, types.UniTuple(types.intp, columns)
+        left, right = (a, i, i, i, a_terms), (b, i, b_terms, several)
+        signature = types.void(target, i, i, several, *left, *right, i, types.boolean)
+        return signature, partial(_generate, rows=rows, columns=columns)
 
-    return product
-
-
-def _generate(rows: int, columns: int) -> Callable:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        blocks, depth, _, target_at, target_row, target_cols, _, a_at, _, b_at, _, b_cols = args
-        target, a, b, terms = (
-            context.make_array(signature.args[k])(context, builder, args[k]).data for k in (2, 6, 8, 10)
-        )
-        element = context.get_data_type(signature.args[2].dtype)
-        lanes = _VECTOR_BYTES // context.get_abi_sizeof(element)
-        kind, zero = ir.VectorType(element, lanes), ir.Constant(blocks.type, 0)
-        number = lambda value: ir.Constant(blocks.type, value)  # noqa: E731
-        align = 4 if isinstance(element, ir.FloatType) else 8
-
-        def place(base: Any, offset: Any) -> Any:
-            return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-
-        with _Loop(builder, zero, blocks, []) as block:
-            shift = builder.mul(block.at, number(lanes))
-            of_a = builder.add(a_at, builder.mul(builder.mul(block.at, depth), number(rows * lanes)))
-            of_b = [
-                builder.add(builder.add(b_at, shift), builder.extract_value(b_cols, j))
-                for j in range(columns)
-            ]
-            to = builder.add(target_at, shift)
-            targets = [
-                place(
-                    target,
-                    builder.add(
-                        builder.add(to, builder.mul(target_row, number(i))),
-                        builder.extract_value(target_cols, j),
-                    ),
-                )
-                for i in range(rows)
-                for j in range(columns)
-            ]
-            before = [builder.load(each, align=align) for each in targets]
-            with _Loop(builder, zero, depth, before) as term:
-                row = builder.add(of_a, builder.mul(term.at, number(rows * lanes)))
-                column = builder.load(builder.gep(terms, [term.at]))
-                left = [
-                    builder.load(place(a, builder.add(row, number(i * lanes))), align=align)
-                    for i in range(rows)
-                ]
-                right = [builder.load(place(b, builder.add(at, column)), align=align) for at in of_b]
-                term.next = [
-                    builder.fadd(
-                        term.values[i * columns + j],
-                        builder.fmul(left[i], right[j], flags=_FLAGS),
-                        flags=_FLAGS,
-                    )
-                    for i in range(rows)
-                    for j in range(columns)
-                ]
-            for each, total in zip(targets, term.values, strict=True):
-                builder.store(total, each, align=align)
-        return context.get_dummy_value()
-
-    return generate
+    return tile
 
 
-class _Loop:
-    """Emits ``for at in range(start, stop)`` around the body; `values` pass from turn to turn."""
+def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, columns: int) -> Any:
+    writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+    target, _, _, _, a, _, _, _, a_terms, b, _, b_terms, *_ = writer.data
+    _, target_at, target_row, target_cols, _, a_at, a_block, a_row, of_terms, _, b_at, _, b_cols, *_ = args
+    blocks, add = args[-2:]
+    index = blocks.type
+    depth = context.make_array(signature.args[8])(context, builder, of_terms).nitems
 
-    def __init__(self, builder: Any, start: Any, stop: Any, values: list) -> None:
-        self._builder, self._stop, self._initial = builder, stop, values
-        entry = builder.block
-        self._head, inner, self._after = (
-            builder.append_basic_block(name) for name in ("head", "in", "after")
-        )
-        builder.branch(self._head)
-        builder.position_at_end(self._head)
-        self.at = builder.phi(start.type)
-        self.at.add_incoming(start, entry)
-        self.values = [builder.phi(value.type) for value in values]
-        for phi, value in zip(self.values, values, strict=True):
-            phi.add_incoming(value, entry)
-        self.next = self.values
-        builder.cbranch(builder.icmp_signed("<", self.at, stop), inner, self._after)
-        builder.position_at_end(inner)
+    def column(start: Any, columns_of: Any, j: int) -> Any:
+        return builder.add(start, builder.extract_value(columns_of, j))
 
-    def __enter__(self) -> "_Loop":
-        return self
+    with Loop(builder, blocks, []) as block:
+        shift = builder.mul(block.k, index(writer.lanes))
+        left = builder.gep(a, [builder.add(a_at, builder.mul(block.k, a_block))])
+        lefts = [builder.gep(left, [builder.mul(a_row, index(i))]) for i in range(rows)]
+        right = builder.gep(b, [builder.add(b_at, shift)])
+        rights = [builder.gep(right, [builder.extract_value(b_cols, j)]) for j in range(columns)]
 
-    def __exit__(self, *error: Any) -> None:
-        builder, last = self._builder, self._builder.block
-        self.at.add_incoming(builder.add(self.at, ir.Constant(self.at.type, 1)), last)
-        for phi, value in zip(self.values, self.next, strict=True):
-            phi.add_incoming(value, last)
-        builder.branch(self._head)
-        builder.position_at_end(self._after)
+        def step(k: Any, sums: list) -> list:
+            of_a, of_b = writer.element(a_terms, k), writer.element(b_terms, k)
+            others = [writer.load(each, of_b) for each in rights]
+            following: list[Any] = []
+            for each in lefts:
+                factor = writer.load(each, of_a)
+                for other in others:
+                    total = sums[len(following)]
+                    following.append(writer.add(total, writer.multiply(factor, other)))
+            return following
+
+        totals = writer.sums(rows * columns, depth, step)
+        to = builder.gep(target, [builder.add(target_at, shift)])
+        places = [
+            column(builder.mul(target_row, index(i)), target_cols, j)
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
+            for branch, adding in zip(branches, (True, False), strict=True):
+                with branch:
+                    values = [
+                        writer.add(total, writer.load(to, place)) if adding else total
+                        for total, place in zip(totals, places, strict=True)
+                    ]
+                    for value, place in zip(values, places, strict=True):
+                        writer.store(value, to, place)
+    return context.get_dummy_value()
 
 
-_tile1, _tile3 = (_product(ROWS, columns) for columns in (1, 3))
-_row1, _row3 = (_product(1, columns) for columns in (1, 3))
+_tile3, _tile2 = _tile(ROWS, 3), _tile(ROWS, 2)
+_row3, _row2 = _tile(1, 3), _tile(1, 2)
+
+
+@jit
+def _group(count: int, j: int) -> tuple:
+    """How many of the columns from j on go together, three or two, and the second of them.
+
+    What is left in the end is never one column, for which the sums in registers would be too few to keep the
+    arithmetic busy; a column that is alone is done twice.
+    """
+    left = count - j
+    return 3 if left == 3 or left > 4 else min(left, 2), j + 1 if left > 1 else j
 
 
 @jit
 def product(
-    blocks: int,
-    depth: int,
     target: np.ndarray,
     target_at: int,
     steps: tuple,
     a: np.ndarray,
     a_at: int,
+    a_steps: tuple,
+    a_terms: np.ndarray,
     b: np.ndarray,
     b_at: int,
-    terms: np.ndarray,
-    columns: np.ndarray,
+    b_terms: np.ndarray,
+    b_cols: np.ndarray,
+    blocks: int,
+    add: bool,
 ) -> None:
-    """As `_product`, for as many columns as `columns` has: ``b_cols[j] = columns[j]``.
+    """target[i, j] = sum over k of a[k, i] * b[k, j], for `ROWS` rows i and all columns j of `b_cols`.
 
-    `steps` are the distances in the target between rows and between columns.
+    Each is a run of `blocks` strips. Strip m of element (k, i) of `a` begins at ``a_at + a_terms[k] +
+    i*a_steps[1] + m*a_steps[0]``, of element (k, j) of `b` at ``b_at + b_terms[k] + b_cols[j] + m*lanes``,
+    and of the target at ``target_at + i*steps[0] + j*steps[1] + m*lanes``. With `add`, sums are added to what
+    the target holds. There is at least one term.
     """
     row, step = steps
-    # Columns by threes: twelve sums in registers, so that each value read serves three or four of them. What
-    # is left goes one by one: every further form of the loop has to be compiled.
-    whole = len(columns) // 3 * 3
-    for j in range(0, whole, 3):
-        at, cols = target_at + j * step, (columns[j], columns[j + 1], columns[j + 2])
-        _tile3(blocks, depth, target, at, row, (0, step, 2 * step), a, a_at, b, b_at, terms, cols)
-    for j in range(whole, len(columns)):
-        at = target_at + j * step
-        _tile1(blocks, depth, target, at, row, (0,), a, a_at, b, b_at, terms, (columns[j],))
+    a_block, a_row = a_steps
+    j, count = 0, len(b_cols)
+    while j < count:
+        several, second = _group(count, j)
+        to = (j * step, second * step)
+        if several == 3:
+            to3, cols3 = (*to, (j + 2) * step), (b_cols[j], b_cols[j + 1], b_cols[j + 2])
+            _tile3(target, target_at, row, to3, a, a_at, a_block, a_row, a_terms, b, b_at, b_terms, cols3, blocks, add)  # fmt: skip  # noqa: E501
+        else:
+            cols = (b_cols[j], b_cols[second])
+            _tile2(target, target_at, row, to, a, a_at, a_block, a_row, a_terms, b, b_at, b_terms, cols, blocks, add)  # fmt: skip  # noqa: E501
+        j += several
 
 
 @jit
 def product_row(
-    blocks: int,
-    depth: int,
     target: np.ndarray,
     target_at: int,
     step: int,
     a: np.ndarray,
     a_at: int,
+    a_terms: np.ndarray,
     b: np.ndarray,
     b_at: int,
-    terms: np.ndarray,
-    columns: np.ndarray,
+    b_terms: np.ndarray,
+    b_cols: np.ndarray,
+    blocks: int,
+    add: bool,
 ) -> None:
-    """As `product`, for a factor `a` of a single row."""
-    whole = len(columns) // 3 * 3
-    for j in range(0, whole, 3):
-        at, cols = target_at + j * step, (columns[j], columns[j + 1], columns[j + 2])
-        _row3(blocks, depth, target, at, 0, (0, step, 2 * step), a, a_at, b, b_at, terms, cols)
-    for j in range(whole, len(columns)):
-        at = target_at + j * step
-        _row1(blocks, depth, target, at, 0, (0,), a, a_at, b, b_at, terms, (columns[j],))
+    """As `product`, for a factor `a` of a single row whose strips follow one another."""
+    j, count, strip = 0, len(b_cols), lanes(target)
+    while j < count:
+        several, second = _group(count, j)
+        to = (j * step, second * step)
+        if several == 3:
+            to3, cols3 = (*to, (j + 2) * step), (b_cols[j], b_cols[j + 1], b_cols[j + 2])
+            _row3(target, target_at, 0, to3, a, a_at, strip, 0, a_terms, b, b_at, b_terms, cols3, blocks, add)
+        else:
+            cols = (b_cols[j], b_cols[second])
+            _row2(target, target_at, 0, to, a, a_at, strip, 0, a_terms, b, b_at, b_terms, cols, blocks, add)
+        j += several
+
+
+@intrinsic
+def _interleave(typing: Any, target: Any, at: Any, step: Any, source: Any, starts: Any, blocks: Any) -> Any:
+    """Strip m of row i from ``source[starts[i] + m*lanes]`` to ``target[at + m*step + i*lanes]``."""
+    i = types.intp
+    signature = types.void(target, i, i, source, types.UniTuple(i, ROWS), i)
+    return signature, _generate_interleave
+
+
+def _generate_interleave(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+    target, _, _, source, *_ = writer.data
+    _, at, step, _, starts, blocks = args
+    index = blocks.type
+    rows = [builder.gep(source, [builder.extract_value(starts, i)]) for i in range(ROWS)]
+    with Loop(builder, blocks, []) as block:
+        to = builder.gep(target, [builder.add(at, builder.mul(block.k, step))])
+        shift = builder.mul(block.k, index(writer.lanes))
+        for i, row in enumerate(rows):
+            writer.store(writer.load(row, shift), to, index(i * writer.lanes))
+    return context.get_dummy_value()
 
 
 @jit
-def pack(
-    target: np.ndarray, at: int, shape: tuple, k: int, i: int, source: np.ndarray, start: int, count: int
-) -> None:
-    """Element (k, i) of a factor `a`, of which `shape` is (depth, rows), from a run of pixels, then zeros."""
-    lanes, (depth, rows) = _VECTOR_BYTES // source.itemsize, shape
-    for block in range(-(-count // lanes)):
-        to = np.uint64(at + ((block * depth + k) * rows + i) * lanes)
-        of, here = np.uint64(start + block * lanes), np.uint64(min(lanes, count - block * lanes))
-        if here == lanes:
-            for w in range(np.uint64(lanes)):
-                target[to + w] = source[of + w]
-        else:
-            for w in range(here):
-                target[to + w] = source[of + w]
-            for w in range(here, np.uint64(lanes)):
-                target[to + w] = 0
+def interleave(target: np.ndarray, at: int, step: int, source: np.ndarray, starts: tuple, count: int) -> None:
+    """Runs of pixels of `ROWS` rows, as `product` reads its factor `a` fastest: strip by strip.
+
+    Pixel w of row i, ``source[starts[i] + w]``, goes to strip ``w // lanes`` at ``at + strip*step +
+    i*lanes``; zeros fill the last strip.
+    """
+    strip = lanes(target)
+    whole = count // strip
+    if whole:
+        _interleave(target, at, step, source, starts, whole)
+    for i in range(ROWS if whole * strip < count else 0):
+        to, of = at + whole * step + i * strip, starts[i] + whole * strip
+        for w in range(strip):
+            target[to + w] = source[of + w] if whole * strip + w < count else target.dtype.type(0)
