@@ -80,7 +80,7 @@ def correlate_items(
     tile = TILE_BYTES // image.itemsize
     size = channels * len(origins) * plane
     packed = aligned(size + tile, image)
-    line = (block.height * block.pitch + tile) // 16 * 16
+    line = (block.height * block.pitch + 15) // 16 * 16  # whole cache lines
     share = -(-panels // parts)
     sums, scratch = aligned(share * ROWS * line, image), aligned(ROWS * tile, image)
     blocks, before = block.rows * block.columns, -1
