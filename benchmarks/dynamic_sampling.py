@@ -44,13 +44,13 @@ def sampling_flops(checked: Checked) -> tuple[int, int]:
     return forward, (2 if plain else 3) * forward
 
 
-def _conv(n: int, c: int, o: int, h: int, w: int, kernel: int = 3) -> Case:
+def conv(n: int, c: int, o: int, h: int, w: int, kernel: int = 3) -> Case:
     shapes = {"x": (n, c, h, w), "weight": (n, o, c, kernel, kernel, h, w)}
     title = f"dynamic_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel}"
     return Case(title, "dynamic_conv2d", shapes, conv_flops, {}, _PEERS)
 
 
-def _sampling(
+def sampling(
     n: int, c: int, o: int, h: int, w: int, samples: int, attention: bool = True, kernel: int = 3
 ) -> Case:
     shapes = {
@@ -70,11 +70,11 @@ def _sampling(
 CASES = (
     *(
         replace(
-            _sampling(1, 128, 24, 48, 64, samples, attention),
-            small=_sampling(1, 5, 6, 5, 7, samples, attention),
+            sampling(1, 128, 24, 48, 64, samples, attention),
+            small=sampling(1, 5, 6, 5, 7, samples, attention),
         )
         for attention in (True, False)
         for samples in (3, 7, 9)
     ),
-    replace(_conv(2, 16, 16, 64, 64), small=_conv(1, 3, 4, 9, 11)),
+    replace(conv(2, 16, 16, 64, 64), small=conv(1, 3, 4, 9, 11)),
 )

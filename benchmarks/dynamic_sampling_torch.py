@@ -39,7 +39,7 @@ def _paper(samples: int, sample_stride: int) -> Callable:
     def paper(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
         """The composed kernel (N, O, C, taps, H, W), and its product with the unfolded image per region."""
         centre = v.shape[2] * v.shape[3] // 2
-        one = F.one_hot(torch.tensor(centre), v.shape[2] * v.shape[3]).to(x.dtype)
+        one = torch.arange(v.shape[2] * v.shape[3], device=x.device).eq(centre).to(x.dtype)
         on_centre = (u + 1 / x.shape[1])[:, :, :, None] * one[:, None, None]
         kernel = v.flatten(2, 3)[:, :, None] + on_centre
         y: Any = 0

@@ -86,7 +86,7 @@ GROWTH = (
     ),
     Growth(
         "dynamic_conv2d",
-        dynamic_sampling._conv,
+        dynamic_sampling.conv,
         {**_BASE, "c": 8, "o": 8},
         {
             "pixels": pixels(16, 32, 64, 128),
@@ -97,7 +97,7 @@ GROWTH = (
     ),
     Growth(
         "dynamic_sampling_conv2d",
-        dynamic_sampling._sampling,
+        dynamic_sampling.sampling,
         {"n": 1, "c": 32, "o": 8, "h": 32, "w": 32, "samples": 3},
         {
             "pixels": pixels(16, 32, 64, 128),
