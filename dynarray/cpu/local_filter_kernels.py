@@ -180,6 +180,45 @@ def _unpack_filters(
         unpack_rows(grads, terms.filter_at[term], plane, first, rows, layout.width, origin, step)
 
 
+@jit
+def _pack_output(
+    target: np.ndarray, at: int, grad_output: np.ndarray, first: int, rows: int, layout: Layout
+) -> None:
+    """The output gradient of one channel, with the rows above that taps lead to: a plane for each phase."""
+    u = layout.upsample
+    for phase in range(u * u):
+        place, origin = at + phase * layout.output_plane + layout.lead, (phase // u, phase % u)
+        above, high = first - layout.halo, rows + layout.halo
+        pack_rows(target, place, grad_output, above, high, layout.width, origin, (u, u))
+
+
+@jit
+def _grad_x(
+    grad_x: np.ndarray,
+    acc: np.ndarray,
+    source: int,
+    first: int,
+    rows: int,
+    taps: Taps,
+    pixels: Planes,
+    scale: Scale,
+    totals: np.ndarray,
+    layout: Layout,
+    add: bool | None,
+) -> None:
+    """One phase of the stride of some channels' gradients of x, summed in `acc`: zero if no tap reads it."""
+    if len(taps.at):
+        run = (0, max(rows * layout.width, lanes(acc)))
+        apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add)
+    else:
+        clear(acc, 0, CHANNELS * layout.plane)
+    for k in range(len(grad_x)):
+        unpack_rows(
+            *(acc, k * layout.plane, grad_x[k], first, rows),
+            *(layout.width, _origin(source, layout), layout.stride),
+        )
+
+
 @cached_jit
 def backward_items(
     start: int,
@@ -197,7 +236,7 @@ def backward_items(
     add: bool | None,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
-    groups, u, size = filters.shape[1], layout.upsample, len(terms.tap)
+    groups, size = filters.shape[1], len(terms.tap)
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     needs_filters = grads.filters.size + grads.slots.size > 0
     packed, grad_filters = memory[: sizes.filters], memory[sizes.filters :]
@@ -210,19 +249,14 @@ def backward_items(
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
-            first = block * layout.block
-            rows = min(layout.block, layout.rows - first)
+            first, rows = block * layout.block, min(layout.block, layout.rows - block * layout.block)
             clear(memory, 0, 2 * sizes.filters + sizes.images + sizes.outputs)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for channel in range(begin, end, CHANNELS):
                 several = min(CHANNELS, end - channel)
                 for k in range(several):
-                    for phase in range(u * u):
-                        at = k * layout.output_size + phase * layout.output_plane + layout.lead
-                        pack_rows(
-                            *(outputs, at, grad_output[n, channel + k], first - layout.halo),
-                            *(rows + layout.halo, layout.width, (phase // u, phase % u), (u, u)),
-                        )
+                    grad = grad_output[n, channel + k]
+                    _pack_output(outputs, k * layout.output_size, grad, first, rows, layout)
                     if needs_filters:
                         at = k * layout.image_size
                         _pack_image(images, at, x[n, channel + k], first, rows, terms, layout)
@@ -238,24 +272,12 @@ def backward_items(
                     if grads.slots.size:
                         of_scale = Scale(grads.slots, slot + these.start, size)
                     if needs_filters and these.start < these.stop:
-                        correlate(
-                            *(grad_filters, several, rows * layout.width, taps),
-                            Planes(images, s * layout.image_plane, layout.image_size),
-                            *(pixels, scale),
-                            *(of_scale, add),
-                        )
+                        plane = Planes(images, s * layout.image_plane, layout.image_size)
+                        count = rows * layout.width
+                        correlate(grad_filters, several, count, taps, plane, pixels, scale, of_scale, add)
                     if grads.x.size:
-                        if these.start < these.stop:
-                            run = (0, max(rows * layout.width, lanes(acc)))
-                            target = Planes(acc, 0, layout.plane)
-                            apply(target, several, run, taps, pixels, scale, totals, add)
-                        else:
-                            clear(acc, 0, sizes.acc)
-                        for k in range(several):
-                            unpack_rows(
-                                *(acc, k * layout.plane, grads.x[n, channel + k], first, rows),
-                                *(layout.width, _origin(source, layout), layout.stride),
-                            )
+                        target = grads.x[n, channel : channel + several]
+                        _grad_x(target, acc, source, first, rows, taps, pixels, scale, totals, layout, add)
                     s += read
             if grads.filters.size:
                 _unpack_filters(grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout)
