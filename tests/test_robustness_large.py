@@ -37,8 +37,6 @@ LARGE: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
         {"weight": (N, 1, 3, 3, 2, 2), "channel_weight": (N, 1, 3, 3)},
         {**STEP, "padding": 0},
     ),
-    "ddf": ({"channel_filter": (N, 1, 3, 3), "spatial_filter": (N, 1, 3, 3, 2, 2)}, STEP),
-    "involution": ({"weight": (N, 1, 3, 3, 2, 2)}, {**STEP, "padding": 0}),
     "dynamic_conv2d": ({"weight": (N, 2, 1, 3, 3, 2, 2)}, {**STEP, "padding": 0}),
     "dynamic_sampling_conv2d": (
         {"channel_kernel": (N, 1, 1, 2, 2), "spatial_kernel": (N, 1, 3, 3, 2, 2)},
@@ -51,6 +49,8 @@ LARGE: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
         {**STEP, "padding": 0},
     ),
 }
+# The same kernels under other names.
+FACES = {"ddf": "local_filter2d", "involution": "local_filter2d"}
 # What writes or copies the whole of x: outputs as large as x, or x with its channels last on the host.
 WHOLE = ("ddf_upsample", "carafe", "displaced_conv2d", "compose_atoms")
 WHOLE_ON_HOST = ("dynamic_sampling_conv2d", "deform_conv2d", "sample_points")
@@ -165,4 +165,7 @@ def test_64_bit_indices_give_the_same(operator: Operator, backend: Backend, wide
 
 
 def test_every_operator_is_large_or_said_to_be_whole() -> None:
-    assert {*LARGE, *WHOLE} == set(OPERATORS)
+    assert {*LARGE, *FACES, *WHOLE} == set(OPERATORS)
+    for face, operator in FACES.items():
+        assert OPERATORS[face].forward == OPERATORS[operator].forward
+        assert OPERATORS[face].backward == OPERATORS[operator].backward
