@@ -18,7 +18,7 @@ help:
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
-	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (under 10 minutes); gpu-test-quick: a part of each"
+	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (stopped after 10 minutes); gpu-test-quick: a part of each"
 	@echo "make clean       remove .venv and everything built"
 
 demo: $(VENV)/.has-examples
