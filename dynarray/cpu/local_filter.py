@@ -197,8 +197,10 @@ def backward(
     chunks = -(-(x.shape[1] // weight.shape[1]) // layout.channels)
     # Slots are summed in order: the same bits however the items were dealt out.
     slots = np.zeros((layout.bands, *x.shape[:2], len(terms.tap)) if needs[2] else (1, 0), x.dtype)
+    every_phase = len(terms.planes) == math.prod(params["stride"])
+    new = np.empty if every_phase else np.zeros
     gradients = Gradients(
-        x=np.empty(x.shape if needs[0] else (0,) * 4, x.dtype),
+        x=new(x.shape if needs[0] else (0,) * 4, x.dtype),
         filters=np.empty((chunks, *filters.shape) if needs[1] else (0,) * 6, x.dtype),
         slots=slots.reshape(-1),
     )

@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 class Gradients(NamedTuple):
     """What the backward pass writes; arrays that are not needed have no elements."""
 
-    x: np.ndarray
+    x: np.ndarray  # zeros, where there are phases of the stride that no tap reads
     filters: np.ndarray  # one slot per chunk of channels
     slots: np.ndarray  # gradients of the scales, one slot per band, all in a row
 
@@ -206,12 +206,9 @@ def _grad_x(
     layout: Layout,
     add: bool | None,
 ) -> None:
-    """One phase of the stride of some channels' gradients of x, summed in `acc`: zero if no tap reads it."""
-    if len(taps.at):
-        run = (0, max(rows * layout.width, lanes(acc)))
-        apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add)
-    else:
-        clear(acc, 0, CHANNELS * layout.plane)
+    """One phase of the stride of some channels' gradients of x, summed in `acc`."""
+    run = (0, max(rows * layout.width, lanes(acc)))
+    apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add)
     for k in range(len(grad_x)):
         unpack_rows(
             *(acc, k * layout.plane, grad_x[k], first, rows),
@@ -261,23 +258,20 @@ def backward_items(
                         at = k * layout.image_size
                         _pack_image(images, at, x[n, channel + k], first, rows, terms, layout)
                 slot = ((band * x.shape[0] + n) * x.shape[1] + channel) * size
-                s = 0  # the next plane: a phase that no term reads has none, and gradients of zero
-                for source in range(layout.stride[0] * layout.stride[1]):
-                    read = s < len(terms.planes) and terms.planes[s] == source
-                    these = slice(terms.of_plane[s], terms.of_plane[s + 1 if read else s])
+                for s in range(len(terms.planes)):
+                    these = slice(terms.of_plane[s], terms.of_plane[s + 1])
                     taps = Taps(packed, terms.filter_at[these], terms.output_at[these])
                     pixels = Planes(outputs, 0, layout.output_size)
                     scale = Scale(scales, (n * x.shape[1] + channel) * size + these.start, size)
                     of_scale = unwanted
                     if grads.slots.size:
                         of_scale = Scale(grads.slots, slot + these.start, size)
-                    if needs_filters and these.start < these.stop:
+                    if needs_filters:
                         plane = Planes(images, s * layout.image_plane, layout.image_size)
                         count = rows * layout.width
                         correlate(grad_filters, several, count, taps, plane, pixels, scale, of_scale, add)
                     if grads.x.size:
-                        target = grads.x[n, channel : channel + several]
+                        target, source = grads.x[n, channel : channel + several], terms.planes[s]
                         _grad_x(target, acc, source, first, rows, taps, pixels, scale, totals, layout, add)
-                    s += read
             if grads.filters.size:
                 _unpack_filters(grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout)
