@@ -24,11 +24,14 @@ help:
 demo: $(VENV)/.has-examples
 	$(RUN) examples/joint_upsampling.py
 
+# Two processes: most tests keep one core busy. Each takes over what the other has not come to.
+PYTEST = $(RUN) -m pytest --numprocesses 2 --dist worksteal
+
 test: $(VENV)/.has-test
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-quick: $(VENV)/.has-test
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.has-lint
 	$(RUN) -m ruff check .
