@@ -355,20 +355,20 @@ def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str
     for rows, columns, depth in np.ndindex(5, 9, 3):
         if 0 in (rows, columns, depth):
             continue
-        count = 2 * strip + 1
-        wide = 3 * strip
+        wide, apart = 3 * strip, 4 * strip
         a = rng.standard_normal((rows, depth, wide)).astype(dtype)
         b = rng.standard_normal((columns, depth, wide)).astype(dtype)
-        for add in (False, True):
-            out = rng.standard_normal((rows, columns, wide)).astype(dtype)
-            before = out.copy()
+        for add, first, strips in ((False, 0, 3), (True, 0, 3), (True, 1, 2), (False, 1, 1)):
+            out = rng.standard_normal((rows, columns, 3, apart)).astype(dtype)
+            expected, taken = out.copy(), slice(first, first + strips)
             call(
-                out.ravel(), np.arange(rows) * columns * wide, np.arange(columns) * wide,
+                out.ravel(), np.arange(rows) * columns * 3 * apart, np.arange(columns) * 3 * apart, apart,
                 a.ravel(), np.arange(rows) * depth * wide, np.arange(depth) * wide,
                 b.ravel(), np.arange(columns) * depth * wide, np.arange(depth) * wide,
-                rows, columns, depth, count, add,
+                rows, columns, depth, first, strips, add,
             )  # fmt: skip
-            expected = np.einsum("isj,ksj->ikj", a, b) + (before if add else 0)
+            sums = np.einsum("isj,ksj->ikj", a, b).reshape(rows, columns, 3, strip)[:, :, taken]
+            expected[:, :, taken, :strip] = sums + (expected[:, :, taken, :strip] if add else 0)
             np.testing.assert_allclose(out, expected, rtol=0, atol=np.finfo(dtype).eps * 20)
 
 

@@ -304,6 +304,35 @@ def test_hostile_coordinates_read_nothing_else(
         close(mine[known], right[known], 1e-4 if dtype == "float32" else 1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+def test_corners_of_hostile_points_lie_in_the_packed_image(
+    backend: Backend, rng: np.random.Generator, dtype: str
+) -> None:
+    """What samples on the CPU is written as instructions, which `NUMBA_BOUNDSCHECK` does not see."""
+    from numba import njit
+
+    from dynarray.cpu.deform_points import Grid, new_points, set_up
+
+    height, width, taps, positions = 7, 6, 9, 42
+    pixels = (height + 3) * (width + 2)
+    still = (1, 1)
+    grid = Grid(8, 5, 1, 2, height, width, pixels, 6, positions, taps, 3, still, still, still)
+    offset, none = hostile(rng, dtype).arrays[1], np.empty(0, dtype)
+    assert offset.shape == (2, 2, 3, 3, 2, 7, 6)
+
+    @njit(error_model="numpy")
+    def corners(offset, none, image, group):  # type: ignore[no-untyped-def]
+        points = new_points(taps * positions, offset)
+        set_up(points, offset, none, grid, image, group, 0, positions)
+        return points.at
+
+    for image, group in np.ndindex(2, 2):
+        top_left = corners(offset.reshape(-1), none, image, group)
+        assert top_left.min() >= 0
+        assert top_left.max() + width + 2 + 1 < pixels
+
+
 BOUNDS_CHECKED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -319,7 +348,6 @@ for seed in range(3):
     assert evaluate(call, Backend("cpu")).output.shape == call.grad_output.shape
     points = call.arrays[1][:, 0, :, 0].copy()
     evaluate(Call(SAMPLE, (call.arrays[0], points), {{}}, np.ones((2, 8, 3, 7, 6))), Backend("cpu"))
-from dynarray.cpu.deform_kernels import sample
 try:
     from numba import njit
     njit(lambda a, i: a[i])(np.ones(3), 3)

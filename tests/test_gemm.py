@@ -33,7 +33,7 @@ def load(name: str, features: dict[str, bool] | None, patch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="module", params=["this machine", "AVX", "neither"])
 def product(request: pytest.FixtureRequest):
-    """out (rows, columns) (+)= left @ right, where right begins at each of `steps`."""
+    """out (rows, columns) (+)= left @ right, whose rows begin at `steps` and whose strips lie `gap` apart."""
     features = {"this machine": None, "AVX": {"avx": True}, "neither": {}}[request.param]
     with pytest.MonkeyPatch.context() as patch:
         gemm = load("gemm", features, patch)
@@ -43,7 +43,7 @@ def product(request: pytest.FixtureRequest):
         multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
 
         @numba.njit(nogil=True, error_model="numpy")
-        def kernel(out, at, stride, rows, columns, left, panel, right, steps, first, count, add):
+        def kernel(out, at, stride, rows, columns, left, panel, right, strip, steps, first, count, add):
             scratch = planes.aligned(tile // out.itemsize, out)
             multiply(
                 out,
@@ -56,6 +56,7 @@ def product(request: pytest.FixtureRequest):
                 panel,
                 right,
                 0,
+                strip,
                 steps,
                 first,
                 count,
@@ -65,7 +66,7 @@ def product(request: pytest.FixtureRequest):
 
         gemm_rows = gemm.ROWS
 
-        def run(left, right, steps, columns, first, count, out, add):
+        def run(left, right, steps, columns, first, count, out, add, gap=0):
             rows, depth = left.shape
             stride = columns + 3
             memory = np.full(2 * GUARD + rows * stride, np.nan, left.dtype)
@@ -82,6 +83,7 @@ def product(request: pytest.FixtureRequest):
                 packed,
                 depth * gemm.ROWS,
                 right,
+                gemm.TILE_BYTES // left.itemsize + gap,
                 steps,
                 first,
                 count,
@@ -92,6 +94,7 @@ def product(request: pytest.FixtureRequest):
             assert memory.tobytes() == before.tobytes(), "a write beside the result"
             return result
 
+        run.tile_bytes = gemm.TILE_BYTES
         yield run
 
 
@@ -109,10 +112,12 @@ def test_products(product, dtype, data) -> None:
     right = rng.standard_normal(400).astype(dtype)
     rest = np.full(300, np.nan, dtype)  # read by the last tiles, and of no consequence
     out = rng.standard_normal((rows, columns)).astype(dtype)
-    result = product(left, np.concatenate([right, rest]), steps, columns, first, count, out, add)
+    gap = data.draw(st.integers(0, 9))
+    result = product(left, np.concatenate([right, rest]), steps, columns, first, count, out, add, gap)
     wide = np.float64 if dtype == "float32" else np.longdouble
     taken = slice(first, first + count)
-    matrix = np.stack([right[start : start + columns] for start in steps[taken]]).astype(wide)
+    at = np.arange(columns) + np.arange(columns) // (product.tile_bytes // out.itemsize) * gap
+    matrix = right[steps[taken][:, None] + at].astype(wide)
     expected = left[:, taken].astype(wide) @ matrix + (out if add else 0)
     scale = np.abs(left[:, taken]).astype(wide) @ np.abs(matrix) + np.abs(out)
     assert np.all(np.abs(result - expected) <= (count + 1) * np.finfo(dtype).eps * scale)

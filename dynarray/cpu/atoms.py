@@ -11,6 +11,7 @@ is one offset, so that
 
 `products` does all three. In between are three matrix products: ``y = coefficients z``, ``grad_z =
 coefficients^T grad_y`` and, added up over the tiles of an item, ``grad_coefficients^T = z grad_y^T``.
+Forward, z of a strip of positions is multiplied before it leaves the first level of cache.
 
 Neighbouring tiles of rows read some of the same rows of x. An item of work adds up what belongs to rows that
 an item before reads as well in a place of its own, its edge; edges are added last, in order.
@@ -30,9 +31,10 @@ from .products import STRIP_BYTES
 from .scratch import borrow
 
 TILE_BYTES = 1024  # of one row of a tile
-Z_BYTES = 384 * 1024  # filtered channels of a tile: a part of a common L2 cache; backward a third of it
-IMAGE_BYTES = 256 * 1024  # packed channels of a tile
-GROUP = 8  # channels packed at once
+DEPTH = 192  # filtered channels that are multiplied at once: a strip of them is a part of a common L1 cache
+GRAD_Z_BYTES = 144 * 1024  # backward, those of a whole tile, and as much for their gradients
+IMAGE_BYTES = 320 * 1024  # packed channels of a tile
+GROUP = 8  # channels packed at once, backward
 SLOT_BYTES = 8 * 1024 * 1024  # gradients of coefficients, and edges, waiting to be added up
 
 
@@ -83,8 +85,7 @@ def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, O
     plane = (rows + halo) * width
     # Odd numbers of strips: powers of two would put all rows into the same few lines of the cache.
     span, image = ((-(-size // strip) | 1) * strip for size in (rows * width, len(taps.origin_y) * plane))
-    of_chunk = Z_BYTES // (3 if backward else 1) // (m * span * call.itemsize)
-    most_channels = -(-call.x[1] // gemm.ROWS)
+    group, chunk = _channels(call, span, image, strip, backward=backward)
     layout = Layout(
         outputs=(high, wide),
         stride=call.stride,
@@ -96,18 +97,33 @@ def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, O
         halo=halo,
         plane=plane,
         image=image,
-        group=max(1, min(GROUP, IMAGE_BYTES // (image * call.itemsize))),
-        # The matrix product takes rows of its left operand in panels.
-        chunk=max(1, min(of_chunk // gemm.ROWS, most_channels)) * gemm.ROWS,
+        group=group,
+        chunk=chunk,
         edge=max(0, (kh - 1) * call.dilation[0] + 1 - call.stride[0]),
     )
-    return taps, layout, _offsets(taps, layout, m, outputs, strip)
+    return taps, layout, _offsets(taps, layout, m, outputs, strip, backward=backward)
 
 
-def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int) -> Offsets:
+def _channels(call: _Call, span: int, image: int, strip: int, *, backward: bool) -> tuple[int, int]:
+    """Channels of a group, and of a chunk."""
+    channels, m, size = call.x[1], call.atoms[1], call.itemsize
+    packed = IMAGE_BYTES // (image * size)
+    if not backward:
+        most = max(1, min(packed, DEPTH // m))
+        even = -(-channels // -(-channels // most))
+        return even, even
+    group = max(1, min(GROUP, packed))
+    # The matrix product takes rows of its left operand in panels.
+    step = math.lcm(group, gemm.ROWS)
+    of_chunk = GRAD_Z_BYTES // (m * span * size)
+    return group, max(1, min(of_chunk // step, -(-channels // step))) * step
+
+
+def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int, *, backward: bool) -> Offsets:
     count, span = len(taps.plane), layout.span
+    of_z = span if backward else strip
     wide = -(-outputs // strip) * strip
-    images, z, atoms = layout.group * layout.image, layout.chunk * m * span, m * count * span
+    images, z, atoms = layout.group * layout.image, layout.chunk * m * of_z, m * count * span
     scratch = (atoms, images, z, gemm.ROWS * strip)
     adjoint = (outputs * span, wide * span, z, atoms, images)
     return Offsets(
@@ -115,7 +131,8 @@ def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int) -> Of
         image=np.arange(layout.group) * layout.image,
         atom=np.arange(m) * count * span,
         row=np.arange(max(layout.chunk * m, count, outputs)) * span,
-        channel=np.arange(layout.chunk) * m * span,
+        z_row=np.arange(layout.chunk * m) * of_z,
+        channel=np.arange(layout.chunk) * m * of_z,
         memory=np.cumsum([0, *(whole_lines(size + strip) for size in scratch + adjoint)]),
     )
 

@@ -12,6 +12,7 @@ from .products import STRIP_BYTES, sum_products
 from .transpose import transpose
 
 _SUM = 64  # positions that are added up at once
+_STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
 # Not plain 0, False and True, for which callees would be compiled once more.
 _START, _SET, _ADD = np.intp(0), np.bool_(False), np.bool_(True)
 
@@ -81,6 +82,7 @@ class Offsets(NamedTuple):
     image: np.ndarray  # planes of the channels of a group
     atom: np.ndarray  # the first tap of each atom
     row: np.ndarray  # each row
+    z_row: np.ndarray  # each row of z
     channel: np.ndarray  # the channels of a chunk in z
     memory: np.ndarray  # the parts of `Scratch`, then of `Adjoint`, and their end
 
@@ -90,7 +92,7 @@ class Scratch(NamedTuple):
 
     atoms: np.ndarray  # (M, taps)
     images: np.ndarray  # planes of a group of channels
-    z: np.ndarray  # (channels of a chunk, M)
+    z: np.ndarray  # (channels of a chunk, M): forward of one strip, backward of all
     corner: np.ndarray  # for the matrix product
 
 
@@ -121,9 +123,8 @@ def gather(target: np.ndarray, source: np.ndarray, tile: Tile, span: int) -> Non
 
 @jit
 def start_tile(tile: Tile, atoms: np.ndarray, span: int, scratch: Scratch) -> None:
-    """The atoms of a tile, and images of zeros, inside which the pixels will always be in one place."""
+    """The atoms of a tile."""
     gather(scratch.atoms, atoms[tile.n], tile, span)
-    clear(scratch.images, 0, scratch.images.size)
 
 
 @jit
@@ -133,26 +134,50 @@ def origin_of(plane: int, tile: Tile, taps: Taps, layout: Layout) -> tuple:
 
 
 @jit
+def _pack_plane(
+    target: np.ndarray,
+    at: int,
+    image: np.ndarray,
+    base: int,
+    shape: tuple,
+    tile: Tile,
+    origin: tuple,
+    layout: Layout,
+) -> None:
+    """One plane of a channel, which begins at `base`: its pixels, and zeros where there are none."""
+    rows, width = tile.rows + layout.halo, layout.width
+    top, bottom = inside(rows, tile.row, shape[0], origin[0], layout.stride[0])
+    left, end = inside(width, 0, shape[1], origin[1], layout.stride[1])
+    if layout.stride != (1, 1) or width != shape[1] or left == end:
+        clear(target, at, rows * width)
+        pixels = image[base : base + shape[0] * shape[1]].reshape(shape)
+        pack_rows(target, at, pixels, tile.row, rows, width, origin, layout.stride)
+        return
+    clear(target, at, top * width)
+    clear(target, at + bottom * width, (rows - bottom) * width)
+    # Whole rows at stride 1 are one run of memory, with pixels of the rows beside them at their ends.
+    start = base + (tile.row + top + origin[0]) * width + origin[1]
+    count = max(0, (bottom - top) * width - width + end - left)
+    copy(target, at + top * width + left, image, start + left, count)
+    for j in range(left):
+        for i in range(top, bottom):
+            target[at + i * width + j] = 0
+    for j in range(end, width):
+        for i in range(top, bottom):
+            target[at + i * width + j] = 0
+
+
+@jit
 def pack_group(
     tile: Tile, x: np.ndarray, first: int, several: int, taps: Taps, layout: Layout, scratch: Scratch
 ) -> None:
     """The planes of channels first to first + several."""
-    rows = tile.rows + layout.halo
+    shape, flat = (x.shape[2], x.shape[3]), x.reshape(-1)
     for c in range(several):
-        image = x[tile.n, first + c]
+        base = (tile.n * x.shape[1] + first + c) * shape[0] * shape[1]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            pack_rows(scratch.images, at, image, tile.row, rows, layout.width, origin, layout.stride)
-
-
-@jit
-def filter_group(tile: Tile, place: int, several: int, offsets: Offsets, scratch: Scratch) -> None:
-    """z of the packed channels, by every atom; the first is channel `place` of the chunk."""
-    to, m, taps = offsets.channel[place:], len(offsets.atom), len(offsets.tap)
-    sum_products(
-        scratch.z, offsets.row, to, scratch.atoms, offsets.atom, offsets.row,
-        scratch.images, offsets.image, offsets.tap, m, several, taps, tile.positions, _SET,
-    )  # fmt: skip
+            _pack_plane(scratch.images, at, flat, base, shape, tile, origin, layout)
 
 
 @cached_jit
@@ -172,6 +197,7 @@ def forward_items(
     """Items (n, tile of rows, piece); y is (N, O, positions), `left` the packed coefficients (O, C*M)."""
     channels, m, outputs, positions = x.shape[1], len(offsets.atom), y.shape[1], y.shape[2]
     scratch, flat, depth = new_scratch(memory, offsets), y.reshape(-1), channels * m
+    strip = STRIP_BYTES // x.itemsize
     for item in range(start, stop):
         row_tile = item // layout.pieces
         n, piece = row_tile // layout.row_tiles, item % layout.pieces
@@ -179,15 +205,20 @@ def forward_items(
         start_tile(tile, atoms, layout.span, scratch)
         to = n * outputs * positions + tile.at
         for begin in range(0, channels, layout.chunk):
-            end = min(begin + layout.chunk, channels)
-            for c in range(begin, end, layout.group):
-                several = min(layout.group, end - c)
-                pack_group(tile, x, c, several, taps, layout, scratch)
-                filter_group(tile, c - begin, several, offsets, scratch)
-            gemm.multiply(
-                flat, to, positions, outputs, tile.positions, left, begin * m * gemm.ROWS, depth * gemm.ROWS,
-                scratch.z, _START, offsets.row, _START, (end - begin) * m, scratch.corner, begin > 0,
-            )  # fmt: skip
+            several = min(layout.chunk, channels - begin)
+            pack_group(tile, x, begin, several, taps, layout, scratch)
+            # z of one strip, which is multiplied before it leaves the first level of cache.
+            for s in range(tile.padded // strip):
+                sum_products(
+                    scratch.z, offsets.z_row, offsets.channel, _START,
+                    scratch.atoms, offsets.atom, offsets.row, scratch.images, offsets.image, offsets.tap,
+                    m, several, len(offsets.tap), s, 1, _SET,
+                )  # fmt: skip
+                gemm.multiply(
+                    flat, to + s * strip, positions, outputs, min(strip, tile.positions - s * strip),
+                    left, begin * m * gemm.ROWS, depth * gemm.ROWS,
+                    scratch.z, _START, _START, offsets.z_row, _START, several * m, scratch.corner, begin > 0,
+                )  # fmt: skip
         for o in range(outputs if bias.size else 0):
             at, value = uint64(to + o * positions), bias[o]
             for j in range(uint64(tile.positions)):
@@ -258,30 +289,59 @@ def add_rows(
 def _grad_x_of_group(
     tile: Tile,
     first: int,
-    place: int,
     several: int,
+    planes: np.ndarray,
     grads: Gradients,
     item: int,
     shared: tuple,
     taps: Taps,
     layout: Layout,
-    offsets: Offsets,
-    scratch: Scratch,
-    adjoint: Adjoint,
 ) -> None:
-    """Gradients of a group of channels of x, all atoms and taps; `shared` rows go to the edge of the item."""
-    m, count = len(offsets.atom), len(offsets.tap)
-    clear(adjoint.grad_images, 0, adjoint.grad_images.size)
-    sum_products(
-        adjoint.grad_images, offsets.tap, offsets.image, scratch.atoms, offsets.row, offsets.atom,
-        adjoint.grad_z, offsets.channel[place:], offsets.row, count, several, m, tile.positions, _ADD,
-    )  # fmt: skip
-    planes, rows = adjoint.grad_images, tile.rows + layout.halo
+    """Gradients of a group of channels of x, from those of its planes; `shared` rows go to the edge."""
+    rows = tile.rows + layout.halo
     for c in range(several):
         image, edge = grads.x[tile.n, first + c], grads.edges[item, first + c]
         for plane in range(len(taps.origin_y)):
             at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
             add_rows(planes, at, tile.row, rows, origin, image, edge, shared, layout)
+
+
+@jit
+def _products_of_group(
+    tile: Tile,
+    place: int,
+    several: int,
+    grads: Gradients,
+    layout: Layout,
+    offsets: Offsets,
+    scratch: Scratch,
+    adjoint: Adjoint,
+) -> None:
+    """z of a group of channels, and what it gives to the gradients of the atoms and of its planes.
+
+    A few strips at a time: what one of the three sums reads, the next one finds in the first level of cache.
+    """
+    m, count, at = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
+    strip = STRIP_BYTES // scratch.z.itemsize
+    for s in range(0, tile.padded // strip, _STRIPS):
+        few = min(_STRIPS, tile.padded // strip - s)
+        if grads.coefficients.size:
+            sum_products(
+                scratch.z, offsets.row, at, strip, scratch.atoms, offsets.atom, offsets.row,
+                scratch.images, offsets.image, offsets.tap, m, several, count, s, few, _SET,
+            )  # fmt: skip
+        if grads.atoms.size:
+            sum_products(
+                adjoint.grad_atoms, offsets.atom, offsets.row, strip,
+                adjoint.grad_z, offsets.row[place * m :], offsets.channel,
+                scratch.images, offsets.tap, offsets.image, m, count, several, s, few, _ADD,
+            )  # fmt: skip
+        if grads.x.size:
+            sum_products(
+                adjoint.grad_images, offsets.tap, offsets.image, strip,
+                scratch.atoms, offsets.row, offsets.atom,
+                adjoint.grad_z, at, offsets.row, count, several, m, s, few, _ADD,
+            )  # fmt: skip
 
 
 @jit
@@ -300,13 +360,14 @@ def _grads_of_chunk(
     adjoint: Adjoint,
 ) -> None:
     """What some channels contribute to all gradients."""
-    m, count, outputs = len(offsets.atom), len(offsets.tap), inputs.grad_output.shape[1]
+    m, outputs = len(offsets.atom), inputs.grad_output.shape[1]
     rows, span, panel = (end - begin) * m, layout.span, outputs * gemm.ROWS
+    strip = STRIP_BYTES // inputs.x.itemsize
     if grads.x.size + grads.atoms.size:
         gemm.multiply(
             adjoint.grad_z, _START, span, rows, tile.positions,
             inputs.left, begin * m // gemm.ROWS * panel, panel,
-            adjoint.output, _START, offsets.row, _START, outputs, scratch.corner, _SET,
+            adjoint.output, _START, strip, offsets.row, _START, outputs, scratch.corner, _SET,
         )  # fmt: skip
         for row in range(rows):
             clear(adjoint.grad_z, row * span + tile.positions, tile.padded - tile.positions)
@@ -314,18 +375,10 @@ def _grads_of_chunk(
         several, place = min(layout.group, end - c), c - begin
         if grads.atoms.size + grads.coefficients.size:
             pack_group(tile, inputs.x, c, several, taps, layout, scratch)
-        if grads.coefficients.size:
-            filter_group(tile, place, several, offsets, scratch)
-        if grads.atoms.size:
-            sum_products(
-                adjoint.grad_atoms, offsets.atom, offsets.row, adjoint.grad_z, offsets.row[place * m :],
-                offsets.channel, scratch.images, offsets.tap, offsets.image,
-                m, count, several, tile.positions, _ADD,
-            )  # fmt: skip
+        clear(adjoint.grad_images, 0, several * layout.image if grads.x.size else 0)
+        _products_of_group(tile, place, several, grads, layout, offsets, scratch, adjoint)
         if grads.x.size:
-            _grad_x_of_group(
-                tile, c, place, several, grads, item, shared, taps, layout, offsets, scratch, adjoint
-            )
+            _grad_x_of_group(tile, c, several, adjoint.grad_images, grads, item, shared, taps, layout)
     if grads.coefficients.size:
         wide, width = grads.coefficients.shape[2], gemm.TILE_BYTES // grads.coefficients.itemsize
         # Short sums that are added up: rounding errors grow with the length of a sum.

@@ -101,7 +101,7 @@ def correlate_items(
             count = min(together, depth - k)
             multiply(
                 *(sums, 0, line, last_row - first_row, length),
-                *(weight, at + k * ROWS, panel, packed, 0, starts, k, count, scratch, k > 0),
+                *(weight, at + k * ROWS, panel, packed, 0, tile, starts, k, count, scratch, k > 0),
             )
         for row in range(first_row, last_row):
             x = origin[1] + left * step[1]
@@ -180,8 +180,8 @@ def weight_items(
                     at = ((item * taps + t) * rows + row) * together
                     shift = (reads[t, 1] * block.pitch + reads[t, 2]) * together
                     multiply(
-                        *(flat, at, together, share, count, panel, 0, 0, packed, reads[t, 0] * plane + shift),
-                        *(steps, 0, high * wide, scratch, True),
+                        *(flat, at, together, share, count, panel, 0, 0),
+                        *(packed, reads[t, 0] * plane + shift, tile, steps, 0, high * wide, scratch, True),
                     )
 
 

@@ -42,7 +42,6 @@ from .deform_gradients import (
 )
 from .deform_kernels import (
     Chunks,
-    Grid,
     Part,
     forward_items,
     forward_memory,
@@ -50,6 +49,7 @@ from .deform_kernels import (
     pack_weight_items,
     unpack_items,
 )
+from .deform_points import Grid
 from .gemm import ROWS, TILE_BYTES
 from .scratch import KEPT_BYTES, borrow, run_with_memory
 
@@ -81,6 +81,7 @@ class _Plan(NamedTuple):
 
     chunks: Chunks
     parts: tuple[tuple[Part, ...], ...]  # by the chunks that they are made of
+    weights: tuple[tuple[Chunks, int], ...]  # of each of these: chunks with where theirs begin, and the size
     shares: int  # of the tiles, backward
     splits: int  # shares of one image
 
@@ -177,7 +178,7 @@ def _plan(call: _Call) -> _Plan:
     weight_sizes = np.diff(chunks.weight_at, append=_weight_size(call, chunks)) * call.itemsize
     packed_sizes = chunks.size * grid.pixels * call.itemsize * copies
     budgets = (_budget(PACKED_BYTES, PACKED_PART, call), _budget(WEIGHT_BYTES, WEIGHT_PART, call) / copies)
-    parts, start = [], 0
+    parts, weights, start = [], [], 0
     shares = call.batch
     while start < len(chunks.first):
         stop = start + 1
@@ -189,12 +190,14 @@ def _plan(call: _Call) -> _Plan:
         images = max(1, int(budgets[0] // packed_sizes[start:stop].sum()))
         shares = max(1, min(shares, images, int(budgets[1] // max(1, weight_sizes[start:stop].sum()))))
         parts.append(tuple(_parts(call, chunks, start, stop, images, tile, step)))
+        of_part = chunks._replace(weight_at=chunks.weight_at - chunks.weight_at[start])
+        weights.append((of_part, int(weight_sizes[start:stop].sum()) // call.itemsize))
         start = stop
     shares = min(shares, max(1, -(-parallel.ITEMS // len(chunks.first))))
     splits = _splits(call) if len(parts) == len(parts[0]) == 1 else 1
     while splits > 1 and shares * splits * weight_sizes.sum() > budgets[1]:
         splits //= 2
-    return _Plan(chunks, tuple(parts), shares * splits, splits)
+    return _Plan(chunks, tuple(parts), tuple(weights), shares * splits, splits)
 
 
 def _tile(call: _Call, channels: int) -> tuple[int, int]:
@@ -247,19 +250,17 @@ def _pack(x: np.ndarray, grid: Grid, chunks: Chunks, part: Part) -> np.ndarray:
     return packed
 
 
-def _pack_weights(weight: np.ndarray, call: _Call, chunks: Chunks, part: Part) -> tuple[np.ndarray, Chunks]:
-    """The weights of the chunks of a part as right matrices, and the chunks with where these begin."""
-    grid, end = call.grid, part.chunk + part.chunks
+def _pack_weights(weight: np.ndarray, call: _Call, part: Part, of_part: Chunks, size: int) -> np.ndarray:
+    """The weights of the chunks of a part as right matrices; `of_part` says where these begin."""
+    grid = call.grid
     each, width = grid.outputs // grid.groups, TILE_BYTES // call.itemsize
-    ends = np.append(chunks.weight_at, _weight_size(call, chunks))
-    packed = borrow("weights", int(ends[end] - ends[part.chunk]), weight.dtype)
-    of_part = chunks._replace(weight_at=chunks.weight_at - ends[part.chunk])
+    packed = borrow("weights", size, weight.dtype)
     arrays, last = (kernel_input(weight).reshape(-1), packed), (grid, of_part, part)
     if call.backward:
         parallel.run(weight_items, part.chunks * each, 2 * len(packed), *arrays, *last, 0)
     else:
         parallel.run(pack_weight_items, part.chunks * -(-each // width), 2 * len(packed), *arrays, *last)
-    return packed, of_part
+    return packed
 
 
 def _flat(*arrays: Any) -> Iterator[np.ndarray]:
@@ -286,12 +287,12 @@ def forward(
         return y, kept
     grid = _grid(x, offset, weight, **steps)
     call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, y), backward=False)
-    chunks, groups_of_parts, *_ = _plan(call)
+    plan = _plan(call)
     pixels, places, factors, biases = _flat(x, offset, mask, bias)
-    for parts in groups_of_parts:
-        weights, of_part = _pack_weights(weight, call, chunks, parts[0])
+    for parts, (of_part, size) in zip(plan.parts, plan.weights, strict=True):
+        weights = _pack_weights(weight, call, parts[0], of_part, size)
         for part in parts:
-            packed = _pack(pixels, grid, chunks, part)
+            packed = _pack(pixels, grid, of_part, part)
             items = part.images * part.tiles
             operations = 0.1 * items * part.tile * grid.taps * part.channels * grid.outputs / grid.groups
             arrays = (packed, places, factors, weights, biases, y.reshape(-1))
@@ -324,8 +325,8 @@ def backward(
     plan = _plan(call)
     pixels, places, factors = _flat(x, offset, mask)
     gradient = kernel_input(grad_output).reshape(-1)
-    for parts in plan.parts:
-        weights, of_part = _pack_weights(weight, call, plan.chunks, parts[0])
+    for parts, (of_part, size) in zip(plan.parts, plan.weights, strict=True):
+        weights = _pack_weights(weight, call, parts[0], of_part, size)
         slots = borrow("slots", plan.shares * len(weights) if wanted.weight else 0, x.dtype)
         slots[...] = 0
         for part in parts:

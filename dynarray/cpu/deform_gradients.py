@@ -6,20 +6,8 @@ import numpy as np
 from numba import boolean, int64, uint64
 
 from .compile import cached_jit, jit
-from .deform_kernels import (
-    LINE,
-    Chunks,
-    Grid,
-    Part,
-    Points,
-    new_points,
-    packed_at,
-    sample,
-    scratch,
-    set_up,
-    spread,
-    sums,
-)
+from .deform_kernels import LINE, Chunks, Part, packed_at, scratch
+from .deform_points import Grid, Points, new_points, sample, set_up, spread, sums
 from .gemm import ROWS, TILE_BYTES, multiply_rows
 from .planes import clear, copy, whole_lines
 from .transpose import transpose
@@ -140,6 +128,8 @@ def _pull_back(
 ) -> None:
     """From gradients of columns, those of pixels and points; then the columns in their place."""
     image, pitch, size = tile // part.tiles, grid.width + 2, chunks.size[chunk]
+    places, weights, packed = points.at, points.weights, inputs.packed
+    grad_packed, corner_sums = grads.packed, grads.corner_sums
     base = packed_at(grid, part, image, chunks.first[chunk])
     to = base + tile % part.tiles % band.splits * (len(grads.packed) // band.splits)
     sums_at = ((tile - band.start) * part.chunks + chunk - part.chunk) * 4 * part.tile * grid.taps
@@ -147,12 +137,11 @@ def _pull_back(
         for tap in range(grid.taps):
             k, at = i * grid.taps + tap, i * stride + tap * size
             if wanted.points:
-                out_at = sums_at + 4 * k
-                sums(inputs.packed, base, pitch, size, points.at[k], columns, at, grads.corner_sums, out_at)
+                sums(packed, base, pitch, size, places, k, columns, at, corner_sums, sums_at + 4 * k)
             if wanted.x:
-                spread(grads.packed, to, pitch, size, points, k, columns, at)
+                spread(grad_packed, to, pitch, size, places, weights, k, columns, at)
             if wanted.weight:
-                sample(inputs.packed, base, pitch, size, points, k, columns, at)
+                sample(packed, base, pitch, size, places, weights, k, columns, at)
 
 
 def backward_memory(grid: Grid, part: Part, itemsize: int) -> tuple[int, int, int]:
@@ -179,7 +168,7 @@ def backward_items(
 ) -> None:
     """Items are (share of the tiles, chunk): no two write the same memory."""
     each, width = grid.outputs // grid.groups, TILE_BYTES // inputs.packed.itemsize
-    points = new_points(grid, part, inputs.packed)
+    points = new_points(part.tile * grid.taps, inputs.packed)
     clear(memory, 0, len(memory))  # what rows and columns beyond the matrices give is added to slots
     pitch, middle = part.tile + LINE, parts_of_memory[0] + parts_of_memory[1]
     columns, by_output = memory[: parts_of_memory[0]], memory[parts_of_memory[0] : middle]
@@ -230,7 +219,7 @@ def point_items(
     band: Band,
 ) -> None:
     """Items are tiles of the band: gradients of their points, the sums of all chunks added up in order."""
-    points = new_points(grid, part, offset)
+    points = new_points(part.tile * grid.taps, offset)
     per_chunk = 4 * part.tile * grid.taps
     for item in range(start, stop):
         image, first = (band.start + item) // part.tiles, (band.start + item) % part.tiles * part.tile
@@ -294,7 +283,7 @@ def sample_items(
     part: Part,
 ) -> None:
     """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
-    points = new_points(grid, part, y)
+    points = new_points(part.tile * grid.taps, y)
     columns = scratch(part.tile * part.depth, y)
     for item in range(start, stop):
         image, first = item // part.tiles, item % part.tiles * part.tile
@@ -305,7 +294,10 @@ def sample_items(
             base = packed_at(grid, part, image, chunks.first[chunk])
             for tap in range(grid.taps):
                 for i in range(count):
-                    sample(packed, base, grid.width + 2, size, points, i * grid.taps + tap, columns, i * size)
+                    k = i * grid.taps + tap
+                    sample(
+                        packed, base, grid.width + 2, size, points.at, points.weights, k, columns, i * size
+                    )
                 for c in range(size):
                     channel = (part.image + image) * grid.channels + chunks.first[chunk] + c
                     at = (channel * grid.taps + tap) * grid.positions + first
@@ -326,7 +318,7 @@ def sample_backward_items(
     wanted: Wanted,
 ) -> None:
     """As `backward_items`, without weights."""
-    points = new_points(grid, part, inputs.packed)
+    points = new_points(part.tile * grid.taps, inputs.packed)
     columns = scratch(part.tile * part.depth, inputs.packed)
     for item in range(start, stop):
         share, chunk = item // part.chunks, part.chunk + item % part.chunks

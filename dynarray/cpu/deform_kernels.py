@@ -6,30 +6,12 @@ import numpy as np
 from numba import int64, uint64
 
 from .compile import cached_jit, jit
+from .deform_points import Grid, new_points, sample, set_up
 from .gemm import TILE_BYTES, multiply_rows
 from .planes import aligned, clear, whole_lines
 from .transpose import transpose
 
 LINE = 16  # elements, at least those of a cache line
-
-
-class Grid(NamedTuple):
-    """Sizes of a call, and where its regular grid lies."""
-
-    channels: int
-    outputs: int  # channels of the output
-    groups: int
-    offset_groups: int
-    height: int
-    width: int
-    pixels: int  # of a packed image
-    out_width: int
-    positions: int
-    taps: int
-    kernel_w: int
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 class Chunks(NamedTuple):
@@ -56,137 +38,6 @@ class Part(NamedTuple):
     tiles: int  # of an image
     step: int  # taps that are sampled at once
     depth: int  # most columns that a chunk has for so many taps
-
-
-class Points(NamedTuple):
-    """The points of one tile and offset group: position after position, tap after tap."""
-
-    at: np.ndarray  # top left corner, in pixels of a packed image
-    ly: np.ndarray  # distance from there
-    lx: np.ndarray
-    factor: np.ndarray  # mask, or 1
-
-
-@jit
-def new_points(grid: Grid, part: Part, like: np.ndarray) -> Points:
-    """Memory for the points of one tile."""
-    count = part.tile * grid.taps
-    return Points(
-        np.empty(count, np.int64),
-        np.empty(count, like.dtype),
-        np.empty(count, like.dtype),
-        np.empty(count, like.dtype),
-    )
-
-
-@jit
-def set_up(
-    points: Points,
-    offset: np.ndarray,
-    mask: np.ndarray,
-    grid: Grid,
-    image: int,
-    group: int,
-    start: int,
-    count: int,
-) -> None:
-    """The points of `count` positions from `start` on. `mask` has no elements where there is none.
-
-    A packed image has a ring of zeros and one more row of them below: there lie all four corners of a point
-    that is not near the image. Its distances are 0, or NaN where a coordinate is.
-    """
-    pitch, outside = grid.width + 2, (grid.height + 1) * (grid.width + 2)
-    zero, one = offset.dtype.type(0), offset.dtype.type(1)
-    for tap in range(grid.taps):
-        plane = ((image * grid.offset_groups + group) * grid.taps + tap) * grid.positions
-        base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
-        base_x = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
-        row, column = start // grid.out_width, start % grid.out_width
-        for i in range(count):
-            p = start + i
-            y = offset.dtype.type(row * grid.stride[0] + base_y) + offset[2 * plane + p]
-            x = offset.dtype.type(column * grid.stride[1] + base_x) + offset[2 * plane + grid.positions + p]
-            column += 1
-            if column == grid.out_width:
-                row, column = row + 1, 0
-            k = i * grid.taps + tap
-            points.factor[k] = mask[plane + p] if mask.size else one
-            if y > -1 and y < grid.height and x > -1 and x < grid.width:
-                top, left = np.floor(y), np.floor(x)
-                points.at[k] = (int(top) + 1) * pitch + int(left) + 1
-                points.ly[k] = y - top
-                points.lx[k] = x - left
-            else:
-                lost = np.isnan(y) or np.isnan(x)
-                points.at[k] = outside
-                points.ly[k] = points.lx[k] = np.nan if lost else zero
-
-
-@jit
-def _weights(points: Points, k: int) -> tuple:
-    """Weights of the four corners: top left, top right, below left, below right."""
-    one = points.ly.dtype.type(1)
-    low, high = points.ly[k] * points.factor[k], (one - points.ly[k]) * points.factor[k]
-    right = points.lx[k]
-    return high * (one - right), high * right, low * (one - right), low * right
-
-
-@jit
-def sample(
-    image: np.ndarray, base: int, pitch: int, size: int, points: Points, k: int, out: np.ndarray, at: int
-) -> None:
-    """out[at + c] = the image at point k, for `size` channels side by side."""
-    a, count = uint64(base + points.at[k] * size), uint64(size)
-    b = uint64(base + (points.at[k] + pitch) * size)
-    w0, w1, w2, w3 = _weights(points, k)
-    t = uint64(at)
-    for c in range(count):
-        out[t + c] = (w0 * image[a + c] + w1 * image[a + count + c]) + (
-            w2 * image[b + c] + w3 * image[b + count + c]
-        )
-
-
-@jit
-def sums(
-    image: np.ndarray,
-    base: int,
-    pitch: int,
-    size: int,
-    at: int,
-    gradient: np.ndarray,
-    g_at: int,
-    out: np.ndarray,
-    out_at: int,
-) -> None:
-    """For each corner of the pixel `at`, the sum over channels of gradient * corner."""
-    a, count = uint64(base + at * size), uint64(size)
-    b, g = uint64(base + (at + pitch) * size), uint64(g_at)
-    s0 = s1 = s2 = s3 = image.dtype.type(0)
-    for c in range(count):
-        value = gradient[g + c]
-        s0 += value * image[a + c]
-        s1 += value * image[a + count + c]
-        s2 += value * image[b + c]
-        s3 += value * image[b + count + c]
-    out[out_at], out[out_at + 1], out[out_at + 2], out[out_at + 3] = s0, s1, s2, s3
-
-
-@jit
-def spread(
-    image: np.ndarray, base: int, pitch: int, size: int, points: Points, k: int, gradient: np.ndarray, at: int
-) -> None:
-    """The adjoint of `sample`: add the gradient to the corners of point k."""
-    a, count = uint64(base + points.at[k] * size), uint64(size)
-    b, g = uint64(base + (points.at[k] + pitch) * size), uint64(at)
-    w0, w1, w2, w3 = _weights(points, k)
-    for c in range(count):
-        image[a + c] += w0 * gradient[g + c]
-    for c in range(count):
-        image[a + count + c] += w1 * gradient[g + c]
-    for c in range(count):
-        image[b + c] += w2 * gradient[g + c]
-    for c in range(count):
-        image[b + count + c] += w3 * gradient[g + c]
 
 
 @jit
@@ -301,7 +152,8 @@ def forward_items(
     """Items are tiles of output positions: samples of one chunk after the other, times their weights."""
     width = TILE_BYTES // y.itemsize
     across = -(-(grid.outputs // grid.groups) // width) * width
-    points = new_points(grid, part, y)
+    points = new_points(part.tile * grid.taps, y)
+    places, corners, pitch = points.at, points.weights, grid.width + 2
     result = memory[-part.tile * (across + LINE) :]
     for item in range(start, stop):
         image, first = item // part.tiles, item % part.tiles * part.tile
@@ -319,7 +171,7 @@ def forward_items(
                 for i in range(count):
                     for t in range(taps):
                         k, to = i * grid.taps + tap + t, i * depth + t * size
-                        sample(packed, base, grid.width + 2, size, points, k, memory, to)
+                        sample(packed, base, pitch, size, places, corners, k, memory, to)
                 multiply_rows(
                     result, int64(0), across + LINE, count, across,
                     memory, int64(0), depth, weights, at, width, grid.taps * size * width, depth,

@@ -11,6 +11,7 @@ rows of the right one come from the first two levels of cache. LLVM's vectoriser
 registers, so the innermost loop is written as vector instructions.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,14 @@ def multiply(
     panel: int,
     right: np.ndarray,
     right_at: int,
+    strip: int,
     steps: np.ndarray,
     first: int,
     count: int,
     scratch: np.ndarray,
     add: bool,
 ) -> None:
-    """out[at + i*stride + j] = sum over k of left[i, k] * right[right_at + steps[first + k] + j].
+    """out[at + i*stride + j] = sum over k of left[i, k] * right[k, j].
 
     Parameters
     ----------
@@ -65,28 +67,28 @@ def multiply(
         Where the result begins, the distance of its rows, and its size.
     left_at, panel : int
         Where the first panel begins, at the first step of depth to be taken, and the distance of panels.
-    right_at, steps : int, array of int
-        Where the right matrix and each of its rows begin. Reads up to the end of a tile, ``TILE_BYTES`` or
-        less behind the last column: that memory must be there, its contents do not matter.
+    right_at, strip, steps : int, int, array of int
+        Where the right matrix begins, the distance of its strips of `TILE_BYTES` of columns, and where each
+        row begins in a strip. Reads up to the end of a strip: that memory must be there, its contents do not
+        matter.
     first, count : int
         Which of the `steps` to take; `count` is at least 1.
     scratch : array
-        At least one tile, for those that reach over the edge.
+        At least one tile, for those that reach over the last column.
     add : bool
         Add to what `out` holds, for a sum that is made in parts.
     """
     width = TILE_BYTES // out.itemsize
-    for i in range(0, rows, ROWS):
-        source = left_at + i // ROWS * panel
-        for j in range(0, columns, width):
-            place = at + i * stride + j
-            if i + ROWS <= rows and j + width <= columns:
-                _tile(out, place, stride, left, source, right, right_at + j, steps, first, count, add)
+    # A strip of the right matrix stays in the first level of cache while the panels of the left one go by.
+    for j in range(0, columns, width):
+        there = right_at + j // width * strip
+        for i in range(0, rows, ROWS):
+            place, source, high = at + i * stride + j, left_at + i // ROWS * panel, min(ROWS, rows - i)
+            if j + width <= columns:
+                _tile(out, place, stride, high, left, source, right, there, steps, first, count, add)
             else:
-                _tile(scratch, 0, width, left, source, right, right_at + j, steps, first, count, False)
-                _copy_part(
-                    out, place, stride, min(ROWS, rows - i), min(width, columns - j), scratch, width, add
-                )
+                _tile(scratch, 0, width, high, left, source, right, there, steps, first, count, False)
+                _copy_part(out, place, stride, high, columns - j, scratch, width, add)
 
 
 @jit
@@ -152,6 +154,7 @@ def _tile(
     out: Any,
     at: Any,
     stride: Any,
+    rows: Any,
     left: Any,
     left_at: Any,
     right: Any,
@@ -161,19 +164,20 @@ def _tile(
     count: Any,
     add: Any,
 ) -> Any:
-    """One tile of `multiply`, its sums in registers."""
+    """One tile of `multiply`, its sums in registers, of which the first `rows` rows are stored."""
     index = types.intp
-    signature = types.void(out, index, index, left, index, right, index, steps, index, index, types.boolean)
+    places = (out, index, index, index, left, index, right, index)
+    signature = types.void(*places, steps, index, index, types.boolean)
     return signature, _generate_tile
 
 
 def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, TILE_BYTES)
-    _, at, stride, _, left_at, _, right_at, _, first, count, add = args
+    _, at, stride, rows, _, left_at, _, right_at, _, first, count, add = args
     index = count.type
     out, left, right, steps = (
         builder.gep(writer.data[array], [offset])
-        for array, offset in ((0, at), (3, left_at), (5, right_at), (7, first))
+        for array, offset in ((0, at), (4, left_at), (6, right_at), (8, first))
     )
 
     def step(k: Any, sums: list) -> list:
@@ -182,7 +186,7 @@ def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any
         factors = (writer.broadcast(writer.element(panel, index(i))) for i in range(ROWS))
         return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
 
-    _store_tile(writer, writer.sums(ROWS, count, step), out, stride, add)
+    _store_tile(writer, writer.sums(ROWS, count, step), out, stride, rows, add)
     return context.get_dummy_value()
 
 
@@ -221,17 +225,19 @@ def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) ->
         factors = (writer.broadcast(writer.element(line, k)) for line in lines)
         return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
 
-    _store_tile(writer, writer.sums(ROWS, depth, step), out, stride, add)
+    _store_tile(writer, writer.sums(ROWS, depth, step), out, stride, None, add)
     return context.get_dummy_value()
 
 
-def _store_tile(writer: Writer, totals: list, out: Any, stride: Any, add: Any) -> None:
-    """The sums of a tile, added to what is there if `add` says so."""
+def _store_tile(writer: Writer, totals: list, out: Any, stride: Any, rows: Any, add: Any) -> None:
+    """The sums of a tile, or of its first `rows` rows, added to what is there if `add` says so."""
     builder = writer.builder
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
             with branch:
                 for i, total in enumerate(totals):
                     place = builder.mul(stride, stride.type(i))
-                    value = writer.add(total, writer.load(out, place)) if adding else total
-                    writer.store(value, out, place)
+                    inside = rows and builder.icmp_signed("<", rows.type(i), rows)
+                    with builder.if_then(inside, likely=True) if rows else nullcontext():
+                        value = writer.add(total, writer.load(out, place)) if adding else total
+                        writer.store(value, out, place)
