@@ -73,10 +73,10 @@ def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
         def factored(
             x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None
         ) -> Tensor:
-            kernel, centre = u + 1 / x.shape[1], v.shape[2] * v.shape[3] // 2
-            dots, y = of_channels(x, kernel), 0
+            centre, mean = v.shape[2] * v.shape[3] // 2, x.mean(1, keepdim=True)
+            dots, y = of_channels(x, u), 0
             for s, (dy, dx) in enumerate(offsets()):
-                z = dots[s]
+                z = dots[s] + _moved(mean, dy, dx)  # the residual: cheaper here than on each channel
                 if by_position is not None:
                     z = z * (_moved(by_position.flatten(2, 3)[:, :, centre], dy, dx) + 1)
                 y = y + _attended(z + _spatial(x, v, by_position, dy, dx), by_sample, s)
@@ -109,8 +109,8 @@ def _boxed(samples: int, sample_stride: int) -> Callable:
         for place in places:
             box = box + torch.roll(sums, -place, 3)
         h, w = x.shape[2:]
-        y = ((u + 1 / x.shape[1]) * box[:, None, :, reach : reach + h, reach : reach + w]).sum(2)
-        total = box.sum(1, keepdim=True)
+        box_here, total = box[:, None, :, reach : reach + h, reach : reach + w], box.sum(1, keepdim=True)
+        y = (u * box_here).sum(2) + total[..., reach : reach + h, reach : reach + w] / x.shape[1]
         for t, a, b in _taps(v):
             y = (
                 y
