@@ -307,7 +307,7 @@ def _pack_columns(scratch: Columns, outputs: tuple, channels: tuple, row: int, i
                 of + min(c + 3, last) * plane,
             )
             to = (c - channels[0]) * size + k * ROWS * strip
-            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide)
+            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide, wide)
 
 
 @cached_jit

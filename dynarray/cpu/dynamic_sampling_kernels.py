@@ -110,7 +110,7 @@ def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, r
         )
         for r in range(1 if joined else rows):
             of_row = (starts[0] + r * wide, starts[1] + r * wide, starts[2] + r * wide, starts[3] + r * wide)
-            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide)
+            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide, plane)
 
 
 @jit
