@@ -73,10 +73,10 @@ def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
         def factored(
             x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None
         ) -> Tensor:
-            kernel, centre = u + 1 / x.shape[1], v.shape[2] * v.shape[3] // 2
-            dots, y = of_channels(x, kernel), 0
+            centre, mean = v.shape[2] * v.shape[3] // 2, x.mean(1, keepdim=True)
+            dots, y = of_channels(x, u), 0
             for s, (dy, dx) in enumerate(offsets()):
-                z = dots[s]
+                z = dots[s] + _moved(mean, dy, dx)  # the residual: cheaper here than on each channel
                 if by_position is not None:
                     z = z * (_moved(by_position.flatten(2, 3)[:, :, centre], dy, dx) + 1)
                 y = y + _attended(z + _spatial(x, v, by_position, dy, dx), by_sample, s)
@@ -96,6 +96,57 @@ def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
     return {"factored, region by region": fused(one_by_one), "factored, one product": fused(together)}
 
 
+def _shared(samples: int, step: int) -> dict[str, Callable]:
+    """What taps see, X1 * Ap, made once on a padded image, of which each region is a part."""
+    before = (samples - 1) // 2 * step
+    margin = (before, (samples - 1) * step - before) * 2
+
+    def seen(x: Tensor, v: Tensor, by_position: Any) -> tuple[Tensor, Any]:
+        """(N, O or 1, taps, ...), and Ap on the centre."""
+        total = F.pad(x.sum(1, keepdim=True), margin)
+        maps = torch.stack([_moved_within(x, margin, a, b) for _, a, b in _taps(v)], 2)
+        if by_position is None:
+            return maps, torch.ones_like(total)
+        attended = F.pad(by_position.flatten(2, 3), margin) + 1
+        return maps * attended, attended[:, :, v.shape[2] * v.shape[3] // 2]
+
+    def parts(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
+        """Region by region, for a compiler that fuses."""
+        maps, central = seen(x, v, by_position)
+        wide, kernel, (h, w) = F.pad(x, margin), v.flatten(2, 3), x.shape[2:]
+        y: Any = 0
+        for s in range(samples * samples):
+            top, left = s // samples * step, s % samples * step
+            here = (..., slice(top, top + h), slice(left, left + w))
+            pixels = wide[here]
+            dots = (u * pixels[:, None]).sum(2) + pixels.mean(1, keepdim=True)
+            z = dots * central[here] + (kernel * maps[here]).sum(2)
+            y = y + _attended(z, by_sample, s)
+        return y
+
+    def windows(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
+        """All regions at once, as views (..., S, S, H, W): little to compile."""
+        maps, central = seen(x, v, by_position)
+
+        def regions(image: Tensor) -> Tensor:
+            return image.unfold(-2, x.shape[2], step).unfold(-2, x.shape[3], step)
+
+        pixels = regions(F.pad(x, margin))
+        dots = (u[:, :, :, None, None] * pixels[:, None]).sum(2) + pixels.mean(1, keepdim=True)
+        z = dots * regions(central) + (v.flatten(2, 3)[:, :, :, None, None] * regions(maps)).sum(2)
+        return (z if by_sample is None else z * (by_sample + 1)).sum((2, 3))
+
+    return {"factored, shared maps": parts, "factored, views": windows}
+
+
+def _moved_within(x: Tensor, margin: tuple, a: int, b: int) -> Tensor:
+    """The sum over channels, moved, on an image with margins."""
+    left, right, top, bottom = margin
+    total = F.pad(x.sum(1, keepdim=True), (left + abs(b), right + abs(b), top + abs(a), bottom + abs(a)))
+    h, w = x.shape[2] + top + bottom, x.shape[3] + left + right
+    return total[..., abs(a) + a : abs(a) + a + h, abs(b) + b : abs(b) + b + w]
+
+
 def _boxed(samples: int, sample_stride: int) -> Callable:
     def boxed(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Without attention: one region of box sums, rows before columns."""
@@ -109,8 +160,8 @@ def _boxed(samples: int, sample_stride: int) -> Callable:
         for place in places:
             box = box + torch.roll(sums, -place, 3)
         h, w = x.shape[2:]
-        y = ((u + 1 / x.shape[1]) * box[:, None, :, reach : reach + h, reach : reach + w]).sum(2)
-        total = box.sum(1, keepdim=True)
+        box_here, total = box[:, None, :, reach : reach + h, reach : reach + w], box.sum(1, keepdim=True)
+        y = (u * box_here).sum(2) + total[..., reach : reach + h, reach : reach + w] / x.shape[1]
         for t, a, b in _taps(v):
             y = (
                 y
@@ -122,7 +173,11 @@ def _boxed(samples: int, sample_stride: int) -> Callable:
 
 
 def _sampling(samples: int, sample_stride: int) -> dict[str, Callable]:
-    made = {"paper": _paper(samples, sample_stride), **_factored(samples, sample_stride)}
+    made = {
+        "paper": _paper(samples, sample_stride),
+        **_factored(samples, sample_stride),
+        **_shared(samples, sample_stride),
+    }
     # Box sums are right without attention only; with it, this one takes too many arguments and is left out.
     return {**made, "factored, box sums": _boxed(samples, sample_stride)}
 

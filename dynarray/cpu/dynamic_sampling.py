@@ -12,17 +12,16 @@ way, once for all samples. Then
 - the gradient of x is made for a few channels at a time, each by one owner.
 
 The maximum takes part in gradients with one sample of each pixel, so there pixels are gathered one by one.
-Where nothing but the position tells samples apart, without attention and with "sum", one sample of box sums
-of x takes the place of S*S samples of x.
+Where nothing but the position tells samples apart, without attention and with "sum", one region of box sums
+of x takes the place of S*S regions of x: that, and a single sample, is `dynamic_sampling_single`.
 
 Which bound holds, for (1, 128->24, 48, 64), k = 3, float32, on two threads of a Zen 3 (AVX2). Reading the 38
-MB of channel_kernel takes 4 ms, and is the bound with one region or box sums: their kernel takes 4.1 to 4.6
-ms. With both attentions S = 3, 7, 9 take 91, 495 and 818 million multiply-adds, which at the rate of the
-innermost loop on data in the first cache (28 per nanosecond and thread) is 1.6, 8.8 and 14.6 ms: memory is
-the bound at S = 3, arithmetic from S = 7 on. The forward kernel takes 10, 27 and 33 ms, so that at S = 9 it
-comes within a factor of 2.3 of its bound, and at S = 3 within 2.5: channel_kernel is read in runs of a few
-rows. Backward takes three times the arithmetic, and writes as much as it reads: 36 + 15, 71 + 32 and 109 + 45
-ms in its two passes.
+MB of channel_kernel takes 3 to 4 ms, and is the bound with a single region. With both attentions S = 3, 7, 9
+take 91, 495 and 818 million multiply-adds, which at the rate of the innermost loop on data in the first cache
+(28 per nanosecond and thread) is 1.6, 8.8 and 14.6 ms: memory is the bound at S = 3, arithmetic from S = 7
+on. The forward kernel takes 10, 27 and 33 ms, so that at S = 9 it comes within a factor of 2.3 of its bound,
+and at S = 3 within 2.5: channel_kernel is read in runs of a few rows. Backward takes three times the
+arithmetic, and writes as much as it reads: 36 + 15, 71 + 32 and 109 + 45 ms in its two passes.
 """
 
 from math import prod
@@ -37,20 +36,17 @@ from .dynamic_sampling_backward import (
     Outer,
     first_items,
     second_items,
-    single_second_items,
 )
 from .dynamic_sampling_conv import BLOCK as CONV_ROWS
 from .dynamic_sampling_conv import Steps, conv_backward_items, conv_items
 from .dynamic_sampling_kernels import (
     ITEM_ROWS,
     MAX,
-    SINGLE_ROWS,
     STACK,
     SUM,
     Band,
     Inputs,
     forward_items,
-    single_items,
     whole_items,
 )
 from .dynamic_sampling_maximum import first_maximum_items, second_maximum_items
@@ -66,8 +62,8 @@ from .dynamic_sampling_packing import (
     step_of,
 )
 from .dynamic_sampling_scratch import cut, make_columns, make_rows, make_weights, row_sizes, widths_of
+from .dynamic_sampling_single import single_backward, single_forward, single_region
 from .dynamic_sampling_tile import ROWS
-from .scratch import run_with_memory
 
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
 
@@ -87,7 +83,11 @@ def _inputs(arrays: tuple, n: int) -> Inputs:
 def sampling_forward(*arrays: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_sampling_conv2d`; keeps inputs and, for "max", which samples were the largest."""
     given: tuple[Any, ...] = tuple(None if array is None else kernel_input(array) for array in arrays)
-    call, (x, channel_kernel) = describe(given, params), given[:2]
+    x, channel_kernel = given[:2]
+    if x.size and channel_kernel.size and single_region(given, params):
+        y = single_forward(given, params)
+        return y[:, None, None] if params["fuse"] == "stack" else y, arrays
+    call = describe(given, params)
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
     y = np.zeros((x.shape[0], regions if params["fuse"] == "stack" else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs) if params["fuse"] == "max" else (0,) * 4, np.int32)
@@ -107,21 +107,14 @@ def _forward_image(call: Call, inputs: Inputs, y: np.ndarray, largest: np.ndarra
     for rows in bands(call, inputs.x.itemsize):
         band, _ = prepare(call, inputs, total, rows)
         operations = inputs.channel_kernel.size * len(band.at) ** 2 * band.rows / call.rows.outputs
-        if len(band.at) == 1:
-            blocks = -(-band.rows // SINGLE_ROWS)
-            chunks = max(1, min(y.shape[1], -(-parallel.ITEMS // blocks)))
-            elements = len(band.taps) * call.columns.outputs
-            arrays: tuple = (inputs, band, chunks, y)
-            run_with_memory(single_items, blocks * chunks, operations, elements, y.dtype, *arrays)
-        else:
-            blocks = -(-band.rows // ITEM_ROWS)
-            chunks = max(1, min(call.sets, -(-parallel.ITEMS // blocks)))
-            odd = np.zeros(chosen.shape[:2], bool)
-            arrays = (inputs, band, chunks, y, chosen if fuse == MAX else None, odd)
-            parallel.run(_forward_piece, blocks * chunks, operations, *arrays)
-            if odd.any():
-                places = np.argwhere(odd)
-                parallel.run(whole_items, len(places), operations, inputs, band, places, y[0], chosen)
+        blocks = -(-band.rows // ITEM_ROWS)
+        chunks = max(1, min(call.sets, -(-parallel.ITEMS // blocks)))
+        odd = np.zeros(chosen.shape[:2], bool)
+        arrays = (inputs, band, chunks, y, chosen if fuse == MAX else None, odd)
+        parallel.run(_forward_piece, blocks * chunks, operations, *arrays)
+        if odd.any():
+            places = np.argwhere(odd)
+            parallel.run(whole_items, len(places), operations, inputs, band, places, y[0], chosen)
 
 
 def _forward_piece(start: int, stop: int, inputs: Inputs, band: Band, *args: Any) -> None:
@@ -148,7 +141,11 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
         np.zeros(array.shape if want else (0,) * array.ndim, array.dtype) if array is not None else None
         for array, want in zip(arrays, wanted, strict=True)
     )
-    if grad_output.size and arrays[0].size:
+    if grad_output.size and arrays[0].size and single_region(arrays, params):
+        size = (*arrays[1].shape[:2], *arrays[1].shape[3:])
+        made = tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
+        single_backward(grad_output.reshape(size), arrays, params, made)
+    elif grad_output.size and arrays[0].size:
         call, regions = describe(arrays, params), params["samples"] ** 2
         none = np.zeros((0, 0, 0), np.int32)
         if params["fuse"] == "max":
@@ -181,7 +178,7 @@ def _backward_image(
         of_samples = grads[3][n].reshape(outputs, -1, *grads[3].shape[4:])
     for rows in bands(call, x.itemsize):
         band, packed_rows = prepare(call, inputs, total, rows)
-        owned = wanted[1] and len(band.at) > 1 and outer.fuse != MAX  # else the second pass makes it
+        owned = wanted[1] and outer.fuse != MAX  # else the second pass makes it
         first = Grads(
             grads[1][n] if owned else flat4,
             grads[2][n] if wanted[2] else flat5,
@@ -222,11 +219,6 @@ def _second_pass(
         chunk = max(8, -(-channels // parallel.ITEMS))
         arrays = (inputs, outer, grad_kernel, lines, band, chunk)
         parallel.run(second_maximum_items, -(-channels // chunk), work, *arrays)
-    elif len(band.at) == 1:
-        chunk = max(1, -(-channels // (2 * parallel.ITEMS)))
-        weights = _single_weights(inputs, outer, band)
-        kernels = (inputs.channel_kernel, grad_kernel, lines)
-        parallel.run(single_second_items, -(-channels // chunk), work, weights, *kernels, band, chunk)
     else:
         # The more channels share the weights of the samples the better; results do not depend on it.
         chunk = min(64, max(8, -(-channels // (2 * parallel.get_num_threads())))) // ROWS * ROWS
@@ -236,23 +228,9 @@ def _second_pass(
     step, view = step_of(call), lines_of_x(band, lines, channels, len(rows))
 
     def unpack(start: int, stop: int) -> None:
-        add_extended(call, grads[0][n][start:stop], from_lines(view[start:stop], step), rows, band.left)
+        add_extended(grads[0][n][start:stop], from_lines(view[start:stop], step), rows, band.left)
 
     parallel.run(unpack, channels, 2.0 * lines.size)
-
-
-def _single_weights(inputs: Inputs, outer: Outer, band: Band) -> np.ndarray:
-    """grad_output * As * Ap of a single sample, (O, rows, Wo)."""
-    here = slice(band.first, band.first + band.rows)
-    weights = outer.grad_output[0, :, here]
-    if inputs.sample_attention.size:
-        weights = weights * (inputs.sample_attention[:, 0, here] + band.attention_residual)
-    if inputs.position_attention.size:
-        kh, kw = inputs.spatial_kernel.shape[1:3]
-        centre = inputs.position_attention[:, kh // 2, kw // 2]
-        sy, sx = band.steps[:2]
-        weights = weights * (centre[:, ::sy, ::sx][:, here] + band.attention_residual)
-    return np.ascontiguousarray(weights)
 
 
 def _conv_steps(weight: np.ndarray, params: dict[str, tuple[int, int]]) -> Steps:

@@ -307,7 +307,7 @@ def _pack_columns(scratch: Columns, outputs: tuple, channels: tuple, row: int, i
                 of + min(c + 3, last) * plane,
             )
             to = (c - channels[0]) * size + k * ROWS * strip
-            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide)
+            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide, wide)
 
 
 @cached_jit
@@ -368,35 +368,3 @@ def _multiply(
     t, i, k = uint64(at), uint64(a_at), uint64(b_at)
     for w in range(uint64(count)):
         target[t + w] = a[i + w] * b[k + w]
-
-
-@cached_jit
-def single_second_items(
-    start: int,
-    stop: int,
-    weights: np.ndarray,
-    kernel: np.ndarray,
-    grad_kernel: np.ndarray,
-    grad_lines: np.ndarray,
-    band: Band,
-    chunk: int,
-) -> None:
-    """The same for a single sample; `weights` (O, rows, Wo) are grad_output * As * Ap."""
-    outputs, channels, _, wide = kernel.shape
-    size, plane = band.phases * band.stretch, kernel.shape[2] * wide
-    u, grads, flat = kernel.reshape(-1), grad_kernel.reshape(-1), weights.reshape(-1)
-    together = size == wide
-    for item in range(start, stop):
-        for c in range(item * chunk, min(channels, (item + 1) * chunk)):
-            for o in range(outputs):
-                for r in range(1 if together else band.rows):
-                    count = band.rows * wide if together else wide
-                    of = (o * channels + c) * plane + (band.first + r) * wide
-                    line, at = (
-                        c * band.channel + band.line[r, 0] * size + band.at[0],
-                        (o * band.rows + r) * wide,
-                    )
-                    if len(grads):
-                        _multiply(grads, of, flat, at, band.lines, line, count)
-                    if len(grad_lines):
-                        add1(grad_lines, line, count, flat, at, u, of)

@@ -10,7 +10,6 @@ from .dynamic_sampling_tile import ROWS, interleave, lanes, padded_width, produc
 from .planes import copy
 
 SUM, MAX, STACK = 0, 1, 2
-SINGLE_ROWS = 8  # rows of a block where there is one sample: reads of channel_kernel come in longer runs
 ITEM_ROWS = 16  # rows of a block where there are several: what they see of X1 is made once
 
 
@@ -111,7 +110,7 @@ def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, r
         )
         for r in range(1 if joined else rows):
             of_row = (starts[0] + r * wide, starts[1] + r * wide, starts[2] + r * wide, starts[3] + r * wide)
-            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide)
+            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide, plane)
 
 
 @jit
@@ -312,46 +311,3 @@ def _fuse_row(
                 for w in range(uint64(wide)):
                     flat[t + w] += acc[z + w] * (attention[a + w] + residual)
     return finite
-
-
-@cached_jit
-def single_items(
-    start: int, stop: int, kernels: np.ndarray, inputs: Inputs, band: Band, chunks: int, y: np.ndarray
-) -> None:
-    """The same for a single sample: items (block of band.block rows, chunk of output channels); y is zero."""
-    outputs, high, wide = y.shape[1:]
-    channels, taps = inputs.x.shape[0], inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2]
-    size, seen, factors = band.phases * band.stretch, band.seen, band.factors
-    flat, attention = y.reshape(-1), inputs.sample_attention.reshape(-1)
-    u, lines, plane = inputs.channel_kernel.reshape(-1), band.lines, high * wide
-    together = size == wide
-    for item in range(start, stop):
-        block, chunk = item // chunks, item % chunks
-        first = block * SINGLE_ROWS
-        rows = min(SINGLE_ROWS, band.rows - first)
-        for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
-            for c in range(0, channels, 4):
-                for r in range(1 if together else rows):
-                    at, line = (band.first + first + r) * wide, band.line[first + r, 0] * size + band.at[0]
-                    to, of, step = o * plane + at, (o * channels + c) * plane + at, band.channel
-                    count, of_line = rows * wide if together else wide, c * step + line
-                    if c + 4 <= channels:
-                        add4(flat, to, count, u, of, plane, lines, four(of_line, step))
-                    else:
-                        for d in range(channels - c):
-                            add1(flat, to, count, u, of + d * plane, lines, of_line + d * step)
-            for r in range(rows):
-                row = band.first + first + r
-                to = o * plane + row * wide
-                line = o * band.apart + band.centre[first + r, 0] * size + band.at[0]
-                weights(kernels, 0, wide, o, row, inputs, band)
-                if len(factors):
-                    t, factor = uint64(to), uint64(line + band.taps[taps // 2])
-                    for w in range(uint64(wide)):
-                        flat[t + w] *= factors[factor + w]
-                for tap in range(taps):
-                    add1(flat, to, wide, kernels, tap * wide, seen, line + band.taps[tap])
-                if inputs.sample_attention.size:
-                    t = uint64(to)
-                    for w in range(uint64(wide)):
-                        flat[t + w] *= attention[t + w] + band.attention_residual

@@ -44,7 +44,6 @@ class Call(NamedTuple):
 
     rows: _Axis
     columns: _Axis
-    boxed: bool
     channels: int
     sets: int  # of output channels
     attended: int  # maps of position attention
@@ -53,15 +52,13 @@ class Call(NamedTuple):
 
     @property
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns, from that of an output, of the centres that kernels see: one of box sums."""
-        if self.boxed:
-            return np.zeros(1, int), np.zeros(1, int)
+        """Rows and columns, from that of an output, of the centres that kernels see."""
         return self.rows.centres(), self.columns.centres()
 
 
 def describe(arrays: tuple, params: dict[str, Any]) -> Call:
     """What is the same for all images of a call."""
-    x, channel_kernel, spatial_kernel, sample_attention, position_attention = arrays
+    x, channel_kernel, spatial_kernel, _, position_attention = arrays
     rows, columns = (
         _Axis(
             x.shape[2 + k],
@@ -72,14 +69,12 @@ def describe(arrays: tuple, params: dict[str, Any]) -> Call:
         )
         for k in range(2)
     )
-    plain = sample_attention is None and position_attention is None
-    boxed = plain and params["fuse"] == "sum" and params["samples"] > 1
     residual = params["kernel_residual"] / x.shape[1] if x.shape[1] else 0
     number = x.dtype.type
     sets = -(-channel_kernel.shape[1] // ROWS)
     attended = 0 if position_attention is None else prod(position_attention.shape[1:4])
     residuals = number(residual), number(params["attention_residual"])
-    return Call(rows, columns, boxed, x.shape[1], sets, attended, *residuals)
+    return Call(rows, columns, x.shape[1], sets, attended, *residuals)
 
 
 def bands(call: Call, itemsize: int) -> list[tuple[int, int]]:
@@ -87,8 +82,8 @@ def bands(call: Call, itemsize: int) -> list[tuple[int, int]]:
     _, _, stretch, phases = _line_layout(call)
     planes = call.channels + 2 * call.attended + min(parallel.ITEMS, call.sets)
     line = planes * stretch * phases * itemsize
-    per_row = 1 if call.boxed else min(call.rows.stride, call.rows.samples)
-    halo = 0 if call.boxed else call.rows.samples * min(call.rows.sample_stride, call.rows.samples)
+    per_row = min(call.rows.stride, call.rows.samples)
+    halo = call.rows.samples * min(call.rows.sample_stride, call.rows.samples)
     most = max(1, (BAND_BYTES // max(1, line) - halo) // per_row)
     bands = -(-call.rows.outputs // most)
     edges = [call.rows.outputs * k // bands for k in range(bands + 1)]
@@ -102,13 +97,13 @@ def step_of(call: Call) -> int:
 
 def _line_layout(call: Call) -> tuple[np.ndarray, int, int, int]:
     """Offsets of the samples in a line of x, the column at its start, its stretch and its phases."""
-    step = 1 if call.boxed else call.columns.stride
+    step = call.columns.stride
     columns = call.sampled[1]
     left = int(columns.min()) // step * step
     shift = (columns - left) // step
     stretch = call.columns.outputs + int(shift.max())
-    phases = 1 if call.columns.samples == 1 or call.boxed else step
-    at = shift if phases == 1 else (columns - left) % step * stretch + shift
+    phases = step
+    at = (columns - left) % step * stretch + shift
     return at, left, stretch, phases
 
 
@@ -118,7 +113,7 @@ def prepare(call: Call, inputs: Inputs, total: np.ndarray, band: tuple[int, int]
     at, left, stretch, phases = _line_layout(call)
     height = np.arange(*band) * call.rows.stride
     centre_rows = height[:, None] + call.sampled[0]
-    rows, line, row = _lines(call, height, centre_rows)
+    rows, line, row = _lines(call, centre_rows)
     packed_totals, total_line, total_at, size = _pack_totals(call, total, centre_rows, left, phases, stretch)
     seen_rows = np.unique(centre_rows)
     centre = np.searchsorted(seen_rows, centre_rows)
@@ -164,19 +159,15 @@ def prepare(call: Call, inputs: Inputs, total: np.ndarray, band: tuple[int, int]
     step, view = step_of(call), lines_of_x(made, made.lines, call.channels, len(rows))
 
     def pack(start: int, stop: int) -> None:
-        extended = _extended(call, x[start:stop], rows, left, stretch * step)
+        extended = _extended(x[start:stop], rows, left, stretch * step)
         view[start:stop] = _to_lines(extended, phases, step)
 
     parallel.run(pack, call.channels, 2.0 * made.lines.size)
     return made, rows
 
 
-def _lines(
-    call: Call, height: np.ndarray, centre_rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of x, or of its box sums, that are packed; which of them samples lie on, and which of x."""
-    if call.boxed:
-        return height, np.arange(len(height))[:, None], centre_rows
+def _lines(call: Call, centre_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of x that are packed; which of them samples lie on, and which of x."""
     within = (centre_rows >= 0) & (centre_rows < call.rows.size)
     rows = np.unique(centre_rows[within])
     line = np.where(within, np.searchsorted(rows, centre_rows), len(rows))
@@ -215,7 +206,7 @@ def _seen(
 
     def see(start: int, stop: int) -> None:
         products, attended = (each[start:stop] for each in of_outputs)
-        extended = _extended(call, maps[start:stop], rows, left, stretch * step)
+        extended = _extended(maps[start:stop], rows, left, stretch * step)
         np.add(_to_lines(extended, phases, step), call.attention_residual, out=attended)
         np.multiply(attended, of_taps, out=products)
 
@@ -265,46 +256,27 @@ def _pack_totals(
     begin = int(starts.min())
     place = starts - begin
     width = int((place // step).max()) + stretch
-    extended = _extended(call, total, rows, begin, width * step)
+    extended = _extended(total, rows, begin, width * step)
     lines = np.ascontiguousarray(_to_lines(extended, step, step))
     total_at = place % step * width + place // step
     return lines.reshape(-1), np.searchsorted(rows, wanted), np.ascontiguousarray(total_at), width * step
 
 
-def _offsets(call: Call) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns that are summed up for each that is packed."""
-    return (call.rows.centres(), call.columns.centres()) if call.boxed else (np.zeros(1, int),) * 2
-
-
-def _extended(call: Call, images: np.ndarray, rows: np.ndarray, begin: int, width: int) -> np.ndarray:
-    """Rows of images (..., H, W), or of their box sums, from column `begin`; zero outside."""
+def _extended(images: np.ndarray, rows: np.ndarray, begin: int, width: int) -> np.ndarray:
+    """Rows of images (..., H, W) from column `begin` on; zero outside."""
     *lead, height, wide = images.shape
     found = np.zeros((*lead, len(rows), width), images.dtype)
-    if not call.boxed:
-        there, of = _within(rows, height)
-        to, first, count = _overlap(begin, width, wide)
-        found[..., there, to : to + count] = images[..., of, first : first + count]
-        return found
-    columns = np.zeros((*lead, len(rows), wide), images.dtype)
-    for offset in _offsets(call)[0]:
-        there, of = _within(rows + offset, height)
-        columns[..., there, :] += images[..., of, :]
-    for offset in _offsets(call)[1]:
-        to, first, count = _overlap(begin + offset, width, wide)
-        found[..., to : to + count] += columns[..., first : first + count]
+    there, of = _within(rows, height)
+    to, first, count = _overlap(begin, width, wide)
+    found[..., there, to : to + count] = images[..., of, first : first + count]
     return found
 
 
-def add_extended(call: Call, images: np.ndarray, extended: np.ndarray, rows: np.ndarray, begin: int) -> None:
+def add_extended(images: np.ndarray, extended: np.ndarray, rows: np.ndarray, begin: int) -> None:
     """The adjoint of `_extended`: added to the images."""
-    height, wide = images.shape[-2:]
-    columns = np.zeros((*extended.shape[:-1], wide), images.dtype)
-    for offset in _offsets(call)[1]:
-        to, of, count = _overlap(begin + offset, extended.shape[-1], wide)
-        columns[..., of : of + count] += extended[..., to : to + count]
-    for offset in _offsets(call)[0]:
-        there, of = _within(rows + offset, height)
-        images[..., of, :] += columns[..., there, :]
+    there, of = _within(rows, images.shape[-2])
+    to, first, count = _overlap(begin, extended.shape[-1], images.shape[-1])
+    images[..., of, first : first + count] += extended[..., there, to : to + count]
 
 
 def _within(rows: np.ndarray, height: int) -> tuple[slice, Any]:
@@ -333,4 +305,4 @@ def add_totals(
     found = np.unique(wanted)
     begin = int((band.left + np.arange(band.phases)[:, None] + call.columns.taps()).min())
     extended = from_lines(lines.reshape(len(found), step, -1), step)
-    add_extended(call, grad_total, extended, found, begin)
+    add_extended(grad_total, extended, found, begin)

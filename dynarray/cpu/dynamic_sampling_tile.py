@@ -192,38 +192,46 @@ def product_row(
 
 
 @intrinsic
-def _interleave(typing: Any, target: Any, at: Any, step: Any, source: Any, starts: Any, blocks: Any) -> Any:
-    """Strip m of row i from ``source[starts[i] + m*lanes]`` to ``target[at + m*step + i*lanes]``."""
+def _interleave(
+    typing: Any, target: Any, at: Any, step: Any, source: Any, starts: Any, blocks: Any, ahead: Any
+) -> Any:
+    """Strip m of row i from ``source[starts[i] + m*lanes]`` to ``target[at + m*step + i*lanes]``.
+
+    What lies `ahead` elements behind is fetched into the second cache.
+    """
     i = types.intp
-    signature = types.void(target, i, i, source, types.UniTuple(i, ROWS), i)
+    signature = types.void(target, i, i, source, types.UniTuple(i, ROWS), i, i)
     return signature, _generate_interleave
 
 
 def _generate_interleave(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
     target, _, _, source, *_ = writer.data
-    _, at, step, _, starts, blocks = args
+    _, at, step, _, starts, blocks, ahead = args
     index = blocks.type
     rows = [builder.gep(source, [builder.extract_value(starts, i)]) for i in range(ROWS)]
     with Loop(builder, blocks, []) as block:
         to = builder.gep(target, [builder.add(at, builder.mul(block.k, step))])
         shift = builder.mul(block.k, index(writer.lanes))
         for i, row in enumerate(rows):
+            writer.prefetch(row, builder.add(shift, ahead))
             writer.store(writer.load(row, shift), to, index(i * writer.lanes))
     return context.get_dummy_value()
 
 
 @jit
-def interleave(target: np.ndarray, at: int, step: int, source: np.ndarray, starts: tuple, count: int) -> None:
+def interleave(
+    target: np.ndarray, at: int, step: int, source: np.ndarray, starts: tuple, count: int, ahead: int
+) -> None:
     """Runs of pixels of `ROWS` rows, as `product` reads its factor `a` fastest: strip by strip.
 
     Pixel w of row i, ``source[starts[i] + w]``, goes to strip ``w // lanes`` at ``at + strip*step +
-    i*lanes``; zeros fill the last strip.
+    i*lanes``; zeros fill the last strip. A call soon to come reads what lies `ahead` elements behind.
     """
     strip = lanes(target)
     whole = count // strip
     if whole:
-        _interleave(target, at, step, source, starts, whole)
+        _interleave(target, at, step, source, starts, whole, ahead)
     for i in range(ROWS if whole * strip < count else 0):
         to, of = at + whole * step + i * strip, starts[i] + whole * strip
         for w in range(strip):

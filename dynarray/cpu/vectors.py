@@ -79,6 +79,14 @@ class Writer:
         """A vector, to any address."""
         self.builder.store(value, self._at(pointer, index), align=self._align)
 
+    def prefetch(self, pointer: Any, index: Any) -> None:
+        """Fetch a cache line, which need not exist, that is soon to be read."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        place = self.builder.bitcast(self.builder.gep(pointer, [index]), byte)
+        self.builder.call(fetch, [place, number(0), number(2), number(1)])  # to read, second cache, data
+
     def broadcast(self, value: Any) -> Any:
         """A vector of equal elements."""
         lane, undefined = ir.IntType(32), ir.Constant(self._vector, ir.Undefined)
