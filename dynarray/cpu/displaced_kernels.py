@@ -245,9 +245,8 @@ def displace_items(
     breadth = VECTORS * (REGISTER_BYTES // planes.itemsize)
     tile_size, chunks, parts = ROWS * breadth, -(-targets // chunk), layout.parts
     tiles = aligned(chunk * -(-layout.columns // parts) * tile_size, planes)
-    places = channel_places(units, layout, block)
+    places, factors = channel_places(units, layout, block), units.factors.reshape(units.factors.size)
     offsets = np.empty(chunk * layout.channels * per_source, np.int64)
-    factors = units.factors.reshape(units.factors.size)
     for item in range(start, stop):
         begin, rest = item % chunks * chunk, item // chunks
         part, rest = rest % parts, rest // parts
