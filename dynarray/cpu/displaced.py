@@ -1,15 +1,14 @@
 """`displaced_conv2d` on the CPU: what is packed when, so that memory stays bounded.
 
 The blurred source channels, or the output gradients for the gradient of x, are packed into planes: as many
-images, rows and channels at a time as `PLANE_BYTES` hold. From these, work items make tiles of outputs (see
-`displaced_tiles`), a few source channels after the other for many outputs, so that those channels are read
-from the first level of cache. The gradient of x is the same sum with channels exchanged and displacements
-turned round, blurred after that.
+images, rows and channels at a time as `PLANE_BYTES` hold (see `displaced_plan`). From these, work items make
+tiles of outputs (see `displaced_tiles`), a few source channels after the other for many outputs, so that
+those channels are read from the first level of cache. The gradient of x is the same sum with channels
+exchanged and displacements turned round, blurred after that.
 """
 
 import math
 from collections.abc import Iterator
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,16 +17,12 @@ from . import displaced_gradients as gradients
 from . import displaced_kernels as kernels
 from . import parallel
 from .compile import kernel_input
-from .displaced_kernels import Block, Layout, Units
-from .displaced_tiles import FACTORS, ROWS, SUMS, VECTORS
-from .planes import whole_lines
+from .displaced_plan import Block, Layout, Units, plan, targets_together
+from .displaced_tiles import FACTORS, ROWS, SUMS
 from .scratch import borrow
-from .vectors import REGISTER_BYTES
 
-PLANE_BYTES = 12 * 1024 * 1024
 GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
 UNITS = 1 << 18  # that are prepared at a time
-CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
 
 
 class _Arrays(NamedTuple):
@@ -87,73 +82,6 @@ def _units(
         yield first, units
 
 
-class _Borders(NamedTuple):
-    """How far units lead from the tiles of an image, along one axis."""
-
-    low: int  # the least displacement, and the largest
-    high: int
-    size: int  # of a tile
-    tiles: int
-    before: int  # zeros that precede the image
-    end: int  # where units stop, if not all are free to lead where they do
-    free: bool
-
-    def reads(self, tile: int, count: int) -> tuple[int, int]:
-        """The first pixel that some tiles read, and the number of pixels to the last."""
-        first, last = tile * self.size + self.low, (tile + count - 1) * self.size + self.high
-        first, last = (max(-self.before, min(self.end, place)) for place in (first, last))
-        return first, last - first + self.size + 1
-
-
-def _borders(extent: int, size: int, low: int, high: int) -> _Borders:
-    """Units that lead further than a tile beyond the image read as many zeros where it ends."""
-    tiles = -(-extent // size)
-    last = (tiles - 1) * size + high
-    end = max(extent, last) if high <= size + 1 else extent
-    free = max(-low, high) <= size + 1
-    return _Borders(low, high, size, tiles, min(size + 1, max(0, -low)), end, free)
-
-
-def _plan(shape: tuple[int, ...], units: Units, itemsize: int) -> Iterator[tuple[Layout, Block]]:
-    """The blocks that source images of this shape are read in."""
-    images, sources, height, width = shape
-    lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
-    y = _borders(height, ROWS, lows[0], highs[1])
-    x = _borders(width, VECTORS * REGISTER_BYTES // itemsize, lows[2], highs[3])
-    stride = x.before + max(width, sum(x.reads(0, x.tiles))) + 1
-
-    def plane_bytes(count: int) -> int:
-        rows = max(y.reads(tile, count)[1] for tile in (0, y.tiles - count))
-        return stride * rows * itemsize
-
-    band = y.tiles
-    while band > 1 and sources * plane_bytes(band) > PLANE_BYTES:
-        band = -(-band // 2)
-    together = max(1, min(sources, PLANE_BYTES // plane_bytes(band)))
-    several = max(1, min(images, PLANE_BYTES // (together * plane_bytes(band))))
-    touched = itemsize * stride * (ROWS + 1 + y.high - y.low)
-    channels = max(4, min(16, CACHE_BYTES // touched))
-    for image, tile in product(range(0, images, several), range(0, y.tiles, band)):
-        count = min(band, y.tiles - tile)
-        first, rows = y.reads(tile, count)
-        layout = Layout(
-            height=height,
-            width=width,
-            above=y.before,
-            before=x.before,
-            bottom=y.end,
-            right=x.end,
-            free=x.free and y.free,
-            stride=stride,
-            rows=rows,
-            plane=whole_lines(stride * rows),
-            channels=channels,
-        )
-        some = min(several, images - image)
-        for source in range(0, sources, together):
-            yield layout, Block(image, some, tile, count, source, min(together, sources - source), first)
-
-
 def _packed(
     source: np.ndarray, vertical: np.ndarray, across: np.ndarray, layout: Layout, block: Block
 ) -> np.ndarray:
@@ -172,11 +100,12 @@ def _displace(
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
     vertical, across = (_within(taps, size) for size in source.shape[2:])
     base = base + units.poison
-    for layout, block in _plan(source.shape, units, source.itemsize):
+    for layout, block in plan(source.shape, units, source.itemsize, True):
         planes = _packed(source, vertical, across, layout, block)
-        items = block.images * block.tiles * -(-len(base) // kernels.TARGETS)
-        operations = 4.0 * block.images * block.tiles * ROWS * layout.width * units.y.size
-        arguments = (planes, units, base, target, first, layout, block)
+        chunk = targets_together(len(base), layout, block)
+        items = block.images * block.tiles * layout.parts * -(-len(base) // chunk)
+        operations = 4.0 * source[:, 0].size * units.y.size
+        arguments = (planes, units, base, target, first, chunk, layout, block)
         parallel.run(kernels.displace_items, items, operations, *arguments)
 
 
@@ -331,7 +260,7 @@ def _correlate(
 ) -> None:
     """Add to `sums` those of the blurred x with the output gradients from channel `first` on."""
     vertical, across = _within(vertical, x.shape[2]), _within(across, x.shape[3])
-    for layout, block in _plan(x.shape, units, x.itemsize):
+    for layout, block in plan(x.shape, units, x.itemsize, False):
         planes = _packed(x, vertical, across, layout, block)
         items = -(-len(sums) // gradients.TARGETS) * -(-block.sources // layout.channels)
         operations = 4.0 * block.images * block.tiles * ROWS * layout.width * units.y.size

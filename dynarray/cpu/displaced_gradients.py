@@ -5,15 +5,13 @@ import numpy as np
 from .compile import cached_jit, jit
 from .displaced_kernels import (
     GROUP,
-    Block,
-    Layout,
-    Units,
     blur,
     channel_places,
     make_scratch,
     place_units,
     split,
 )
+from .displaced_plan import Block, Layout, Units
 from .displaced_tiles import ROWS, SUMS, VECTORS, correlate_units
 from .planes import aligned, clear, copy
 from .vectors import REGISTER_BYTES

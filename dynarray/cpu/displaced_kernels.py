@@ -1,7 +1,8 @@
-"""The kernels of `displaced_conv2d` on the CPU, and the records in which they get their plan.
+"""The kernels of `displaced_conv2d` on the CPU.
 
-Source channels are blurred and packed into planes with zeros around them: so many that a unit whose
-displacement leads further away can be moved to where a whole tile of zeros is, and no loop asks for borders.
+Source channels are blurred and packed into planes with zeros around them: as many as units lead out of the
+image, or so many that a unit which leads further can be moved to where a whole tile of zeros is. No loop
+asks for borders.
 """
 
 from typing import NamedTuple
@@ -9,50 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units
+from .displaced_plan import Block, Layout, Units
+from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells, prefetch
 from .planes import aligned, clear, copy
 from .vectors import REGISTER_BYTES
 
-TARGETS = 32  # channels that a work item makes of one reading of the sources
 GROUP = 8192  # pixels that are blurred at once
-
-
-class Units(NamedTuple):
-    """The units of each target channel, source channel and place: (T, S, G)."""
-
-    y: np.ndarray  # whole pixels to the first of the rows and columns they read
-    x: np.ndarray
-    factors: np.ndarray  # (T, S, G, FACTORS)
-    extent: np.ndarray  # (T, 4): least y, largest y, least x, largest x
-    poison: np.ndarray  # (T,): NaN where a weight or a displacement is no number, else 0
-
-
-class Layout(NamedTuple):
-    """Sizes of planes, in elements: pixel (0, 0) of a plane is at (above, before)."""
-
-    height: int  # of the image
-    width: int
-    above: int  # zeros that precede the image; units that lead further up stop there
-    before: int
-    bottom: int  # where the others stop
-    right: int
-    free: bool  # none has to stop
-    stride: int  # between rows
-    rows: int
-    plane: int
-    channels: int  # source channels that are read together, because they fit into the first level of cache
-
-
-class Block(NamedTuple):
-    """A part of the work: some images, rows of tiles and source channels, whose planes exist together."""
-
-    image: int
-    images: int
-    tile: int
-    tiles: int
-    source: int
-    sources: int
-    first: int  # row of the image at the top of the planes
 
 
 class Scratch(NamedTuple):
@@ -167,20 +130,59 @@ def pack_items(
     layout: Layout,
     block: Block,
 ) -> None:
-    """Items: planes of the block, (image, source channel)."""
+    """Items: planes of the block, (images, source channel)."""
     scratch = make_scratch(vertical if len(vertical) > len(across) else across, layout.width)
+    cells = layout.cells
     group = max(1, GROUP // layout.width)
-    low, high = max(0, block.first), min(layout.height, block.first + layout.rows)
     for item in range(start, stop):
-        image = images[block.image + item // block.sources, block.source + item % block.sources]
-        at = layout.plane * item
-        clear(planes, at, layout.plane)
-        for first in range(low, high, group):
-            rows = min(group, high - first)
-            pitch = blur(image, first, rows, vertical, across, scratch)
-            for i in range(rows):
-                to = at + (first + i - block.first) * layout.stride + layout.before
-                copy(planes, to, scratch.result, i * pitch, layout.width)
+        clear(planes, layout.plane * item, layout.plane)
+        for n in range(cells.images):
+            image = (block.image + item // block.sources) * cells.images + n
+            if image == len(images):
+                break
+            source = images[image, block.source + item % block.sources]
+            done = 0
+            for i in range(cells.down):  # rows that cells have in common are blurred once
+                top = block.first + i * cells.height
+                end = min(layout.height, top + layout.rows)
+                for first in range(max(top, done), end, group):
+                    rows = min(group, end - first)
+                    pitch = blur(source, first, rows, vertical, across, scratch)
+                    for row in range(rows):
+                        _place_row(
+                            planes, item, n, first + row, scratch.result, row * pitch, layout, block.first
+                        )
+                done = max(done, end)
+
+
+@jit
+def _place_row(
+    planes: np.ndarray,
+    item: int,
+    image: int,
+    row: int,
+    source: np.ndarray,
+    start: int,
+    layout: Layout,
+    first: int,
+) -> None:
+    """A row of an image to all the cells that it, or a part of it, is in or near."""
+    cells = layout.cells
+    for i in range(cells.down):
+        within = row - i * cells.height - first
+        if not 0 <= within < layout.rows:
+            continue
+        at = item * layout.plane + within * layout.stride
+        if cells.step == 1:
+            copy(planes, at + layout.before, source, start, layout.width)
+            continue
+        for j in range(cells.across):
+            left = j * cells.width - layout.before  # where the plane begins
+            low, high = max(0, left), min(layout.width, left + layout.stride // cells.step)
+            lane = (image * cells.down + i) * cells.across + j
+            to, pixel = np.uint64(at + (low - left) * cells.step + lane), np.uint64(start + low)
+            for k in range(np.uint64(max(0, high - low))):
+                planes[to + k * np.uint64(cells.step)] = source[pixel + k]
 
 
 @jit
@@ -207,7 +209,10 @@ def place_units(
     """Where the units of some targets read the tile at (row, column): one row of `offsets` for each."""
     _, sources, per_source = units.y.shape
     y, x = units.y.reshape(units.y.size), units.x.reshape(units.x.size)
-    ahead, count = layout.before - block.first * layout.stride, np.uint64(places.size)
+    ahead, count = (
+        layout.before * layout.cells.step - block.first * layout.stride,
+        np.uint64(places.size),
+    )
     for t in range(targets[0], targets[1]):
         at, to = (
             np.uint64((t * sources + block.source) * per_source),
@@ -216,7 +221,7 @@ def place_units(
         for k in range(count):
             top = min(max(y[at + k] + row, -layout.above), layout.bottom)
             left = min(max(x[at + k] + column, -layout.before), layout.right)
-            offsets[to + k] = places[k] + top * layout.stride + left + ahead
+            offsets[to + k] = places[k] + top * layout.stride + left * layout.cells.step + ahead
 
 
 @cached_jit
@@ -228,46 +233,131 @@ def displace_items(
     base: np.ndarray,
     target: np.ndarray,
     first_target: int,
+    chunk: int,
     layout: Layout,
     block: Block,
 ) -> None:
-    """Items: (image, row of tiles, chunk of target channels). Adds to `target` unless sources begin here."""
-    lanes, (targets, sources, per_source) = REGISTER_BYTES // planes.itemsize, units.y.shape
-    breadth, across = VECTORS * lanes, -(-layout.width // (VECTORS * lanes))
-    tile_size, chunks = ROWS * breadth, -(-targets // TARGETS)
-    tiles = aligned(TARGETS * across * tile_size, planes)
-    places = channel_places(units, layout, block)
-    offsets = np.empty(TARGETS * layout.channels * per_source, np.int64)
-    factors = units.factors.reshape(units.factors.size)
+    """Items: (images, row of tiles, part of that, chunk of target channels).
+
+    Adds to `target` unless sources begin here.
+    """
+    targets, sources, per_source = units.y.shape
+    breadth = VECTORS * (REGISTER_BYTES // planes.itemsize)
+    tile_size, chunks, parts = ROWS * breadth, -(-targets // chunk), layout.parts
+    tiles = aligned(chunk * -(-layout.columns // parts) * tile_size, planes)
+    places, factors = channel_places(units, layout, block), units.factors.reshape(units.factors.size)
+    offsets = np.empty(chunk * layout.channels * per_source, np.int64)
     for item in range(start, stop):
-        begin, rest = item % chunks * TARGETS, item // chunks
+        begin, rest = item % chunks * chunk, item // chunks
+        part, rest = rest % parts, rest // parts
+        low, high = layout.columns * part // parts, layout.columns * (part + 1) // parts
         row, image = (block.tile + rest % block.tiles) * ROWS, rest // block.tiles
-        end = min(begin + TARGETS, targets)
+        end = min(begin + chunk, targets)
         clear(tiles, 0, tiles.size)
         for channel in range(0, block.sources, layout.channels):
             count = min(layout.channels, block.sources - channel) * per_source
             near, these = places[:count], Block(0, 0, 0, 0, block.source + channel, 0, block.first)
             planes_at = (image * block.sources + channel) * layout.plane
+            _fetch_units(units, factors, (begin, end), block.source + channel + layout.channels, layout)
             if layout.free:  # what units read moves with the tile
                 place_units(offsets, near, units, (begin, end), 0, 0, layout, these)
-            for column in range(across):
+            for column in range(low, high):
                 moved = planes_at
                 if layout.free:
                     moved += row * layout.stride + column * breadth
+                    left = min(layout.channels, block.sources - channel - layout.channels)
+                    share = (column - low, high - low)
+                    _fetch_ahead(planes, planes_at, left, share, row, low * breadth, high * breadth, layout)
                 else:
                     place_units(offsets, near, units, (begin, end), row, column * breadth, layout, these)
                 for t in range(begin, end):
-                    add_units(
-                        tiles, ((t - begin) * across + column) * tile_size,
-                        planes, moved, layout.stride, offsets, (t - begin) * count,
-                        factors, ((t * sources) + block.source + channel) * per_source * FACTORS, count,
-                    )  # fmt: skip
+                    at = ((column - low) * chunk + t - begin) * tile_size
+                    own = (t * sources + block.source + channel) * per_source * FACTORS
+                    if layout.cells.step == 1:
+                        add_units(
+                            tiles, at, planes, moved, layout.stride, offsets, (t - begin) * count,
+                            factors, own, count,
+                        )  # fmt: skip
+                    else:
+                        add_units_of_cells(
+                            tiles, at, planes, moved, layout.stride, offsets, (t - begin) * count,
+                            factors, own, count,
+                        )  # fmt: skip
         for t in range(begin, end):
-            out = target[block.image + image, first_target + t]
-            for column in range(across):
-                tile_at = ((t - begin) * across + column) * tile_size
-                for i in range(min(ROWS, layout.height - row)):
-                    line, left = out[row + i], column * breadth
-                    for j in range(left, min(left + breadth, layout.width)):
-                        before = line[j] if block.source else base[t]
-                        line[j] = before + tiles[tile_at + i * breadth + j - left]
+            first = (block.image + image) * layout.cells.images
+            for n in range(first, min(first + layout.cells.images, len(target))):
+                out, at = target[n, first_target + t], (t - begin) * tile_size
+                begins, apart = block.source == 0, chunk * tile_size
+                _store_tiles(out, tiles, at, apart, row, low, high, n - first, base[t], begins, layout)
+
+
+@jit
+def _fetch_units(units: Units, factors: np.ndarray, targets: tuple, source: int, layout: Layout) -> None:
+    """Into the second level of cache: the units of some targets and the next source channels."""
+    _, sources, per_source = units.y.shape
+    y, x = units.y.reshape(units.y.size), units.x.reshape(units.x.size)
+    count, line = min(layout.channels, sources - source) * per_source, 64 // factors.itemsize
+    for t in range(targets[0], targets[1]):
+        at = (t * sources + source) * per_source
+        for k in range(0, count, 16):
+            prefetch(y, at + k)
+            prefetch(x, at + k)
+        for k in range(0, count * FACTORS, line):
+            prefetch(factors, at * FACTORS + k)
+
+
+@jit
+def _fetch_ahead(
+    planes: np.ndarray,
+    at: int,
+    channels: int,
+    share: tuple,
+    row: int,
+    low: int,
+    high: int,
+    layout: Layout,
+) -> None:
+    """Into the second level of cache: a share of what the next channels will be read from.
+
+    Units read that in no order that the processor could guess.
+    """
+    line, step = 64 // planes.itemsize, layout.cells.step
+    reach = layout.stride - layout.columns * VECTORS * (REGISTER_BYTES // planes.itemsize)
+    lines = -(-(high - low + max(step, reach)) // line)
+    first, last = lines * share[0] // share[1], lines * (share[0] + 1) // share[1]
+    for k in range(channels):
+        for i in range(layout.reads):
+            begin = at + (layout.channels + k) * layout.plane + (row + i) * layout.stride + low
+            for j in range(first, last):
+                prefetch(planes, begin + j * line)
+
+
+@jit
+def _store_tiles(
+    out: np.ndarray,
+    tiles: np.ndarray,
+    at: int,
+    apart: int,
+    row: int,
+    low: int,
+    high: int,
+    image: int,
+    base: float,
+    begins: bool,
+    layout: Layout,
+) -> None:
+    """The lanes of tiles low to high of a row that belong to an image; they lie `apart` elements apart."""
+    cells, breadth = layout.cells, VECTORS * (REGISTER_BYTES // tiles.itemsize)
+    wide = breadth // cells.step  # pixels of a cell that are side by side in a tile
+    for i, j in np.ndindex((cells.down, cells.across)):
+        lane, left = (image * cells.down + i) * cells.across + j, j * cells.width + low * wide
+        count = min((high - low) * wide, min(layout.width, (j + 1) * cells.width) - left)
+        for k in range(min(ROWS, layout.height - row - i * cells.height)):
+            line = out[row + i * cells.height + k]
+            for p in range(min(wide, count)):  # one pixel of every tile
+                tile = np.uint64(at + k * breadth + p * cells.step + lane)
+                to = np.uint64(left + p)
+                for _ in range(np.uint64((count - p + wide - 1) // wide)):
+                    before = base if begins else line[to]
+                    line[to] = before + tiles[tile]
+                    to, tile = to + np.uint64(wide), tile + np.uint64(apart)

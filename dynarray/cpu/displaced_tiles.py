@@ -1,26 +1,30 @@
 """The innermost loops of `displaced_conv2d` on the CPU: tiles of outputs, or of sums, in registers.
 
 A unit reads an image at one fractional displacement, so that along a row of a tile it needs a run of pixels
-and the run one pixel further. The first begins at any address, and many of its vectors therefore lie across
-two cache lines, which costs double. Where registers are many, the second is shifted out of the first; where
-they are few and a shift takes two instructions, it is loaded as well. Interpolated between columns, a row is
-``t = x + f * (next - x)``, and
+and the run one pixel further. In planes of cells (see `displaced_plan`) both are whole vectors, at addresses
+that are multiples of their size. In planes of whole rows the first begins anywhere, and many of its vectors
+lie across two cache lines, which costs double; where registers are many, the second is shifted out of the
+first; where they are few and a shift takes two instructions, it is loaded as well. Interpolated between
+columns, a row is ``t = x + f * (next - x)``, and
 
     output row r  +=  above * t[r] + below * t[r + 1],   above = weight*(1 - f_y),  below = weight*f_y
 
-where ``t[r + 1]`` serves the next row as well: three multiply-adds, a subtraction and little more than a load
-per output and unit. The gradients of weight and displacement follow from four sums: of the output gradients
-times the upper left, upper right, lower left and lower right of the four pixels that a unit reads.
+where ``t[r + 1]`` serves the next row as well: three multiply-adds, a subtraction and little more than two
+loads per output vector and unit. The gradients of weight and displacement follow from four sums: of the
+output gradients times the upper left, upper right, lower left and lower right of the four pixels that a unit
+reads.
 
 Sums stay in registers over all units that a call is given, output gradients over all units of a tile. LLVM's
 vectoriser does not arrive at that by itself, so these loops are written as vector instructions.
 """
 
-from itertools import product
+from functools import partial
+from itertools import pairwise, product
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
@@ -43,9 +47,11 @@ class _Tiles(Writer):
         """Where a vector of a run of them begins."""
         return self._index(number * self.lanes)
 
-    def row(self, pointer: Any) -> list[tuple[Any, Any]]:
+    def row(self, pointer: Any, of_cells: bool) -> list[tuple[Any, Any]]:
         """For each vector of a row of a tile, the pixels and the pixels next to them."""
-        pixels = [self.load(pointer, self.at(j)) for j in range(VECTORS)]
+        pixels = [self.load(pointer, self.at(j)) for j in range(VECTORS + of_cells)]
+        if of_cells:  # the next pixels of all cells are the next vector
+            return list(pairwise(pixels))
         if not MANY_REGISTERS:
             return [(x, self.load(pointer, self._index(j * self.lanes + 1))) for j, x in enumerate(pixels)]
         ends = [*pixels[1:], self.broadcast(self.element(pointer, self.at(VECTORS)))]
@@ -56,30 +62,39 @@ class _Tiles(Writer):
         return self.add(self.multiply(a, b), c)
 
 
-@intrinsic
-def add_units(
-    typing: Any,
-    tile: Any,
-    tile_at: Any,
-    planes: Any,
-    planes_at: Any,
-    stride: Any,
-    offsets: Any,
-    offsets_at: Any,
-    factors: Any,
-    factors_at: Any,
-    count: Any,
-) -> Any:
-    """Add to a tile what `count` units read; unit k begins at planes[planes_at + offsets[offsets_at + k]].
+def _add_units(of_cells: bool) -> Any:
+    """Either kind of `add_units`."""
 
-    Rows of a plane lie `stride` apart.
-    """
-    index = types.intp
-    signature = types.void(tile, index, planes, index, index, offsets, index, factors, index, index)
-    return signature, _generate_add_units
+    @intrinsic
+    def add_units(
+        typing: Any,
+        tile: Any,
+        tile_at: Any,
+        planes: Any,
+        planes_at: Any,
+        stride: Any,
+        offsets: Any,
+        offsets_at: Any,
+        factors: Any,
+        factors_at: Any,
+        count: Any,
+    ) -> Any:
+        """Add to a tile what `count` units read.
+
+        Unit k begins at planes[planes_at + offsets[offsets_at + k]]; rows of a plane lie `stride` apart.
+        """
+        index = types.intp
+        signature = types.void(tile, index, planes, index, index, offsets, index, factors, index, index)
+        return signature, partial(_generate_add_units, of_cells)
+
+    return add_units
 
 
-def _generate_add_units(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+# Where lanes hold pixels side by side, and where they hold one pixel of as many cells.
+add_units, add_units_of_cells = _add_units(False), _add_units(True)
+
+
+def _generate_add_units(of_cells: bool, context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = _Tiles(context, builder, signature, args)
     tile, planes, offsets, factors = (builder.gep(writer.data[i], [args[i + 1]]) for i in (0, 2, 5, 7))
     stride, count = args[4], args[9]
@@ -87,7 +102,8 @@ def _generate_add_units(context: Any, builder: Any, signature: Any, args: Any) -
     def between(row: Any, fraction: Any) -> list:
         """A row of the tile, interpolated between columns."""
         return [
-            writer.multiply_add(fraction, builder.fsub(following, x), x) for x, following in writer.row(row)
+            writer.multiply_add(fraction, builder.fsub(following, x), x)
+            for x, following in writer.row(row, of_cells)
         ]
 
     with Loop(builder, count, [writer.load(tile, writer.at(i)) for i in range(ROWS * VECTORS)]) as loop:
@@ -152,7 +168,7 @@ def _correlate(writer: _Tiles, row: Any, stride: Any, gradient: list) -> list[li
     """For each of `SUMS`, its parts: sums of a few rows each, as short chains lose less to rounding."""
     parts: list[list[list]] = []
     for i in range(ROWS + 1):
-        read = writer.row(row)
+        read = writer.row(row, False)
         row = writer.builder.gep(row, [stride])
         if i % CHAIN == 0 and i < ROWS:
             parts.append([[writer.zero] * SUMS for _ in range(VECTORS)])
@@ -162,3 +178,19 @@ def _correlate(writer: _Tiles, row: Any, stride: Any, gradient: list) -> list[li
                 factor, at = gradient[(i - lower) * VECTORS + j], 2 * lower + right
                 part[at] = writer.multiply_add(factor, read[j][right], part[at])
     return [[totals[at] for part in parts for totals in part] for at in range(SUMS)]
+
+
+@intrinsic
+def prefetch(typing: Any, planes: Any, at: Any) -> Any:
+    """Ask for the cache line of planes[at] in the second level of cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        builder.call(function, [pointer, word(0), word(2), word(1)])  # to read, second level, data
+        return context.get_dummy_value()
+
+    return types.void(planes, types.intp), generate
