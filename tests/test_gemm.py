@@ -46,22 +46,8 @@ def product(request: pytest.FixtureRequest):
         def kernel(out, at, stride, rows, columns, left, panel, right, strip, steps, first, count, add):
             scratch = planes.aligned(tile // out.itemsize, out)
             multiply(
-                out,
-                at,
-                stride,
-                rows,
-                columns,
-                left,
-                first * gemm_rows,
-                panel,
-                right,
-                0,
-                strip,
-                steps,
-                first,
-                count,
-                scratch,
-                add,
+                *(out, at, stride, rows, columns, left, first * gemm_rows, panel),
+                *(right, 0, strip, steps, first, count, scratch, add),
             )
 
         gemm_rows = gemm.ROWS
@@ -74,20 +60,10 @@ def product(request: pytest.FixtureRequest):
             view[:, :columns] = out
             before = memory.copy()
             packed = gemm.pack_left(left).reshape(-1)
+            strip = gemm.TILE_BYTES // left.itemsize + gap
             kernel(
-                memory,
-                GUARD,
-                stride,
-                rows,
-                columns,
-                packed,
-                depth * gemm.ROWS,
-                right,
-                gemm.TILE_BYTES // left.itemsize + gap,
-                steps,
-                first,
-                count,
-                add,
+                *(memory, GUARD, stride, rows, columns, packed, depth * gemm.ROWS),
+                *(right, strip, steps, first, count, add),
             )
             result = view[:, :columns].copy()
             view[:, :columns] = out
