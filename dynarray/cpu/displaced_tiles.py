@@ -24,7 +24,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
@@ -185,12 +184,8 @@ def prefetch(typing: Any, planes: Any, at: Any) -> Any:
     """Ask for the cache line of planes[at] in the second level of cache."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), byte)
-        builder.call(function, [pointer, word(0), word(2), word(1)])  # to read, second level, data
+        writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+        writer.prefetch(writer.data[0], args[1])
         return context.get_dummy_value()
 
     return types.void(planes, types.intp), generate
