@@ -22,9 +22,22 @@ from .compile import cached_jit, jit, kernel_input
 from .local_filter_kernels import decode
 from .planes import clear, copy, inside, staggered
 from .scratch import run_with_memory
-from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Taps, apply, correlate, lanes
+from .strips import (
+    CHANNELS,
+    STREAM_BYTES,
+    STRIP_BYTES,
+    Planes,
+    Scale,
+    Taps,
+    apply,
+    correlate,
+    empty_to_stream,
+    lanes,
+)
 
-BLOCK_BYTES = 768 * 1024  # filters of one block of rows: most of a common L2 cache
+# A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
+# are fetched meanwhile. Most of a common L2 cache.
+BLOCK_BYTES = 768 * 1024
 
 
 class Layout(NamedTuple):
@@ -65,7 +78,11 @@ def _plan(
     a, b = np.divmod(np.arange(kh * kw), kw)
     y, x_offset = a * dilation[0] - padding[0], b * dilation[1] - padding[1]
     per_group, wanted = x[1] // groups, -(-parallel.ITEMS // (n * groups))
-    blocks = -(-rows // max(1, min(rows, BLOCK_BYTES // (kh * kw * width * itemsize))))
+    planes = kh * kw + 3 * min(CHANNELS, per_group)
+    most = max(1, min(rows, BLOCK_BYTES // (planes * width * itemsize)))
+    blocks = -(-rows // most)
+    if blocks < wanted and 3 * (rows // wanted) >= most:
+        blocks = wanted  # then all channels share packed filters
     block, bands = -(-rows // blocks), min(blocks, wanted)
     if min(block, rows - (blocks - 1) * block) * width * itemsize < STRIP_BYTES:
         return None
@@ -109,7 +126,7 @@ def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict
     if plan is None:
         return None
     layout, chunks, items = plan
-    y, seen = np.empty(x.shape, x.dtype), np.zeros(items, x.dtype)
+    y, seen = empty_to_stream(x.shape, x.dtype), np.zeros(items, x.dtype)
     arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), seen)
     size, args = _memory(layout, 1), (*arrays, layout, x.shape[1], weight.shape[1], chunks)
     run_with_memory(forward_in_place, items, y.size * len(layout.y), size, x.dtype, *args)
@@ -132,7 +149,7 @@ def backward(
         return None
     layout, chunks, items = plan
     seen = np.zeros(items, x.dtype)
-    grad_x = np.empty(x.shape if needs[0] else (0,), x.dtype)
+    grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grad_filters = np.empty((chunks, *weight.shape) if needs[1] else (0,), x.dtype)
     slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
     results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
@@ -238,7 +255,7 @@ def forward_in_place(
     packed, edge = memory, memory[taps * layout.plane :]
     totals = edge[min(CHANNELS, layout.channels) * layout.span :]
     clear(totals, 0, lanes(totals))
-    before, left_out = -1, memory.dtype.type(0)
+    before, left_out, stream = -1, memory.dtype.type(0), y.size * y.itemsize >= STREAM_BYTES
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
@@ -256,7 +273,7 @@ def forward_in_place(
                     *(several, (0, rows * layout.width), Taps(packed, layout.filter_at, layout.offset)),
                     _readable(x, at, image, several, edge, layout),
                     Scale(scales, channel * taps, taps),
-                    *(totals, None),
+                    *(totals, None, stream),
                 )
             seen[item] += left_out + _sum(totals)
 
@@ -295,7 +312,7 @@ def backward_in_place(
     shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
     totals = edge[min(CHANNELS, layout.channels) * layout.span :]
     clear(totals, 0, lanes(totals))
-    unwanted = Scale(totals[lanes(totals) :], 0, 0)
+    unwanted, stream = Scale(totals[lanes(totals) :], 0, 0), grad_x.size * x.itemsize >= STREAM_BYTES
     for item in range(start, stop):
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
@@ -314,7 +331,7 @@ def backward_in_place(
                         *(several, (0, count), Taps(shifted, layout.filter_at, layout.back)),
                         _readable(grad_output, at, image, several, edge, layout),
                         Scale(scales, channel * taps, taps),
-                        *(totals, None),
+                        *(totals, None, stream),
                     )
                 if grad_filters.size + slots.size == 0:
                     continue

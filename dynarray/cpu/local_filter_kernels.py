@@ -8,6 +8,8 @@ from .compile import cached_jit, jit
 from .planes import clear, pack_rows, unpack_phases, unpack_rows
 from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Taps, apply, correlate, lanes
 
+_KEPT = np.bool_(False)  # in the caches, from where it is unpacked
+
 
 class Terms(NamedTuple):
     """The (phase, tap) pairs: by sub-pixel phase of the output, then by the plane of the image they read."""
@@ -161,7 +163,7 @@ def forward_items(
                         *(several, run, Taps(packed, terms.filter_at[these], terms.image_at[these])),
                         Planes(images, 0, layout.image_size),
                         Scale(scales, (n * x.shape[1] + c) * size + phase * taps, size),
-                        *(totals, add),
+                        *(totals, add, _KEPT),
                     )
                     if column == u - 1:
                         for k in range(several):
@@ -208,7 +210,7 @@ def _grad_x(
 ) -> None:
     """One phase of the stride of some channels' gradients of x, summed in `acc`."""
     run = (0, max(rows * layout.width, lanes(acc)))
-    apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add)
+    apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add, _KEPT)
     for k in range(len(grad_x)):
         unpack_rows(
             *(acc, k * layout.plane, grad_x[k], first, rows),

@@ -5,6 +5,7 @@ used. Here each of its values, once loaded, serves `CHANNELS` channels, and the 
 registers: they are written once.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,13 +15,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
-from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
+from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 CHANNELS = 4
 # As many sums as fit into the registers with the operands: CHANNELS times this.
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
-
-
+# From this size on an output does not stay in the caches, so that it is written past them.
+STREAM_BYTES = 8 * 1024 * 1024
 PIECE = 1024  # products added up before they join a sum over a whole image, for its accuracy
 
 
@@ -48,6 +49,15 @@ class Scale(NamedTuple):
     apart: int
 
 
+def empty_to_stream(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As `np.empty`, from a cache line on if it is to be streamed."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < STREAM_BYTES:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE_BYTES, np.uint8)
+    return memory[-memory.ctypes.data % LINE_BYTES :][:size].view(dtype).reshape(shape)
+
+
 @jit
 def lanes(like: np.ndarray) -> int:
     """Pixels of a strip."""
@@ -64,11 +74,14 @@ def apply(
     scale: Scale,
     totals: np.ndarray,
     add: Any,
+    stream: bool,
 ) -> None:
     """Target = sum over taps of (scale o filter) * source, for `channels` and the pixels of the `run`.
 
     o is + if `add` is given, else *. At most CHANNELS channels; a run is at least a strip long. All results
-    are added to `totals`, one per lane of a strip, so that what is not finite is noticed.
+    are added to `totals`, one per lane of a strip, so that what is not finite is noticed. The same pixels of
+    the next channels, if there are any, are fetched from memory meanwhile. With `stream` the target is
+    written past the caches, where it lies on whole cache lines.
     """
     size, j = lanes(target.values), run[0]
     while True:
@@ -76,14 +89,14 @@ def apply(
             _several_channels(
                 *(target.values, target.at, target.apart, j, taps.filters, taps.at),
                 *(source.values, source.at, source.apart, taps.offset, scale.values, scale.at, scale.apart),
-                *(totals, add),
+                *(totals, add, stream),
             )
         else:
             for c in range(channels):
                 _one_channel(
                     *(target.values, target.at + c * target.apart, 0, j, taps.filters, taps.at),
                     *(source.values, source.at + c * source.apart, 0, taps.offset),
-                    *(scale.values, scale.at + c * scale.apart, 0, totals, add),
+                    *(scale.values, scale.at + c * scale.apart, 0, totals, add, stream),
                 )
         if j + size >= run[1]:
             return
@@ -111,10 +124,12 @@ def _strip(channels: int) -> Callable:
         scale_apart: Any,
         totals: Any,
         add: Any,
+        stream: Any,
     ) -> Any:
         i = types.intp
         sources, scales = (source, i, i, offset), (scale, i, i)
-        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, totals, add)
+        sums = (totals, add, types.boolean)
+        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, *sums)
         return signature, partial(_generate, channels=channels)
 
     return strip
@@ -125,9 +140,9 @@ _several_channels, _one_channel = _strip(CHANNELS), _strip(1)
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
     writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    target, _, _, _, filters, filter_at, source, _, _, offset, scale, _, _, totals, _ = writer.data
-    _, at, apart, j, _, _, _, source_at, source_apart, _, _, scale_at, scale_apart, _, _ = args
-    combine = writer.multiply if isinstance(signature.args[-1], types.NoneType) else writer.add
+    target, _, _, _, filters, filter_at, source, _, _, offset, scale, _, _, totals, _, _ = writer.data
+    _, at, apart, j, _, _, _, source_at, source_apart, _, _, scale_at, scale_apart, _, _, stream = args
+    combine = writer.multiply if isinstance(signature.args[-2], types.NoneType) else writer.add
     index = at.type
     taps = context.make_array(signature.args[5])(context, builder, args[5]).nitems
     filters, first = builder.gep(filters, [j]), builder.add(source_at, j)
@@ -148,10 +163,19 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: i
             following.append(writer.add(total, writer.multiply(combined, writer.load(pixels, start))))
         return following
 
+    for pixels in sources:
+        for k in range(0, writer.lanes, writer.lanes * LINE_BYTES // STRIP_BYTES):
+            writer.prefetch(pixels, builder.add(builder.mul(source_apart, index(channels)), index(k)))
     results = writer.sums(channels, taps, step)
     seen = writer.load(totals, index(0))
-    for c, result in enumerate(results):
-        writer.store(result, target, builder.add(builder.add(at, j), builder.mul(apart, index(c))))
+    places = [builder.add(builder.add(at, j), builder.mul(apart, index(c))) for c in range(channels)]
+    whole = writer.on_lines(target, places)
+    with builder.if_else(builder.and_(stream, whole)) as (streamed, kept):
+        for branch, store in ((streamed, writer.stream), (kept, writer.store)):
+            with branch:
+                for result, place in zip(results, places, strict=True):
+                    store(result, target, place)
+    for result in results:
         seen = writer.add(seen, result)
     writer.store(seen, totals, index(0))
     return context.get_dummy_value()

@@ -16,6 +16,8 @@ _FEATURES = binding.get_host_cpu_features()
 REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
 
+LINE_BYTES = 64  # of the caches
+
 
 class Loop:
     """Writes ``for k in range(count)`` around what is written in its ``with`` block; `count` is at least 1.
@@ -78,6 +80,21 @@ class Writer:
     def store(self, value: Any, pointer: Any, index: Any) -> None:
         """A vector, to any address."""
         self.builder.store(value, self._at(pointer, index), align=self._align)
+
+    def on_lines(self, pointer: Any, indices: list) -> Any:
+        """Whether elements behind a pointer are the first of their cache lines."""
+        number = ir.IntType(64)
+        bits = number(0)
+        for index in indices:
+            bits = self.builder.or_(bits, self.builder.ptrtoint(self.builder.gep(pointer, [index]), number))
+        rest = self.builder.and_(bits, number(LINE_BYTES - 1))
+        return self.builder.icmp_unsigned("==", rest, number(0))
+
+    def stream(self, value: Any, pointer: Any, index: Any) -> None:
+        """A vector, to the start of a cache line: past the caches, without reading the line before."""
+        once = self.builder.module.add_metadata([ir.IntType(32)(1)])
+        store = self.builder.store(value, self._at(pointer, index), align=LINE_BYTES)
+        store.set_metadata("nontemporal", once)
 
     def prefetch(self, pointer: Any, index: Any) -> None:
         """Fetch a cache line, which need not exist, that is soon to be read."""
