@@ -38,6 +38,7 @@ from .strips import (
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
 BLOCK_BYTES = 768 * 1024
+_THERE, _BACK = np.bool_(False), np.bool_(True)  # not plain ones, for which callees are compiled once each
 
 
 class Layout(NamedTuple):
@@ -264,13 +265,13 @@ def forward_in_place(
             here = (n * groups + group) * blocks + block
             if here != before:
                 filters_at = (n * groups + group) * taps * image
-                left_out, before = _pack(packed, filters, filters_at, first, rows, layout, False), here
+                left_out, before = _pack(packed, filters, filters_at, first, rows, layout, _THERE), here
             for c in range(begin, end, CHANNELS):
                 channel, several = n * of_sample + c, min(CHANNELS, end - c)
                 at = channel * image + first * layout.width
                 apply(
                     Planes(y, at, image),
-                    *(several, (0, rows * layout.width), Taps(packed, layout.filter_at, layout.offset)),
+                    *(several, rows * layout.width, Taps(packed, layout.filter_at, layout.offset)),
                     _readable(x, at, image, several, edge, layout),
                     Scale(scales, channel * taps, taps),
                     *(totals, None, stream),
@@ -319,8 +320,8 @@ def backward_in_place(
             first = block * layout.block
             rows, filters_at = min(layout.block, layout.rows - first), (n * groups + group) * taps * image
             count = rows * layout.width
-            left_out = _pack(packed, filters, filters_at, first, rows, layout, False)
-            _pack(shifted, filters, filters_at, first, rows, layout, True)
+            left_out = _pack(packed, filters, filters_at, first, rows, layout, _THERE)
+            _pack(shifted, filters, filters_at, first, rows, layout, _BACK)
             clear(grads, 0, size)
             for c in range(begin, end, CHANNELS):
                 several, channel = min(CHANNELS, end - c), n * of_sample + c
@@ -328,7 +329,7 @@ def backward_in_place(
                 if grad_x.size:
                     apply(
                         Planes(grad_x, at, image),
-                        *(several, (0, count), Taps(shifted, layout.filter_at, layout.back)),
+                        *(several, count, Taps(shifted, layout.filter_at, layout.back)),
                         _readable(grad_output, at, image, several, edge, layout),
                         Scale(scales, channel * taps, taps),
                         *(totals, None, stream),

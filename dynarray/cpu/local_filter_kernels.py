@@ -148,7 +148,7 @@ def forward_items(
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first = block * layout.block
             rows = min(layout.block, layout.rows - first)
-            run = (0, max(rows * layout.width, lanes(x)))
+            count = max(rows * layout.width, lanes(acc))
             clear(images, 0, sizes.images)
             _pack_filters(packed, filters[n, group], terms, first, rows, layout)
             for c in range(begin, end, CHANNELS):
@@ -160,7 +160,7 @@ def forward_items(
                     row, column, these = phase // u, phase % u, slice(phase * taps, (phase + 1) * taps)
                     apply(
                         Planes(acc, column * layout.plane, u * layout.plane),
-                        *(several, run, Taps(packed, terms.filter_at[these], terms.image_at[these])),
+                        *(several, count, Taps(packed, terms.filter_at[these], terms.image_at[these])),
                         Planes(images, 0, layout.image_size),
                         Scale(scales, (n * x.shape[1] + c) * size + phase * taps, size),
                         *(totals, add, _KEPT),
@@ -209,8 +209,8 @@ def _grad_x(
     add: bool | None,
 ) -> None:
     """One phase of the stride of some channels' gradients of x, summed in `acc`."""
-    run = (0, max(rows * layout.width, lanes(acc)))
-    apply(Planes(acc, 0, layout.plane), len(grad_x), run, taps, pixels, scale, totals, add, _KEPT)
+    count = max(rows * layout.width, lanes(acc))
+    apply(Planes(acc, 0, layout.plane), len(grad_x), count, taps, pixels, scale, totals, add, _KEPT)
     for k in range(len(grad_x)):
         unpack_rows(
             *(acc, k * layout.plane, grad_x[k], first, rows),

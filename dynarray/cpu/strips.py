@@ -68,7 +68,7 @@ def lanes(like: np.ndarray) -> int:
 def apply(
     target: Planes,
     channels: int,
-    run: tuple,
+    count: int,
     taps: Taps,
     source: Planes,
     scale: Scale,
@@ -76,14 +76,14 @@ def apply(
     add: Any,
     stream: bool,
 ) -> None:
-    """Target = sum over taps of (scale o filter) * source, for `channels` and the pixels of the `run`.
+    """Target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
-    o is + if `add` is given, else *. At most CHANNELS channels; a run is at least a strip long. All results
+    o is + if `add` is given, else *. At most CHANNELS channels, at least a strip of pixels. All results
     are added to `totals`, one per lane of a strip, so that what is not finite is noticed. The same pixels of
     the next channels, if there are any, are fetched from memory meanwhile. With `stream` the target is
     written past the caches, where it lies on whole cache lines.
     """
-    size, j = lanes(target.values), run[0]
+    size, j = lanes(target.values), 0
     while True:
         if channels == CHANNELS:
             _several_channels(
@@ -98,9 +98,9 @@ def apply(
                     *(source.values, source.at + c * source.apart, 0, taps.offset),
                     *(scale.values, scale.at + c * scale.apart, 0, totals, add, stream),
                 )
-        if j + size >= run[1]:
+        if j + size >= count:
             return
-        j = min(j + size, run[1] - size)  # the last strip may overlap the one before
+        j = min(j + size, count - size)  # the last strip may overlap the one before
 
 
 def _strip(channels: int) -> Callable:
