@@ -46,7 +46,6 @@ from .deform_kernels import (
     forward_items,
     forward_memory,
     pack_items,
-    pack_weight_items,
     unpack_items,
 )
 from .deform_points import Grid
@@ -244,22 +243,18 @@ def _parts(
         )
 
 
-def _pack(x: np.ndarray, grid: Grid, chunks: Chunks, part: Part) -> np.ndarray:
+def _pack(
+    x: np.ndarray, grid: Grid, chunks: Chunks, part: Part, weight: Any = None, weights: Any = None
+) -> np.ndarray:
+    """The images of a part; and, if given, the weights of its chunks into `weights`, as right matrices."""
     packed = borrow("packed", part.images * part.channels * grid.pixels, x.dtype)
-    parallel.run(pack_items, part.images * (grid.height + 3), 4 * len(packed), x, packed, grid, chunks, part)
-    return packed
-
-
-def _pack_weights(weight: np.ndarray, call: _Call, part: Part, of_part: Chunks, size: int) -> np.ndarray:
-    """The weights of the chunks of a part as right matrices; `of_part` says where these begin."""
-    grid = call.grid
-    each, width = grid.outputs // grid.groups, TILE_BYTES // call.itemsize
-    packed = borrow("weights", size, weight.dtype)
-    arrays, last = (kernel_input(weight).reshape(-1), packed), (grid, of_part, part)
-    if call.backward:
-        parallel.run(weight_items, part.chunks * each, 2 * len(packed), *arrays, *last, 0)
-    else:
-        parallel.run(pack_weight_items, part.chunks * -(-each // width), 2 * len(packed), *arrays, *last)
+    if weight is None:
+        weight = weights = np.empty(0, x.dtype)
+    width = TILE_BYTES // x.itemsize
+    strips = part.chunks * -(-(grid.outputs // grid.groups) // width) if weights.size else 0
+    arrays, items = (x, packed, weight, weights), strips + part.images * (grid.height + 3)
+    operations = 4 * len(packed) + 2 * len(weights)
+    parallel.run(pack_items, items, operations, *arrays, strips, grid, chunks, part)
     return packed
 
 
@@ -288,11 +283,12 @@ def forward(
     grid = _grid(x, offset, weight, **steps)
     call = _Call(x.shape[0], grid, x.itemsize, _bytes(*kept, y), backward=False)
     plan = _plan(call)
-    pixels, places, factors, biases = _flat(x, offset, mask, bias)
+    pixels, places, factors, biases, given = _flat(x, offset, mask, bias, weight)
     for parts, (of_part, size) in zip(plan.parts, plan.weights, strict=True):
-        weights = _pack_weights(weight, call, parts[0], of_part, size)
+        weights = borrow("weights", size, x.dtype)
         for part in parts:
-            packed = _pack(pixels, grid, of_part, part)
+            first = (given, weights) if part is parts[0] else ()
+            packed = _pack(pixels, grid, of_part, part, *first)
             items = part.images * part.tiles
             operations = 0.1 * items * part.tile * grid.taps * part.channels * grid.outputs / grid.groups
             arrays = (packed, places, factors, weights, biases, y.reshape(-1))
@@ -323,19 +319,19 @@ def backward(
     array_bytes = _bytes(*kept, grad_output, *grads)
     call = _Call(x.shape[0], grid, x.itemsize, array_bytes, backward=True)
     plan = _plan(call)
-    pixels, places, factors = _flat(x, offset, mask)
+    pixels, places, factors, given = _flat(x, offset, mask, weight)
     gradient = kernel_input(grad_output).reshape(-1)
     for parts, (of_part, size) in zip(plan.parts, plan.weights, strict=True):
-        weights = _pack_weights(weight, call, parts[0], of_part, size)
+        weights, rows = borrow("weights", size, x.dtype), parts[0].chunks * (grid.outputs // grid.groups)
+        parallel.run(weight_items, rows, 2 * size, given, weights, grid, of_part, parts[0], 0)
         slots = borrow("slots", plan.shares * len(weights) if wanted.weight else 0, x.dtype)
         slots[...] = 0
         for part in parts:
             inputs = (gradient, pixels, places, factors, weights)
             _backward_part(inputs, slots, grads, grid, plan._replace(chunks=of_part), part, wanted)
         if wanted.weight:
-            items, arrays = parts[0].chunks * (grid.outputs // grid.groups), (grads[2].reshape(-1), slots)
-            last = (grid, of_part, parts[0], plan.shares)
-            parallel.run(weight_items, items, 2 * len(slots), *arrays, *last)
+            arrays, last = (grads[2].reshape(-1), slots), (grid, of_part, parts[0], plan.shares)
+            parallel.run(weight_items, rows, 2 * len(slots), *arrays, *last)
     return *grads, grad_bias
 
 

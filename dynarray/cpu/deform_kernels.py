@@ -48,12 +48,27 @@ def packed_at(grid: Grid, part: Part, image: int, first_channel: int) -> int:
 
 @cached_jit
 def pack_items(
-    start: int, stop: int, x: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+    start: int,
+    stop: int,
+    x: np.ndarray,
+    packed: np.ndarray,
+    weight: np.ndarray,
+    weights: np.ndarray,
+    strips: int,
+    grid: Grid,
+    chunks: Chunks,
+    part: Part,
 ) -> None:
-    """Items are rows of packed images: channels side by side, pixel after pixel, in a ring of zeros."""
+    """The first `strips` items are strips of packed weights, the others rows of packed images.
+
+    In these are channels side by side, pixel after pixel, in a ring of zeros.
+    """
     lines, pitch = grid.height + 3, grid.width + 2
     for item in range(start, stop):
-        image, line = item // lines, item % lines
+        if item < strips:
+            _pack_strip(weights, weight, item, strips // part.chunks, grid, chunks, part)
+            continue
+        image, line = (item - strips) // lines, (item - strips) % lines
         for chunk in range(part.chunk, part.chunk + part.chunks):
             first, size = chunks.first[chunk], chunks.size[chunk]
             at = packed_at(grid, part, image, first) + line * pitch * size
@@ -67,30 +82,24 @@ def pack_items(
             transpose(packed, at + size, size, x, source * grid.width, plane, size, grid.width)
 
 
-@cached_jit
-def pack_weight_items(
-    start: int, stop: int, weight: np.ndarray, packed: np.ndarray, grid: Grid, chunks: Chunks, part: Part
+@jit
+def _pack_strip(
+    packed: np.ndarray, weight: np.ndarray, item: int, strips: int, grid: Grid, chunks: Chunks, part: Part
 ) -> None:
-    """Items are (chunk, strip of outputs): right matrices with a row for each tap and channel."""
-    each, deep, width = (
-        grid.outputs // grid.groups,
-        grid.channels // grid.groups,
-        TILE_BYTES // weight.itemsize,
-    )
-    strips = -(-each // width)
-    for item in range(start, stop):
-        chunk, strip = part.chunk + item // strips, item % strips
-        size, group = chunks.size[chunk], chunks.group[chunk]
-        strip_at = chunks.weight_at[chunk] + strip * grid.taps * size * width
-        count = uint64(min(width, each - strip * width))
-        output, step = group * each + strip * width, uint64(deep * grid.taps)
-        source = (output * deep + chunks.first[chunk] - group * deep) * grid.taps
-        clear(packed, strip_at, grid.taps * size * width)
-        for c in range(size):
-            for tap in range(grid.taps):
-                to, origin = uint64(strip_at + (tap * size + c) * width), uint64(source + c * grid.taps + tap)
-                for o in range(count):
-                    packed[to + o] = weight[origin + o * step]
+    """A strip of outputs of a chunk: a right matrix with a row for each tap and channel."""
+    each, deep = grid.outputs // grid.groups, grid.channels // grid.groups
+    width, chunk, strip = TILE_BYTES // weight.itemsize, part.chunk + item // strips, item % strips
+    size, group = chunks.size[chunk], chunks.group[chunk]
+    strip_at = chunks.weight_at[chunk] + strip * grid.taps * size * width
+    count = uint64(min(width, each - strip * width))
+    output, step = group * each + strip * width, uint64(deep * grid.taps)
+    source = (output * deep + chunks.first[chunk] - group * deep) * grid.taps
+    clear(packed, strip_at, grid.taps * size * width)
+    for c in range(size):
+        for tap in range(grid.taps):
+            to, origin = uint64(strip_at + (tap * size + c) * width), uint64(source + c * grid.taps + tap)
+            for o in range(count):
+                packed[to + o] = weight[origin + o * step]
 
 
 @cached_jit
