@@ -12,6 +12,7 @@ from scipy.ndimage import correlate
 
 import dynarray as dyn
 from dynarray._geometry import shorten_steps
+from dynarray.cpu import strips
 
 fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
 each_combine = pytest.mark.parametrize("combine", ["mul", "add"])
@@ -443,6 +444,19 @@ def test_1024_squared_with_k_7(backend: Backend, rng: np.random.Generator, n: in
     for a, b in np.ndindex(k, k):
         terms = grad.astype(float) * weight[:, :, a, b] * ring[:, :, a : a + size, b : b + size]
         assert_sum(grads.channel_weight[:, :, a, b], terms, (2, 3), eps, units=4)
+
+
+@pytest.mark.parametrize("width", [512, 509])
+def test_outputs_larger_than_the_caches(rng: np.random.Generator, width: int) -> None:
+    """On the CPU these are written past the caches, where four channels begin on whole cache lines."""
+    x, grad = rng.standard_normal((2, 1, 5, 420, width))
+    weight, channel = rng.standard_normal((1, 1, 3, 3, 420, width)), rng.standard_normal((1, 5, 3, 3))
+    assert x.nbytes >= strips.STREAM_BYTES
+    y, grads = dyn.local_filter2d(x, weight, channel), dyn.local_filter2d_backward(grad, x, weight, channel)
+    with dyn.use_backend("reference"):
+        close(y, dyn.local_filter2d(x, weight, channel))
+        for actual, expected in zip(grads, dyn.local_filter2d_backward(grad, x, weight, channel)):
+            close(actual, expected)
 
 
 def assert_sum(

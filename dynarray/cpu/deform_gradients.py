@@ -190,7 +190,7 @@ def backward_items(
                 copy(by_output, o * pitch, inputs.grad_output, at + o * grid.positions, count)
             set_up(points, inputs.offset, inputs.mask, grid, image, chunks.offset_group[chunk], first, count)
             if wanted.x or wanted.points:
-                transpose(by_position, 0, each, by_output, 0, pitch, each, count)
+                transpose(by_position, int64(0), each, by_output, int64(0), pitch, each, count)
                 multiply_rows(
                     columns, int64(0), across + LINE, count, across, by_position, int64(0), each,
                     inputs.weights, weight_at, width, -(-each // ROWS) * ROWS * width, each, boolean(0),

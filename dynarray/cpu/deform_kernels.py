@@ -216,7 +216,7 @@ def _write(
         for r in range(count if bias.size else 0):
             for o in range(uint64(each)):
                 result[uint64(r * stride) + o] += bias[uint64(group * each) + o]
-        transpose(y, at, grid.positions, result, 0, stride, count, each)
+        transpose(y, at, grid.positions, result, int64(0), stride, count, each)
         return
     for o in range(each):
         for r in range(count):
