@@ -37,8 +37,8 @@ from .dynamic_sampling_backward import (
     first_items,
     second_items,
 )
-from .dynamic_sampling_conv import BLOCK as CONV_ROWS
-from .dynamic_sampling_conv import Steps, conv_backward_items, conv_items
+from .dynamic_sampling_conv import conv2d_backward as conv2d_backward
+from .dynamic_sampling_conv import conv2d_forward as conv2d_forward
 from .dynamic_sampling_kernels import (
     ITEM_ROWS,
     MAX,
@@ -231,41 +231,3 @@ def _second_pass(
         add_extended(grads[0][n][start:stop], from_lines(view[start:stop], step), rows, band.left)
 
     parallel.run(unpack, channels, 2.0 * lines.size)
-
-
-def _conv_steps(weight: np.ndarray, params: dict[str, tuple[int, int]]) -> Steps:
-    lead = (weight.shape[4] - 1) * params["dilation"][1] // params["stride"][1]
-    return Steps(params["stride"], params["dilation"], params["padding"], weight.shape[6] + lead)
-
-
-def conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tuple]:
-    """Output of `dynamic_conv2d`; keeps the inputs for the backward pass."""
-    y = np.zeros((*weight.shape[:2], *weight.shape[5:]), x.dtype)
-    if y.size and x.size:
-        blocks = -(-y.shape[2] // CONV_ROWS)
-        chunks = max(1, min(y.shape[1], -(-parallel.ITEMS // (x.shape[0] * blocks))))
-        arrays, steps = (kernel_input(x), kernel_input(weight), y), _conv_steps(weight, params)
-        parallel.run(conv_items, x.shape[0] * blocks * chunks, weight.size, *arrays, steps, blocks, chunks)
-    elif weight.size:  # every tap reads a zero outside the image, which takes part in the products
-        y += (weight * 0).sum(axis=(2, 3, 4))
-    return y, (x, weight)
-
-
-def conv2d_backward(
-    grad_output: Any, kept: tuple, needs: tuple[bool, bool], **params: Any
-) -> tuple[Any, Any]:
-    """Gradients of `dynamic_conv2d` with respect to x and weight."""
-    x, weight = kept
-    grads = [
-        np.zeros(a.shape if needed else (0,) * a.ndim, a.dtype) for a, needed in zip(kept, needs, strict=True)
-    ]
-    if x.size and weight.size:
-        bands = max(1, min(x.shape[2], -(-parallel.ITEMS // (x.shape[0] * x.shape[1]))))
-        arrays = (kernel_input(grad_output), kernel_input(x), kernel_input(weight), *grads)
-        items = x.shape[0] * x.shape[1] * bands
-        parallel.run(
-            conv_backward_items, items, 2.0 * weight.size, *arrays, _conv_steps(weight, params), bands
-        )
-    elif needs[1] and weight.size:
-        grads[1] += grad_output[:, :, None, None, None] * 0
-    return grads[0] if needs[0] else None, grads[1] if needs[1] else None
