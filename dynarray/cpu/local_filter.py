@@ -128,7 +128,7 @@ def _plan(call: _Call, *, backward: bool) -> tuple[Terms, Layout]:
         shift_x,
         filter_y=phase // u - (shift_y * u if backward else 0),
         filter_x=phase % u - (shift_x * u if backward else 0),
-        filter_at=np.arange(len(tap)) * layout.plane,
+        filter_at=np.arange(len(tap)) * (layout.plane if backward else 0),
         image_at=plane_of_term * layout.image_plane + (0 if backward else shift_y * layout.width + shift_x),
         output_at=phase * layout.output_plane + layout.lead + (reach[0] - shift_y) * layout.width - shift_x,
         planes=planes,

@@ -28,9 +28,11 @@ from .strips import (
     STRIP_BYTES,
     Planes,
     Scale,
+    Strips,
     Taps,
     apply,
     correlate,
+    deal,
     empty_to_stream,
     lanes,
 )
@@ -38,7 +40,8 @@ from .strips import (
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
 BLOCK_BYTES = 768 * 1024
-_THERE, _BACK = np.bool_(False), np.bool_(True)  # not plain ones, for which callees are compiled once each
+# Not plain 0, False and True, for which callees would be compiled once more.
+_FIRST, _THERE, _BACK = np.intp(0), np.bool_(False), np.bool_(True)
 
 
 class Layout(NamedTuple):
@@ -57,6 +60,7 @@ class Layout(NamedTuple):
     bands: int  # work items along the rows
     channels: int  # channels of a work item
     plane: int  # elements of a packed plane of filters
+    strips: int  # elements of all filters, strip by strip
 
 
 def applies(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> bool:
@@ -85,7 +89,8 @@ def _plan(
     if blocks < wanted and 3 * (rows // wanted) >= most:
         blocks = wanted  # then all channels share packed filters
     block, bands = -(-rows // blocks), min(blocks, wanted)
-    if min(block, rows - (blocks - 1) * block) * width * itemsize < STRIP_BYTES:
+    strip = STRIP_BYTES // itemsize
+    if min(block, rows - (blocks - 1) * block) * width < strip:
         return None
     offset, plane = y * width + x_offset, staggered(block * width, itemsize)
     reach = int(abs(offset).max())
@@ -94,15 +99,16 @@ def _plan(
         *(rows, width, block, bands),
         channels=max(min(per_group, least), -(-per_group * bands // wanted)),
         plane=plane,
+        strips=kh * kw * -(-block * width // strip) * strip,
     )
     chunks = -(-per_group // layout.channels)
     return layout, chunks, n * groups * bands * chunks
 
 
-def _memory(layout: Layout, packed: int) -> int:
-    """Elements that a thread needs: `packed` sets of filters, pixels of some channels, and sums."""
+def _memory(layout: Layout, planes: int) -> int:
+    """Elements that a thread needs: filters in strips and planes, pixels of some channels, and sums."""
     pixels = min(CHANNELS, layout.channels) * layout.span
-    return packed * layout.filter_at.size * layout.plane + pixels + STRIP_BYTES + layout.filter_at.size
+    return layout.strips + planes * layout.plane + pixels + STRIP_BYTES + layout.filter_at.size
 
 
 def by_tap(weight: np.ndarray) -> np.ndarray:
@@ -155,7 +161,10 @@ def backward(
     slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
     results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
     arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
-    size, args = _memory(layout, 3), (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
+    size, args = (
+        _memory(layout, 1 + 2 * len(layout.y)),
+        (*arrays, layout, x.shape[0], x.shape[1], groups, chunks),
+    )
     run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
     if not np.isfinite(seen).all() or not np.isfinite(grad_scales).all():
@@ -184,24 +193,48 @@ def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, h
 
 
 @jit
-def _pack(
-    packed: np.ndarray, filters: np.ndarray, start: int, first: int, rows: int, layout: Layout, back: bool
+def _pack_tap(
+    packed: np.ndarray,
+    at: int,
+    filters: np.ndarray,
+    start: int,
+    tap: int,
+    first: int,
+    rows: int,
+    layout: Layout,
+    back: bool,
 ) -> Any:
-    """Filters where their taps read pixels, zero elsewhere; or, on the way `back`, where those pixels are.
+    """Filters of a tap where it reads pixels, zero elsewhere; or, on the way `back`, where those pixels are.
 
     Those of one sample and group begin at `start`. Returns a sum that is finite if what is left out is.
     """
-    width, image = layout.width, layout.rows * layout.width
-    total, sign = packed.dtype.type(0), -1 if back else 1
-    for tap in range(len(layout.y)):
-        at, begin = layout.filter_at[tap], first * width + (layout.back[tap] if back else 0)
-        low = min(rows * width, max(0, -begin))
-        high = max(low, min(rows * width, image - begin))
-        clear(packed, at, low)
-        copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
-        clear(packed, at + high, rows * width - high)
-        vertical = inside(rows, first, layout.rows, sign * layout.y[tap], 1)
-        total += _keep(packed, at, rows, width, vertical, inside(width, 0, width, sign * layout.x[tap], 1))
+    width, image, sign = layout.width, layout.rows * layout.width, -1 if back else 1
+    begin = first * width + (layout.back[tap] if back else 0)
+    low = min(rows * width, max(0, -begin))
+    high = max(low, min(rows * width, image - begin))
+    clear(packed, at, low)
+    copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
+    clear(packed, at + high, rows * width - high)
+    vertical = inside(rows, first, layout.rows, sign * layout.y[tap], 1)
+    return _keep(packed, at, rows, width, vertical, inside(width, 0, width, sign * layout.x[tap], 1))
+
+
+@jit
+def _pack_strips(
+    strips: np.ndarray,
+    plane: np.ndarray,
+    filters: np.ndarray,
+    start: int,
+    first: int,
+    rows: int,
+    layout: Layout,
+    back: bool,
+) -> Any:
+    """All taps, as `apply` takes them; each passes through `plane`, which stays in the first cache."""
+    total, taps = plane.dtype.type(0), len(layout.y)
+    for tap in range(taps):
+        total += _pack_tap(plane, _FIRST, filters, start, tap, first, rows, layout, back)
+        deal(strips, tap, taps, plane, _FIRST, rows * layout.width)
     return total
 
 
@@ -253,9 +286,11 @@ def forward_in_place(
     """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
     blocks = -(-layout.rows // layout.block)
-    packed, edge = memory, memory[taps * layout.plane :]
+    strips, plane = memory, memory[layout.strips :]
+    edge = plane[layout.plane :]
     totals = edge[min(CHANNELS, layout.channels) * layout.span :]
     clear(totals, 0, lanes(totals))
+    pixels = lanes(memory)
     before, left_out, stream = -1, memory.dtype.type(0), y.size * y.itemsize >= STREAM_BYTES
     for item in range(start, stop):
         (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
@@ -265,13 +300,14 @@ def forward_in_place(
             here = (n * groups + group) * blocks + block
             if here != before:
                 filters_at = (n * groups + group) * taps * image
-                left_out, before = _pack(packed, filters, filters_at, first, rows, layout, _THERE), here
+                left_out = _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _THERE)
+                before = here
             for c in range(begin, end, CHANNELS):
                 channel, several = n * of_sample + c, min(CHANNELS, end - c)
                 at = channel * image + first * layout.width
                 apply(
                     Planes(y, at, image),
-                    *(several, rows * layout.width, Taps(packed, layout.filter_at, layout.offset)),
+                    *(several, rows * layout.width, Strips(strips, 0, taps * pixels, layout.offset)),
                     _readable(x, at, image, several, edge, layout),
                     Scale(scales, channel * taps, taps),
                     *(totals, None, stream),
@@ -309,8 +345,10 @@ def backward_in_place(
 ) -> None:
     """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
     taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
-    blocks, size = -(-layout.rows // layout.block), taps * layout.plane
-    shifted, packed, grads, edge = memory, memory[size:], memory[2 * size :], memory[3 * size :]
+    blocks, size, pixels = -(-layout.rows // layout.block), taps * layout.plane, lanes(memory)
+    strips, plane = memory, memory[layout.strips :]
+    packed = plane[layout.plane :]
+    grads, edge = packed[size:], packed[2 * size :]
     totals = edge[min(CHANNELS, layout.channels) * layout.span :]
     clear(totals, 0, lanes(totals))
     unwanted, stream = Scale(totals[lanes(totals) :], 0, 0), grad_x.size * x.itemsize >= STREAM_BYTES
@@ -320,8 +358,11 @@ def backward_in_place(
             first = block * layout.block
             rows, filters_at = min(layout.block, layout.rows - first), (n * groups + group) * taps * image
             count = rows * layout.width
-            left_out = _pack(packed, filters, filters_at, first, rows, layout, _THERE)
-            _pack(shifted, filters, filters_at, first, rows, layout, _BACK)
+            left_out = memory.dtype.type(0)
+            for tap in range(taps):
+                at = layout.filter_at[tap]
+                left_out += _pack_tap(packed, at, filters, filters_at, tap, first, rows, layout, _THERE)
+            _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _BACK)
             clear(grads, 0, size)
             for c in range(begin, end, CHANNELS):
                 several, channel = min(CHANNELS, end - c), n * of_sample + c
@@ -329,7 +370,7 @@ def backward_in_place(
                 if grad_x.size:
                     apply(
                         Planes(grad_x, at, image),
-                        *(several, count, Taps(shifted, layout.filter_at, layout.back)),
+                        *(several, count, Strips(strips, 0, taps * pixels, layout.back)),
                         _readable(grad_output, at, image, several, edge, layout),
                         Scale(scales, channel * taps, taps),
                         *(totals, None, stream),

@@ -6,7 +6,7 @@ import numpy as np
 
 from .compile import cached_jit, jit
 from .planes import clear, pack_rows, unpack_phases, unpack_rows
-from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Taps, apply, correlate, lanes
+from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Strips, Taps, apply, correlate, deal, lanes
 
 _KEPT = np.bool_(False)  # in the caches, from where it is unpacked
 
@@ -20,7 +20,7 @@ class Terms(NamedTuple):
     shift_x: np.ndarray
     filter_y: np.ndarray  # the output pixel whose filter lies at row 0, column 0 of the term's plane
     filter_x: np.ndarray
-    filter_at: np.ndarray  # offset of the term's plane of filters
+    filter_at: np.ndarray  # offset of the term's plane of filters; forward, all pass through one plane
     image_at: np.ndarray  # offset of what it reads of the packed image
     output_at: np.ndarray  # offset of what it reads of the packed output gradient
     planes: np.ndarray  # the phases of the stride that are read, in order: a plane of the image for each
@@ -59,6 +59,7 @@ class Sizes(NamedTuple):
     """Elements of a thread's packed planes of one block of rows."""
 
     filters: int
+    strips: int  # the same, as `apply` takes them
     images: int  # of CHANNELS channels
     outputs: int  # their gradients
     acc: int
@@ -84,13 +85,20 @@ def _origin(source: int, layout: Layout) -> tuple:
 
 @jit
 def _pack_filters(
-    target: np.ndarray, filters: np.ndarray, terms: Terms, first: int, rows: int, layout: Layout
+    planes: np.ndarray,
+    strips: np.ndarray,
+    filters: np.ndarray,
+    terms: Terms,
+    first: int,
+    rows: int,
+    layout: Layout,
 ) -> None:
-    """One plane per term; `filters` are those of one sample and group, (taps, Ho, Wo)."""
-    step = (layout.upsample, layout.upsample)
+    """One plane per term, then its strips; `filters` are those of one sample and group, (taps, Ho, Wo)."""
+    step, count = (layout.upsample, layout.upsample), max(rows * layout.width, lanes(planes))
     for term in range(len(terms.tap)):
         origin, plane = (terms.filter_y[term], terms.filter_x[term]), filters[terms.tap[term]]
-        pack_rows(target, terms.filter_at[term], plane, first, rows, layout.width, origin, step)
+        pack_rows(planes, terms.filter_at[term], plane, first, rows, layout.width, origin, step)
+        deal(strips, term, len(terms.tap), planes, terms.filter_at[term], count)
 
 
 @jit
@@ -106,7 +114,8 @@ def sizes(terms: Terms, layout: Layout, *, backward: bool) -> Sizes:
     """What a thread needs."""
     acc = layout.plane * (1 if backward else layout.upsample)
     return Sizes(
-        filters=len(terms.tap) * layout.plane,
+        filters=len(terms.tap) * layout.plane if backward else layout.plane,
+        strips=len(terms.tap) * (layout.plane + STRIP_BYTES),
         images=CHANNELS * layout.image_size,
         outputs=CHANNELS * layout.output_size if backward else 0,
         acc=CHANNELS * acc,
@@ -137,7 +146,9 @@ def forward_items(
     """Items (n, group, band, chunk of channels)."""
     groups, taps, u = filters.shape[1], filters.shape[2], layout.upsample
     per_group, blocks, size = x.shape[1] // groups, -(-layout.rows // layout.block), len(terms.tap)
-    packed, images = memory[: sizes.filters], memory[sizes.filters :]
+    pixels = lanes(memory)
+    packed, strips = memory[: sizes.filters], memory[sizes.filters :]
+    images = strips[sizes.strips :]
     acc = images[sizes.images :]
     totals = acc[sizes.acc :]
     # What lies between rows comes to nothing, but should not be slow to multiply.
@@ -150,7 +161,7 @@ def forward_items(
             rows = min(layout.block, layout.rows - first)
             count = max(rows * layout.width, lanes(acc))
             clear(images, 0, sizes.images)
-            _pack_filters(packed, filters[n, group], terms, first, rows, layout)
+            _pack_filters(packed, strips, filters[n, group], terms, first, rows, layout)
             for c in range(begin, end, CHANNELS):
                 several = min(CHANNELS, end - c)
                 for k in range(several):
@@ -160,7 +171,11 @@ def forward_items(
                     row, column, these = phase // u, phase % u, slice(phase * taps, (phase + 1) * taps)
                     apply(
                         Planes(acc, column * layout.plane, u * layout.plane),
-                        *(several, count, Taps(packed, terms.filter_at[these], terms.image_at[these])),
+                        *(
+                            several,
+                            count,
+                            Strips(strips, these.start * pixels, size * pixels, terms.image_at[these]),
+                        ),
                         Planes(images, 0, layout.image_size),
                         Scale(scales, (n * x.shape[1] + c) * size + phase * taps, size),
                         *(totals, add, _KEPT),
@@ -201,7 +216,7 @@ def _grad_x(
     source: int,
     first: int,
     rows: int,
-    taps: Taps,
+    taps: Strips,
     pixels: Planes,
     scale: Scale,
     totals: np.ndarray,
@@ -235,11 +250,12 @@ def backward_items(
     add: bool | None,
 ) -> None:
     """Items (n, group, band, chunk of channels)."""
-    groups, size = filters.shape[1], len(terms.tap)
+    groups, size, width = filters.shape[1], len(terms.tap), lanes(memory)
     per_group, blocks = x.shape[1] // groups, -(-layout.rows // layout.block)
     needs_filters = grads.filters.size + grads.slots.size > 0
     packed, grad_filters = memory[: sizes.filters], memory[sizes.filters :]
-    images = grad_filters[sizes.filters :]
+    strips = grad_filters[sizes.filters :]
+    images = strips[sizes.strips :]
     outputs = images[sizes.images :]
     acc = outputs[sizes.outputs :]
     totals = acc[sizes.acc :]
@@ -249,8 +265,8 @@ def backward_items(
         (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
         for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
             first, rows = block * layout.block, min(layout.block, layout.rows - block * layout.block)
-            clear(memory, 0, 2 * sizes.filters + sizes.images + sizes.outputs)
-            _pack_filters(packed, filters[n, group], terms, first, rows, layout)
+            clear(memory, 0, 2 * sizes.filters + sizes.strips + sizes.images + sizes.outputs)
+            _pack_filters(packed, strips, filters[n, group], terms, first, rows, layout)
             for channel in range(begin, end, CHANNELS):
                 several = min(CHANNELS, end - channel)
                 for k in range(several):
@@ -274,6 +290,9 @@ def backward_items(
                         correlate(grad_filters, several, count, taps, plane, pixels, scale, of_scale, add)
                     if grads.x.size:
                         target, source = grads.x[n, channel : channel + several], terms.planes[s]
-                        _grad_x(target, acc, source, first, rows, taps, pixels, scale, totals, layout, add)
+                        of_plane = Strips(strips, these.start * width, size * width, terms.output_at[these])
+                        _grad_x(
+                            target, acc, source, first, rows, of_plane, pixels, scale, totals, layout, add
+                        )
             if grads.filters.size:
                 _unpack_filters(grad_filters, grads.filters[chunk, n, group], terms, first, rows, layout)

@@ -33,6 +33,17 @@ class Planes(NamedTuple):
     apart: int
 
 
+class Strips(NamedTuple):
+    """Tap t has the filter ``filters[at + s*step + t*lanes + i]`` at pixel i of strip s, and reads pixel
+    ``j + offset[t]`` at pixel j: the filters of all taps side by side, in the order in which they are used.
+    """
+
+    filters: np.ndarray
+    at: int
+    step: int
+    offset: np.ndarray
+
+
 class Taps(NamedTuple):
     """Tap t at pixel j has the filter ``filters[at[t] + j]`` and reads pixel ``j + offset[t]``."""
 
@@ -65,11 +76,37 @@ def lanes(like: np.ndarray) -> int:
 
 
 @jit
+def strips_of(count: int, size: int) -> int:
+    """Strips that cover `count` pixels; the last one may overlap the one before."""
+    return (count + size - 1) // size
+
+
+@jit
+def deal(target: np.ndarray, tap: int, taps: int, plane: np.ndarray, at: int, count: int) -> None:
+    """The filters of one of `taps` taps, from their plane to its places in `Strips`."""
+    size = lanes(target)
+    for strip in range(strips_of(count, size)):
+        _move(target, (strip * taps + tap) * size, plane, at + min(strip * size, count - size))
+
+
+@intrinsic
+def _move(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
+    """One strip."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        writer = Writer(context, builder, signature, args, STRIP_BYTES)
+        writer.store(writer.load(writer.data[2], args[3]), writer.data[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), generate
+
+
+@jit
 def apply(
     target: Planes,
     channels: int,
     count: int,
-    taps: Taps,
+    taps: Strips,
     source: Planes,
     scale: Scale,
     totals: np.ndarray,
@@ -83,24 +120,22 @@ def apply(
     the next channels, if there are any, are fetched from memory meanwhile. With `stream` the target is
     written past the caches, where it lies on whole cache lines.
     """
-    size, j = lanes(target.values), 0
-    while True:
+    size = lanes(target.values)
+    for strip in range(strips_of(count, size)):
+        j, filter_at = min(strip * size, count - size), taps.at + strip * taps.step
         if channels == CHANNELS:
             _several_channels(
-                *(target.values, target.at, target.apart, j, taps.filters, taps.at),
+                *(target.values, target.at, target.apart, j, taps.filters, filter_at),
                 *(source.values, source.at, source.apart, taps.offset, scale.values, scale.at, scale.apart),
                 *(totals, add, stream),
             )
         else:
             for c in range(channels):
                 _one_channel(
-                    *(target.values, target.at + c * target.apart, 0, j, taps.filters, taps.at),
+                    *(target.values, target.at + c * target.apart, 0, j, taps.filters, filter_at),
                     *(source.values, source.at + c * source.apart, 0, taps.offset),
                     *(scale.values, scale.at + c * scale.apart, 0, totals, add, stream),
                 )
-        if j + size >= count:
-            return
-        j = min(j + size, count - size)  # the last strip may overlap the one before
 
 
 def _strip(channels: int) -> Callable:
@@ -129,7 +164,7 @@ def _strip(channels: int) -> Callable:
         i = types.intp
         sources, scales = (source, i, i, offset), (scale, i, i)
         sums = (totals, add, types.boolean)
-        signature = types.void(target, i, i, i, filters, filter_at, *sources, *scales, *sums)
+        signature = types.void(target, i, i, i, filters, i, *sources, *scales, *sums)
         return signature, partial(_generate, channels=channels)
 
     return strip
@@ -140,12 +175,12 @@ _several_channels, _one_channel = _strip(CHANNELS), _strip(1)
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
     writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    target, _, _, _, filters, filter_at, source, _, _, offset, scale, _, _, totals, _, _ = writer.data
-    _, at, apart, j, _, _, _, source_at, source_apart, _, _, scale_at, scale_apart, _, _, stream = args
+    target, _, _, _, filters, _, source, _, _, offset, scale, _, _, totals, _, _ = writer.data
+    _, at, apart, j, _, filter_at, _, source_at, source_apart, _, _, scale_at, scale_apart, *_, stream = args
     combine = writer.multiply if isinstance(signature.args[-2], types.NoneType) else writer.add
     index = at.type
-    taps = context.make_array(signature.args[5])(context, builder, args[5]).nitems
-    filters, first = builder.gep(filters, [j]), builder.add(source_at, j)
+    taps = context.make_array(signature.args[9])(context, builder, args[9]).nitems
+    filters, first = builder.gep(filters, [filter_at]), builder.add(source_at, j)
     sources = [
         builder.gep(source, [builder.add(first, builder.mul(source_apart, index(c)))])
         for c in range(channels)
@@ -153,7 +188,7 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: i
     scales = [builder.add(scale_at, builder.mul(scale_apart, index(c))) for c in range(channels)]
 
     def step(tap: Any, sums: list) -> list:
-        factor, following = writer.load(filters, writer.element(filter_at, tap)), []
+        factor, following = writer.load(filters, builder.mul(tap, index(writer.lanes))), []
         start = writer.element(offset, tap)
         for total, pixels, place in zip(sums, sources, scales, strict=True):
             combined = factor
