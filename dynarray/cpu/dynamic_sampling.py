@@ -49,18 +49,9 @@ from .dynamic_sampling_kernels import (
     forward_items,
     whole_items,
 )
+from .dynamic_sampling_lines import Lines, add_items
 from .dynamic_sampling_maximum import first_maximum_items, second_maximum_items
-from .dynamic_sampling_packing import (
-    Call,
-    add_extended,
-    add_totals,
-    bands,
-    describe,
-    from_lines,
-    lines_of_x,
-    prepare,
-    step_of,
-)
+from .dynamic_sampling_packing import Call, add_totals, bands, describe, prepare
 from .dynamic_sampling_scratch import cut, make_columns, make_rows, make_weights, row_sizes, widths_of
 from .dynamic_sampling_single import single_backward, single_forward, single_region
 from .dynamic_sampling_tile import ROWS
@@ -129,8 +120,7 @@ def _first_piece(start: int, stop: int, inputs: Inputs, outer: Outer, grads: Gra
 
 
 def _second_piece(start: int, stop: int, inputs: Inputs, outer: Outer, *args: Any) -> None:
-    _, band, chunk = args
-    second_items(start, stop, make_columns(inputs, band, chunk), inputs, outer, *args)
+    second_items(start, stop, make_columns(inputs, args[1]), inputs, outer, *args)
 
 
 def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **params: Any) -> tuple:
@@ -177,7 +167,7 @@ def _backward_image(
     if wanted[3]:
         of_samples = grads[3][n].reshape(outputs, -1, *grads[3].shape[4:])
     for rows in bands(call, x.itemsize):
-        band, packed_rows = prepare(call, inputs, total, rows)
+        band, packed = prepare(call, inputs, total, rows)
         owned = wanted[1] and outer.fuse != MAX  # else the second pass makes it
         first = Grads(
             grads[1][n] if owned else flat4,
@@ -194,7 +184,7 @@ def _backward_image(
         if wanted[0]:
             add_totals(call, grad_total, first.totals.sum(axis=0), band, rows)
         if wanted[0] or (wanted[1] and not owned):
-            _second_pass(call, inputs, outer, grads, n, wanted, band, share, packed_rows)
+            _second_pass(call, inputs, outer, grads, n, wanted, band, share, packed)
     if wanted[0]:
         grads[0][n] += grad_total
 
@@ -208,7 +198,7 @@ def _second_pass(
     wanted: tuple,
     band: Band,
     share: float,
-    rows: np.ndarray,
+    packed: Lines,
 ) -> None:
     """Gradients of channel kernel and x, but for what all channels share."""
     channels = inputs.x.shape[0]
@@ -221,13 +211,7 @@ def _second_pass(
         parallel.run(second_maximum_items, -(-channels // chunk), work, *arrays)
     else:
         # The more channels share the weights of the samples the better; results do not depend on it.
-        chunk = min(64, max(8, -(-channels // (2 * parallel.get_num_threads())))) // ROWS * ROWS
+        chunk = min(64, max(8, -(-channels // parallel.get_num_threads()))) // ROWS * ROWS
         parallel.run(_second_piece, -(-channels // chunk), work, inputs, outer, lines, band, chunk)
-    if not wanted[0]:
-        return
-    step, view = step_of(call), lines_of_x(band, lines, channels, len(rows))
-
-    def unpack(start: int, stop: int) -> None:
-        add_extended(grads[0][n][start:stop], from_lines(view[start:stop], step), rows, band.left)
-
-    parallel.run(unpack, channels, 2.0 * lines.size)
+    if wanted[0]:
+        parallel.run(add_items, channels, 2.0 * lines.size, grads[0][n], lines, band.channel, packed)

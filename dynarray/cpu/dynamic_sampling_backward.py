@@ -19,11 +19,11 @@ from .dynamic_sampling_kernels import (
     Rows,
     add1,
     add_taps,
-    pack_kernels,
+    place_samples,
     start_row,
     sum_channels,
 )
-from .dynamic_sampling_tile import ROWS, interleave, lanes, padded_width, product, product_row
+from .dynamic_sampling_tile import ROWS, WIDE, interleave, lanes, padded_width, product, product_row
 from .planes import clear, copy, inside
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
@@ -48,33 +48,33 @@ class Outer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Scratch for one row of ROWS output channels: what its samples weigh in the gradients.
+    """Scratch for ROWS output channels: what samples weigh in the gradients.
 
     Rows, `pitch` apart, lie between margins of zeros: as far as a sample is from the first one of its row.
     """
 
     margin: int
     pitch: int
-    whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As
-    centred: np.ndarray  # the same times Ap on the centre; without elements where there is none
+    run: int  # elements of a block of rows of the gradient of U
+    whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As of one row
+    centred: np.ndarray  # of a block of rows, times Ap on the centre, as `product` takes its factor a
     by_tap: np.ndarray  # (taps, ...): sums over samples of whole * V, where these are centred, as lines
     centre: np.ndarray  # the same for whole * (sum over channels of U * x)
     taps: np.ndarray  # (taps, padded): gradient of a row of V
-    channels: np.ndarray  # (C, ROWS, padded): gradient of a row of U
+    channels: np.ndarray  # (WIDE, ROWS, run): gradient of U
     of_samples: np.ndarray  # terms: where in `whole` the samples are
     of_row: np.ndarray  # those of one row of samples, seen from where they are centred
     shifts: np.ndarray
-    of_seen: np.ndarray  # (S*S,): where in lines of `Band.seen`, and in those of x, the samples of a row are
-    of_lines: np.ndarray
+    of_centred: np.ndarray  # where the samples of a strip are
     of_channels: np.ndarray  # where the channels are in the lines of x
 
 
 @jit
 def _weigh(
-    target: np.ndarray, at: int, apart: tuple, outputs: tuple, h: int, i: int, centred: bool, inputs: Inputs,
-    outer: Outer, band: Band,
+    target: np.ndarray, at: int, apart: tuple, outputs: tuple, h: int, these: tuple, centred: bool,
+    inputs: Inputs, outer: Outer, band: Band,
 ) -> None:  # fmt: skip
-    """target[at + j*apart[0] + k*apart[1]] = grad_output * As of samples (i, j), if `centred` times Ap.
+    """target[at + j*apart[0] + k*apart[1]] = grad_output * As of samples these[0] + j, if `centred` times Ap.
 
     Of a row h of the output channels k. Arrays are taken out of their tuples once: that counts references,
     which threads wait for each other to do.
@@ -85,17 +85,37 @@ def _weigh(
     residual = band.attention_residual if given else band.ones[0] - band.ones[0]
     attended = centred and len(band.factors) > 0
     factors = band.factors if attended else band.ones
-    centre = band.taps[len(band.taps) // 2] + band.centre[h, i] * band.phases * band.stretch
-    for k in range(outputs[1] - outputs[0]):
-        o = outputs[0] + k
-        for j in range(samples):
-            s = i * samples + j
-            slice_of = s * several if outer.fuse == STACK else 0
-            t, g = uint64(at + j * apart[0] + k * apart[1]), uint64(((slice_of + o) * high + row) * wide)
+    centre, size = band.taps[len(band.taps) // 2], band.phases * band.stretch
+    for s in range(these[0], these[1]):
+        i, j = s // samples, s % samples
+        seen = centre + band.centre[h, i] * size + places[j]
+        for k in range(outputs[1] - outputs[0]):
+            o = outputs[0] + k
+            slice_of, to = s * several if outer.fuse == STACK else 0, at + (s - these[0]) * apart[0]
+            t, g = uint64(to + k * apart[1]), uint64(((slice_of + o) * high + row) * wide)
             a = uint64(((o * samples * samples + s) * high + row) * wide if given else 0)
-            f = uint64(o * band.apart + centre + places[j] if attended else 0)
+            f = uint64(o * band.apart + seen if attended else 0)
             for w in range(uint64(wide)):
                 target[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
+
+
+@jit
+def _centre(weights: Weights, outputs: tuple, r: int, wide: int, scratch: Rows, band: Band) -> None:
+    """`weights.centred` of row r of a block."""
+    target, whole, regions = weights.centred, weights.whole, len(weights.of_samples)
+    attended, strip = len(band.factors) > 0, lanes(whole)
+    factors = band.factors if attended else band.ones
+    centre, places, step = band.taps[len(band.taps) // 2], scratch.of_seen, regions * ROWS * strip
+    blocks = padded_width(wide, whole) // strip
+    for k in range(outputs[1] - outputs[0]):
+        for s in range(regions):
+            of = weights.of_samples[s] + k * weights.pitch + weights.margin
+            seen = (outputs[0] + k) * band.apart + centre + places[r, s] if attended else 0
+            for m in range(blocks):
+                t = uint64((r * blocks + m) * step + (s * ROWS + k) * strip)
+                f, g = uint64(of + m * strip), uint64(seen + m * strip)
+                for w in range(uint64(strip)):
+                    target[t + w] = whole[f + w] * factors[g + w]
 
 
 @jit
@@ -174,81 +194,86 @@ def first_items(
     items: int,
 ) -> None:
     """Items (set of ROWS output channels, dealt out in `items` shares)."""
-    samples, (outputs, _, _, _, wide) = len(band.at), inputs.spatial_kernel.shape
+    outputs = len(inputs.spatial_kernel)
     needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
-    size, sets = band.phases * band.stretch, -(-outputs // ROWS)
-    margin, apart = weights.margin, (ROWS * weights.pitch, weights.pitch)
+    sets = -(-outputs // ROWS)
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
         for of_set in range(sets * item // items, sets * (item + 1) // items):
             several = (ROWS * of_set, min(ROWS * (of_set + 1), outputs))
-            for h in range(band.rows):
-                row = band.first + h
-                if needs_dots and h % band.block == 0:
-                    rows = min(band.block, band.rows - h)
-                    pack_kernels(scratch.channel_kernels, inputs, several, row, rows)
-                start_row(scratch, several, row, inputs, band)
-                for i in range(samples):
-                    for j in range(samples):
-                        weights.of_seen[i * samples + j] = band.centre[h, i] * size + band.at[j]
-                        weights.of_lines[i * samples + j] = band.line[h, i] * size + band.at[j]
-                    at = i * samples * ROWS * weights.pitch + margin
-                    _weigh(weights.whole, at, apart, several, h, i, False, inputs, outer, band)
-                    if len(weights.centred):
-                        _weigh(weights.centred, at, apart, several, h, i, True, inputs, outer, band)
-                    if needs_dots:
-                        sum_channels(scratch, h, i, inputs, band)
-                    for k in range(
-                        several[1] - several[0] if len(totals) or grads.position_attention.size else 0
-                    ):
-                        _sum_by_tap(weights, scratch, k, i, band)
-                        if grads.position_attention.size:
-                            _sum_on_centre(weights, scratch, k, i, wide, band)
-                        _spread(weights, several[0] + k, h, i, totals, grads, inputs, band)
-                    if grads.sample_attention.size:
-                        add_taps(scratch, several, h, i, wide, band)
-                        _by_sample(grads.sample_attention, scratch, several, row, i, outer, band)
-                if grads.spatial_kernel.size:
-                    _sum_by_place(grads.spatial_kernel, weights, several, row, band)
+            for h in range(0, band.rows, band.block):
+                rows = min(band.block, band.rows - h)
+                place_samples(scratch, h, rows, band)
+                if needs_dots:
+                    sum_channels(scratch, several, h, rows, inputs, band)
+                for r in range(rows):
+                    _first_row(scratch, weights, several, h + r, r, inputs, outer, grads, totals, band)
                 if grads.channel_kernel.size:
-                    _sum_by_channel(grads.channel_kernel, weights, several, row, band)
+                    _sum_by_channel(grads.channel_kernel, weights, scratch, several, h, rows, band)
 
 
 @jit
-def _sum_on_centre(weights: Weights, scratch: Rows, k: int, i: int, wide: int, band: Band) -> None:
+def _first_row(
+    scratch: Rows, weights: Weights, outputs: tuple, h: int, r: int, inputs: Inputs, outer: Outer,
+    grads: Grads, totals: np.ndarray, band: Band,
+) -> None:  # fmt: skip
+    """Row h of the band, r of a block: all but the gradient of the channel kernel, and what that takes."""
+    samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
+    apart, every = (ROWS * weights.pitch, weights.pitch), (0, samples * samples)
+    start_row(scratch, outputs, row, inputs, band)
+    _weigh(weights.whole, weights.margin, apart, outputs, h, every, False, inputs, outer, band)
+    if grads.channel_kernel.size:
+        _centre(weights, outputs, r, wide, scratch, band)
+    if len(totals) or grads.position_attention.size:
+        for i in range(samples):
+            for k in range(outputs[1] - outputs[0]):
+                _sum_by_tap(weights, scratch, k, i, band)
+                if grads.position_attention.size:
+                    _sum_on_centre(weights, scratch, k, i, r, wide, band)
+                _spread(weights, outputs[0] + k, h, i, totals, grads, inputs, band)
+    if grads.sample_attention.size:
+        add_taps(scratch, outputs, r, wide, band)
+        _by_sample(grads.sample_attention, scratch, outputs, row, r, outer)
+    if grads.spatial_kernel.size:
+        _sum_by_place(grads.spatial_kernel, weights, scratch, outputs, row, r, band)
+
+
+@jit
+def _sum_on_centre(weights: Weights, scratch: Rows, k: int, i: int, r: int, wide: int, band: Band) -> None:
     """centre = sum over the samples of a row of weight * (sum over channels of U * x)."""
     samples, padded = len(band.at), padded_width(wide, scratch.acc)
     clear(weights.centre, 0, len(weights.centre))
     for j in range(samples):
-        at = ((i * samples + j) * ROWS + k) * weights.pitch + weights.margin
-        add1(weights.centre, band.at[j], wide, weights.whole, at, scratch.acc, (j * ROWS + k) * padded)
+        s = i * samples + j
+        at, of = weights.of_samples[s] + k * weights.pitch + weights.margin, r * samples * samples + s
+        add1(weights.centre, band.at[j], wide, weights.whole, at, scratch.acc, (of * ROWS + k) * padded)
 
 
 @jit
-def _by_sample(
-    grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, i: int, outer: Outer, band: Band
-) -> None:
+def _by_sample(grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, r: int, outer: Outer) -> None:
     """The gradient of the sample attention: grad_output * region."""
-    several, (high, wide), samples = outer.grad_output.shape[1], grad.shape[2:], len(band.at)
+    several, (regions, high, wide) = outer.grad_output.shape[1], grad.shape[1:]
     gradient, flat, padded = outer.grad_output.reshape(-1), grad.reshape(-1), padded_width(wide, grad)
     for k in range(outputs[1] - outputs[0]):
-        for j in range(samples):
-            o, s = outputs[0] + k, i * samples + j
+        for s in range(regions):
+            o, of = outputs[0] + k, ((r * regions + s) * ROWS + k) * padded
             slice_of = s * several if outer.fuse == STACK else 0
-            g, to = ((slice_of + o) * high + row) * wide, ((o * samples * samples + s) * high + row) * wide
-            _multiply(flat, to, gradient, g, scratch.acc, (j * ROWS + k) * padded, wide)
+            g, to = ((slice_of + o) * high + row) * wide, ((o * regions + s) * high + row) * wide
+            _multiply(flat, to, gradient, g, scratch.acc, of, wide)
 
 
 @jit
-def _sum_by_place(grad: np.ndarray, weights: Weights, outputs: tuple, row: int, band: Band) -> None:
+def _sum_by_place(
+    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, row: int, r: int, band: Band
+) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * Ap."""
     (high, wide), taps = grad.shape[3:], len(band.taps)
-    flat, padded = grad.reshape(-1), padded_width(wide, grad)
+    flat, padded, of_seen = grad.reshape(-1), padded_width(wide, grad), scratch.of_seen[r]
     for k in range(outputs[1] - outputs[0]):
         seen = (outputs[0] + k) * band.apart
         product_row(
             *(weights.taps, 0, padded, weights.whole, k * weights.pitch + weights.margin, weights.of_samples),
-            *(band.seen, seen, weights.of_seen, band.taps, padded // lanes(grad), False),
+            *(band.seen, seen, of_seen, band.taps, padded // lanes(grad), False),
         )
         for tap in range(taps):
             to = (((outputs[0] + k) * taps + tap) * high + row) * wide
@@ -256,58 +281,46 @@ def _sum_by_place(grad: np.ndarray, weights: Weights, outputs: tuple, row: int, 
 
 
 @jit
-def _sum_by_channel(grad: np.ndarray, weights: Weights, outputs: tuple, row: int, band: Band) -> None:
-    """The gradient of a row of the channel kernel: sum over samples of weight * Ap * x."""
+def _sum_by_channel(
+    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, h: int, rows: int, band: Band
+) -> None:
+    """The gradient of a block of rows of the channel kernel: sum over samples of weight * Ap * x."""
     _, count, high, wide = grad.shape
-    flat, padded, strip = grad.reshape(-1), padded_width(wide, grad), lanes(grad)
-    factors = weights.centred if len(weights.centred) else weights.whole
+    flat, padded, strip, run = grad.reshape(-1), padded_width(wide, grad), lanes(grad), weights.run
+    step = len(weights.of_centred) * ROWS * strip
     # Not straight to the gradient: whole images apart, rows of several channels share one set of the cache.
-    product(
-        *(weights.channels, 0, (padded, ROWS * padded)),
-        *(factors, weights.margin, (strip, weights.pitch), weights.of_samples),
-        *(band.lines, 0, weights.of_lines, weights.of_channels, padded // strip, False),
-    )
-    for k in range(outputs[1] - outputs[0]):
-        for c in range(count):
-            to = (((outputs[0] + k) * count + c) * high + row) * wide
-            copy(flat, to, weights.channels, (c * ROWS + k) * padded, wide)
+    for c in range(0, count, WIDE):
+        of_channels = weights.of_channels[: min(WIDE, count - c)]
+        for r in range(rows):
+            at = r * (padded // strip) * step
+            product(
+                *(
+                    weights.channels,
+                    r * wide,
+                    (run, ROWS * run),
+                    weights.centred,
+                    at,
+                    step,
+                    weights.of_centred,
+                ),
+                *(band.lines, c * band.channel, scratch.of_lines[r], of_channels, padded // strip, False),
+                *(weights.centred, (at, 0, 0)),
+            )
+        for k in range(outputs[1] - outputs[0]):
+            for m in range(len(of_channels)):
+                to = (((outputs[0] + k) * count + c + m) * high + band.first + h) * wide
+                copy(flat, to, weights.channels, (m * ROWS + k) * run, rows * wide)
 
 
 class Columns(NamedTuple):
     """Scratch of the second pass, for one row of outputs and up to SET output channels."""
 
-    weights: np.ndarray  # (S, outputs, padded): those of one row of samples
-    kernels: (
-        np.ndarray
-    )  # sets of ROWS channels as `interleave` makes them, of which output channels are terms
-    moved: np.ndarray  # (S, ROWS, padded): what goes to the lines of x
+    weights: np.ndarray  # (samples, outputs, padded): of as many samples as there are places for
+    kernels: np.ndarray  # of ROWS channels as `interleave` makes them; output channels are terms
+    moved: np.ndarray  # (samples, ROWS, padded): what goes to the lines of x
     of_outputs: np.ndarray  # terms: where output channels and samples lie
     of_weights: np.ndarray
     of_samples: np.ndarray
-
-
-@jit
-def _pack_columns(scratch: Columns, outputs: tuple, channels: tuple, row: int, inputs: Inputs) -> None:
-    """The channel kernels of a row, as `product` takes its factor a: output channels are terms."""
-    _, of_all, high, wide = inputs.channel_kernel.shape
-    u, strip, depth, plane = (
-        inputs.channel_kernel.reshape(-1),
-        lanes(inputs.x),
-        outputs[1] - outputs[0],
-        high * wide,
-    )
-    size, last = depth * padded_width(wide, inputs.x), channels[1] - 1
-    for c in range(channels[0], channels[1], ROWS):
-        for k in range(depth):
-            of = (outputs[0] + k) * of_all * plane + row * wide
-            starts = (
-                of + c * plane,
-                of + min(c + 1, last) * plane,
-                of + min(c + 2, last) * plane,
-                of + min(c + 3, last) * plane,
-            )
-            to = (c - channels[0]) * size + k * ROWS * strip
-            interleave(scratch.kernels, to, depth * ROWS * strip, u, starts, wide, wide)
 
 
 @cached_jit
@@ -322,35 +335,57 @@ def second_items(
     chunk: int,
 ) -> None:
     """Items (chunk of channels, a multiple of ROWS): the gradient of the lines of x."""
-    samples, (outputs, channels, _, wide) = len(band.at), inputs.channel_kernel.shape
-    padded, size, strip = padded_width(wide, inputs.x), band.phases * band.stretch, lanes(inputs.x)
+    regions, (outputs, channels, _, wide) = len(band.at) ** 2, inputs.channel_kernel.shape
+    padded, batch = padded_width(wide, inputs.x), len(scratch.of_samples)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
         for o in range(0, outputs, SET):
             several = (o, min(o + SET, outputs))
             depth = several[1] - o
-            for j in range(samples):
-                scratch.of_samples[j] = j * depth * padded
+            for s in range(batch):
+                scratch.of_samples[s] = s * depth * padded
             for h in range(band.rows):
-                _pack_columns(scratch, several, these, band.first + h, inputs)
-                for i in range(samples):
-                    apart = (depth * padded, padded)
-                    _weigh(scratch.weights, 0, apart, several, h, i, True, inputs, outer, band)
-                    for c in range(these[0], these[1], ROWS):
-                        product(
-                            *(scratch.moved, 0, (padded, ROWS * padded)),
-                            *(
-                                scratch.kernels,
-                                (c - these[0]) * depth * padded,
-                                (depth * ROWS * strip, strip),
-                            ),
-                            *(scratch.of_outputs[:depth], scratch.weights, 0, scratch.of_weights),
-                            *(scratch.of_samples, padded // strip, False),
-                        )
-                        for m in range(min(ROWS, these[1] - c)):
-                            for j in range(samples):
-                                to = (c + m) * band.channel + band.line[h, i] * size + band.at[j]
-                                add(grad_lines, to, scratch.moved, (j * ROWS + m) * padded, wide)
+                for s in range(0, regions, batch):
+                    samples, apart = (s, min(s + batch, regions)), (depth * padded, padded)
+                    _weigh(scratch.weights, 0, apart, several, h, samples, True, inputs, outer, band)
+                    _move(grad_lines, scratch, several, these, h, samples, inputs, band)
+
+
+@jit
+def _move(
+    grad_lines: np.ndarray, scratch: Columns, outputs: tuple, channels: tuple, h: int, samples: tuple,
+    inputs: Inputs, band: Band,
+) -> None:  # fmt: skip
+    """Add to the lines of some channels what a row of outputs gives to them by some samples."""
+    _, count, high, wide = inputs.channel_kernel.shape
+    plane, depth, size, strip = (
+        high * wide,
+        outputs[1] - outputs[0],
+        band.phases * band.stretch,
+        lanes(inputs.x),
+    )
+    padded, u, moved = padded_width(wide, inputs.x), inputs.channel_kernel.reshape(-1), scratch.moved
+    step, apart, of_samples = (
+        depth * ROWS * strip,
+        count * plane,
+        scratch.of_samples[: samples[1] - samples[0]],
+    )
+    first = outputs[0] * apart + (band.first + h) * wide
+    for c in range(channels[0], channels[1], ROWS):
+        at, last = first + c * plane, min(ROWS, channels[1] - c) - 1
+        for k in range(depth):
+            interleave(scratch.kernels, k * ROWS * strip, step, u, at + k * apart, plane, last, wide)
+        soon = at + ROWS * plane if c + ROWS < channels[1] else first + channels[0] * plane + wide
+        product(
+            *(moved, 0, (padded, ROWS * padded), scratch.kernels, 0, step, scratch.of_outputs[:depth]),
+            *(scratch.weights, 0, scratch.of_weights[:depth], of_samples, padded // strip, False),
+            *(u, (soon, apart, plane)),
+        )
+        for s in range(samples[0], samples[1]):
+            line = band.line[h, s // len(band.at)] * size + band.at[s % len(band.at)]
+            for m in range(last + 1):
+                of = ((s - samples[0]) * ROWS + m) * padded
+                add(grad_lines, (c + m) * band.channel + line, moved, of, wide)
 
 
 @jit

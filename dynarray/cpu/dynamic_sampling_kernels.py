@@ -11,6 +11,7 @@ from .planes import copy
 
 SUM, MAX, STACK = 0, 1, 2
 ITEM_ROWS = 16  # rows of a block where there are several: what they see of X1 is made once
+CHANNELS = 16  # whose kernels are packed together, while those of the next ones come from memory
 
 
 class Inputs(NamedTuple):
@@ -90,27 +91,28 @@ def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.n
 
 
 @jit
-def pack_kernels(target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, rows: int) -> None:
-    """Channel kernels of some rows, each as `product` takes its factor a: channels are terms.
+def step_of(terms: int, strip: int) -> int:
+    """From one strip to the next of packed kernels: an odd number of cache lines, for the sake of its sets."""
+    return (terms * ROWS + 1) * strip
 
-    Several rows at once, because a row of one kernel is short and the next one far away in memory.
-    """
+
+@jit
+def _pack_kernels(
+    target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, rows: int, these: tuple
+) -> None:
+    """Kernels of these channels for some rows, as `product` takes its factor a: channels are terms."""
     _, channels, high, wide = inputs.channel_kernel.shape
-    plane, step, flat = high * wide, channels * ROWS * lanes(target), inputs.channel_kernel.reshape(-1)
-    size = step * (padded_width(wide, target) // lanes(target))
-    joined = wide % lanes(target) == 0  # rows follow one another in strips, too
-    last = outputs[1] - 1  # what a last set lacks is not looked at
-    for c in range(channels):
-        of, to = c * plane + row * wide, c * ROWS * lanes(target)
-        starts = (
-            outputs[0] * channels * plane + of,
-            min(outputs[0] + 1, last) * channels * plane + of,
-            min(outputs[0] + 2, last) * channels * plane + of,
-            min(outputs[0] + 3, last) * channels * plane + of,
-        )
-        for r in range(1 if joined else rows):
-            of_row = (starts[0] + r * wide, starts[1] + r * wide, starts[2] + r * wide, starts[3] + r * wide)
-            interleave(target, to + r * size, step, flat, of_row, rows * wide if joined else wide, plane)
+    plane, strip, flat = high * wide, lanes(target), inputs.channel_kernel.reshape(-1)
+    step = step_of(these[1] - these[0], strip)
+    size = step * (padded_width(wide, target) // strip)
+    joined = wide % strip == 0  # rows follow one another in strips, too
+    apart, last = channels * plane, outputs[1] - 1 - outputs[0]  # what a last set lacks is not looked at
+    for c in range(these[0], these[1]):
+        of, to = outputs[0] * apart + c * plane + row * wide, (c - these[0]) * ROWS * strip
+        if joined:
+            interleave(target, to, step, flat, of, apart, last, rows * wide)
+        for r in range(0 if joined else rows):
+            interleave(target, to + r * size, step, flat, of + r * wide, apart, last, wide)
 
 
 @jit
@@ -187,61 +189,89 @@ def whole_items(
 
 
 class Rows(NamedTuple):
-    """Scratch for one row of ROWS output channels; rows are padded to whole strips."""
+    """Scratch for a block of rows of ROWS output channels; rows are padded to whole strips."""
 
-    channel_kernels: np.ndarray  # of band.block rows
-    kernels: np.ndarray  # what `weights` makes, between margins of zeros
+    channel_kernels: np.ndarray  # of CHANNELS channels
+    kernels: np.ndarray  # what `weights` makes of one row, between margins of zeros
     margin: int
     pitch: int  # of rows in there
-    acc: np.ndarray  # (S, ROWS, padded)
+    acc: np.ndarray  # (rows, S*S, ROWS, padded)
     of_channels: np.ndarray  # terms: where channels and taps lie
     lines_of_channels: np.ndarray
     of_taps: np.ndarray
+    of_lines: np.ndarray  # (rows, S*S): where in the lines of x, and in those of `Band.seen`, samples are
+    of_seen: np.ndarray
 
 
 @jit
-def sum_channels(scratch: Rows, h: int, i: int, inputs: Inputs, band: Band) -> None:
-    """acc[j, k] = sum over channels of channel_kernel * x, for samples (i, j) and output channels k."""
-    wide, x = inputs.spatial_kernel.shape[4], inputs.x
-    padded, channels, strip = padded_width(wide, x), x.shape[0], lanes(x)
-    step, line = channels * ROWS * strip, band.line[h, i] * band.phases * band.stretch
-    product(
-        *(scratch.acc, 0, (padded, ROWS * padded)),
-        *(
-            scratch.channel_kernels,
-            h % band.block * (padded // strip) * step,
-            (step, strip),
-            scratch.of_channels,
-        ),
-        *(band.lines, line, scratch.lines_of_channels, band.at, padded // strip, False),
-    )
-
-
-@jit
-def add_taps(scratch: Rows, outputs: tuple, h: int, i: int, wide: int, band: Band) -> None:
-    """From sums over channels acc[j, k] to the regions (i, j) of the output channels k."""
-    z, size = scratch.acc, band.phases * band.stretch
-    padded, taps, samples = padded_width(wide, z), len(scratch.of_taps), len(band.at)
-    factors, places, centre = band.factors, band.at, band.taps[taps // 2]
-    for k in range(outputs[1] - outputs[0]):
-        line = (outputs[0] + k) * band.apart + band.centre[h, i] * size
-        for j in range(samples if len(factors) else 0):
-            to, factor = uint64((j * ROWS + k) * padded), uint64(line + centre + places[j])
-            for w in range(uint64(wide)):
-                z[to + w] *= factors[factor + w]
-        of = k * taps * scratch.pitch + scratch.margin
-        product_row(
-            *(z, k * padded, ROWS * padded, scratch.kernels, of, scratch.of_taps),
-            *(band.seen, line, band.taps, band.at, padded // lanes(z), True),
-        )
+def place_samples(scratch: Rows, h: int, rows: int, band: Band) -> None:
+    """Where the samples of a block of rows lie."""
+    samples, size = len(band.at), band.phases * band.stretch
+    for r in range(rows):
+        for s in range(samples * samples):
+            i, j = s // samples, s % samples
+            scratch.of_lines[r, s] = band.line[h + r, i] * size + band.at[j]
+            scratch.of_seen[r, s] = band.centre[h + r, i] * size + band.at[j]
 
 
 @jit
 def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band) -> None:
     """The spatial kernels of a row of outputs."""
     for k in range(ROWS):
-        at = k * len(scratch.of_taps) * scratch.pitch + scratch.margin
-        weights(scratch.kernels, at, scratch.pitch, min(outputs[0] + k, outputs[1] - 1), row, inputs, band)
+        at, o = k * len(scratch.of_taps) * scratch.pitch + scratch.margin, min(outputs[0] + k, outputs[1] - 1)
+        weights(scratch.kernels, at, scratch.pitch, o, row, inputs, band)
+
+
+@jit
+def sum_channels(scratch: Rows, outputs: tuple, h: int, rows: int, inputs: Inputs, band: Band) -> None:
+    """acc[r, s, k] = sum over channels of channel_kernel * x, for samples s and output channels k.
+
+    A few channels at a time, of which kernels and lines stay in the cache for all rows and samples.
+    """
+    _, channels, high, wide = inputs.channel_kernel.shape
+    padded, strip, u, plane = (
+        padded_width(wide, inputs.x),
+        lanes(inputs.x),
+        inputs.channel_kernel.reshape(-1),
+        high * wide,
+    )
+    size, row = len(band.at) ** 2 * ROWS * padded, band.first + h
+    for c in range(0, channels, CHANNELS):
+        end = min(c + CHANNELS, channels)
+        _pack_kernels(scratch.channel_kernels, inputs, outputs, row, rows, (c, end))
+        following = end * plane if end < channels else rows * wide
+        step, ahead = step_of(end - c, strip), outputs[0] * channels * plane + row * wide + following
+        for r in range(rows):
+            product(
+                *(scratch.acc, r * size, (padded, ROWS * padded)),
+                *(
+                    scratch.channel_kernels,
+                    r * (padded // strip) * step,
+                    step,
+                    scratch.of_channels[: end - c],
+                ),
+                *(band.lines, c * band.channel, scratch.lines_of_channels[: end - c], scratch.of_lines[r]),
+                *(padded // strip, c > 0, u, (ahead + r * wide, plane, channels * plane)),
+            )
+
+
+@jit
+def add_taps(scratch: Rows, outputs: tuple, r: int, wide: int, band: Band) -> None:
+    """From sums over channels acc[r, s, k] to the regions s of the output channels k."""
+    z, factors, places, centre = scratch.acc, band.factors, scratch.of_seen[r], band.taps[len(band.taps) // 2]
+    padded = padded_width(wide, z)
+    first = r * len(places) * ROWS * padded
+    for k in range(outputs[1] - outputs[0]):
+        seen = (outputs[0] + k) * band.apart
+        for s in range(len(places) if len(factors) else 0):
+            to, factor = uint64(first + (s * ROWS + k) * padded), uint64(seen + centre + places[s])
+            for w in range(uint64(wide)):
+                z[to + w] *= factors[factor + w]
+        of = k * len(scratch.of_taps) * scratch.pitch + scratch.margin
+        product_row(
+            *(z, first + k * padded, ROWS * padded, scratch.kernels, of, scratch.of_taps),
+            *(band.seen, seen, band.taps, places, padded // lanes(z), True),
+        )
 
 
 @cached_jit
@@ -260,48 +290,38 @@ def forward_items(
 
     `largest` is None but for "max"; then `odd` gets the rows of which not all regions are finite.
     """
-    samples, outputs, wide, sets = len(band.at), y.shape[1], y.shape[3], -(-y.shape[1] // ROWS)
+    outputs, wide, sets = y.shape[1], y.shape[3], -(-y.shape[1] // ROWS)
     for item in range(start, stop):
         block, chunk = item // chunks, item % chunks
         first = block * ITEM_ROWS
         for k in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
             several = (ROWS * k, min(ROWS * (k + 1), outputs))
-            for h in range(first, min(first + ITEM_ROWS, band.rows)):
-                row, finite = band.first + h, True
-                if h % band.block == 0:
-                    rows = min(band.block, band.rows - h)
-                    pack_kernels(scratch.channel_kernels, inputs, several, row, rows)
-                start_row(scratch, several, row, inputs, band)
-                for i in range(samples):
-                    sum_channels(scratch, h, i, inputs, band)
-                    add_taps(scratch, several, h, i, wide, band)
-                    calm = _fuse_row(y, largest, scratch.acc, several, row, i, len(y) > 1, inputs, band)
-                    finite = finite and calm
-                if not finite:
-                    odd[several[0] : several[1], row] = True
+            for h in range(first, min(first + ITEM_ROWS, band.rows), band.block):
+                rows = min(band.block, band.rows - h)
+                place_samples(scratch, h, rows, band)
+                sum_channels(scratch, several, h, rows, inputs, band)
+                for r in range(rows):
+                    row = band.first + h + r
+                    start_row(scratch, several, row, inputs, band)
+                    add_taps(scratch, several, r, wide, band)
+                    if not _fuse_row(y, largest, scratch.acc, several, row, r, inputs, band):
+                        odd[several[0] : several[1], row] = True
 
 
 @jit
 def _fuse_row(
-    y: np.ndarray,
-    largest: Any,
-    acc: np.ndarray,
-    outputs: tuple,
-    row: int,
-    i: int,
-    stacked: bool,
-    inputs: Inputs,
-    band: Band,
-) -> bool:
-    """Put row i of samples into the output; whether all of it is finite, as far as that matters."""
-    samples, several, (high, wide) = len(band.at), y.shape[1], y.shape[2:]
+    y: np.ndarray, largest: Any, acc: np.ndarray, outputs: tuple, row: int, r: int, inputs: Inputs, band: Band
+) -> bool:  # fmt: skip
+    """Put the samples of a row into the output; whether all are finite, as far as that matters."""
+    regions, several, (high, wide) = len(band.at) ** 2, y.shape[1], y.shape[2:]
     flat, finite, padded, given = y.reshape(-1), True, padded_width(wide, y), inputs.sample_attention.size > 0
     attention = inputs.sample_attention.reshape(-1) if given else band.ones
     residual = band.attention_residual if given else band.ones[0] - band.ones[0]
+    first, stacked = r * regions * ROWS * padded, len(y) > 1
     for o in range(outputs[0], outputs[1]):
-        for j in range(samples):
-            at, s, to = (j * ROWS + o - outputs[0]) * padded, i * samples + j, (o * high + row) * wide
-            of = ((o * samples * samples + s) * high + row) * wide if given else 0
+        for s in range(regions):
+            at, to = first + (s * ROWS + o - outputs[0]) * padded, (o * high + row) * wide
+            of = ((o * regions + s) * high + row) * wide if given else 0
             if largest is not None:
                 factors = (attention, of, residual)
                 calm = _maximum(flat, largest.reshape(-1), to, acc, at, wide, s, factors)

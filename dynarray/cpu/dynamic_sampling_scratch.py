@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .dynamic_sampling_backward import SET, Columns, Weights
-from .dynamic_sampling_kernels import Band, Inputs, Rows
-from .dynamic_sampling_tile import ROWS
+from .dynamic_sampling_kernels import CHANNELS, Band, Inputs, Rows
+from .dynamic_sampling_tile import ROWS, WIDE
 from .planes import whole_lines
 from .scratch import borrow
 from .vectors import REGISTER_BYTES
+
+WEIGHTS_BYTES = 512 * 1024  # of the samples that take part together in the gradient of x: part of an L2 cache
 
 
 def cut(dtype: np.dtype, *sizes: int) -> list[np.ndarray]:
@@ -36,10 +38,11 @@ def widths_of(inputs: Inputs, band: Band) -> _Widths:
 
 def make_rows(inputs: Inputs, band: Band, memory: list[np.ndarray], margin: int, pitch: int) -> Rows:
     """Scratch of a row of outputs, in the first three pieces of the memory."""
-    kernels, channels = memory[1], np.arange(inputs.x.shape[0])
+    kernels, channels = memory[1], np.arange(CHANNELS)
     kernels[:] = 0
     strip = widths_of(inputs, band).strip
-    terms = channels * ROWS * strip, channels * band.channel, np.arange(len(band.taps)) * pitch
+    terms: Any = channels * ROWS * strip, channels * band.channel, np.arange(len(band.taps)) * pitch
+    terms += tuple(np.empty((2, band.block, len(band.at) ** 2), int))
     return Rows(memory[0], kernels, margin, pitch, memory[2], *terms)
 
 
@@ -47,9 +50,9 @@ def row_sizes(inputs: Inputs, band: Band, pitch: int, dots: bool) -> tuple[int, 
     """Of the pieces of memory that `make_rows` takes; `dots`: whether sums over channels are made."""
     row = widths_of(inputs, band).row
     return (
-        band.block * inputs.x.shape[0] * ROWS * row if dots else 0,
+        band.block * (CHANNELS * ROWS + 1) * row if dots else 0,
         ROWS * len(band.taps) * pitch,
-        len(band.at) * ROWS * row,
+        band.block * len(band.at) ** 2 * ROWS * row if dots else 0,
     )
 
 
@@ -58,32 +61,36 @@ def make_weights(inputs: Inputs, band: Band, dots: bool) -> tuple[Rows, Weights]
     samples, taps, widths = len(band.at), len(band.taps), widths_of(inputs, band)
     margin = whole_lines(int(band.at.max()))
     pitch, regions = margin + widths.line, samples * samples
-    whole = regions * ROWS * pitch
+    run = band.block * inputs.channel_kernel.shape[3] + widths.strip
     memory = cut(
         inputs.x.dtype,
         *row_sizes(inputs, band, pitch, dots),
-        *(whole, whole if len(band.factors) else 0, taps * widths.line, widths.line, taps * widths.row),
-        inputs.x.shape[0] * ROWS * widths.row,
+        *(regions * ROWS * pitch, band.block * regions * ROWS * widths.row),
+        *(taps * widths.line, widths.line, taps * widths.row, WIDE * ROWS * run),
     )
     memory[3][:] = 0
-    memory[4][:] = 0
     of_samples = np.arange(regions) * ROWS * pitch
     terms: Any = (
         of_samples,
         of_samples[:samples] - band.at,
         -band.at,
-        np.empty(regions, int),
-        np.empty(regions, int),
+        np.arange(regions) * ROWS * widths.strip,
+        np.arange(WIDE) * band.channel,
     )
-    arrays: Any = (*memory[3:], *terms, np.arange(inputs.x.shape[0]) * band.channel)
-    weights = Weights(margin, pitch, *arrays)
+    arrays: Any = (*memory[3:], *terms)
+    weights = Weights(margin, pitch, run, *arrays)
     return make_rows(inputs, band, memory, margin, pitch), weights
 
 
-def make_columns(inputs: Inputs, band: Band, chunk: int) -> Columns:
+def make_columns(inputs: Inputs, band: Band) -> Columns:
     """Scratch of the second pass."""
-    samples, widths, most = len(band.at), widths_of(inputs, band), min(SET, inputs.channel_kernel.shape[0])
-    sizes = most * samples * widths.row, chunk * most * widths.row, samples * ROWS * widths.row
-    terms: Any = np.arange(most) * ROWS * widths.strip, np.arange(most) * widths.row, np.empty(samples, int)
+    widths, most, regions = (
+        widths_of(inputs, band),
+        min(SET, inputs.channel_kernel.shape[0]),
+        len(band.at) ** 2,
+    )
+    batch = min(regions, max(WIDE, WEIGHTS_BYTES // (most * widths.row * inputs.x.itemsize)))
+    sizes = batch * most * widths.row, most * ROWS * widths.row, batch * ROWS * widths.row
+    terms: Any = np.arange(most) * ROWS * widths.strip, np.arange(most) * widths.row, np.empty(batch, int)
     arrays: Any = (*cut(inputs.x.dtype, *sizes), *terms)
     return Columns(*arrays)

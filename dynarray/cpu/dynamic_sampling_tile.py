@@ -1,7 +1,8 @@
 """Products of small matrices whose elements are runs of pixels: what `dynamic_sampling` spends its time in.
 
-Sums for `ROWS` rows and up to three columns stay in registers while the terms go by, so that seven loads
-serve twelve multiply-adds: more of them, on 16 registers, would not fit in beside their operands.
+Sums for `ROWS` rows and up to `WIDE` columns stay in registers while the terms go by. On 32 registers twelve
+loads, of which most cross a cache line and so take twice as long, serve 27 multiply-adds; on 16, seven serve
+twelve: more sums would not fit in beside their operands.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
-from .vectors import REGISTER_BYTES, Loop, Writer
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 ROWS = 4
+WIDE, NARROW = (6, 3) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
 
 
 @jit
@@ -32,30 +34,36 @@ def padded_width(wide: int, like: np.ndarray) -> int:
 
 
 def _tile(rows: int, columns: int) -> Callable:
-    """An intrinsic: `product` for so many rows and columns."""
+    """An intrinsic: `product` for so many rows, and so many columns from column j on.
+
+    The last column stands in for those that there are not: they would be too few sums to keep the arithmetic
+    busy.
+    """
 
     @intrinsic
     def tile(
         typing: Any,
         target: Any,
         target_at: Any,
-        target_row: Any,
-        target_cols: Any,
+        steps: Any,
         a: Any,
         a_at: Any,
         a_block: Any,
-        a_row: Any,
         a_terms: Any,
         b: Any,
         b_at: Any,
         b_terms: Any,
         b_cols: Any,
+        j: Any,
         blocks: Any,
         add: Any,
+        source: Any,
+        ahead: Any,
     ) -> Any:
-        i, several = types.intp, types.UniTuple(types.intp, columns)
-        left, right = (a, i, i, i, a_terms), (b, i, b_terms, several)
-        signature = types.void(target, i, i, several, *left, *right, i, types.boolean)
+        i = types.intp
+        left, right = (a, i, i, a_terms), (b, i, b_terms, b_cols, i)
+        following = (source, types.UniTuple(i, 3))
+        signature = types.void(target, i, types.UniTuple(i, 2), *left, *right, i, types.boolean, *following)
         return signature, partial(_generate, rows=rows, columns=columns)
 
     return tile
@@ -63,40 +71,51 @@ def _tile(rows: int, columns: int) -> Callable:
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, columns: int) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-    target, _, _, _, a, _, _, _, a_terms, b, _, b_terms, *_ = writer.data
-    _, target_at, target_row, target_cols, _, a_at, a_block, a_row, of_terms, _, b_at, _, b_cols, *_ = args
-    blocks, add = args[-2:]
+    target, _, _, a, _, _, a_terms, b, _, b_terms, b_cols, _, _, _, source, _ = writer.data
+    _, target_at, steps, _, a_at, a_block, of_terms, _, b_at, _, of_cols, first, blocks, add, _, ahead = args
     index = blocks.type
-    depth = context.make_array(signature.args[8])(context, builder, of_terms).nitems
+    depth = context.make_array(signature.args[6])(context, builder, of_terms).nitems
+    last = builder.sub(context.make_array(signature.args[10])(context, builder, of_cols).nitems, index(1))
 
-    def column(start: Any, columns_of: Any, j: int) -> Any:
-        return builder.add(start, builder.extract_value(columns_of, j))
+    def column(j: int) -> Any:
+        here = builder.add(first, index(j))
+        return builder.select(builder.icmp_signed("<", here, last), here, last)
 
+    row_step, column_step = (builder.extract_value(steps, k) for k in range(2))
+    numbers = [column(j) for j in range(columns)]
+    places = [
+        builder.add(builder.mul(row_step, index(i)), builder.mul(column_step, number))
+        for number in numbers
+        for i in range(rows)
+    ]
+    of_columns = [writer.element(b_cols, number) for number in numbers]
+    soon, soon_term, soon_row = (builder.extract_value(ahead, k) for k in range(3))
     with Loop(builder, blocks, []) as block:
         shift = builder.mul(block.k, index(writer.lanes))
         left = builder.gep(a, [builder.add(a_at, builder.mul(block.k, a_block))])
-        lefts = [builder.gep(left, [builder.mul(a_row, index(i))]) for i in range(rows)]
         right = builder.gep(b, [builder.add(b_at, shift)])
-        rights = [builder.gep(right, [builder.extract_value(b_cols, j)]) for j in range(columns)]
+        rights = [builder.gep(right, [of_column]) for of_column in of_columns]
+        fetched = builder.gep(source, [builder.add(soon, shift)])
 
         def step(k: Any, sums: list) -> list:
             of_a, of_b = writer.element(a_terms, k), writer.element(b_terms, k)
-            others = [writer.load(each, of_b) for each in rights]
+            near = builder.gep(left, [of_a])
+            factors = [writer.load(near, index(i * writer.lanes)) for i in range(rows)]
             following: list[Any] = []
-            for each in lefts:
-                factor = writer.load(each, of_a)
-                for other in others:
+            for j, each in enumerate(rights):
+                # Between the columns: LLVM moves no loads across, which keeps their number in registers low.
+                for i in range(rows if rows > 1 else 0):
+                    if j == i * columns // rows:
+                        place = builder.add(builder.mul(k, soon_term), builder.mul(soon_row, index(i)))
+                        writer.prefetch(fetched, place)
+                other = writer.load(each, of_b)
+                for factor in factors:
                     total = sums[len(following)]
                     following.append(writer.add(total, writer.multiply(factor, other)))
             return following
 
         totals = writer.sums(rows * columns, depth, step)
         to = builder.gep(target, [builder.add(target_at, shift)])
-        places = [
-            column(builder.mul(target_row, index(i)), target_cols, j)
-            for i in range(rows)
-            for j in range(columns)
-        ]
         with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
             for branch, adding in zip(branches, (True, False), strict=True):
                 with branch:
@@ -109,19 +128,14 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
     return context.get_dummy_value()
 
 
-_tile3, _tile2 = _tile(ROWS, 3), _tile(ROWS, 2)
-_row3, _row2 = _tile(1, 3), _tile(1, 2)
+_wide, _narrow = _tile(ROWS, WIDE), _tile(ROWS, NARROW)
+_row_wide, _row_narrow = _tile(1, WIDE), _tile(1, NARROW)
 
 
 @jit
-def _group(count: int, j: int) -> tuple:
-    """How many of the columns from j on go together, three or two, and the second of them.
-
-    What is left in the end is never one column, for which the sums in registers would be too few to keep the
-    arithmetic busy; a column that is alone is done twice.
-    """
-    left = count - j
-    return 3 if left == 3 or left > 4 else min(left, 2), j + 1 if left > 1 else j
+def _is_narrow(left: int) -> bool:
+    """Whether of so many columns the next `NARROW` go together, which has the fewest made in vain."""
+    return left <= NARROW or WIDE < left <= 2 * NARROW
 
 
 @jit
@@ -131,7 +145,7 @@ def product(
     steps: tuple,
     a: np.ndarray,
     a_at: int,
-    a_steps: tuple,
+    a_block: int,
     a_terms: np.ndarray,
     b: np.ndarray,
     b_at: int,
@@ -139,27 +153,28 @@ def product(
     b_cols: np.ndarray,
     blocks: int,
     add: bool,
+    source: np.ndarray,
+    ahead: tuple,
 ) -> None:
     """target[i, j] = sum over k of a[k, i] * b[k, j], for `ROWS` rows i and all columns j of `b_cols`.
 
     Each is a run of `blocks` strips. Strip m of element (k, i) of `a` begins at ``a_at + a_terms[k] +
-    i*a_steps[1] + m*a_steps[0]``, of element (k, j) of `b` at ``b_at + b_terms[k] + b_cols[j] + m*lanes``,
-    and of the target at ``target_at + i*steps[0] + j*steps[1] + m*lanes``. With `add`, sums are added to what
-    the target holds. There is at least one term.
+    m*a_block + i*lanes``, of element (k, j) of `b` at ``b_at + b_terms[k] + b_cols[j] + m*lanes``, and of the
+    target at ``target_at + i*steps[0] + j*steps[1] + m*lanes``. With `add`, sums are added to what the target
+    holds. There is at least one term.
+
+    Meanwhile ``source[ahead[0] + k*ahead[1] + i*ahead[2] + m*lanes]`` is fetched from memory into the second
+    cache.
     """
-    row, step = steps
-    a_block, a_row = a_steps
     j, count = 0, len(b_cols)
     while j < count:
-        several, second = _group(count, j)
-        to = (j * step, second * step)
-        if several == 3:
-            to3, cols3 = (*to, (j + 2) * step), (b_cols[j], b_cols[j + 1], b_cols[j + 2])
-            _tile3(target, target_at, row, to3, a, a_at, a_block, a_row, a_terms, b, b_at, b_terms, cols3, blocks, add)  # fmt: skip  # noqa: E501
+        if _is_narrow(count - j):
+            _narrow(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, source, ahead)  # fmt: skip  # noqa: E501
+            j += NARROW
         else:
-            cols = (b_cols[j], b_cols[second])
-            _tile2(target, target_at, row, to, a, a_at, a_block, a_row, a_terms, b, b_at, b_terms, cols, blocks, add)  # fmt: skip  # noqa: E501
-        j += several
+            _wide(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, source, ahead)  # fmt: skip  # noqa: E501
+            j += WIDE
+        source, ahead = a, (a_at, 0, 0)  # once is enough
 
 
 @jit
@@ -178,61 +193,56 @@ def product_row(
     add: bool,
 ) -> None:
     """As `product`, for a factor `a` of a single row whose strips follow one another."""
-    j, count, strip = 0, len(b_cols), lanes(target)
+    j, count, strip, steps, ahead = 0, len(b_cols), lanes(target), (0, step), (0, 0, 0)
     while j < count:
-        several, second = _group(count, j)
-        to = (j * step, second * step)
-        if several == 3:
-            to3, cols3 = (*to, (j + 2) * step), (b_cols[j], b_cols[j + 1], b_cols[j + 2])
-            _row3(target, target_at, 0, to3, a, a_at, strip, 0, a_terms, b, b_at, b_terms, cols3, blocks, add)
+        if _is_narrow(count - j):
+            _row_narrow(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, a, ahead)  # fmt: skip  # noqa: E501
+            j += NARROW
         else:
-            cols = (b_cols[j], b_cols[second])
-            _row2(target, target_at, 0, to, a, a_at, strip, 0, a_terms, b, b_at, b_terms, cols, blocks, add)
-        j += several
+            _row_wide(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, a, ahead)  # fmt: skip  # noqa: E501
+            j += WIDE
 
 
 @intrinsic
 def _interleave(
-    typing: Any, target: Any, at: Any, step: Any, source: Any, starts: Any, blocks: Any, ahead: Any
-) -> Any:
-    """Strip m of row i from ``source[starts[i] + m*lanes]`` to ``target[at + m*step + i*lanes]``.
-
-    What lies `ahead` elements behind is fetched into the second cache.
-    """
+    typing: Any, target: Any, at: Any, step: Any, source: Any, start: Any, apart: Any, last: Any, blocks: Any
+) -> Any:  # fmt: skip
+    """The whole strips of `interleave`."""
     i = types.intp
-    signature = types.void(target, i, i, source, types.UniTuple(i, ROWS), i, i)
-    return signature, _generate_interleave
+    return types.void(target, i, i, source, i, i, i, i), _generate_interleave
 
 
 def _generate_interleave(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
     target, _, _, source, *_ = writer.data
-    _, at, step, _, starts, blocks, ahead = args
+    _, at, step, _, start, apart, last, blocks = args
     index = blocks.type
-    rows = [builder.gep(source, [builder.extract_value(starts, i)]) for i in range(ROWS)]
+    rows = []
+    for i in range(ROWS):
+        row = builder.select(builder.icmp_signed("<", index(i), last), index(i), last)
+        rows.append(builder.gep(source, [builder.add(start, builder.mul(row, apart))]))
     with Loop(builder, blocks, []) as block:
         to = builder.gep(target, [builder.add(at, builder.mul(block.k, step))])
         shift = builder.mul(block.k, index(writer.lanes))
         for i, row in enumerate(rows):
-            writer.prefetch(row, builder.add(shift, ahead))
             writer.store(writer.load(row, shift), to, index(i * writer.lanes))
     return context.get_dummy_value()
 
 
 @jit
 def interleave(
-    target: np.ndarray, at: int, step: int, source: np.ndarray, starts: tuple, count: int, ahead: int
-) -> None:
-    """Runs of pixels of `ROWS` rows, as `product` reads its factor `a` fastest: strip by strip.
+    target: np.ndarray, at: int, step: int, source: np.ndarray, start: int, apart: int, last: int, count: int
+) -> None:  # fmt: skip
+    """Runs of pixels of `ROWS` rows, as `product` reads its factor `a`: strip by strip.
 
-    Pixel w of row i, ``source[starts[i] + w]``, goes to strip ``w // lanes`` at ``at + strip*step +
-    i*lanes``; zeros fill the last strip. A call soon to come reads what lies `ahead` elements behind.
+    Pixel w of row i, ``source[start + min(i, last)*apart + w]``, goes to strip ``w // lanes`` at ``at +
+    strip*step + i*lanes``; zeros fill the last strip.
     """
     strip = lanes(target)
     whole = count // strip
     if whole:
-        _interleave(target, at, step, source, starts, whole, ahead)
+        _interleave(target, at, step, source, start, apart, last, whole)
     for i in range(ROWS if whole * strip < count else 0):
-        to, of = at + whole * step + i * strip, starts[i] + whole * strip
+        to, of = at + whole * step + i * strip, start + min(i, last) * apart + whole * strip
         for w in range(strip):
             target[to + w] = source[of + w] if whole * strip + w < count else target.dtype.type(0)
