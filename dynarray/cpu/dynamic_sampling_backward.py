@@ -304,7 +304,6 @@ def _sum_by_channel(
                     weights.of_centred,
                 ),
                 *(band.lines, c * band.channel, scratch.of_lines[r], of_channels, padded // strip, False),
-                *(weights.centred, (at, 0, 0)),
             )
         for k in range(outputs[1] - outputs[0]):
             for m in range(len(of_channels)):
@@ -375,11 +374,9 @@ def _move(
         at, last = first + c * plane, min(ROWS, channels[1] - c) - 1
         for k in range(depth):
             interleave(scratch.kernels, k * ROWS * strip, step, u, at + k * apart, plane, last, wide)
-        soon = at + ROWS * plane if c + ROWS < channels[1] else first + channels[0] * plane + wide
         product(
             *(moved, 0, (padded, ROWS * padded), scratch.kernels, 0, step, scratch.of_outputs[:depth]),
             *(scratch.weights, 0, scratch.of_weights[:depth], of_samples, padded // strip, False),
-            *(u, (soon, apart, plane)),
         )
         for s in range(samples[0], samples[1]):
             line = band.line[h, s // len(band.at)] * size + band.at[s % len(band.at)]

@@ -11,7 +11,7 @@ from .planes import copy
 
 SUM, MAX, STACK = 0, 1, 2
 ITEM_ROWS = 16  # rows of a block where there are several: what they see of X1 is made once
-CHANNELS = 16  # whose kernels are packed together, while those of the next ones come from memory
+CHANNELS = 16  # whose kernels and lines are in the cache together
 
 
 class Inputs(NamedTuple):
@@ -92,7 +92,7 @@ def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.n
 
 @jit
 def step_of(terms: int, strip: int) -> int:
-    """From one strip to the next of packed kernels: an odd number of cache lines, for the sake of its sets."""
+    """From one strip of packed kernels to the next: an odd number of cache lines, to use all sets."""
     return (terms * ROWS + 1) * strip
 
 
@@ -228,30 +228,28 @@ def sum_channels(scratch: Rows, outputs: tuple, h: int, rows: int, inputs: Input
 
     A few channels at a time, of which kernels and lines stay in the cache for all rows and samples.
     """
-    _, channels, high, wide = inputs.channel_kernel.shape
-    padded, strip, u, plane = (
-        padded_width(wide, inputs.x),
-        lanes(inputs.x),
-        inputs.channel_kernel.reshape(-1),
-        high * wide,
-    )
-    size, row = len(band.at) ** 2 * ROWS * padded, band.first + h
+    wide = inputs.channel_kernel.shape[3]
+    channels, padded, strip = inputs.x.shape[0], padded_width(wide, inputs.x), lanes(inputs.x)
+    size = len(band.at) ** 2 * ROWS * padded
     for c in range(0, channels, CHANNELS):
         end = min(c + CHANNELS, channels)
-        _pack_kernels(scratch.channel_kernels, inputs, outputs, row, rows, (c, end))
-        following = end * plane if end < channels else rows * wide
-        step, ahead = step_of(end - c, strip), outputs[0] * channels * plane + row * wide + following
+        _pack_kernels(scratch.channel_kernels, inputs, outputs, band.first + h, rows, (c, end))
+        step, of_channels = step_of(end - c, strip), scratch.of_channels[: end - c]
+        lines_of_channels = scratch.lines_of_channels[: end - c]
         for r in range(rows):
+            at = r * (padded // strip) * step
             product(
-                *(scratch.acc, r * size, (padded, ROWS * padded)),
                 *(
+                    scratch.acc,
+                    r * size,
+                    (padded, ROWS * padded),
                     scratch.channel_kernels,
-                    r * (padded // strip) * step,
+                    at,
                     step,
-                    scratch.of_channels[: end - c],
+                    of_channels,
                 ),
-                *(band.lines, c * band.channel, scratch.lines_of_channels[: end - c], scratch.of_lines[r]),
-                *(padded // strip, c > 0, u, (ahead + r * wide, plane, channels * plane)),
+                *(band.lines, c * band.channel, lines_of_channels, scratch.of_lines[r]),
+                *(padded // strip, c > 0),
             )
 
 

@@ -57,13 +57,10 @@ def _tile(rows: int, columns: int) -> Callable:
         j: Any,
         blocks: Any,
         add: Any,
-        source: Any,
-        ahead: Any,
     ) -> Any:
         i = types.intp
         left, right = (a, i, i, a_terms), (b, i, b_terms, b_cols, i)
-        following = (source, types.UniTuple(i, 3))
-        signature = types.void(target, i, types.UniTuple(i, 2), *left, *right, i, types.boolean, *following)
+        signature = types.void(target, i, types.UniTuple(i, 2), *left, *right, i, types.boolean)
         return signature, partial(_generate, rows=rows, columns=columns)
 
     return tile
@@ -71,8 +68,8 @@ def _tile(rows: int, columns: int) -> Callable:
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, columns: int) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-    target, _, _, a, _, _, a_terms, b, _, b_terms, b_cols, _, _, _, source, _ = writer.data
-    _, target_at, steps, _, a_at, a_block, of_terms, _, b_at, _, of_cols, first, blocks, add, _, ahead = args
+    target, _, _, a, _, _, a_terms, b, _, b_terms, b_cols, *_ = writer.data
+    _, target_at, steps, _, a_at, a_block, of_terms, _, b_at, _, of_cols, first, blocks, add = args
     index = blocks.type
     depth = context.make_array(signature.args[6])(context, builder, of_terms).nitems
     last = builder.sub(context.make_array(signature.args[10])(context, builder, of_cols).nitems, index(1))
@@ -89,25 +86,18 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
         for i in range(rows)
     ]
     of_columns = [writer.element(b_cols, number) for number in numbers]
-    soon, soon_term, soon_row = (builder.extract_value(ahead, k) for k in range(3))
     with Loop(builder, blocks, []) as block:
         shift = builder.mul(block.k, index(writer.lanes))
         left = builder.gep(a, [builder.add(a_at, builder.mul(block.k, a_block))])
         right = builder.gep(b, [builder.add(b_at, shift)])
         rights = [builder.gep(right, [of_column]) for of_column in of_columns]
-        fetched = builder.gep(source, [builder.add(soon, shift)])
 
         def step(k: Any, sums: list) -> list:
             of_a, of_b = writer.element(a_terms, k), writer.element(b_terms, k)
             near = builder.gep(left, [of_a])
             factors = [writer.load(near, index(i * writer.lanes)) for i in range(rows)]
             following: list[Any] = []
-            for j, each in enumerate(rights):
-                # Between the columns: LLVM moves no loads across, which keeps their number in registers low.
-                for i in range(rows if rows > 1 else 0):
-                    if j == i * columns // rows:
-                        place = builder.add(builder.mul(k, soon_term), builder.mul(soon_row, index(i)))
-                        writer.prefetch(fetched, place)
+            for each in rights:
                 other = writer.load(each, of_b)
                 for factor in factors:
                     total = sums[len(following)]
@@ -153,8 +143,6 @@ def product(
     b_cols: np.ndarray,
     blocks: int,
     add: bool,
-    source: np.ndarray,
-    ahead: tuple,
 ) -> None:
     """target[i, j] = sum over k of a[k, i] * b[k, j], for `ROWS` rows i and all columns j of `b_cols`.
 
@@ -162,19 +150,15 @@ def product(
     m*a_block + i*lanes``, of element (k, j) of `b` at ``b_at + b_terms[k] + b_cols[j] + m*lanes``, and of the
     target at ``target_at + i*steps[0] + j*steps[1] + m*lanes``. With `add`, sums are added to what the target
     holds. There is at least one term.
-
-    Meanwhile ``source[ahead[0] + k*ahead[1] + i*ahead[2] + m*lanes]`` is fetched from memory into the second
-    cache.
     """
     j, count = 0, len(b_cols)
     while j < count:
         if _is_narrow(count - j):
-            _narrow(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, source, ahead)  # fmt: skip  # noqa: E501
+            _narrow(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add)  # fmt: skip  # noqa: E501
             j += NARROW
         else:
-            _wide(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, source, ahead)  # fmt: skip  # noqa: E501
+            _wide(target, target_at, steps, a, a_at, a_block, a_terms, b, b_at, b_terms, b_cols, j, blocks, add)  # fmt: skip  # noqa: E501
             j += WIDE
-        source, ahead = a, (a_at, 0, 0)  # once is enough
 
 
 @jit
@@ -193,13 +177,13 @@ def product_row(
     add: bool,
 ) -> None:
     """As `product`, for a factor `a` of a single row whose strips follow one another."""
-    j, count, strip, steps, ahead = 0, len(b_cols), lanes(target), (0, step), (0, 0, 0)
+    j, count, strip, steps = 0, len(b_cols), lanes(target), (0, step)
     while j < count:
         if _is_narrow(count - j):
-            _row_narrow(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, a, ahead)  # fmt: skip  # noqa: E501
+            _row_narrow(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add)  # fmt: skip  # noqa: E501
             j += NARROW
         else:
-            _row_wide(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, a, ahead)  # fmt: skip  # noqa: E501
+            _row_wide(target, target_at, steps, a, a_at, strip, a_terms, b, b_at, b_terms, b_cols, j, blocks, add)  # fmt: skip  # noqa: E501
             j += WIDE
 
 
