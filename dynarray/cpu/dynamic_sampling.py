@@ -5,23 +5,25 @@ lines with zeros beside them, so that a sampled region is one offset for a whole
 the spatial kernel see, the sum of x over channels times the attention of positions, is packed in the same
 way, once for all samples. Then
 
-- the forward pass sums channel_kernel * x over channels for four output channels and three samples at a
-  time, with the sums in registers: 7 loads for 12 multiply-adds. The taps are further terms of these sums,
+- the forward pass sums channel_kernel * x over channels, a few of them at a time, for four output channels
+  and up to six samples whose sums stay in registers. The taps are further terms of these sums,
 - the gradients of both kernels and of the attention, and that of the sum over channels, are made for four
   output channels at a time, with the same sums where the attention needs them, and
-- the gradient of x is made for a few channels at a time, each by one owner.
+- the gradient of x is made for some channels at a time, each by one owner.
 
 The maximum takes part in gradients with one sample of each pixel, so there pixels are gathered one by one.
 Where nothing but the position tells samples apart, without attention and with "sum", one region of box sums
 of x takes the place of S*S regions of x: that, and a single sample, is `dynamic_sampling_single`.
 
-Which bound holds, for (1, 128->24, 48, 64), k = 3, float32, on two threads of a Zen 3 (AVX2). Reading the 38
-MB of channel_kernel takes 3 to 4 ms, and is the bound with a single region. With both attentions S = 3, 7, 9
-take 91, 495 and 818 million multiply-adds, which at the rate of the innermost loop on data in the first cache
-(28 per nanosecond and thread) is 1.6, 8.8 and 14.6 ms: memory is the bound at S = 3, arithmetic from S = 7
-on. The forward kernel takes 10, 27 and 33 ms, so that at S = 9 it comes within a factor of 2.3 of its bound,
-and at S = 3 within 2.5: channel_kernel is read in runs of a few rows. Backward takes three times the
-arithmetic, and writes as much as it reads: 36 + 15, 71 + 32 and 109 + 45 ms in its two passes.
+Which bound holds, for (1, 128->24, 48, 64), k = 3, float32, on two threads of a Zen 4 (AVX-512). Reading the
+38 MB of channel_kernel takes 1.4 to 1.9 ms. With both attentions S = 3, 7, 9 take 91, 495 and 818 million
+multiply-adds, which at the rate of the innermost loop on data in the second cache (40 to 50 per nanosecond
+and thread) is 0.9 to 1.1, 5 to 6 and 8 to 10 ms: memory is the bound at S = 3, arithmetic from S = 7 on. The
+forward kernel takes 4, 10.5 and 16 ms, and what goes before it 1.2 ms. At S = 3 half of that is the packing
+of channel_kernel, which no prefetch has hidden behind the arithmetic; from S = 7 on the taps, whose loops
+load twice for each multiply-add, and the attention of samples take a quarter. Backward takes three times the
+arithmetic, reads channel_kernel twice, and writes as much into fresh memory, which alone takes 4 ms on one
+thread: 12 + 4, 28 + 11 and 42 + 17 ms in its two passes.
 """
 
 from math import prod

@@ -1,7 +1,4 @@
-"""Bands of `dynamic_sampling_conv2d` on the CPU: lines of x, of its sum over channels and of attention.
-
-What there is one of for all channels is packed with NumPy: that needs no compiling.
-"""
+"""Bands of `dynamic_sampling_conv2d` on the CPU: lines of x, of its sum over channels and of attention."""
 
 from itertools import pairwise
 from math import prod
@@ -16,9 +13,7 @@ from .dynamic_sampling_tile import ROWS
 from .planes import whole_lines
 from .scratch import borrow
 
-BLOCK_BYTES = (
-    256 * 1024
-)  # sums over channels of a block of rows for ROWS output channels: part of an L2 cache
+BLOCK_BYTES = 256 * 1024  # sums over channels of a block of rows, or their kernels: part of an L2 cache
 BAND_BYTES = 16 * 1024 * 1024  # packed lines of a band
 
 
