@@ -13,9 +13,11 @@ from .compile import cached_jit, jit
 from .displaced_plan import Block, Layout, Units
 from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells, prefetch
 from .planes import aligned, clear, copy
+from .transpose import interleave
 from .vectors import REGISTER_BYTES
 
 GROUP = 8192  # pixels that are blurred at once
+FIELD = 4 * GROUP  # blurred pixels that are put into cells at once
 
 
 class Scratch(NamedTuple):
@@ -133,56 +135,70 @@ def pack_items(
     """Items: planes of the block, (images, source channel)."""
     scratch = make_scratch(vertical if len(vertical) > len(across) else across, layout.width)
     cells = layout.cells
-    group = max(1, GROUP // layout.width)
+    chunk, bands, high = _bands(layout)
+    wide = (cells.across - 1) * cells.width + layout.stride // cells.step
+    field = aligned(cells.images * high * wide if cells.step > 1 else 0, planes)
+    starts = np.empty(cells.images * cells.down * cells.across, np.int64)
+    for lane in range(starts.size):
+        row, column = lane // cells.across, lane % cells.across * cells.width
+        apart = chunk if bands > 1 else cells.height
+        starts[lane] = (row // cells.down * high + row % cells.down * apart) * wide + column
     for item in range(start, stop):
-        clear(planes, layout.plane * item, layout.plane)
-        for n in range(cells.images):
-            image = (block.image + item // block.sources) * cells.images + n
-            if image == len(images):
-                break
-            source = images[image, block.source + item % block.sources]
-            done = 0
-            for i in range(cells.down):  # rows that cells have in common are blurred once
-                top = block.first + i * cells.height
-                end = min(layout.height, top + layout.rows)
-                for first in range(max(top, done), end, group):
-                    rows = min(group, end - first)
-                    pitch = blur(source, first, rows, vertical, across, scratch)
-                    for row in range(rows):
-                        _place_row(
-                            planes, item, n, first + row, scratch.result, row * pitch, layout, block.first
-                        )
-                done = max(done, end)
+        first = (block.image + item // block.sources) * cells.images
+        source = block.source + item % block.sources
+        at = layout.plane * item
+        if cells.step == 1:
+            clear(planes, at, layout.plane)
+            at += layout.before - block.first * layout.stride
+            ends = block.first, block.first + layout.rows
+            _blur_rows(images[first, source], ends, vertical, across, planes, at, layout.stride, scratch)
+            continue
+        for row in range(0, layout.rows, chunk):
+            clear(field, 0, field.size)
+            for n in range(min(cells.images, len(images) - first)):
+                for i in range(bands):
+                    top = block.first + row + i * cells.height
+                    to, ends = (n * high + i * chunk - top) * wide + layout.before, (top, top + high // bands)
+                    _blur_rows(images[first + n, source], ends, vertical, across, field, to, wide, scratch)
+            for k in range(min(chunk, layout.rows - row)):
+                to = at + (row + k) * layout.stride
+                interleave(planes, to, field, k * wide, starts, layout.stride // cells.step)
 
 
 @jit
-def _place_row(
-    planes: np.ndarray,
-    item: int,
-    image: int,
-    row: int,
-    source: np.ndarray,
-    start: int,
-    layout: Layout,
-    first: int,
-) -> None:
-    """A row of an image to all the cells that it, or a part of it, is in or near."""
+def _bands(layout: Layout) -> tuple:
+    """How images are blurred for their cells: rows of a cell at a time, bands of rows, and rows of all bands.
+
+    In one band rows that cells have in common are blurred once. If that is too large, each cell has a band.
+    """
     cells = layout.cells
-    for i in range(cells.down):
-        within = row - i * cells.height - first
-        if not 0 <= within < layout.rows:
-            continue
-        at = item * layout.plane + within * layout.stride
-        if cells.step == 1:
-            copy(planes, at + layout.before, source, start, layout.width)
-            continue
-        for j in range(cells.across):
-            left = j * cells.width - layout.before  # where the plane begins
-            low, high = max(0, left), min(layout.width, left + layout.stride // cells.step)
-            lane = (image * cells.down + i) * cells.across + j
-            to, pixel = np.uint64(at + (low - left) * cells.step + lane), np.uint64(start + low)
-            for k in range(np.uint64(max(0, high - low))):
-                planes[to + k * np.uint64(cells.step)] = source[pixel + k]
+    wide = cells.images * (cells.across * cells.width + layout.stride // cells.step)
+    high = (cells.down - 1) * cells.height + layout.rows
+    if high * wide <= FIELD:
+        return layout.rows, 1, high
+    chunk = max(1, FIELD // (cells.down * wide))
+    return chunk, cells.down, cells.down * chunk
+
+
+@jit
+def _blur_rows(
+    image: np.ndarray,
+    ends: tuple,
+    vertical: np.ndarray,
+    across: np.ndarray,
+    target: np.ndarray,
+    at: int,
+    stride: int,
+    scratch: Scratch,
+) -> None:
+    """The rows of the blurred image that lie between `ends`: row i to target[at + i*stride]."""
+    height, width = image.shape
+    first, end, group = max(0, ends[0]), min(height, ends[1]), max(1, GROUP // width)
+    for top in range(first, end, group):
+        rows = min(group, end - top)
+        pitch = blur(image, top, rows, vertical, across, scratch)
+        for row in range(rows):
+            copy(target, at + (top + row) * stride, scratch.result, row * pitch, width)
 
 
 @jit

@@ -10,9 +10,16 @@ columns, a row is ``t = x + f * (next - x)``, and
     output row r  +=  above * t[r] + below * t[r + 1],   above = weight*(1 - f_y),  below = weight*f_y
 
 where ``t[r + 1]`` serves the next row as well: three multiply-adds, a subtraction and little more than two
-loads per output vector and unit. The gradients of weight and displacement follow from four sums: of the
-output gradients times the upper left, upper right, lower left and lower right of the four pixels that a unit
-reads.
+loads per output vector and unit. Multiply-adds bound that. With registers for half as many sums again, the
+two rows of a pair share one (Winograd's filter of two taps for two outputs),
+
+    shared += (above + below) * t[r + 1],   row r += above * (t[r] - t[r + 1]),
+                                            row r + 1 += below * (t[r + 2] - t[r + 1])
+
+which is a multiply-add less for a subtraction more, and that many processors do beside it.
+
+The gradients of weight and displacement follow from four sums: of the output gradients times the upper left,
+upper right, lower left and lower right of the four pixels that a unit reads.
 
 Sums stay in registers over all units that a call is given, output gradients over all units of a tile. LLVM's
 vectoriser does not arrive at that by itself, so these loops are written as vector instructions.
@@ -30,6 +37,7 @@ from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 ROWS = 7  # of a tile
 VECTORS = 2 if MANY_REGISTERS else 1  # of a row of a tile: outputs fit into registers with the operands
+PAIRED = ROWS // 2 * 2 if MANY_REGISTERS else 0  # of these, rows that share sums in pairs
 SUMS = 4  # that the gradients of a unit are made of
 FACTORS = 3  # of a unit: f_x, above, below
 CHAIN = 4  # rows of products that are added up one after the other
@@ -105,24 +113,33 @@ def _generate_add_units(of_cells: bool, context: Any, builder: Any, signature: A
             for x, following in writer.row(row, of_cells)
         ]
 
-    with Loop(builder, count, [writer.load(tile, writer.at(i)) for i in range(ROWS * VECTORS)]) as loop:
+    of_rows = [writer.load(tile, writer.at(i)) for i in range(ROWS * VECTORS)]
+    with Loop(builder, count, of_rows + [writer.zero] * (PAIRED // 2 * VECTORS)) as loop:
         row = builder.gep(planes, [builder.sext(writer.element(offsets, loop.k), count.type)])
         own = builder.gep(factors, [builder.mul(loop.k, count.type(FACTORS))])
         fraction, above, below = (
             writer.broadcast(writer.element(own, count.type(i))) for i in range(FACTORS)
         )
-        sums, upper = list(loop.values), between(row, fraction)
+        sums, upper, both = list(loop.values), between(row, fraction), builder.fadd(above, below)
         for i in range(ROWS):
             row = builder.gep(row, [stride])
             lower = between(row, fraction)
             for j in range(VECTORS):
-                at = i * VECTORS + j
-                sums[at] = writer.multiply_add(above, upper[j], sums[at])
-                sums[at] = writer.multiply_add(below, lower[j], sums[at])
+                at, shared = i * VECTORS + j, (ROWS + i // 2) * VECTORS + j
+                if i >= PAIRED:
+                    sums[at] = writer.multiply_add(above, upper[j], sums[at])
+                    sums[at] = writer.multiply_add(below, lower[j], sums[at])
+                elif i % 2 == 0:
+                    sums[at] = writer.multiply_add(above, builder.fsub(upper[j], lower[j]), sums[at])
+                    sums[shared] = writer.multiply_add(both, lower[j], sums[shared])
+                else:
+                    sums[at] = writer.multiply_add(below, builder.fsub(lower[j], upper[j]), sums[at])
             upper = lower
         loop.values = sums
-    for i, value in enumerate(loop.values):
-        writer.store(value, tile, writer.at(i))
+    for i, j in product(range(ROWS), range(VECTORS)):
+        value, shared = loop.values[i * VECTORS + j], (ROWS + i // 2) * VECTORS + j
+        value = builder.fadd(value, loop.values[shared]) if i < PAIRED else value
+        writer.store(value, tile, writer.at(i * VECTORS + j))
     return context.get_dummy_value()
 
 

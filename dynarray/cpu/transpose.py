@@ -43,22 +43,48 @@ def transpose(
             target[to + j * to_stride + i] = source[at + i * stride + j]
 
 
+@jit
+def interleave(
+    target: np.ndarray, to: int, source: np.ndarray, at: int, starts: np.ndarray, columns: int
+) -> None:
+    """target[to + j*len(starts) + i] = source[at + starts[i] + j] for j < columns."""
+    rows = len(starts)
+    blocks = -(-columns // _SIDE) if rows % _SIDE == 0 and columns >= _SIDE else 0
+    for i in range(0, rows if blocks else 0, _SIDE):
+        for block in range(blocks):
+            j = min(block * _SIDE, columns - _SIDE)  # the last one may do again what another has done
+            _block(target, to + j * rows + i, rows, source, at + j, starts[i:])
+    for i in range(0 if blocks else rows):
+        for j in range(columns):
+            target[to + j * rows + i] = source[at + starts[i] + j]
+
+
 @intrinsic
-def _block(typing: Any, target: Any, to: Any, to_stride: Any, source: Any, at: Any, stride: Any) -> Any:
+def _block(typing: Any, target: Any, to: Any, to_stride: Any, source: Any, at: Any, lines: Any) -> Any:
+    """A block, of which line i begins at ``at + i*lines`` or, if that is an array, ``at + lines[i]``."""
     index = types.intp
-    return types.void(target, index, index, source, index, index), _generate
+    lines = lines if isinstance(lines, types.Array) else index
+    return types.void(target, index, index, source, index, lines), _generate
 
 
 def _generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     element = context.get_data_type(signature.args[0].dtype)
     align, vector = context.get_abi_sizeof(element), ir.VectorType(element, _SIDE)
 
+    def memory(array: int) -> Any:
+        return context.make_array(signature.args[array])(context, builder, args[array]).data
+
     def lines(array: int) -> list:
         """Pointers to the lines of a block."""
-        data = context.make_array(signature.args[array])(context, builder, args[array]).data
-        offset, stride = args[array + 1], args[array + 2]
-        places = (builder.add(offset, builder.mul(stride, stride.type(i))) for i in range(_SIDE))
-        return [builder.bitcast(builder.gep(data, [place]), vector.as_pointer()) for place in places]
+        data = memory(array)
+        offset, apart = args[array + 1], args[array + 2]
+        number = [offset.type(i) for i in range(_SIDE)]
+        if isinstance(signature.args[array + 2], types.Array):
+            begins = [builder.load(builder.gep(memory(array + 2), [i])) for i in number]
+        else:
+            begins = [builder.mul(apart, i) for i in number]
+        places = (builder.gep(data, [builder.add(offset, begin)]) for begin in begins)
+        return [builder.bitcast(place, vector.as_pointer()) for place in places]
 
     def dealt(vectors: list, apart: int, masks: tuple) -> list:
         """Pairs of vectors that are `apart`, dealt out by both masks."""
