@@ -128,7 +128,9 @@ class _Job:
 
     def __init__(self, kernel: Callable[..., None], args: tuple, count: int, pieces: int) -> None:
         self.kernel, self.args = kernel, args
-        self.todo = deque(pairwise(count * piece // pieces for piece in range(pieces + 1)))
+        each, more = divmod(count, pieces)
+        # The larger pieces first: who gets one last keeps the others waiting.
+        self.todo = deque(pairwise(each * piece + min(piece, more) for piece in range(pieces + 1)))
         self.error: BaseException | None = None
         self._gate = threading.Lock()
         self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
