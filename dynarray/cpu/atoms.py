@@ -29,11 +29,12 @@ from .compile import kernel_input
 from .planes import whole_lines
 from .products import STRIP_BYTES
 from .scratch import borrow
+from .vectors import REGISTER_BYTES
 
-TILE_BYTES = 1024  # of one row of a tile
+TILE_BYTES = 32 * REGISTER_BYTES  # of one row of a tile: more where the second level of cache is larger too
 DEPTH = 192  # filtered channels that are multiplied at once: a strip of them is a part of a common L1 cache
 GRAD_Z_BYTES = 144 * 1024  # backward, those of a whole tile, and as much for their gradients
-IMAGE_BYTES = 320 * 1024  # packed channels of a tile
+IMAGE_BYTES = 320 * TILE_BYTES  # packed channels of a tile
 GROUP = 8  # channels packed at once, backward
 SLOT_BYTES = 8 * 1024 * 1024  # gradients of coefficients, and edges, waiting to be added up
 
@@ -195,8 +196,7 @@ def backward(
     waiting = x.itemsize * max(math.prod(product), math.prod(edge))
     units = x.shape[0] * layout.row_tiles
     items = max(1, min(units, parallel.ITEMS, SLOT_BYTES // waiting))
-    first_of = units * np.arange(items + 1) // items
-    shared = _shared_rows(call, layout, first_of[:-1])
+    first_of, shared = _items(call, layout, items)
     left = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
     inputs = Inputs(_maps(grad_output), kernel_input(x), _by_tap(atoms), left)
     grads = Gradients(
@@ -224,20 +224,23 @@ def backward(
 
 
 def _slots(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros that nobody sees after the call."""
-    slots = borrow(name, math.prod(shape), dtype).reshape(shape)
-    slots[...] = 0
-    return slots
+    """Memory that nobody sees after the call; every item clears its own."""
+    return borrow(name, math.prod(shape), dtype).reshape(shape)
 
 
-def _shared_rows(call: _Call, layout: Layout, first_of: np.ndarray) -> np.ndarray:
-    """Per item, the rows of x, first and end, that it reads and tiles of the same image before it read."""
-    row = first_of % layout.row_tiles * layout.rows
+@lru_cache(maxsize=256)
+def _items(call: _Call, layout: Layout, items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first tile of rows of each item, and the end; the rows of x that an item shares.
+
+    These, first and end, it reads and tiles of the same image before it read.
+    """
+    first_of = call.x[0] * layout.row_tiles * np.arange(items + 1) // items
+    row = first_of[:-1] % layout.row_tiles * layout.rows
     low = row * call.stride[0] - call.padding[0]
     high = low - call.stride[0] + (call.atoms[2] - 1) * call.dilation[0] + 1
     shared = np.clip(np.stack([low, np.maximum(low, high)], axis=1), 0, call.x[2])
     shared[row == 0] = 0
-    return shared
+    return first_of, shared
 
 
 def _flat(alpha: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

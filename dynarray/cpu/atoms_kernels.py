@@ -137,28 +137,23 @@ def origin_of(plane: int, tile: Tile, taps: Taps, layout: Layout) -> tuple:
 def _pack_plane(
     target: np.ndarray,
     at: int,
-    image: np.ndarray,
+    flat: np.ndarray,
     base: int,
-    shape: tuple,
     tile: Tile,
+    ranges: tuple,
     origin: tuple,
-    layout: Layout,
+    width: int,
 ) -> None:
-    """One plane of a channel, which begins at `base`: its pixels, and zeros where there are none."""
-    rows, width = tile.rows + layout.halo, layout.width
-    top, bottom = inside(rows, tile.row, shape[0], origin[0], layout.stride[0])
-    left, end = inside(width, 0, shape[1], origin[1], layout.stride[1])
-    if layout.stride != (1, 1) or width != shape[1] or left == end:
-        clear(target, at, rows * width)
-        pixels = image[base : base + shape[0] * shape[1]].reshape(shape)
-        pack_rows(target, at, pixels, tile.row, rows, width, origin, layout.stride)
-        return
+    """One plane of a channel where rows at stride 1 are one run of memory: its pixels, zeros where are none.
+
+    At the ends of rows are pixels of the rows beside them.
+    """
+    rows, top, bottom, left, end = ranges
     clear(target, at, top * width)
     clear(target, at + bottom * width, (rows - bottom) * width)
-    # Whole rows at stride 1 are one run of memory, with pixels of the rows beside them at their ends.
     start = base + (tile.row + top + origin[0]) * width + origin[1]
     count = max(0, (bottom - top) * width - width + end - left)
-    copy(target, at + top * width + left, image, start + left, count)
+    copy(target, at + top * width + left, flat, start + left, count)
     for j in range(left):
         for i in range(top, bottom):
             target[at + i * width + j] = 0
@@ -172,12 +167,23 @@ def pack_group(
     tile: Tile, x: np.ndarray, first: int, several: int, taps: Taps, layout: Layout, scratch: Scratch
 ) -> None:
     """The planes of channels first to first + several."""
-    shape, flat = (x.shape[2], x.shape[3]), x.reshape(-1)
-    for c in range(several):
-        base = (tile.n * x.shape[1] + first + c) * shape[0] * shape[1]
-        for plane in range(len(taps.origin_y)):
-            at, origin = c * layout.image + plane * layout.plane, origin_of(plane, tile, taps, layout)
-            _pack_plane(scratch.images, at, flat, base, shape, tile, origin, layout)
+    height, width = x.shape[2:]
+    rows, flat = tile.rows + layout.halo, x.reshape(-1)
+    for plane in range(len(taps.origin_y)):
+        origin = origin_of(plane, tile, taps, layout)
+        top, bottom = inside(rows, tile.row, height, origin[0], layout.stride[0])
+        left, end = inside(layout.width, 0, width, origin[1], layout.stride[1])
+        run = layout.stride == (1, 1) and layout.width == width and left < end
+        for c in range(several):
+            at = c * layout.image + plane * layout.plane
+            if run:
+                base = (tile.n * x.shape[1] + first + c) * height * width
+                ranges = (rows, top, bottom, left, end)
+                _pack_plane(scratch.images, at, flat, base, tile, ranges, origin, width)
+            else:
+                clear(scratch.images, at, rows * layout.width)
+                pixels = x[tile.n, first + c]
+                pack_rows(scratch.images, at, pixels, tile.row, rows, layout.width, origin, layout.stride)
 
 
 @cached_jit
@@ -417,8 +423,11 @@ def backward_items(
 ) -> None:
     """Item i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge."""
     x, outputs = inputs.x, inputs.grad_output.shape[1]
-    scratch, adjoint = new_scratch(memory, offsets), new_adjoint(memory, offsets)
+    scratch, adjoint, items = new_scratch(memory, offsets), new_adjoint(memory, offsets), len(first_of) - 1
+    of_edge, of_product = grads.edges.size // items, grads.coefficients.size // items
     for item in range(start, stop):
+        clear(grads.edges, item * of_edge, of_edge)
+        clear(grads.coefficients, item * of_product, of_product)
         for unit in range(first_of[item] * layout.pieces, first_of[item + 1] * layout.pieces):
             row_tile = unit // layout.pieces
             n = row_tile // layout.row_tiles

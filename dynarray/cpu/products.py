@@ -17,8 +17,8 @@ from . import gemm
 from .compile import jit
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
-# As many sums as fit into the registers with the operands: a vector of each row and one of a column.
-ROWS, COLUMNS = (2, 4) if MANY_REGISTERS else (3, 4)
+# As many sums as fit into the registers with the operands: those of each row and of one column.
+ROWS, COLUMNS = 3, 4
 _VECTOR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
 STRIP_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors
 
