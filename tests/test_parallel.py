@@ -308,6 +308,7 @@ print(statuses, pool_works())
 @pytest.mark.parametrize("when", ["in the kernel", "waiting for the others"])
 def test_an_interrupt_leaves_no_thread_at_work_and_the_pool_usable(when: str) -> None:
     script = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell do not inherit
 dyn.set_num_threads(2)
 working, both_in = [], threading.Barrier(2)
 def kernel(start, stop):

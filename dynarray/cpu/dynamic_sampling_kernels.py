@@ -63,26 +63,6 @@ class Band(NamedTuple):
 
 
 @jit
-def four(start: int, step: int) -> tuple:
-    """Four offsets."""
-    return (start, start + step, start + 2 * step, start + 3 * step)
-
-
-@jit
-def add4(
-    acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, a_step: int, b: np.ndarray, b_at: tuple
-) -> None:
-    """acc[at + w] += sum of a[a_at + k*a_step + w] * b[b_at[k] + w] over four k."""
-    t, n = uint64(at), uint64(count)
-    a0, a1, a2, a3 = uint64(a_at), uint64(a_at + a_step), uint64(a_at + 2 * a_step), uint64(a_at + 3 * a_step)
-    b0, b1, b2, b3 = uint64(b_at[0]), uint64(b_at[1]), uint64(b_at[2]), uint64(b_at[3])
-    for w in range(n):
-        acc[t + w] += (a[a0 + w] * b[b0 + w] + a[a1 + w] * b[b1 + w]) + (
-            a[a2 + w] * b[b2 + w] + a[a3 + w] * b[b3 + w]
-        )
-
-
-@jit
 def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int) -> None:
     """acc[at + w] += a[a_at + w] * b[b_at + w]."""
     t, i, k = uint64(at), uint64(a_at), uint64(b_at)

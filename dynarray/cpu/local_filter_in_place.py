@@ -325,6 +325,26 @@ def _sum(totals: np.ndarray) -> Any:
     return total
 
 
+@jit
+def _pack_both(
+    packed: np.ndarray,
+    strips: np.ndarray,
+    plane: np.ndarray,
+    filters: np.ndarray,
+    filters_at: int,
+    first: int,
+    rows: int,
+    layout: Layout,
+) -> Any:
+    """Filters as the forward pass reads them, and in strips as read back; the sum of those left out."""
+    left_out = packed.dtype.type(0)
+    for tap in range(len(layout.y)):
+        at = layout.filter_at[tap]
+        left_out += _pack_tap(packed, at, filters, filters_at, tap, first, rows, layout, _THERE)
+    _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _BACK)
+    return left_out
+
+
 @cached_jit
 def backward_in_place(
     start: int,
@@ -359,11 +379,7 @@ def backward_in_place(
             first = block * layout.block
             rows, filters_at = min(layout.block, layout.rows - first), (n * groups + group) * taps * image
             count = rows * layout.width
-            left_out = memory.dtype.type(0)
-            for tap in range(taps):
-                at = layout.filter_at[tap]
-                left_out += _pack_tap(packed, at, filters, filters_at, tap, first, rows, layout, _THERE)
-            _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _BACK)
+            left_out = _pack_both(packed, strips, plane, filters, filters_at, first, rows, layout)
             clear(grads, 0, size)
             for c in range(begin, end, CHANNELS):
                 several, channel = min(CHANNELS, end - c), n * of_sample + c

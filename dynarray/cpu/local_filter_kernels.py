@@ -281,9 +281,7 @@ def backward_items(
                     taps = Taps(packed, terms.filter_at[these], terms.output_at[these])
                     pixels = Planes(outputs, 0, layout.output_size)
                     scale = Scale(scales, (n * x.shape[1] + channel) * size + these.start, size)
-                    of_scale = unwanted
-                    if grads.slots.size:
-                        of_scale = Scale(grads.slots, slot + these.start, size)
+                    of_scale = Scale(grads.slots, slot + these.start, size) if grads.slots.size else unwanted
                     if needs_filters:
                         plane = Planes(images, s * layout.image_plane, layout.image_size)
                         count = rows * layout.width
