@@ -141,11 +141,12 @@ class Planned(Exception):
 @pytest.mark.parametrize("in_caller", [True, False])
 def test_an_exception_arrives_and_nobody_works_on(in_caller: bool) -> None:
     dyn.set_num_threads(2)
-    caller, inside, both_in = threading.get_ident(), [], threading.Barrier(2)
+    caller, inside, came, both_in = threading.get_ident(), [], set(), threading.Barrier(2)
 
     def kernel(start: int, stop: int) -> None:
         inside.append(start)
-        if start in (0, 1):  # the two first pieces, one in each thread
+        if threading.get_ident() not in came:
+            came.add(threading.get_ident())
             both_in.wait(PATIENCE)
         if (threading.get_ident() == caller) == in_caller:
             raise Planned("on purpose")

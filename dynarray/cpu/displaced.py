@@ -9,6 +9,7 @@ exchanged and displacements turned round, blurred after that.
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from . import displaced_gradients as gradients
 from . import displaced_kernels as kernels
 from . import parallel
 from .compile import kernel_input
-from .displaced_plan import Block, Layout, Units, plan, targets_together
+from .displaced_plan import CHUNK, Block, Layout, Units, plan
 from .displaced_tiles import FACTORS, ROWS, SUMS
 from .scratch import borrow
 
@@ -42,6 +43,7 @@ class Taps(NamedTuple):
     by_place: np.ndarray
 
 
+@lru_cache(maxsize=16)
 def _taps(spread: float, radius: int, dtype: Any) -> Taps:
     offset = np.arange(-radius, radius + 1)
     with np.errstate(over="ignore"):
@@ -102,10 +104,9 @@ def _displace(
     base = base + units.poison
     for layout, block in plan(source.shape, units, source.itemsize, True):
         planes = _packed(source, vertical, across, layout, block)
-        chunk = targets_together(len(base), layout, block)
-        items = block.images * block.tiles * layout.parts * -(-len(base) // chunk)
+        items = block.images * block.tiles * layout.parts * -(-len(base) // CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
-        arguments = (planes, units, base, target, first, chunk, layout, block)
+        arguments = (planes, units, base, target, first, CHUNK, layout, block)
         parallel.run(kernels.displace_items, items, operations, *arguments)
 
 

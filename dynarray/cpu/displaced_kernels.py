@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import cached_jit, jit
-from .displaced_plan import Block, Layout, Units
+from .displaced_plan import TARGETS, Block, Layout, Units
 from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells, prefetch
 from .planes import aligned, clear, copy
 from .transpose import interleave
@@ -240,6 +240,14 @@ def place_units(
             offsets[to + k] = places[k] + top * layout.stride + left * layout.cells.step + ahead
 
 
+@jit
+def _part(index: int, layout: Layout, block: Block) -> tuple:
+    """Images, first row, and first and last tile of part `index` of the rows of tiles."""
+    part, rest = index % layout.parts, index // layout.parts
+    low, high = layout.columns * part // layout.parts, layout.columns * (part + 1) // layout.parts
+    return rest // block.tiles, (block.tile + rest % block.tiles) * ROWS, low, high
+
+
 @cached_jit
 def displace_items(
     start: int,
@@ -253,23 +261,23 @@ def displace_items(
     layout: Layout,
     block: Block,
 ) -> None:
-    """Items: (images, row of tiles, part of that, chunk of target channels).
+    """Items: (images, row of tiles, part of that, chunk of target channels), of which several at once.
 
     Adds to `target` unless sources begin here.
     """
     targets, sources, per_source = units.y.shape
     breadth = VECTORS * (REGISTER_BYTES // planes.itemsize)
-    tile_size, chunks, parts = ROWS * breadth, -(-targets // chunk), layout.parts
-    tiles = aligned(chunk * -(-layout.columns // parts) * tile_size, planes)
+    tile_size, chunks, together = ROWS * breadth, -(-targets // chunk), min(TARGETS, targets)
+    tiles = aligned(together * -(-layout.columns // layout.parts) * tile_size, planes)
     places, factors = channel_places(units, layout, block), units.factors.reshape(units.factors.size)
-    offsets = np.empty(chunk * layout.channels * per_source, np.int64)
-    for item in range(start, stop):
-        begin, rest = item % chunks * chunk, item // chunks
-        part, rest = rest % parts, rest // parts
-        low, high = layout.columns * part // parts, layout.columns * (part + 1) // parts
-        row, image = (block.tile + rest % block.tiles) * ROWS, rest // block.tiles
-        end = min(begin + chunk, targets)
-        clear(tiles, 0, tiles.size)
+    offsets = np.empty(together * layout.channels * per_source, np.int64)
+    item = start
+    while item < stop:
+        several = min(TARGETS // chunk, chunks - item % chunks, stop - item)
+        image, row, low, high = _part(item // chunks, layout, block)
+        begin, end = item % chunks * chunk, min((item % chunks + several) * chunk, targets)
+        item, apart = item + several, (end - begin) * tile_size
+        clear(tiles, 0, (high - low) * apart)
         for channel in range(0, block.sources, layout.channels):
             count = min(layout.channels, block.sources - channel) * per_source
             near, these = places[:count], Block(0, 0, 0, 0, block.source + channel, 0, block.first)
@@ -287,7 +295,7 @@ def displace_items(
                 else:
                     place_units(offsets, near, units, (begin, end), row, column * breadth, layout, these)
                 for t in range(begin, end):
-                    at = ((column - low) * chunk + t - begin) * tile_size
+                    at = (column - low) * apart + (t - begin) * tile_size
                     own = (t * sources + block.source + channel) * per_source * FACTORS
                     if layout.cells.step == 1:
                         add_units(
@@ -303,7 +311,7 @@ def displace_items(
             first = (block.image + image) * layout.cells.images
             for n in range(first, min(first + layout.cells.images, len(target))):
                 out, at = target[n, first_target + t], (t - begin) * tile_size
-                begins, apart = block.source == 0, chunk * tile_size
+                begins = block.source == 0
                 _store_tiles(out, tiles, at, apart, row, low, high, n - first, base[t], begins, layout)
 
 

@@ -8,6 +8,7 @@ as large as the image; then rows are kept as they are, and vectors begin anywher
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -20,9 +21,9 @@ from .vectors import REGISTER_BYTES
 PLANE_BYTES = 12 * 1024 * 1024
 CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
 NEAR = 3  # channels whose surroundings of a tile fit into CACHE_BYTES, if units are near
-TARGETS = 64  # channels that a work item makes of one reading of the sources
-COLUMNS = 16  # of tiles, that it makes of each
-ITEMS = 8  # wanted, of fewer targets
+TARGETS = 64  # channels that are made of one reading of the sources, if one thread makes so many
+CHUNK = 8  # of these, that are not divided between threads
+COLUMNS = 16  # of tiles, that a work item makes of each
 
 
 class Units(NamedTuple):
@@ -124,25 +125,31 @@ def _cells(shape: tuple[int, ...], lanes: int, reach: tuple[int, int]) -> Cells:
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def targets_together(targets: int, layout: Layout, block: Block) -> int:
-    """How many target channels a work item makes."""
-    chunk, rest = TARGETS, block.images * block.tiles * layout.parts
-    while chunk > 4 and rest * -(-targets // chunk) < ITEMS:
-        chunk //= 2
-    return chunk
-
-
-def plan(shape: tuple[int, ...], units: Units, itemsize: int, cut: bool) -> Iterator[tuple[Layout, Block]]:
+def plan(shape: tuple[int, ...], units: Units, itemsize: int, cut: bool) -> tuple[tuple[Layout, Block], ...]:
     """The blocks that source images of this shape are read in; cut into cells, if that is wanted and pays."""
+    lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
+    return _plan(shape, (lows[0], highs[1], lows[2], highs[3]), itemsize, cut)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, cut: bool
+) -> tuple[tuple[Layout, Block], ...]:
+    return tuple(_blocks(shape, extent, itemsize, cut))
+
+
+def _blocks(
+    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, cut: bool
+) -> Iterator[tuple[Layout, Block]]:
     images, sources, height, width = shape
     lanes = REGISTER_BYTES // itemsize
-    lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
-    reach = highs[1] - lows[0] + 1, highs[3] - lows[2] + 1
+    up, down, left, right = extent
+    reach = down - up + 1, right - left + 1
     surroundings = (ROWS + reach[0]) * (VECTORS + reach[1]) * REGISTER_BYTES
     near = cut and NEAR * surroundings <= CACHE_BYTES
     cells = _cells(shape, lanes, reach) if near else Cells(1, 1, 1, height, width, 1)
-    y = _borders(cells.height, ROWS, lows[0], highs[1], near)
-    x = _borders(cells.width, VECTORS if near else VECTORS * lanes, lows[2], highs[3], near)
+    y = _borders(cells.height, ROWS, up, down, near)
+    x = _borders(cells.width, VECTORS if near else VECTORS * lanes, left, right, near)
     stride = (x.before + max(cells.width, sum(x.reads(0, x.tiles))) + 1) * cells.step
 
     def plane_bytes(count: int) -> int:

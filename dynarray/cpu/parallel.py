@@ -8,8 +8,7 @@ the result.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,8 +16,8 @@ from typing import Any
 SMALL = 300_000
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
-# Pieces per thread: enough that threads which started late or run slower do not hold up the others.
-PIECES = 4
+# What is dealt out last is such a part of a thread's share: a slower thread holds up others by no more.
+PIECES = 16
 
 _lock = threading.Lock()
 _pool: "_Pool | None" = None
@@ -101,7 +100,7 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         if count > 0:
             kernel(0, count, *args)
         return
-    job, interrupt = _Job(kernel, args, count, min(count, threads * PIECES)), None
+    job, interrupt = _Job(kernel, args, count, threads), None
     try:
         _get_pool().help(job, threads - 1)
         job.drain()
@@ -119,6 +118,15 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         raise job.error
 
 
+def _pieces(count: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Pieces of range(count): large at first, and small at the end, so that no thread waits long."""
+    start, least = 0, -(-count // (threads * PIECES))
+    while start < count:
+        stop = min(count, start + max(least, -(-(count - start) // (2 * threads))))
+        yield start, stop
+        start = stop
+
+
 class _Job:
     """The pieces of one call, which the calling thread and any helpers take one by one.
 
@@ -126,11 +134,9 @@ class _Job:
     ``with`` holds; a `threading.Condition` it can leave locked for good.
     """
 
-    def __init__(self, kernel: Callable[..., None], args: tuple, count: int, pieces: int) -> None:
+    def __init__(self, kernel: Callable[..., None], args: tuple, count: int, threads: int) -> None:
         self.kernel, self.args = kernel, args
-        each, more = divmod(count, pieces)
-        # The larger pieces first: who gets one last keeps the others waiting.
-        self.todo = deque(pairwise(each * piece + min(piece, more) for piece in range(pieces + 1)))
+        self.todo = deque(_pieces(count, threads))
         self.error: BaseException | None = None
         self._gate = threading.Lock()
         self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
