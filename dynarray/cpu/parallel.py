@@ -16,8 +16,8 @@ from typing import Any
 SMALL = 300_000
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
-# What is dealt out last is such a part of a thread's share: a slower thread holds up others by no more.
-PIECES = 16
+# What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
+PIECES = 8
 
 _lock = threading.Lock()
 _pool: "_Pool | None" = None
@@ -119,12 +119,13 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
 
 
 def _pieces(count: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Pieces of range(count): large at first, and small at the end, so that no thread waits long."""
+    """Pieces of range(count): of half of it one for each thread, then of half of the rest, and so on."""
     start, least = 0, -(-count // (threads * PIECES))
     while start < count:
-        stop = min(count, start + max(least, -(-(count - start) // (2 * threads))))
-        yield start, stop
-        start = stop
+        size = max(least, -(-(count - start) // (2 * threads)))
+        for begin in range(start, min(count, start + threads * size), size):
+            yield begin, min(count, begin + size)
+        start += threads * size
 
 
 class _Job:
