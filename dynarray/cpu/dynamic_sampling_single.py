@@ -10,9 +10,9 @@ at every position, where attention is that of one sample and may be missing. Tap
 channels: `dynamic_sampling_regions` makes both sums, and their gradients.
 
 Memory is the bound: channel_kernel is read once each way and its gradient written once. For (1, 128->24, 48,
-64), k = 3, S = 3, float32, on two threads of a Zen 4, where reading these 38 MB takes 1.0 to 1.4 ms and copying
-them into fresh memory 2.6 to 3.7 ms, `dot_items` takes 1.7 ms and `outer_items` 4.7 ms. With X, T and calls
-the forward pass takes 2.5 ms, the backward pass 6.3 to 7.0 ms.
+64), k = 3, S = 3, float32, on two threads of a Zen 4, where reading these 38 MB takes 1.0 to 1.4 ms and
+copying them into fresh memory 2.6 to 3.7 ms, `dot_items` takes 1.7 ms and `outer_items` 4.7 ms. With X, T and
+calls the forward pass takes 2.5 ms, the backward pass 6.3 to 7.0 ms.
 """
 
 from itertools import pairwise
