@@ -31,9 +31,7 @@ class Steps(NamedTuple):
     stride: tuple
     rows: np.ndarray  # from a position on
     places: np.ndarray  # (places, 2): of the kernel on which boxes are centred, from a position on
-    spans: (
-        np.ndarray
-    )  # (places, columns, 3): outputs that read inside the image, from to, and what the first reads
+    spans: np.ndarray  # (places, columns, 3): outputs that read inside, from and to, and what the first reads
 
 
 @cached_jit

@@ -36,9 +36,7 @@ class _Band(NamedTuple):
     totals: np.ndarray  # T, (n, taps, P)
     by_sample: Any  # As, (n, O, P), or None
     by_position: Any  # Ap, (n, O, taps, P), or None
-    kernels: (
-        np.ndarray
-    )  # (n, O, taps, .): what taps weigh; with the attention, and then the residual, if given
+    kernels: np.ndarray  # (n, O, taps, .): what taps weigh; with attention and residual, if given
     first_of_kernels: int  # position
 
 
