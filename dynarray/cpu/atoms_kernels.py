@@ -13,8 +13,8 @@ from .transpose import transpose
 
 _SUM = 64  # positions that are added up at once
 _STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
-# Not plain 0, False and True, for which callees would be compiled once more.
-_START, _SET, _ADD = np.intp(0), np.bool_(False), np.bool_(True)
+# Not plain 0, 1, False and True, for which callees would be compiled once more.
+_START, _ONE, _SET, _ADD = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
 
 
 class Taps(NamedTuple):
@@ -172,7 +172,7 @@ def pack_group(
     for plane in range(len(taps.origin_y)):
         origin = origin_of(plane, tile, taps, layout)
         top, bottom = inside(rows, tile.row, height, origin[0], layout.stride[0])
-        left, end = inside(layout.width, 0, width, origin[1], layout.stride[1])
+        left, end = inside(layout.width, _START, width, origin[1], layout.stride[1])
         run = layout.stride == (1, 1) and layout.width == width and left < end
         for c in range(several):
             at = c * layout.image + plane * layout.plane
@@ -218,7 +218,7 @@ def forward_items(
                 sum_products(
                     scratch.z, offsets.z_row, offsets.channel, _START,
                     scratch.atoms, offsets.atom, offsets.row, scratch.images, offsets.image, offsets.tap,
-                    m, several, len(offsets.tap), s, 1, _SET,
+                    m, several, len(offsets.tap), s, _ONE, _SET,
                 )  # fmt: skip
                 gemm.multiply(
                     flat, to + s * strip, positions, outputs, min(strip, tile.positions - s * strip),
@@ -277,7 +277,7 @@ def add_rows(
     """Add the packed rows to the pixels that they belong to: in `shared` rows, to those of `edge`."""
     step = layout.stride
     top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
-    left, end = inside(layout.width, 0, image.shape[1], origin[1], step[1])
+    left, end = inside(layout.width, _START, image.shape[1], origin[1], step[1])
     for i in range(top, bottom):
         row = (first + i) * step[0] + origin[0]
         line = edge[row - shared[0]] if row < shared[1] else image[row]

@@ -5,6 +5,7 @@ import numpy as np
 from .compile import cached_jit, jit
 from .displaced_kernels import (
     GROUP,
+    START,
     blur,
     channel_places,
     make_scratch,
@@ -50,7 +51,7 @@ def correlate_items(
         these = Block(0, 0, 0, 0, block.source + channel, 0, block.first)
         near = places[:count]
         if layout.free:  # what units read moves with the tile
-            place_units(offsets, near, units, (begin, end), 0, 0, layout, these)
+            place_units(offsets, near, units, (begin, end), START, START, layout, these)
         for image in range(block.images):
             planes_at = (image * block.sources + channel) * layout.plane
             for t in range(begin, end):

@@ -18,6 +18,7 @@ from .vectors import REGISTER_BYTES
 
 GROUP = 8192  # pixels that are blurred at once
 FIELD = 4 * GROUP  # blurred pixels that are put into cells at once
+START = np.intp(0)  # not a plain one, for which callees are compiled once more
 
 
 class Scratch(NamedTuple):
@@ -102,7 +103,7 @@ def blur(
     clear(scratch.result, 0, rows * pitch)
     for i in range(len(across)):
         tap = radius + inwards(i, radius)
-        _add_scaled(scratch.result, 0, scratch.padded, tap, rows * pitch - radius, across[tap])
+        _add_scaled(scratch.result, START, scratch.padded, tap, rows * pitch - radius, across[tap])
     return pitch
 
 
@@ -284,7 +285,7 @@ def displace_items(
             planes_at = (image * block.sources + channel) * layout.plane
             _fetch_units(units, factors, (begin, end), block.source + channel + layout.channels, layout)
             if layout.free:  # what units read moves with the tile
-                place_units(offsets, near, units, (begin, end), 0, 0, layout, these)
+                place_units(offsets, near, units, (begin, end), START, START, layout, these)
             for column in range(low, high):
                 moved = planes_at
                 if layout.free:

@@ -27,6 +27,8 @@ from .dynamic_sampling_tile import ROWS, WIDE, interleave, lanes, padded_width, 
 from .planes import clear, copy, inside
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
+# Not plain 0, False and True, for which callees would be compiled once more.
+_START, _PLAIN, _CENTRED = np.intp(0), np.bool_(False), np.bool_(True)
 
 
 class Grads(NamedTuple):
@@ -219,9 +221,9 @@ def _first_row(
 ) -> None:  # fmt: skip
     """Row h of the band, r of a block: all but the gradient of the channel kernel, and what that takes."""
     samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
-    apart, every = (ROWS * weights.pitch, weights.pitch), (0, samples * samples)
+    apart, every = (ROWS * weights.pitch, weights.pitch), (_START, samples * samples)
     start_row(scratch, outputs, row, inputs, band)
-    _weigh(weights.whole, weights.margin, apart, outputs, h, every, False, inputs, outer, band)
+    _weigh(weights.whole, weights.margin, apart, outputs, h, every, _PLAIN, inputs, outer, band)
     if grads.channel_kernel.size:
         _centre(weights, outputs, r, wide, scratch, band)
     if len(totals) or grads.position_attention.size:
@@ -253,7 +255,7 @@ def _sum_on_centre(weights: Weights, scratch: Rows, k: int, i: int, r: int, wide
 def _by_sample(grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, r: int, outer: Outer) -> None:
     """The gradient of the sample attention: grad_output * region."""
     several, (regions, high, wide) = outer.grad_output.shape[1], grad.shape[1:]
-    gradient, flat, padded = outer.grad_output.reshape(-1), grad.reshape(-1), padded_width(wide, grad)
+    gradient, flat, padded = outer.grad_output.reshape(-1), grad.reshape(-1), padded_width(wide, scratch.acc)
     for k in range(outputs[1] - outputs[0]):
         for s in range(regions):
             o, of = outputs[0] + k, ((r * regions + s) * ROWS + k) * padded
@@ -268,12 +270,12 @@ def _sum_by_place(
 ) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * Ap."""
     (high, wide), taps = grad.shape[3:], len(band.taps)
-    flat, padded, of_seen = grad.reshape(-1), padded_width(wide, grad), scratch.of_seen[r]
+    flat, padded, of_seen = grad.reshape(-1), padded_width(wide, weights.taps), scratch.of_seen[r]
     for k in range(outputs[1] - outputs[0]):
         seen = (outputs[0] + k) * band.apart
         product_row(
             *(weights.taps, 0, padded, weights.whole, k * weights.pitch + weights.margin, weights.of_samples),
-            *(band.seen, seen, of_seen, band.taps, padded // lanes(grad), False),
+            *(band.seen, seen, of_seen, band.taps, padded // lanes(weights.taps), False),
         )
         for tap in range(taps):
             to = (((outputs[0] + k) * taps + tap) * high + row) * wide
@@ -286,7 +288,8 @@ def _sum_by_channel(
 ) -> None:
     """The gradient of a block of rows of the channel kernel: sum over samples of weight * Ap * x."""
     _, count, high, wide = grad.shape
-    flat, padded, strip, run = grad.reshape(-1), padded_width(wide, grad), lanes(grad), weights.run
+    flat, made, run = grad.reshape(-1), weights.channels, weights.run
+    padded, strip = padded_width(wide, made), lanes(made)
     step = len(weights.of_centred) * ROWS * strip
     # Not straight to the gradient: whole images apart, rows of several channels share one set of the cache.
     for c in range(0, count, WIDE):
@@ -294,21 +297,13 @@ def _sum_by_channel(
         for r in range(rows):
             at = r * (padded // strip) * step
             product(
-                *(
-                    weights.channels,
-                    r * wide,
-                    (run, ROWS * run),
-                    weights.centred,
-                    at,
-                    step,
-                    weights.of_centred,
-                ),
+                *(made, r * wide, (run, ROWS * run), weights.centred, at, step, weights.of_centred),
                 *(band.lines, c * band.channel, scratch.of_lines[r], of_channels, padded // strip, False),
             )
         for k in range(outputs[1] - outputs[0]):
             for m in range(len(of_channels)):
                 to = (((outputs[0] + k) * count + c + m) * high + band.first + h) * wide
-                copy(flat, to, weights.channels, (m * ROWS + k) * run, rows * wide)
+                copy(flat, to, made, (m * ROWS + k) * run, rows * wide)
 
 
 class Columns(NamedTuple):
@@ -335,7 +330,7 @@ def second_items(
 ) -> None:
     """Items (chunk of channels, a multiple of ROWS): the gradient of the lines of x."""
     regions, (outputs, channels, _, wide) = len(band.at) ** 2, inputs.channel_kernel.shape
-    padded, batch = padded_width(wide, inputs.x), len(scratch.of_samples)
+    padded, batch = padded_width(wide, scratch.moved), len(scratch.of_samples)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
         for o in range(0, outputs, SET):
@@ -346,7 +341,7 @@ def second_items(
             for h in range(band.rows):
                 for s in range(0, regions, batch):
                     samples, apart = (s, min(s + batch, regions)), (depth * padded, padded)
-                    _weigh(scratch.weights, 0, apart, several, h, samples, True, inputs, outer, band)
+                    _weigh(scratch.weights, _START, apart, several, h, samples, _CENTRED, inputs, outer, band)
                     _move(grad_lines, scratch, several, these, h, samples, inputs, band)
 
 
@@ -357,18 +352,14 @@ def _move(
 ) -> None:  # fmt: skip
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
     _, count, high, wide = inputs.channel_kernel.shape
-    plane, depth, size, strip = (
-        high * wide,
-        outputs[1] - outputs[0],
-        band.phases * band.stretch,
-        lanes(inputs.x),
-    )
-    padded, u, moved = padded_width(wide, inputs.x), inputs.channel_kernel.reshape(-1), scratch.moved
-    step, apart, of_samples = (
-        depth * ROWS * strip,
-        count * plane,
+    u, moved, of_samples = (
+        inputs.channel_kernel.reshape(-1),
+        scratch.moved,
         scratch.of_samples[: samples[1] - samples[0]],
     )
+    plane, depth, size = high * wide, outputs[1] - outputs[0], band.phases * band.stretch
+    padded, strip = padded_width(wide, moved), lanes(moved)
+    step, apart = depth * ROWS * strip, count * plane
     first = outputs[0] * apart + (band.first + h) * wide
     for c in range(channels[0], channels[1], ROWS):
         at, last = first + c * plane, min(ROWS, channels[1] - c) - 1

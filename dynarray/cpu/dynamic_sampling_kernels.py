@@ -209,7 +209,7 @@ def sum_channels(scratch: Rows, outputs: tuple, h: int, rows: int, inputs: Input
     A few channels at a time, of which kernels and lines stay in the cache for all rows and samples.
     """
     wide = inputs.channel_kernel.shape[3]
-    channels, padded, strip = inputs.x.shape[0], padded_width(wide, inputs.x), lanes(inputs.x)
+    channels, padded, strip = inputs.x.shape[0], padded_width(wide, scratch.acc), lanes(scratch.acc)
     size = len(band.at) ** 2 * ROWS * padded
     for c in range(0, channels, CHANNELS):
         end = min(c + CHANNELS, channels)
@@ -219,15 +219,8 @@ def sum_channels(scratch: Rows, outputs: tuple, h: int, rows: int, inputs: Input
         for r in range(rows):
             at = r * (padded // strip) * step
             product(
-                *(
-                    scratch.acc,
-                    r * size,
-                    (padded, ROWS * padded),
-                    scratch.channel_kernels,
-                    at,
-                    step,
-                    of_channels,
-                ),
+                *(scratch.acc, r * size, (padded, ROWS * padded)),
+                *(scratch.channel_kernels, at, step, of_channels),
                 *(band.lines, c * band.channel, lines_of_channels, scratch.of_lines[r]),
                 *(padded // strip, c > 0),
             )
@@ -292,7 +285,8 @@ def _fuse_row(
 ) -> bool:  # fmt: skip
     """Put the samples of a row into the output; whether all are finite, as far as that matters."""
     regions, several, (high, wide) = len(band.at) ** 2, y.shape[1], y.shape[2:]
-    flat, finite, padded, given = y.reshape(-1), True, padded_width(wide, y), inputs.sample_attention.size > 0
+    flat, padded, finite = y.reshape(-1), padded_width(wide, acc), True
+    given = inputs.sample_attention.size > 0
     attention = inputs.sample_attention.reshape(-1) if given else band.ones
     residual = band.attention_residual if given else band.ones[0] - band.ones[0]
     first, stacked = r * regions * ROWS * padded, len(y) > 1
