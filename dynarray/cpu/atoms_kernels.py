@@ -6,15 +6,14 @@ import numpy as np
 from numba import uint64
 
 from . import gemm
-from .compile import cached_jit, jit
+from .compile import FALSE, ONE, TRUE, ZERO, cached_jit, jit
 from .planes import clear, copy, inside, pack_rows
 from .products import STRIP_BYTES, sum_products
 from .transpose import transpose
 
 _SUM = 64  # positions that are added up at once
 _STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
-# Not plain 0, 1, False and True, for which callees would be compiled once more.
-_START, _ONE, _SET, _ADD = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+_SET, _ADD = FALSE, TRUE
 
 
 class Taps(NamedTuple):
@@ -172,7 +171,7 @@ def pack_group(
     for plane in range(len(taps.origin_y)):
         origin = origin_of(plane, tile, taps, layout)
         top, bottom = inside(rows, tile.row, height, origin[0], layout.stride[0])
-        left, end = inside(layout.width, _START, width, origin[1], layout.stride[1])
+        left, end = inside(layout.width, ZERO, width, origin[1], layout.stride[1])
         run = layout.stride == (1, 1) and layout.width == width and left < end
         for c in range(several):
             at = c * layout.image + plane * layout.plane
@@ -216,14 +215,14 @@ def forward_items(
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(tile.padded // strip):
                 sum_products(
-                    scratch.z, offsets.z_row, offsets.channel, _START,
+                    scratch.z, offsets.z_row, offsets.channel, ZERO,
                     scratch.atoms, offsets.atom, offsets.row, scratch.images, offsets.image, offsets.tap,
-                    m, several, len(offsets.tap), s, _ONE, _SET,
+                    m, several, len(offsets.tap), s, ONE, _SET,
                 )  # fmt: skip
                 gemm.multiply(
                     flat, to + s * strip, positions, outputs, min(strip, tile.positions - s * strip),
                     left, begin * m * gemm.ROWS, depth * gemm.ROWS,
-                    scratch.z, _START, _START, offsets.z_row, _START, several * m, scratch.corner, begin > 0,
+                    scratch.z, ZERO, ZERO, offsets.z_row, ZERO, several * m, scratch.corner, begin > 0,
                 )  # fmt: skip
         for o in range(outputs if bias.size else 0):
             at, value = uint64(to + o * positions), bias[o]
@@ -277,7 +276,7 @@ def add_rows(
     """Add the packed rows to the pixels that they belong to: in `shared` rows, to those of `edge`."""
     step = layout.stride
     top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
-    left, end = inside(layout.width, _START, image.shape[1], origin[1], step[1])
+    left, end = inside(layout.width, ZERO, image.shape[1], origin[1], step[1])
     for i in range(top, bottom):
         row = (first + i) * step[0] + origin[0]
         line = edge[row - shared[0]] if row < shared[1] else image[row]
@@ -371,9 +370,9 @@ def _grads_of_chunk(
     strip = STRIP_BYTES // inputs.x.itemsize
     if grads.x.size + grads.atoms.size:
         gemm.multiply(
-            adjoint.grad_z, _START, span, rows, tile.positions,
+            adjoint.grad_z, ZERO, span, rows, tile.positions,
             inputs.left, begin * m // gemm.ROWS * panel, panel,
-            adjoint.output, _START, strip, offsets.row, _START, outputs, scratch.corner, _SET,
+            adjoint.output, ZERO, strip, offsets.row, ZERO, outputs, scratch.corner, _SET,
         )  # fmt: skip
         for row in range(rows):
             clear(adjoint.grad_z, row * span + tile.positions, tile.padded - tile.positions)

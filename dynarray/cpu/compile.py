@@ -13,6 +13,9 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "rea
 # For what kernels call: without the wrappers for Python and C, which cost a third of the compile time.
 jit: Callable = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
+# For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
+ZERO, ONE, FALSE, TRUE = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+
 
 def cached_jit(function: Callable) -> Callable:
     """For kernels, which Python calls: kept on disk, where that is possible.

@@ -106,7 +106,7 @@ def _displace(
         planes = _packed(source, vertical, across, layout, block)
         items = block.images * block.tiles * layout.parts * -(-len(base) // CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
-        arguments = (planes, units, base, target, first, CHUNK, layout, block)
+        arguments = (planes, units, base, target, first, layout, block)
         parallel.run(kernels.displace_items, items, operations, *arguments)
 
 

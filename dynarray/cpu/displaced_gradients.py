@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from .compile import cached_jit, jit
+from .compile import ZERO, cached_jit, jit
 from .displaced_kernels import (
     GROUP,
-    START,
     blur,
     channel_places,
     make_scratch,
@@ -51,7 +50,7 @@ def correlate_items(
         these = Block(0, 0, 0, 0, block.source + channel, 0, block.first)
         near = places[:count]
         if layout.free:  # what units read moves with the tile
-            place_units(offsets, near, units, (begin, end), START, START, layout, these)
+            place_units(offsets, near, units, (begin, end), ZERO, ZERO, layout, these)
         for image in range(block.images):
             planes_at = (image * block.sources + channel) * layout.plane
             for t in range(begin, end):

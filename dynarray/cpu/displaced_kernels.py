@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compile import cached_jit, jit
-from .displaced_plan import TARGETS, Block, Layout, Units
+from .compile import ZERO, cached_jit, jit
+from .displaced_plan import CHUNK, TARGETS, Block, Layout, Units
 from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells, prefetch
 from .planes import aligned, clear, copy
 from .transpose import interleave
@@ -18,7 +18,6 @@ from .vectors import REGISTER_BYTES
 
 GROUP = 8192  # pixels that are blurred at once
 FIELD = 4 * GROUP  # blurred pixels that are put into cells at once
-START = np.intp(0)  # not a plain one, for which callees are compiled once more
 
 
 class Scratch(NamedTuple):
@@ -103,7 +102,7 @@ def blur(
     clear(scratch.result, 0, rows * pitch)
     for i in range(len(across)):
         tap = radius + inwards(i, radius)
-        _add_scaled(scratch.result, START, scratch.padded, tap, rows * pitch - radius, across[tap])
+        _add_scaled(scratch.result, ZERO, scratch.padded, tap, rows * pitch - radius, across[tap])
     return pitch
 
 
@@ -258,25 +257,24 @@ def displace_items(
     base: np.ndarray,
     target: np.ndarray,
     first_target: int,
-    chunk: int,
     layout: Layout,
     block: Block,
 ) -> None:
-    """Items: (images, row of tiles, part of that, chunk of target channels), of which several at once.
+    """Items: (images, row of tiles, part of that, CHUNK target channels), of which several at once.
 
     Adds to `target` unless sources begin here.
     """
     targets, sources, per_source = units.y.shape
     breadth = VECTORS * (REGISTER_BYTES // planes.itemsize)
-    tile_size, chunks, together = ROWS * breadth, -(-targets // chunk), min(TARGETS, targets)
+    tile_size, chunks, together = ROWS * breadth, -(-targets // CHUNK), min(TARGETS, targets)
     tiles = aligned(together * -(-layout.columns // layout.parts) * tile_size, planes)
     places, factors = channel_places(units, layout, block), units.factors.reshape(units.factors.size)
     offsets = np.empty(together * layout.channels * per_source, np.int64)
     item = start
     while item < stop:
-        several = min(TARGETS // chunk, chunks - item % chunks, stop - item)
+        several = min(TARGETS // CHUNK, chunks - item % chunks, stop - item)
         image, row, low, high = _part(item // chunks, layout, block)
-        begin, end = item % chunks * chunk, min((item % chunks + several) * chunk, targets)
+        begin, end = item % chunks * CHUNK, min((item % chunks + several) * CHUNK, targets)
         item, apart = item + several, (end - begin) * tile_size
         clear(tiles, 0, (high - low) * apart)
         for channel in range(0, block.sources, layout.channels):
@@ -285,7 +283,7 @@ def displace_items(
             planes_at = (image * block.sources + channel) * layout.plane
             _fetch_units(units, factors, (begin, end), block.source + channel + layout.channels, layout)
             if layout.free:  # what units read moves with the tile
-                place_units(offsets, near, units, (begin, end), START, START, layout, these)
+                place_units(offsets, near, units, (begin, end), ZERO, ZERO, layout, these)
             for column in range(low, high):
                 moved = planes_at
                 if layout.free:

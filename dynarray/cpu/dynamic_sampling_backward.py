@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from .compile import cached_jit, jit
+from .compile import FALSE, TRUE, ZERO, cached_jit, jit
 from .dynamic_sampling_kernels import (
     STACK,
     Band,
@@ -27,8 +27,7 @@ from .dynamic_sampling_tile import ROWS, WIDE, interleave, lanes, padded_width, 
 from .planes import clear, copy, inside
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
-# Not plain 0, False and True, for which callees would be compiled once more.
-_START, _PLAIN, _CENTRED = np.intp(0), np.bool_(False), np.bool_(True)
+_PLAIN, _CENTRED = FALSE, TRUE
 
 
 class Grads(NamedTuple):
@@ -221,7 +220,7 @@ def _first_row(
 ) -> None:  # fmt: skip
     """Row h of the band, r of a block: all but the gradient of the channel kernel, and what that takes."""
     samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
-    apart, every = (ROWS * weights.pitch, weights.pitch), (_START, samples * samples)
+    apart, every = (ROWS * weights.pitch, weights.pitch), (ZERO, samples * samples)
     start_row(scratch, outputs, row, inputs, band)
     _weigh(weights.whole, weights.margin, apart, outputs, h, every, _PLAIN, inputs, outer, band)
     if grads.channel_kernel.size:
@@ -341,7 +340,7 @@ def second_items(
             for h in range(band.rows):
                 for s in range(0, regions, batch):
                     samples, apart = (s, min(s + batch, regions)), (depth * padded, padded)
-                    _weigh(scratch.weights, _START, apart, several, h, samples, _CENTRED, inputs, outer, band)
+                    _weigh(scratch.weights, ZERO, apart, several, h, samples, _CENTRED, inputs, outer, band)
                     _move(grad_lines, scratch, several, these, h, samples, inputs, band)
 
 

@@ -13,10 +13,9 @@ class Lines(NamedTuple):
     """Where rows of an image lie, as `Band` has it: one stretch of each line for each phase of the stride."""
 
     rows: np.ndarray  # of the image; outside it lines are of zeros
-    phases: int
     stretch: int
     left: int  # the column at element 0
-    step: int  # columns between elements
+    step: int  # columns between elements, and phases
 
 
 @jit
@@ -28,8 +27,8 @@ def _pack(target: np.ndarray, at: int, image: np.ndarray, lines: Lines) -> None:
         y = lines.rows[r]
         within = 0 <= y < height
         line = image[y if within else 0]
-        for phase in range(lines.phases):
-            to, column = at + (r * lines.phases + phase) * stretch, lines.left + phase
+        for phase in range(lines.step):
+            to, column = at + (r * lines.step + phase) * stretch, lines.left + phase
             low, end = inside(stretch, 0, width, column, step)
             if not within:
                 low, end = stretch, stretch
@@ -61,8 +60,8 @@ def add_items(
     for item in range(start, stop):
         for r in range(len(lines.rows)):
             y = lines.rows[r]
-            for phase in range(lines.phases if 0 <= y < height else 0):
-                of, column = item * apart + (r * lines.phases + phase) * lines.stretch, lines.left + phase
+            for phase in range(lines.step if 0 <= y < height else 0):
+                of, column = item * apart + (r * lines.step + phase) * lines.stretch, lines.left + phase
                 low, end = inside(lines.stretch, 0, width, column, lines.step)
                 to, by = uint64((item * height + y) * width + column + low * lines.step), uint64(lines.step)
                 f = uint64(of + low)
@@ -92,7 +91,7 @@ def see_items(
     `factors` is the attention itself. Both have no elements where there is none; then the items are taps. Row
     a of taps reads X1 on the rows total_rows[:, a] of `totals`, each of which begins there.
     """
-    stretch, phases, given = lines.stretch, lines.phases, len(factors) > 0
+    stretch, phases, given = lines.stretch, lines.step, len(factors) > 0
     (count, kh), kw = total_rows.shape, total_at.shape[1]
     for item in range(start, stop):
         at, tap = item * count * phases * stretch, item % (kh * kw)

@@ -112,9 +112,7 @@ def prepare(call: Call, inputs: Inputs, total: np.ndarray, band: tuple[int, int]
     centre = np.searchsorted(seen_rows, centre_rows)
     total_rows = np.empty((len(seen_rows), total_line.shape[2]), int)
     total_rows[centre] = total_line * size
-    of_image, of_centres = (
-        Lines(each, phases, stretch, left, call.columns.stride) for each in (rows, seen_rows)
-    )
+    of_image, of_centres = (Lines(each, stretch, left, call.columns.stride) for each in (rows, seen_rows))
     seen, factors = _seen(call, inputs.position_attention, of_centres, packed_totals, total_rows, total_at)
     taps, of_tap = total_rows.shape[1] * total_at.shape[1], len(seen_rows) * phases * stretch
     # An odd number of cache lines, so that the same pixel of many channels finds room in the cache.
@@ -177,7 +175,7 @@ def _seen(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each tap sees of X1 around its centres, times the position attention, and that; see `Band`."""
     outputs, taps = max(1, len(attention)), total_rows.shape[1] * total_at.shape[1]
-    size = outputs * taps * len(lines.rows) * lines.phases * lines.stretch
+    size = outputs * taps * len(lines.rows) * lines.step * lines.stretch
     seen = borrow("seen", size + 64, totals.dtype)
     factors = borrow("factors", size + 64 if attention.size else 0, totals.dtype)
     maps = attention.reshape(len(attention) * taps, *(call.rows.size, call.columns.size))
@@ -216,8 +214,7 @@ def _pack_totals(
 
 def _lines_of_totals(call: Call, wanted: np.ndarray, left: int, width: int) -> Lines:
     """The lines of the sum over channels that taps read on rows `wanted`, of which each has all phases."""
-    step = call.columns.stride
-    return Lines(np.unique(wanted), step, width, left + int(call.columns.taps().min()), step)
+    return Lines(np.unique(wanted), width, left + int(call.columns.taps().min()), call.columns.stride)
 
 
 def add_totals(

@@ -84,11 +84,8 @@ def make_weights(inputs: Inputs, band: Band, dots: bool) -> tuple[Rows, Weights]
 
 def make_columns(inputs: Inputs, band: Band) -> Columns:
     """Scratch of the second pass."""
-    widths, most, regions = (
-        widths_of(inputs, band),
-        min(SET, inputs.channel_kernel.shape[0]),
-        len(band.at) ** 2,
-    )
+    widths, regions = widths_of(inputs, band), len(band.at) ** 2
+    most = min(SET, inputs.channel_kernel.shape[0])
     batch = min(regions, max(WIDE, WEIGHTS_BYTES // (most * widths.row * inputs.x.itemsize)))
     sizes = batch * most * widths.row, most * ROWS * widths.row, batch * ROWS * widths.row
     terms: Any = np.arange(most) * ROWS * widths.strip, np.arange(most) * widths.row, np.empty(batch, int)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import parallel
-from .compile import cached_jit, jit, kernel_input
+from .compile import FALSE, TRUE, ZERO, cached_jit, jit, kernel_input
 from .local_filter_kernels import decode
 from .planes import clear, copy, inside, staggered
 from .scratch import run_with_memory
@@ -41,8 +41,7 @@ from .strips import (
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
 BLOCK_BYTES = 768 * 1024
-# Not plain 0, False and True, for which callees would be compiled once more.
-_FIRST, _THERE, _BACK = np.intp(0), np.bool_(False), np.bool_(True)
+_THERE, _BACK = FALSE, TRUE
 
 
 class Layout(NamedTuple):
@@ -162,10 +161,8 @@ def backward(
     slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
     results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
     arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
-    size, args = (
-        _memory(layout, 1 + 2 * len(layout.y)),
-        (*arrays, layout, x.shape[0], x.shape[1], groups, chunks),
-    )
+    size = _memory(layout, 1 + 2 * len(layout.y))
+    args = (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
     run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
     grad_scales = slots.sum(axis=0)
     if not np.isfinite(seen).all() or not np.isfinite(grad_scales).all():
@@ -234,8 +231,8 @@ def _pack_strips(
     """All taps, as `apply` takes them; each passes through `plane`, which stays in the first cache."""
     total, taps = plane.dtype.type(0), len(layout.y)
     for tap in range(taps):
-        total += _pack_tap(plane, _FIRST, filters, start, tap, first, rows, layout, back)
-        deal(strips, tap, taps, plane, _FIRST, rows * layout.width)
+        total += _pack_tap(plane, ZERO, filters, start, tap, first, rows, layout, back)
+        deal(strips, tap, taps, plane, ZERO, rows * layout.width)
     return total
 
 

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compile import cached_jit, jit
+from .compile import FALSE, cached_jit, jit
 from .planes import clear, pack_rows, unpack_phases, unpack_rows
 from .strips import CHANNELS, STRIP_BYTES, Planes, Scale, Strips, Taps, apply, correlate, deal, lanes
 
-_KEPT = np.bool_(False)  # in the caches, from where it is unpacked
+_KEPT = FALSE  # in the caches, from where it is unpacked
 
 
 class Terms(NamedTuple):
