@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import parallel
+from .results import empty
 
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
 
@@ -25,7 +26,7 @@ def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
     size = count * dtype.itemsize + 64
     memory = getattr(_own, name, None)
     if memory is None or len(memory) < size:
-        memory = np.empty(size, np.uint8)
+        memory = empty((size,), np.uint8)
         if size <= KEPT_BYTES:
             setattr(_own, name, memory)
     start = -memory.ctypes.data % 64
