@@ -11,10 +11,10 @@ import numpy as np
 
 from .compile import ZERO, cached_jit, jit
 from .displaced_plan import CHUNK, TARGETS, Block, Layout, Units
-from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells, prefetch
+from .displaced_tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells
 from .planes import aligned, clear, copy
 from .transpose import interleave
-from .vectors import REGISTER_BYTES
+from .vectors import REGISTER_BYTES, prefetch
 
 GROUP = 8192  # pixels that are blurred at once
 FIELD = 4 * GROUP  # blurred pixels that are put into cells at once

@@ -194,15 +194,3 @@ def _correlate(writer: _Tiles, row: Any, stride: Any, gradient: list) -> list[li
                 factor, at = gradient[(i - lower) * VECTORS + j], 2 * lower + right
                 part[at] = writer.multiply_add(factor, read[j][right], part[at])
     return [[totals[at] for part in parts for totals in part] for at in range(SUMS)]
-
-
-@intrinsic
-def prefetch(typing: Any, planes: Any, at: Any) -> Any:
-    """Ask for the cache line of planes[at] in the second level of cache."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-        writer.prefetch(writer.data[0], args[1])
-        return context.get_dummy_value()
-
-    return types.void(planes, types.intp), generate

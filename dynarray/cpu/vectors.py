@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
+from numba.extending import intrinsic
 
 _FEATURES = binding.get_host_cpu_features()
 # Of one register; and whether there are 32 of them, not 16.
@@ -17,6 +18,8 @@ REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") 
 MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
 
 LINE_BYTES = 64  # of the caches
+# How LLVM's inline assembly calls a vector register.
+_REGISTER = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine().lower())
 
 
 class Loop:
@@ -134,6 +137,20 @@ class Writer:
             vector = self.builder.fadd(low, high)
         return self.builder.extract_element(vector, lane(0))
 
+    def in_order(self, values: list) -> list:
+        """The same values, made before anything is read from memory that is read behind this.
+
+        Of a loop with as many sums as there are registers, LLVM would otherwise read all operands first, and
+        move sums to memory and back to make room for them. Between instructions it takes no time.
+        """
+        if _REGISTER is None:
+            return values
+        kinds, several = [value.type for value in values], len(values) > 1
+        made = ir.LiteralStructType(kinds) if several else kinds[0]
+        same = ",".join([f"={_REGISTER}"] * len(values) + [str(k) for k in range(len(values))])
+        nothing = self.builder.asm(ir.FunctionType(made, kinds), "", f"{same},~{{memory}}", values, True)
+        return [self.builder.extract_value(nothing, k) for k in range(len(values))] if several else [nothing]
+
     def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
         """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
         with Loop(self.builder, count, [self.zero] * number) as loop:
@@ -142,3 +159,15 @@ class Writer:
 
     def _at(self, pointer: Any, index: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Fetch the cache line of array[at], which need not exist, that is soon to be read."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+        writer.prefetch(writer.data[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
