@@ -104,3 +104,21 @@ def test_a_full_disk(name: str, source: Path, tmp_path: Path) -> None:
 def test_no_directory_at_all(name: str, source: Path, tmp_path: Path) -> None:
     check(source, tmp_path / "unused", "nowhere")
     assert not files(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_change_of_what_kernels_call_is_seen(name: str, source: Path, tmp_path: Path) -> None:
+    """Numba itself looks at the file of the kernel only."""
+
+    def indices() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in files(tmp_path) if path.suffix == ".nbi"}
+
+    check(source, tmp_path)
+    before = indices()
+    check(source, tmp_path)
+    assert before and indices() == before
+    helper = source / "dynarray" / "cpu" / "planes.py"
+    helper.write_text(helper.read_text() + "# changed\n")
+    check(source, tmp_path)
+    after = indices()
+    assert all(after[path] != index for path, index in before.items())

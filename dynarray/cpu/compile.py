@@ -1,6 +1,8 @@
 """How kernels are compiled."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,11 @@ import numpy as np
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
 # For what kernels call: without the wrappers for Python and C, which cost a third of the compile time.
-jit: Callable = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_CALLED: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+jit: Callable = numba.njit(**_CALLED)
+# The same without counting references to arrays, for which threads wait for each other. Only for what neither
+# allocates nor returns arrays, nor calls what does: those it is given, the kernel holds.
+borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
 ZERO, ONE, FALSE, TRUE = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
@@ -28,9 +34,17 @@ def cached_jit(function: Callable) -> Callable:
     except RuntimeError:  # no directory can be written
         return kernel
     cache = kernel._cache
+    cache._cache_file._source_stamp = _stamp()
     cache.save_overload = _without_disk_errors(cache.save_overload)
     cache.load_overload = _without_disk_errors(cache.load_overload)
     return kernel
+
+
+@lru_cache(maxsize=1)
+def _stamp() -> tuple:
+    """Of all sources in here: Numba itself looks at a kernel's own file, not at those of what it calls."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple((path.name, path.stat().st_mtime, path.stat().st_size) for path in files)
 
 
 def _without_disk_errors(method: Callable) -> Callable:
