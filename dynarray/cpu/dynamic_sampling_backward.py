@@ -11,19 +11,24 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from .compile import FALSE, TRUE, ZERO, cached_jit, jit
+from .compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
 from .dynamic_sampling_kernels import (
     STACK,
     Band,
     Inputs,
+    Kernels,
     Rows,
-    add1,
     add_taps,
+    fetch_row,
+    gather_kernels,
+    place_maps,
     place_samples,
+    see_block,
     start_row,
     sum_channels,
 )
-from .dynamic_sampling_tile import ROWS, WIDE, interleave, lanes, padded_width, product, product_row
+from .dynamic_sampling_lines import Lines, add_lines
+from .dynamic_sampling_tile import ROWS, WIDE, lanes, outer_product, padded_width, product, product_row
 from .planes import clear, copy, inside
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
@@ -56,21 +61,24 @@ class Weights(NamedTuple):
 
     margin: int
     pitch: int
-    run: int  # elements of a block of rows of the gradient of U
     whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As of one row
-    centred: np.ndarray  # of a block of rows, times Ap on the centre, as `product` takes its factor a
-    by_tap: np.ndarray  # (taps, ...): sums over samples of whole * V, where these are centred, as lines
-    centre: np.ndarray  # the same for whole * (sum over channels of U * x)
+    centred: np.ndarray  # (S*S, ROWS, padded): the same times Ap on the centre
+    line: int  # elements of a line in whole strips
+    lines: int  # as many as samples of a block of rows lie on
+    by_tap: np.ndarray  # (ROWS, taps, lines, line): sums of whole * V on the pixels where samples are centred
+    centre: np.ndarray  # (ROWS, lines, line): the same of whole * (sum over channels of U * x)
     taps: np.ndarray  # (taps, padded): gradient of a row of V
-    channels: np.ndarray  # (WIDE, ROWS, run): gradient of U
+    channels: np.ndarray  # (WIDE, ROWS, padded): gradient of U
     of_samples: np.ndarray  # terms: where in `whole` the samples are
     of_row: np.ndarray  # those of one row of samples, seen from where they are centred
     shifts: np.ndarray
-    of_centred: np.ndarray  # where the samples of a strip are
+    here: np.ndarray  # a column that is not shifted
+    rows_of_centred: np.ndarray
+    of_centred: np.ndarray  # where in `centred` the samples are
     of_channels: np.ndarray  # where the channels are in the lines of x
 
 
-@jit
+@borrowing_jit
 def _weigh(
     target: np.ndarray, at: int, apart: tuple, outputs: tuple, h: int, these: tuple, centred: bool,
     inputs: Inputs, outer: Outer, band: Band,
@@ -84,89 +92,101 @@ def _weigh(
     gradient, given, places = outer.grad_output.reshape(-1), inputs.sample_attention.size > 0, band.at
     attention = inputs.sample_attention.reshape(-1) if given else band.ones
     residual = band.attention_residual if given else band.ones[0] - band.ones[0]
-    attended = centred and len(band.factors) > 0
-    factors = band.factors if attended else band.ones
-    centre, size = band.taps[len(band.taps) // 2], band.phases * band.stretch
+    attended = centred and len(band.central) > 0
+    factors = band.central if attended else band.ones
+    size = band.step * band.stretch
     for s in range(these[0], these[1]):
         i, j = s // samples, s % samples
-        seen = centre + band.centre[h, i] * size + places[j]
+        seen = band.centre[h, i] * size + places[j]
         for k in range(outputs[1] - outputs[0]):
             o = outputs[0] + k
             slice_of, to = s * several if outer.fuse == STACK else 0, at + (s - these[0]) * apart[0]
             t, g = uint64(to + k * apart[1]), uint64(((slice_of + o) * high + row) * wide)
             a = uint64(((o * samples * samples + s) * high + row) * wide if given else 0)
-            f = uint64(o * band.apart + seen if attended else 0)
+            f = uint64(o * len(band.centres) * size + seen if attended else 0)
             for w in range(uint64(wide)):
                 target[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
 
 
-@jit
-def _centre(weights: Weights, outputs: tuple, r: int, wide: int, scratch: Rows, band: Band) -> None:
-    """`weights.centred` of row r of a block."""
-    target, whole, regions = weights.centred, weights.whole, len(weights.of_samples)
-    attended, strip = len(band.factors) > 0, lanes(whole)
-    factors = band.factors if attended else band.ones
-    centre, places, step = band.taps[len(band.taps) // 2], scratch.of_seen, regions * ROWS * strip
-    blocks = padded_width(wide, whole) // strip
+@borrowing_jit
+def _centre(weights: Weights, outputs: tuple, wide: int, scratch: Rows, band: Band) -> None:
+    """`weights.centred` from `weights.whole`."""
+    target, whole, attended = weights.centred, weights.whole, len(band.central) > 0
+    factors, apart = band.central if attended else band.ones, len(band.centres) * band.step * band.stretch
     for k in range(outputs[1] - outputs[0]):
-        for s in range(regions):
-            of = weights.of_samples[s] + k * weights.pitch + weights.margin
-            seen = (outputs[0] + k) * band.apart + centre + places[r, s] if attended else 0
-            for m in range(blocks):
-                t = uint64((r * blocks + m) * step + (s * ROWS + k) * strip)
-                f, g = uint64(of + m * strip), uint64(seen + m * strip)
-                for w in range(uint64(strip)):
-                    target[t + w] = whole[f + w] * factors[g + w]
+        for s in range(len(scratch.of_central)):
+            to = uint64(weights.of_centred[s] + weights.rows_of_centred[k])
+            of = uint64(weights.of_samples[s] + k * weights.pitch + weights.margin)
+            seen = uint64((outputs[0] + k) * apart + scratch.of_central[s] if attended else 0)
+            for w in range(uint64(wide)):
+                target[to + w] = whole[of + w] * factors[seen + w]
 
 
-@jit
-def _sum_by_tap(weights: Weights, scratch: Rows, k: int, i: int, band: Band) -> None:
-    """by_tap[t] = sum over the samples of a row of their weight * V, each where it is centred."""
-    size, taps = padded_width(band.phases * band.stretch, weights.whole), len(scratch.of_taps)
-    samples, whole, kernels = len(band.at), weights.whole, scratch.kernels
-    at = (i * samples * ROWS + k) * weights.pitch + weights.margin
-    of, blocks = k * taps * scratch.pitch + weights.margin, size // lanes(whole)
-    product_row(
-        *(weights.by_tap, 0, size, whole, at, weights.of_row),
-        *(kernels, of, weights.shifts, scratch.of_taps, blocks, False),
-    )
-
-
-@jit
-def _spread(
-    weights: Weights, o: int, h: int, i: int, totals: np.ndarray, grads: Grads, inputs: Inputs, band: Band
+@borrowing_jit
+def _sum_by_tap(
+    weights: Weights, scratch: Rows, outputs: tuple, h: int, low: int, centred: bool, band: Band
 ) -> None:
-    """From `weights.by_tap` to the gradients of the sum over channels and of the position attention."""
-    kh, kw = inputs.spatial_kernel.shape[1:3]
-    (height, width), row, by_tap = band.size, band.row[h, i], weights.by_tap
-    attended = len(band.factors) > 0
-    factors = band.factors if attended else band.ones
-    seen = o * band.apart + band.centre[h, i] * band.phases * band.stretch
-    size, flat = padded_width(band.phases * band.stretch, by_tap), grads.position_attention.reshape(-1)
-    runs, seen_of, centres = band.runs, band.totals, weights.centre
-    for tap in range(kh * kw):
-        line, factor = band.total_line[h, i, tap // kw] * band.total_size, seen + band.taps[tap]
-        for run in range(len(runs)):
-            start, stop, phase = runs[run, 0], runs[run, 1], runs[run, 2]
-            begin, column = phase * band.stretch, band.left + phase
-            t, f = uint64(tap * size + start), uint64(factor + start if attended else 0)
-            of = uint64(line + band.total_at[phase, tap % kw] + start - begin)
-            if len(totals):
-                for w in range(uint64(stop - start)):
-                    totals[of + w] += by_tap[t + w] * factors[f + w]
-            if not len(flat) or row < 0:
-                continue
-            low, end = inside(band.stretch, 0, width, column, band.step)
-            low, end = max(low, start - begin), min(end, stop - begin)
-            to = ((o * kh * kw + tap) * height + row) * width + column + low * band.step
-            place = line + band.total_at[phase, tap % kw] + low
-            _add_products(flat, to, band.step, by_tap, tap * size + begin + low, seen_of, place, end - low)
-            if tap == kh * kw // 2:
-                for w in range(end - low):
-                    flat[to + w * band.step] += centres[begin + low + w]
+    """Add a row of outputs to `weights.by_tap`, and if `centred` to `weights.centre`."""
+    taps, samples, pitch = len(scratch.of_taps), len(band.at), weights.pitch
+    blocks, map_size = weights.line // lanes(weights.whole), weights.lines * weights.line
+    for i in range(samples):
+        line = (band.centre[h, i] - low) * weights.line
+        for k in range(outputs[1] - outputs[0]):
+            of = (i * samples * ROWS + k) * pitch + weights.margin
+            product_row(
+                *(weights.by_tap, k * taps * map_size + line, map_size, weights.whole, of, weights.of_row),
+                *(scratch.kernels, k * taps * pitch + weights.margin, weights.shifts, scratch.of_taps),
+                *(blocks, True),
+            )
+            if centred:
+                product_row(
+                    *(weights.centre, k * map_size + line, 0, weights.whole, of, weights.of_row),
+                    *(scratch.acc, of, weights.of_row, weights.here, blocks, True),
+                )
 
 
-@jit
+@borrowing_jit
+def _spread(
+    weights: Weights, scratch: Rows, outputs: tuple, low: int, end: int, totals: np.ndarray, grads: Grads,
+    inputs: Inputs, band: Band,
+) -> None:  # fmt: skip
+    """From `weights.by_tap` to the gradients of the sum over channels and of the position attention.
+
+    Of rows of centres from `low` to `end`.
+    """
+    (kh, kw), (height, width), by_tap = inputs.spatial_kernel.shape[1:3], band.size, weights.by_tap
+    attended, size = len(scratch.factors) > 0, band.step * band.stretch
+    factors = scratch.factors if attended else band.ones
+    flat, runs, seen_of = grads.position_attention.reshape(-1), band.runs, band.totals
+    for of_map in range((outputs[1] - outputs[0]) * kh * kw):
+        k, tap = of_map // (kh * kw), of_map % (kh * kw)
+        for r in range(end - low):
+            row, line = band.centres[low + r], (of_map * weights.lines + r) * weights.line
+            seen = k * band.apart + band.taps[tap] + r * size
+            for run in range(len(runs)):
+                start, stop, phase = runs[run, 0], runs[run, 1], runs[run, 2]
+                begin, column = phase * band.stretch, band.left + phase
+                place = band.total_rows[tap // kw, low + r] + band.total_at[tap % kw, phase] - begin
+                if len(totals):
+                    factor = seen + start if attended else ZERO
+                    _add_products(
+                        *(totals, place + start, 1, by_tap, line + start, factors, factor, stop - start)
+                    )
+                if len(flat) and 0 <= row < height:
+                    first, last = inside(band.stretch, 0, width, column, band.step)
+                    first, last = max(begin + first, start), min(begin + last, stop)
+                    to = ((outputs[0] * kh * kw + of_map) * height + row) * width
+                    to += column + (first - begin) * band.step
+                    _add_products(
+                        *(flat, to, band.step, by_tap, line + first, seen_of, place + first, last - first)
+                    )
+                    if tap == kh * kw // 2:
+                        of = (k * weights.lines + r) * weights.line + first
+                        for w in range(last - first):
+                            flat[to + w * band.step] += weights.centre[of + w]
+
+
+@borrowing_jit
 def _add_products(
     target: np.ndarray, at: int, step: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, count: int
 ) -> None:
@@ -196,123 +216,139 @@ def first_items(
 ) -> None:
     """Items (set of ROWS output channels, dealt out in `items` shares)."""
     outputs = len(inputs.spatial_kernel)
-    needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
     sets = -(-outputs // ROWS)
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
         for of_set in range(sets * item // items, sets * (item + 1) // items):
             several = (ROWS * of_set, min(ROWS * (of_set + 1), outputs))
-            for h in range(0, band.rows, band.block):
-                rows = min(band.block, band.rows - h)
-                place_samples(scratch, h, rows, band)
-                if needs_dots:
-                    sum_channels(scratch, several, h, rows, inputs, band)
-                for r in range(rows):
-                    _first_row(scratch, weights, several, h + r, r, inputs, outer, grads, totals, band)
-                if grads.channel_kernel.size:
-                    _sum_by_channel(grads.channel_kernel, weights, scratch, several, h, rows, band)
+            if band.first == 0 and grads.position_attention.size:
+                maps = grads.position_attention[several[0] : several[1]]
+                clear(maps.reshape(-1), 0, maps.size)
+            for first in range(0, band.rows, band.block):
+                last = min(first + band.block, band.rows)
+                low = see_block(scratch, several, first, last, inputs, band)
+                clear(weights.by_tap, 0, len(weights.by_tap))
+                clear(weights.centre, 0, len(weights.centre))
+                for h in range(first, last):
+                    place_samples(scratch, h, low, band)
+                    _first_row(scratch, weights, several, h, low, inputs, outer, grads, band)
+                if len(totals) or grads.position_attention.size:
+                    end = band.centre[last - 1, len(band.at) - 1] + 1
+                    _spread(weights, scratch, several, low, end, totals, grads, inputs, band)
 
 
-@jit
+@borrowing_jit
 def _first_row(
-    scratch: Rows, weights: Weights, outputs: tuple, h: int, r: int, inputs: Inputs, outer: Outer,
-    grads: Grads, totals: np.ndarray, band: Band,
+    scratch: Rows, weights: Weights, outputs: tuple, h: int, low: int, inputs: Inputs, outer: Outer,
+    grads: Grads, band: Band,
 ) -> None:  # fmt: skip
-    """Row h of the band, r of a block: all but the gradient of the channel kernel, and what that takes."""
+    """Row h of the band: what the samples weigh, and its part in all gradients."""
     samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
     apart, every = (ROWS * weights.pitch, weights.pitch), (ZERO, samples * samples)
+    attended = grads.position_attention.size > 0
+    fetch_row(outputs, row, inputs)
+    if attended or grads.sample_attention.size:
+        sum_channels(scratch, outputs, h, inputs, band)
     start_row(scratch, outputs, row, inputs, band)
     _weigh(weights.whole, weights.margin, apart, outputs, h, every, _PLAIN, inputs, outer, band)
-    if grads.channel_kernel.size:
-        _centre(weights, outputs, r, wide, scratch, band)
-    if len(totals) or grads.position_attention.size:
-        for i in range(samples):
-            for k in range(outputs[1] - outputs[0]):
-                _sum_by_tap(weights, scratch, k, i, band)
-                if grads.position_attention.size:
-                    _sum_on_centre(weights, scratch, k, i, r, wide, band)
-                _spread(weights, outputs[0] + k, h, i, totals, grads, inputs, band)
+    if attended:
+        _clear_behind(scratch, wide)
+    if attended or len(grads.totals):
+        _sum_by_tap(weights, scratch, outputs, h, low, attended, band)
     if grads.sample_attention.size:
-        add_taps(scratch, outputs, r, wide, band)
-        _by_sample(grads.sample_attention, scratch, outputs, row, r, outer)
+        add_taps(scratch, outputs, wide, band)
+        _by_sample(grads.sample_attention, scratch, outputs, row, outer)
     if grads.spatial_kernel.size:
-        _sum_by_place(grads.spatial_kernel, weights, scratch, outputs, row, r, band)
+        _sum_by_place(grads.spatial_kernel, weights, scratch, outputs, row, band)
+    if grads.channel_kernel.size:
+        _centre(weights, outputs, wide, scratch, band)
+        _sum_by_channel(grads.channel_kernel, weights, scratch, outputs, h, band)
 
 
-@jit
-def _sum_on_centre(weights: Weights, scratch: Rows, k: int, i: int, r: int, wide: int, band: Band) -> None:
-    """centre = sum over the samples of a row of weight * (sum over channels of U * x)."""
-    samples, padded = len(band.at), padded_width(wide, scratch.acc)
-    clear(weights.centre, 0, len(weights.centre))
-    for j in range(samples):
-        s = i * samples + j
-        at, of = weights.of_samples[s] + k * weights.pitch + weights.margin, r * samples * samples + s
-        add1(weights.centre, band.at[j], wide, weights.whole, at, scratch.acc, (of * ROWS + k) * padded)
+@borrowing_jit
+def _clear_behind(scratch: Rows, wide: int) -> None:
+    """Zeros behind the rows of sums over channels, where `product` leaves what it made of other rows."""
+    behind = padded_width(wide, scratch.acc) - wide
+    for at in range(scratch.margin + wide, len(scratch.acc) if behind else 0, scratch.pitch):
+        clear(scratch.acc, at, behind)
 
 
-@jit
-def _by_sample(grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, r: int, outer: Outer) -> None:
+@borrowing_jit
+def _by_sample(grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, outer: Outer) -> None:
     """The gradient of the sample attention: grad_output * region."""
     several, (regions, high, wide) = outer.grad_output.shape[1], grad.shape[1:]
-    gradient, flat, padded = outer.grad_output.reshape(-1), grad.reshape(-1), padded_width(wide, scratch.acc)
+    gradient, flat = outer.grad_output.reshape(-1), grad.reshape(-1)
     for k in range(outputs[1] - outputs[0]):
         for s in range(regions):
-            o, of = outputs[0] + k, ((r * regions + s) * ROWS + k) * padded
+            o, of = outputs[0] + k, (s * ROWS + k) * scratch.pitch + scratch.margin
             slice_of = s * several if outer.fuse == STACK else 0
             g, to = ((slice_of + o) * high + row) * wide, ((o * regions + s) * high + row) * wide
             _multiply(flat, to, gradient, g, scratch.acc, of, wide)
 
 
-@jit
+@borrowing_jit
 def _sum_by_place(
-    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, row: int, r: int, band: Band
+    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, row: int, band: Band
 ) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * Ap."""
     (high, wide), taps = grad.shape[3:], len(band.taps)
-    flat, padded, of_seen = grad.reshape(-1), padded_width(wide, weights.taps), scratch.of_seen[r]
+    flat, padded, of_seen = grad.reshape(-1), padded_width(wide, weights.taps), scratch.of_seen
     for k in range(outputs[1] - outputs[0]):
-        seen = (outputs[0] + k) * band.apart
         product_row(
             *(weights.taps, 0, padded, weights.whole, k * weights.pitch + weights.margin, weights.of_samples),
-            *(band.seen, seen, of_seen, band.taps, padded // lanes(weights.taps), False),
+            *(scratch.seen, k * band.apart, of_seen, band.taps, padded // lanes(weights.taps), False),
         )
         for tap in range(taps):
             to = (((outputs[0] + k) * taps + tap) * high + row) * wide
             copy(flat, to, weights.taps, tap * padded, wide)
 
 
-@jit
+@borrowing_jit
 def _sum_by_channel(
-    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, h: int, rows: int, band: Band
+    grad: np.ndarray, weights: Weights, scratch: Rows, outputs: tuple, h: int, band: Band
 ) -> None:
-    """The gradient of a block of rows of the channel kernel: sum over samples of weight * Ap * x."""
+    """The gradient of a row of the channel kernel: sum over samples of weight * Ap * x."""
     _, count, high, wide = grad.shape
-    flat, made, run = grad.reshape(-1), weights.channels, weights.run
-    padded, strip = padded_width(wide, made), lanes(made)
-    step = len(weights.of_centred) * ROWS * strip
-    # Not straight to the gradient: whole images apart, rows of several channels share one set of the cache.
-    for c in range(0, count, WIDE):
-        of_channels = weights.of_channels[: min(WIDE, count - c)]
-        for r in range(rows):
-            at = r * (padded // strip) * step
-            product(
-                *(made, r * wide, (run, ROWS * run), weights.centred, at, step, weights.of_centred),
-                *(band.lines, c * band.channel, scratch.of_lines[r], of_channels, padded // strip, False),
-            )
-        for k in range(outputs[1] - outputs[0]):
-            for m in range(len(of_channels)):
-                to = (((outputs[0] + k) * count + c + m) * high + band.first + h) * wide
-                copy(flat, to, made, (m * ROWS + k) * run, rows * wide)
+    flat, made, padded = grad.reshape(-1), weights.channels, padded_width(wide, weights.channels)
+    several, plane = outputs[1] - outputs[0], high * wide
+    whole = several == ROWS and wide == padded  # else strips would reach into other rows
+    target, steps = (flat, (count * plane, plane)) if whole else (made, (padded, ROWS * padded))
+    together = count if whole and len(scratch.of_lines) <= WIDE else WIDE
+    for c in range(0, count, together):
+        channels, to = min(together, count - c), (outputs[0] * count + c) * plane + (band.first + h) * wide
+        target_at = to if whole else ZERO
+        _channel_product(target, target_at, steps, weights, scratch, c, channels, padded // lanes(made), band)
+        for k in range(0 if whole else several):
+            for m in range(channels):
+                copy(flat, to + (k * count + m) * plane, made, (m * ROWS + k) * padded, wide)
+
+
+@borrowing_jit
+def _channel_product(
+    target: np.ndarray, target_at: int, steps: tuple, weights: Weights, scratch: Rows, c: int, channels: int,
+    blocks: int, band: Band,
+) -> None:  # fmt: skip
+    """The product of weights and lines of some channels: as many as one likes for up to `WIDE` samples."""
+    centred, of_rows, of_terms = weights.centred, weights.rows_of_centred, weights.of_centred
+    if len(of_terms) <= WIDE:
+        outer_product(
+            *(target, target_at, steps, centred, of_rows, of_terms),
+            *(band.lines, c * band.channel, band.channel, scratch.of_lines, channels, blocks),
+        )
+    else:
+        product(
+            *(target, target_at, steps, centred, ZERO, of_rows, of_terms, band.lines, c * band.channel),
+            *(scratch.of_lines, weights.of_channels[:channels], blocks, FALSE),
+        )
 
 
 class Columns(NamedTuple):
     """Scratch of the second pass, for one row of outputs and up to SET output channels."""
 
     weights: np.ndarray  # (samples, outputs, padded): of as many samples as there are places for
-    kernels: np.ndarray  # of ROWS channels as `interleave` makes them; output channels are terms
     moved: np.ndarray  # (samples, ROWS, padded): what goes to the lines of x
-    of_outputs: np.ndarray  # terms: where output channels and samples lie
-    of_weights: np.ndarray
+    kernels: Kernels  # terms: output channels
+    of_weights: np.ndarray  # where output channels and samples lie
     of_samples: np.ndarray
 
 
@@ -323,15 +359,18 @@ def second_items(
     scratch: Columns,
     inputs: Inputs,
     outer: Outer,
+    grad_x: np.ndarray,
     grad_lines: np.ndarray,
+    image: Lines,
     band: Band,
     chunk: int,
 ) -> None:
-    """Items (chunk of channels, a multiple of ROWS): the gradient of the lines of x."""
+    """Items (chunk of channels, a multiple of ROWS): the gradient of x, by way of that of its lines."""
     regions, (outputs, channels, _, wide) = len(band.at) ** 2, inputs.channel_kernel.shape
     padded, batch = padded_width(wide, scratch.moved), len(scratch.of_samples)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
+        clear(grad_lines, these[0] * band.channel, (these[1] - these[0]) * band.channel)
         for o in range(0, outputs, SET):
             several = (o, min(o + SET, outputs))
             depth = several[1] - o
@@ -342,40 +381,48 @@ def second_items(
                     samples, apart = (s, min(s + batch, regions)), (depth * padded, padded)
                     _weigh(scratch.weights, ZERO, apart, several, h, samples, _CENTRED, inputs, outer, band)
                     _move(grad_lines, scratch, several, these, h, samples, inputs, band)
+        put_lines(grad_x, these, grad_lines, image, band)
 
 
-@jit
+@borrowing_jit
+def put_lines(grad_x: np.ndarray, channels: tuple, grad_lines: np.ndarray, image: Lines, band: Band) -> None:
+    """From the gradient of lines to that of x, to which the first band is the first to write."""
+    plane = grad_x.shape[1] * grad_x.shape[2]
+    for c in range(channels[0], channels[1]):
+        if band.first == 0:
+            clear(grad_x.reshape(-1), c * plane, plane)
+        add_lines(grad_x, c, grad_lines, c * band.channel, image)
+
+
+@borrowing_jit
 def _move(
     grad_lines: np.ndarray, scratch: Columns, outputs: tuple, channels: tuple, h: int, samples: tuple,
     inputs: Inputs, band: Band,
 ) -> None:  # fmt: skip
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
     _, count, high, wide = inputs.channel_kernel.shape
-    u, moved, of_samples = (
-        inputs.channel_kernel.reshape(-1),
-        scratch.moved,
-        scratch.of_samples[: samples[1] - samples[0]],
-    )
-    plane, depth, size = high * wide, outputs[1] - outputs[0], band.phases * band.stretch
-    padded, strip = padded_width(wide, moved), lanes(moved)
-    step, apart = depth * ROWS * strip, count * plane
-    first = outputs[0] * apart + (band.first + h) * wide
+    moved, of_samples = scratch.moved, scratch.of_samples[: samples[1] - samples[0]]
+    plane, depth, size = high * wide, outputs[1] - outputs[0], band.step * band.stretch
+    padded, row, maps = padded_width(wide, moved), band.first + h, scratch.kernels
     for c in range(channels[0], channels[1], ROWS):
-        at, last = first + c * plane, min(ROWS, channels[1] - c) - 1
-        for k in range(depth):
-            interleave(scratch.kernels, k * ROWS * strip, step, u, at + k * apart, plane, last, wide)
+        several = min(ROWS, channels[1] - c)
+        place_maps(maps, several, plane)
+        # Fetched are the kernels of the next channels, or of the next row.
+        ahead = ROWS * plane if c + ROWS < channels[1] else wide - (c - channels[0]) * plane
+        gather_kernels(maps, inputs, (outputs[0] * count + c) * plane + row * wide, row, depth, ahead)
         product(
-            *(moved, 0, (padded, ROWS * padded), scratch.kernels, 0, step, scratch.of_outputs[:depth]),
-            *(scratch.weights, 0, scratch.of_weights[:depth], of_samples, padded // strip, False),
+            *(moved, 0, (padded, ROWS * padded)),
+            *(maps.copy, ZERO, maps.copy_rows, maps.copy_terms[:depth]),
+            *(scratch.weights, 0, scratch.of_weights[:depth], of_samples, padded // lanes(moved), FALSE),
         )
         for s in range(samples[0], samples[1]):
             line = band.line[h, s // len(band.at)] * size + band.at[s % len(band.at)]
-            for m in range(last + 1):
+            for m in range(several):
                 of = ((s - samples[0]) * ROWS + m) * padded
                 add(grad_lines, (c + m) * band.channel + line, moved, of, wide)
 
 
-@jit
+@borrowing_jit
 def add(target: np.ndarray, at: int, source: np.ndarray, of: int, count: int) -> None:
     """target[at + w] += source[of + w]."""
     t, f = uint64(at), uint64(of)
@@ -383,7 +430,7 @@ def add(target: np.ndarray, at: int, source: np.ndarray, of: int, count: int) ->
         target[t + w] += source[f + w]
 
 
-@jit
+@borrowing_jit
 def _multiply(
     target: np.ndarray, at: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, count: int
 ) -> None:

@@ -5,13 +5,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from .compile import cached_jit, jit
-from .dynamic_sampling_tile import ROWS, interleave, lanes, padded_width, product, product_row
+from .compile import ZERO, borrowing_jit, cached_jit
+from .dynamic_sampling_lines import Lines, see
+from .dynamic_sampling_tile import (
+    ROWS,
+    WIDE,
+    fetching_product,
+    gather,
+    lanes,
+    padded_width,
+    product,
+    product_row,
+)
 from .planes import copy
+from .vectors import prefetch
 
 SUM, MAX, STACK = 0, 1, 2
-ITEM_ROWS = 16  # rows of a block where there are several: what they see of X1 is made once
-CHANNELS = 16  # whose kernels and lines are in the cache together
+CHANNELS = 32
 
 
 class Inputs(NamedTuple):
@@ -30,39 +40,40 @@ class Band(NamedTuple):
     A line holds one row of x, zeros beside it, one stretch for each phase of the stride along x: pixel w of
     sample j is element ``at[j] + w``. The lines of X1, the sum of x over channels, are packed in the same
     way; what tap b reads of them for element k of phase f of a line of x is their element
-    ``total_at[f, b] + k``.
+    ``total_at[b, f] + k``.
     """
 
     lines: np.ndarray  # one after the other, of one channel after the other; the last of each is of zeros
     line: np.ndarray  # (rows, S): which line the samples of a row of outputs lie on
     row: np.ndarray  # (rows, S): the row of x that this is, or -1
     centre: np.ndarray  # (rows, S): the number of the row of centres that this is, inside the image or not
-    seen: np.ndarray  # (O or 1, taps, rows of centres, a line): X1 where a tap reads it, times the attention
-    factors: np.ndarray  # the attention of positions itself; without elements where there is none
+    centres: np.ndarray  # the rows of x, inside or not, on which samples are centred
+    central: np.ndarray  # (O, rows of centres, a line): Ap of the tap on the centre; no elements if not given
     ones: np.ndarray  # as many as any row has, for what there is none of
-    apart: int  # elements between the output channels in there
-    taps: np.ndarray  # where the taps of one lie
+    block: int  # rows of outputs, around which `Rows.seen` is made together
+    seen_rows: int  # rows of centres around any block
+    seen: int  # elements of what the taps of one output channel see
+    apart: int  # elements between those of output channels, which may be the same
+    taps: np.ndarray  # where the taps of one lie in there
     runs: np.ndarray  # (., 3): the elements of a line on which samples are centred: start, end, phase
     at: np.ndarray  # (S,)
     totals: np.ndarray
+    total_rows: np.ndarray  # (kh, rows of centres): where rows of taps begin to read the lines of X1
     total_line: np.ndarray  # (rows, S, kh)
-    total_at: np.ndarray  # (phases, kw)
+    total_at: np.ndarray  # (kw, phases)
     first: int  # output row
     rows: int
-    phases: int
     stretch: int  # elements of a phase of a line
     left: int  # the column of x at element 0
-    step: int  # columns of x between elements
+    step: int  # columns of x between elements, and phases
     channel: int  # elements of the lines of one channel
-    total_size: int  # elements of a line of X1
     kernel_residual: np.floating
     attention_residual: np.floating
     steps: tuple  # stride, sample stride, dilation, each along y and x
     size: tuple  # of x
-    block: int  # rows of outputs whose channel kernels are packed together
 
 
-@jit
+@borrowing_jit
 def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int) -> None:
     """acc[at + w] += a[a_at + w] * b[b_at + w]."""
     t, i, k = uint64(at), uint64(a_at), uint64(b_at)
@@ -70,32 +81,7 @@ def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.n
         acc[t + w] += a[i + w] * b[k + w]
 
 
-@jit
-def step_of(terms: int, strip: int) -> int:
-    """From one strip of packed kernels to the next: an odd number of cache lines, to use all sets."""
-    return (terms * ROWS + 1) * strip
-
-
-@jit
-def _pack_kernels(
-    target: np.ndarray, inputs: Inputs, outputs: tuple, row: int, rows: int, these: tuple
-) -> None:
-    """Kernels of these channels for some rows, as `product` takes its factor a: channels are terms."""
-    _, channels, high, wide = inputs.channel_kernel.shape
-    plane, strip, flat = high * wide, lanes(target), inputs.channel_kernel.reshape(-1)
-    step = step_of(these[1] - these[0], strip)
-    size = step * (padded_width(wide, target) // strip)
-    joined = wide % strip == 0  # rows follow one another in strips, too
-    apart, last = channels * plane, outputs[1] - 1 - outputs[0]  # what a last set lacks is not looked at
-    for c in range(these[0], these[1]):
-        of, to = outputs[0] * apart + c * plane + row * wide, (c - these[0]) * ROWS * strip
-        if joined:
-            interleave(target, to, step, flat, of, apart, last, rows * wide)
-        for r in range(0 if joined else rows):
-            interleave(target, to + r * size, step, flat, of + r * wide, apart, last, wide)
-
-
-@jit
+@borrowing_jit
 def weights(target: np.ndarray, at: int, pitch: int, o: int, row: int, inputs: Inputs, band: Band) -> None:
     """target[at + tap*pitch + w] = spatial kernel of one output row, with the residual on its centre."""
     _, kh, kw, high, wide = inputs.spatial_kernel.shape
@@ -107,7 +93,7 @@ def weights(target: np.ndarray, at: int, pitch: int, o: int, row: int, inputs: I
         target[w] += band.kernel_residual
 
 
-@jit
+@borrowing_jit
 def _maximum(
     y: np.ndarray, largest: np.ndarray, to: int, z: np.ndarray, at: int, wide: int, s: int, factors: tuple
 ) -> bool:
@@ -124,7 +110,7 @@ def _maximum(
     return odd == 0
 
 
-@jit
+@borrowing_jit
 def _whole(o: int, row: int, w: int, s: int, inputs: Inputs, band: Band) -> np.floating:
     """One pixel of a region by the definition."""
     (channels, height, width), kernel, samples = inputs.x.shape, inputs.spatial_kernel[o], len(band.at)
@@ -168,33 +154,115 @@ def whole_items(
                     y[o, row, w], largest[o, row, w] = z, s
 
 
-class Rows(NamedTuple):
-    """Scratch for a block of rows of ROWS output channels; rows are padded to whole strips."""
+class Kernels(NamedTuple):
+    """Where `product` finds a row of ROWS maps of the channel kernel for each of a number of terms.
 
-    channel_kernels: np.ndarray  # of CHANNELS channels
-    kernels: np.ndarray  # what `weights` makes of one row, between margins of zeros
-    margin: int
-    pitch: int  # of rows in there
-    acc: np.ndarray  # (rows, S*S, ROWS, padded)
-    of_channels: np.ndarray  # terms: where channels and taps lie
+    In the array itself where it is read once. For more columns it is copied, to lie on cache lines of which
+    not all share one set; and so is the end of a map, whose last strip reaches behind it.
+    """
+
+    rows: np.ndarray  # (ROWS,)
+    terms: np.ndarray
+    copy: np.ndarray  # (terms, ROWS, padded)
+    copy_rows: np.ndarray
+    copy_terms: np.ndarray
+
+
+@borrowing_jit
+def place_maps(kernels: Kernels, count: int, apart: int) -> None:
+    """So many maps, so far apart, are the rows of a product; what a last set lacks is not looked at."""
+    for k in range(ROWS):
+        kernels.rows[k] = min(k, count - 1) * apart
+
+
+@borrowing_jit
+def gather_kernels(kernels: Kernels, inputs: Inputs, at: int, row: int, terms: int, ahead: int) -> None:
+    """Copy a row of so many terms, which begins there; of those so far `ahead`, fetch as much."""
+    wide, flat = inputs.channel_kernel.shape[3], inputs.channel_kernel.reshape(-1)
+    padded, of_terms = padded_width(wide, flat), kernels.terms[:terms]
+    if not reaches_out(row, inputs):
+        gather(kernels.copy, flat, at, kernels.rows, of_terms, padded // lanes(flat), ahead)
+        return
+    for k in range(terms):
+        for i in range(ROWS):
+            to = kernels.copy_terms[k] + kernels.copy_rows[i]
+            copy(kernels.copy, to, flat, at + of_terms[k] + kernels.rows[i], wide)
+
+
+@borrowing_jit
+def reaches_out(row: int, inputs: Inputs) -> bool:
+    """Whether the last strip of a row of maps reaches into what follows, and perhaps behind the array."""
+    high, wide = inputs.channel_kernel.shape[2:]
+    return row * wide + padded_width(wide, inputs.channel_kernel) > high * wide
+
+
+class Rows(NamedTuple):
+    """Scratch for a row of ROWS output channels, padded to whole strips."""
+
+    kernels: np.ndarray  # (ROWS, taps, pitch): what `weights` makes of the spatial kernel, between zeros
+    margin: int  # of zeros before a row
+    pitch: int  # from row to row
+    acc: np.ndarray  # (S*S, ROWS, pitch), between margins too
+    channels: Kernels  # terms: channels
     lines_of_channels: np.ndarray
     of_taps: np.ndarray
-    of_lines: np.ndarray  # (rows, S*S): where in the lines of x, and in those of `Band.seen`, samples are
+    seen: np.ndarray  # (ROWS or 1, taps, seen_rows, a line): X1 where a tap reads it times Ap
+    factors: np.ndarray  # the same of Ap itself, for gradients; without elements where not wanted
+    of_lines: np.ndarray  # (S*S,): where in the lines of x samples are, in those of `seen` and of the centres
     of_seen: np.ndarray
+    of_central: np.ndarray
 
 
-@jit
-def place_samples(scratch: Rows, h: int, rows: int, band: Band) -> None:
-    """Where the samples of a block of rows lie."""
-    samples, size = len(band.at), band.phases * band.stretch
-    for r in range(rows):
-        for s in range(samples * samples):
-            i, j = s // samples, s % samples
-            scratch.of_lines[r, s] = band.line[h + r, i] * size + band.at[j]
-            scratch.of_seen[r, s] = band.centre[h + r, i] * size + band.at[j]
+@borrowing_jit
+def see_block(scratch: Rows, outputs: tuple, first: int, end: int, inputs: Inputs, band: Band) -> int:
+    """What taps of these output channels see around some rows; the first row of centres in there."""
+    kw, given = inputs.spatial_kernel.shape[2], inputs.position_attention.size > 0
+    low, high = band.centre[first, 0], band.centre[end - 1, len(band.at) - 1] + 1
+    lines = Lines(band.centres[low:high], band.stretch, band.left, band.step)
+    for k in range(outputs[1] - outputs[0] if given else 1):
+        for tap in range(len(band.taps)):
+            places = band.total_rows[tap // kw, low:high], band.total_at[tap % kw]
+            of_see = (scratch.seen, scratch.factors, k * band.apart + band.taps[tap])
+            if given:
+                attention = inputs.position_attention[outputs[0] + k, tap // kw, tap % kw]
+                see(*of_see, attention, band.attention_residual, lines, band.totals, *places)
+            else:
+                see(*of_see, None, band.attention_residual, lines, band.totals, *places)
+    return low
 
 
-@jit
+@borrowing_jit
+def place_samples(scratch: Rows, h: int, low: int, band: Band) -> None:
+    """Where the samples of a row lie; `seen` begins with that row of centres."""
+    samples, size = len(band.at), band.step * band.stretch
+    for s in range(samples * samples):
+        i, j = s // samples, s % samples
+        scratch.of_lines[s] = band.line[h, i] * size + band.at[j]
+        scratch.of_seen[s] = (band.centre[h, i] - low) * size + band.at[j]
+        scratch.of_central[s] = band.centre[h, i] * size + band.at[j]
+
+
+@borrowing_jit
+def _fetch(array: np.ndarray, at: int, wide: int) -> None:
+    """Fetch a row of maps."""
+    for w in range(0, wide, lanes(array)):
+        prefetch(array, at + w)
+    prefetch(array, at + wide - 1)
+
+
+@borrowing_jit
+def fetch_row(outputs: tuple, row: int, inputs: Inputs) -> None:
+    """Fetch spatial kernels and sample attention of a row: of each map too little to be foreseen."""
+    _, kh, kw, high, wide = inputs.spatial_kernel.shape
+    regions, kernels = inputs.sample_attention.shape[1], inputs.spatial_kernel.reshape(-1)
+    attention = inputs.sample_attention.reshape(-1)
+    for k in range(outputs[0] * kh * kw, outputs[1] * kh * kw):
+        _fetch(kernels, (k * high + row) * wide, wide)
+    for k in range(outputs[0] * regions, outputs[1] * regions):
+        _fetch(attention, (k * high + row) * wide, wide)
+
+
+@borrowing_jit
 def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band) -> None:
     """The spatial kernels of a row of outputs."""
     for k in range(ROWS):
@@ -202,46 +270,49 @@ def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Ban
         weights(scratch.kernels, at, scratch.pitch, o, row, inputs, band)
 
 
-@jit
-def sum_channels(scratch: Rows, outputs: tuple, h: int, rows: int, inputs: Inputs, band: Band) -> None:
-    """acc[r, s, k] = sum over channels of channel_kernel * x, for samples s and output channels k.
+@borrowing_jit
+def sum_channels(scratch: Rows, outputs: tuple, h: int, inputs: Inputs, band: Band) -> None:
+    """acc[s, k] = sum over channels of channel_kernel * x, for samples s and output channels k of a row.
 
-    A few channels at a time, of which kernels and lines stay in the cache for all rows and samples.
+    Of the last strip, what is behind the row holds any value.
     """
-    wide = inputs.channel_kernel.shape[3]
-    channels, padded, strip = inputs.x.shape[0], padded_width(wide, scratch.acc), lanes(scratch.acc)
-    size = len(band.at) ** 2 * ROWS * padded
+    channels, row = inputs.x.shape[0], band.first + h
+    high, wide = inputs.channel_kernel.shape[2:]
+    plane, blocks, maps = high * wide, padded_width(wide, scratch.acc) // lanes(scratch.acc), scratch.channels
+    target = scratch.acc, scratch.margin, (scratch.pitch, ROWS * scratch.pitch)
+    direct = len(scratch.of_lines) <= WIDE and not reaches_out(row, inputs)
+    place_maps(maps, outputs[1] - outputs[0], channels * plane)
     for c in range(0, channels, CHANNELS):
-        end = min(c + CHANNELS, channels)
-        _pack_kernels(scratch.channel_kernels, inputs, outputs, band.first + h, rows, (c, end))
-        step, of_channels = step_of(end - c, strip), scratch.of_channels[: end - c]
-        lines_of_channels = scratch.lines_of_channels[: end - c]
-        for r in range(rows):
-            at = r * (padded // strip) * step
-            product(
-                *(scratch.acc, r * size, (padded, ROWS * padded)),
-                *(scratch.channel_kernels, at, step, of_channels),
-                *(band.lines, c * band.channel, lines_of_channels, scratch.of_lines[r]),
-                *(padded // strip, c > 0),
+        count = min(CHANNELS, channels - c)
+        at = (outputs[0] * channels + c) * plane + row * wide
+        ahead = CHANNELS * plane if c + count < channels else wide - c * plane  # or those of the next row
+        lines = band.lines, c * band.channel, scratch.lines_of_channels[:count], scratch.of_lines
+        if direct:
+            kernels = inputs.channel_kernel.reshape(-1)
+            fetching_product(
+                *target, kernels, at, maps.rows, maps.terms[:count], *lines, blocks, c > 0, ahead
             )
+        else:
+            gather_kernels(maps, inputs, at, row, count, ahead)
+            product(*target, maps.copy, ZERO, maps.copy_rows, maps.copy_terms[:count], *lines, blocks, c > 0)
 
 
-@jit
-def add_taps(scratch: Rows, outputs: tuple, r: int, wide: int, band: Band) -> None:
-    """From sums over channels acc[r, s, k] to the regions s of the output channels k."""
-    z, factors, places, centre = scratch.acc, band.factors, scratch.of_seen[r], band.taps[len(band.taps) // 2]
-    padded = padded_width(wide, z)
-    first = r * len(places) * ROWS * padded
+@borrowing_jit
+def add_taps(scratch: Rows, outputs: tuple, wide: int, band: Band) -> None:
+    """From sums over channels acc[s, k] to the regions s of the output channels k."""
+    z, factors, pitch = scratch.acc, band.central, scratch.pitch
+    apart, blocks = len(band.centres) * band.step * band.stretch, padded_width(wide, z) // lanes(z)
     for k in range(outputs[1] - outputs[0]):
-        seen = (outputs[0] + k) * band.apart
-        for s in range(len(places) if len(factors) else 0):
-            to, factor = uint64(first + (s * ROWS + k) * padded), uint64(seen + centre + places[s])
+        at = k * pitch + scratch.margin
+        for s in range(len(scratch.of_central) if len(factors) else 0):
+            to, factor = at + s * ROWS * pitch, (outputs[0] + k) * apart + scratch.of_central[s]
+            t, f = uint64(to), uint64(factor)
             for w in range(uint64(wide)):
-                z[to + w] *= factors[factor + w]
-        of = k * len(scratch.of_taps) * scratch.pitch + scratch.margin
+                z[t + w] *= factors[f + w]
         product_row(
-            *(z, first + k * padded, ROWS * padded, scratch.kernels, of, scratch.of_taps),
-            *(band.seen, seen, band.taps, places, padded // lanes(z), True),
+            *(z, at, ROWS * pitch),
+            *(scratch.kernels, k * len(scratch.of_taps) * pitch + scratch.margin, scratch.of_taps),
+            *(scratch.seen, k * band.apart, band.taps, scratch.of_seen, blocks, True),
         )
 
 
@@ -257,42 +328,43 @@ def forward_items(
     largest: Any,
     odd: np.ndarray,
 ) -> None:
-    """Items (block of ITEM_ROWS rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero.
+    """Items (block of rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero.
 
     `largest` is None but for "max"; then `odd` gets the rows of which not all regions are finite.
     """
     outputs, wide, sets = y.shape[1], y.shape[3], -(-y.shape[1] // ROWS)
     for item in range(start, stop):
         block, chunk = item // chunks, item % chunks
-        first = block * ITEM_ROWS
+        first = block * band.block
         for k in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
-            several = (ROWS * k, min(ROWS * (k + 1), outputs))
-            for h in range(first, min(first + ITEM_ROWS, band.rows), band.block):
-                rows = min(band.block, band.rows - h)
-                place_samples(scratch, h, rows, band)
-                sum_channels(scratch, several, h, rows, inputs, band)
-                for r in range(rows):
-                    row = band.first + h + r
-                    start_row(scratch, several, row, inputs, band)
-                    add_taps(scratch, several, r, wide, band)
-                    if not _fuse_row(y, largest, scratch.acc, several, row, r, inputs, band):
-                        odd[several[0] : several[1], row] = True
+            several, end = (ROWS * k, min(ROWS * (k + 1), outputs)), min(first + band.block, band.rows)
+            low = see_block(scratch, several, first, end, inputs, band)
+            for h in range(first, end):
+                row = band.first + h
+                place_samples(scratch, h, low, band)
+                fetch_row(several, row, inputs)
+                sum_channels(scratch, several, h, inputs, band)
+                start_row(scratch, several, row, inputs, band)
+                add_taps(scratch, several, wide, band)
+                if not _fuse_row(y, largest, scratch, several, row, inputs, band):
+                    odd[several[0] : several[1], row] = True
 
 
-@jit
+@borrowing_jit
 def _fuse_row(
-    y: np.ndarray, largest: Any, acc: np.ndarray, outputs: tuple, row: int, r: int, inputs: Inputs, band: Band
-) -> bool:  # fmt: skip
+    y: np.ndarray, largest: Any, scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band
+) -> bool:
     """Put the samples of a row into the output; whether all are finite, as far as that matters."""
     regions, several, (high, wide) = len(band.at) ** 2, y.shape[1], y.shape[2:]
-    flat, padded, finite = y.reshape(-1), padded_width(wide, acc), True
+    flat, acc, finite = y.reshape(-1), scratch.acc, True
     given = inputs.sample_attention.size > 0
     attention = inputs.sample_attention.reshape(-1) if given else band.ones
     residual = band.attention_residual if given else band.ones[0] - band.ones[0]
-    first, stacked = r * regions * ROWS * padded, len(y) > 1
+    stacked = len(y) > 1
     for o in range(outputs[0], outputs[1]):
         for s in range(regions):
-            at, to = first + (s * ROWS + o - outputs[0]) * padded, (o * high + row) * wide
+            at = (s * ROWS + o - outputs[0]) * scratch.pitch + scratch.margin
+            to = (o * high + row) * wide
             of = ((o * regions + s) * high + row) * wide if given else 0
             if largest is not None:
                 factors = (attention, of, residual)

@@ -1,11 +1,11 @@
 """Lines of `dynamic_sampling_conv2d` on the CPU: images packed into them, what taps see, and the way back."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import uint64
 
-from .compile import cached_jit, jit
+from .compile import borrowing_jit, cached_jit
 from .planes import clear, copy, inside
 
 
@@ -18,8 +18,8 @@ class Lines(NamedTuple):
     step: int  # columns between elements, and phases
 
 
-@jit
-def _pack(target: np.ndarray, at: int, image: np.ndarray, lines: Lines) -> None:
+@borrowing_jit
+def pack(target: np.ndarray, at: int, image: np.ndarray, lines: Lines) -> None:
     """The lines of an image."""
     height, width = image.shape
     stretch, step = lines.stretch, lines.step
@@ -47,7 +47,26 @@ def pack_items(
 ) -> None:
     """Items (image): their lines, `apart` from one image to the next."""
     for item in range(start, stop):
-        _pack(target, item * apart, images[item], lines)
+        pack(target, item * apart, images[item], lines)
+
+
+@borrowing_jit
+def add_lines(images: np.ndarray, image: int, source: np.ndarray, at: int, lines: Lines) -> None:
+    """The adjoint of `pack`, added to one of the images."""
+    (height, width), flat = images.shape[1:], images.reshape(-1)
+    for r in range(len(lines.rows)):
+        y = lines.rows[r]
+        for phase in range(lines.step if 0 <= y < height else 0):
+            of, column = at + (r * lines.step + phase) * lines.stretch, lines.left + phase
+            low, end = inside(lines.stretch, 0, width, column, lines.step)
+            to, by = uint64((image * height + y) * width + column + low * lines.step), uint64(lines.step)
+            f = uint64(of + low)
+            if lines.step == 1:
+                for k in range(uint64(end - low)):
+                    flat[to + k] += source[f + k]
+            else:
+                for k in range(uint64(end - low)):
+                    flat[to + k * by] += source[f + k]
 
 
 @cached_jit
@@ -55,56 +74,44 @@ def add_items(
     start: int, stop: int, images: np.ndarray, source: np.ndarray, apart: int, lines: Lines
 ) -> None:
     """Items (image): the adjoint of `pack_items`, added to the images."""
-    height, width = images.shape[1:]
-    flat = images.reshape(-1)
     for item in range(start, stop):
-        for r in range(len(lines.rows)):
-            y = lines.rows[r]
-            for phase in range(lines.step if 0 <= y < height else 0):
-                of, column = item * apart + (r * lines.step + phase) * lines.stretch, lines.left + phase
-                low, end = inside(lines.stretch, 0, width, column, lines.step)
-                to, by = uint64((item * height + y) * width + column + low * lines.step), uint64(lines.step)
-                f = uint64(of + low)
-                if lines.step == 1:
-                    for k in range(uint64(end - low)):
-                        flat[to + k] += source[f + k]
-                else:
-                    for k in range(uint64(end - low)):
-                        flat[to + k * by] += source[f + k]
+        add_lines(images, item, source, item * apart, lines)
 
 
-@cached_jit
-def see_items(
-    start: int,
-    stop: int,
+@borrowing_jit
+def see(
     seen: np.ndarray,
     factors: np.ndarray,
-    attention: np.ndarray,
+    at: int,
+    attention: Any,
     residual: np.floating,
     lines: Lines,
     totals: np.ndarray,
     total_rows: np.ndarray,
     total_at: np.ndarray,
 ) -> None:
-    """Items (output channel, tap): what a tap sees of X1, times the attention (O * taps, H, W) and residual.
+    """What a tap sees of X1 on these lines, times the attention, if not None, and residual.
 
-    `factors` is the attention itself. Both have no elements where there is none; then the items are taps. Row
-    a of taps reads X1 on the rows total_rows[:, a] of `totals`, each of which begins there.
+    Row k of the lines reads X1 from total_rows[k] of `totals` on, phase f from total_at[f] behind that. Where
+    `factors` has elements, the attention with its residual goes there.
     """
-    stretch, phases, given = lines.stretch, lines.step, len(factors) > 0
-    (count, kh), kw = total_rows.shape, total_at.shape[1]
-    for item in range(start, stop):
-        at, tap = item * count * phases * stretch, item % (kh * kw)
-        if given:
-            _pack(factors, at, attention[item], lines)
-        for r in range(count):
-            for phase in range(phases):
-                to = uint64(at + (r * phases + phase) * stretch)
-                of = uint64(total_rows[r, tap // kw] + total_at[phase, tap % kw])
-                if given:
-                    for k in range(uint64(stretch)):
-                        factor = factors[to + k] + residual
-                        factors[to + k] = factor
-                        seen[to + k] = factor * totals[of + k]
-                else:
-                    copy(seen, to, totals, of, stretch)
+    stretch, step, r = lines.stretch, lines.step, 0
+    if attention is not None:
+        pack(seen, at, attention, lines)
+    while r < len(lines.rows):
+        end = r + 1
+        while step == 1 and end < len(lines.rows) and total_rows[end] - total_rows[r] == (end - r) * stretch:
+            end += 1
+        count = uint64((end - r) * stretch)
+        for phase in range(step):
+            to, of = uint64(at + (r * step + phase) * stretch), uint64(total_rows[r] + total_at[phase])
+            if attention is None:
+                copy(seen, to, totals, of, count)
+            elif len(factors):
+                for k in range(count):
+                    factors[to + k] = seen[to + k] + residual
+                    seen[to + k] = factors[to + k] * totals[of + k]
+            else:
+                for k in range(count):
+                    seen[to + k] = (seen[to + k] + residual) * totals[of + k]
+        r = end

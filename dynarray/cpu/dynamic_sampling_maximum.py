@@ -6,13 +6,14 @@ of S*S.
 
 import numpy as np
 
-from .compile import cached_jit, jit
-from .dynamic_sampling_backward import Grads, Outer
+from .compile import borrowing_jit, cached_jit
+from .dynamic_sampling_backward import Grads, Outer, put_lines
 from .dynamic_sampling_kernels import Band, Inputs
+from .dynamic_sampling_lines import Lines
 from .planes import clear
 
 
-@jit
+@borrowing_jit
 def _position_factor(o: int, tap: int, h: int, s: int, w: int, inputs: Inputs, band: Band) -> np.floating:
     """The position attention of one tap where sample s of a pixel is centred."""
     zero = inputs.x.dtype.type(0)
@@ -24,19 +25,19 @@ def _position_factor(o: int, tap: int, h: int, s: int, w: int, inputs: Inputs, b
     return given + band.attention_residual
 
 
-@jit
+@borrowing_jit
 def _centre(h: int, s: int, w: int, band: Band) -> tuple:
     """Row (-1 outside the image) and column on which sample s of a pixel is centred."""
     samples = len(band.at)
     return band.row[h, s // samples], w * band.steps[1] + (s % samples - (samples - 1) // 2) * band.steps[3]
 
 
-@jit
+@borrowing_jit
 def _line_places(
     places: np.ndarray, weights: np.ndarray, o: int, h: int, inputs: Inputs, outer: Outer, band: Band
 ) -> None:
     """For a row of outputs, where in the lines of x the chosen sample is, and grad_output * As."""
-    samples, size, row = len(band.at), band.phases * band.stretch, band.first + h
+    samples, size, row = len(band.at), band.step * band.stretch, band.first + h
     for w in range(len(places)):
         s = outer.largest[o, row, w]
         places[w] = band.line[h, s // samples] * size + band.at[s % samples] + w
@@ -45,7 +46,7 @@ def _line_places(
             weights[w] *= inputs.sample_attention[o, s, row, w] + band.attention_residual
 
 
-@jit
+@borrowing_jit
 def _pixel(
     o: int, h: int, w: int, dot: np.floating, weight: np.floating, inputs: Inputs, outer: Outer, grads: Grads,
     totals: np.ndarray, band: Band,
@@ -53,14 +54,18 @@ def _pixel(
     """The gradients of the first pass at one pixel, from the sum of U * x there and grad_output * As."""
     samples, kernel, row = len(band.at), inputs.spatial_kernel[o], band.first + h
     kw, taps, s = kernel.shape[1], kernel.shape[0] * kernel.shape[1], outer.largest[o, row, w]
-    phase = band.at[s % samples] // band.stretch if band.phases > 1 else 0
+    phase = band.at[s % samples] // band.stretch if band.step > 1 else 0
     within = band.at[s % samples] - phase * band.stretch + w
     y, x = _centre(h, s, w, band)
     zero = inputs.x.dtype.type(0)
     sum_of_region = zero
     for tap in range(taps):
         a, b = tap // kw, tap % kw
-        at = band.total_line[h, s // samples, a] * band.total_size + band.total_at[phase, b] + within
+        at = (
+            band.total_line[h, s // samples, a] * (band.step * band.stretch)
+            + band.total_at[b, phase]
+            + within
+        )
         factor, of_tap = _position_factor(o, tap, h, s, w, inputs, band), kernel[a, b, row, w]
         product = zero
         if tap == taps // 2:
@@ -110,7 +115,9 @@ def second_maximum_items(
     inputs: Inputs,
     outer: Outer,
     grad_kernel: np.ndarray,
+    grad_x: np.ndarray,
     grad_lines: np.ndarray,
+    image: Lines,
     band: Band,
     chunk: int,
 ) -> None:
@@ -120,6 +127,9 @@ def second_maximum_items(
     lines, u, grads = band.lines, inputs.channel_kernel.reshape(-1), grad_kernel.reshape(-1)
     centre = inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2] // 2
     for item in range(start, stop):
+        first, end = item * chunk, min(channels, (item + 1) * chunk)
+        if len(grad_lines):
+            clear(grad_lines, first * band.channel, (end - first) * band.channel)
         for o in range(outputs):
             for h in range(band.rows):
                 row = band.first + h
@@ -128,7 +138,7 @@ def second_maximum_items(
                     for w in range(wide):
                         s = outer.largest[o, row, w]
                         weights[w] *= _position_factor(o, centre, h, s, w, inputs, band)
-                for c in range(item * chunk, min(channels, (item + 1) * chunk)):
+                for c in range(first, end):
                     of, base = (
                         np.uint64(((o * channels + c) * high + row) * wide),
                         np.uint64(c * band.channel),
@@ -139,3 +149,5 @@ def second_maximum_items(
                     if len(grad_lines):
                         for w in range(np.uint64(wide)):
                             grad_lines[base + places[w]] += weights[w] * u[of + w]
+        if len(grad_lines):
+            put_lines(grad_x, (first, end), grad_lines, image, band)
