@@ -137,7 +137,7 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
     if not (grad_output.size and arrays[0].size):
         grads = _make_grads(arrays, wanted, ())
     elif single_region(arrays, params):
-        grads = _make_grads(arrays, wanted, ())
+        grads = _make_grads(arrays, wanted, (1, 2, 3))
         size = (*arrays[1].shape[:2], *arrays[1].shape[3:])
         made = tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
         single_backward(grad_output.reshape(size), arrays, params, made)

@@ -137,8 +137,8 @@ def outer_items(
     """Items (image, tile of positions, slot): the gradients of `dot_items` from those of y.
 
     Each slot, of `grad_x` (N, slots, terms, P), has a share of the outputs; so a thread writes gradients of
-    kernels one after the other, into pages that are fresh from the system and in its cache. Gradients that
-    are not wanted are empty.
+    kernels one after the other, into pages that are fresh from the system and in its cache. Two outputs
+    share what is read of x, and added to its gradient. Gradients that are not wanted are empty.
     """
     (outputs, size), (terms, plane), slots = outer.shape[1:], kernels.shape[2:], grad_x.shape[1]
     u, flat, weights = kernels.reshape(-1), x.reshape(-1), outer.reshape(-1)
@@ -148,22 +148,30 @@ def outer_items(
         begin, count = size * tile // tiles, size * (tile + 1) // tiles - size * tile // tiles
         for k in range(terms if len(grad_flat) else 0):
             clear(grad_flat, ((n * slots + slot) * terms + k) * size + begin, count)
-        for o in range(outputs * slot // slots, outputs * (slot + 1) // slots):
-            at = uint64((n * outputs + o) * size + begin)
+        o, end = outputs * slot // slots, outputs * (slot + 1) // slots
+        next_u, next_w = uint64(terms * plane), uint64(size)
+        while o < end:
+            at, several = uint64((n * outputs + o) * size + begin), 2 if o + 1 < end else 1
             for k in range(terms):
                 of = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
                 line = uint64((n * terms + k) * size + begin)
                 to = uint64(((n * slots + slot) * terms + k) * size + begin)
-                if len(grad_kernels) and len(grad_flat):
+                if len(grad_kernels) and len(grad_flat) and several == 2:
                     for w in range(uint64(count)):
-                        grad_flat[to + w] += weights[at + w] * u[of + w]
+                        grad_flat[to + w] += (
+                            weights[at + w] * u[of + w] + weights[at + next_w + w] * u[of + next_u + w]
+                        )
                         grad_kernels[of + w] = weights[at + w] * flat[line + w]
-                elif len(grad_kernels):
-                    for w in range(uint64(count)):
-                        grad_kernels[of + w] = weights[at + w] * flat[line + w]
-                else:
-                    for w in range(uint64(count)):
-                        grad_flat[to + w] += weights[at + w] * u[of + w]
+                        grad_kernels[of + next_u + w] = weights[at + next_w + w] * flat[line + w]
+                    continue
+                for m in range(uint64(several)):
+                    if len(grad_kernels):
+                        for w in range(uint64(count)):
+                            grad_kernels[of + m * next_u + w] = weights[at + m * next_w + w] * flat[line + w]
+                    if len(grad_flat):
+                        for w in range(uint64(count)):
+                            grad_flat[to + w] += weights[at + m * next_w + w] * u[of + m * next_u + w]
+            o += several
 
 
 def steps_of(
