@@ -12,6 +12,7 @@ import numpy as np
 
 from .compile import kernel_input
 from .dynamic_sampling_regions import SLOTS, Steps, add_dots, make_boxes, outers, spread, steps_of
+from .results import empty, zeros
 
 BAND_BYTES = 16 * 1024 * 1024  # of a band: X, and its gradient in the backward pass
 
@@ -63,12 +64,11 @@ def conv2d_backward(
 ) -> tuple[Any, Any]:
     """Gradients of `dynamic_conv2d` with respect to x and weight."""
     x, weight = kept
-    grad_x, grad_weight = (
-        np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True)
-    )
+    grad_x = zeros(x.shape, x.dtype) if needs[0] else None
+    grad_weight = empty(weight.shape, weight.dtype) if needs[1] else None
     if not x.size or not weight.size:
         if grad_weight is not None:
-            grad_weight += grad_output[:, :, None, None, None] * 0
+            grad_weight[...] = grad_output[:, :, None, None, None] * 0
         return grad_x, grad_weight
     images, kernels, steps = kernel_input(x), _by_term(kernel_input(weight)), _taps(x, weight, params)
     of_kernels = None if grad_weight is None else _by_term(grad_weight)
