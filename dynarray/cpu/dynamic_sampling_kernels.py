@@ -221,13 +221,15 @@ def see_block(scratch: Rows, outputs: tuple, first: int, end: int, inputs: Input
     lines = Lines(band.centres[low:high], band.stretch, band.left, band.step)
     for k in range(outputs[1] - outputs[0] if given else 1):
         for tap in range(len(band.taps)):
-            places = band.total_rows[tap // kw, low:high], band.total_at[tap % kw]
-            of_see = (scratch.seen, scratch.factors, k * band.apart + band.taps[tap])
-            if given:
-                attention = inputs.position_attention[outputs[0] + k, tap // kw, tap % kw]
-                see(*of_see, attention, band.attention_residual, lines, band.totals, *places)
-            else:
-                see(*of_see, None, band.attention_residual, lines, band.totals, *places)
+            # Without attention, x stands in for it.
+            attention = (
+                inputs.position_attention[outputs[0] + k, tap // kw, tap % kw] if given else inputs.x[0]
+            )
+            see(
+                *(scratch.seen, scratch.factors, k * band.apart + band.taps[tap]),
+                *(given, attention, band.attention_residual, lines, band.totals),
+                *(band.total_rows[tap // kw, low:high], band.total_at[tap % kw]),
+            )
     return low
 
 

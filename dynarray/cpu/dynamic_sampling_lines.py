@@ -1,6 +1,6 @@
 """Lines of `dynamic_sampling_conv2d` on the CPU: images packed into them, what taps see, and the way back."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import uint64
@@ -83,20 +83,21 @@ def see(
     seen: np.ndarray,
     factors: np.ndarray,
     at: int,
-    attention: Any,
+    attended: bool,
+    attention: np.ndarray,
     residual: np.floating,
     lines: Lines,
     totals: np.ndarray,
     total_rows: np.ndarray,
     total_at: np.ndarray,
 ) -> None:
-    """What a tap sees of X1 on these lines, times the attention, if not None, and residual.
+    """What a tap sees of X1 on these lines, if `attended` times the attention with its residual.
 
     Row k of the lines reads X1 from total_rows[k] of `totals` on, phase f from total_at[f] behind that. Where
     `factors` has elements, the attention with its residual goes there.
     """
     stretch, step, r = lines.stretch, lines.step, 0
-    if attention is not None:
+    if attended:
         pack(seen, at, attention, lines)
     while r < len(lines.rows):
         end = r + 1
@@ -105,7 +106,7 @@ def see(
         count = uint64((end - r) * stretch)
         for phase in range(step):
             to, of = uint64(at + (r * step + phase) * stretch), uint64(total_rows[r] + total_at[phase])
-            if attention is None:
+            if not attended:
                 copy(seen, to, totals, of, count)
             elif len(factors):
                 for k in range(count):
