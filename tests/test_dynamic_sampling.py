@@ -397,6 +397,14 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             patch.setattr(dynamic_sampling_plan, "BAND_BYTES", 1)
             check(call, backend)
+        with monkeypatch.context() as patch:
+            patch.setattr(dynamic_sampling_plan, "BLOCK_BYTES", 1)
+            dynamic_sampling_plan.plan.cache_clear()
+            check(call, backend)
+        with monkeypatch.context() as patch:
+            patch.setattr(dynamic_sampling_plan, "MOST_BYTES", 1)
+            check(call, backend)
+        dynamic_sampling_plan.plan.cache_clear()
 
 
 @pytest.mark.parametrize(

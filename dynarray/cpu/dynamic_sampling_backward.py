@@ -85,8 +85,7 @@ def _weigh(
 ) -> None:  # fmt: skip
     """target[at + j*apart[0] + k*apart[1]] = grad_output * As of samples these[0] + j, if `centred` times Ap.
 
-    Of a row h of the output channels k. Arrays are taken out of their tuples once: that counts references,
-    which threads wait for each other to do.
+    Of a row h of the output channels k.
     """
     row, samples, (several, high, wide) = band.first + h, len(band.at), outer.grad_output.shape[1:]
     gradient, given, places = outer.grad_output.reshape(-1), inputs.sample_attention.size > 0, band.at

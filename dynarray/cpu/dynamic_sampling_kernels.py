@@ -21,7 +21,7 @@ from .planes import copy
 from .vectors import prefetch
 
 SUM, MAX, STACK = 0, 1, 2
-CHANNELS = 32
+CHANNELS = 32  # whose kernels are multiplied while as many are fetched
 
 
 class Inputs(NamedTuple):

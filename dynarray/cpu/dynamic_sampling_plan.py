@@ -17,6 +17,7 @@ from .planes import whole_lines
 
 BAND_BYTES = 16 * 1024 * 1024  # packed lines of a band
 BLOCK_BYTES = 4 * 1024 * 1024  # of what taps see around a block: attention, times X1, and gradients
+MOST_BYTES = 2 * BLOCK_BYTES  # of that around a single row; if it is more, a band keeps to rows with samples
 BLOCK_ROWS = 16  # of outputs; what they see is made once for all
 
 
@@ -98,7 +99,9 @@ def bands(call: Call) -> list[tuple[int, int]]:
     line = planes * _line_layout(call)[2] * call.columns.stride * call.itemsize
     per_row = min(call.rows.stride, call.rows.samples)
     halo = call.rows.samples * min(call.rows.sample_stride, call.rows.samples)
-    most = max(1, (BAND_BYTES // max(1, line) - halo) // per_row) if _block(call) > 1 else 1
+    most = max(1, (BAND_BYTES // max(1, line) - halo) // per_row)
+    if _seen_bytes(call) * (_halo(call) + 1) > MOST_BYTES:
+        most = 1
     bands = -(-call.rows.outputs // most)
     edges = [call.rows.outputs * k // bands for k in range(bands + 1)]
     return list(pairwise(edges))
@@ -106,10 +109,19 @@ def bands(call: Call) -> list[tuple[int, int]]:
 
 def _block(call: Call) -> int:
     """Rows of outputs of a block."""
+    most = BLOCK_BYTES // max(1, _seen_bytes(call))
+    return max(1, min(BLOCK_ROWS, (most - _halo(call) - 1) // call.rows.stride + 1))
+
+
+def _halo(call: Call) -> int:
+    """Rows from the first to the last on which samples of a row of outputs are centred."""
+    return (call.rows.samples - 1) * call.rows.sample_stride
+
+
+def _seen_bytes(call: Call) -> int:
+    """What taps see of one row of centres, in three arrays."""
     line = _line_layout(call)[2] * call.columns.stride * call.itemsize
-    most = BLOCK_BYTES // max(1, 3 * ROWS * call.rows.kernel * call.columns.kernel * line)
-    halo = (call.rows.samples - 1) * call.rows.sample_stride
-    return max(1, min(BLOCK_ROWS, (most - halo - 1) // call.rows.stride + 1))
+    return 3 * ROWS * call.rows.kernel * call.columns.kernel * line
 
 
 def _line_layout(call: Call) -> tuple[np.ndarray, int, int]:
