@@ -394,17 +394,24 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
             5, 6, (13, 18), (3, 3), attention, samples=3, sample_stride=2, fuse=fuse, stride=stride
         )
         check(call, backend)
-        with monkeypatch.context() as patch:
-            patch.setattr(dynamic_sampling_plan, "BAND_BYTES", 1)
-            check(call, backend)
-        with monkeypatch.context() as patch:
-            patch.setattr(dynamic_sampling_plan, "BLOCK_BYTES", 1)
-            dynamic_sampling_plan.plan.cache_clear()
-            check(call, backend)
-        with monkeypatch.context() as patch:
-            patch.setattr(dynamic_sampling_plan, "MOST_BYTES", 1)
-            check(call, backend)
-        dynamic_sampling_plan.plan.cache_clear()
+        for limit in ("BAND_BYTES", "BLOCK_BYTES", "MOST_BYTES"):
+            with monkeypatch.context() as patch:
+                patch.setattr(dynamic_sampling_plan, limit, 1)
+                dynamic_sampling_plan.plans.cache_clear()
+                check(call, backend)
+        dynamic_sampling_plan.plans.cache_clear()
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_an_infinite_pixel_is_infinite_in_the_gradient_of_its_kernels(backend: Backend, samples: int) -> None:
+    """Nothing that is not there may take part with a zero, which would make it NaN."""
+    call = sampling_call(4, 3, (6, 16), (3, 3), "sp", samples=samples)
+    call.arrays[0][0, 1, 3, 5] = np.inf
+    arrays = (call.grad_output, *call.arrays)
+    needs = (False, True, False, False, False)
+    grad = run(backend, dyn.dynamic_sampling_conv2d_backward, *arrays, needs=needs, **call.params)[1]
+    assert np.isinf(grad).sum() == 3 * samples**2  # of each output channel, all pixels that see it
+    assert not np.isnan(grad).any()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ from .dynamic_sampling_kernels import (
 )
 from .dynamic_sampling_maximum import first_maximum_items, second_maximum_items
 from .dynamic_sampling_packing import add_totals, prepare
-from .dynamic_sampling_plan import Call, Plan, bands, describe, plan
+from .dynamic_sampling_plan import Call, Plan, describe, plans
 from .dynamic_sampling_scratch import cut, make_columns, make_rows, make_weights, row_sizes, widths_of
 from .dynamic_sampling_single import single_backward, single_forward, single_region
 from .dynamic_sampling_tile import ROWS
@@ -102,11 +102,11 @@ def sampling_forward(*arrays: Any, **params: Any) -> tuple[Any, tuple]:
 def _forward_image(call: Call, inputs: Inputs, y: np.ndarray, largest: np.ndarray, fuse: int) -> None:
     total = inputs.x.sum(axis=0)
     chosen = largest[0] if largest.size else np.zeros((0, 0, 0), np.int32)
-    for rows in bands(call):
-        band = prepare(call, plan(call, rows), inputs, total)
+    for of_band in plans(call):
+        band = prepare(call, of_band, inputs, total)
         operations = inputs.channel_kernel.size * len(band.at) ** 2 * band.rows / call.rows.outputs
         blocks = -(-band.rows // band.block)
-        chunks = max(1, min(-(-call.outputs // ROWS), -(-parallel.ITEMS // blocks)))
+        chunks = max(1, min(call.sets, -(-parallel.ITEMS // blocks)))
         odd = np.zeros(chosen.shape[:2], bool)
         arrays = (inputs, band, chunks, y, chosen if fuse == MAX else None, odd)
         parallel.run(_forward_piece, blocks * chunks, operations, *arrays)
@@ -142,7 +142,7 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
         made = tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
         single_backward(grad_output.reshape(size), arrays, params, made)
     else:
-        chosen = None
+        call, chosen = describe(arrays, params), None
         if params["fuse"] == "max":
             chosen = kept[5] if len(kept) > 5 else sampling_forward(*arrays, **params)[1][5]
         # With "max", kernels and attention are added to; all else is written.
@@ -152,7 +152,7 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
         for n in range(arrays[0].shape[0]):
             largest = np.zeros((0, 0, 0), np.int32) if chosen is None else chosen[n]
             of_image = Outer(outer[n], largest, _FUSE[params["fuse"]])
-            _backward_image(describe(arrays, params), arrays, n, of_image, grads, wanted)
+            _backward_image(call, arrays, n, of_image, grads, wanted)
     return tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
 
 
@@ -172,15 +172,13 @@ def _backward_image(
     inputs = _inputs(arrays, n)
     total = inputs.x.sum(axis=0)
     grad_total = np.zeros(total.shape, total.dtype)
-    outputs, sets = inputs.channel_kernel.shape[0], -(-inputs.channel_kernel.shape[0] // ROWS)
-    items = min(sets, parallel.ITEMS)
+    items = min(call.sets, parallel.ITEMS)
     x, flat5 = inputs.x, np.zeros((0,) * 5, inputs.x.dtype)
     flat4 = flat5.reshape((0,) * 4)
     of_samples = flat4
     if wanted[3]:
-        of_samples = grads[3][n].reshape(outputs, -1, *grads[3].shape[4:])
-    for rows in bands(call):
-        of_band = plan(call, rows)
+        of_samples = grads[3][n].reshape(call.outputs, -1, *grads[3].shape[4:])
+    for of_band in plans(call):
         band = prepare(call, of_band, inputs, total)
         owned = wanted[1] and outer.fuse != MAX  # else the second pass makes it
         first = Grads(
@@ -190,7 +188,7 @@ def _backward_image(
             grads[4][n] if wanted[4] else flat5,
             np.zeros((items, band.totals.size) if wanted[0] else (0, 0), x.dtype),
         )
-        share = (rows[1] - rows[0]) / call.rows.outputs
+        share = band.rows / call.rows.outputs
         if wanted[0] or owned or any(wanted[2:]):
             work = float(inputs.channel_kernel.size) * len(band.at) ** 2 * share
             kernel = first_maximum_items if outer.fuse == MAX else _first_piece

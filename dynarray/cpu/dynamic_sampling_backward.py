@@ -64,9 +64,10 @@ class Weights(NamedTuple):
     whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As of one row
     centred: np.ndarray  # (S*S, ROWS, padded): the same times Ap on the centre
     line: int  # elements of a line in whole strips
-    lines: int  # as many as samples of a block of rows lie on
-    by_tap: np.ndarray  # (ROWS, taps, lines, line): sums of whole * V on the pixels where samples are centred
-    centre: np.ndarray  # (ROWS, lines, line): the same of whole * (sum over channels of U * x)
+    by_tap: (
+        np.ndarray
+    )  # (ROWS, taps, seen_rows, line): sums of whole * V on the pixels where samples are centred
+    centre: np.ndarray  # (ROWS, seen_rows, line): the same of whole * (sum over channels of U * x)
     taps: np.ndarray  # (taps, padded): gradient of a row of V
     channels: np.ndarray  # (WIDE, ROWS, padded): gradient of U
     of_samples: np.ndarray  # terms: where in `whole` the samples are
@@ -127,7 +128,7 @@ def _sum_by_tap(
 ) -> None:
     """Add a row of outputs to `weights.by_tap`, and if `centred` to `weights.centre`."""
     taps, samples, pitch = len(scratch.of_taps), len(band.at), weights.pitch
-    blocks, map_size = weights.line // lanes(weights.whole), weights.lines * weights.line
+    blocks, map_size = weights.line // lanes(weights.whole), band.seen_rows * weights.line
     for i in range(samples):
         line = (band.centre[h, i] - low) * weights.line
         for k in range(outputs[1] - outputs[0]):
@@ -160,7 +161,7 @@ def _spread(
     for of_map in range((outputs[1] - outputs[0]) * kh * kw):
         k, tap = of_map // (kh * kw), of_map % (kh * kw)
         for r in range(end - low):
-            row, line = band.centres[low + r], (of_map * weights.lines + r) * weights.line
+            row, line = band.centres[low + r], (of_map * band.seen_rows + r) * weights.line
             seen = k * band.apart + band.taps[tap] + r * size
             for run in range(len(runs)):
                 start, stop, phase = runs[run, 0], runs[run, 1], runs[run, 2]
@@ -180,7 +181,7 @@ def _spread(
                         *(flat, to, band.step, by_tap, line + first, seen_of, place + first, last - first)
                     )
                     if tap == kh * kw // 2:
-                        of = (k * weights.lines + r) * weights.line + first
+                        of = (k * band.seen_rows + r) * weights.line + first
                         for w in range(last - first):
                             flat[to + w * band.step] += weights.centre[of + w]
 
@@ -312,7 +313,7 @@ def _sum_by_channel(
     several, plane = outputs[1] - outputs[0], high * wide
     whole = several == ROWS and wide == padded  # else strips would reach into other rows
     target, steps = (flat, (count * plane, plane)) if whole else (made, (padded, ROWS * padded))
-    together = count if whole and len(scratch.of_lines) <= WIDE else WIDE
+    together = count if whole and len(scratch.of_lines) == WIDE else WIDE
     for c in range(0, count, together):
         channels, to = min(together, count - c), (outputs[0] * count + c) * plane + (band.first + h) * wide
         target_at = to if whole else ZERO
@@ -327,9 +328,9 @@ def _channel_product(
     target: np.ndarray, target_at: int, steps: tuple, weights: Weights, scratch: Rows, c: int, channels: int,
     blocks: int, band: Band,
 ) -> None:  # fmt: skip
-    """The product of weights and lines of some channels: as many as one likes for up to `WIDE` samples."""
+    """The product of weights and lines of some channels: as many as one likes for `WIDE` samples."""
     centred, of_rows, of_terms = weights.centred, weights.rows_of_centred, weights.of_centred
-    if len(of_terms) <= WIDE:
+    if len(of_terms) == WIDE:
         outer_product(
             *(target, target_at, steps, centred, of_rows, of_terms),
             *(band.lines, c * band.channel, band.channel, scratch.of_lines, channels, blocks),

@@ -45,21 +45,18 @@ class Band(NamedTuple):
 
     lines: np.ndarray  # one after the other, of one channel after the other; the last of each is of zeros
     line: np.ndarray  # (rows, S): which line the samples of a row of outputs lie on
-    row: np.ndarray  # (rows, S): the row of x that this is, or -1
     centre: np.ndarray  # (rows, S): the number of the row of centres that this is, inside the image or not
     centres: np.ndarray  # the rows of x, inside or not, on which samples are centred
     central: np.ndarray  # (O, rows of centres, a line): Ap of the tap on the centre; no elements if not given
     ones: np.ndarray  # as many as any row has, for what there is none of
     block: int  # rows of outputs, around which `Rows.seen` is made together
     seen_rows: int  # rows of centres around any block
-    seen: int  # elements of what the taps of one output channel see
-    apart: int  # elements between those of output channels, which may be the same
-    taps: np.ndarray  # where the taps of one lie in there
+    apart: int  # elements between output channels in `Rows.seen`
+    taps: np.ndarray  # where the taps of one lie there
     runs: np.ndarray  # (., 3): the elements of a line on which samples are centred: start, end, phase
     at: np.ndarray  # (S,)
     totals: np.ndarray
     total_rows: np.ndarray  # (kh, rows of centres): where rows of taps begin to read the lines of X1
-    total_line: np.ndarray  # (rows, S, kh)
     total_at: np.ndarray  # (kw, phases)
     first: int  # output row
     rows: int
@@ -71,14 +68,6 @@ class Band(NamedTuple):
     attention_residual: np.floating
     steps: tuple  # stride, sample stride, dilation, each along y and x
     size: tuple  # of x
-
-
-@borrowing_jit
-def add1(acc: np.ndarray, at: int, count: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int) -> None:
-    """acc[at + w] += a[a_at + w] * b[b_at + w]."""
-    t, i, k = uint64(at), uint64(a_at), uint64(b_at)
-    for w in range(uint64(count)):
-        acc[t + w] += a[i + w] * b[k + w]
 
 
 @borrowing_jit
@@ -292,7 +281,8 @@ def sum_channels(scratch: Rows, outputs: tuple, h: int, inputs: Inputs, band: Ba
         if direct:
             kernels = inputs.channel_kernel.reshape(-1)
             fetching_product(
-                *target, kernels, at, maps.rows, maps.terms[:count], *lines, blocks, c > 0, ahead
+                *(*target, kernels, at, maps.rows, maps.terms[:count]),
+                *(*lines, ZERO, blocks, c > 0, ahead),
             )
         else:
             gather_kernels(maps, inputs, at, row, count, ahead)

@@ -29,7 +29,9 @@ def _position_factor(o: int, tap: int, h: int, s: int, w: int, inputs: Inputs, b
 def _centre(h: int, s: int, w: int, band: Band) -> tuple:
     """Row (-1 outside the image) and column on which sample s of a pixel is centred."""
     samples = len(band.at)
-    return band.row[h, s // samples], w * band.steps[1] + (s % samples - (samples - 1) // 2) * band.steps[3]
+    y = band.centres[band.centre[h, s // samples]]
+    x = w * band.steps[1] + (s % samples - (samples - 1) // 2) * band.steps[3]
+    return y if 0 <= y < band.size[0] else -1, x
 
 
 @borrowing_jit
@@ -61,11 +63,7 @@ def _pixel(
     sum_of_region = zero
     for tap in range(taps):
         a, b = tap // kw, tap % kw
-        at = (
-            band.total_line[h, s // samples, a] * (band.step * band.stretch)
-            + band.total_at[b, phase]
-            + within
-        )
+        at = band.total_rows[a, band.centre[h, s // samples]] + band.total_at[b, phase] + within
         factor, of_tap = _position_factor(o, tap, h, s, w, inputs, band), kernel[a, b, row, w]
         product = zero
         if tap == taps // 2:

@@ -53,6 +53,11 @@ class Call(NamedTuple):
     kernel_residual: Any  # on each channel
     attention_residual: Any
 
+    @property
+    def sets(self) -> int:
+        """Of ROWS output channels."""
+        return -(-self.outputs // ROWS)
+
 
 class Plan(NamedTuple):
     """Where everything is that a band of output rows reads; see `Band`, which has most of this."""
@@ -64,12 +69,10 @@ class Plan(NamedTuple):
     centres: Lines
     totals: Lines
     line: np.ndarray
-    row: np.ndarray
     centre: np.ndarray
     at: np.ndarray
     runs: np.ndarray
     total_rows: np.ndarray
-    total_line: np.ndarray
     total_at: np.ndarray
     channel: int
 
@@ -93,9 +96,15 @@ def describe(arrays: tuple, params: dict[str, Any]) -> Call:
     return Call(rows, columns, *sizes, position_attention is not None, x.itemsize, *residuals)
 
 
-def bands(call: Call) -> list[tuple[int, int]]:
-    """First row and end of each band of output rows."""
-    planes = call.channels + call.attended * call.outputs + min(parallel.ITEMS, -(-call.outputs // ROWS))
+@lru_cache(maxsize=16)
+def plans(call: Call) -> list[Plan]:
+    """The plan of each band of output rows; nobody writes to them."""
+    return [_plan(call, rows) for rows in _bands(call)]
+
+
+def _bands(call: Call) -> list[tuple[int, int]]:
+    """First row and end of each band."""
+    planes = call.channels + call.attended * call.outputs + min(parallel.ITEMS, call.sets)
     line = planes * _line_layout(call)[2] * call.columns.stride * call.itemsize
     per_row = min(call.rows.stride, call.rows.samples)
     halo = call.rows.samples * min(call.rows.sample_stride, call.rows.samples)
@@ -148,20 +157,16 @@ def _reach(call: Call) -> int:
     return int((_tap_columns(call) // call.columns.stride).max())
 
 
-@lru_cache(maxsize=64)
-def plan(call: Call, rows: tuple[int, int]) -> Plan:
-    """The plan of a band of rows; nobody writes to its arrays."""
+def _plan(call: Call, rows: tuple[int, int]) -> Plan:
     at, left, stretch = _line_layout(call)
     step = call.columns.stride
     wanted = (np.arange(*rows) * call.rows.stride)[:, None] + call.rows.centres()
     within = (wanted >= 0) & (wanted < call.rows.size)
     inside, centres = np.unique(wanted[within]), np.unique(wanted)
     centre = np.searchsorted(centres, wanted)
-    of_taps = wanted[:, :, None] + call.rows.taps()
-    of_totals = np.unique(of_taps)
-    total_line, place = np.searchsorted(of_totals, of_taps), _tap_columns(call)
-    total_rows = np.empty((call.rows.kernel, len(centres)), int)
-    total_rows[:, centre] = np.moveaxis(total_line, 2, 0) * stretch * step
+    of_totals = np.unique(centres + call.rows.taps()[:, None])
+    total_rows = np.searchsorted(of_totals, centres + call.rows.taps()[:, None]) * stretch * step
+    place = _tap_columns(call)
     block = _block(call)
     blocks = (centre[start : start + block] for start in range(0, len(centre), block))
     return Plan(
@@ -172,12 +177,10 @@ def plan(call: Call, rows: tuple[int, int]) -> Plan:
         centres=Lines(centres, stretch, left, step),
         totals=Lines(of_totals, stretch, left + int(call.columns.taps().min()), step),
         line=np.where(within, np.searchsorted(inside, wanted), len(inside)),
-        row=np.where(within, wanted, -1),
         centre=centre,
         at=at,
         runs=_runs(at, call.columns.outputs, stretch),
         total_rows=total_rows,
-        total_line=total_line,
         total_at=place % step * stretch + place // step,
         # An odd number of cache lines, so that the same pixel of many channels finds room in the cache.
         channel=whole_lines((len(inside) + 1) * stretch * step) | 16,

@@ -58,7 +58,8 @@ def row_sizes(inputs: Inputs, band: Band, pitch: int, dots: bool, factors: bool)
     `dots`, `factors`: whether sums over channels are made, and whether Ap is wanted for each tap.
     """
     row = widths_of(inputs, band).row
-    seen = (ROWS if band.apart else 1) * band.seen + 64
+    seen = ROWS if band.apart else 1
+    seen = seen * len(band.taps) * band.seen_rows * band.step * band.stretch + 64
     return (
         ROWS * len(band.taps) * pitch,
         len(band.at) ** 2 * ROWS * pitch + row if dots else 0,
@@ -91,7 +92,7 @@ def make_weights(inputs: Inputs, band: Band, dots: bool) -> tuple[Rows, Weights]
         np.arange(regions) * ROWS * widths.row,
         np.arange(WIDE) * band.channel,
     )
-    arrays: Any = (*memory[5:7], widths.line, band.seen_rows, *memory[7:], *terms)
+    arrays: Any = (*memory[5:7], widths.line, *memory[7:], *terms)
     weights = Weights(margin, pitch, *arrays)
     return make_rows(inputs, band, memory, margin, pitch), weights
 

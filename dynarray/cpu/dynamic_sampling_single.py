@@ -135,7 +135,10 @@ def single_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
 
 
 def single_backward(outer: np.ndarray, arrays: tuple, params: dict[str, Any], grads: tuple) -> None:
-    """Gradients, from that of the output (N, O, Ho, Wo), into `grads`: zeros, or None where not wanted."""
+    """Gradients, from that of the output (N, O, Ho, Wo), into `grads`, or None where not wanted.
+
+    Those of x and of the position attention are zeros; the others are written.
+    """
     grad_total = None if grads[0] is None else np.zeros_like(arrays[0][:, :1])
     for images, rows in _bands(arrays):
         band = _prepare(arrays, params, images, rows)

@@ -102,10 +102,11 @@ def _generate(
         def step(k: Any, sums: list) -> list:
             of_a, of_b = writer.element(a_terms, k), writer.element(b_terms, k)
             factors = [writer.load(each, of_a) for each in lefts]
-            # Of a strip across two lines it is the second one: the first came with the strip before.
-            following_strip = builder.add(of_a, builder.add(ahead, index(writer.lanes - 1)))
-            for each in lefts if fetches else ():
-                writer.prefetch(each, following_strip)
+            if fetches:
+                # Of a strip across two lines it is the second one: the first came with the strip before.
+                place = builder.add(of_a, builder.add(ahead, index(writer.lanes - 1)))
+                for each in lefts:
+                    writer.prefetch(each, place)
             following: list[Any] = []
             for each in rights:
                 other = writer.load(each, of_b)
@@ -130,8 +131,10 @@ def _generate(
     return context.get_dummy_value()
 
 
-_wide, _narrow, _fetching = _tile(ROWS, WIDE, False), _tile(ROWS, NARROW, False), _tile(ROWS, WIDE, True)
+_wide, _narrow = _tile(ROWS, WIDE, False), _tile(ROWS, NARROW, False)
 _row_wide, _row_narrow = _tile(1, WIDE, False), _tile(1, NARROW, False)
+# `product` for up to `WIDE` columns, from j = 0. With every strip of `a`, the one so far `ahead` is fetched.
+fetching_product = _tile(ROWS, WIDE, True)
 _ROW = np.zeros(1, np.intp)
 
 
@@ -172,27 +175,6 @@ def product(
         else:
             _wide(target, target_at, steps, a, a_at, a_rows, a_terms, b, b_at, b_terms, b_cols, j, blocks, add, ZERO)  # fmt: skip  # noqa: E501
             j += WIDE
-
-
-@borrowing_jit
-def fetching_product(
-    target: np.ndarray,
-    target_at: int,
-    steps: tuple,
-    a: np.ndarray,
-    a_at: int,
-    a_rows: np.ndarray,
-    a_terms: np.ndarray,
-    b: np.ndarray,
-    b_at: int,
-    b_terms: np.ndarray,
-    b_cols: np.ndarray,
-    blocks: int,
-    add: bool,
-    ahead: int,
-) -> None:
-    """`product` for up to `WIDE` columns. With every strip of `a`, the one so far `ahead` is fetched."""
-    _fetching(target, target_at, steps, a, a_at, a_rows, a_terms, b, b_at, b_terms, b_cols, ZERO, blocks, add, ahead)  # fmt: skip  # noqa: E501
 
 
 @borrowing_jit
@@ -270,7 +252,7 @@ def outer_product(
     columns: Any,
     blocks: Any,
 ) -> Any:
-    """`product` for up to `WIDE` terms, whose factors a stay in registers while columns of b go by.
+    """`product` for `WIDE` terms, whose factors a stay in registers while columns of b go by.
 
     Column j of `b` begins ``j*b_step`` behind the first.
     """
@@ -282,24 +264,16 @@ def outer_product(
 def _generate_outer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
     target, _, _, a, a_rows, a_terms, b, _, _, b_terms, *_ = writer.data
-    _, target_at, steps, _, _, of_terms, _, b_at, b_step, _, columns, blocks = args
+    _, target_at, steps, *_, b_at, b_step, _, columns, blocks = args
     index = blocks.type
-    last = builder.sub(context.make_array(signature.args[5])(context, builder, of_terms).nitems, index(1))
     row_step, column_step = (builder.extract_value(steps, k) for k in range(2))
-    # The last term stands in for those that there are not, with zeros for its factor.
-    present = [builder.icmp_signed("<=", index(k), last) for k in range(WIDE)]
-    numbers = [builder.select(there, index(k), last) for k, there in enumerate(present)]
     of_rows = [writer.element(a_rows, index(i)) for i in range(ROWS)]
-    of_a, of_b = ([writer.element(terms, number) for number in numbers] for terms in (a_terms, b_terms))
+    of_a, of_b = ([writer.element(terms, index(k)) for k in range(WIDE)] for terms in (a_terms, b_terms))
     with Loop(builder, blocks, []) as block:
         shift = builder.mul(block.k, index(writer.lanes))
         left, right = (builder.gep(each, [shift]) for each in (a, builder.gep(b, [b_at])))
         factors = [
-            [
-                builder.select(there, writer.load(left, builder.add(of_term, of_row)), writer.zero)
-                for of_row in of_rows
-            ]
-            for of_term, there in zip(of_a, present, strict=True)
+            [writer.load(left, builder.add(of_term, of_row)) for of_row in of_rows] for of_term in of_a
         ]
         to = builder.gep(target, [builder.add(target_at, shift)])
         rows = [builder.gep(to, [builder.mul(row_step, index(i))]) for i in range(ROWS)]

@@ -11,19 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from .vectors import LINE_BYTES
+
 _PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
 
 
 def empty(shape: tuple, dtype: Any) -> np.ndarray:
-    """`numpy.empty`."""
+    """`numpy.empty`; what is large begins on a cache line."""
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
-    if size < _LEAST or sys.platform != "linux":
+    if size < _LEAST:
         return np.empty(shape, dtype)
-    memory = np.empty(max(_ASKED, -(-size // _PAGE) * _PAGE + _PAGE), np.uint8)
-    start = -memory.ctypes.data % _PAGE
+    if sys.platform == "linux":
+        start_on, room = _PAGE, max(_ASKED, -(-size // _PAGE) * _PAGE + _PAGE)
+    else:
+        start_on, room = LINE_BYTES, size + LINE_BYTES
+    memory = np.empty(room, np.uint8)
+    start = -memory.ctypes.data % start_on
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

@@ -15,6 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
+from .results import empty
 from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 CHANNELS = 4
@@ -61,12 +62,8 @@ class Scale(NamedTuple):
 
 
 def empty_to_stream(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """As `np.empty`, from a cache line on if it is to be streamed."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < STREAM_BYTES:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    return memory[-memory.ctypes.data % LINE_BYTES :][:size].view(dtype).reshape(shape)
+    """As `np.empty`, from a cache line on if it is to be streamed; else large pages would be slower."""
+    return (empty if math.prod(shape) * dtype.itemsize >= STREAM_BYTES else np.empty)(shape, dtype)
 
 
 @jit
