@@ -118,17 +118,23 @@ def _generate(
             return following
 
         totals = writer.sums(rows * columns, depth, step)
-        with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
-            for branch, adding in zip(branches, (True, False), strict=True):
-                with branch:
-                    # First all are read: places may be the same.
-                    values = [
-                        writer.add(total, writer.load(to, place)) if adding else total
-                        for total, place in zip(totals, places, strict=True)
-                    ]
-                    for value, place in zip(values, places, strict=True):
-                        writer.store(value, to, place)
+        _store(writer, totals, to, places, add)
     return context.get_dummy_value()
+
+
+def _store(writer: Writer, totals: list, to: Any, places: list, add: Any) -> None:
+    """Sums to their places, or added to what is there if `add` says so."""
+    builder = writer.builder
+    with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
+        for branch, adding in zip(branches, (True, False), strict=True):
+            with branch:
+                # First all are read: places may be the same.
+                values = [
+                    writer.add(total, writer.load(to, place)) if adding else total
+                    for total, place in zip(totals, places, strict=True)
+                ]
+                for value, place in zip(values, places, strict=True):
+                    writer.store(value, to, place)
 
 
 _wide, _narrow = _tile(ROWS, WIDE, False), _tile(ROWS, NARROW, False)
