@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llvmlite import binding
 
-from dynarray.cpu import planes
+from dynarray.cpu.engine import planes
 
 GUARD = 300
 
 
 def load(name: str, features: dict[str, bool] | None, patch: pytest.MonkeyPatch) -> ModuleType:
-    """The module `name` of dynarray.cpu as it is on a machine with these features."""
+    """The module `name` of dynarray.cpu.engine as it is on a machine with these features."""
     if features is None:
-        return importlib.import_module(f"dynarray.cpu.{name}")
+        return importlib.import_module(f"dynarray.cpu.engine.{name}")
     patch.setattr(binding, "get_host_cpu_features", lambda: features)
     for each in dict.fromkeys(("vectors", name)):
-        full = f"dynarray.cpu.{each}"
+        full = f"dynarray.cpu.engine.{each}"
         spec = importlib.util.find_spec(full)
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, full, module)
