@@ -378,7 +378,7 @@ def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str
 def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     import numba
 
-    from dynarray.cpu.engine.transpose import transpose
+    from dynarray.cpu.engine.pixels import transpose
 
     call = numba.njit(lambda *args: transpose(*args))
     rows, columns = shape

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llvmlite import binding
 
-from dynarray.cpu.engine import planes
+from dynarray.cpu.engine import pixels
 
 GUARD = 300
 
@@ -44,7 +44,7 @@ def product(request: pytest.FixtureRequest):
 
         @numba.njit(nogil=True, error_model="numpy")
         def kernel(out, at, stride, rows, columns, left, panel, right, strip, steps, first, count, add):
-            scratch = planes.aligned(tile // out.itemsize, out)
+            scratch = pixels.aligned(tile // out.itemsize, out)
             multiply(
                 *(out, at, stride, rows, columns, left, first * gemm_rows, panel),
                 *(right, 0, strip, steps, first, count, scratch, add),

@@ -25,9 +25,9 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
-from ..engine.planes import whole_lines
+from ..engine.memory import borrow
+from ..engine.pixels import whole_lines
 from ..engine.products import STRIP_BYTES
-from ..engine.scratch import borrow
 from ..engine.vectors import REGISTER_BYTES
 from .kernels import Gradients, Inputs, Layout, Offsets, Taps, backward_items, forward_items
 

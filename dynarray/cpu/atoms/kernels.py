@@ -7,9 +7,8 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ONE, TRUE, ZERO, cached_jit, jit
-from ..engine.planes import clear, copy, inside, pack_rows
+from ..engine.pixels import clear, copy, inside, pack_rows, transpose
 from ..engine.products import STRIP_BYTES, sum_products
-from ..engine.transpose import transpose
 
 _SUM = 64  # positions that are added up at once
 _STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..engine.compile import cached_jit, jit
 from ..engine.gemm import ROWS, TILE_BYTES, multiply
-from ..engine.planes import aligned, clear, pack_rows, unpack_rows
+from ..engine.pixels import aligned, clear, pack_rows, unpack_rows
 
 
 class Block(NamedTuple):

@@ -29,7 +29,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.gemm import ROWS, TILE_BYTES
-from ..engine.scratch import KEPT_BYTES, borrow, run_with_memory
+from ..engine.memory import KEPT_BYTES, borrow, run_with_memory
 from .gradients import (
     Band,
     Gradients,

@@ -7,8 +7,7 @@ from numba import boolean, int64, uint64
 
 from ..engine.compile import cached_jit, jit
 from ..engine.gemm import ROWS, TILE_BYTES, multiply_rows
-from ..engine.planes import clear, copy, whole_lines
-from ..engine.transpose import transpose
+from ..engine.pixels import clear, copy, transpose, whole_lines
 from .kernels import LINE, Chunks, Part, packed_at, scratch
 from .points import Grid, Points, new_points, sample, set_up, spread, sums
 

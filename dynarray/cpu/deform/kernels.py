@@ -7,8 +7,7 @@ from numba import int64, uint64
 
 from ..engine.compile import cached_jit, jit
 from ..engine.gemm import TILE_BYTES, multiply_rows
-from ..engine.planes import aligned, clear, whole_lines
-from ..engine.transpose import transpose
+from ..engine.pixels import aligned, clear, transpose, whole_lines
 from .points import Grid, new_points, sample, set_up
 
 LINE = 16  # elements, at least those of a cache line

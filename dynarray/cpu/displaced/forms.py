@@ -16,7 +16,7 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import kernel_input
-from ..engine.scratch import borrow
+from ..engine.memory import borrow
 from . import gradients, kernels
 from .plan import CHUNK, Block, Layout, Units, plan
 from .tiles import FACTORS, ROWS, SUMS

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..engine.compile import ZERO, cached_jit, jit
-from ..engine.planes import aligned, clear, copy
+from ..engine.pixels import aligned, clear, copy
 from ..engine.vectors import REGISTER_BYTES
 from .kernels import (
     GROUP,

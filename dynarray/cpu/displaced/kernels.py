@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine.compile import ZERO, cached_jit, jit
-from ..engine.planes import aligned, clear, copy
-from ..engine.transpose import interleave
+from ..engine.pixels import aligned, clear, copy, interleave
 from ..engine.vectors import REGISTER_BYTES, prefetch
 from .plan import CHUNK, TARGETS, Block, Layout, Units
 from .tiles import FACTORS, ROWS, VECTORS, add_units, add_units_of_cells

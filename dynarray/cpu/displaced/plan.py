@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.planes import whole_lines
+from ..engine.pixels import whole_lines
 from ..engine.vectors import REGISTER_BYTES
 from .tiles import ROWS, VECTORS
 

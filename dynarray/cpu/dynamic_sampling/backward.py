@@ -12,7 +12,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
-from ..engine.planes import clear, copy, inside
+from ..engine.pixels import clear, copy, inside
 from .kernels import (
     STACK,
     Band,

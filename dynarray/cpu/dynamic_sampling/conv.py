@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.compile import kernel_input
-from ..engine.results import empty, zeros
+from ..engine.memory import empty, zeros
 from .regions import SLOTS, Steps, add_dots, make_boxes, outers, spread, steps_of
 
 BAND_BYTES = 16 * 1024 * 1024  # of a band: X, and its gradient in the backward pass

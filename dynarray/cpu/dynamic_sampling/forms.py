@@ -37,8 +37,7 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import kernel_input
-from ..engine.results import empty, zeros
-from ..engine.scratch import borrow
+from ..engine.memory import borrow, empty, zeros
 from .backward import (
     Grads,
     Outer,

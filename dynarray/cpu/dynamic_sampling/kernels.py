@@ -6,7 +6,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
-from ..engine.planes import copy
+from ..engine.pixels import copy
 from ..engine.vectors import prefetch
 from .lines import Lines, see
 from .tile import (

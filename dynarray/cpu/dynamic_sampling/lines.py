@@ -6,7 +6,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine.compile import borrowing_jit, cached_jit
-from ..engine.planes import clear, copy, inside
+from ..engine.pixels import clear, copy, inside
 
 
 class Lines(NamedTuple):

@@ -7,7 +7,7 @@ of S*S.
 import numpy as np
 
 from ..engine.compile import borrowing_jit, cached_jit
-from ..engine.planes import clear
+from ..engine.pixels import clear
 from .backward import Grads, Outer, put_lines
 from .kernels import Band, Inputs
 from .lines import Lines

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import parallel
-from ..engine.scratch import borrow
+from ..engine.memory import borrow
 from .kernels import Band, Inputs
 from .lines import Lines, add_items, pack_items
 from .plan import Call, Plan

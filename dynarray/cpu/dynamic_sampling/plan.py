@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import parallel
-from ..engine.planes import whole_lines
+from ..engine.pixels import whole_lines
 from .lines import Lines
 from .tile import ROWS
 

@@ -17,8 +17,8 @@ from numba import uint64
 
 from ..engine import parallel
 from ..engine.compile import cached_jit
-from ..engine.planes import clear
-from ..engine.scratch import borrow, run_with_memory
+from ..engine.memory import borrow, run_with_memory
+from ..engine.pixels import clear
 
 TILE = 2048  # positions, forward: their X stay in the cache for several outputs; short runs are slow to read
 SLOTS = 4  # shares of the outputs in the backward pass

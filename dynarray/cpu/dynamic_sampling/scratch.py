@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.planes import whole_lines
-from ..engine.scratch import borrow
+from ..engine.memory import borrow
+from ..engine.pixels import whole_lines
 from ..engine.vectors import REGISTER_BYTES
 from .backward import SET, Columns, Weights
 from .kernels import CHANNELS, Band, Inputs, Kernels, Rows

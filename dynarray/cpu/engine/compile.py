@@ -1,4 +1,11 @@
-"""How kernels are compiled."""
+"""How kernels are compiled.
+
+Indices in innermost loops are ``uint64``: Numba counts negative ones from the end of an array, and the test
+for that, at each access, keeps LLVM from making vectors of the loop.
+
+What belongs together goes into kernels, callees and intrinsics as one record: a NamedTuple of at most ten
+fields, which may be records in turn. At run time a record is its fields.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -58,6 +65,12 @@ def _without_disk_errors(method: Callable) -> Callable:
             return None
 
     return guarded
+
+
+@jit
+def zero_like(array: np.ndarray) -> Any:
+    """Zero, of the type of an array's elements."""
+    return array.dtype.type(0)
 
 
 def flag(value: bool) -> bool | None:

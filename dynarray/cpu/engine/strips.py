@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import jit
-from .results import empty
+from .memory import empty
 from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
 CHANNELS = 4

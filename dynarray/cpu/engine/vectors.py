@@ -57,12 +57,15 @@ class Loop:
 class Writer:
     """Writes instructions on vectors of `size` bytes; where that is more than a register, LLVM splits them.
 
-    `data` holds, for each argument of the intrinsic that is an array, the pointer to its first element.
+    `arguments` are those of the intrinsic: of an array the pointer to its first element, of a record the same
+    record, with the like of its fields. Elements are of the type of the first array.
     """
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any, size: int) -> None:
-        self.builder = builder
-        element = context.get_data_type(signature.args[0].dtype)
+        self.builder, self._context = builder, context
+        self._arrays: list[Any] = []
+        self.arguments = [self._unpack(*pair) for pair in zip(signature.args, args, strict=True)]
+        element = context.get_data_type(self._arrays[0].dtype)
         self._align = context.get_abi_sizeof(element)
         self._vector = ir.VectorType(element, size // self._align)
         self.lanes = self._vector.count
@@ -71,6 +74,15 @@ class Writer:
             context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
             for kind, value in zip(signature.args, args, strict=True)
         ]
+
+    def _unpack(self, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            self._arrays.append(kind)
+            return self._context.make_array(kind)(self._context, self.builder, value).data
+        if isinstance(kind, types.BaseNamedTuple):
+            fields = (self.builder.extract_value(value, k) for k in range(len(kind)))
+            return kind.instance_class(*map(self._unpack, kind, fields))
+        return None if isinstance(kind, types.NoneType) else value
 
     def element(self, pointer: Any, index: Any) -> Any:
         """One element behind a pointer."""

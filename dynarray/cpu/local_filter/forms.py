@@ -29,8 +29,8 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import flag, kernel_input
-from ..engine.planes import staggered, whole_lines
-from ..engine.scratch import run_with_memory
+from ..engine.memory import run_with_memory
+from ..engine.pixels import staggered, whole_lines
 from ..engine.strips import STRIP_BYTES
 from . import in_place
 from .definition import backward as by_definition

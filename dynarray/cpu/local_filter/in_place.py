@@ -20,8 +20,8 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import FALSE, TRUE, ZERO, cached_jit, jit, kernel_input
-from ..engine.planes import clear, copy, inside, staggered
-from ..engine.scratch import run_with_memory
+from ..engine.memory import run_with_memory
+from ..engine.pixels import clear, copy, inside, staggered
 from ..engine.strips import (
     CHANNELS,
     STREAM_BYTES,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.compile import FALSE, cached_jit, jit
-from ..engine.planes import clear, pack_rows, unpack_phases, unpack_rows
+from ..engine.pixels import clear, pack_rows, unpack_phases, unpack_rows
 from ..engine.strips import CHANNELS, STRIP_BYTES, Planes, Scale, Strips, Taps, apply, correlate, deal, lanes
 
 _KEPT = FALSE  # in the caches, from where it is unpacked
