@@ -6,8 +6,8 @@ to open a library, to list them, and to give a thread its ``thread_local`` memor
 just being imported; and whatever a compiler keeps inside the process. What takes such a lock runs in
 ``with held_off():``, and a fork waits until no other thread is in there.
 
-Hooks that run before a fork run in the reverse order of their registration. That of `logging` takes a lock that
-a thread in there may need, so it is registered first, by its import, and runs last.
+Hooks run before a fork in the reverse order of their registration. That of `logging` takes a lock that a
+thread in there may need, so it is registered first, by its import, and runs last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import weakref
 from typing import Any
 
 _PATIENCE, _PAUSE = 0.1, 0.01  # seconds, after which a fork lets others go first, and for how long
-_LONGEST = 120.0  # seconds; whoever stays in there for longer has perhaps to wait for the forking thread itself
+_LONGEST = (
+    120.0  # seconds; whoever stays in there for longer has perhaps to wait for the forking thread itself
+)
 
 # Each thread has a lock of its own, which it holds in there; a fork takes those of all threads.
 # Reentrant, since the handler of a signal may fork anywhere.

@@ -92,7 +92,7 @@ def save_entry(path: Path, contents: bytes) -> bool:
     if not prepare_folder(path.parent):
         return False
     try:
-        _prune(path.parent)
+        _prune(path.parent, path.suffix)
         with replaced(path, mode=0o600, lasting=False) as file:
             file.write(contents + _seal(path.name, contents))
     except OSError as error:
@@ -136,12 +136,12 @@ def _is_ours(found: os.stat_result) -> bool:
     return found.st_uid in (0, os.geteuid()) and not found.st_mode & _OTHERS_WRITE
 
 
-def _prune(folder: Path) -> None:
-    """Remove what nobody uses any more."""
+def _prune(folder: Path, suffix: str) -> None:
+    """Remove entries that nobody uses any more."""
     old = time.time() - _KEPT_DAYS * _DAY
     for entry in os.scandir(folder):
         with suppress(OSError):
-            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < old:
+            if entry.name.endswith(suffix) and entry.stat(follow_symlinks=False).st_mtime < old:
                 os.unlink(entry.path)
 
 

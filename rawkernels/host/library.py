@@ -138,7 +138,9 @@ def compiler_version(*command: str) -> str:
     """First line of what a compiler says about itself."""
     done = _run([*command, "--version"], os.environ)
     if done.returncode or not done.stdout:
-        raise RuntimeError(f"{shlex.join(command)} is no C++ compiler: --version said {_words(done)}")
+        raise RuntimeError(
+            f"{shlex.join(command)} is no C++ compiler: asked for its version, it ended with {done.returncode}"
+        )
     return done.stdout.splitlines()[0]
 
 
