@@ -139,7 +139,7 @@ def compiler_version(*command: str) -> str:
     done = _run([*command, "--version"], os.environ)
     if done.returncode or not done.stdout:
         raise RuntimeError(
-            f"{shlex.join(command)} is no C++ compiler: asked for its version, it ended with {done.returncode}"
+            f"{shlex.join(command)} is no C++ compiler: --version ended with exit status {done.returncode}"
         )
     return done.stdout.splitlines()[0]
 
