@@ -29,6 +29,8 @@ fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 
 log = logging.getLogger("dynarray")
 
+# No link is followed, no pipe waited for.
+_READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _MAGIC = b"dynarray"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _SEAL_BYTES = len(_MAGIC) + _DIGEST_BYTES
@@ -66,15 +68,16 @@ def load_entry(path: Path) -> bytes | None:
 
 def _read_entry(path: Path) -> bytes:
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, _READ)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise _RefusedError(f"it cannot be opened as a file: {error.strerror}") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise _RefusedError("it is no file")
     with open(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise _RefusedError("it is no file")
         if not _is_ours(found):
             raise _RefusedError("others than this user could have written it")
         sealed = file.read()
