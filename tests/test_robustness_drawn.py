@@ -23,6 +23,7 @@ from _contract import (
     make_call,
     output_shape,
     parts,
+    size_of,
     threads,
 )
 from conftest import Backend, backend_params
@@ -41,8 +42,6 @@ DRAWN = {"cpu": 4_500, "host": 500}
 CHOICES = st.binary(min_size=40, max_size=40)
 CONSTANT = ("constant-rows", "constant")  # layouts that change the values
 KEEPING = ("as it is", *(layout for layout in LAYOUTS if layout not in CONSTANT))
-# Sums that cancel: a gradient may be a single number, which is then small beside its terms.
-RTOL_REAL = RTOL_DERIVATIVE
 # The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
 NO_BLUR = 1 / 64
 
@@ -120,7 +119,8 @@ def check_drawn(operator: Operator, backend: Backend, choices: bytes) -> None:
         actual = evaluate(made, backend, needs)
         for what, mine, right in parts(replace(made, arrays=wanted), actual, expected):
             assert mine.dtype == dtype, f"{what} has dtype {mine.dtype}"
-            compare(made, f"{what} in {dtype}, {layout},", mine, right, 0 if exact else RTOL_REAL)
+            label, rtol = f"{what} in {dtype}, {layout},", 0 if exact else RTOL_DERIVATIVE
+            compare(made, label, mine, right, rtol, None if exact else size_of(made, what, right))
 
 
 @pytest.mark.slow
