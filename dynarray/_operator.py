@@ -5,6 +5,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -16,11 +17,18 @@ OPERATORS: dict[str, "Operator"] = {}
 
 
 class Checked(NamedTuple):
-    """What a check returns: arrays and parameters as the backends take them, and the shape of the output."""
+    """What a check returns: arrays and parameters as the backends take them, and the shape of the output.
+
+    The forms may know the output by another shape than the caller, `form_shape`, which has as many elements.
+    Arrays named in `zeros` get as many zeros in front, along the axis given there, before a form takes them:
+    the y coordinates of what the caller places by x alone. Zeros have no gradient.
+    """
 
     arrays: tuple
     params: dict[str, Any]
     output_shape: tuple[int, ...]
+    form_shape: tuple[int, ...] | None = None
+    zeros: Mapping[str, int] = {}
 
 
 class Case(NamedTuple):
@@ -40,8 +48,10 @@ class Saved(NamedTuple):
     backend: str
     arrays: tuple
     params: dict[str, Any]
-    output: tuple[tuple[int, ...], Any]
+    output_shape: tuple[int, ...]
+    form_shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...] | None, ...]
+    zeros: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -151,13 +161,12 @@ class Operator:
     def run(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""
         backend, checked = self.prepare(arrays, params)
-        output, kept = self.forward[backend](*checked.arrays, **checked.params)
-        return output, self._saved(backend, checked, kept, arrays)
+        output, kept = self.forward[backend](*self._formed(checked.arrays, checked.zeros), **checked.params)
+        return output.reshape(checked.output_shape), self._saved(backend, checked, kept, arrays)
 
     def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple:
         """Backward pass: one gradient per array argument, None where not needed or not given."""
-        shape, _ = saved.output
-        first = self.arrays[0]
+        shape, first = saved.output_shape, self.arrays[0]
         kept = saved.arrays[self.roles.index(first)]
         if choose_backend(self.name, {first: kept, "grad_output": grad_output}) != saved.backend:
             raise ValueError(
@@ -174,17 +183,37 @@ class Operator:
             if needed and given is not None
         }
         results = self.backward[saved.backend](
-            grad_output, saved.arrays, tuple(role in wanted for role in self.roles), **saved.params
+            grad_output.reshape(saved.form_shape),
+            self._formed(saved.arrays, saved.zeros),
+            tuple(role in wanted for role in self.roles),
+            **saved.params,
         )
         named = dict(zip(self.roles, results, strict=True))
+        for name in wanted.intersection(saved.zeros):
+            named[name] = np.split(named[name], 2, saved.zeros[name])[1].copy()
         return tuple(
             named[name].reshape(given) if name in wanted else None
             for name, given in zip(self.arrays, saved.shapes, strict=True)
         )
 
+    def _formed(self, arrays: tuple, zeros: Mapping[str, int]) -> tuple:
+        """The arrays as a form takes them, with the zeros of which the caller does not know."""
+        return (
+            tuple(
+                np.concatenate((np.zeros_like(array), array), zeros[role]) if role in zeros else array
+                for role, array in zip_longest(self.roles, arrays)
+            )
+            if zeros
+            else arrays
+        )
+
     def _saved(self, backend: str, checked: Checked, kept: tuple, arrays: tuple) -> Saved:
+        if checked.zeros:  # of these the caller's own are kept
+            own = zip_longest(self.roles, checked.arrays, kept)
+            kept = tuple(mine if role in checked.zeros else other for role, mine, other in own)
         shapes = tuple(tuple(array.shape) if library_of(array) else None for array in arrays)
-        return Saved(backend, kept, checked.params, (checked.output_shape, arrays[0].dtype), shapes)
+        form_shape = checked.form_shape or checked.output_shape
+        return Saved(backend, kept, checked.params, checked.output_shape, form_shape, shapes, checked.zeros)
 
 
 def register(

@@ -4,10 +4,11 @@
 numbers per pixel.
 """
 
+from functools import partial
 from typing import Any
 
-from ._check import check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
+from ._check import check_shape
+from ._geometry import PLANE, Space, check_kernel, check_window, output_size, resolve_padding
 from ._operator import Case, Checked, Form, backward_of, forms, register
 
 
@@ -123,37 +124,27 @@ def compose_atoms(alpha: Any, bases: Any) -> Any:
     return COMPOSE_ATOMS((alpha, bases))
 
 
-def _check_atom_conv2d(
-    x: Any, atoms: Any, coefficients: Any, bias: Any, *, stride: Any, dilation: Any, padding: Any
+def _check_atom_conv(
+    name: str, space: Space, x: Any, atoms: Any, coefficients: Any, bias: Any, **steps: Any
 ) -> Checked:
-    name = "atom_conv2d"
-    strides = check_pair(name, "stride", stride, 1)
-    dilations = check_pair(name, "dilation", dilation, 1)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    sizes = check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{name}: atoms must have kernel sizes of at least 1, got {kernel}")
-    paddings = resolve_padding(name, padding, kernel, dilations)
-    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
-    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
-    check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
+    of_images, of_atoms = space.pattern("N C image"), space.pattern("N M kernel outputs")
+    sizes = check_shape(name, "x", x, of_images, {})
+    sizes = check_shape(name, "atoms", atoms, of_atoms, sizes)
+    window = check_window(name, "atoms", sizes, space, **steps)
+    check_shape(name, "atoms", atoms, of_atoms, sizes | window.sizes)
     sizes = check_shape(name, "coefficients", coefficients, "O C M", sizes)
     if bias is not None:
         check_shape(name, "bias", bias, "O", sizes)
-    rows = shorten_steps(sizes["H"], kernel[0], sizes["Ho"], strides[0], dilations[0], paddings[0])
-    cols = shorten_steps(sizes["W"], kernel[1], sizes["Wo"], strides[1], dilations[1], paddings[1])
-    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    shape = (sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"])
-    return Checked((x, atoms, coefficients, bias), params, shape)
+    x, atoms = space.in_plane(x, "N C image"), space.in_plane(atoms, "N M kernel outputs")
+    shapes = window.output_shapes(sizes["N"], sizes["O"])
+    return Checked((x, atoms, coefficients, bias), window.shortened(), *shapes)
 
 
 def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
     name = "compose_atoms"
     sizes = check_shape(name, "alpha", alpha, "N M B Ho Wo", {})
     sizes = check_shape(name, "bases", bases, "B kh kw", sizes)
-    if min(sizes["kh"], sizes["kw"]) < 1:
-        raise ValueError(f"{name}: bases must have kernel sizes of at least 1, got {bases.shape[1:]}")
+    check_kernel(name, "bases", sizes)
     return Checked((alpha, bases), {}, tuple(sizes[s] for s in ("N", "M", "kh", "kw", "Ho", "Wo")))
 
 
@@ -197,7 +188,7 @@ ATOM_CONV2D = register(
     atom_conv2d,
     forward=forms("atoms", "forward"),
     backward=forms("atoms", "backward"),
-    check=_check_atom_conv2d,
+    check=partial(_check_atom_conv, "atom_conv2d", PLANE),
     cases=_atom_conv2d_cases,
     composite=Form("dynarray.composite.atoms", "forward"),
     keywords=("bias",),

@@ -5,13 +5,13 @@ high-level features it is the sampling of Context Guided Dynamic Sampling. `samp
 any points.
 """
 
+from functools import partial
+from math import prod
 from typing import Any
 
-from ._check import check_divides, check_flag, check_pair, check_shape
-from ._geometry import output_size, resolve_padding
+from ._check import check_divides, check_flag, check_shape
+from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Case, Checked, Form, backward_of, forms, register
-
-FARTHEST = 2**30  # pixels from the image to the grid of a kernel: 32-bit kernels count in pixels
 
 
 def deform_conv2d(
@@ -143,63 +143,42 @@ def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
     return SAMPLE_POINTS((x, points), deterministic=deterministic)
 
 
-def _check_grid(
-    operator: str, sizes: dict[str, int], stride: Any, padding: Any, dilation: Any
-) -> dict[str, tuple[int, int]]:
-    """Steps of the regular grid as pairs, and the output size into `sizes`."""
-    kernel = sizes["kh"], sizes["kw"]
-    strides = check_pair(operator, "stride", stride, 1)
-    dilations = check_pair(operator, "dilation", dilation, 1)
-    paddings = resolve_padding(operator, padding, kernel, dilations)
-    steps = []
-    for axis, size in enumerate((sizes["H"], sizes["W"])):
-        outputs = output_size(size, kernel[axis], strides[axis], dilations[axis], paddings[axis])
-        sizes["Ho" if axis == 0 else "Wo"] = outputs
-        # A step that is never taken may be any number.
-        step = strides[axis] if outputs > 1 else 1, dilations[axis] if kernel[axis] > 1 and outputs else 1
-        far = max(paddings[axis], (outputs - 1) * step[0] + (kernel[axis] - 1) * step[1])
-        if outputs and far > FARTHEST:
-            raise ValueError(
-                f"{operator}: stride, dilation and padding place taps {far} pixels away; "
-                f"at most {FARTHEST} are possible"
-            )
-        steps.append((step[0], paddings[axis] if outputs else 0, step[1]))
-    return dict(zip(("stride", "padding", "dilation"), zip(*steps), strict=True))
-
-
-def _check_deform_conv2d(
+def _check_deform_conv(
+    name: str,
+    space: Space,
     x: Any,
     offset: Any,
     weight: Any,
     mask: Any,
     bias: Any,
     *,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
     deterministic: Any,
+    **steps: Any,
 ) -> Checked:
-    name = "deform_conv2d"
     deterministic = check_flag(name, "deterministic", deterministic)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    sizes = check_shape(name, "weight", weight, "O C/groups kh kw", sizes)
-    if min(sizes["kh"], sizes["kw"]) < 1:
-        raise ValueError(
-            f"{name}: weight must have kernel sizes of at least 1, got {(sizes['kh'], sizes['kw'])}"
-        )
+    sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
+    sizes = check_shape(name, "weight", weight, space.pattern("O C/groups kernel"), sizes)
+    window = check_window(name, "weight", sizes, space, **steps)
     _check_groups(name, sizes)
-    steps = _check_grid(name, sizes, stride, padding, dilation)
-    offset = _with_taps(name, "offset", offset, sizes, 2)
-    sizes = check_shape(name, "offset", offset, "N D kh kw 2 Ho Wo", {**sizes, "2": 2})
+    sizes |= window.sizes
+    offset = _with_taps(name, "offset", offset, sizes, space, len(space.image))
+    per_tap = "N D kernel outputs"
+    pattern = space.pattern(per_tap if space is LINE else "N D kernel 2 outputs")
+    sizes = check_shape(name, "offset", offset, pattern, {**sizes, "2": 2})
     check_divides(name, "offset", "D", "C", sizes)
     if mask is not None:
-        mask = _with_taps(name, "mask", mask, sizes, 1)
-        check_shape(name, "mask", mask, "N D kh kw Ho Wo", sizes)
+        mask = _with_taps(name, "mask", mask, sizes, space, 1)
+        check_shape(name, "mask", mask, space.pattern(per_tap), sizes)
+        mask = space.in_plane(mask, per_tap)
     if bias is not None:
         check_shape(name, "bias", bias, "O", sizes)
-    params = {**steps, "deterministic": deterministic}
-    shape = sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"]
-    return Checked((x, offset, weight, mask, bias), params, shape)
+    params = {**window.bounded(name), "deterministic": deterministic}
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "O C/groups kernel")
+    zeros = {}
+    if space is LINE:
+        offset, zeros = space.in_plane(offset, per_tap)[:, :, :, :, None], {"offset": 4}
+    shapes = window.output_shapes(sizes["N"], sizes["O"])
+    return Checked((x, offset, weight, mask, bias), params, *shapes, zeros)
 
 
 def _check_groups(name: str, sizes: dict[str, int]) -> None:
@@ -219,24 +198,25 @@ def _check_groups(name: str, sizes: dict[str, int]) -> None:
         )
 
 
-def _with_taps(name: str, argument: str, array: Any, sizes: dict[str, int], per_tap: int) -> Any:
-    """The array with axes for offset groups and taps, from the memory of (N, channels, Ho, Wo) too."""
-    if len(array.shape) != 4:
+def _with_taps(
+    name: str, argument: str, array: Any, sizes: dict[str, int], space: Space, coordinates: int
+) -> Any:
+    """The array with axes for offset groups and taps, from the memory of (N, channels, outputs) too."""
+    if len(array.shape) != 2 + len(space.outputs):
         return array
-    taps = sizes["kh"] * sizes["kw"]
-    extents = {key: sizes[key] for key in ("N", "Ho", "Wo")}
-    factor = "2*" if per_tap == 2 else ""
-    channels = array.shape[1]
-    if channels % (per_tap * taps) or ("D" in sizes and channels != sizes["D"] * per_tap * taps):
+    kernel, outputs = ([sizes[symbol] for symbol in symbols] for symbols in (space.kernel, space.outputs))
+    taps, words = prod(kernel), "*".join(space.kernel)
+    factor = "2*" if coordinates == 2 else ""
+    channels, per_group = array.shape[1], coordinates * taps
+    if channels % per_group or ("D" in sizes and channels != sizes["D"] * per_group):
         raise ValueError(
-            f"{name}: {argument} must have {factor}D*kh*kw channels with kh*kw = {taps}"
+            f"{name}: {argument} must have {factor}D*{words} channels with {words} = {taps}"
             f"{' and D = ' + str(sizes['D']) if 'D' in sizes else ''}, got {tuple(array.shape)}"
         )
-    check_shape(name, argument, array, f"N {factor}D*kh*kw Ho Wo", extents)
-    pair = (2,) if per_tap == 2 else ()
-    groups = channels // (per_tap * taps)
-    shape = (sizes["N"], groups, sizes["kh"], sizes["kw"], *pair, sizes["Ho"], sizes["Wo"])
-    return array.reshape(shape)
+    extents = {symbol: sizes[symbol] for symbol in ("N", *space.outputs)}
+    check_shape(name, argument, array, space.pattern(f"N {factor}D*{words} outputs"), extents)
+    pair = (2,) if coordinates == 2 else ()
+    return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)
 
 
 def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
@@ -273,8 +253,7 @@ def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
         "deterministic": True,
     }
     steps = {name: params[name] for name in ("stride", "padding", "dilation")}
-    _check_grid("cases", sizes, **steps)
-    outputs = sizes["Ho"], sizes["Wo"]
+    outputs = check_window("cases", "weight", sizes, **steps).outputs
     n, d, taps = sizes["N"], offset_groups, kernel[0] * kernel[1]
     split = pick((True, False))
     given = {
@@ -305,7 +284,7 @@ DEFORM_CONV2D = register(
     deform_conv2d,
     forward=forms("deform", "forward"),
     backward=forms("deform", "backward"),
-    check=_check_deform_conv2d,
+    check=partial(_check_deform_conv, "deform_conv2d", PLANE),
     cases=_deform_conv2d_cases,
     composite=Form("dynarray.composite.deform", "forward"),
     keywords=("mask", "bias"),

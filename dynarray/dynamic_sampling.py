@@ -5,15 +5,22 @@ takes it in two factors, one over the channels and one over the window, applies 
 around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural Networks).
 """
 
+from functools import partial
 from typing import Any
 
 from ._check import check_choice, check_flag, check_int, check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
+from ._geometry import (
+    FARTHEST,
+    PLANE,
+    Space,
+    check_kernel,
+    check_window,
+    output_size,
+    resolve_padding,
+)
 from ._operator import Case, Checked, Form, backward_of, forms, register
 
 FUSE = ("sum", "max", "stack")
-# Positions beyond this many pixels from the image are refused: kernels count them in 32 bits.
-FARTHEST = 2**30
 
 
 def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, padding: Any = None) -> Any:
@@ -170,31 +177,15 @@ def dynamic_sampling_conv2d(
     )
 
 
-def _check_dynamic_conv2d(x: Any, weight: Any, *, stride: Any, dilation: Any, padding: Any) -> Checked:
-    name = "dynamic_conv2d"
-    strides = check_pair(name, "stride", stride, 1)
-    dilations = check_pair(name, "dilation", dilation, 1)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    pattern = "N O C kh kw Ho Wo"
-    found = check_shape(name, "weight", weight, pattern, sizes)
-    kernel = _check_kernel(name, "weight", found)
-    paddings = resolve_padding(name, padding, kernel, dilations)
-    high = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
-    wide = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
-    check_shape(
-        name, "weight", weight, pattern, {**sizes, "kh": kernel[0], "kw": kernel[1], "Ho": high, "Wo": wide}
-    )
-    rows = shorten_steps(sizes["H"], kernel[0], high, strides[0], dilations[0], paddings[0])
-    cols = shorten_steps(sizes["W"], kernel[1], wide, strides[1], dilations[1], paddings[1])
-    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    return Checked((x, weight), params, (found["N"], found["O"], high, wide))
-
-
-def _check_kernel(operator: str, argument: str, sizes: dict[str, int]) -> tuple[int, int]:
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{operator}: {argument} must have kernel sizes of at least 1, got {kernel}")
-    return kernel
+def _check_dynamic_conv(name: str, space: Space, x: Any, weight: Any, **steps: Any) -> Checked:
+    of_weights = space.pattern("N O C kernel outputs")
+    sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
+    found = check_shape(name, "weight", weight, of_weights, sizes)
+    window = check_window(name, "weight", found, space, **steps)
+    kernel = {symbol: found[symbol] for symbol in space.kernel}
+    check_shape(name, "weight", weight, of_weights, sizes | kernel | window.sizes)
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N O C kernel outputs")
+    return Checked((x, weight), window.shortened(), *window.output_shapes(found["N"], found["O"]))
 
 
 def _check_dynamic_sampling_conv2d(
@@ -215,7 +206,7 @@ def _check_dynamic_sampling_conv2d(
     sizes["Wo"] = output_size(sizes["W"], 1, steps["stride"][1], 1, 0)
     sizes = check_shape(name, "channel_kernel", channel_kernel, "N O C Ho Wo", sizes)
     sizes = check_shape(name, "spatial_kernel", spatial_kernel, "N O kh kw Ho Wo", sizes)
-    kernel = _check_kernel(name, "spatial_kernel", sizes)
+    kernel = check_kernel(name, "spatial_kernel", sizes)
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"{name}: spatial_kernel must have odd kernel sizes, got {kernel}")
     sizes["S"] = samples
@@ -269,7 +260,7 @@ def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
         padding = params["padding"] = pick((0, 1, 3)), pick((0, 2))
     else:
         kernel = pick((3, 1, 5)), pick((3, 1, 5))
-        padding = resolve_padding("cases", None, kernel, dilation)
+        padding = resolve_padding("cases", None, kernel, dilation)  # type: ignore[assignment]
     strides = check_pair("cases", "stride", stride, 1)
     extent = sizes["H"], sizes["W"]
     outputs = (output_size(extent[i], kernel[i], strides[i], dilation[i], padding[i]) for i in range(2))
@@ -315,7 +306,7 @@ DYNAMIC_CONV2D = register(
     dynamic_conv2d,
     forward=forms("dynamic_sampling", "conv2d_forward"),
     backward=forms("dynamic_sampling", "conv2d_backward"),
-    check=_check_dynamic_conv2d,
+    check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
     cases=_dynamic_conv2d_cases,
     composite=Form("dynarray.composite.dynamic_sampling", "conv2d_forward"),
 )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
+from ._geometry import PLANE, Space, check_window, output_size, resolve_padding
 from ._operator import Case, Checked, Form, backward_of, forms, register
 
 COMBINE = ("mul", "add")
@@ -261,42 +261,31 @@ def _check(
     names: tuple[str, str, str],
     *,
     combine: Any = "mul",
-    stride: Any = 1,
-    dilation: Any = 1,
-    padding: Any = None,
     upsample: int = 1,
+    space: Space = PLANE,
+    **steps: Any,
 ) -> Checked:
     """The check that all faces share; `names` are the face's own names for x, weight and channel_weight."""
     x, weight, channel_weight = arrays
     check_choice(operator, "combine", combine, COMBINE)
-    strides = check_pair(operator, "stride", stride, 1)
-    dilations = check_pair(operator, "dilation", dilation, 1)
-    sizes = check_shape(operator, names[0], x, "N C H W", {})
-    sizes = check_shape(operator, names[1], weight, "N G kh kw Ho Wo", sizes)
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{operator}: {names[1]} must have kernel sizes of at least 1, got {kernel}")
-    paddings = resolve_padding(operator, padding, kernel, dilations)
-    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0], upsample)
-    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1], upsample)
-    check_shape(operator, names[1], weight, "N G kh kw Ho Wo", {k: v for k, v in sizes.items() if k != "G"})
+    of_images, of_weights = space.pattern("N C image"), space.pattern("N G kernel outputs")
+    sizes = check_shape(operator, names[0], x, of_images, {})
+    sizes = check_shape(operator, names[1], weight, of_weights, sizes)
+    window = check_window(operator, names[1], sizes, space, **steps, upsample=upsample)
+    sizes |= window.sizes
+    check_shape(operator, names[1], weight, of_weights, {k: v for k, v in sizes.items() if k != "G"})
     if sizes["C"]:
         check_divides(operator, names[1], "G", "C", sizes)
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N G kernel outputs")
     if channel_weight is not None:
         # Forms always get one set of channel weights per phase.
-        pattern = "N u u C kh kw" if upsample > 1 or channel_weight.ndim == 6 else "N C kh kw"
+        phases = "u u " if upsample > 1 or channel_weight.ndim == 6 else ""
+        pattern = space.pattern(f"N {phases}C kernel")
         check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
-        shape = (sizes["N"], upsample, upsample, sizes["C"], *kernel)
+        shape = (sizes["N"], upsample, upsample, sizes["C"], *weight.shape[2:4])
         channel_weight = channel_weight.reshape(shape)
-    rows = shorten_steps(
-        sizes["H"], kernel[0], sizes["Ho"] // upsample, strides[0], dilations[0], paddings[0]
-    )
-    cols = shorten_steps(
-        sizes["W"], kernel[1], sizes["Wo"] // upsample, strides[1], dilations[1], paddings[1]
-    )
-    steps = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    params = {"combine": combine, **steps, "upsample": upsample}
-    return Checked((x, weight, channel_weight), params, (sizes["N"], sizes["C"], sizes["Ho"], sizes["Wo"]))
+    params = {"combine": combine, **window.shortened(), "upsample": upsample}
+    return Checked((x, weight, channel_weight), params, *window.output_shapes(sizes["N"], sizes["C"]))
 
 
 def _check_local_filter2d(

@@ -213,7 +213,7 @@ def parts(call: Call, *results: Result) -> Iterator[tuple]:
 def compare(
     call: Call, what: str, actual: np.ndarray, expected: np.ndarray, rtol: float, size: float | None = None
 ) -> None:
-    """Require two arrays to agree to `rtol`, measured against `size`, by default the largest expected element."""
+    """Require two arrays to agree to `rtol` of `size`, by default that of the largest expected element."""
     if actual.shape != expected.shape:
         raise AssertionError(f"{call.describe()}: {what} has shape {actual.shape}, expected {expected.shape}")
     error, size = largest(actual - expected), largest(expected) if size is None else size
@@ -234,8 +234,8 @@ def largest(array: np.ndarray) -> float:
 def size_of(call: Call, what: str, expected: np.ndarray) -> float:
     """What an error of one of the `parts` is measured against: its largest element.
 
-    A gradient that is a single number is what is left of the terms that it sums, which may cancel. Their rounding
-    errors add up as random numbers do: there it is the root of the sum of their squares.
+    A gradient that is a single number is what is left of the terms that it sums, which may cancel. Their
+    rounding errors add up as random numbers do: there it is the root of the sum of their squares.
     """
     name = what.removeprefix("gradient of ")
     if name == what or expected.size != 1:

@@ -25,8 +25,8 @@ FRAMEWORKS = {
 }
 # Kept out of `import dynarray`: each takes longer to import than the whole budget, or may not be installed.
 HEAVY = {"numba", "llvmlite", "cupy", "cuda", "matplotlib", "skimage", "sklearn", "scipy"}
-# What an import may take, in calls of Python functions and in modules beside NumPy's: a time would depend on what
-# else the machine does. A hundred thousand calls take some hundredths of a second.
+# What an import may take, in calls of Python functions and in modules beside NumPy's: a time would depend on
+# what else the machine does. Ten thousand calls take some hundredths of a second.
 MOST_CALLS = {"dynarray": 15_000, "autodiff": 40_000}
 MOST_MODULES = {"dynarray": 60, "autodiff": 150}
 
