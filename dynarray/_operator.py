@@ -118,12 +118,17 @@ class Operator:
     keywords: tuple[str, ...]
     numbers: tuple[str, ...]
     defaults: Mapping[str, Any]
-    forward: Mapping[str, Callable]
-    backward: Mapping[str, Callable]
+    forward: Mapping[str, Any]
+    backward: Mapping[str, Any]
     check: Callable[..., Checked]
     cases: Callable[..., Case]
     roles: tuple[str, ...]
     composite: Callable | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name that the files of its family share."""
+        return self.forward["reference"].module.rpartition(".")[2]
 
     def __call__(self, arrays: tuple, **params: Any) -> Any:
         """The output alone."""

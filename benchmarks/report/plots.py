@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .targets import PASSES, reached
+from ..cases.targets import PASSES, reached
 
 Results = list[dict[str, Any]]
 

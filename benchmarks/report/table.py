@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .case import PASSES
-from .growth import ABOUT_LINEAR, exponent
-from .targets import PASSES as COMPARED
-from .targets import reached, target
+from ..cases import target
+from ..cases.case import PASSES
+from ..cases.targets import PASSES as COMPARED
+from ..cases.targets import reached
+from ..harness.growth import ABOUT_LINEAR, exponent
 
 Table = tuple[list[str], list[list[str]]]
 Render = Callable[[Sequence[str], Sequence[Sequence[str]]], str]

@@ -6,8 +6,10 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case
+from .growing import CHANNELS, Growth, each, pixels
+from .targets import PRICE, THREE, Target
 
-_PEERS = "benchmarks.displaced_torch"
+_PEERS = "benchmarks.peers.displaced"
 REACH = 4.0  # of the units in pixels: their corners lie on 9 x 9 pixels
 
 
@@ -36,3 +38,21 @@ CASES = (
     replace(displaced(2, 256, 256, 28, 28, 2), small=displaced(1, 3, 4, 9, 11, 2)),
     replace(displaced(2, 96, 256, 27, 27, 4), small=displaced(1, 2, 3, 8, 7, 4)),
 )
+
+GROWTH = (
+    Growth(
+        "displaced_conv2d",
+        displaced,
+        {"n": 1, "c": 32, "o": 32, "h": 32, "w": 32, "units": 2},
+        {
+            "pixels": pixels(16, 32, 64, 128),
+            "channels": CHANNELS,
+            "outputs": each("o", 16, 32, 64, 128),
+            "units": each("units", 1, 2, 4, 8),
+        },
+    ),
+)
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "displaced_conv2d (2, 256->256, 28, 28) G2": ({**THREE, PRICE: 1}, THREE),
+}

@@ -21,9 +21,9 @@ import torch
 import torch._dynamo.config
 import torch._inductor.config
 
-from .case import Buffers, Case
-from .measure import Call, Clock
-from .targets import KINDS, PRICE
+from ..cases.case import Buffers, Case
+from ..cases.targets import KINDS, PRICE
+from ..harness.measure import Call, Clock
 
 PASSES = ("forward", "forward_backward")
 

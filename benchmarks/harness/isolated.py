@@ -10,8 +10,8 @@ from typing import Any
 
 import dynarray as dyn
 
+from ..cases.case import Case
 from . import child
-from .case import Case
 from .machine import ROOT
 
 # DESIGN: at most 32 MB and 5 % of inputs and outputs.
@@ -64,7 +64,7 @@ def _task(case: Case, backend: str, threads: int) -> dict[str, Any]:
 
 
 def _child(what: str, task: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.child", what, json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.harness.child", what, json.dumps(task)]
     environment = os.environ | variables
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S

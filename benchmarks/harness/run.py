@@ -7,9 +7,9 @@ from typing import Any
 
 import dynarray as dyn
 
+from ..cases import cases
+from ..cases.case import PASSES, Buffers, Case
 from . import floor, isolated
-from .case import PASSES, Buffers, Case
-from .cases import cases
 from .device import Device, device_of
 from .machine import Bystanders, describe
 from .measure import FULL, QUICK, Call, Effort, Timing, in_turn, summarise
@@ -173,11 +173,11 @@ def ours(case: Case, buffers: list[Buffers]) -> dict[str, Call]:
 def _peers(
     case: Case, buffers: list[Buffers], device: Device, options: Options, problem: Callable[[str], None]
 ) -> list[Any]:
-    from . import peers_torch
+    from ..peers import compare
 
     output, gradients = ours(case, buffers)["forward_backward"](0)
     expected = (output, *gradients)
-    return peers_torch.prepare(case, buffers, expected, options.threads, device.clock(), problem)
+    return compare.prepare(case, buffers, expected, options.threads, device.clock(), problem)
 
 
 def _time(

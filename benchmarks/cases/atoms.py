@@ -3,14 +3,13 @@
 from dataclasses import replace
 from math import prod
 
-import numpy as np
-
-from dynarray._geometry import input_positions
 from dynarray._operator import Checked
 
-from .case import Case
+from .case import Case, pairs_inside
+from .growing import BASE, CHANNELS, SIDES, TAPS, Growth, each
+from .targets import THREE, Target
 
-_PEERS = "benchmarks.atoms_torch"
+_PEERS = "benchmarks.peers.atoms"
 
 
 def conv_flops(checked: Checked) -> tuple[int, int]:
@@ -20,9 +19,7 @@ def conv_flops(checked: Checked) -> tuple[int, int]:
     each output, channel, atom and output pixel. Backward: twice as many of both.
     """
     (x, atoms, coefficients, _), params = checked.arrays, checked.params
-    pairs = x.shape[0] * prod(
-        _inside(x.shape[2 + i], atoms.shape[2 + i], atoms.shape[4 + i], params, i) for i in range(2)
-    )
+    pairs = x.shape[0] * pairs_inside(x.shape[2:], atoms.shape[2:4], atoms.shape[4:], params)
     outputs, channels, m = coefficients.shape
     forward = 2 * channels * m * (pairs + outputs * x.shape[0] * prod(atoms.shape[4:]))
     return forward, 2 * forward
@@ -33,13 +30,6 @@ def compose_flops(checked: Checked) -> tuple[int, int]:
     alpha, bases = checked.arrays
     forward = 2 * alpha.size * prod(bases.shape[1:])
     return forward, 2 * forward
-
-
-def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> int:
-    """Along one axis, the number of (output, tap) pairs that read inside the image."""
-    steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
-    positions = np.stack([input_positions(outputs, tap, *steps) for tap in range(kernel)])
-    return int(((positions >= 0) & (positions < size)).sum())
 
 
 def conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Case:
@@ -64,3 +54,34 @@ CASES = (
     replace(conv(2, 64, 64, 56, 56, 5), small=conv(1, 4, 3, 9, 11, 5)),
     replace(compose(2, 56, 56, 5, 12), small=compose(1, 5, 7, 5, 12)),
 )
+
+GROWTH = (
+    Growth(
+        "atom_conv2d",
+        conv,
+        {**BASE, "o": 32, "kernel": 3, "m": 6},
+        {
+            "pixels": SIDES,
+            "channels": CHANNELS,
+            "outputs": each("o", 16, 32, 64, 128),
+            "taps": TAPS,
+            "atoms": each("m", 2, 4, 8, 16),
+        },
+    ),
+    Growth(
+        "compose_atoms",
+        compose,
+        {"n": 1, "h": 64, "w": 64, "kernel": 5, "bases": 12, "m": 6},
+        {
+            "pixels": SIDES,
+            "taps": TAPS,
+            "bases": each("bases", 6, 12, 24, 48),
+            "atoms": each("m", 2, 4, 8, 16),
+        },
+    ),
+)
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "atom_conv2d (2, 64->64, 56, 56) M6 k3": (THREE, THREE),
+    "atom_conv2d (2, 64->64, 56, 56) M6 k5": (THREE, THREE),
+}

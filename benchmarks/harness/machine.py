@@ -11,7 +11,7 @@ from typing import Any
 
 from .device import Cuda, Device
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("numpy", "scipy", "numba", "torch", "torchvision", "cupy-cuda12x", "cupy-cuda13x")
 
 

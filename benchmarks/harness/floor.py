@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .case import Work
+from ..cases.case import Work
 from .device import Cuda, Device
 from .measure import Call
 

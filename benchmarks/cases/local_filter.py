@@ -1,16 +1,14 @@
 """`local_filter2d` and its faces: what is measured, and how much arithmetic it takes."""
 
 from dataclasses import replace
-from math import prod
 
-import numpy as np
-
-from dynarray._geometry import input_positions
 from dynarray._operator import Checked
 
-from .case import Case
+from .case import Case, pairs_inside
+from .growing import BASE, CHANNELS, SIDES, TAPS, Growth, pixels
+from .targets import THREE, Target
 
-_PEERS = "benchmarks.local_filter_torch"
+_PEERS = "benchmarks.peers.local_filter"
 
 # Operations per channel and per (output pixel, tap) pair inside the image: (forward, backward). The forward
 # pass combines the two filters (1), multiplies and adds (2). The backward pass with "mul": s = gy*w and
@@ -22,20 +20,10 @@ _OPERATIONS = {None: (2, 4), "mul": (3, 8), "add": (3, 6)}
 def flops(checked: Checked) -> tuple[int, int]:
     """Operations of the forward and the backward pass of any face."""
     (x, weight, channel_weight), params = checked.arrays, checked.params
-    pairs = prod(
-        _inside(x.shape[2 + axis], weight.shape[2 + axis], weight.shape[4 + axis], params, axis)
-        for axis in range(2)
-    )
+    pairs = pairs_inside(x.shape[2:], weight.shape[2:4], weight.shape[4:], params)
     forward, backward = _OPERATIONS[None if channel_weight is None else params["combine"]]
     times = x.shape[0] * x.shape[1] * pairs
     return forward * times, backward * times
-
-
-def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> int:
-    """Along one axis, the number of (output, tap) pairs that read inside the image."""
-    step = (params["stride"][axis], params["dilation"][axis], params["padding"][axis], params["upsample"])
-    positions = np.stack([input_positions(outputs, tap, *step) for tap in range(kernel)])
-    return int(((positions >= 0) & (positions < size)).sum())
 
 
 def ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
@@ -90,3 +78,38 @@ CUDA_CASES = tuple(
     replace(ddf(n, 256, h, w), small=ddf(1, 4, 9, 11))
     for n, h, w in ((2, 200, 300), *((32, side, side) for side in (7, 14, 28, 56, 112)))
 )
+
+GROWTH = (
+    Growth(
+        "local_filter2d",
+        plain,
+        {**BASE, "groups": 4},
+        {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth("ddf", ddf, BASE, {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS}),
+    Growth(
+        "ddf_upsample",
+        upsample,
+        BASE,
+        {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "carafe",
+        carafe,
+        BASE,
+        {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "involution",
+        involution,
+        {**BASE, "groups": 4},
+        {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS},
+    ),
+)
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "ddf mul (2, 256, 56, 56) k3": ({"compiled": 3, "eager": 10}, {"compiled": 4, "eager": 10}),
+    "ddf mul (1, 64, 256, 256) k3": ({"compiled": 2.5, "eager": 10}, {"compiled": 4, "eager": 10}),
+    "carafe (1, 256, 64, 64) x2 k5": (THREE, THREE),
+    "involution (2, 256, 56, 56) G16 k7": (THREE, THREE),
+}

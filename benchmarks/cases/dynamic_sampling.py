@@ -3,31 +3,21 @@
 from dataclasses import replace
 from math import prod
 
-import numpy as np
-
-from dynarray._geometry import input_positions
 from dynarray._operator import Checked
 
-from .case import Case
+from .case import Case, pairs_inside
+from .growing import BASE, CHANNELS, TAPS, Growth, each, pixels, squared
+from .targets import Target
 
-_PEERS = "benchmarks.dynamic_sampling_torch"
+_PEERS = "benchmarks.peers.dynamic_sampling"
 
 
 def conv_flops(checked: Checked) -> tuple[int, int]:
     """A multiply-add for each weight inside the image; backward one for x and a product for the weight."""
     (x, weight), params = checked.arrays, checked.params
-    pairs = prod(
-        _inside(x.shape[2 + i], weight.shape[3 + i], weight.shape[5 + i], params, i) for i in range(2)
-    )
+    pairs = pairs_inside(x.shape[2:], weight.shape[3:5], weight.shape[5:], params)
     times = prod(weight.shape[:3]) * pairs
     return 2 * times, 3 * times
-
-
-def _inside(size: int, kernel: int, outputs: int, params: dict, axis: int) -> int:
-    """Along one axis, the number of (output, tap) pairs that read inside the image."""
-    steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
-    positions = np.stack([input_positions(outputs, tap, *steps) for tap in range(kernel)])
-    return int(((positions >= 0) & (positions < size)).sum())
 
 
 def sampling_flops(checked: Checked) -> tuple[int, int]:
@@ -78,3 +68,37 @@ CASES = (
     ),
     replace(conv(2, 16, 16, 64, 64), small=conv(1, 3, 4, 9, 11)),
 )
+
+GROWTH = (
+    Growth(
+        "dynamic_conv2d",
+        conv,
+        {**BASE, "c": 8, "o": 8},
+        {
+            "pixels": pixels(16, 32, 64, 128),
+            "channels": each("c", 4, 8, 16, 32),
+            "outputs": each("o", 4, 8, 16, 32),
+            "taps": TAPS,
+        },
+    ),
+    Growth(
+        "dynamic_sampling_conv2d",
+        sampling,
+        {"n": 1, "c": 32, "o": 8, "h": 32, "w": 32, "samples": 3},
+        {
+            "pixels": pixels(16, 32, 64, 128),
+            "channels": CHANNELS,
+            "outputs": each("o", 4, 8, 16, 32),
+            "taps": TAPS,
+            "regions": squared("samples", 1, 3, 5, 7, 9),
+        },
+    ),
+)
+
+_SAMPLING = {"paper": 10.0, "factored": 3.0}
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "dynamic_sampling_conv2d (1, 128->24, 48, 64) k3 S3": (_SAMPLING, _SAMPLING),
+    "dynamic_sampling_conv2d (1, 128->24, 48, 64) k3 S7": (_SAMPLING, _SAMPLING),
+    "dynamic_sampling_conv2d (1, 128->24, 48, 64) k3 S9": (_SAMPLING, _SAMPLING),
+}

@@ -1,6 +1,6 @@
 """One thing to measure: an operator on arrays of given shapes, and the least work that it can do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import dynarray as dyn
+from dynarray._geometry import input_positions
 from dynarray._operator import Checked
 
 PASSES = ("forward", "backward", "forward_backward")
@@ -21,6 +22,17 @@ class Work(NamedTuple):
 
     def __add__(self, other: tuple) -> "Work":
         return Work(self.bytes + other[0], self.flops + other[1])
+
+
+def pairs_inside(image: Sequence[int], kernel: Sequence[int], outputs: Sequence[int], params: Mapping) -> int:
+    """The (output, tap) pairs of a window that read inside the image; `params` are those of a form."""
+    count = 1
+    for axis, (size, taps, places) in enumerate(zip(image, kernel, outputs, strict=True)):
+        steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
+        upsample = params.get("upsample", 1)
+        positions = np.stack([input_positions(places, tap, *steps, upsample) for tap in range(taps)])
+        count *= int(((positions >= 0) & (positions < size)).sum())
+    return count
 
 
 @dataclass(frozen=True)

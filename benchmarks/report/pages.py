@@ -11,12 +11,12 @@ import dynarray as dyn
 from dynarray._dispatch import BACKENDS, DTYPES
 from dynarray._operator import Form
 
+from ..harness.machine import ROOT
 from . import plots
-from .machine import ROOT
 from .table import document, growth_table, growth_verdict, heading, markdown, origin, place, summary
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).parents[1] / "results"
 EXAMPLES = ROOT / "examples" / "results"
 IMAGES = ROOT / "docs" / "images"
 NOTHING = "Nothing has been measured yet."

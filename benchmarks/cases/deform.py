@@ -6,8 +6,10 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case
+from .growing import BASE, CHANNELS, TAPS, Growth, each, pixels
+from .targets import PRICE, Target
 
-_PEERS = "benchmarks.deform_torch"
+_PEERS = "benchmarks.peers.deform"
 
 # Operations per channel and point. Forward: four corners times their weights, added up (7), and the mask (1).
 # Backward: four products with the gradient of the sample are summed for the point (8), and four products
@@ -54,3 +56,28 @@ CASES = (
     replace(deform(2, 256, 256, 56, 56, masked=True), small=deform(2, 3, 5, 8, 7, masked=True)),
     replace(sample(2, 64, 56, 56, points=9), small=sample(1, 4, 6, 7, points=3)),
 )
+
+GROWTH = (
+    Growth(
+        "deform_conv2d",
+        deform,
+        {**BASE, "o": 32, "h": 32, "w": 32},
+        {
+            "pixels": pixels(16, 32, 64, 128),
+            "channels": CHANNELS,
+            "outputs": each("o", 16, 32, 64, 128),
+            "taps": TAPS,
+        },
+    ),
+    Growth(
+        "sample_points",
+        sample,
+        {**BASE, "h": 32, "w": 32, "points": 9},
+        {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "points": each("points", 4, 8, 16, 32)},
+    ),
+)
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "deform (1, 64, 64, 64) to 64 k3": ({"torchvision": 8, PRICE: 1 / 1.4}, {"torchvision": 12}),
+    "deform (2, 256, 56, 56) to 256 k3": ({"torchvision": 3, PRICE: 1 / 1.4}, {"torchvision": 5}),
+}
