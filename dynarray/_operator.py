@@ -31,17 +31,6 @@ class Checked(NamedTuple):
     zeros: Mapping[str, int] = {}
 
 
-class Case(NamedTuple):
-    """One valid call: the shape of each array (None where it is left out) and the parameters.
-
-    Arrays named in `ranges` hold values between these limits; the others may hold any number.
-    """
-
-    shapes: Mapping[str, tuple[int, ...] | None]
-    params: Mapping[str, Any]
-    ranges: Mapping[str, tuple[float, float]] = {}
-
-
 class Saved(NamedTuple):
     """What a forward pass leaves for the backward pass; `arrays` are the arrays it keeps alive."""
 
@@ -101,9 +90,6 @@ class Operator:
         `kept` begins with the arrays of the forward pass; whatever follows them is recomputed when missing.
     check : callable
         ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError.
-    cases : callable
-        ``cases(pick, **fixed) -> Case``: a valid call, each free choice made by ``pick(sequence)`` except the
-        sizes in `fixed`, which every operator takes for the symbols N, H and W.
     roles : tuple of str
         The public name of each array that the forms take, in the order in which they take them.
     composite : callable, optional
@@ -121,7 +107,6 @@ class Operator:
     forward: Mapping[str, Any]
     backward: Mapping[str, Any]
     check: Callable[..., Checked]
-    cases: Callable[..., Case]
     roles: tuple[str, ...]
     composite: Callable | None = None
 
@@ -227,7 +212,6 @@ def register(
     forward: Mapping[str, Callable],
     backward: Mapping[str, Callable],
     check: Callable[..., Checked],
-    cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
     composite: Callable | None = None,
     keywords: tuple[str, ...] = (),
@@ -247,7 +231,6 @@ def register(
         forward=forward,
         backward=backward,
         check=check,
-        cases=cases,
         roles=roles or arrays,
         composite=composite,
     )

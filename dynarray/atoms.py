@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from ._check import check_shape
-from ._geometry import PLANE, Space, check_kernel, check_window, output_size, resolve_padding
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._geometry import PLANE, Space, check_kernel, check_window
+from ._operator import Checked, Form, backward_of, forms, register
 
 
 def atom_conv2d(
@@ -148,48 +148,11 @@ def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
     return Checked((alpha, bases), {}, tuple(sizes[s] for s in ("N", "M", "kh", "kw", "Ho", "Wo")))
 
 
-def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        **fixed,
-    }
-    atoms, outputs = pick((1, 2, 3)), pick((1, 2, 7))
-    stride, dilation = (pick((1, 2, 3)), pick((1, 2))), (pick((1, 2, 3)), pick((1, 2)))
-    if pick((True, False)):
-        kernel, padding = (pick((3, 1, 5)), pick((3, 1, 5))), None
-    else:
-        kernel, padding = (pick((2, 4, 1)), pick((3, 2))), (pick((0, 1, 3)), pick((0, 2)))
-    paddings = resolve_padding("cases", padding, kernel, dilation)
-    extent = sizes["H"], sizes["W"]
-    grid = (output_size(extent[i], kernel[i], stride[i], dilation[i], paddings[i]) for i in range(2))
-    shapes = {
-        "x": (sizes["N"], sizes["C"], *extent),
-        "atoms": (sizes["N"], atoms, *kernel, *grid),
-        "coefficients": (outputs, sizes["C"], atoms),
-        "bias": (outputs,) if pick((True, False)) else None,
-    }
-    return Case(shapes, {"stride": stride, "dilation": dilation, "padding": padding})
-
-
-def _compose_atoms_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
-    bases = pick((1, 2, 6, 13))
-    shapes = {
-        "alpha": (sizes["N"], pick((1, 2, 3)), bases, sizes["H"], sizes["W"]),
-        "bases": (bases, pick((3, 1, 4)), pick((3, 1, 2))),
-    }
-    return Case(shapes, {})
-
-
 ATOM_CONV2D = register(
     atom_conv2d,
     forward=forms("atoms", "forward"),
     backward=forms("atoms", "backward"),
     check=partial(_check_atom_conv, "atom_conv2d", PLANE),
-    cases=_atom_conv2d_cases,
     composite=Form("dynarray.composite.atoms", "forward"),
     keywords=("bias",),
 )
@@ -198,7 +161,6 @@ COMPOSE_ATOMS = register(
     forward=forms("atoms", "compose_forward"),
     backward=forms("atoms", "compose_backward"),
     check=_check_compose_atoms,
-    cases=_compose_atoms_cases,
     composite=Form("dynarray.composite.atoms", "compose"),
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._operator import Checked, Form, backward_of, forms, register
 
 
 def deform_conv2d(
@@ -228,64 +228,11 @@ def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
     return Checked((x, points), {"deterministic": deterministic}, shape)
 
 
-_REACH = (-3.0, 3.0), (-1.5, 1.5), (-20.0, 20.0)  # of offsets: the last mostly leaves small images
-
-
-def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    """Deterministic calls: the contract asks for the same bits from each run."""
-    groups, offset_groups = pick((1, 2)), pick((1, 2, 3))
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "C": groups * offset_groups * pick((1, 2, 5)),
-        "O": groups * pick((1, 3, 4)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "kh": pick((3, 1, 2)),
-        "kw": pick((3, 1, 4)),
-        **fixed,
-    }
-    kernel = sizes["kh"], sizes["kw"]
-    paddings = (1, (2, 0), 0) if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 else (None, 1, (2, 0), 0)
-    params: dict[str, Any] = {
-        "stride": pick((1, 2, (3, 1))),
-        "padding": pick(paddings),
-        "dilation": (pick((1, 2, 3)), pick((1, 2))),
-        "deterministic": True,
-    }
-    steps = {name: params[name] for name in ("stride", "padding", "dilation")}
-    outputs = check_window("cases", "weight", sizes, **steps).outputs
-    n, d, taps = sizes["N"], offset_groups, kernel[0] * kernel[1]
-    split = pick((True, False))
-    given = {
-        "x": (n, sizes["C"], sizes["H"], sizes["W"]),
-        "offset": (n, d, *kernel, 2, *outputs) if split else (n, 2 * d * taps, *outputs),
-        "weight": (sizes["O"], sizes["C"] // groups, *kernel),
-        "mask": ((n, d, *kernel, *outputs) if split else (n, d * taps, *outputs))
-        if pick((True, False))
-        else None,
-        "bias": (sizes["O"],) if pick((True, False)) else None,
-    }
-    return Case(given, params, {"offset": pick(_REACH)})
-
-
-def _sample_points_cases(pick: Any, **fixed: int) -> Case:
-    """Deterministic calls, as above; points in and around the image."""
-    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
-    n, height, width = sizes["N"], sizes["H"], sizes["W"]
-    outputs = pick(((height, width), (3, 5), (1, 1), (0, 4)))
-    given = {
-        "x": (n, pick((1, 3, 8)), height, width),
-        "points": (n, pick((1, 2, 5)), 2, *outputs),
-    }
-    return Case(given, {"deterministic": True}, {"points": (-3.0, max(height, width) + 2.0)})
-
-
 DEFORM_CONV2D = register(
     deform_conv2d,
     forward=forms("deform", "forward"),
     backward=forms("deform", "backward"),
     check=partial(_check_deform_conv, "deform_conv2d", PLANE),
-    cases=_deform_conv2d_cases,
     composite=Form("dynarray.composite.deform", "forward"),
     keywords=("mask", "bias"),
 )
@@ -294,7 +241,6 @@ SAMPLE_POINTS = register(
     forward=forms("deform", "sample_forward"),
     backward=forms("deform", "sample_backward"),
     check=_check_sample_points,
-    cases=_sample_points_cases,
     composite=Form("dynarray.composite.deform", "sample_forward"),
 )
 

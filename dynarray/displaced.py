@@ -9,7 +9,7 @@ from typing import Any
 
 from ._check import check_choice, check_shape
 from ._dispatch import library_of
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._operator import Checked, Form, backward_of, forms, register
 
 NAME = "displaced_conv2d"
 GRADIENTS = ("exact", "smooth")
@@ -131,36 +131,11 @@ def _check(
     return Checked(arrays, params, (sizes["N"], sizes["O"], sizes["H"], sizes["W"]))
 
 
-def _cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "O": pick((2, 1, 3, 5)),
-        "C": pick((3, 1, 2)),
-        "G": pick((2, 1, 3)),
-        **fixed,
-    }
-    n, h, w, o, c, g = sizes.values()
-    shapes = {
-        "x": (n, c, h, w),
-        "weight": (o, c, g),
-        "displacement": (o, c, g, 2),
-        "sigma": pick(((), None)),
-        "bias": pick(((o,), None)),
-    }
-    far = pick((3, 1, 12))
-    return Case(
-        shapes, {}, {"displacement": (-far, far), "sigma": pick(((0.3, 1.0), (0.1, 0.2), (1.0, 3.0)))}
-    )
-
-
 DISPLACED_CONV2D = register(
     displaced_conv2d,
     forward=forms("displaced", "forward"),
     backward=forms("displaced", "backward"),
     check=_check,
-    cases=_cases,
     composite=Form("dynarray.composite.displaced", "forward"),
     keywords=("sigma", "bias"),
 )

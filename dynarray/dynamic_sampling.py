@@ -16,9 +16,8 @@ from ._geometry import (
     check_kernel,
     check_window,
     output_size,
-    resolve_padding,
 )
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._operator import Checked, Form, backward_of, forms, register
 
 FUSE = ("sum", "max", "stack")
 
@@ -244,70 +243,11 @@ def _shorten(
     return sample_stride, dilation, stride
 
 
-def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "O": pick((1, 2, 3)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        **fixed,
-    }
-    stride, dilation = pick((1, 2, (3, 1))), (pick((1, 2, 3)), pick((1, 2)))
-    params: dict[str, Any] = {"stride": stride, "dilation": dilation}
-    if pick((False, True)):
-        kernel = pick((2, 4, 1)), pick((3, 2))
-        padding = params["padding"] = pick((0, 1, 3)), pick((0, 2))
-    else:
-        kernel = pick((3, 1, 5)), pick((3, 1, 5))
-        padding = resolve_padding("cases", None, kernel, dilation)  # type: ignore[assignment]
-    strides = check_pair("cases", "stride", stride, 1)
-    extent = sizes["H"], sizes["W"]
-    outputs = (output_size(extent[i], kernel[i], strides[i], dilation[i], padding[i]) for i in range(2))
-    weight = (sizes["N"], sizes["O"], sizes["C"], *kernel, *outputs)
-    return Case({"x": (sizes["N"], sizes["C"], *extent), "weight": weight}, params)
-
-
-def _dynamic_sampling_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "O": pick((1, 2, 3)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "S": pick((1, 2, 3)),
-        **fixed,
-    }
-    params = {
-        "samples": sizes["S"],
-        "sample_stride": pick((1, 2, (3, 1))),
-        "dilation": (pick((1, 2)), pick((1, 3))),
-        "stride": pick((1, 2, (1, 3))),
-        "kernel_residual": pick((True, False)),
-        "attention_residual": pick((True, False)),
-        "fuse": pick(FUSE),
-    }
-    n, kernel, extent = sizes["N"], (pick((3, 1, 5)), pick((3, 1))), (sizes["H"], sizes["W"])
-    stride = check_pair("cases", "stride", params["stride"], 1)
-    outputs = tuple(output_size(extent[i], 1, stride[i], 1, 0) for i in range(2))
-    shapes = {
-        "x": (n, sizes["C"], *extent),
-        "channel_kernel": (n, sizes["O"], sizes["C"], *outputs),
-        "spatial_kernel": (n, sizes["O"], *kernel, *outputs),
-        "sample_attention": (n, sizes["O"], sizes["S"], sizes["S"], *outputs)
-        if pick((True, False))
-        else None,
-        "position_attention": (n, sizes["O"], *kernel, *extent) if pick((True, False)) else None,
-    }
-    return Case(shapes, params)
-
-
 DYNAMIC_CONV2D = register(
     dynamic_conv2d,
     forward=forms("dynamic_sampling", "conv2d_forward"),
     backward=forms("dynamic_sampling", "conv2d_backward"),
     check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
-    cases=_dynamic_conv2d_cases,
     composite=Form("dynarray.composite.dynamic_sampling", "conv2d_forward"),
 )
 DYNAMIC_SAMPLING_CONV2D = register(
@@ -315,7 +255,6 @@ DYNAMIC_SAMPLING_CONV2D = register(
     forward=forms("dynamic_sampling", "sampling_forward"),
     backward=forms("dynamic_sampling", "sampling_backward"),
     check=_check_dynamic_sampling_conv2d,
-    cases=_dynamic_sampling_conv2d_cases,
     composite=Form("dynarray.composite.dynamic_sampling", "sampling_forward"),
 )
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
-from ._geometry import PLANE, Space, check_window, output_size, resolve_padding
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._geometry import PLANE, Space, check_window
+from ._operator import Checked, Form, backward_of, forms, register
 
 COMBINE = ("mul", "add")
 
@@ -340,87 +340,6 @@ def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
     return _check("involution", (x, weight, None), ("x", "weight", ""), **params)
 
 
-def _draw(
-    pick: Any, fixed: dict[str, int], *, upsampling: bool = False, combining: bool = True
-) -> tuple[dict[str, int], dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Sizes, shapes and parameters of one valid call; `fixed` sizes are taken as they are."""
-    groups = pick((1, 2, 3))
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "G": groups,
-        "C": groups * pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "kh": pick((3, 1, 5)),
-        "kw": pick((3, 1, 5)),
-        "u": pick((2, 1, 3)) if upsampling else 1,
-        **fixed,
-    }
-    params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
-    if not upsampling:
-        params["stride"] = pick((1, 2, (3, 1)))
-    if combining:
-        params["combine"] = pick(COMBINE)
-    return sizes, _shapes(sizes, params), params
-
-
-def _shapes(sizes: dict[str, int], params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
-    stride, dilation = (check_pair("cases", name, params.get(name, 1), 1) for name in ("stride", "dilation"))
-    padding = resolve_padding("cases", params.get("padding"), kernel, dilation)
-    extent = sizes["H"], sizes["W"]
-    outputs = (output_size(extent[i], kernel[i], stride[i], dilation[i], padding[i], u) for i in range(2))
-    return {
-        "x": (n, c, *extent),
-        "weight": (n, sizes["G"], *kernel, *outputs),
-        "channel_weight": (n, c, *kernel),
-        "channel_weights": (n, u, u, c, *kernel),
-    }
-
-
-def _local_filter2d_cases(pick: Any, **fixed: int) -> Case:
-    upsampling = pick((False, True))
-    sizes, shapes, params = _draw(pick, fixed, upsampling=upsampling)
-    if not upsampling and pick((False, True)):
-        sizes["kh"], sizes["kw"] = pick((2, 4, 1)), pick((3, 2))
-        params["padding"] = (pick((0, 1, 3)), pick((0, 2)))
-        shapes = _shapes(sizes, params)
-    channel = shapes["channel_weights" if upsampling else "channel_weight"]
-    given = {
-        "x": shapes["x"],
-        "weight": shapes["weight"],
-        "channel_weight": channel if pick((True, False)) else None,
-    }
-    return Case(given, {**params, "upsample": sizes["u"]})
-
-
-def _ddf_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed)
-    given = {"channel_filter": shapes["channel_weight"], "spatial_filter": shapes["weight"]}
-    return Case({"x": shapes["x"], **given}, params)
-
-
-def _ddf_upsample_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed, upsampling=True)
-    given = {"channel_filters": shapes["channel_weights"], "spatial_filters": shapes["weight"]}
-    return Case({"x": shapes["x"], **given}, params)
-
-
-def _carafe_cases(pick: Any, **fixed: int) -> Case:
-    sizes, *_ = _draw(pick, fixed, upsampling=True, combining=False)
-    shapes, kernel = _shapes(sizes, {}), (sizes["kh"], sizes["kw"])
-    n, groups, *_, high, wide = shapes["weight"]
-    masks = (n, groups * kernel[0] * kernel[1], high, wide)
-    return Case(
-        {"x": shapes["x"], "masks": masks}, {"kernel_size": kernel, "groups": groups, "scale": sizes["u"]}
-    )
-
-
-def _involution_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed, combining=False)
-    return Case({"x": shapes["x"], "weight": shapes["weight"]}, params)
-
-
 _register = partial(
     register,
     forward=forms("local_filter", "forward"),
@@ -431,30 +350,25 @@ _register = partial(
 LOCAL_FILTER2D = _register(
     local_filter2d,
     check=_check_local_filter2d,
-    cases=_local_filter2d_cases,
 )
 DDF = _register(
     ddf,
     check=_check_ddf,
-    cases=_ddf_cases,
     roles=("x", "spatial_filter", "channel_filter"),
 )
 DDF_UPSAMPLE = _register(
     ddf_upsample,
     check=_check_ddf_upsample,
-    cases=_ddf_upsample_cases,
     roles=("x", "spatial_filters", "channel_filters"),
 )
 CARAFE = _register(
     carafe,
     check=_check_carafe,
-    cases=_carafe_cases,
     roles=("x", "masks", ""),
 )
 INVOLUTION = _register(
     involution,
     check=_check_involution,
-    cases=_involution_cases,
     roles=("x", "weight", ""),
 )
 

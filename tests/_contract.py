@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import ml_dtypes  # registers bfloat16 with NumPy
 import numpy as np
 import pytest
+from _calls import draw_case
+from _calls._call import Case
 from conftest import Backend
 
 import dynarray as dyn
 from dynarray import OPERATORS, Operator
-from dynarray._operator import Case
 
 REFERENCE = Backend("reference")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -111,7 +112,7 @@ def _values(rng: np.random.Generator, shape: tuple, limits: tuple[float, float] 
 def seeded_case(operator: Operator, seed: int, **fixed: int) -> Case:
     """One valid call, its free choices made by a seed."""
     rng = np.random.default_rng(seed)
-    return operator.cases(lambda choices: choices[int(rng.integers(len(choices)))], **fixed)
+    return draw_case(operator, lambda choices: choices[int(rng.integers(len(choices)))], **fixed)
 
 
 def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
@@ -123,7 +124,7 @@ def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
             call = make_call(operator, case, seed)
             if call.grad_output.size > 1:
                 return call
-    raise LookupError(f"{operator.name}: cases() never gave every array")
+    raise LookupError(f"{operator.name}: its cases never gave every array")
 
 
 def _moved(array: Any) -> Any:

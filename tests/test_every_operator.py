@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _calls import draw_case
+from _calls._call import Case
 from _contract import (
     BFLOAT16,
     LAYOUTS,
@@ -33,7 +35,6 @@ from hypothesis import strategies as st
 
 import dynarray as dyn
 from dynarray import OPERATORS, Operator
-from dynarray._operator import Case
 
 # No multiple of a tile or a block, and several of them; empty batches and images; single pixels, rows.
 SIZES = [
@@ -51,7 +52,7 @@ each_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "x".join(m
 
 
 def draw_and_check(operator: Operator, backend: Backend, data: st.DataObject) -> None:
-    case = operator.cases(lambda choices: data.draw(st.sampled_from(choices)))
+    case = draw_case(operator, lambda choices: data.draw(st.sampled_from(choices)))
     check(make_call(operator, case, seed=data.draw(st.integers(0, 999))), backend)
 
 

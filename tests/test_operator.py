@@ -13,7 +13,7 @@ from dynarray import OPERATORS, Operator
 from dynarray._check import check_choice, check_divides, check_int, check_pair, check_shape
 from dynarray._dispatch import BACKENDS, choose_backend, library_of
 from dynarray._geometry import input_positions, output_size, resolve_padding
-from dynarray._operator import Case, Checked, Form, backward_of, forms, register
+from dynarray._operator import Checked, Form, backward_of, forms, register
 
 
 @pytest.fixture
@@ -39,7 +39,6 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Operator:
         forward={"cpu": forward, "reference": forward},
         backward={"cpu": backward, "reference": backward},
         check=check,
-        cases=lambda pick, **fixed: Case({"a": (1,), "b": None}, {}),
         roles=("b", "a"),
     )
     return operator
