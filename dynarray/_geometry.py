@@ -172,7 +172,8 @@ def reading_inside(
 def on_ring(positions: np.ndarray, size: int) -> np.ndarray:
     """Positions in an image with a ring of zeros around it, onto which fall all that are outside."""
     # np.clip takes three times as long on small arrays.
-    return np.minimum(np.maximum(positions, -1), size) + 1
+    ringed: np.ndarray = np.minimum(np.maximum(positions, -1), size) + 1
+    return ringed
 
 
 def shorten_steps(

@@ -5,23 +5,43 @@ numbers per pixel.
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ._check import check_shape
 from ._geometry import PLANE, Space, check_kernel, check_window
-from ._operator import Checked, Form, backward_of, forms, register
+from ._operator import Checked, backward_of, forms, modules, register
+from .typing import ArrayT, Needs, Pair
+
+__all__ = [
+    "AtomConv2dGradients",
+    "ComposeAtomsGradients",
+    "atom_conv2d",
+    "atom_conv2d_backward",
+    "compose_atoms",
+    "compose_atoms_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import atoms as _cuda
+
+    from .composite import atoms as _composite
+    from .cpu import atoms as _cpu
+    from .reference import atoms as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("atoms")
 
 
 def atom_conv2d(
-    x: Any,
-    atoms: Any,
-    coefficients: Any,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
     *,
-    bias: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
-    padding: Any = None,
-) -> Any:
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+) -> ArrayT:
     """Convolution with a filter per pixel, composed of a few atoms that all channels share.
 
     Each channel is filtered by each atom of the pixel, ``z[n,c,m,p] = sum_ab atoms[n,m,a,b,p] * x[n,c,q]``
@@ -84,7 +104,10 @@ def atom_conv2d(
     return ATOM_CONV2D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
 
 
-def compose_atoms(alpha: Any, bases: Any) -> Any:
+def compose_atoms(
+    alpha: ArrayT,
+    bases: ArrayT,
+) -> ArrayT:
     """Filter atoms of every pixel as sums of bases: ``atoms[n,m,a,b,p] = sum_i alpha[n,m,i,p]*bases[i,a,b]``.
 
     Parameters
@@ -150,19 +173,59 @@ def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
 
 ATOM_CONV2D = register(
     atom_conv2d,
-    forward=forms("atoms", "forward"),
-    backward=forms("atoms", "backward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
     check=partial(_check_atom_conv, "atom_conv2d", PLANE),
-    composite=Form("dynarray.composite.atoms", "forward"),
+    composite=_composite.forward,
     keywords=("bias",),
 )
 COMPOSE_ATOMS = register(
     compose_atoms,
-    forward=forms("atoms", "compose_forward"),
-    backward=forms("atoms", "compose_backward"),
+    forward=forms(_reference.compose_forward, _cpu.compose_forward, _cuda.compose_forward),
+    backward=forms(_reference.compose_backward, _cpu.compose_backward, _cuda.compose_backward),
     check=_check_compose_atoms,
-    composite=Form("dynarray.composite.atoms", "compose"),
+    composite=_composite.compose,
 )
 
-atom_conv2d_backward = backward_of(ATOM_CONV2D)
-compose_atoms_backward = backward_of(COMPOSE_ATOMS)
+
+class AtomConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `atom_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    atoms: ArrayT
+    coefficients: ArrayT
+    bias: ArrayT | None
+
+
+class ComposeAtomsGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `compose_atoms` by its arrays; None where one was not asked for or not given."""
+
+    alpha: ArrayT
+    bases: ArrayT
+
+
+@backward_of(ATOM_CONV2D, AtomConv2dGradients)
+def atom_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    needs: Needs = None,
+) -> AtomConv2dGradients[ArrayT]:
+    """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(COMPOSE_ATOMS, ComposeAtomsGradients)
+def compose_atoms_backward(
+    grad_output: ArrayT,
+    alpha: ArrayT,
+    bases: ArrayT,
+    *,
+    needs: Needs = None,
+) -> ComposeAtomsGradients[ArrayT]:
+    """Gradients of `compose_atoms`: vector-Jacobian products of `grad_output`."""

@@ -7,25 +7,45 @@ any points.
 
 from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
-from ._operator import Checked, Form, backward_of, forms, register
+from ._operator import Checked, backward_of, forms, modules, register
+from .typing import ArrayT, Needs, Pair
+
+__all__ = [
+    "DeformConv2dGradients",
+    "SamplePointsGradients",
+    "deform_conv2d",
+    "deform_conv2d_backward",
+    "sample_points",
+    "sample_points_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import deform as _cuda
+
+    from .composite import deform as _composite
+    from .cpu import deform as _cpu
+    from .reference import deform as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("deform")
 
 
 def deform_conv2d(
-    x: Any,
-    offset: Any,
-    weight: Any,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
     *,
-    mask: Any = None,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    padding: Pair | None = 0,
+    dilation: Pair = 1,
     deterministic: bool = False,
-) -> Any:
+) -> ArrayT:
     """Convolution whose taps are read at learned points, with bilinear interpolation.
 
     ``y[n,o,p] = bias[o] + sum_c sum_ab weight[o,c,a,b] * mask[n,d,a,b,p] * x[n,c](q + offset[n,d,a,b,:,p])``
@@ -98,7 +118,12 @@ def deform_conv2d(
     )
 
 
-def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
+def sample_points(
+    x: ArrayT,
+    points: ArrayT,
+    *,
+    deterministic: bool = False,
+) -> ArrayT:
     """Read an image at any points, with bilinear interpolation.
 
     ``y[n,c,i,p] = x[n,c](points[n,i,:,p])``, where ``x(point)`` interpolates between the four pixels around
@@ -230,19 +255,63 @@ def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
 
 DEFORM_CONV2D = register(
     deform_conv2d,
-    forward=forms("deform", "forward"),
-    backward=forms("deform", "backward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
     check=partial(_check_deform_conv, "deform_conv2d", PLANE),
-    composite=Form("dynarray.composite.deform", "forward"),
+    composite=_composite.forward,
     keywords=("mask", "bias"),
 )
 SAMPLE_POINTS = register(
     sample_points,
-    forward=forms("deform", "sample_forward"),
-    backward=forms("deform", "sample_backward"),
+    forward=forms(_reference.sample_forward, _cpu.sample_forward, _cuda.sample_forward),
+    backward=forms(_reference.sample_backward, _cpu.sample_backward, _cuda.sample_backward),
     check=_check_sample_points,
-    composite=Form("dynarray.composite.deform", "sample_forward"),
+    composite=_composite.sample_forward,
 )
 
-deform_conv2d_backward = backward_of(DEFORM_CONV2D)
-sample_points_backward = backward_of(SAMPLE_POINTS)
+
+class DeformConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `deform_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    offset: ArrayT
+    weight: ArrayT
+    mask: ArrayT | None
+    bias: ArrayT | None
+
+
+class SamplePointsGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `sample_points` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    points: ArrayT
+
+
+@backward_of(DEFORM_CONV2D, DeformConv2dGradients)
+def deform_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    padding: Pair | None = 0,
+    dilation: Pair = 1,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> DeformConv2dGradients[ArrayT]:
+    """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(SAMPLE_POINTS, SamplePointsGradients)
+def sample_points_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    points: ArrayT,
+    *,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> SamplePointsGradients[ArrayT]:
+    """Gradients of `sample_points`: vector-Jacobian products of `grad_output`."""

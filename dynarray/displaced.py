@@ -5,27 +5,44 @@ One operator, `displaced_conv2d`: displaced aggregation units, also called spati
 
 from math import ceil
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, get_args
 
 from ._check import check_choice, check_shape
 from ._dispatch import library_of
-from ._operator import Checked, Form, backward_of, forms, register
+from ._operator import Checked, backward_of, forms, modules, register
+from .typing import ArrayT, Needs
+
+__all__ = [
+    "DisplacedConv2dGradients",
+    "displaced_conv2d",
+    "displaced_conv2d_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import displaced as _cuda
+
+    from .composite import displaced as _composite
+    from .cpu import displaced as _cpu
+    from .reference import displaced as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("displaced")
 
 NAME = "displaced_conv2d"
-GRADIENTS = ("exact", "smooth")
+DisplacementGradient = Literal["exact", "smooth"]
 SIGMA = 0.5
 MAX_SIGMA = 10_000.0
 
 
 def displaced_conv2d(
-    x: Any,
-    weight: Any,
-    displacement: Any,
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
     *,
-    sigma: Any = SIGMA,
-    bias: Any = None,
-    displacement_gradient: str = "exact",
-) -> Any:
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+) -> ArrayT:
     """Convolution with a few weighted units per filter, each at its own fractional displacement.
 
     ``y[n,o,p] = bias[o] + sum_c sum_g weight[o,c,g] * bilinear(xb[n,c], p + displacement[o,c,g])``, where
@@ -115,7 +132,7 @@ def _check_sigma(sigma: Any) -> float:
 def _check(
     x: Any, weight: Any, displacement: Any, sigma: Any, bias: Any, *, displacement_gradient: Any
 ) -> Checked:
-    check_choice(NAME, "displacement_gradient", displacement_gradient, GRADIENTS)
+    check_choice(NAME, "displacement_gradient", displacement_gradient, get_args(DisplacementGradient))
     sizes = check_shape(NAME, "x", x, "N C H W", {})
     sizes = check_shape(NAME, "weight", weight, "O C G", sizes)
     check_shape(NAME, "displacement", displacement, "O C G 2", {**sizes, "2": 2})
@@ -133,11 +150,34 @@ def _check(
 
 DISPLACED_CONV2D = register(
     displaced_conv2d,
-    forward=forms("displaced", "forward"),
-    backward=forms("displaced", "backward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
     check=_check,
-    composite=Form("dynarray.composite.displaced", "forward"),
+    composite=_composite.forward,
     keywords=("sigma", "bias"),
 )
 
-displaced_conv2d_backward = backward_of(DISPLACED_CONV2D)
+
+class DisplacedConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `displaced_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    displacement: ArrayT
+    sigma: ArrayT | None
+    bias: ArrayT | None
+
+
+@backward_of(DISPLACED_CONV2D, DisplacedConv2dGradients)
+def displaced_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
+    *,
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+    needs: Needs = None,
+) -> DisplacedConv2dGradients[ArrayT]:
+    """Gradients of `displaced_conv2d`: vector-Jacobian products of `grad_output`."""

@@ -6,7 +6,7 @@ around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
 from ._check import check_choice, check_flag, check_int, check_pair, check_shape
 from ._geometry import (
@@ -17,12 +17,39 @@ from ._geometry import (
     check_window,
     output_size,
 )
-from ._operator import Checked, Form, backward_of, forms, register
+from ._operator import Checked, backward_of, forms, modules, register
+from .typing import ArrayT, Needs, Pair
 
-FUSE = ("sum", "max", "stack")
+__all__ = [
+    "DynamicConv2dGradients",
+    "DynamicSamplingConv2dGradients",
+    "dynamic_conv2d",
+    "dynamic_conv2d_backward",
+    "dynamic_sampling_conv2d",
+    "dynamic_sampling_conv2d_backward",
+]
 
 
-def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, padding: Any = None) -> Any:
+if TYPE_CHECKING:
+    from rawkernels import dynamic_sampling as _cuda
+
+    from .composite import dynamic_sampling as _composite
+    from .cpu import dynamic_sampling as _cpu
+    from .reference import dynamic_sampling as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("dynamic_sampling")
+
+Fuse = Literal["sum", "max", "stack"]
+
+
+def dynamic_conv2d(
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+) -> ArrayT:
     """Convolve with a kernel of its own at every output pixel.
 
     ``y[n,o,h,w] = sum_cab weight[n,o,c,a,b,h,w] * x[n,c,q]`` with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x
@@ -75,20 +102,20 @@ def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, p
 
 
 def dynamic_sampling_conv2d(
-    x: Any,
-    channel_kernel: Any,
-    spatial_kernel: Any,
-    sample_attention: Any = None,
-    position_attention: Any = None,
+    x: ArrayT,
+    channel_kernel: ArrayT,
+    spatial_kernel: ArrayT,
+    sample_attention: ArrayT | None = None,
+    position_attention: ArrayT | None = None,
     *,
-    samples: int = 3,
-    sample_stride: Any = 1,
-    dilation: Any = 1,
-    stride: Any = 1,
+    samples: SupportsIndex = 3,
+    sample_stride: Pair = 1,
+    dilation: Pair = 1,
+    stride: Pair = 1,
     kernel_residual: bool = True,
     attention_residual: bool = True,
-    fuse: str = "sum",
-) -> Any:
+    fuse: Fuse = "sum",
+) -> ArrayT:
     """Dynamic sampling convolution: a kernel per pixel, applied to a grid of regions around it.
 
     Pixel p of output channel o has the kernel ``K[o,c,a,b,p] = spatial_kernel[o,a,b,p]``, plus
@@ -199,7 +226,7 @@ def _check_dynamic_sampling_conv2d(
     samples = check_int(name, "samples", params["samples"], 1)
     steps = {key: check_pair(name, key, params[key], 1) for key in ("sample_stride", "dilation", "stride")}
     flags = {key: check_flag(name, key, params[key]) for key in ("kernel_residual", "attention_residual")}
-    fuse = check_choice(name, "fuse", params["fuse"], FUSE)
+    fuse = check_choice(name, "fuse", params["fuse"], get_args(Fuse))
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes["Ho"] = output_size(sizes["H"], 1, steps["stride"][0], 1, 0)
     sizes["Wo"] = output_size(sizes["W"], 1, steps["stride"][1], 1, 0)
@@ -245,18 +272,67 @@ def _shorten(
 
 DYNAMIC_CONV2D = register(
     dynamic_conv2d,
-    forward=forms("dynamic_sampling", "conv2d_forward"),
-    backward=forms("dynamic_sampling", "conv2d_backward"),
+    forward=forms(_reference.conv2d_forward, _cpu.conv2d_forward, _cuda.conv2d_forward),
+    backward=forms(_reference.conv2d_backward, _cpu.conv2d_backward, _cuda.conv2d_backward),
     check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
-    composite=Form("dynarray.composite.dynamic_sampling", "conv2d_forward"),
+    composite=_composite.conv2d_forward,
 )
 DYNAMIC_SAMPLING_CONV2D = register(
     dynamic_sampling_conv2d,
-    forward=forms("dynamic_sampling", "sampling_forward"),
-    backward=forms("dynamic_sampling", "sampling_backward"),
+    forward=forms(_reference.sampling_forward, _cpu.sampling_forward, _cuda.sampling_forward),
+    backward=forms(_reference.sampling_backward, _cpu.sampling_backward, _cuda.sampling_backward),
     check=_check_dynamic_sampling_conv2d,
-    composite=Form("dynarray.composite.dynamic_sampling", "sampling_forward"),
+    composite=_composite.sampling_forward,
 )
 
-dynamic_conv2d_backward = backward_of(DYNAMIC_CONV2D)
-dynamic_sampling_conv2d_backward = backward_of(DYNAMIC_SAMPLING_CONV2D)
+
+class DynamicConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+
+
+class DynamicSamplingConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_sampling_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    channel_kernel: ArrayT
+    spatial_kernel: ArrayT
+    sample_attention: ArrayT | None
+    position_attention: ArrayT | None
+
+
+@backward_of(DYNAMIC_CONV2D, DynamicConv2dGradients)
+def dynamic_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    needs: Needs = None,
+) -> DynamicConv2dGradients[ArrayT]:
+    """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(DYNAMIC_SAMPLING_CONV2D, DynamicSamplingConv2dGradients)
+def dynamic_sampling_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    channel_kernel: ArrayT,
+    spatial_kernel: ArrayT,
+    sample_attention: ArrayT | None = None,
+    position_attention: ArrayT | None = None,
+    *,
+    samples: SupportsIndex = 3,
+    sample_stride: Pair = 1,
+    dilation: Pair = 1,
+    stride: Pair = 1,
+    kernel_residual: bool = True,
+    attention_residual: bool = True,
+    fuse: Fuse = "sum",
+    needs: Needs = None,
+) -> DynamicSamplingConv2dGradients[ArrayT]:
+    """Gradients of `dynamic_sampling_conv2d`: vector-Jacobian products of `grad_output`."""

@@ -3,7 +3,7 @@
 import inspect
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from dynarray import OPERATORS, Operator
 from dynarray._check import check_choice, check_divides, check_int, check_pair, check_shape
 from dynarray._dispatch import BACKENDS, choose_backend, library_of
 from dynarray._geometry import input_positions, output_size, resolve_padding
-from dynarray._operator import Checked, Form, backward_of, forms, register
+from dynarray._operator import Checked, Form, backward_of, forms, modules, register
 
 
 @pytest.fixture
@@ -71,12 +71,22 @@ def test_an_array_left_out_has_no_gradient(scaled: Operator) -> None:
 
 
 def test_the_public_backward_takes_the_arguments_of_the_forward(scaled: Operator) -> None:
-    backward = backward_of(scaled)
+    class ScaledGradients(NamedTuple):
+        a: Any
+        b: Any
+
+    @backward_of(scaled, ScaledGradients)
+    def scaled_backward(
+        grad_output: Any, a: Any, b: Any = None, *, factor: int = 2, needs: Any = None
+    ) -> Any:
+        """Gradients of `scaled`."""
+
+    backward: Any = scaled_backward
     assert backward.__name__ == "scaled_backward"
-    assert str(inspect.signature(backward)).startswith("(grad_output, a")
+    assert backward.__doc__.startswith("Gradients of `scaled`.\n\nParameters\n")
     assert list(inspect.signature(backward).parameters) == ["grad_output", "a", "b", "factor", "needs"]
     grads = backward(A, A, B, factor=5)
-    assert type(grads).__name__ == "ScaledGradients"
+    assert type(grads) is ScaledGradients
     assert grads.a.tolist() == [5, 10] and grads.b.tolist() == [1, 2]
     assert backward(A, A, b=B, needs=(False, True)).a is None
     assert backward(grad_output=A, a=A).b is None
@@ -105,7 +115,8 @@ def test_the_registry_and_the_public_functions_agree() -> None:
 
 
 def test_a_form_is_imported_when_it_is_called() -> None:
-    table = forms("no_such_stem", "forward")
+    reference, _, cpu, cuda = modules("no_such_stem")
+    table = forms(reference.forward, cpu.forward, cuda.forward)
     assert set(table) == set(BACKENDS)
     assert table["cuda"] == Form("rawkernels.no_such_stem", "forward")
     with pytest.raises(ModuleNotFoundError, match="no_such_stem"):

@@ -219,6 +219,7 @@ BAD = [
     Bad("carafe", {"masks": (1, 18, 12, 10)}, ValueError, ("masks", "(2, 18, 12, 10)", "(1, 18, 12, 10)")),
     Bad("carafe", {"kernel_size": 5}, ValueError, ("masks", "(2, 50, 12, 10)", "(2, 18, 12, 10)")),
     Bad("carafe", {"kernel_size": 4}, ValueError, ("kernel_size", "odd", "4")),
+    Bad("carafe", {"kernel_size": (3, 2)}, ValueError, ("kernel_size", "odd", "(3, 2)")),
     Bad("carafe", {"kernel_size": 0}, ValueError, ("kernel_size", "at least 1", "0")),
     Bad("carafe", {"kernel_size": None}, TypeError, ("kernel_size", "int", "None")),
     Bad("carafe", {"groups": 3, "masks": (2, 27, 12, 10)}, ValueError, ("masks", "G = 3", "C = 4")),
