@@ -7,8 +7,8 @@ from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
 from .atom_bases import *
 from .atoms import *
-from .cpu.parallel import get_num_threads as get_num_threads
-from .cpu.parallel import set_num_threads as set_num_threads
+from .cpu.engine.parallel import get_num_threads as get_num_threads
+from .cpu.engine.parallel import set_num_threads as set_num_threads
 from .deform import *
 from .displaced import *
 from .dynamic_sampling import *
