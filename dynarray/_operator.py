@@ -169,7 +169,10 @@ class Operator:
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""
-        backend, checked = self.prepare(arrays, params)
+        return self.run_checked(*self.prepare(arrays, params), arrays)
+
+    def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
+        """Forward pass of a call that was checked."""
         output, kept = self.forward[backend](*self._formed(checked.arrays, checked.zeros), **checked.params)
         return output.reshape(checked.output_shape), self._saved(backend, checked, kept, arrays)
 
@@ -186,6 +189,10 @@ class Operator:
                 f"{self.name}: grad_output must have the shape of the output, {shape}, "
                 f"got {tuple(grad_output.shape)}"
             )
+        return self.gradients_checked(grad_output, saved, needs)
+
+    def gradients_checked(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Backward pass with a gradient of the output that was checked."""
         wanted = {
             name
             for name, needed, given in zip(self.arrays, needs, saved.shapes, strict=True)

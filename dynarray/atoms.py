@@ -5,16 +5,20 @@ numbers per pixel.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_shape
-from ._geometry import PLANE, Space, check_kernel, check_window
+from ._geometry import LINE, PLANE, Space, check_kernel, check_window
 from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
 from .typing import ArrayT, Needs, Pair
 
 __all__ = [
+    "AtomConv1dGradients",
     "AtomConv2dGradients",
     "ComposeAtomsGradients",
+    "atom_conv1d",
+    "atom_conv1d_backward",
     "atom_conv2d",
     "atom_conv2d_backward",
     "compose_atoms",
@@ -104,6 +108,58 @@ def atom_conv2d(
     return ATOM_CONV2D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
 
 
+def atom_conv1d(
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Convolution of a line with a filter per sample, composed of a few atoms that all channels share.
+
+    ``y[n,o,l] = bias[o] + sum_cm coefficients[o,c,m] * z[n,c,m,l]`` with ``z[n,c,m,l] = sum_a atoms[n,m,a,l]
+    * x[n,c, l*stride - padding + a*dilation]``: `atom_conv2d` on images of one row.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    atoms : array, (N, M, k, Lo)
+        M filters per output sample.
+    coefficients : array, (O, C, M)
+        How each output channel mixes the filtered input channels, the same for all samples.
+    bias : array, (O,), optional
+        Added to the output channels.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `atom_conv2d`.
+
+    Examples
+    --------
+    A single atom, the difference to the sample before, and two multiples of it:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> atoms = np.zeros((1, 1, 3, 4)) + np.array([-1.0, 1.0, 0.0])[:, None]
+    >>> dyn.atom_conv1d(np.array([[[1.0, 2.0, 4.0, 8.0]]]), atoms, np.array([[[1.0]], [[10.0]]])).tolist()
+    [[[1.0, 1.0, 2.0, 4.0], [10.0, 10.0, 20.0, 40.0]]]
+    """
+    return ATOM_CONV1D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
+
+
 def compose_atoms(
     alpha: ArrayT,
     bases: ArrayT,
@@ -179,6 +235,14 @@ ATOM_CONV2D = register(
     composite=_composite.forward,
     keywords=("bias",),
 )
+ATOM_CONV1D = register(
+    atom_conv1d,
+    forward=ATOM_CONV2D.forward,
+    backward=ATOM_CONV2D.backward,
+    check=partial(_check_atom_conv, "atom_conv1d", LINE),
+    composite=OnALine(_composite.forward),
+    keywords=("bias",),
+)
 COMPOSE_ATOMS = register(
     compose_atoms,
     forward=forms(_reference.compose_forward, _cpu.compose_forward, _cuda.compose_forward),
@@ -218,6 +282,31 @@ def atom_conv2d_backward(
     needs: Needs = None,
 ) -> AtomConv2dGradients[ArrayT]:
     """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class AtomConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `atom_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    atoms: ArrayT
+    coefficients: ArrayT
+    bias: ArrayT | None
+
+
+@backward_of(ATOM_CONV1D, AtomConv1dGradients)
+def atom_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> AtomConv1dGradients[ArrayT]:
+    """Gradients of `atom_conv1d`: vector-Jacobian products of `grad_output`."""
 
 
 @backward_of(COMPOSE_ATOMS, ComposeAtomsGradients)

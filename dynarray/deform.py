@@ -7,16 +7,20 @@ any points.
 
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
 from .typing import ArrayT, Needs, Pair
 
 __all__ = [
+    "DeformConv1dGradients",
     "DeformConv2dGradients",
     "SamplePointsGradients",
+    "deform_conv1d",
+    "deform_conv1d_backward",
     "deform_conv2d",
     "deform_conv2d_backward",
     "sample_points",
@@ -110,6 +114,70 @@ def deform_conv2d(
     [1.0, 4.0, 3.0]
     """
     return DEFORM_CONV2D(
+        (x, offset, weight, mask, bias),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        deterministic=deterministic,
+    )
+
+
+def deform_conv1d(
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    padding: SupportsIndex | None = 0,
+    dilation: SupportsIndex = 1,
+    deterministic: bool = False,
+) -> ArrayT:
+    """Convolution of a line whose taps are read at learned points, with linear interpolation.
+
+    ``y[n,o,l] = bias[o] + sum_c sum_a weight[o,c,a] * mask[n,d,a,l] * x[n,c](q + offset[n,d,a,l])`` with
+    ``q = l*stride - padding + a*dilation``: `deform_conv2d` on images of one row, whose points stay in it.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    offset : array, (N, D, k, Lo) or the same memory as (N, D*k, Lo)
+        How far each point lies from the regular grid, in samples; any distance. D divides C.
+    weight : array, (O, C/groups, k)
+        The kernel. Its second extent says how many groups there are; they divide C and O.
+    mask : array, (N, D, k, Lo) or the same memory as (N, D*k, Lo), optional
+        A factor for each point.
+    bias : array, (O,), optional
+        Added to each output channel.
+    stride, dilation : int
+        Step between outputs and between taps, in samples.
+    padding : int, optional
+        Where the regular grid begins, before the line. None means "same" and needs an odd kernel size.
+    deterministic : bool
+        See `deform_conv2d`.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `deform_conv2d`.
+
+    Examples
+    --------
+    A kernel of one tap, moved half a sample to the right, halves the way between neighbours:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([[[0.0, 2.0, 6.0]]])
+    >>> dyn.deform_conv1d(x, np.full((1, 1, 1, 3), 0.5), np.ones((1, 1, 1))).tolist()
+    [[[1.0, 4.0, 3.0]]]
+    """
+    return DEFORM_CONV1D(
         (x, offset, weight, mask, bias),
         stride=stride,
         padding=padding,
@@ -261,6 +329,14 @@ DEFORM_CONV2D = register(
     composite=_composite.forward,
     keywords=("mask", "bias"),
 )
+DEFORM_CONV1D = register(
+    deform_conv1d,
+    forward=DEFORM_CONV2D.forward,
+    backward=DEFORM_CONV2D.backward,
+    check=partial(_check_deform_conv, "deform_conv1d", LINE),
+    composite=OnALine(_composite.forward, {1: 4}),
+    keywords=("mask", "bias"),
+)
 SAMPLE_POINTS = register(
     sample_points,
     forward=forms(_reference.sample_forward, _cpu.sample_forward, _cuda.sample_forward),
@@ -303,6 +379,34 @@ def deform_conv2d_backward(
     needs: Needs = None,
 ) -> DeformConv2dGradients[ArrayT]:
     """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class DeformConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `deform_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    offset: ArrayT
+    weight: ArrayT
+    mask: ArrayT | None
+    bias: ArrayT | None
+
+
+@backward_of(DEFORM_CONV1D, DeformConv1dGradients)
+def deform_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    padding: SupportsIndex | None = 0,
+    dilation: SupportsIndex = 1,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> DeformConv1dGradients[ArrayT]:
+    """Gradients of `deform_conv1d`: vector-Jacobian products of `grad_output`."""
 
 
 @backward_of(SAMPLE_POINTS, SamplePointsGradients)

@@ -1,6 +1,7 @@
 """Filters that are generated for every pixel, output and channel, over one or several sampled regions.
 
-`dynamic_conv2d` takes the kernel of every pixel whole (Dynamic Filter Networks). `dynamic_sampling_conv2d`
+`dynamic_conv2d` takes the kernel of every pixel whole (Dynamic Filter Networks), `dynamic_conv1d` those of a
+line. `dynamic_sampling_conv2d`
 takes it in two factors, one over the channels and one over the window, applies it to a grid of regions
 around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural Networks).
 """
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsInd
 from ._check import check_choice, check_flag, check_int, check_pair, check_shape
 from ._geometry import (
     FARTHEST,
+    LINE,
     PLANE,
     Space,
     check_kernel,
@@ -18,11 +20,15 @@ from ._geometry import (
     output_size,
 )
 from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
 from .typing import ArrayT, Needs, Pair
 
 __all__ = [
+    "DynamicConv1dGradients",
     "DynamicConv2dGradients",
     "DynamicSamplingConv2dGradients",
+    "dynamic_conv1d",
+    "dynamic_conv1d_backward",
     "dynamic_conv2d",
     "dynamic_conv2d_backward",
     "dynamic_sampling_conv2d",
@@ -99,6 +105,53 @@ def dynamic_conv2d(
     [2.0, 1.0, 3.0]
     """
     return DYNAMIC_CONV2D((x, weight), stride=stride, dilation=dilation, padding=padding)
+
+
+def dynamic_conv1d(
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Convolve a line with a kernel of its own at every output sample.
+
+    ``y[n,o,l] = sum_ca weight[n,o,c,a,l] * x[n,c, l*stride - padding + a*dilation]``: `dynamic_conv2d` on
+    images of one row.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    weight : array, (N, O, C, k, Lo)
+        One kernel per output sample and output channel.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dynamic_conv2d`.
+
+    Examples
+    --------
+    Each sample looks where its own kernel points, right, left and straight ahead:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> weight = np.zeros((1, 1, 1, 3, 3))
+    >>> weight[..., [2, 0, 1], [0, 1, 2]] = 1
+    >>> dyn.dynamic_conv1d(np.array([[[1.0, 2.0, 3.0]]]), weight).tolist()
+    [[[2.0, 1.0, 3.0]]]
+    """
+    return DYNAMIC_CONV1D((x, weight), stride=stride, dilation=dilation, padding=padding)
 
 
 def dynamic_sampling_conv2d(
@@ -277,6 +330,13 @@ DYNAMIC_CONV2D = register(
     check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
     composite=_composite.conv2d_forward,
 )
+DYNAMIC_CONV1D = register(
+    dynamic_conv1d,
+    forward=DYNAMIC_CONV2D.forward,
+    backward=DYNAMIC_CONV2D.backward,
+    check=partial(_check_dynamic_conv, "dynamic_conv1d", LINE),
+    composite=OnALine(_composite.conv2d_forward),
+)
 DYNAMIC_SAMPLING_CONV2D = register(
     dynamic_sampling_conv2d,
     forward=forms(_reference.sampling_forward, _cpu.sampling_forward, _cuda.sampling_forward),
@@ -315,6 +375,27 @@ def dynamic_conv2d_backward(
     needs: Needs = None,
 ) -> DynamicConv2dGradients[ArrayT]:
     """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class DynamicConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+
+
+@backward_of(DYNAMIC_CONV1D, DynamicConv1dGradients)
+def dynamic_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> DynamicConv1dGradients[ArrayT]:
+    """Gradients of `dynamic_conv1d`: vector-Jacobian products of `grad_output`."""
 
 
 @backward_of(DYNAMIC_SAMPLING_CONV2D, DynamicSamplingConv2dGradients)

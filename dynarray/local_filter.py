@@ -1,20 +1,23 @@
 """Filters that change from pixel to pixel, each shared by the channels of a group.
 
-One operator, `local_filter2d`, and its published faces: `ddf` and `ddf_upsample` (Decoupled Dynamic
-Filters), `carafe` and `involution`. A face differs in the order and shape of its arguments only and runs the
-same kernels.
+`local_filter2d`, and `local_filter1d` on lines. The published faces of the first, Decoupled Dynamic Filters,
+CARAFE and involution, are in `local_filter_faces`.
 """
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
-from ._geometry import PLANE, Space, check_window
+from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
 from .typing import ArrayT, Needs, Pair
 
 __all__ = [
+    "LocalFilter1dGradients",
     "LocalFilter2dGradients",
+    "local_filter1d",
+    "local_filter1d_backward",
     "local_filter2d",
     "local_filter2d_backward",
 ]
@@ -109,6 +112,62 @@ def local_filter2d(
     )
 
 
+def local_filter1d(
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
+    *,
+    combine: Combine = "mul",
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Filter each sample of a line with its own kernel, shared by the channels of a group.
+
+    ``y[n,c,l] = sum_a (weight[n,g,a,l] o channel_weight[n,c,a]) * x[n,c, l*stride - padding + a*dilation]``:
+    `local_filter2d` on images of one row.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    weight : array, (N, G, k, Lo)
+        One kernel per output sample and group; G divides C.
+    channel_weight : array, (N, C, k), optional
+        One kernel per channel, combined with the kernel of the sample.
+    combine : {"mul", "add"}
+        How the two kernels are combined.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+
+    Returns
+    -------
+    array, (N, C, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`.
+
+    Examples
+    --------
+    The mean of three samples on the left, the samples themselves on the right:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> weight = np.zeros((1, 1, 3, 4))
+    >>> weight[..., :2] = 1 / 3
+    >>> weight[:, :, 1, 2:] = 1
+    >>> dyn.local_filter1d(np.array([[[0.0, 6.0, 9.0, 4.0]]]), weight).round(6).tolist()
+    [[[2.0, 5.0, 9.0, 4.0]]]
+    """
+    return LOCAL_FILTER1D(
+        (x, weight, channel_weight), combine=combine, stride=stride, dilation=dilation, padding=padding
+    )
+
+
 def check_local_filter(
     operator: str,
     arrays: tuple[Any, Any, Any],
@@ -133,7 +192,7 @@ def check_local_filter(
     x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N G kernel outputs")
     if channel_weight is not None:
         # Forms always get one set of channel weights per phase.
-        phases = "u u " if upsample > 1 or channel_weight.ndim == 6 else ""
+        phases = "u u " if upsample > 1 or (channel_weight.ndim == 6 and space is PLANE) else ""
         pattern = space.pattern(f"N {phases}C kernel")
         check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
         shape = (sizes["N"], upsample, upsample, sizes["C"], *weight.shape[2:4])
@@ -157,6 +216,11 @@ def _check_local_filter2d(
     )
 
 
+def _check_local_filter1d(x: Any, weight: Any, channel_weight: Any, **params: Any) -> Checked:
+    names = ("x", "weight", "channel_weight")
+    return check_local_filter("local_filter1d", (x, weight, channel_weight), names, space=LINE, **params)
+
+
 register_local_filter = partial(
     register,
     forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
@@ -164,9 +228,9 @@ register_local_filter = partial(
     composite=_composite.forward,
 )
 
-LOCAL_FILTER2D = register_local_filter(
-    local_filter2d,
-    check=_check_local_filter2d,
+LOCAL_FILTER2D = register_local_filter(local_filter2d, check=_check_local_filter2d)
+LOCAL_FILTER1D = register_local_filter(
+    local_filter1d, check=_check_local_filter1d, composite=OnALine(_composite.forward)
 )
 
 
@@ -193,3 +257,27 @@ def local_filter2d_backward(
     needs: Needs = None,
 ) -> LocalFilter2dGradients[ArrayT]:
     """Gradients of `local_filter2d`: vector-Jacobian products of `grad_output`."""
+
+
+class LocalFilter1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `local_filter1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    channel_weight: ArrayT | None
+
+
+@backward_of(LOCAL_FILTER1D, LocalFilter1dGradients)
+def local_filter1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
+    *,
+    combine: Combine = "mul",
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> LocalFilter1dGradients[ArrayT]:
+    """Gradients of `local_filter1d`: vector-Jacobian products of `grad_output`."""

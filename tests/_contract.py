@@ -189,15 +189,9 @@ def naive(call: Call) -> Result:
     """The textbook formula carried out in the dtype of the call, which dispatch may not offer."""
     operator = call.operator
     checked = operator.check(*call.arrays, **{**operator.defaults, **call.params})
-    output, kept = operator.forward["reference"](*checked.arrays, **checked.params)
-    needs = tuple(bool(role) for role in operator.roles)
-    results = operator.backward["reference"](call.grad_output, kept, needs, **checked.params)
-    named = dict(zip(operator.roles, results, strict=True))
-    gradients = (
-        None if array is None else named[name].reshape(array.shape)
-        for name, array in zip(operator.arrays, call.arrays, strict=True)
-    )
-    return Result(output, tuple(gradients))
+    output, saved = operator.run_checked("reference", checked, call.arrays)
+    everything = (True,) * len(call.arrays)
+    return Result(output, operator.gradients_checked(call.grad_output, saved, everything))
 
 
 def parts(call: Call, *results: Result) -> Iterator[tuple]:

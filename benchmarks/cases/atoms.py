@@ -6,7 +6,7 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case, pairs_inside
-from .growing import BASE, CHANNELS, SIDES, TAPS, Growth, each
+from .growing import BASE, CHANNELS, LENGTHS, LINE, SIDES, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each
 from .targets import THREE, Target
 
 _PEERS = "benchmarks.peers.atoms"
@@ -49,10 +49,17 @@ def compose(n: int, h: int, w: int, kernel: int, bases: int, m: int = 6) -> Case
     return Case(title, "compose_atoms", shapes, compose_flops, {}, _PEERS)
 
 
+def line(n: int, c: int, o: int, length: int, kernel: int = 9, m: int = 6) -> Case:
+    shapes = {"x": (n, c, length), "atoms": (n, m, kernel, length), "coefficients": (o, c, m), "bias": (o,)}
+    title = f"atom_conv1d ({n}, {c}->{o}, {length}) M{m} k{kernel}"
+    return Case(title, "atom_conv1d", shapes, conv_flops)
+
+
 CASES = (
     replace(conv(2, 64, 64, 56, 56, 3), small=conv(1, 4, 3, 9, 11, 3)),
     replace(conv(2, 64, 64, 56, 56, 5), small=conv(1, 4, 3, 9, 11, 5)),
     replace(compose(2, 56, 56, 5, 12), small=compose(1, 5, 7, 5, 12)),
+    replace(line(4, 64, 64, 2048), small=line(1, 4, 3, 23)),
 )
 
 GROWTH = (
@@ -78,6 +85,13 @@ GROWTH = (
             "bases": each("bases", 6, 12, 24, 48),
             "atoms": each("m", 2, 4, 8, 16),
         },
+    ),
+    Growth(
+        "atom_conv1d",
+        line,
+        {**LINE, "o": 32},
+        {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE, "atoms": each("m", 2, 4, 8, 16)},
+        TINY_LINE,
     ),
 )
 

@@ -6,7 +6,7 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case
-from .growing import BASE, CHANNELS, TAPS, Growth, each, pixels
+from .growing import BASE, CHANNELS, LENGTHS, LINE, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each, pixels
 from .targets import PRICE, Target
 
 _PEERS = "benchmarks.peers.deform"
@@ -50,11 +50,18 @@ def sample(n: int, c: int, h: int, w: int, points: int) -> Case:
     return Case(f"sample {(n, c, h, w)} at {points} points", "sample_points", shapes, sample_flops)
 
 
+def line(n: int, c: int, o: int, length: int, kernel: int = 9) -> Case:
+    shapes = {"x": (n, c, length), "offset": (n, 1, kernel, length), "weight": (o, c, kernel)}
+    title = f"deform_conv1d ({n}, {c}->{o}, {length}) k{kernel}"
+    return Case(title, "deform_conv1d", shapes, flops, {"padding": kernel // 2})
+
+
 CASES = (
     replace(deform(1, 64, 64, 64, 64), small=deform(1, 4, 3, 9, 11)),
     replace(deform(2, 256, 256, 56, 56), small=deform(2, 3, 5, 8, 7)),
     replace(deform(2, 256, 256, 56, 56, masked=True), small=deform(2, 3, 5, 8, 7, masked=True)),
     replace(sample(2, 64, 56, 56, points=9), small=sample(1, 4, 6, 7, points=3)),
+    replace(line(4, 64, 64, 2048), small=line(1, 4, 3, 23)),
 )
 
 GROWTH = (
@@ -74,6 +81,18 @@ GROWTH = (
         sample,
         {**BASE, "h": 32, "w": 32, "points": 9},
         {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "points": each("points", 4, 8, 16, 32)},
+    ),
+    Growth(
+        "deform_conv1d",
+        line,
+        {**LINE, "o": 32},
+        {
+            "pixels": LENGTHS,
+            "channels": CHANNELS,
+            "outputs": each("o", 16, 32, 64, 128),
+            "taps": TAPS_OF_A_LINE,
+        },
+        TINY_LINE,
     ),
 )
 

@@ -6,7 +6,7 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case, pairs_inside
-from .growing import BASE, CHANNELS, TAPS, Growth, each, pixels, squared
+from .growing import BASE, CHANNELS, LINE, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each, pixels, squared
 from .targets import Target
 
 _PEERS = "benchmarks.peers.dynamic_sampling"
@@ -57,6 +57,11 @@ def sampling(
     return Case(title, "dynamic_sampling_conv2d", shapes, sampling_flops, params, _PEERS)
 
 
+def line(n: int, c: int, o: int, length: int, kernel: int = 9) -> Case:
+    shapes = {"x": (n, c, length), "weight": (n, o, c, kernel, length)}
+    return Case(f"dynamic_conv1d ({n}, {c}->{o}, {length}) k{kernel}", "dynamic_conv1d", shapes, conv_flops)
+
+
 CASES = (
     *(
         replace(
@@ -67,6 +72,7 @@ CASES = (
         for samples in (3, 7, 9)
     ),
     replace(conv(2, 16, 16, 64, 64), small=conv(1, 3, 4, 9, 11)),
+    replace(line(4, 16, 16, 2048), small=line(1, 3, 4, 23)),
 )
 
 GROWTH = (
@@ -92,6 +98,18 @@ GROWTH = (
             "taps": TAPS,
             "regions": squared("samples", 1, 3, 5, 7, 9),
         },
+    ),
+    Growth(
+        "dynamic_conv1d",
+        line,
+        {**LINE, "c": 8, "o": 8},
+        {
+            "pixels": each("length", 256, 1024, 4096, 16384),
+            "channels": each("c", 4, 8, 16, 32),
+            "outputs": each("o", 4, 8, 16, 32),
+            "taps": TAPS_OF_A_LINE,
+        },
+        TINY_LINE,
     ),
 )
 

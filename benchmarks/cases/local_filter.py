@@ -5,7 +5,7 @@ from dataclasses import replace
 from dynarray._operator import Checked
 
 from .case import Case, pairs_inside
-from .growing import BASE, CHANNELS, SIDES, TAPS, Growth, pixels
+from .growing import BASE, CHANNELS, LENGTHS, LINE, SIDES, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, pixels
 from .targets import THREE, Target
 
 _PEERS = "benchmarks.peers.local_filter"
@@ -63,6 +63,12 @@ def plain(n: int, c: int, h: int, w: int, groups: int, kernel: int = 3) -> Case:
     return Case(title, "local_filter2d", shapes, flops, {}, _PEERS)
 
 
+def line(n: int, c: int, length: int, groups: int, kernel: int = 9) -> Case:
+    shapes = {"x": (n, c, length), "weight": (n, groups, kernel, length)}
+    title = f"local_filter1d {(n, c, length)} G{groups} k{kernel}"
+    return Case(title, "local_filter1d", shapes, flops)
+
+
 CASES = (
     replace(ddf(2, 256, 56, 56), small=ddf(1, 4, 9, 11)),
     replace(ddf(2, 256, 56, 56, "add"), small=ddf(1, 4, 9, 11, "add")),
@@ -71,6 +77,7 @@ CASES = (
     replace(carafe(1, 256, 64, 64), small=carafe(1, 4, 6, 7)),
     replace(involution(2, 256, 56, 56, groups=16), small=involution(1, 4, 9, 11, groups=2)),
     replace(plain(2, 256, 56, 56, groups=8), small=plain(1, 4, 9, 11, groups=2)),
+    replace(line(4, 256, 2048, groups=8), small=line(1, 4, 23, groups=2)),
 )
 
 # The feature maps of a ResNet, and a large image.
@@ -104,6 +111,13 @@ GROWTH = (
         involution,
         {**BASE, "groups": 4},
         {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "local_filter1d",
+        line,
+        {**LINE, "groups": 4},
+        {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE},
+        TINY_LINE,
     ),
 )
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from dynarray._geometry import LINE, PLANE, check_window
 
 Pick = Callable[[Sequence], Any]
+Shape = tuple[int, ...]
 
 
 class Case(NamedTuple):
@@ -27,10 +28,13 @@ def windows(image: Sequence[int], kernel: Sequence[int], params: Mapping[str, An
     return check_window("cases", "the kernel", sizes, space, **steps).outputs
 
 
-def on_a_line(cases: Callable[..., Case], dropped: Mapping[str, tuple[int, ...]]) -> Callable[..., Case]:
+def on_a_line(
+    cases: Callable[..., Case], rows: Mapping[str, Callable[[Shape], Shape]]
+) -> Callable[..., Case]:
     """Cases of an operator on lines, from those on images of one row with kernels of one row.
 
-    The axes of y are `dropped` from the shapes, and y from pairs. A line is as long as an image has pixels.
+    `rows` takes the axes of y out of the shapes of some arrays; y goes from pairs. A line is as long as an
+    image has pixels.
     """
 
     def cases_of_lines(pick: Pick, **fixed: int) -> Case:
@@ -38,15 +42,18 @@ def on_a_line(cases: Callable[..., Case], dropped: Mapping[str, tuple[int, ...]]
             fixed["W"] *= fixed["H"]
         case = cases(pick, **{**fixed, "H": 1, "kh": 1})
         shapes = {
-            name: shape and tuple(n for axis, n in enumerate(shape) if axis not in dropped.get(name, ()))
+            name: rows[name](shape) if name in rows and shape else shape
             for name, shape in case.shapes.items()
         }
-        params = {
-            name: value[1] if isinstance(value, tuple) else value for name, value in case.params.items()
-        }
+        params = {name: p[1] if isinstance(p, tuple) else p for name, p in case.params.items()}
         return Case(shapes, params, case.ranges)
 
     return cases_of_lines
+
+
+def without(*axes: int) -> Callable[[Shape], Shape]:
+    """A shape with these axes taken out."""
+    return lambda shape: tuple(n for axis, n in enumerate(shape) if axis not in axes)
 
 
 class Good(NamedTuple):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, windows
+from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
 
 
 def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
@@ -45,6 +45,7 @@ def _compose_atoms_cases(pick: Any, **fixed: int) -> Case:
 CASES = {
     "atom_conv2d": _atom_conv2d_cases,
     "compose_atoms": _compose_atoms_cases,
+    "atom_conv1d": on_a_line(_atom_conv2d_cases, {"x": without(2), "atoms": without(2, 4)}),
 }
 
 X = (2, 4, 6, 5)
@@ -55,6 +56,9 @@ GOOD = {
         (2, 7, 6, 5),
     ),
     "compose_atoms": Good({"alpha": (2, 3, 4, 6, 5), "bases": (4, 3, 1)}, {}, (2, 3, 3, 1, 6, 5)),
+    "atom_conv1d": Good(
+        {"x": (2, 4, 5), "atoms": (2, 3, 3, 5), "coefficients": (7, 4, 3), "bias": (7,)}, {}, (2, 7, 5)
+    ),
 }
 
 SYMBOLS = {
@@ -65,6 +69,7 @@ SYMBOLS = {
         "bias": "O",
     },
     "compose_atoms": {"alpha": "N, M, B, Ho, Wo", "bases": "B, kh, kw"},
+    "atom_conv1d": {"x": "N, C, L", "atoms": "N, M, k, Lo", "coefficients": "O, C, M", "bias": "O"},
 }
 
 _ODD = ("padding", "odd", "(2, 3)")
@@ -90,6 +95,14 @@ BAD = [
     Bad("compose_atoms", {"bases": (5, 3, 1)}, ValueError, ("bases", "(4, kh, kw)", "(5, 3, 1)")),
     Bad("compose_atoms", {"bases": (4, 0, 1)}, ValueError, ("bases", "kernel", "(0, 1)")),
     Bad("compose_atoms", {"bases": None}, TypeError, ("bases", "array", "NoneType")),
+    # Lines.
+    Bad("atom_conv1d", {"atoms": (2, 3, 3, 4)}, ValueError, ("atoms", "3, 5)", "3, 4)")),
+    Bad("atom_conv1d", {"atoms": (2, 3, 0, 5)}, ValueError, ("atoms", "kernel", "(0,)")),
+    Bad("atom_conv1d", {"coefficients": (7, 4, 2)}, ValueError, ("coefficients", "(O, 4, 3)", "(7, 4, 2)")),
+    Bad("atom_conv1d", {"bias": (3,)}, ValueError, ("bias", "(O)", "(7)", "(3,)")),
+    Bad("atom_conv1d", {"stride": "1"}, TypeError, ("stride", "int", "'1'")),
+    Bad("atom_conv1d", {"dilation": -3}, ValueError, ("dilation", "at least 1", "-3")),
+    Bad("atom_conv1d", {"padding": (0, 1)}, TypeError, ("padding", "int", "(0, 1)")),
 ]
 
 _N = LARGE_IMAGES[0]

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, windows
+from ._call import (
+    LARGE_IMAGES,
+    LARGE_STRIDE,
+    Bad,
+    Case,
+    Good,
+    Heavy,
+    Large,
+    Shape,
+    on_a_line,
+    windows,
+    without,
+)
 
 _REACH = (-3.0, 3.0), (-1.5, 1.5), (-20.0, 20.0)  # of offsets: the last mostly leaves small images
 
@@ -55,9 +67,21 @@ def _sample_points_cases(pick: Any, **fixed: int) -> Case:
     return Case(given, {"deterministic": True}, {"points": (-3.0, max(height, width) + 2.0)})
 
 
+def _offset_of_a_line(shape: Shape) -> Shape:
+    return without(2, 4, 5)(shape) if len(shape) == 7 else (shape[0], shape[1] // 2, shape[3])
+
+
+def _mask_of_a_line(shape: Shape) -> Shape:
+    return without(2, 4)(shape) if len(shape) == 6 else without(2)(shape)
+
+
 CASES = {
     "deform_conv2d": _deform_conv2d_cases,
     "sample_points": _sample_points_cases,
+    "deform_conv1d": on_a_line(
+        _deform_conv2d_cases,
+        {"x": without(2), "offset": _offset_of_a_line, "weight": without(2), "mask": _mask_of_a_line},
+    ),
 }
 
 X = (2, 4, 6, 5)
@@ -74,6 +98,11 @@ GOOD = {
         (2, 6, 6, 5),
     ),
     "sample_points": Good({"x": X, "points": (2, 3, 2, 7, 8)}, {}, (2, 4, 3, 7, 8)),
+    "deform_conv1d": Good(
+        {"x": (2, 4, 7), "offset": (2, 2, 3, 7), "weight": (6, 2, 3), "mask": (2, 2, 3, 7), "bias": (6,)},
+        {"padding": 1},
+        (2, 6, 7),
+    ),
 }
 
 SYMBOLS = {
@@ -85,6 +114,13 @@ SYMBOLS = {
         "bias": "O",
     },
     "sample_points": {"x": "N, C, H, W", "points": "N, P, 2, Ho, Wo"},
+    "deform_conv1d": {
+        "x": "N, C, L",
+        "offset": "N, D, k, Lo",
+        "weight": "O, C/groups, k",
+        "mask": "N, D, k, Lo",
+        "bias": "O",
+    },
 }
 
 
@@ -126,6 +162,19 @@ BAD = [
     Bad("sample_points", {"points": (2, 3, 3, 7, 8)}, ValueError, ("points", "(2, P, 2", "(2, 3, 3, 7, 8)")),
     Bad("sample_points", {"points": None}, TypeError, ("points", "array", "NoneType")),
     Bad("sample_points", {"deterministic": None}, TypeError, ("deterministic", "bool", "None")),
+    # Lines.
+    Bad("deform_conv1d", {"offset": (2, 3, 3, 7)}, ValueError, ("offset", "D = 3", "C = 4", "divide")),
+    Bad("deform_conv1d", {"offset": (2, 2, 3, 6)}, ValueError, ("offset", "3, 7)", "3, 6)")),
+    Bad("deform_conv1d", {"offset": (2, 5, 7)}, ValueError, ("offset", "D*k", "3", "(2, 5, 7)")),
+    Bad("deform_conv1d", {"offset": (2, 6, 6)}, ValueError, ("offset", "7)", "(2, 6, 6)")),
+    Bad("deform_conv1d", {"mask": (2, 1, 3, 7)}, ValueError, ("mask", "(2, 2, 3, 7)", "(2, 1, 3, 7)")),
+    Bad("deform_conv1d", {"weight": (6, 3, 3)}, ValueError, ("weight", "C/groups = 3", "C = 4")),
+    Bad("deform_conv1d", {"weight": (6, 2, 0)}, ValueError, ("weight", "kernel", "(0,)")),
+    Bad("deform_conv1d", {"bias": (5,)}, ValueError, ("bias", "(O)", "(6)", "(5,)")),
+    Bad("deform_conv1d", {"padding": 0}, ValueError, ("offset", "3, 5)", "3, 7)")),
+    Bad("deform_conv1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
+    Bad("deform_conv1d", {"dilation": 0}, ValueError, ("dilation", "at least 1", "0")),
+    Bad("deform_conv1d", {"deterministic": 1}, TypeError, ("deterministic", "bool", "1")),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, windows
+from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
 
 
 def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
@@ -64,6 +64,7 @@ def _dynamic_sampling_conv2d_cases(pick: Any, **fixed: int) -> Case:
 CASES = {
     "dynamic_conv2d": _dynamic_conv2d_cases,
     "dynamic_sampling_conv2d": _dynamic_sampling_conv2d_cases,
+    "dynamic_conv1d": on_a_line(_dynamic_conv2d_cases, {"x": without(2), "weight": without(3, 5)}),
 }
 
 X = (2, 4, 6, 5)
@@ -80,6 +81,7 @@ GOOD = {
         {"samples": 2},
         (2, 3, 6, 5),
     ),
+    "dynamic_conv1d": Good({"x": (2, 4, 5), "weight": (2, 3, 4, 3, 5)}, {}, (2, 3, 5)),
 }
 
 SYMBOLS = {
@@ -91,6 +93,7 @@ SYMBOLS = {
         "sample_attention": "N, O, S, S, Ho, Wo",
         "position_attention": "N, O, kh, kw, H, W",
     },
+    "dynamic_conv1d": {"x": "N, C, L", "weight": "N, O, C, k, Lo"},
 }
 
 _ODD = ("padding", "odd", "(2, 3)")
@@ -184,6 +187,12 @@ BAD = [
         ValueError,
         ("fuse", "'sum'", "'max'", "'stack'", "'mean'"),
     ),
+    # Lines.
+    Bad("dynamic_conv1d", {"weight": (2, 3, 5, 3, 5)}, ValueError, ("weight", "(2, O, 4", "(2, 3, 5,")),
+    Bad("dynamic_conv1d", {"weight": (2, 3, 4, 3, 6)}, ValueError, ("weight", "3, 5)", "3, 6)")),
+    Bad("dynamic_conv1d", {"stride": 2}, ValueError, ("weight", "3, 3)", "3, 5)")),
+    Bad("dynamic_conv1d", {"dilation": 0.5}, TypeError, ("dilation", "int", "0.5")),
+    Bad("dynamic_conv1d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
 ]
 
 

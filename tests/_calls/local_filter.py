@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, windows
+from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
 
 
 def _draw(
@@ -84,12 +84,24 @@ def _involution_cases(pick: Any, **fixed: int) -> Case:
     return Case({"x": shapes["x"], "weight": shapes["weight"]}, params)
 
 
+def _plain_cases(pick: Any, **fixed: int) -> Case:
+    sizes, shapes, params = _draw(pick, fixed)
+    if pick((False, True)):
+        params["padding"] = pick((0, 1)), pick((0, 2))
+        shapes = _shapes(sizes, params)
+    names = ("x", "weight", "channel_weight") if pick((True, False)) else ("x", "weight")
+    return Case({"channel_weight": None, **{name: shapes[name] for name in names}}, params)
+
+
 CASES = {
     "local_filter2d": _local_filter2d_cases,
     "ddf": _ddf_cases,
     "ddf_upsample": _ddf_upsample_cases,
     "carafe": _carafe_cases,
     "involution": _involution_cases,
+    "local_filter1d": on_a_line(
+        _plain_cases, {"x": without(2), "weight": without(2, 4), "channel_weight": without(2)}
+    ),
 }
 
 X = (2, 4, 6, 5)
@@ -107,6 +119,9 @@ GOOD = {
         (2, 4, 12, 10),
     ),
     "involution": Good({"x": X, "weight": (2, 2, 3, 3, 6, 5)}, {}, X),
+    "local_filter1d": Good(
+        {"x": (2, 4, 7), "weight": (2, 2, 3, 7), "channel_weight": (2, 4, 3)}, {}, (2, 4, 7)
+    ),
 }
 
 SYMBOLS = {
@@ -119,6 +134,7 @@ SYMBOLS = {
     },
     "carafe": {"x": "N, C, H, W", "masks": "N, G*kh*kw, scale*H, scale*W"},
     "involution": {"x": "N, C, H, W", "weight": "N, G, kh, kw, Ho, Wo"},
+    "local_filter1d": {"x": "N, C, L", "weight": "N, G, k, Lo", "channel_weight": "N, C, k"},
 }
 
 _TAPS = "N, G, kh, kw, Ho, Wo"
@@ -234,6 +250,17 @@ BAD = [
     Bad("involution", {"stride": None}, TypeError, ("stride", "int", "None")),
     Bad("involution", {"padding": (1, 2, 3)}, TypeError, ("padding", "(y, x)", "(1, 2, 3)")),
     Bad("involution", {"dilation": [0, 1]}, ValueError, ("dilation", "at least 1", "[0, 1]")),
+    # Lines.
+    Bad("local_filter1d", {"weight": (2, 3, 3, 7)}, ValueError, ("weight", "G = 3", "C = 4", "divide")),
+    Bad("local_filter1d", {"weight": (2, 2, 3, 6)}, ValueError, ("weight", "3, 7)", "3, 6)")),
+    Bad("local_filter1d", {"weight": (2, 2, 0, 7)}, ValueError, ("weight", "kernel", "(0,)")),
+    Bad("local_filter1d", {"weight": (2, 2, 2, 7)}, ValueError, ("padding", "odd", "(2,)")),
+    Bad("local_filter1d", {"channel_weight": (2, 4, 5)}, ValueError, ("channel_weight", "4, 3)", "4, 5)")),
+    Bad("local_filter1d", {"combine": "sub"}, ValueError, ("combine", "'mul'", "'add'", "'sub'")),
+    Bad("local_filter1d", {"stride": 2}, ValueError, ("weight", "3, 4)", "3, 7)")),
+    Bad("local_filter1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
+    Bad("local_filter1d", {"dilation": 0}, ValueError, ("dilation", "at least 1", "got 0")),
+    Bad("local_filter1d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
 ]
 
 _N = LARGE_IMAGES[0]
