@@ -77,11 +77,28 @@ def deform_conv(
     return y if bias is None else y + bias[:, None]
 
 
+def displaced_conv(x: Any, weight: Any, displacement: Any, sigma: Any, bias: Any) -> Any:
+    (n, _, length), scale = x.shape, 0.5 if sigma is None else float(sigma)
+    reach = int(np.ceil(5 * scale))
+    bell = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * scale**2))
+    taps = bell / bell.sum()
+    blurred = np.zeros_like(x)
+    for place in range(length):
+        for tap in range(2 * reach + 1):
+            blurred[..., place] += taps[tap] * read(x, place + tap - reach)
+    y = np.zeros((n, len(weight), length))
+    for image, output, channel, unit, place in np.ndindex(n, *weight.shape, length):
+        value = between(blurred[image, channel], place + displacement[output, channel, unit])
+        y[image, output, place] += weight[output, channel, unit] * value
+    return y if bias is None else y + bias[:, None]
+
+
 FORMULAS: dict[str, Callable] = {
     "local_filter1d": local_filter,
     "dynamic_conv1d": dynamic_conv,
     "deform_conv1d": deform_conv,
     "atom_conv1d": atom_conv,
+    "displaced_conv1d": displaced_conv,
 }
 
 

@@ -6,7 +6,7 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case
-from .growing import CHANNELS, Growth, each, pixels
+from .growing import CHANNELS, LINE, TINY_LINE, Growth, each, pixels
 from .targets import PRICE, THREE, Target
 
 _PEERS = "benchmarks.peers.displaced"
@@ -22,7 +22,7 @@ def flops(checked: Checked) -> tuple[int, int]:
     """
     x, weight, *_ = checked.arrays
     pairs = x.shape[0] * prod(x.shape[2:]) * weight.size
-    blur = 4 * x.size * (2 * checked.params["radius"] + 1)
+    blur = 2 * x.size * sum(2 * radius + 1 for radius in checked.params["radius"] if radius)
     return 7 * pairs + blur, 15 * pairs + 2 * blur
 
 
@@ -34,9 +34,16 @@ def displaced(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
     )
 
 
+def line(n: int, c: int, o: int, length: int, units: int) -> Case:
+    shapes = {"x": (n, c, length), "weight": (o, c, units), "displacement": (o, c, units), "bias": (o,)}
+    title = f"displaced_conv1d ({n}, {c}->{o}, {length}) G{units}"
+    return Case(title, "displaced_conv1d", shapes, flops, ranges={"displacement": (-REACH, REACH)})
+
+
 CASES = (
     replace(displaced(2, 256, 256, 28, 28, 2), small=displaced(1, 3, 4, 9, 11, 2)),
     replace(displaced(2, 96, 256, 27, 27, 4), small=displaced(1, 2, 3, 8, 7, 4)),
+    replace(line(4, 64, 64, 2048, 2), small=line(1, 3, 4, 23, 2)),
 )
 
 GROWTH = (
@@ -50,6 +57,18 @@ GROWTH = (
             "outputs": each("o", 16, 32, 64, 128),
             "units": each("units", 1, 2, 4, 8),
         },
+    ),
+    Growth(
+        "displaced_conv1d",
+        line,
+        {**LINE, "o": 32, "units": 2},
+        {
+            "pixels": each("length", 256, 1024, 4096, 16384),
+            "channels": CHANNELS,
+            "outputs": each("o", 16, 32, 64, 128),
+            "units": each("units", 1, 2, 4, 8),
+        },
+        TINY_LINE,
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._call import Bad, Case, Good
+from ._call import Bad, Case, Good, on_a_line, without
 
 
 def _displaced_conv2d_cases(pick: Any, **fixed: int) -> Case:
@@ -15,7 +15,7 @@ def _displaced_conv2d_cases(pick: Any, **fixed: int) -> Case:
         "G": pick((2, 1, 3)),
         **fixed,
     }
-    n, h, w, o, c, g = sizes.values()
+    n, h, w, o, c, g = (sizes[symbol] for symbol in ("N", "H", "W", "O", "C", "G"))
     shapes = {
         "x": (n, c, h, w),
         "weight": (o, c, g),
@@ -31,6 +31,7 @@ def _displaced_conv2d_cases(pick: Any, **fixed: int) -> Case:
 
 CASES = {
     "displaced_conv2d": _displaced_conv2d_cases,
+    "displaced_conv1d": on_a_line(_displaced_conv2d_cases, {"x": without(2), "displacement": without(3)}),
 }
 
 X = (2, 4, 6, 5)
@@ -40,6 +41,11 @@ GOOD = {
         {},
         (2, 3, 6, 5),
     ),
+    "displaced_conv1d": Good(
+        {"x": (2, 4, 5), "weight": (3, 4, 2), "displacement": (3, 4, 2), "sigma": (), "bias": (3,)},
+        {},
+        (2, 3, 5),
+    ),
 }
 
 SYMBOLS = {
@@ -47,6 +53,13 @@ SYMBOLS = {
         "x": "N, C, H, W",
         "weight": "O, C, G",
         "displacement": "O, C, G, 2",
+        "sigma": "",
+        "bias": "O",
+    },
+    "displaced_conv1d": {
+        "x": "N, C, L",
+        "weight": "O, C, G",
+        "displacement": "O, C, G",
         "sigma": "",
         "bias": "O",
     },
@@ -85,6 +98,17 @@ BAD = [
     Bad(
         "displaced_conv2d", {"displacement_gradient": "rough"}, ValueError, ("'exact'", "'smooth'", "'rough'")
     ),
+    # Lines.
+    Bad("displaced_conv1d", {"weight": (3, 5, 2)}, ValueError, ("weight", "(O, 4, G)", "(3, 5, 2)")),
+    Bad(
+        "displaced_conv1d",
+        {"displacement": (3, 4, 1)},
+        ValueError,
+        ("displacement", "(3, 4, 2)", "(3, 4, 1)"),
+    ),
+    Bad("displaced_conv1d", {"bias": (4,)}, ValueError, ("bias", "(O)", "(3)", "(4,)")),
+    Bad("displaced_conv1d", {"sigma": -1}, ValueError, ("sigma", "positive", "-1")),
+    Bad("displaced_conv1d", {"displacement_gradient": 1}, ValueError, ("'exact'", "'smooth'", "got 1")),
 ]
 
 # The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
