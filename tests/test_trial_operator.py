@@ -1,4 +1,4 @@
-"""An operator is its files and one import line: one on trial joins a copy of the project, and its tests pass."""
+"""An operator is its files and one import line: a trial operator joins a copy of the project and passes."""
 
 import os
 import re
