@@ -34,7 +34,7 @@ class Space(NamedTuple):
 
     def in_plane(self, array: Any, template: str) -> Any:
         """The array as the forms take it: that of a line with an axis of one row."""
-        if len(self.image) == 2:
+        if self is PLANE:
             return array
         extents, shape = iter(array.shape), list[int]()
         for word in template.split():
@@ -42,7 +42,7 @@ class Space(NamedTuple):
         return array.reshape(shape)
 
 
-@lru_cache  # a small call spends more time on its checks than anywhere else
+@lru_cache
 def _pattern(space: Space, template: str) -> str:
     words = (getattr(space, word) if word in Space._fields else (word,) for word in template.split())
     return " ".join(symbol for symbols in words for symbol in symbols)
@@ -76,10 +76,7 @@ class Window(NamedTuple):
 
     def shortened(self) -> dict[str, tuple[int, ...]]:
         """Steps as the forms take them, (y, x), no larger than need be: see `shorten_steps`."""
-        axes = zip(self.image, self.kernel, self.outputs, self.stride, self.dilation, self.padding)
-        return self._steps(
-            [shorten_steps(size, k, o // self.upsample, s, d, p) for size, k, o, s, d, p in axes]
-        )
+        return dict(_shortened(self))
 
     def bounded(self, operator: str) -> dict[str, tuple[int, ...]]:
         """Steps as the forms take them, where taps may move anywhere: none beyond `FARTHEST`."""
@@ -94,11 +91,26 @@ class Window(NamedTuple):
                     f"at most {FARTHEST} are possible"
                 )
             steps.append((stride, dilation, p if o else 0))
-        return self._steps(steps)
+        return _in_plane(steps)
 
-    def _steps(self, axes: list[tuple[int, int, int]]) -> dict[str, tuple[int, ...]]:
-        rows = [(1, 1, 0)] * (2 - len(axes))
-        return dict(zip(("stride", "dilation", "padding"), zip(*rows, *axes)))
+
+def _in_plane(axes: list[tuple[int, int, int]]) -> dict[str, tuple[int, ...]]:
+    """Stride, dilation and padding of each axis as (y, x)."""
+    rows = [(1, 1, 0)] * (2 - len(axes))
+    return dict(zip(("stride", "dilation", "padding"), zip(*rows, *axes)))
+
+
+# The same few windows are asked for again and again, and a small call spends more time on its checks than
+# anywhere else.
+@lru_cache(maxsize=1024)
+def _shortened(window: Window) -> dict[str, tuple[int, ...]]:
+    axes = zip(window.image, window.kernel, window.outputs, window.stride, window.dilation, window.padding)
+    return _in_plane([shorten_steps(i, k, o // window.upsample, s, d, p) for i, k, o, s, d, p in axes])
+
+
+@lru_cache(maxsize=1024)
+def _outputs(*axes: tuple[int, ...], upsample: int) -> tuple[int, ...]:
+    return tuple(output_size(*numbers, upsample) for numbers in zip(*axes))
 
 
 def check_window(
@@ -116,13 +128,10 @@ def check_window(
     axes = len(space.image)
     strides = check_steps(operator, "stride", stride, 1, axes)
     dilations = check_steps(operator, "dilation", dilation, 1, axes)
-    image = tuple(sizes[symbol] for symbol in space.image)
+    image = tuple([sizes[symbol] for symbol in space.image])
     kernel = check_kernel(operator, argument, sizes, space)
     paddings = resolve_padding(operator, padding, kernel, dilations)
-    outputs = tuple(
-        output_size(size, k, s, d, p, upsample)
-        for size, k, s, d, p in zip(image, kernel, strides, dilations, paddings)
-    )
+    outputs = _outputs(image, kernel, strides, dilations, paddings, upsample=upsample)
     return Window(space, image, kernel, strides, dilations, paddings, outputs, upsample)
 
 
@@ -130,7 +139,7 @@ def check_kernel(
     operator: str, argument: str, sizes: Mapping[str, int], space: Space = PLANE
 ) -> tuple[int, ...]:
     """The sizes of a kernel, each at least 1."""
-    kernel = tuple(sizes[symbol] for symbol in space.kernel)
+    kernel = tuple([sizes[symbol] for symbol in space.kernel])
     if min(kernel) < 1:
         raise ValueError(f"{operator}: {argument} must have kernel sizes of at least 1, got {kernel}")
     return kernel

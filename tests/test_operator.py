@@ -1,6 +1,7 @@
 """The parts that every operator is made of: record, registry, dispatch, checks, geometry."""
 
 import inspect
+import itertools
 import threading
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,7 +13,15 @@ import dynarray as dyn
 from dynarray import OPERATORS, Operator
 from dynarray._check import check_choice, check_divides, check_int, check_pair, check_shape
 from dynarray._dispatch import BACKENDS, choose_backend, library_of
-from dynarray._geometry import input_positions, output_size, resolve_padding
+from dynarray._geometry import (
+    LINE,
+    PLANE,
+    check_window,
+    input_positions,
+    output_size,
+    reading_inside,
+    resolve_padding,
+)
 from dynarray._operator import Checked, Form, backward_of, forms, modules, register
 
 
@@ -302,3 +311,44 @@ def test_same_padding() -> None:
     assert resolve_padding("op", 3, (4, 4), (1, 1)) == (3, 3)
     with pytest.raises(ValueError, match=r"^op: padding=None means 'same' and needs odd kernel sizes"):
         resolve_padding("op", None, (3, 4), (1, 1))
+
+
+def test_lines_are_planes_of_one_row() -> None:
+    assert PLANE.pattern("N C image") == "N C H W" and LINE.pattern("N G kernel outputs") == "N G k Lo"
+    line = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    assert LINE.in_plane(line, "N G kernel outputs").shape == (2, 3, 1, 5, 1, 7)
+    assert np.shares_memory(LINE.in_plane(line, "N G kernel outputs"), line)
+    assert PLANE.in_plane(line, "N C image") is line
+
+
+def test_a_window_of_a_line_is_that_of_a_plane_of_one_row() -> None:
+    sizes = {"L": 9, "k": 3, "H": 1, "W": 9, "kh": 1, "kw": 3}
+    line = check_window("op", "weight", sizes, LINE, stride=2, dilation=3, padding=4)
+    plane = check_window("op", "weight", sizes, stride=(1, 2), dilation=(1, 3), padding=(0, 4))
+    assert line.outputs == (6,) and line.sizes == {"Lo": 6} and plane.sizes == {"Ho": 1, "Wo": 6}
+    assert line.shortened() == {"stride": (1, 2), "dilation": (1, 3), "padding": (0, 4)} == plane.shortened()
+    assert line.bounded("op") == plane.bounded("op")
+    assert line.output_shapes(2, 5) == ((2, 5, 6), (2, 5, 1, 6))
+    assert plane.output_shapes(2, 5) == ((2, 5, 1, 6),) * 2
+
+
+def test_windows_name_what_is_wrong_with_them() -> None:
+    sizes = {"L": 9, "k": 3, "H": 9, "W": 9, "kh": 0, "kw": 3}
+    with pytest.raises(ValueError, match=r"^op: weight must have kernel sizes of at least 1, got \(0, 3\)"):
+        check_window("op", "weight", sizes)
+    with pytest.raises(TypeError, match=r"^op: stride must be an int, got \(1, 1\)"):
+        check_window("op", "weight", sizes, LINE, stride=(1, 1))
+    far = check_window("op", "weight", sizes | {"L": 2**40}, LINE, dilation=2**31)
+    with pytest.raises(ValueError, match=rf"^op: .* taps \d+ pixels away; at most {2**30} are possible"):
+        far.bounded("op")
+
+
+@pytest.mark.parametrize("outputs", [(0, 7), (2, 5), (3, 3)])
+def test_what_reads_inside_is_found(outputs: tuple[int, int]) -> None:
+    """Against a look at every output."""
+    for tap, size, stride, dilation, padding in itertools.product(range(4), (1, 5), (1, 3), (1, 2), (0, 3)):
+        found, read = reading_inside(outputs, tap, size, stride, dilation, padding)
+        places = [out * stride + tap * dilation - padding for out in range(*outputs)]
+        inside = [i for i, place in enumerate(places) if 0 <= place < size]
+        assert list(range(len(places)))[found] == inside
+        assert list(range(size))[read] == [places[i] for i in inside]
