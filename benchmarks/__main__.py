@@ -11,10 +11,11 @@ from typing import Any
 
 from dynarray._dispatch import BACKENDS
 
-from . import growth, report, run
 from .cases import CASES
-from .machine import today, usable_cores
-from .table import document, growth_table, plain
+from .harness import growth, run
+from .harness.machine import today, usable_cores
+from .report import pages
+from .report.table import document, growth_table, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def _growth(arguments: argparse.Namespace) -> int:
 def _output(arguments: argparse.Namespace, *first: str) -> Path:
     quick = ("quick",) if arguments.quick else ()
     marks = [*first, arguments.backend, today(), *(arguments.operator or ()), *quick]
-    return arguments.output or report.RESULTS / f"{'-'.join(marks)}.json"
+    return arguments.output or pages.RESULTS / f"{'-'.join(marks)}.json"
 
 
 def _save(output: Path, result: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def _save(output: Path, result: dict[str, Any]) -> None:
 
 
 def _report(_: argparse.Namespace) -> int:
-    changed = report.write()
+    changed = pages.write()
     _say(f"updated: {', '.join(path.name for path in changed) or 'nothing'}")
     return 0
 

@@ -21,10 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import report
-from .device import Cuda
-from .machine import ROOT, describe, today, usable_cores
-from .run import SCHEMA
+from .harness.device import Cuda
+from .harness.machine import ROOT, describe, today, usable_cores
+from .harness.run import SCHEMA
+from .report import pages
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 _WORKERS = 8  # test processes that compile beside each other and share the GPU
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--piece", nargs="+", choices=pieces(Path()), default=DEFAULT, help="these only")
     parser.add_argument("--quick", action="store_true", help="a part of each: whether it runs at all")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="default: benchmarks/results")
+    parser.add_argument("--results", type=Path, default=pages.RESULTS, help="default: benchmarks/results")
     arguments = parser.parse_args(argv)
     results: Path = arguments.results.resolve()
     results.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ import numpy as np
 
 import dynarray as dyn
 
-from .case import Case
 from .cases import CASES
+from .cases.case import Case
 
 IMAGES = 3
 DTYPES = ("float64", "float32", "float16", "bfloat16")

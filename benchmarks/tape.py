@@ -15,8 +15,8 @@ import numpy as np
 from autodiff import Tape, Variable
 from autodiff import functions as F
 
-from .machine import usable_cores
-from .measure import FULL, QUICK, Effort, Timing, WallClock, in_turn
+from .harness.machine import usable_cores
+from .harness.measure import FULL, QUICK, Effort, Timing, WallClock, in_turn
 
 ELEMENTS, OPERATIONS = 1000, 100
 # Of the largest element: float32 sums in different orders.

@@ -1,47 +1,49 @@
 """The operator record and the registry that everything generic iterates over."""
 
 import inspect
-from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
+from itertools import zip_longest
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from ._dispatch import choose_backend, library_of
+from .typing import ArrayT
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 OPERATORS: dict[str, "Operator"] = {}
 
 
 class Checked(NamedTuple):
-    """What a check returns: arrays and parameters as the backends take them, and the shape of the output."""
+    """What a check returns: arrays and parameters as the backends take them, and the shape of the output.
 
-    arrays: tuple
-    params: dict[str, Any]
-    output_shape: tuple[int, ...]
-
-
-class Case(NamedTuple):
-    """One valid call: the shape of each array (None where it is left out) and the parameters.
-
-    Arrays named in `ranges` hold values between these limits; the others may hold any number.
+    The forms may know the output by another shape than the caller, `form_shape`, which has as many elements.
+    Arrays named in `zeros` get as many zeros in front, along the axis given there, before a form takes them:
+    the y coordinates of what the caller places by x alone. Zeros have no gradient.
     """
 
-    shapes: Mapping[str, tuple[int, ...] | None]
-    params: Mapping[str, Any]
-    ranges: Mapping[str, tuple[float, float]] = {}
+    arrays: tuple[Any, ...]
+    params: dict[str, Any]
+    output_shape: tuple[int, ...]
+    form_shape: tuple[int, ...] | None = None
+    zeros: Mapping[str, int] = {}
 
 
 class Saved(NamedTuple):
     """What a forward pass leaves for the backward pass; `arrays` are the arrays it keeps alive."""
 
     backend: str
-    arrays: tuple
+    arrays: tuple[Any, ...]
     params: dict[str, Any]
-    output: tuple[tuple[int, ...], Any]
+    output_shape: tuple[int, ...]
+    form_shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...] | None, ...]
+    zeros: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,29 @@ class Form:
         return getattr(import_module(self.module), self.name)(*args, **kwargs)
 
 
-def forms(stem: str, name: str) -> dict[str, Callable]:
-    """The four forms of one function: `name` in the module `stem` of each backend."""
-    modules = {
-        "reference": "dynarray.reference",
-        "cpu": "dynarray.cpu",
-        "host": "rawkernels",
-        "cuda": "rawkernels",
-    }
-    return {backend: Form(f"{module}.{stem}", name) for backend, module in modules.items()}
+@dataclass(frozen=True)
+class LazyModule:
+    """A module whose functions are `Form`: nothing is imported until one is called."""
+
+    module: str
+
+    def __getattr__(self, name: str) -> Form:
+        return Form(self.module, name)
+
+
+def modules(stem: str) -> tuple[Any, Any, Any, Any]:
+    """The modules of a family: reference, composite, CPU kernels, launches of CUDA kernels.
+
+    Families import them by name where a type checker or an editor reads, and take these where Python does.
+    """
+    packages = ("dynarray.reference", "dynarray.composite", "dynarray.cpu", "rawkernels")
+    reference, composite, cpu, cuda = (LazyModule(f"{package}.{stem}") for package in packages)
+    return reference, composite, cpu, cuda
+
+
+def forms(reference: Callable[..., Any], cpu: Callable[..., Any], cuda: Callable[..., Any]) -> dict[str, Any]:
+    """One function on each backend; the host runs the same launches as CUDA."""
+    return {"reference": reference, "cpu": cpu, "host": cuda, "cuda": cuda}
 
 
 @dataclass(frozen=True)
@@ -91,9 +107,6 @@ class Operator:
         `kept` begins with the arrays of the forward pass; whatever follows them is recomputed when missing.
     check : callable
         ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError.
-    cases : callable
-        ``cases(pick, **fixed) -> Case``: a valid call, each free choice made by ``pick(sequence)`` except the
-        sizes in `fixed`, which every operator takes for the symbols N, H and W.
     roles : tuple of str
         The public name of each array that the forms take, in the order in which they take them.
     composite : callable, optional
@@ -102,30 +115,36 @@ class Operator:
     """
 
     name: str
-    function: Callable
+    function: Callable[..., Any]
     arrays: tuple[str, ...]
     optional: tuple[str, ...]
     keywords: tuple[str, ...]
     numbers: tuple[str, ...]
     defaults: Mapping[str, Any]
-    forward: Mapping[str, Callable]
-    backward: Mapping[str, Callable]
+    forward: Mapping[str, Any]
+    backward: Mapping[str, Any]
     check: Callable[..., Checked]
-    cases: Callable[..., Case]
     roles: tuple[str, ...]
-    composite: Callable | None = None
+    composite: Callable[..., Any] | None = None
 
-    def __call__(self, arrays: tuple, **params: Any) -> Any:
+    @property
+    def stem(self) -> str:
+        """The name that the files of its family share."""
+        reference: Form = self.forward["reference"]
+        return reference.module.rpartition(".")[2]
+
+    def __call__(self, arrays: tuple[ArrayT, *tuple[Any, ...]], **params: Any) -> ArrayT:
         """The output alone."""
-        return self.run(arrays, params)[0]
+        output: ArrayT = self.run(arrays, params)[0]
+        return output
 
-    def arguments(self, arrays: tuple) -> tuple[tuple, dict[str, Any]]:
+    def arguments(self, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arrays as the public function takes them: ``(positional, by keyword)``."""
         named = dict(zip(self.arrays, arrays, strict=True))
         by_keyword = {name: named.pop(name) for name in self.keywords}
         return tuple(named.values()), by_keyword
 
-    def prepare(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[str, Checked]:
+    def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
         """Check a call; return its backend and what the forms of that backend are to be given."""
         unknown = sorted(set(params) - set(self.defaults))
         if unknown:
@@ -148,16 +167,18 @@ class Operator:
         backend = choose_backend(self.name, given)
         return backend, self.check(*arrays, **{**self.defaults, **params})
 
-    def run(self, arrays: tuple, params: Mapping[str, Any]) -> tuple[Any, Saved]:
+    def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""
-        backend, checked = self.prepare(arrays, params)
-        output, kept = self.forward[backend](*checked.arrays, **checked.params)
-        return output, self._saved(backend, checked, kept, arrays)
+        return self.run_checked(*self.prepare(arrays, params), arrays)
 
-    def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple:
+    def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
+        """Forward pass of a call that was checked."""
+        output, kept = self.forward[backend](*self._formed(checked.arrays, checked.zeros), **checked.params)
+        return output.reshape(checked.output_shape), self._saved(backend, checked, kept, arrays)
+
+    def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         """Backward pass: one gradient per array argument, None where not needed or not given."""
-        shape, _ = saved.output
-        first = self.arrays[0]
+        shape, first = saved.output_shape, self.arrays[0]
         kept = saved.arrays[self.roles.index(first)]
         if choose_backend(self.name, {first: kept, "grad_output": grad_output}) != saved.backend:
             raise ValueError(
@@ -168,34 +189,55 @@ class Operator:
                 f"{self.name}: grad_output must have the shape of the output, {shape}, "
                 f"got {tuple(grad_output.shape)}"
             )
+        return self.gradients_checked(grad_output, saved, needs)
+
+    def gradients_checked(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Backward pass with a gradient of the output that was checked."""
         wanted = {
             name
             for name, needed, given in zip(self.arrays, needs, saved.shapes, strict=True)
             if needed and given is not None
         }
         results = self.backward[saved.backend](
-            grad_output, saved.arrays, tuple(role in wanted for role in self.roles), **saved.params
+            grad_output.reshape(saved.form_shape),
+            self._formed(saved.arrays, saved.zeros),
+            tuple(role in wanted for role in self.roles),
+            **saved.params,
         )
         named = dict(zip(self.roles, results, strict=True))
+        for name in wanted.intersection(saved.zeros):
+            named[name] = np.split(named[name], 2, saved.zeros[name])[1].copy()
         return tuple(
             named[name].reshape(given) if name in wanted else None
             for name, given in zip(self.arrays, saved.shapes, strict=True)
         )
 
-    def _saved(self, backend: str, checked: Checked, kept: tuple, arrays: tuple) -> Saved:
+    def _formed(self, arrays: tuple[Any, ...], zeros: Mapping[str, int]) -> tuple[Any, ...]:
+        """The arrays as a form takes them, with the zeros of which the caller does not know."""
+        if not zeros:
+            return arrays
+        return tuple(
+            np.concatenate((np.zeros_like(array), array), zeros[role]) if role in zeros else array
+            for role, array in zip_longest(self.roles, arrays)
+        )
+
+    def _saved(self, backend: str, checked: Checked, kept: tuple[Any, ...], arrays: tuple[Any, ...]) -> Saved:
+        if checked.zeros:  # of these the caller's own are kept
+            own = zip_longest(self.roles, checked.arrays, kept)
+            kept = tuple(mine if role in checked.zeros else other for role, mine, other in own)
         shapes = tuple(tuple(array.shape) if library_of(array) else None for array in arrays)
-        return Saved(backend, kept, checked.params, (checked.output_shape, arrays[0].dtype), shapes)
+        form_shape = checked.form_shape or checked.output_shape
+        return Saved(backend, kept, checked.params, checked.output_shape, form_shape, shapes, checked.zeros)
 
 
 def register(
-    function: Callable,
+    function: Callable[..., Any],
     *,
-    forward: Mapping[str, Callable],
-    backward: Mapping[str, Callable],
+    forward: Mapping[str, Callable[..., Any]],
+    backward: Mapping[str, Callable[..., Any]],
     check: Callable[..., Checked],
-    cases: Callable[..., Case],
     roles: tuple[str, ...] | None = None,
-    composite: Callable | None = None,
+    composite: Callable[..., Any] | None = None,
     keywords: tuple[str, ...] = (),
 ) -> Operator:
     """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
@@ -213,7 +255,6 @@ def register(
         forward=forward,
         backward=backward,
         check=check,
-        cases=cases,
         roles=roles or arrays,
         composite=composite,
     )
@@ -221,47 +262,52 @@ def register(
     return operator
 
 
-def backward_of(operator: Operator) -> Callable:
-    """The public ``<name>_backward`` of an operator: same arguments after `grad_output`, plus `needs`."""
-    signature = inspect.signature(operator.function)
-    title = "".join(part.capitalize() for part in operator.name.split("_"))
-    gradients_type = namedtuple(f"{title}Gradients", operator.arrays)  # type: ignore[misc]
-    grad_output = inspect.Parameter("grad_output", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needs_parameter = inspect.Parameter("needs", inspect.Parameter.KEYWORD_ONLY, default=None)
+def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -> Callable[[F], F]:
+    """Make a declaration the public ``<name>_backward`` of an operator; `gradients` is its type of tuple.
 
-    def backward(grad_output: Any, *args: Any, needs: tuple[bool, ...] | None = None, **kwargs: Any) -> Any:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{backward.__name__}: {error}") from None
-        bound.apply_defaults()
-        arrays = tuple(bound.arguments[name] for name in operator.arrays)
-        params = {name: bound.arguments[name] for name in operator.defaults}
-        if needs is None:
-            needs = (True,) * len(arrays)
-        wants = needs if isinstance(needs, tuple | list) else ()
-        if len(wants) != len(arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
-            raise ValueError(
-                f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, "
-                f"got {needs!r}"
-            )
-        backend, checked = operator.prepare(arrays, params)
-        saved = operator._saved(backend, checked, checked.arrays, arrays)
-        return gradients_type(*operator.gradients(grad_output, saved, tuple(wants)))
+    What is declared is a signature, for callers and type checkers: that of the operator after `grad_output`,
+    and `needs`. The first line of the docstring is completed by the rest.
+    """
 
-    backward.__name__ = backward.__qualname__ = f"{operator.name}_backward"
-    backward.__module__ = operator.function.__module__
-    backward.__doc__ = _BACKWARD_DOC.format(
-        name=operator.name, arrays=", ".join(operator.arrays), title=title
-    )
-    backward.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[grad_output, *signature.parameters.values(), needs_parameter]
-    )
-    return backward
+    def decorate(declared: F) -> F:
+        signature = inspect.signature(declared)
+
+        @wraps(declared)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{declared.__name__}: {error}") from None
+            bound.apply_defaults()
+            given = bound.arguments
+            arrays = tuple(given[name] for name in operator.arrays)
+            wants = _wanted(operator, given["needs"])
+            backend, checked = operator.prepare(arrays, {name: given[name] for name in operator.defaults})
+            saved = operator._saved(backend, checked, checked.arrays, arrays)
+            return gradients(*operator.gradients(given["grad_output"], saved, wants))
+
+        backward.__doc__ = f"{declared.__doc__}\n\n" + _BACKWARD_DOC.format(
+            name=operator.name, arrays=", ".join(operator.arrays), title=getattr(gradients, "__name__", "")
+        )
+        return cast(F, backward)
+
+    return decorate
 
 
-_BACKWARD_DOC = """Gradients of `{name}`: vector-Jacobian products of `grad_output`.
+def _wanted(operator: Operator, needs: Any) -> tuple[bool, ...]:
+    """The gradients that are wanted, one bool for each array."""
+    if needs is None:
+        return (True,) * len(operator.arrays)
+    wants = needs if isinstance(needs, tuple | list) else ()
+    if len(wants) != len(operator.arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
+        raise ValueError(
+            f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, "
+            f"got {needs!r}"
+        )
+    return tuple(wants)
 
+
+_BACKWARD_DOC = """\
 Parameters
 ----------
 grad_output : array
@@ -273,7 +319,7 @@ needs : tuple of bool, optional
 
 Returns
 -------
-{title}Gradients
+{title}
     Named tuple ({arrays}). A gradient has the shape and dtype of its array, and is
     None where it is not needed or the array was not given.
 

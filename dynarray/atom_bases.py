@@ -8,6 +8,12 @@ import numpy as np
 
 from ._check import check_int
 
+__all__ = [
+    "fourier_bessel_bases",
+    "multiscale_bases",
+]
+
+
 _LARGEST_ORDER = 15  # of the Bessel functions
 
 

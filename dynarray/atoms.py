@@ -4,23 +4,48 @@
 numbers per pixel.
 """
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
-from ._check import check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._check import check_shape
+from ._geometry import LINE, PLANE, Space, check_kernel, check_window
+from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
+from .typing import ArrayT, Needs, Pair
+
+__all__ = [
+    "AtomConv1dGradients",
+    "AtomConv2dGradients",
+    "ComposeAtomsGradients",
+    "atom_conv1d",
+    "atom_conv1d_backward",
+    "atom_conv2d",
+    "atom_conv2d_backward",
+    "compose_atoms",
+    "compose_atoms_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import atoms as _cuda
+
+    from .composite import atoms as _composite
+    from .cpu import atoms as _cpu
+    from .reference import atoms as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("atoms")
 
 
 def atom_conv2d(
-    x: Any,
-    atoms: Any,
-    coefficients: Any,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
     *,
-    bias: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
-    padding: Any = None,
-) -> Any:
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+) -> ArrayT:
     """Convolution with a filter per pixel, composed of a few atoms that all channels share.
 
     Each channel is filtered by each atom of the pixel, ``z[n,c,m,p] = sum_ab atoms[n,m,a,b,p] * x[n,c,q]``
@@ -83,7 +108,62 @@ def atom_conv2d(
     return ATOM_CONV2D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
 
 
-def compose_atoms(alpha: Any, bases: Any) -> Any:
+def atom_conv1d(
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Convolution of a line with a filter per sample, composed of a few atoms that all channels share.
+
+    ``y[n,o,l] = bias[o] + sum_cm coefficients[o,c,m] * z[n,c,m,l]`` with ``z[n,c,m,l] = sum_a atoms[n,m,a,l]
+    * x[n,c, l*stride - padding + a*dilation]``: `atom_conv2d` on images of one row.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    atoms : array, (N, M, k, Lo)
+        M filters per output sample.
+    coefficients : array, (O, C, M)
+        How each output channel mixes the filtered input channels, the same for all samples.
+    bias : array, (O,), optional
+        Added to the output channels.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `atom_conv2d`.
+
+    Examples
+    --------
+    A single atom, the difference to the sample before, and two multiples of it:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> atoms = np.zeros((1, 1, 3, 4)) + np.array([-1.0, 1.0, 0.0])[:, None]
+    >>> dyn.atom_conv1d(np.array([[[1.0, 2.0, 4.0, 8.0]]]), atoms, np.array([[[1.0]], [[10.0]]])).tolist()
+    [[[1.0, 1.0, 2.0, 4.0], [10.0, 10.0, 20.0, 40.0]]]
+    """
+    return ATOM_CONV1D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
+
+
+def compose_atoms(
+    alpha: ArrayT,
+    bases: ArrayT,
+) -> ArrayT:
     """Filter atoms of every pixel as sums of bases: ``atoms[n,m,a,b,p] = sum_i alpha[n,m,i,p]*bases[i,a,b]``.
 
     Parameters
@@ -123,93 +203,118 @@ def compose_atoms(alpha: Any, bases: Any) -> Any:
     return COMPOSE_ATOMS((alpha, bases))
 
 
-def _check_atom_conv2d(
-    x: Any, atoms: Any, coefficients: Any, bias: Any, *, stride: Any, dilation: Any, padding: Any
+def _check_atom_conv(
+    name: str, space: Space, x: Any, atoms: Any, coefficients: Any, bias: Any, **steps: Any
 ) -> Checked:
-    name = "atom_conv2d"
-    strides = check_pair(name, "stride", stride, 1)
-    dilations = check_pair(name, "dilation", dilation, 1)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    sizes = check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{name}: atoms must have kernel sizes of at least 1, got {kernel}")
-    paddings = resolve_padding(name, padding, kernel, dilations)
-    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
-    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
-    check_shape(name, "atoms", atoms, "N M kh kw Ho Wo", sizes)
+    of_images, of_atoms = space.pattern("N C image"), space.pattern("N M kernel outputs")
+    sizes = check_shape(name, "x", x, of_images, {})
+    sizes = check_shape(name, "atoms", atoms, of_atoms, sizes)
+    window = check_window(name, "atoms", sizes, space, **steps)
+    check_shape(name, "atoms", atoms, of_atoms, sizes | window.sizes)
     sizes = check_shape(name, "coefficients", coefficients, "O C M", sizes)
     if bias is not None:
         check_shape(name, "bias", bias, "O", sizes)
-    rows = shorten_steps(sizes["H"], kernel[0], sizes["Ho"], strides[0], dilations[0], paddings[0])
-    cols = shorten_steps(sizes["W"], kernel[1], sizes["Wo"], strides[1], dilations[1], paddings[1])
-    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    shape = (sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"])
-    return Checked((x, atoms, coefficients, bias), params, shape)
+    x, atoms = space.in_plane(x, "N C image"), space.in_plane(atoms, "N M kernel outputs")
+    shapes = window.output_shapes(sizes["N"], sizes["O"])
+    return Checked((x, atoms, coefficients, bias), window.shortened(), *shapes)
 
 
 def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
     name = "compose_atoms"
     sizes = check_shape(name, "alpha", alpha, "N M B Ho Wo", {})
     sizes = check_shape(name, "bases", bases, "B kh kw", sizes)
-    if min(sizes["kh"], sizes["kw"]) < 1:
-        raise ValueError(f"{name}: bases must have kernel sizes of at least 1, got {bases.shape[1:]}")
+    check_kernel(name, "bases", sizes)
     return Checked((alpha, bases), {}, tuple(sizes[s] for s in ("N", "M", "kh", "kw", "Ho", "Wo")))
-
-
-def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        **fixed,
-    }
-    atoms, outputs = pick((1, 2, 3)), pick((1, 2, 7))
-    stride, dilation = (pick((1, 2, 3)), pick((1, 2))), (pick((1, 2, 3)), pick((1, 2)))
-    if pick((True, False)):
-        kernel, padding = (pick((3, 1, 5)), pick((3, 1, 5))), None
-    else:
-        kernel, padding = (pick((2, 4, 1)), pick((3, 2))), (pick((0, 1, 3)), pick((0, 2)))
-    paddings = resolve_padding("cases", padding, kernel, dilation)
-    extent = sizes["H"], sizes["W"]
-    grid = (output_size(extent[i], kernel[i], stride[i], dilation[i], paddings[i]) for i in range(2))
-    shapes = {
-        "x": (sizes["N"], sizes["C"], *extent),
-        "atoms": (sizes["N"], atoms, *kernel, *grid),
-        "coefficients": (outputs, sizes["C"], atoms),
-        "bias": (outputs,) if pick((True, False)) else None,
-    }
-    return Case(shapes, {"stride": stride, "dilation": dilation, "padding": padding})
-
-
-def _compose_atoms_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
-    bases = pick((1, 2, 6, 13))
-    shapes = {
-        "alpha": (sizes["N"], pick((1, 2, 3)), bases, sizes["H"], sizes["W"]),
-        "bases": (bases, pick((3, 1, 4)), pick((3, 1, 2))),
-    }
-    return Case(shapes, {})
 
 
 ATOM_CONV2D = register(
     atom_conv2d,
-    forward=forms("atoms", "forward"),
-    backward=forms("atoms", "backward"),
-    check=_check_atom_conv2d,
-    cases=_atom_conv2d_cases,
-    composite=Form("dynarray.composite.atoms", "forward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
+    check=partial(_check_atom_conv, "atom_conv2d", PLANE),
+    composite=_composite.forward,
+    keywords=("bias",),
+)
+ATOM_CONV1D = register(
+    atom_conv1d,
+    forward=ATOM_CONV2D.forward,
+    backward=ATOM_CONV2D.backward,
+    check=partial(_check_atom_conv, "atom_conv1d", LINE),
+    composite=OnALine(_composite.forward),
     keywords=("bias",),
 )
 COMPOSE_ATOMS = register(
     compose_atoms,
-    forward=forms("atoms", "compose_forward"),
-    backward=forms("atoms", "compose_backward"),
+    forward=forms(_reference.compose_forward, _cpu.compose_forward, _cuda.compose_forward),
+    backward=forms(_reference.compose_backward, _cpu.compose_backward, _cuda.compose_backward),
     check=_check_compose_atoms,
-    cases=_compose_atoms_cases,
-    composite=Form("dynarray.composite.atoms", "compose"),
+    composite=_composite.compose,
 )
 
-atom_conv2d_backward = backward_of(ATOM_CONV2D)
-compose_atoms_backward = backward_of(COMPOSE_ATOMS)
+
+class AtomConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `atom_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    atoms: ArrayT
+    coefficients: ArrayT
+    bias: ArrayT | None
+
+
+class ComposeAtomsGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `compose_atoms` by its arrays; None where one was not asked for or not given."""
+
+    alpha: ArrayT
+    bases: ArrayT
+
+
+@backward_of(ATOM_CONV2D, AtomConv2dGradients)
+def atom_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    needs: Needs = None,
+) -> AtomConv2dGradients[ArrayT]:
+    """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class AtomConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `atom_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    atoms: ArrayT
+    coefficients: ArrayT
+    bias: ArrayT | None
+
+
+@backward_of(ATOM_CONV1D, AtomConv1dGradients)
+def atom_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    atoms: ArrayT,
+    coefficients: ArrayT,
+    *,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> AtomConv1dGradients[ArrayT]:
+    """Gradients of `atom_conv1d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(COMPOSE_ATOMS, ComposeAtomsGradients)
+def compose_atoms_backward(
+    grad_output: ArrayT,
+    alpha: ArrayT,
+    bases: ArrayT,
+    *,
+    needs: Needs = None,
+) -> ComposeAtomsGradients[ArrayT]:
+    """Gradients of `compose_atoms`: vector-Jacobian products of `grad_output`."""

@@ -5,27 +5,51 @@ high-level features it is the sampling of Context Guided Dynamic Sampling. `samp
 any points.
 """
 
-from typing import Any
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
-from ._check import check_divides, check_flag, check_pair, check_shape
-from ._geometry import output_size, resolve_padding
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._check import check_divides, check_flag, check_shape
+from ._geometry import LINE, PLANE, Space, check_window
+from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
+from .typing import ArrayT, Needs, Pair
 
-FARTHEST = 2**30  # pixels from the image to the grid of a kernel: 32-bit kernels count in pixels
+__all__ = [
+    "DeformConv1dGradients",
+    "DeformConv2dGradients",
+    "SamplePointsGradients",
+    "deform_conv1d",
+    "deform_conv1d_backward",
+    "deform_conv2d",
+    "deform_conv2d_backward",
+    "sample_points",
+    "sample_points_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import deform as _cuda
+
+    from .composite import deform as _composite
+    from .cpu import deform as _cpu
+    from .reference import deform as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("deform")
 
 
 def deform_conv2d(
-    x: Any,
-    offset: Any,
-    weight: Any,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
     *,
-    mask: Any = None,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    padding: Pair | None = 0,
+    dilation: Pair = 1,
     deterministic: bool = False,
-) -> Any:
+) -> ArrayT:
     """Convolution whose taps are read at learned points, with bilinear interpolation.
 
     ``y[n,o,p] = bias[o] + sum_c sum_ab weight[o,c,a,b] * mask[n,d,a,b,p] * x[n,c](q + offset[n,d,a,b,:,p])``
@@ -98,7 +122,76 @@ def deform_conv2d(
     )
 
 
-def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
+def deform_conv1d(
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    padding: SupportsIndex | None = 0,
+    dilation: SupportsIndex = 1,
+    deterministic: bool = False,
+) -> ArrayT:
+    """Convolution of a line whose taps are read at learned points, with linear interpolation.
+
+    ``y[n,o,l] = bias[o] + sum_c sum_a weight[o,c,a] * mask[n,d,a,l] * x[n,c](q + offset[n,d,a,l])`` with
+    ``q = l*stride - padding + a*dilation``: `deform_conv2d` on images of one row, whose points stay in it.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    offset : array, (N, D, k, Lo) or the same memory as (N, D*k, Lo)
+        How far each point lies from the regular grid, in samples; any distance. D divides C.
+    weight : array, (O, C/groups, k)
+        The kernel. Its second extent says how many groups there are; they divide C and O.
+    mask : array, (N, D, k, Lo) or the same memory as (N, D*k, Lo), optional
+        A factor for each point.
+    bias : array, (O,), optional
+        Added to each output channel.
+    stride, dilation : int
+        Step between outputs and between taps, in samples.
+    padding : int, optional
+        Where the regular grid begins, before the line. None means "same" and needs an odd kernel size.
+    deterministic : bool
+        See `deform_conv2d`.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `deform_conv2d`.
+
+    Examples
+    --------
+    A kernel of one tap, moved half a sample to the right, halves the way between neighbours:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([[[0.0, 2.0, 6.0]]])
+    >>> dyn.deform_conv1d(x, np.full((1, 1, 1, 3), 0.5), np.ones((1, 1, 1))).tolist()
+    [[[1.0, 4.0, 3.0]]]
+    """
+    return DEFORM_CONV1D(
+        (x, offset, weight, mask, bias),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        deterministic=deterministic,
+    )
+
+
+def sample_points(
+    x: ArrayT,
+    points: ArrayT,
+    *,
+    deterministic: bool = False,
+) -> ArrayT:
     """Read an image at any points, with bilinear interpolation.
 
     ``y[n,c,i,p] = x[n,c](points[n,i,:,p])``, where ``x(point)`` interpolates between the four pixels around
@@ -143,63 +236,42 @@ def sample_points(x: Any, points: Any, *, deterministic: bool = False) -> Any:
     return SAMPLE_POINTS((x, points), deterministic=deterministic)
 
 
-def _check_grid(
-    operator: str, sizes: dict[str, int], stride: Any, padding: Any, dilation: Any
-) -> dict[str, tuple[int, int]]:
-    """Steps of the regular grid as pairs, and the output size into `sizes`."""
-    kernel = sizes["kh"], sizes["kw"]
-    strides = check_pair(operator, "stride", stride, 1)
-    dilations = check_pair(operator, "dilation", dilation, 1)
-    paddings = resolve_padding(operator, padding, kernel, dilations)
-    steps = []
-    for axis, size in enumerate((sizes["H"], sizes["W"])):
-        outputs = output_size(size, kernel[axis], strides[axis], dilations[axis], paddings[axis])
-        sizes["Ho" if axis == 0 else "Wo"] = outputs
-        # A step that is never taken may be any number.
-        step = strides[axis] if outputs > 1 else 1, dilations[axis] if kernel[axis] > 1 and outputs else 1
-        far = max(paddings[axis], (outputs - 1) * step[0] + (kernel[axis] - 1) * step[1])
-        if outputs and far > FARTHEST:
-            raise ValueError(
-                f"{operator}: stride, dilation and padding place taps {far} pixels away; "
-                f"at most {FARTHEST} are possible"
-            )
-        steps.append((step[0], paddings[axis] if outputs else 0, step[1]))
-    return dict(zip(("stride", "padding", "dilation"), zip(*steps), strict=True))
-
-
-def _check_deform_conv2d(
+def _check_deform_conv(
+    name: str,
+    space: Space,
     x: Any,
     offset: Any,
     weight: Any,
     mask: Any,
     bias: Any,
     *,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
     deterministic: Any,
+    **steps: Any,
 ) -> Checked:
-    name = "deform_conv2d"
     deterministic = check_flag(name, "deterministic", deterministic)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    sizes = check_shape(name, "weight", weight, "O C/groups kh kw", sizes)
-    if min(sizes["kh"], sizes["kw"]) < 1:
-        raise ValueError(
-            f"{name}: weight must have kernel sizes of at least 1, got {(sizes['kh'], sizes['kw'])}"
-        )
+    sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
+    sizes = check_shape(name, "weight", weight, space.pattern("O C/groups kernel"), sizes)
+    window = check_window(name, "weight", sizes, space, **steps)
     _check_groups(name, sizes)
-    steps = _check_grid(name, sizes, stride, padding, dilation)
-    offset = _with_taps(name, "offset", offset, sizes, 2)
-    sizes = check_shape(name, "offset", offset, "N D kh kw 2 Ho Wo", {**sizes, "2": 2})
+    sizes |= window.sizes
+    offset = _with_taps(name, "offset", offset, sizes, space, len(space.image))
+    per_tap = "N D kernel outputs"
+    pattern = space.pattern(per_tap if space is LINE else "N D kernel 2 outputs")
+    sizes = check_shape(name, "offset", offset, pattern, {**sizes, "2": 2})
     check_divides(name, "offset", "D", "C", sizes)
     if mask is not None:
-        mask = _with_taps(name, "mask", mask, sizes, 1)
-        check_shape(name, "mask", mask, "N D kh kw Ho Wo", sizes)
+        mask = _with_taps(name, "mask", mask, sizes, space, 1)
+        check_shape(name, "mask", mask, space.pattern(per_tap), sizes)
+        mask = space.in_plane(mask, per_tap)
     if bias is not None:
         check_shape(name, "bias", bias, "O", sizes)
-    params = {**steps, "deterministic": deterministic}
-    shape = sizes["N"], sizes["O"], sizes["Ho"], sizes["Wo"]
-    return Checked((x, offset, weight, mask, bias), params, shape)
+    params = {**window.bounded(name), "deterministic": deterministic}
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "O C/groups kernel")
+    zeros = {}
+    if space is LINE:
+        offset, zeros = space.in_plane(offset, per_tap)[:, :, :, :, None], {"offset": 4}
+    shapes = window.output_shapes(sizes["N"], sizes["O"])
+    return Checked((x, offset, weight, mask, bias), params, *shapes, zeros)
 
 
 def _check_groups(name: str, sizes: dict[str, int]) -> None:
@@ -219,24 +291,25 @@ def _check_groups(name: str, sizes: dict[str, int]) -> None:
         )
 
 
-def _with_taps(name: str, argument: str, array: Any, sizes: dict[str, int], per_tap: int) -> Any:
-    """The array with axes for offset groups and taps, from the memory of (N, channels, Ho, Wo) too."""
-    if len(array.shape) != 4:
+def _with_taps(
+    name: str, argument: str, array: Any, sizes: dict[str, int], space: Space, coordinates: int
+) -> Any:
+    """The array with axes for offset groups and taps, from the memory of (N, channels, outputs) too."""
+    if len(array.shape) != 2 + len(space.outputs):
         return array
-    taps = sizes["kh"] * sizes["kw"]
-    extents = {key: sizes[key] for key in ("N", "Ho", "Wo")}
-    factor = "2*" if per_tap == 2 else ""
-    channels = array.shape[1]
-    if channels % (per_tap * taps) or ("D" in sizes and channels != sizes["D"] * per_tap * taps):
+    kernel, outputs = ([sizes[symbol] for symbol in symbols] for symbols in (space.kernel, space.outputs))
+    taps, words = prod(kernel), "*".join(space.kernel)
+    factor = "2*" if coordinates == 2 else ""
+    channels, per_group = array.shape[1], coordinates * taps
+    if channels % per_group or ("D" in sizes and channels != sizes["D"] * per_group):
         raise ValueError(
-            f"{name}: {argument} must have {factor}D*kh*kw channels with kh*kw = {taps}"
+            f"{name}: {argument} must have {factor}D*{words} channels with {words} = {taps}"
             f"{' and D = ' + str(sizes['D']) if 'D' in sizes else ''}, got {tuple(array.shape)}"
         )
-    check_shape(name, argument, array, f"N {factor}D*kh*kw Ho Wo", extents)
-    pair = (2,) if per_tap == 2 else ()
-    groups = channels // (per_tap * taps)
-    shape = (sizes["N"], groups, sizes["kh"], sizes["kw"], *pair, sizes["Ho"], sizes["Wo"])
-    return array.reshape(shape)
+    extents = {symbol: sizes[symbol] for symbol in ("N", *space.outputs)}
+    check_shape(name, argument, array, space.pattern(f"N {factor}D*{words} outputs"), extents)
+    pair = (2,) if coordinates == 2 else ()
+    return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)
 
 
 def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
@@ -248,76 +321,101 @@ def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
     return Checked((x, points), {"deterministic": deterministic}, shape)
 
 
-_REACH = (-3.0, 3.0), (-1.5, 1.5), (-20.0, 20.0)  # of offsets: the last mostly leaves small images
-
-
-def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    """Deterministic calls: the contract asks for the same bits from each run."""
-    groups, offset_groups = pick((1, 2)), pick((1, 2, 3))
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "C": groups * offset_groups * pick((1, 2, 5)),
-        "O": groups * pick((1, 3, 4)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "kh": pick((3, 1, 2)),
-        "kw": pick((3, 1, 4)),
-        **fixed,
-    }
-    kernel = sizes["kh"], sizes["kw"]
-    paddings = (1, (2, 0), 0) if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 else (None, 1, (2, 0), 0)
-    params: dict[str, Any] = {
-        "stride": pick((1, 2, (3, 1))),
-        "padding": pick(paddings),
-        "dilation": (pick((1, 2, 3)), pick((1, 2))),
-        "deterministic": True,
-    }
-    steps = {name: params[name] for name in ("stride", "padding", "dilation")}
-    _check_grid("cases", sizes, **steps)
-    outputs = sizes["Ho"], sizes["Wo"]
-    n, d, taps = sizes["N"], offset_groups, kernel[0] * kernel[1]
-    split = pick((True, False))
-    given = {
-        "x": (n, sizes["C"], sizes["H"], sizes["W"]),
-        "offset": (n, d, *kernel, 2, *outputs) if split else (n, 2 * d * taps, *outputs),
-        "weight": (sizes["O"], sizes["C"] // groups, *kernel),
-        "mask": ((n, d, *kernel, *outputs) if split else (n, d * taps, *outputs))
-        if pick((True, False))
-        else None,
-        "bias": (sizes["O"],) if pick((True, False)) else None,
-    }
-    return Case(given, params, {"offset": pick(_REACH)})
-
-
-def _sample_points_cases(pick: Any, **fixed: int) -> Case:
-    """Deterministic calls, as above; points in and around the image."""
-    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
-    n, height, width = sizes["N"], sizes["H"], sizes["W"]
-    outputs = pick(((height, width), (3, 5), (1, 1), (0, 4)))
-    given = {
-        "x": (n, pick((1, 3, 8)), height, width),
-        "points": (n, pick((1, 2, 5)), 2, *outputs),
-    }
-    return Case(given, {"deterministic": True}, {"points": (-3.0, max(height, width) + 2.0)})
-
-
 DEFORM_CONV2D = register(
     deform_conv2d,
-    forward=forms("deform", "forward"),
-    backward=forms("deform", "backward"),
-    check=_check_deform_conv2d,
-    cases=_deform_conv2d_cases,
-    composite=Form("dynarray.composite.deform", "forward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
+    check=partial(_check_deform_conv, "deform_conv2d", PLANE),
+    composite=_composite.forward,
+    keywords=("mask", "bias"),
+)
+DEFORM_CONV1D = register(
+    deform_conv1d,
+    forward=DEFORM_CONV2D.forward,
+    backward=DEFORM_CONV2D.backward,
+    check=partial(_check_deform_conv, "deform_conv1d", LINE),
+    composite=OnALine(_composite.forward, {1: 4}),
     keywords=("mask", "bias"),
 )
 SAMPLE_POINTS = register(
     sample_points,
-    forward=forms("deform", "sample_forward"),
-    backward=forms("deform", "sample_backward"),
+    forward=forms(_reference.sample_forward, _cpu.sample_forward, _cuda.sample_forward),
+    backward=forms(_reference.sample_backward, _cpu.sample_backward, _cuda.sample_backward),
     check=_check_sample_points,
-    cases=_sample_points_cases,
-    composite=Form("dynarray.composite.deform", "sample_forward"),
+    composite=_composite.sample_forward,
 )
 
-deform_conv2d_backward = backward_of(DEFORM_CONV2D)
-sample_points_backward = backward_of(SAMPLE_POINTS)
+
+class DeformConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `deform_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    offset: ArrayT
+    weight: ArrayT
+    mask: ArrayT | None
+    bias: ArrayT | None
+
+
+class SamplePointsGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `sample_points` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    points: ArrayT
+
+
+@backward_of(DEFORM_CONV2D, DeformConv2dGradients)
+def deform_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: Pair = 1,
+    padding: Pair | None = 0,
+    dilation: Pair = 1,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> DeformConv2dGradients[ArrayT]:
+    """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class DeformConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `deform_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    offset: ArrayT
+    weight: ArrayT
+    mask: ArrayT | None
+    bias: ArrayT | None
+
+
+@backward_of(DEFORM_CONV1D, DeformConv1dGradients)
+def deform_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    offset: ArrayT,
+    weight: ArrayT,
+    *,
+    mask: ArrayT | None = None,
+    bias: ArrayT | None = None,
+    stride: SupportsIndex = 1,
+    padding: SupportsIndex | None = 0,
+    dilation: SupportsIndex = 1,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> DeformConv1dGradients[ArrayT]:
+    """Gradients of `deform_conv1d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(SAMPLE_POINTS, SamplePointsGradients)
+def sample_points_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    points: ArrayT,
+    *,
+    deterministic: bool = False,
+    needs: Needs = None,
+) -> SamplePointsGradients[ArrayT]:
+    """Gradients of `sample_points`: vector-Jacobian products of `grad_output`."""

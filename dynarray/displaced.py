@@ -1,31 +1,54 @@
 """Convolutions whose filters are a few units at learned, fractional displacements instead of a grid of taps.
 
-One operator, `displaced_conv2d`: displaced aggregation units, also called spatially-adaptive filter units.
+`displaced_conv2d`, and `displaced_conv1d` on lines: displaced aggregation units, also called
+spatially-adaptive filter units.
 """
 
+from functools import partial
 from math import ceil
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, get_args
 
 from ._check import check_choice, check_shape
 from ._dispatch import library_of
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._geometry import LINE, PLANE, Space
+from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
+from .typing import ArrayT, Needs
 
-NAME = "displaced_conv2d"
-GRADIENTS = ("exact", "smooth")
+__all__ = [
+    "DisplacedConv1dGradients",
+    "DisplacedConv2dGradients",
+    "displaced_conv1d",
+    "displaced_conv1d_backward",
+    "displaced_conv2d",
+    "displaced_conv2d_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import displaced as _cuda
+
+    from .composite import displaced as _composite
+    from .cpu import displaced as _cpu
+    from .reference import displaced as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("displaced")
+
+DisplacementGradient = Literal["exact", "smooth"]
 SIGMA = 0.5
 MAX_SIGMA = 10_000.0
 
 
 def displaced_conv2d(
-    x: Any,
-    weight: Any,
-    displacement: Any,
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
     *,
-    sigma: Any = SIGMA,
-    bias: Any = None,
-    displacement_gradient: str = "exact",
-) -> Any:
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+) -> ArrayT:
     """Convolution with a few weighted units per filter, each at its own fractional displacement.
 
     ``y[n,o,p] = bias[o] + sum_c sum_g weight[o,c,g] * bilinear(xb[n,c], p + displacement[o,c,g])``, where
@@ -99,70 +122,174 @@ def displaced_conv2d(
     )
 
 
-def _check_sigma(sigma: Any) -> float:
+def displaced_conv1d(
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
+    *,
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+) -> ArrayT:
+    """Convolution of a line with a few weighted units per filter, each at its own fractional displacement.
+
+    ``y[n,o,l] = bias[o] + sum_c sum_g weight[o,c,g] * xb[n,c](l + displacement[o,c,g])``, where ``xb`` is x
+    blurred by the Gaussian of `displaced_conv2d` and interpolated linearly. Both x and xb are zero outside.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    weight : array, (O, C, G)
+        Weights of the G units between each input and each output channel.
+    displacement : array, (O, C, G)
+        Where the units lie, in samples. NaN makes the whole output channel NaN, and no other.
+    sigma : positive float or 0-d array
+        Standard deviation of the blur in samples, at most 10000. Only an array has a gradient.
+    bias : array, (O,), optional
+        Added to the output channels.
+    displacement_gradient : {"exact", "smooth"}
+        Which gradient `displacement` gets: see `displaced_conv2d`.
+
+    Returns
+    -------
+    array, (N, O, L)
+        The units' weighted sum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `displaced_conv2d`.
+
+    Notes
+    -----
+    `displaced_conv2d` on images of one row would blur that row into its empty neighbours too.
+
+    Examples
+    --------
+    One unit, half a sample to the right of each position, on a line that the blur leaves as it is:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.array([[[1.0, 2.0, 4.0, 8.0]]])
+    >>> dyn.displaced_conv1d(x, np.ones((1, 1, 1)), np.full((1, 1, 1), 0.5), sigma=0.01).tolist()
+    [[[1.5, 3.0, 6.0, 4.0]]]
+    """
+    return DISPLACED_CONV1D(
+        (x, weight, displacement, sigma, bias), displacement_gradient=displacement_gradient
+    )
+
+
+def _check_sigma(name: str, sigma: Any) -> float:
     """The value of `sigma` on the host."""
     is_array = library_of(sigma) is not None
     if isinstance(sigma, bool) or not (is_array or isinstance(sigma, Real)):
-        raise TypeError(f"{NAME}: sigma must be a positive number or a 0-d array, got {sigma!r}")
+        raise TypeError(f"{name}: sigma must be a positive number or a 0-d array, got {sigma!r}")
     if is_array:
-        check_shape(NAME, "sigma", sigma, "", {})
+        check_shape(name, "sigma", sigma, "", {})
     value = float(sigma.real)
     if not 0 < value <= MAX_SIGMA:
-        raise ValueError(f"{NAME}: sigma must be positive and at most {MAX_SIGMA:g}, got {value!r}")
+        raise ValueError(f"{name}: sigma must be positive and at most {MAX_SIGMA:g}, got {value!r}")
     return value
 
 
 def _check(
-    x: Any, weight: Any, displacement: Any, sigma: Any, bias: Any, *, displacement_gradient: Any
+    name: str,
+    space: Space,
+    x: Any,
+    weight: Any,
+    displacement: Any,
+    sigma: Any,
+    bias: Any,
+    *,
+    displacement_gradient: Any,
 ) -> Checked:
-    check_choice(NAME, "displacement_gradient", displacement_gradient, GRADIENTS)
-    sizes = check_shape(NAME, "x", x, "N C H W", {})
-    sizes = check_shape(NAME, "weight", weight, "O C G", sizes)
-    check_shape(NAME, "displacement", displacement, "O C G 2", {**sizes, "2": 2})
+    check_choice(name, "displacement_gradient", displacement_gradient, get_args(DisplacementGradient))
+    sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
+    sizes = check_shape(name, "weight", weight, "O C G", sizes)
+    check_shape(
+        name, "displacement", displacement, "O C G" if space is LINE else "O C G 2", {**sizes, "2": 2}
+    )
     if bias is not None:
-        check_shape(NAME, "bias", bias, "O", sizes)
-    spread = _check_sigma(SIGMA if sigma is None else sigma)
+        check_shape(name, "bias", bias, "O", sizes)
+    spread = _check_sigma(name, SIGMA if sigma is None else sigma)
+    radius, zeros = ceil(5 * spread), {}
+    if space is LINE:
+        displacement, zeros = displacement[..., None], {"displacement": 3}
     params = {
         "spread": spread,
-        "radius": ceil(5 * spread),
+        "radius": (0 if space is LINE else radius, radius),
         "displacement_gradient": displacement_gradient,
     }
+    x = space.in_plane(x, "N C image")
     arrays = (x, weight, displacement, sigma if library_of(sigma) else None, bias)
-    return Checked(arrays, params, (sizes["N"], sizes["O"], sizes["H"], sizes["W"]))
-
-
-def _cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "O": pick((2, 1, 3, 5)),
-        "C": pick((3, 1, 2)),
-        "G": pick((2, 1, 3)),
-        **fixed,
-    }
-    n, h, w, o, c, g = sizes.values()
-    shapes = {
-        "x": (n, c, h, w),
-        "weight": (o, c, g),
-        "displacement": (o, c, g, 2),
-        "sigma": pick(((), None)),
-        "bias": pick(((o,), None)),
-    }
-    far = pick((3, 1, 12))
-    return Case(
-        shapes, {}, {"displacement": (-far, far), "sigma": pick(((0.3, 1.0), (0.1, 0.2), (1.0, 3.0)))}
-    )
+    form_shape = (sizes["N"], sizes["O"], *x.shape[2:])
+    shape = (*form_shape[:2], *(sizes[symbol] for symbol in space.image))
+    return Checked(arrays, params, shape, form_shape, zeros)
 
 
 DISPLACED_CONV2D = register(
     displaced_conv2d,
-    forward=forms("displaced", "forward"),
-    backward=forms("displaced", "backward"),
-    check=_check,
-    cases=_cases,
-    composite=Form("dynarray.composite.displaced", "forward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
+    check=partial(_check, "displaced_conv2d", PLANE),
+    composite=_composite.forward,
+    keywords=("sigma", "bias"),
+)
+DISPLACED_CONV1D = register(
+    displaced_conv1d,
+    forward=DISPLACED_CONV2D.forward,
+    backward=DISPLACED_CONV2D.backward,
+    check=partial(_check, "displaced_conv1d", LINE),
+    composite=OnALine(_composite.forward, {2: 3}),
     keywords=("sigma", "bias"),
 )
 
-displaced_conv2d_backward = backward_of(DISPLACED_CONV2D)
+
+class DisplacedConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `displaced_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    displacement: ArrayT
+    sigma: ArrayT | None
+    bias: ArrayT | None
+
+
+@backward_of(DISPLACED_CONV2D, DisplacedConv2dGradients)
+def displaced_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
+    *,
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+    needs: Needs = None,
+) -> DisplacedConv2dGradients[ArrayT]:
+    """Gradients of `displaced_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class DisplacedConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `displaced_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    displacement: ArrayT
+    sigma: ArrayT | None
+    bias: ArrayT | None
+
+
+@backward_of(DISPLACED_CONV1D, DisplacedConv1dGradients)
+def displaced_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    displacement: ArrayT,
+    *,
+    sigma: float | ArrayT = SIGMA,
+    bias: ArrayT | None = None,
+    displacement_gradient: DisplacementGradient = "exact",
+    needs: Needs = None,
+) -> DisplacedConv1dGradients[ArrayT]:
+    """Gradients of `displaced_conv1d`: vector-Jacobian products of `grad_output`."""

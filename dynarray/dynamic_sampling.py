@@ -1,22 +1,61 @@
 """Filters that are generated for every pixel, output and channel, over one or several sampled regions.
 
-`dynamic_conv2d` takes the kernel of every pixel whole (Dynamic Filter Networks). `dynamic_sampling_conv2d`
+`dynamic_conv2d` takes the kernel of every pixel whole (Dynamic Filter Networks), `dynamic_conv1d` those of a
+line. `dynamic_sampling_conv2d`
 takes it in two factors, one over the channels and one over the window, applies it to a grid of regions
 around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural Networks).
 """
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
 from ._check import check_choice, check_flag, check_int, check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._geometry import (
+    FARTHEST,
+    LINE,
+    PLANE,
+    Space,
+    check_kernel,
+    check_window,
+    output_size,
+)
+from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
+from .typing import ArrayT, Needs, Pair
 
-FUSE = ("sum", "max", "stack")
-# Positions beyond this many pixels from the image are refused: kernels count them in 32 bits.
-FARTHEST = 2**30
+__all__ = [
+    "DynamicConv1dGradients",
+    "DynamicConv2dGradients",
+    "DynamicSamplingConv2dGradients",
+    "dynamic_conv1d",
+    "dynamic_conv1d_backward",
+    "dynamic_conv2d",
+    "dynamic_conv2d_backward",
+    "dynamic_sampling_conv2d",
+    "dynamic_sampling_conv2d_backward",
+]
 
 
-def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, padding: Any = None) -> Any:
+if TYPE_CHECKING:
+    from rawkernels import dynamic_sampling as _cuda
+
+    from .composite import dynamic_sampling as _composite
+    from .cpu import dynamic_sampling as _cpu
+    from .reference import dynamic_sampling as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("dynamic_sampling")
+
+Fuse = Literal["sum", "max", "stack"]
+
+
+def dynamic_conv2d(
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+) -> ArrayT:
     """Convolve with a kernel of its own at every output pixel.
 
     ``y[n,o,h,w] = sum_cab weight[n,o,c,a,b,h,w] * x[n,c,q]`` with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x
@@ -68,21 +107,68 @@ def dynamic_conv2d(x: Any, weight: Any, *, stride: Any = 1, dilation: Any = 1, p
     return DYNAMIC_CONV2D((x, weight), stride=stride, dilation=dilation, padding=padding)
 
 
-def dynamic_sampling_conv2d(
-    x: Any,
-    channel_kernel: Any,
-    spatial_kernel: Any,
-    sample_attention: Any = None,
-    position_attention: Any = None,
+def dynamic_conv1d(
+    x: ArrayT,
+    weight: ArrayT,
     *,
-    samples: int = 3,
-    sample_stride: Any = 1,
-    dilation: Any = 1,
-    stride: Any = 1,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Convolve a line with a kernel of its own at every output sample.
+
+    ``y[n,o,l] = sum_ca weight[n,o,c,a,l] * x[n,c, l*stride - padding + a*dilation]``: `dynamic_conv2d` on
+    images of one row.
+
+    Parameters
+    ----------
+    x : array, (N, C, L)
+        The input.
+    weight : array, (N, O, C, k, Lo)
+        One kernel per output sample and output channel.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+
+    Returns
+    -------
+    array, (N, O, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dynamic_conv2d`.
+
+    Examples
+    --------
+    Each sample looks where its own kernel points, right, left and straight ahead:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> weight = np.zeros((1, 1, 1, 3, 3))
+    >>> weight[..., [2, 0, 1], [0, 1, 2]] = 1
+    >>> dyn.dynamic_conv1d(np.array([[[1.0, 2.0, 3.0]]]), weight).tolist()
+    [[[2.0, 1.0, 3.0]]]
+    """
+    return DYNAMIC_CONV1D((x, weight), stride=stride, dilation=dilation, padding=padding)
+
+
+def dynamic_sampling_conv2d(
+    x: ArrayT,
+    channel_kernel: ArrayT,
+    spatial_kernel: ArrayT,
+    sample_attention: ArrayT | None = None,
+    position_attention: ArrayT | None = None,
+    *,
+    samples: SupportsIndex = 3,
+    sample_stride: Pair = 1,
+    dilation: Pair = 1,
+    stride: Pair = 1,
     kernel_residual: bool = True,
     attention_residual: bool = True,
-    fuse: str = "sum",
-) -> Any:
+    fuse: Fuse = "sum",
+) -> ArrayT:
     """Dynamic sampling convolution: a kernel per pixel, applied to a grid of regions around it.
 
     Pixel p of output channel o has the kernel ``K[o,c,a,b,p] = spatial_kernel[o,a,b,p]``, plus
@@ -170,31 +256,15 @@ def dynamic_sampling_conv2d(
     )
 
 
-def _check_dynamic_conv2d(x: Any, weight: Any, *, stride: Any, dilation: Any, padding: Any) -> Checked:
-    name = "dynamic_conv2d"
-    strides = check_pair(name, "stride", stride, 1)
-    dilations = check_pair(name, "dilation", dilation, 1)
-    sizes = check_shape(name, "x", x, "N C H W", {})
-    pattern = "N O C kh kw Ho Wo"
-    found = check_shape(name, "weight", weight, pattern, sizes)
-    kernel = _check_kernel(name, "weight", found)
-    paddings = resolve_padding(name, padding, kernel, dilations)
-    high = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0])
-    wide = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1])
-    check_shape(
-        name, "weight", weight, pattern, {**sizes, "kh": kernel[0], "kw": kernel[1], "Ho": high, "Wo": wide}
-    )
-    rows = shorten_steps(sizes["H"], kernel[0], high, strides[0], dilations[0], paddings[0])
-    cols = shorten_steps(sizes["W"], kernel[1], wide, strides[1], dilations[1], paddings[1])
-    params = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    return Checked((x, weight), params, (found["N"], found["O"], high, wide))
-
-
-def _check_kernel(operator: str, argument: str, sizes: dict[str, int]) -> tuple[int, int]:
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{operator}: {argument} must have kernel sizes of at least 1, got {kernel}")
-    return kernel
+def _check_dynamic_conv(name: str, space: Space, x: Any, weight: Any, **steps: Any) -> Checked:
+    of_weights = space.pattern("N O C kernel outputs")
+    sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
+    found = check_shape(name, "weight", weight, of_weights, sizes)
+    window = check_window(name, "weight", found, space, **steps)
+    kernel = {symbol: found[symbol] for symbol in space.kernel}
+    check_shape(name, "weight", weight, of_weights, sizes | kernel | window.sizes)
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N O C kernel outputs")
+    return Checked((x, weight), window.shortened(), *window.output_shapes(found["N"], found["O"]))
 
 
 def _check_dynamic_sampling_conv2d(
@@ -209,13 +279,13 @@ def _check_dynamic_sampling_conv2d(
     samples = check_int(name, "samples", params["samples"], 1)
     steps = {key: check_pair(name, key, params[key], 1) for key in ("sample_stride", "dilation", "stride")}
     flags = {key: check_flag(name, key, params[key]) for key in ("kernel_residual", "attention_residual")}
-    fuse = check_choice(name, "fuse", params["fuse"], FUSE)
+    fuse = check_choice(name, "fuse", params["fuse"], get_args(Fuse))
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes["Ho"] = output_size(sizes["H"], 1, steps["stride"][0], 1, 0)
     sizes["Wo"] = output_size(sizes["W"], 1, steps["stride"][1], 1, 0)
     sizes = check_shape(name, "channel_kernel", channel_kernel, "N O C Ho Wo", sizes)
     sizes = check_shape(name, "spatial_kernel", spatial_kernel, "N O kh kw Ho Wo", sizes)
-    kernel = _check_kernel(name, "spatial_kernel", sizes)
+    kernel = check_kernel(name, "spatial_kernel", sizes)
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"{name}: spatial_kernel must have odd kernel sizes, got {kernel}")
     sizes["S"] = samples
@@ -253,80 +323,97 @@ def _shorten(
     return sample_stride, dilation, stride
 
 
-def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "O": pick((1, 2, 3)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        **fixed,
-    }
-    stride, dilation = pick((1, 2, (3, 1))), (pick((1, 2, 3)), pick((1, 2)))
-    params: dict[str, Any] = {"stride": stride, "dilation": dilation}
-    if pick((False, True)):
-        kernel = pick((2, 4, 1)), pick((3, 2))
-        padding = params["padding"] = pick((0, 1, 3)), pick((0, 2))
-    else:
-        kernel = pick((3, 1, 5)), pick((3, 1, 5))
-        padding = resolve_padding("cases", None, kernel, dilation)
-    strides = check_pair("cases", "stride", stride, 1)
-    extent = sizes["H"], sizes["W"]
-    outputs = (output_size(extent[i], kernel[i], strides[i], dilation[i], padding[i]) for i in range(2))
-    weight = (sizes["N"], sizes["O"], sizes["C"], *kernel, *outputs)
-    return Case({"x": (sizes["N"], sizes["C"], *extent), "weight": weight}, params)
-
-
-def _dynamic_sampling_conv2d_cases(pick: Any, **fixed: int) -> Case:
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "O": pick((1, 2, 3)),
-        "C": pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "S": pick((1, 2, 3)),
-        **fixed,
-    }
-    params = {
-        "samples": sizes["S"],
-        "sample_stride": pick((1, 2, (3, 1))),
-        "dilation": (pick((1, 2)), pick((1, 3))),
-        "stride": pick((1, 2, (1, 3))),
-        "kernel_residual": pick((True, False)),
-        "attention_residual": pick((True, False)),
-        "fuse": pick(FUSE),
-    }
-    n, kernel, extent = sizes["N"], (pick((3, 1, 5)), pick((3, 1))), (sizes["H"], sizes["W"])
-    stride = check_pair("cases", "stride", params["stride"], 1)
-    outputs = tuple(output_size(extent[i], 1, stride[i], 1, 0) for i in range(2))
-    shapes = {
-        "x": (n, sizes["C"], *extent),
-        "channel_kernel": (n, sizes["O"], sizes["C"], *outputs),
-        "spatial_kernel": (n, sizes["O"], *kernel, *outputs),
-        "sample_attention": (n, sizes["O"], sizes["S"], sizes["S"], *outputs)
-        if pick((True, False))
-        else None,
-        "position_attention": (n, sizes["O"], *kernel, *extent) if pick((True, False)) else None,
-    }
-    return Case(shapes, params)
-
-
 DYNAMIC_CONV2D = register(
     dynamic_conv2d,
-    forward=forms("dynamic_sampling", "conv2d_forward"),
-    backward=forms("dynamic_sampling", "conv2d_backward"),
-    check=_check_dynamic_conv2d,
-    cases=_dynamic_conv2d_cases,
-    composite=Form("dynarray.composite.dynamic_sampling", "conv2d_forward"),
+    forward=forms(_reference.conv2d_forward, _cpu.conv2d_forward, _cuda.conv2d_forward),
+    backward=forms(_reference.conv2d_backward, _cpu.conv2d_backward, _cuda.conv2d_backward),
+    check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
+    composite=_composite.conv2d_forward,
+)
+DYNAMIC_CONV1D = register(
+    dynamic_conv1d,
+    forward=DYNAMIC_CONV2D.forward,
+    backward=DYNAMIC_CONV2D.backward,
+    check=partial(_check_dynamic_conv, "dynamic_conv1d", LINE),
+    composite=OnALine(_composite.conv2d_forward),
 )
 DYNAMIC_SAMPLING_CONV2D = register(
     dynamic_sampling_conv2d,
-    forward=forms("dynamic_sampling", "sampling_forward"),
-    backward=forms("dynamic_sampling", "sampling_backward"),
+    forward=forms(_reference.sampling_forward, _cpu.sampling_forward, _cuda.sampling_forward),
+    backward=forms(_reference.sampling_backward, _cpu.sampling_backward, _cuda.sampling_backward),
     check=_check_dynamic_sampling_conv2d,
-    cases=_dynamic_sampling_conv2d_cases,
-    composite=Form("dynarray.composite.dynamic_sampling", "sampling_forward"),
+    composite=_composite.sampling_forward,
 )
 
-dynamic_conv2d_backward = backward_of(DYNAMIC_CONV2D)
-dynamic_sampling_conv2d_backward = backward_of(DYNAMIC_SAMPLING_CONV2D)
+
+class DynamicConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+
+
+class DynamicSamplingConv2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_sampling_conv2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    channel_kernel: ArrayT
+    spatial_kernel: ArrayT
+    sample_attention: ArrayT | None
+    position_attention: ArrayT | None
+
+
+@backward_of(DYNAMIC_CONV2D, DynamicConv2dGradients)
+def dynamic_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    needs: Needs = None,
+) -> DynamicConv2dGradients[ArrayT]:
+    """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`."""
+
+
+class DynamicConv1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `dynamic_conv1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+
+
+@backward_of(DYNAMIC_CONV1D, DynamicConv1dGradients)
+def dynamic_conv1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    *,
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> DynamicConv1dGradients[ArrayT]:
+    """Gradients of `dynamic_conv1d`: vector-Jacobian products of `grad_output`."""
+
+
+@backward_of(DYNAMIC_SAMPLING_CONV2D, DynamicSamplingConv2dGradients)
+def dynamic_sampling_conv2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    channel_kernel: ArrayT,
+    spatial_kernel: ArrayT,
+    sample_attention: ArrayT | None = None,
+    position_attention: ArrayT | None = None,
+    *,
+    samples: SupportsIndex = 3,
+    sample_stride: Pair = 1,
+    dilation: Pair = 1,
+    stride: Pair = 1,
+    kernel_residual: bool = True,
+    attention_residual: bool = True,
+    fuse: Fuse = "sum",
+    needs: Needs = None,
+) -> DynamicSamplingConv2dGradients[ArrayT]:
+    """Gradients of `dynamic_sampling_conv2d`: vector-Jacobian products of `grad_output`."""

@@ -1,31 +1,51 @@
 """Filters that change from pixel to pixel, each shared by the channels of a group.
 
-One operator, `local_filter2d`, and its published faces: `ddf` and `ddf_upsample` (Decoupled Dynamic
-Filters), `carafe` and `involution`. A face differs in the order and shape of its arguments only and runs the
-same kernels.
+`local_filter2d`, and `local_filter1d` on lines. The published faces of the first, Decoupled Dynamic Filters,
+CARAFE and involution, are in `local_filter_faces`.
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
-from ._geometry import output_size, resolve_padding, shorten_steps
-from ._operator import Case, Checked, Form, backward_of, forms, register
+from ._geometry import LINE, PLANE, Space, check_window
+from ._operator import Checked, backward_of, forms, modules, register
+from .composite._line import OnALine
+from .typing import ArrayT, Needs, Pair
 
-COMBINE = ("mul", "add")
+__all__ = [
+    "LocalFilter1dGradients",
+    "LocalFilter2dGradients",
+    "local_filter1d",
+    "local_filter1d_backward",
+    "local_filter2d",
+    "local_filter2d_backward",
+]
+
+
+if TYPE_CHECKING:
+    from rawkernels import local_filter as _cuda
+
+    from .composite import local_filter as _composite
+    from .cpu import local_filter as _cpu
+    from .reference import local_filter as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("local_filter")
+
+Combine = Literal["mul", "add"]
 
 
 def local_filter2d(
-    x: Any,
-    weight: Any,
-    channel_weight: Any = None,
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
     *,
-    combine: str = "mul",
-    stride: Any = 1,
-    dilation: Any = 1,
-    padding: Any = None,
-    upsample: int = 1,
-) -> Any:
+    combine: Combine = "mul",
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    upsample: SupportsIndex = 1,
+) -> ArrayT:
     """Filter each pixel with its own kernel, shared by the channels of a group.
 
     ``y[n,c,h,w] = sum_ab (weight[n,g,a,b,h,w] o channel_weight[n,c,a,b]) * x[n,c,q]`` with group ``g = c //
@@ -92,211 +112,93 @@ def local_filter2d(
     )
 
 
-def ddf(
-    x: Any,
-    channel_filter: Any,
-    spatial_filter: Any,
+def local_filter1d(
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
     *,
-    combine: str = "mul",
-    stride: Any = 1,
-    dilation: Any = 1,
-) -> Any:
-    """Decoupled dynamic filter: a filter per pixel combined with a filter per channel.
+    combine: Combine = "mul",
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+) -> ArrayT:
+    """Filter each sample of a line with its own kernel, shared by the channels of a group.
 
-    ``y[n,c,p] = sum_ab (spatial_filter[n,g,a,b,p] o channel_filter[n,c,a,b]) * x[n,c,q]``: see
-    `local_filter2d`.
+    ``y[n,c,l] = sum_a (weight[n,g,a,l] o channel_weight[n,c,a]) * x[n,c, l*stride - padding + a*dilation]``:
+    `local_filter2d` on images of one row.
 
     Parameters
     ----------
-    x : array, (N, C, H, W)
+    x : array, (N, C, L)
         The input.
-    channel_filter : array, (N, C, kh, kw)
-        One filter per channel.
-    spatial_filter : array, (N, heads, kh, kw, Ho, Wo)
-        One filter per output pixel and head; heads divides C, and kernel sizes are odd.
+    weight : array, (N, G, k, Lo)
+        One kernel per output sample and group; G divides C.
+    channel_weight : array, (N, C, k), optional
+        One kernel per channel, combined with the kernel of the sample.
     combine : {"mul", "add"}
-        How the two filters are combined.
-    stride, dilation : int or (y, x)
-        Step between outputs and between taps. Padding is "same".
+        How the two kernels are combined.
+    stride, dilation : int
+        Step between outputs and between taps, in input samples.
+    padding : int, optional
+        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
 
     Returns
     -------
-    array, (N, C, Ho, Wo)
-        ``Ho = ceil(H / stride)``.
+    array, (N, C, Lo)
+        ``Lo = floor((L + 2*padding - dilation*(k-1) - 1)/stride) + 1``.
 
-    References
-    ----------
-    Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021.
-
-    Examples
-    --------
-    >>> import numpy as np, dynarray as dyn
-    >>> x = np.ones((1, 2, 3, 3))
-    >>> channel_filter = np.stack([np.full((3, 3), 1.0), np.full((3, 3), 2.0)])[None]
-    >>> dyn.ddf(x, channel_filter, np.ones((1, 1, 3, 3, 3, 3)))[0, :, 1, 1].tolist()
-    [9.0, 18.0]
-    """
-    return DDF((x, channel_filter, spatial_filter), combine=combine, stride=stride, dilation=dilation)
-
-
-def ddf_upsample(
-    x: Any, channel_filters: Any, spatial_filters: Any, *, combine: str = "mul", dilation: Any = 1
-) -> Any:
-    """Decoupled dynamic filters that upsample: each sub-pixel phase has filters of its own.
-
-    Output pixel (h, w) filters x around ``(h // u, w // u)``: see `local_filter2d` with ``upsample = u``.
-
-    Parameters
-    ----------
-    x : array, (N, C, H, W)
-        The input.
-    channel_filters : array, (N, u, u, C, kh, kw)
-        One filter per sub-pixel phase and channel; the upsampling factor u is its second extent.
-    spatial_filters : array, (N, heads, kh, kw, u*H, u*W)
-        One filter per output pixel and head; heads divides C, and kernel sizes are odd.
-    combine : {"mul", "add"}
-        How the two filters are combined.
-    dilation : int or (y, x)
-        Step between taps, in pixels of x.
-
-    Returns
-    -------
-    array, (N, C, u*H, u*W)
-        The upsampled output.
-
-    References
-    ----------
-    Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021.
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`.
 
     Examples
     --------
-    A delta at the centre of every filter is nearest-neighbour upsampling:
+    The mean of three samples on the left, the samples themselves on the right:
 
     >>> import numpy as np, dynarray as dyn
-    >>> x = np.array([[[[1.0, 2.0]]]])
-    >>> spatial = np.zeros((1, 1, 3, 3, 2, 4))
-    >>> spatial[:, :, 1, 1] = 1
-    >>> dyn.ddf_upsample(x, np.ones((1, 2, 2, 1, 3, 3)), spatial)[0, 0].tolist()
-    [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+    >>> weight = np.zeros((1, 1, 3, 4))
+    >>> weight[..., :2] = 1 / 3
+    >>> weight[:, :, 1, 2:] = 1
+    >>> dyn.local_filter1d(np.array([[[0.0, 6.0, 9.0, 4.0]]]), weight).round(6).tolist()
+    [[[2.0, 5.0, 9.0, 4.0]]]
     """
-    return DDF_UPSAMPLE((x, channel_filters, spatial_filters), combine=combine, dilation=dilation)
+    return LOCAL_FILTER1D(
+        (x, weight, channel_weight), combine=combine, stride=stride, dilation=dilation, padding=padding
+    )
 
 
-def carafe(x: Any, masks: Any, *, kernel_size: Any, groups: int = 1, scale: int = 2) -> Any:
-    """Content-aware reassembly: each upsampled pixel is a weighted sum of a window of x.
-
-    ``y[n,c,h,w] = sum_ab masks[n, (g*kh + a)*kw + b, h, w] * x[n,c, h//scale + a - (kh-1)/2, w//scale + b -
-    (kw-1)/2]``.
-
-    Parameters
-    ----------
-    x : array, (N, C, H, W)
-        The input.
-    masks : array, (N, G*kh*kw, scale*H, scale*W)
-        The reassembly weights of every output pixel, used as they are (CARAFE normalises them by a softmax
-        before).
-    kernel_size : int or (y, x)
-        Odd size of the window.
-    groups : int
-        G, which divides C.
-    scale : int
-        Upsampling factor.
-
-    Returns
-    -------
-    array, (N, C, scale*H, scale*W)
-        The upsampled output.
-
-    References
-    ----------
-    Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
-
-    Examples
-    --------
-    >>> import numpy as np, dynarray as dyn
-    >>> masks = np.full((1, 9, 4, 4), 1 / 9)
-    >>> float(dyn.carafe(np.ones((1, 1, 2, 2)), masks, kernel_size=3)[0, 0, 0, 0].round(6))
-    0.444444
-    """
-    return CARAFE((x, masks), kernel_size=kernel_size, groups=groups, scale=scale)
-
-
-def involution(x: Any, weight: Any, *, stride: Any = 1, padding: Any = None, dilation: Any = 1) -> Any:
-    """Involution: a kernel per pixel, shared by the channels of a group.
-
-    ``y[n,c,p] = sum_ab weight[n,g,a,b,p] * x[n,c,q]``: `local_filter2d` without channel weights.
-
-    Parameters
-    ----------
-    x : array, (N, C, H, W)
-        The input.
-    weight : array, (N, G, kh, kw, Ho, Wo)
-        One kernel per output pixel and group; G divides C.
-    stride, dilation : int or (y, x)
-        Step between outputs and between taps.
-    padding : int or (y, x), optional
-        Zeros added on each side; None means "same" and needs odd kernel sizes.
-
-    Returns
-    -------
-    array, (N, C, Ho, Wo)
-        ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
-
-    References
-    ----------
-    Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition", CVPR 2021.
-
-    Examples
-    --------
-    >>> import numpy as np, dynarray as dyn
-    >>> dyn.involution(np.ones((1, 4, 5, 5)), np.ones((1, 2, 3, 3, 3, 3)), stride=2).shape
-    (1, 4, 3, 3)
-    """
-    return INVOLUTION((x, weight), stride=stride, padding=padding, dilation=dilation)
-
-
-def _check(
+def check_local_filter(
     operator: str,
     arrays: tuple[Any, Any, Any],
     names: tuple[str, str, str],
     *,
     combine: Any = "mul",
-    stride: Any = 1,
-    dilation: Any = 1,
-    padding: Any = None,
     upsample: int = 1,
+    space: Space = PLANE,
+    **steps: Any,
 ) -> Checked:
     """The check that all faces share; `names` are the face's own names for x, weight and channel_weight."""
     x, weight, channel_weight = arrays
-    check_choice(operator, "combine", combine, COMBINE)
-    strides = check_pair(operator, "stride", stride, 1)
-    dilations = check_pair(operator, "dilation", dilation, 1)
-    sizes = check_shape(operator, names[0], x, "N C H W", {})
-    sizes = check_shape(operator, names[1], weight, "N G kh kw Ho Wo", sizes)
-    kernel = sizes["kh"], sizes["kw"]
-    if min(kernel) < 1:
-        raise ValueError(f"{operator}: {names[1]} must have kernel sizes of at least 1, got {kernel}")
-    paddings = resolve_padding(operator, padding, kernel, dilations)
-    sizes["Ho"] = output_size(sizes["H"], kernel[0], strides[0], dilations[0], paddings[0], upsample)
-    sizes["Wo"] = output_size(sizes["W"], kernel[1], strides[1], dilations[1], paddings[1], upsample)
-    check_shape(operator, names[1], weight, "N G kh kw Ho Wo", {k: v for k, v in sizes.items() if k != "G"})
+    check_choice(operator, "combine", combine, get_args(Combine))
+    of_images, of_weights = space.pattern("N C image"), space.pattern("N G kernel outputs")
+    sizes = check_shape(operator, names[0], x, of_images, {})
+    sizes = check_shape(operator, names[1], weight, of_weights, sizes)
+    window = check_window(operator, names[1], sizes, space, **steps, upsample=upsample)
+    sizes |= window.sizes
+    check_shape(operator, names[1], weight, of_weights, {k: v for k, v in sizes.items() if k != "G"})
     if sizes["C"]:
         check_divides(operator, names[1], "G", "C", sizes)
+    x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N G kernel outputs")
     if channel_weight is not None:
         # Forms always get one set of channel weights per phase.
-        pattern = "N u u C kh kw" if upsample > 1 or channel_weight.ndim == 6 else "N C kh kw"
+        phases = "u u " if upsample > 1 or (channel_weight.ndim == 6 and space is PLANE) else ""
+        pattern = space.pattern(f"N {phases}C kernel")
         check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
-        shape = (sizes["N"], upsample, upsample, sizes["C"], *kernel)
+        shape = (sizes["N"], upsample, upsample, sizes["C"], *weight.shape[2:4])
         channel_weight = channel_weight.reshape(shape)
-    rows = shorten_steps(
-        sizes["H"], kernel[0], sizes["Ho"] // upsample, strides[0], dilations[0], paddings[0]
-    )
-    cols = shorten_steps(
-        sizes["W"], kernel[1], sizes["Wo"] // upsample, strides[1], dilations[1], paddings[1]
-    )
-    steps = dict(zip(("stride", "dilation", "padding"), zip(rows, cols)))
-    params = {"combine": combine, **steps, "upsample": upsample}
-    return Checked((x, weight, channel_weight), params, (sizes["N"], sizes["C"], sizes["Ho"], sizes["Wo"]))
+    params = {"combine": combine, **window.shortened(), "upsample": upsample}
+    return Checked((x, weight, channel_weight), params, *window.output_shapes(sizes["N"], sizes["C"]))
 
 
 def _check_local_filter2d(
@@ -309,168 +211,73 @@ def _check_local_filter2d(
             raise ValueError(f"{name}: stride must be 1 when upsampling, got {params['stride']!r}")
         if params["padding"] is not None:
             raise ValueError(f"{name}: padding must be None when upsampling, got {params['padding']!r}")
-    return _check(
+    return check_local_filter(
         name, (x, weight, channel_weight), ("x", "weight", "channel_weight"), upsample=upsample, **params
     )
 
 
-def _check_ddf(x: Any, channel_filter: Any, spatial_filter: Any, **params: Any) -> Checked:
-    check_shape("ddf", "channel_filter", channel_filter, "N C kh kw", {})
-    return _check(
-        "ddf", (x, spatial_filter, channel_filter), ("x", "spatial_filter", "channel_filter"), **params
-    )
+def _check_local_filter1d(x: Any, weight: Any, channel_weight: Any, **params: Any) -> Checked:
+    names = ("x", "weight", "channel_weight")
+    return check_local_filter("local_filter1d", (x, weight, channel_weight), names, space=LINE, **params)
 
 
-def _check_ddf_upsample(x: Any, channel_filters: Any, spatial_filters: Any, **params: Any) -> Checked:
-    name = "ddf_upsample"
-    sizes = check_shape(name, "channel_filters", channel_filters, "N u u C kh kw", {})
-    upsample = check_int(name, "channel_filters.shape[1]", sizes["u"], 1)
-    names = ("x", "spatial_filters", "channel_filters")
-    return _check(name, (x, spatial_filters, channel_filters), names, upsample=upsample, **params)
-
-
-def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: Any) -> Checked:
-    kh, kw = check_pair("carafe", "kernel_size", kernel_size, 1)
-    if kh % 2 == 0 or kw % 2 == 0:
-        raise ValueError(f"carafe: kernel_size must be odd, got {kernel_size!r}")
-    groups = check_int("carafe", "groups", groups, 1)
-    scale = check_int("carafe", "scale", scale, 1)
-    sizes = check_shape("carafe", "x", x, "N C H W", {})
-    expected = {
-        "N": sizes["N"],
-        "G*kh*kw": groups * kh * kw,
-        "scale*H": scale * sizes["H"],
-        "scale*W": scale * sizes["W"],
-    }
-    check_shape("carafe", "masks", masks, "N G*kh*kw scale*H scale*W", expected)
-    weight = masks.reshape(masks.shape[0], groups, kh, kw, *masks.shape[2:])
-    return _check("carafe", (x, weight, None), ("x", "masks", ""), upsample=scale)
-
-
-def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
-    return _check("involution", (x, weight, None), ("x", "weight", ""), **params)
-
-
-def _draw(
-    pick: Any, fixed: dict[str, int], *, upsampling: bool = False, combining: bool = True
-) -> tuple[dict[str, int], dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Sizes, shapes and parameters of one valid call; `fixed` sizes are taken as they are."""
-    groups = pick((1, 2, 3))
-    sizes = {
-        "N": pick((1, 2, 0)),
-        "G": groups,
-        "C": groups * pick((1, 2, 5)),
-        "H": pick(range(9)),
-        "W": pick(range(9)),
-        "kh": pick((3, 1, 5)),
-        "kw": pick((3, 1, 5)),
-        "u": pick((2, 1, 3)) if upsampling else 1,
-        **fixed,
-    }
-    params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
-    if not upsampling:
-        params["stride"] = pick((1, 2, (3, 1)))
-    if combining:
-        params["combine"] = pick(COMBINE)
-    return sizes, _shapes(sizes, params), params
-
-
-def _shapes(sizes: dict[str, int], params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    n, c, u, kernel = sizes["N"], sizes["C"], sizes["u"], (sizes["kh"], sizes["kw"])
-    stride, dilation = (check_pair("cases", name, params.get(name, 1), 1) for name in ("stride", "dilation"))
-    padding = resolve_padding("cases", params.get("padding"), kernel, dilation)
-    extent = sizes["H"], sizes["W"]
-    outputs = (output_size(extent[i], kernel[i], stride[i], dilation[i], padding[i], u) for i in range(2))
-    return {
-        "x": (n, c, *extent),
-        "weight": (n, sizes["G"], *kernel, *outputs),
-        "channel_weight": (n, c, *kernel),
-        "channel_weights": (n, u, u, c, *kernel),
-    }
-
-
-def _local_filter2d_cases(pick: Any, **fixed: int) -> Case:
-    upsampling = pick((False, True))
-    sizes, shapes, params = _draw(pick, fixed, upsampling=upsampling)
-    if not upsampling and pick((False, True)):
-        sizes["kh"], sizes["kw"] = pick((2, 4, 1)), pick((3, 2))
-        params["padding"] = (pick((0, 1, 3)), pick((0, 2)))
-        shapes = _shapes(sizes, params)
-    channel = shapes["channel_weights" if upsampling else "channel_weight"]
-    given = {
-        "x": shapes["x"],
-        "weight": shapes["weight"],
-        "channel_weight": channel if pick((True, False)) else None,
-    }
-    return Case(given, {**params, "upsample": sizes["u"]})
-
-
-def _ddf_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed)
-    given = {"channel_filter": shapes["channel_weight"], "spatial_filter": shapes["weight"]}
-    return Case({"x": shapes["x"], **given}, params)
-
-
-def _ddf_upsample_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed, upsampling=True)
-    given = {"channel_filters": shapes["channel_weights"], "spatial_filters": shapes["weight"]}
-    return Case({"x": shapes["x"], **given}, params)
-
-
-def _carafe_cases(pick: Any, **fixed: int) -> Case:
-    sizes, *_ = _draw(pick, fixed, upsampling=True, combining=False)
-    shapes, kernel = _shapes(sizes, {}), (sizes["kh"], sizes["kw"])
-    n, groups, *_, high, wide = shapes["weight"]
-    masks = (n, groups * kernel[0] * kernel[1], high, wide)
-    return Case(
-        {"x": shapes["x"], "masks": masks}, {"kernel_size": kernel, "groups": groups, "scale": sizes["u"]}
-    )
-
-
-def _involution_cases(pick: Any, **fixed: int) -> Case:
-    _, shapes, params = _draw(pick, fixed, combining=False)
-    return Case({"x": shapes["x"], "weight": shapes["weight"]}, params)
-
-
-_register = partial(
+register_local_filter = partial(
     register,
-    forward=forms("local_filter", "forward"),
-    backward=forms("local_filter", "backward"),
-    composite=Form("dynarray.composite.local_filter", "forward"),
+    forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
+    backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
+    composite=_composite.forward,
 )
 
-LOCAL_FILTER2D = _register(
-    local_filter2d,
-    check=_check_local_filter2d,
-    cases=_local_filter2d_cases,
-)
-DDF = _register(
-    ddf,
-    check=_check_ddf,
-    cases=_ddf_cases,
-    roles=("x", "spatial_filter", "channel_filter"),
-)
-DDF_UPSAMPLE = _register(
-    ddf_upsample,
-    check=_check_ddf_upsample,
-    cases=_ddf_upsample_cases,
-    roles=("x", "spatial_filters", "channel_filters"),
-)
-CARAFE = _register(
-    carafe,
-    check=_check_carafe,
-    cases=_carafe_cases,
-    roles=("x", "masks", ""),
-)
-INVOLUTION = _register(
-    involution,
-    check=_check_involution,
-    cases=_involution_cases,
-    roles=("x", "weight", ""),
+LOCAL_FILTER2D = register_local_filter(local_filter2d, check=_check_local_filter2d)
+LOCAL_FILTER1D = register_local_filter(
+    local_filter1d, check=_check_local_filter1d, composite=OnALine(_composite.forward)
 )
 
-local_filter2d_backward = backward_of(LOCAL_FILTER2D)
-ddf_backward = backward_of(DDF)
-ddf_upsample_backward = backward_of(DDF_UPSAMPLE)
-carafe_backward = backward_of(CARAFE)
-involution_backward = backward_of(INVOLUTION)
+
+class LocalFilter2dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `local_filter2d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    channel_weight: ArrayT | None
+
+
+@backward_of(LOCAL_FILTER2D, LocalFilter2dGradients)
+def local_filter2d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
+    *,
+    combine: Combine = "mul",
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair | None = None,
+    upsample: SupportsIndex = 1,
+    needs: Needs = None,
+) -> LocalFilter2dGradients[ArrayT]:
+    """Gradients of `local_filter2d`: vector-Jacobian products of `grad_output`."""
+
+
+class LocalFilter1dGradients(NamedTuple, Generic[ArrayT]):
+    """Gradients of `local_filter1d` by its arrays; None where one was not asked for or not given."""
+
+    x: ArrayT
+    weight: ArrayT
+    channel_weight: ArrayT | None
+
+
+@backward_of(LOCAL_FILTER1D, LocalFilter1dGradients)
+def local_filter1d_backward(
+    grad_output: ArrayT,
+    x: ArrayT,
+    weight: ArrayT,
+    channel_weight: ArrayT | None = None,
+    *,
+    combine: Combine = "mul",
+    stride: SupportsIndex = 1,
+    dilation: SupportsIndex = 1,
+    padding: SupportsIndex | None = None,
+    needs: Needs = None,
+) -> LocalFilter1dGradients[ArrayT]:
+    """Gradients of `local_filter1d`: vector-Jacobian products of `grad_output`."""

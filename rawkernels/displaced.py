@@ -1,7 +1,7 @@
 """Grid, block and arguments of the kernels in displaced.cu.
 
-Parameters arrive resolved and checked: ``spread`` is the value of sigma, ``radius`` that of the blur. Arrays
-are all NumPy or all CuPy, of one dtype, with any strides:
+Parameters arrive resolved and checked: ``spread`` is the value of sigma, ``radius`` (y, x) that of the blur.
+Arrays are all NumPy or all CuPy, of one dtype, with any strides:
 
 - x (N, C, H, W), weight (O, C, G), displacement (O, C, G, 2), sigma () or None, bias (O,) or None.
 """
@@ -140,11 +140,13 @@ def _call(x: Any, weight: Any) -> Call:
     return Call(chosen, shape, np.int64 if wide else np.int32, of_warp)
 
 
-def _taps(call: Call, like: Any, spread: float, radius: int) -> Any:
-    """(3, 2*radius + 1): the taps of the blur, their derivatives by sigma and by place."""
-    taps = empty((3, 2 * radius + 1), like, accumulator_dtype(like.dtype))
-    call.one("displaced_taps", taps, np.float64(spread), np.int32(radius))
-    return taps
+def _taps(call: Call, like: Any, spread: float, radius: tuple[int, int]) -> tuple[Any, Any]:
+    """Per axis (3, 2*radius + 1): the taps of the blur, their derivatives by sigma and by place."""
+    made = {}
+    for reach in dict.fromkeys(radius):
+        made[reach] = empty((3, 2 * reach + 1), like, accumulator_dtype(like.dtype))
+        call.one("displaced_taps", made[reach], np.float64(spread), np.int32(reach))
+    return made[radius[0]], made[radius[1]]
 
 
 def _along(call: Call, entry: str, image: Any, taps: Any, axis: int, target: Any) -> Any:
@@ -192,7 +194,7 @@ def forward(
     bias: Any,
     *,
     spread: float,
-    radius: int,
+    radius: tuple[int, int],
     **params: Any,
 ) -> tuple[Any, tuple]:
     """Output (N, O, H, W), and the arrays that `backward` needs: contiguous inputs."""
@@ -205,9 +207,9 @@ def forward(
         y[...] = 0 if bias is None else bias[:, None, None]
         return y, kept
     call = _call(x, weight)
-    taps = _taps(call, x, spread, radius)
+    down, along = _taps(call, x, spread, radius)
     units = _prepare(call, weight, displacement, transposed=False)
-    _displace(call, "displaced_forward", _blurred(call, x, taps[0], taps[0]), units, bias, y)
+    _displace(call, "displaced_forward", _blurred(call, x, down[0], along[0]), units, bias, y)
     return y, kept
 
 
@@ -217,7 +219,7 @@ def backward(
     needs: tuple[bool, ...],
     *,
     spread: float,
-    radius: int,
+    radius: tuple[int, int],
     displacement_gradient: str,
 ) -> tuple:
     """Gradients of x, weight, displacement, sigma and bias; None where not needed or not given."""
@@ -249,16 +251,17 @@ def _grad_of_image(
     call: Call, grad_output: Any, x: Any, weight: Any, displacement: Any, taps: Any, needs: tuple
 ) -> tuple[Any, Any]:
     """Gradients of x and of sigma."""
+    down, along = taps
     wide, grad_x, grad_sigma = accumulator_dtype(x.dtype), None, None
     units = _prepare(call, weight, displacement, transposed=True)
     gradient = empty(x.shape, x, wide)
     _displace(call, "displaced_grad_blurred", grad_output, units, None, gradient)
     if needs[0]:
-        between = _along(call, "second", gradient, taps[0], 3, empty(x.shape, x, wide))
-        grad_x = _along(call, "last", between, taps[0], 2, empty(x.shape, x))
+        between = _along(call, "second", gradient, along[0], 3, empty(x.shape, x, wide))
+        grad_x = _along(call, "last", between, down[0], 2, empty(x.shape, x))
     if needs[3]:
         partial = empty((2, _PRODUCTS), x, np.dtype("float64"))
-        for i, (rows, columns) in enumerate(((taps[1], taps[0]), (taps[0], taps[1]))):
+        for i, (rows, columns) in enumerate(((down[1], along[0]), (down[0], along[1]))):
             arguments = (gradient, _blurred(call, x, rows, columns), partial[i], call.index(x.size))
             call.one("displaced_products", *arguments, count=_PRODUCTS)
         grad_sigma = empty((), x)
@@ -277,17 +280,18 @@ def _grad_of_units(
     smooth: bool,
 ) -> tuple[Any, Any]:
     """Gradients of weight and displacement."""
+    down, along = taps
     grad_weight = empty(weight.shape, weight) if needs[1] else None
     grad_displacement = empty(displacement.shape, displacement) if needs[2] else None
     units = _prepare(call, weight, displacement, transposed=False)
     if not smooth:
-        passes = [(0, taps[0], taps[0], grad_weight, grad_displacement)]
+        passes = [(0, down[0], along[0], grad_weight, grad_displacement)]
     else:
-        passes = [(0, taps[0], taps[0], grad_weight, None)] if needs[1] else []
+        passes = [(0, down[0], along[0], grad_weight, None)] if needs[1] else []
         if needs[2]:
             passes += [
-                (1, taps[2], taps[0], None, grad_displacement),
-                (2, taps[0], taps[2], None, grad_displacement),
+                (1, down[2], along[0], None, grad_displacement),
+                (2, down[0], along[2], None, grad_displacement),
             ]
     shape = call.shape
     across = blocks(shape.channels, _CHANNELS) * blocks(shape.outputs, WARPS * call.outputs)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import ml_dtypes  # registers bfloat16 with NumPy
 import numpy as np
 import pytest
+from _calls import draw_case
+from _calls._call import Case
 from conftest import Backend
 
 import dynarray as dyn
 from dynarray import OPERATORS, Operator
-from dynarray._operator import Case
 
 REFERENCE = Backend("reference")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -111,7 +112,7 @@ def _values(rng: np.random.Generator, shape: tuple, limits: tuple[float, float] 
 def seeded_case(operator: Operator, seed: int, **fixed: int) -> Case:
     """One valid call, its free choices made by a seed."""
     rng = np.random.default_rng(seed)
-    return operator.cases(lambda choices: choices[int(rng.integers(len(choices)))], **fixed)
+    return draw_case(operator, lambda choices: choices[int(rng.integers(len(choices)))], **fixed)
 
 
 def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
@@ -123,7 +124,7 @@ def full_call(operator: Operator, seed: int = 0, **fixed: int) -> Call:
             call = make_call(operator, case, seed)
             if call.grad_output.size > 1:
                 return call
-    raise LookupError(f"{operator.name}: cases() never gave every array")
+    raise LookupError(f"{operator.name}: its cases never gave every array")
 
 
 def _moved(array: Any) -> Any:
@@ -188,15 +189,9 @@ def naive(call: Call) -> Result:
     """The textbook formula carried out in the dtype of the call, which dispatch may not offer."""
     operator = call.operator
     checked = operator.check(*call.arrays, **{**operator.defaults, **call.params})
-    output, kept = operator.forward["reference"](*checked.arrays, **checked.params)
-    needs = tuple(bool(role) for role in operator.roles)
-    results = operator.backward["reference"](call.grad_output, kept, needs, **checked.params)
-    named = dict(zip(operator.roles, results, strict=True))
-    gradients = (
-        None if array is None else named[name].reshape(array.shape)
-        for name, array in zip(operator.arrays, call.arrays, strict=True)
-    )
-    return Result(output, tuple(gradients))
+    output, saved = operator.run_checked("reference", checked, call.arrays)
+    everything = (True,) * len(call.arrays)
+    return Result(output, operator.gradients_checked(call.grad_output, saved, everything))
 
 
 def parts(call: Call, *results: Result) -> Iterator[tuple]:
@@ -210,16 +205,18 @@ def parts(call: Call, *results: Result) -> Iterator[tuple]:
             yield f"gradient of {name}", *values
 
 
-def compare(call: Call, what: str, actual: np.ndarray, expected: np.ndarray, rtol: float) -> None:
-    """Require two arrays to agree to `rtol`, measured against the largest expected element."""
+def compare(
+    call: Call, what: str, actual: np.ndarray, expected: np.ndarray, rtol: float, size: float | None = None
+) -> None:
+    """Require two arrays to agree to `rtol` of `size`, by default that of the largest expected element."""
     if actual.shape != expected.shape:
         raise AssertionError(f"{call.describe()}: {what} has shape {actual.shape}, expected {expected.shape}")
-    error = largest(actual - expected)
+    error, size = largest(actual - expected), largest(expected) if size is None else size
     # Not "error > bound": a NaN must fail.
-    if not error <= rtol * largest(expected):
+    if not error <= rtol * size:
         worst = np.unravel_index(np.argmax(np.abs(actual - expected)), actual.shape)
         raise AssertionError(
-            f"{call.describe()}: {what} is off by {error:.3g}, allowed {rtol:g} of {largest(expected):.3g}; "
+            f"{call.describe()}: {what} is off by {error:.3g}, allowed {rtol:g} of {size:.3g}; "
             f"worst at {tuple(map(int, worst))}: {actual[worst]!r}, expected {expected[worst]!r}"
         )
 
@@ -229,18 +226,37 @@ def largest(array: np.ndarray) -> float:
     return float(np.max(np.abs(array))) if array.size else 0.0
 
 
+def size_of(call: Call, what: str, expected: np.ndarray) -> float:
+    """What an error of one of the `parts` is measured against: its largest element.
+
+    A gradient that is a single number is what is left of the terms that it sums, which may cancel. Their
+    rounding errors add up as random numbers do: there it is the root of the sum of their squares.
+    """
+    name = what.removeprefix("gradient of ")
+    if name == what or expected.size != 1:
+        return largest(expected)
+    call = call.astype(np.float64)
+    index = call.operator.arrays.index(name)
+    slope = stepped(call, index, np.ones_like(call.arrays[index])).imag / STEP
+    return float(np.linalg.norm(call.grad_output * slope))
+
+
 def reference_output(call: Call) -> np.ndarray:
     """The output of the definition, for real or complex arrays."""
     with REFERENCE.use():
         return call.operator(call.arrays, **call.params)
 
 
-def derivative(call: Call, index: int, direction: np.ndarray) -> float:
-    """Derivative of <grad_output, output> along `direction` in the array `index`, by a complex step."""
+def stepped(call: Call, index: int, direction: np.ndarray) -> np.ndarray:
+    """The output of the definition after a complex step along `direction` in the array `index`."""
     arrays = [None if array is None else array.astype(complex) for array in call.arrays]
     arrays[index] = np.asarray(arrays[index] + 1j * STEP * direction)
-    stepped = reference_output(replace(call, arrays=tuple(arrays)))
-    return float(np.vdot(call.grad_output, stepped).imag / STEP)
+    return reference_output(replace(call, arrays=tuple(arrays)))
+
+
+def derivative(call: Call, index: int, direction: np.ndarray) -> float:
+    """Derivative of <grad_output, output> along `direction` in the array `index`, by a complex step."""
+    return float(np.vdot(call.grad_output, stepped(call, index, direction)).imag / STEP)
 
 
 def check_gradients(call: Call, gradients: tuple, directions: int = 2) -> None:
@@ -251,11 +267,11 @@ def check_gradients(call: Call, gradients: tuple, directions: int = 2) -> None:
         if array is None or not array.size:
             continue
         gradient, what = gradients[index], f"derivative by {name}"
-        if small:
-            jacobian = [
-                derivative(call, index, unit) for unit in np.eye(array.size).reshape(-1, *array.shape)
-            ]
-            compare(call, what, gradient, np.reshape(jacobian, array.shape), RTOL_DERIVATIVE)
+        if small or array.size == 1:
+            units = np.eye(array.size).reshape(-1, *array.shape)
+            jacobian = np.reshape([derivative(call, index, unit) for unit in units], array.shape)
+            size = size_of(call, f"gradient of {name}", jacobian)
+            compare(call, what, gradient, jacobian, RTOL_DERIVATIVE, size)
             continue
         for _ in range(directions):
             direction = rng.standard_normal(array.shape)
@@ -269,7 +285,7 @@ def check(call: Call, backend: Backend) -> None:
     """Require a float64 call on `backend` to give the output and the gradients of the definition."""
     actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
     for what, mine, right in parts(call, actual, expected):
-        compare(call, what, mine, right, RTOL_REFERENCE)
+        compare(call, what, mine, right, RTOL_REFERENCE, size_of(call, what, right))
     check_gradients(call, actual.gradients)
 
 
@@ -279,8 +295,8 @@ def check_low_precision(call: Call, backend: Backend, dtype: Any) -> None:
     exact = evaluate(low.astype(np.float64), REFERENCE)
     for what, mine, simple, right in parts(call, evaluate(low, backend), naive(low), exact):
         assert mine.dtype == dtype, f"{call.describe()}: {what} has dtype {mine.dtype}, expected {dtype}"
-        # A naive result that happens to be exact allows one unit in the last place of the largest element.
-        unit = float(ml_dtypes.finfo(dtype).eps) * largest(right)
+        # A naive result that happens to be exact allows one unit in the last place.
+        unit = float(ml_dtypes.finfo(dtype).eps) * size_of(low, what, right)
         allowed = 2 * largest(simple.astype(np.float64) - right) + unit
         error = largest(mine.astype(np.float64) - right)
         if not error <= allowed:

@@ -4,7 +4,6 @@ NumPy reports its allocations to tracemalloc but compiled kernels do not, so thi
 resident set. Prints, for each pass, the bytes beyond inputs and outputs, and those of inputs and outputs.
 """
 
-import ast
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
+from _calls import heavy_calls
 
 import dynarray as dyn
 
@@ -33,34 +33,28 @@ def peak_of(function: Callable[[], Any]) -> tuple[Any, int]:
     return result, status("VmHWM") - before
 
 
-def main(name: str, shapes: list[tuple[int, ...]], params: dict[str, Any], waste: bool) -> None:
-    operator = dyn.OPERATORS[name]
+def random_arrays(operator: dyn.Operator, shapes: dict[str, tuple[int, ...]]) -> tuple:
+    """Its arrays, None where there is no shape."""
     rng = np.random.default_rng(0)
-    arrays: tuple = tuple(rng.random(shape, np.float32) for shape in shapes)
-    arrays += (None,) * (len(operator.arrays) - len(arrays))
-    shape = operator.check(*arrays, **{**operator.defaults, **params}).output_shape
-    grad_output = rng.random(shape, np.float32)
-    pair = 1 if name == "deform_conv2d" else None  # offsets have two channels where others have one
-    shapes_of_small = [
-        None if a is None else [1, 2 if i == pair else 1, *[1] * (a.ndim - 2)] for i, a in enumerate(arrays)
-    ]
-    if name == "dynamic_sampling_conv2d" and shapes_of_small[3]:
-        shapes_of_small[3][2:4] = [params["samples"]] * 2
-    small = tuple(None if shape is None else np.ones(shape, np.float32) for shape in shapes_of_small)
+    return tuple(rng.random(shapes[a], np.float32) if a in shapes else None for a in operator.arrays)
+
+
+def main(title: str, waste: bool) -> None:
+    heavy = heavy_calls()[title]
+    operator = dyn.OPERATORS[heavy.operator]
+    arrays = random_arrays(operator, heavy.shapes)
+    shape = operator.check(*arrays, **{**operator.defaults, **heavy.params}).output_shape
+    grad_output = np.random.default_rng(1).random(shape, np.float32)
     needs = (True,) * len(arrays)
     # Compile, or load what was compiled, before anything is measured; NaN takes other ways than numbers.
-    changes: dict[str, dict[str, Any]] = {
-        "carafe": {"kernel_size": 1, "scale": 1},
-        "dynamic_sampling_conv2d": {},
-    }
-    small_params = {**params, **changes.get(name, {"padding": 0})}
+    small = random_arrays(operator, heavy.small)
     for tiny in (small, tuple(a if a is None else a * np.float32("nan") for a in small)):
-        output, saved = operator.run(tiny, small_params)
+        output, saved = operator.run(tiny, heavy.small_params)
         operator.gradients(output, saved, needs)
 
     def run() -> tuple:
         kept = arrays[0].copy() if waste else None
-        result = operator.run(arrays, params)
+        result = operator.run(arrays, heavy.params)
         del kept
         return result
 
@@ -73,4 +67,4 @@ def main(name: str, shapes: list[tuple[int, ...]], params: dict[str, Any], waste
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], ast.literal_eval(sys.argv[2]), ast.literal_eval(sys.argv[3]), sys.argv[4] == "1")
+    main(sys.argv[1], sys.argv[2] == "1")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import dynarray as dyn
-from benchmarks.case import Buffers
 from benchmarks.cases import CASES
+from benchmarks.cases.case import Buffers
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra: bench)")
 
-from benchmarks import peers_torch
+from benchmarks.peers import compare
 
 COMPARED = [case.small for case in CASES if case.peers and case.small]
 each_case = pytest.mark.parametrize("tiny", COMPARED, ids=lambda case: case.title)
@@ -34,17 +34,17 @@ def test_peers_agree_with_ours_on_tiny_arrays(tiny):
     buffers, expected = ours(tiny)
     agreed = 0
     for name, function in import_module(tiny.peers).FORMULATIONS[tiny.operator](**tiny.params).items():
-        calls = peers_torch._calls(function, [peers_torch._tensors(buffers)], compiled=False)
+        calls = compare._calls(function, [compare._tensors(buffers)], compiled=False)
         try:
             forward, both = calls["forward"](0), calls["forward_backward"](0)
         except (ImportError, TypeError):  # torchvision is missing; a form for calls without attention
             continue
         agreed += 1
-        peers_torch._compare(name, forward, expected)
-        peers_torch._compare(name, both, expected)
+        compare._compare(name, forward, expected)
+        compare._compare(name, both, expected)
         off = (*expected[:2], expected[2] * np.float32(1.001), *expected[3:])
-        with pytest.raises(peers_torch.Mismatch, match="gradient 1"):
-            peers_torch._compare(name, both, off)
+        with pytest.raises(compare.Mismatch, match="gradient 1"):
+            compare._compare(name, both, off)
     assert agreed or tiny.operator == "deform_conv2d"
 
 
@@ -69,14 +69,14 @@ def formulations(**milliseconds):
 
 def prepared(monkeypatch, kinds=("eager",), **milliseconds):
     clock, table, log = formulations(**milliseconds)
-    monkeypatch.setattr(peers_torch, "KINDS", kinds)
+    monkeypatch.setattr(compare, "KINDS", kinds)
     monkeypatch.setattr(
-        peers_torch, "import_module", lambda name: SimpleNamespace(FORMULATIONS={"op": lambda: table})
+        compare, "import_module", lambda name: SimpleNamespace(FORMULATIONS={"op": lambda: table})
     )
     case = SimpleNamespace(peers="some", operator="op", params={}, title="a case")
     x = np.ones(3, np.float32)
     problems = []
-    peers = peers_torch.prepare(case, [Buffers((x,), x)], (x * 2, x * 2), 1, clock, problems.append)
+    peers = compare.prepare(case, [Buffers((x,), x)], (x * 2, x * 2), 1, clock, problems.append)
     return {peer.formulation: peer for peer in peers}, problems, log
 
 
@@ -106,8 +106,8 @@ def test_compiling_has_an_end(monkeypatch):
 
         return compiled
 
-    monkeypatch.setattr(peers_torch, "_compile", stuck)
-    monkeypatch.setattr(peers_torch, "COMPILE_S", dict.fromkeys(peers_torch.PASSES, 0.2))
+    monkeypatch.setattr(compare, "_compile", stuck)
+    monkeypatch.setattr(compare, "COMPILE_S", dict.fromkeys(compare.PASSES, 0.2))
     peers, problems, _ = prepared(monkeypatch, kinds=("eager", "compiled"), good=1.0, fair=1.0)
     assert {peer.kind for peer in peers.values()} == {"eager"}
     late = "forward not compiled within 0 s for this case"
@@ -115,6 +115,6 @@ def test_compiling_has_an_end(monkeypatch):
 
 
 def test_what_differs_in_place_alone_is_compiled_once():
-    assert peers_torch._out_of_place("shifts, in place") == "shifts"
-    assert peers_torch._out_of_place("shifts in place, 1x1") == "shifts, 1x1"
-    assert peers_torch._out_of_place("shifts") is None
+    assert compare._out_of_place("shifts, in place") == "shifts"
+    assert compare._out_of_place("shifts in place, 1x1") == "shifts, 1x1"
+    assert compare._out_of_place("shifts") is None

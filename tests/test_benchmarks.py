@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import dynarray as dyn
-from benchmarks import growth, isolated, measure, plots, report, run, table
 from benchmarks.__main__ import main
-from benchmarks.case import PASSES, Case, Work
-from benchmarks.cases import BATCH, CASES, cases
-from benchmarks.floor import Floor
-from benchmarks.local_filter import flops
-from benchmarks.targets import PRICE, TARGETS, reached
+from benchmarks.cases import BATCH, CASES, GROWTH, TARGETS, cases
+from benchmarks.cases.case import PASSES, Case, Work
+from benchmarks.cases.local_filter import flops
+from benchmarks.cases.targets import PRICE, reached
+from benchmarks.harness import growth, isolated, measure, run
+from benchmarks.harness.floor import Floor
+from benchmarks.report import pages, plots, table
 from examples import _record
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +171,7 @@ GLUTTON = """
 import json
 import numpy as np
 import dynarray as dyn
-from benchmarks import child
+from benchmarks.harness import child
 
 class Glutton:
     def run(self, arrays, params):
@@ -313,12 +314,12 @@ def test_report_is_reproducible_and_keeps_what_is_not_marked(quick, tmp_path, mo
     row = quick["rows"][0] | {"title": "another"}
     (results / "d.json").write_text(json.dumps(later | {"quick": False, "rows": [row], "threads": 3}))
     monkeypatch.setattr(
-        report, "SECTIONS", {**report.SECTIONS, "all benchmarks": lambda: report.every_benchmark(results)}
+        pages, "SECTIONS", {**pages.SECTIONS, "all benchmarks": lambda: pages.every_benchmark(results)}
     )
     text = "# Title\n<!-- all benchmarks:begin -->\nold\n<!-- all benchmarks:end -->\nbetween\n"
     text += "<!-- operators:begin --><!-- operators:end -->\nlast\n"
-    once = report.fill(text)
-    assert report.fill(once) == once
+    once = pages.fill(text)
+    assert pages.fill(once) == once
     assert once.startswith("# Title\n<!-- all benchmarks:begin -->\n") and once.endswith(
         "<!-- operators:end -->\nlast\n"
     )
@@ -337,7 +338,7 @@ def test_the_summary_has_a_table_for_each_machine(quick, tmp_path):
     elsewhere["date"] = "2999-01-01T00:00:00+00:00"
     for name, result in (("a", found), ("b", elsewhere)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    text = report.benchmarks(tmp_path)
+    text = pages.benchmarks(tmp_path)
     here, there = text.split("**Backend `reference`.**")[1:]
     assert "an abacus" in there and "an abacus" not in here
     assert f"| {first['title']} |" in here and f"| {first['title']} |" not in there
@@ -373,8 +374,8 @@ def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):
 
 
 def test_every_operator_grows_along_each_of_its_sizes():
-    assert {each.operator for each in growth.GROWTH} == set(dyn.OPERATORS)
-    for each in growth.GROWTH:
+    assert {each.operator for each in GROWTH} == set(dyn.OPERATORS)
+    for each in GROWTH:
         assert "pixels" in each.axes and len(each.axes) >= 3
         for points in each.axes.values():
             assert len(points) >= 4
@@ -401,13 +402,13 @@ def grown(tmp_path_factory) -> Path:
     arguments = ["growth", "--backend", "reference", "--threads", "1", "--quick", "--operator", "ddf"]
     assert main([*arguments, "--output", str(folder / "growth.json")]) == 0
     result = json.loads((folder / "growth.json").read_text())
-    assert result["complete"] and result["kind"] == "growth" and not report.load(folder, "growth")
+    assert result["complete"] and result["kind"] == "growth" and not pages.load(folder, "growth")
     (folder / "growth.json").write_text(json.dumps(result | {"quick": False}))
     return folder
 
 
 def test_growth_is_reported_with_exponents_and_memory(grown):
-    (result,) = report.newest(grown, "growth", ("operator", "axis"))
+    (result,) = pages.newest(grown, "growth", ("operator", "axis"))
     assert [row["axis"] for row in result["rows"]] == ["pixels", "channels", "taps"]
     for row in result["rows"]:
         for point, scale in zip(row["points"], (1, 4), strict=True):
@@ -429,7 +430,7 @@ def test_growth_is_reported_with_exponents_and_memory(grown):
 
 def test_figures_say_what_they_show(quick, grown, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: bench)")
-    drawn = {"benchmarks.svg": [quick], "growth.svg": report.newest(grown, "growth", ("operator", "axis"))}
+    drawn = {"benchmarks.svg": [quick], "growth.svg": pages.newest(grown, "growth", ("operator", "axis"))}
     assert set(drawn) == set(plots.DRAWN)
     for name, results in drawn.items():
         path = tmp_path / name
@@ -447,13 +448,13 @@ def test_figures_say_what_they_show(quick, grown, tmp_path):
 
 
 def test_figures_show_what_was_measured_last():
-    for name, results in report.figures().items():
-        assert plots.shown(report.IMAGES / name) == plots.digest(results), "run: python -m benchmarks report"
+    for name, results in pages.figures().items():
+        assert plots.shown(pages.IMAGES / name) == plots.digest(results), "run: python -m benchmarks report"
 
 
 def test_half_a_pair_of_markers_is_refused():
     with pytest.raises(ValueError, match="must come together"):
-        report.fill("<!-- benchmarks:begin -->")
+        pages.fill("<!-- benchmarks:begin -->")
 
 
 def test_best_peer_of_each_kind_is_shown_with_its_ratio(quick):
@@ -466,24 +467,24 @@ def test_best_peer_of_each_kind_is_shown_with_its_ratio(quick):
 
 
 def test_support_table_has_a_row_for_each_operator():
-    lines = report.operators().splitlines()
+    lines = pages.operators().splitlines()
     assert len(lines) == 2 + len(dyn.OPERATORS)
     for line, operator in zip(lines[2:], dyn.OPERATORS.values(), strict=True):
         assert line.startswith(f"| `{operator.name}` | `{operator.arrays[0]}`")
         assert "float32" in line
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda path: path.name)
 def test_tables_are_what_the_report_generates(page):
     text = page.read_text(encoding="utf-8")
-    assert report.fill(text) == text, "run: python -m benchmarks report"
+    assert pages.fill(text) == text, "run: python -m benchmarks report"
 
 
 def test_an_example_s_tables_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(_record, "HERE", tmp_path)
     assert _record.spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
     path = _record.record("walk", {"How far": (["who", "m"], [["she", "12"], ["he", "9"]])}, seeds=5)
-    text = report.example(path)
+    text = pages.example(path)
     assert text.startswith("**How far**\n\n| who | m |\n| --- | ---: |\n| she | 12 |\n| he | 9 |\n")
     assert "`python examples/walk.py --full`: seeds 5; python" in text
 

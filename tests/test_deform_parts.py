@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _calls import draw_case
 from _contract import Call, check, evaluate, make_call, parts, threads
 from conftest import Backend, backend_params
 from hypothesis import given, settings
@@ -50,7 +51,7 @@ def test_hard_cases(backend: Backend, rng: np.random.Generator, case: str) -> No
 def test_atomics_give_the_same_gradients(backend: Backend, seed: int, which: dyn.Operator) -> None:
     """The contract runs deterministic calls; this is the default."""
     rng = np.random.default_rng(seed)
-    case = which.cases(lambda choices: choices[int(rng.integers(len(choices)))])
+    case = draw_case(which, lambda choices: choices[int(rng.integers(len(choices)))])
     call = make_call(which, case, seed)
     check(replace(call, params={**call.params, "deterministic": False}), backend)
 

@@ -1,9 +1,10 @@
 """The contract, second half: a bad argument is refused, and the message names operator and argument."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal, SupportsIndex, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from conftest import Backend, backend_params
 
 import dynarray as dyn
 from dynarray import OPERATORS, Operator
+from dynarray.typing import Pair
 
-# For each parameter of any operator: what it must refuse.
+# For each type of parameter: what it must refuse.
 NOT_POSITIVE_INTS = (
     0,
     -1,
@@ -31,26 +33,27 @@ NOT_POSITIVE_INTS = (
 )
 NOT_POSITIVE_PAIRS = (
     *(0, -1, 1.5, 2.0, True, "2", "22", (1, 2, 3), (1,), (), (1, 0), (0, 1), (1, -1), (1.5, 1), (1, True)),
-    *({1, 2}, np.array([1, 2]), np.float64(1), [1, None], float("nan")),
+    *({1, 2}, np.array([1, 2]), np.float64(1), [1, None], float("nan"), None),
 )
-NO_FLAGS = (0, 1, None, "yes", 1.0, (True,), np.array([True]))
-BAD_VALUES: dict[str, tuple] = {
-    "combine": ("sub", "MUL", "", None, 1, b"mul", ("mul",), ["add"], np.array(["mul"])),
-    "stride": (*NOT_POSITIVE_PAIRS, None),
-    "dilation": (*NOT_POSITIVE_PAIRS, None),
-    "padding": (-1, 0.5, True, "same", (0, 1, 2), (1,), (0, -1), (0.0, 1), [None, 1]),
-    "upsample": NOT_POSITIVE_INTS,
-    "kernel_size": (*NOT_POSITIVE_PAIRS, None, 2, (3, 4), (2, 3)),
-    "groups": NOT_POSITIVE_INTS,
-    "scale": NOT_POSITIVE_INTS,
-    "deterministic": (0, 1, None, "yes", 1.0, (True,), np.array([True])),
-    "samples": NOT_POSITIVE_INTS,
-    "sample_stride": (*NOT_POSITIVE_PAIRS, None),
-    "kernel_residual": NO_FLAGS,
-    "attention_residual": NO_FLAGS,
-    "fuse": ("", "mean", "SUM", None, 0, True, b"sum", ("sum",), ["max"], np.array(["stack"])),
-    "displacement_gradient": ("", "EXACT", None, 1, b"smooth", ("exact",), True),
+BAD_VALUES: dict[Any, tuple] = {
+    bool: (0, 1, None, "yes", 1.0, (True,), np.array([True])),
+    SupportsIndex: NOT_POSITIVE_INTS,
+    Pair: NOT_POSITIVE_PAIRS,
+    # Of zero or more, or None.
+    SupportsIndex | None: (-1, 0.5, True, "same", (1,), (0, -1), [1]),
+    Pair | None: (-1, 0.5, True, "same", (0, 1, 2), (1,), (0, -1), (0.0, 1), [None, 1]),
 }
+
+
+def bad_values(operator: Operator, parameter: str) -> tuple:
+    """What a parameter must refuse, by the type that the signature gives it."""
+    kind = inspect.signature(operator.function).parameters[parameter].annotation
+    if get_origin(kind) is Literal:
+        words = get_args(kind)
+        upper, first, last = words[0].upper(), words[0].encode(), words[-1]
+        return "no such word", "", upper, None, 0, True, first, (words[0],), [last], np.array([last])
+    return BAD_VALUES[kind]
+
 
 each_parameter = pytest.mark.parametrize(
     ("operator", "parameter"),
@@ -81,7 +84,7 @@ def both(call: Call) -> tuple[Callable, Callable]:
 @each_parameter
 def test_bad_parameters_are_refused(operator: Operator, parameter: str) -> None:
     call = full_call(operator)
-    for value in BAD_VALUES[parameter]:
+    for value in bad_values(operator, parameter):
         for function in both(replace(call, params={**call.params, parameter: value})):
             with refusal(operator, parameter):
                 function()

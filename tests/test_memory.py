@@ -5,48 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from _calls import heavy_calls
 from conftest import Backend, backend_params
 
-SHAPES = {
-    "ddf": ("local_filter2d", [(1, 64, 512, 512), (1, 1, 3, 3, 512, 512), (1, 64, 3, 3)], {}),
-    "strided": ("local_filter2d", [(1, 64, 512, 512), (1, 1, 3, 3, 256, 256), (1, 64, 3, 3)], {"stride": 2}),
-    "involution": ("involution", [(1, 64, 160, 160), (1, 16, 7, 7, 160, 160)], {}),
-    "carafe": ("carafe", [(1, 64, 256, 256), (1, 25, 512, 512)], {"kernel_size": 5}),
-    "atoms": ("atom_conv2d", [(1, 64, 256, 512), (1, 6, 3, 3, 256, 512), (64, 64, 6)], {}),
-    "deform": ("deform_conv2d", [(1, 64, 384, 384), (1, 18, 384, 384), (64, 64, 3, 3)], {"padding": 1}),
-    "deform, large weights": (
-        "deform_conv2d",
-        [(2, 1024, 64, 48), (2, 18, 64, 48), (1024, 1024, 3, 3)],
-        {"padding": 1},
-    ),
-    "samples": (
-        "dynamic_sampling_conv2d",
-        [(1, 64, 96, 128), (1, 24, 64, 96, 128), *[(1, 24, 3, 3, 96, 128)] * 3],
-        {"samples": 3, "sample_stride": 2},
-    ),
-    "many samples": (
-        "dynamic_sampling_conv2d",
-        [
-            (1, 32, 96, 128),
-            (1, 24, 32, 96, 128),
-            (1, 24, 3, 3, 96, 128),
-            (1, 24, 9, 9, 96, 128),
-            (1, 24, 3, 3, 96, 128),
-        ],
-        {"samples": 9, "sample_stride": 2},
-    ),
-    "samples without attention": (
-        "dynamic_sampling_conv2d",
-        [(1, 64, 96, 128), (1, 24, 64, 96, 128), (1, 24, 3, 3, 96, 128)],
-        {"samples": 9, "sample_stride": 2},
-    ),
-    "one wide image": ("local_filter2d", [(1, 1, 64, 262144), (1, 1, 3, 3, 64, 262144)], {}),
-}
+HEAVY = heavy_calls()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", HEAVY)
 def test_extra_memory(backend: Backend, case: str) -> None:
     measured = measure(case)
     for direction in ("forward", "backward"):
@@ -69,9 +36,8 @@ def measure(case: str, waste: bool = False) -> dict[str, tuple[float, float]]:
     """Bytes beyond inputs and outputs at the peak, and bytes of inputs and outputs: see `_memory.py`."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from /proc, which this system does not have")
-    name, shapes, params = SHAPES[case]
     script = Path(__file__).with_name("_memory.py")
-    arguments = [sys.executable, str(script), name, repr(shapes), repr(params), str(int(waste))]
+    arguments = [sys.executable, str(script), case, str(int(waste))]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=script.parent.parent, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]

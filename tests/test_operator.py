@@ -1,9 +1,10 @@
 """The parts that every operator is made of: record, registry, dispatch, checks, geometry."""
 
 import inspect
+import itertools
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ import dynarray as dyn
 from dynarray import OPERATORS, Operator
 from dynarray._check import check_choice, check_divides, check_int, check_pair, check_shape
 from dynarray._dispatch import BACKENDS, choose_backend, library_of
-from dynarray._geometry import input_positions, output_size, resolve_padding
-from dynarray._operator import Case, Checked, Form, backward_of, forms, register
+from dynarray._geometry import (
+    LINE,
+    PLANE,
+    check_window,
+    input_positions,
+    output_size,
+    reading_inside,
+    resolve_padding,
+)
+from dynarray._operator import Checked, Form, backward_of, forms, modules, register
 
 
 @pytest.fixture
@@ -39,7 +48,6 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Operator:
         forward={"cpu": forward, "reference": forward},
         backward={"cpu": backward, "reference": backward},
         check=check,
-        cases=lambda pick, **fixed: Case({"a": (1,), "b": None}, {}),
         roles=("b", "a"),
     )
     return operator
@@ -72,12 +80,22 @@ def test_an_array_left_out_has_no_gradient(scaled: Operator) -> None:
 
 
 def test_the_public_backward_takes_the_arguments_of_the_forward(scaled: Operator) -> None:
-    backward = backward_of(scaled)
+    class ScaledGradients(NamedTuple):
+        a: Any
+        b: Any
+
+    @backward_of(scaled, ScaledGradients)
+    def scaled_backward(
+        grad_output: Any, a: Any, b: Any = None, *, factor: int = 2, needs: Any = None
+    ) -> Any:
+        """Gradients of `scaled`."""
+
+    backward: Any = scaled_backward
     assert backward.__name__ == "scaled_backward"
-    assert str(inspect.signature(backward)).startswith("(grad_output, a")
+    assert backward.__doc__.startswith("Gradients of `scaled`.\n\nParameters\n")
     assert list(inspect.signature(backward).parameters) == ["grad_output", "a", "b", "factor", "needs"]
     grads = backward(A, A, B, factor=5)
-    assert type(grads).__name__ == "ScaledGradients"
+    assert type(grads) is ScaledGradients
     assert grads.a.tolist() == [5, 10] and grads.b.tolist() == [1, 2]
     assert backward(A, A, b=B, needs=(False, True)).a is None
     assert backward(grad_output=A, a=A).b is None
@@ -106,7 +124,8 @@ def test_the_registry_and_the_public_functions_agree() -> None:
 
 
 def test_a_form_is_imported_when_it_is_called() -> None:
-    table = forms("no_such_stem", "forward")
+    reference, _, cpu, cuda = modules("no_such_stem")
+    table = forms(reference.forward, cpu.forward, cuda.forward)
     assert set(table) == set(BACKENDS)
     assert table["cuda"] == Form("rawkernels.no_such_stem", "forward")
     with pytest.raises(ModuleNotFoundError, match="no_such_stem"):
@@ -292,3 +311,44 @@ def test_same_padding() -> None:
     assert resolve_padding("op", 3, (4, 4), (1, 1)) == (3, 3)
     with pytest.raises(ValueError, match=r"^op: padding=None means 'same' and needs odd kernel sizes"):
         resolve_padding("op", None, (3, 4), (1, 1))
+
+
+def test_lines_are_planes_of_one_row() -> None:
+    assert PLANE.pattern("N C image") == "N C H W" and LINE.pattern("N G kernel outputs") == "N G k Lo"
+    line = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    assert LINE.in_plane(line, "N G kernel outputs").shape == (2, 3, 1, 5, 1, 7)
+    assert np.shares_memory(LINE.in_plane(line, "N G kernel outputs"), line)
+    assert PLANE.in_plane(line, "N C image") is line
+
+
+def test_a_window_of_a_line_is_that_of_a_plane_of_one_row() -> None:
+    sizes = {"L": 9, "k": 3, "H": 1, "W": 9, "kh": 1, "kw": 3}
+    line = check_window("op", "weight", sizes, LINE, stride=2, dilation=3, padding=4)
+    plane = check_window("op", "weight", sizes, stride=(1, 2), dilation=(1, 3), padding=(0, 4))
+    assert line.outputs == (6,) and line.sizes == {"Lo": 6} and plane.sizes == {"Ho": 1, "Wo": 6}
+    assert line.shortened() == {"stride": (1, 2), "dilation": (1, 3), "padding": (0, 4)} == plane.shortened()
+    assert line.bounded("op") == plane.bounded("op")
+    assert line.output_shapes(2, 5) == ((2, 5, 6), (2, 5, 1, 6))
+    assert plane.output_shapes(2, 5) == ((2, 5, 1, 6),) * 2
+
+
+def test_windows_name_what_is_wrong_with_them() -> None:
+    sizes = {"L": 9, "k": 3, "H": 9, "W": 9, "kh": 0, "kw": 3}
+    with pytest.raises(ValueError, match=r"^op: weight must have kernel sizes of at least 1, got \(0, 3\)"):
+        check_window("op", "weight", sizes)
+    with pytest.raises(TypeError, match=r"^op: stride must be an int, got \(1, 1\)"):
+        check_window("op", "weight", sizes, LINE, stride=(1, 1))
+    far = check_window("op", "weight", sizes | {"L": 2**40}, LINE, dilation=2**31)
+    with pytest.raises(ValueError, match=rf"^op: .* taps \d+ pixels away; at most {2**30} are possible"):
+        far.bounded("op")
+
+
+@pytest.mark.parametrize("outputs", [(0, 7), (2, 5), (3, 3)])
+def test_what_reads_inside_is_found(outputs: tuple[int, int]) -> None:
+    """Against a look at every output."""
+    for tap, size, stride, dilation, padding in itertools.product(range(4), (1, 5), (1, 3), (1, 2), (0, 3)):
+        found, read = reading_inside(outputs, tap, size, stride, dilation, padding)
+        places = [out * stride + tap * dilation - padding for out in range(*outputs)]
+        inside = [i for i, place in enumerate(places) if 0 <= place < size]
+        assert list(range(len(places)))[found] == inside
+        assert list(range(size))[read] == [places[i] for i in inside]

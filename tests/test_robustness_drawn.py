@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from _calls import draw_case, family
+from _calls._call import Case
 from _contract import (
     LAYOUTS,
     REFERENCE,
@@ -23,6 +25,7 @@ from _contract import (
     make_call,
     output_shape,
     parts,
+    size_of,
     threads,
 )
 from conftest import Backend, backend_params
@@ -30,7 +33,6 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from dynarray import Operator
-from dynarray._operator import Case
 from dynarray.cpu.engine import parallel
 
 # Drawn calls, each made twice, in other dtypes and layouts: the definition takes longest, and is asked once
@@ -41,10 +43,6 @@ DRAWN = {"cpu": 4_500, "host": 500}
 CHOICES = st.binary(min_size=40, max_size=40)
 CONSTANT = ("constant-rows", "constant")  # layouts that change the values
 KEEPING = ("as it is", *(layout for layout in LAYOUTS if layout not in CONSTANT))
-# Sums that cancel: a gradient may be a single number, which is then small beside its terms.
-RTOL_REAL = RTOL_DERIVATIVE
-# The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
-NO_BLUR = 1 / 64
 
 
 def chooser(choices: bytes) -> Callable[[Sequence], Any]:
@@ -56,10 +54,11 @@ def chooser(choices: bytes) -> Callable[[Sequence], Any]:
 def exact_call(operator: Operator, case: Case, seed: int) -> Call:
     """A call whose values are multiples of 1/2, within the limits of the case."""
     rng = np.random.default_rng(seed)
+    exact_values: dict[str, float] = getattr(family(operator), "EXACT_VALUES", {})
 
     def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name == "sigma":
-            return np.full(shape, NO_BLUR)
+        if name in exact_values:
+            return np.full(shape, exact_values[name])
         low, high = case.ranges.get(name, (-2, 2))
         return np.asarray(rng.integers(int(2 * low), int(2 * high) + 1, shape) / 2)
 
@@ -70,11 +69,9 @@ def exact_call(operator: Operator, case: Case, seed: int) -> Call:
 
 
 def is_exact(call: Call) -> bool:
-    """Whether the formula of this call has no division that rounds, and no blur."""
-    if call.operator.name == "displaced_conv2d":
-        return call.arrays[call.operator.arrays.index("sigma")] is not None
-    channels = call.arrays[0].shape[1]
-    return not call.params.get("kernel_residual") or channels & (channels - 1) == 0  # 1/C
+    """Whether nothing in the formula of this call rounds: its family says where something does."""
+    says: Callable[[Call], bool] | None = getattr(family(call.operator), "is_exact", None)
+    return says is None or says(call)
 
 
 class Drawn(NamedTuple):
@@ -90,7 +87,7 @@ class Drawn(NamedTuple):
 def draw(operator: Operator, choices: bytes) -> Drawn:
     """A call from the bytes that hypothesis drew."""
     pick = chooser(choices)
-    case = operator.cases(pick, N=pick((1, 2, 3, 0)))
+    case = draw_case(operator, pick, N=pick((1, 2, 3, 0)))
     seed, exact, values = pick(range(256)), pick((True, True, False)), pick(("as drawn", *CONSTANT))
     call = exact_call(operator, case, seed)
     if not (exact and is_exact(call)):
@@ -120,7 +117,8 @@ def check_drawn(operator: Operator, backend: Backend, choices: bytes) -> None:
         actual = evaluate(made, backend, needs)
         for what, mine, right in parts(replace(made, arrays=wanted), actual, expected):
             assert mine.dtype == dtype, f"{what} has dtype {mine.dtype}"
-            compare(made, f"{what} in {dtype}, {layout},", mine, right, 0 if exact else RTOL_REAL)
+            label, rtol = f"{what} in {dtype}, {layout},", 0 if exact else RTOL_DERIVATIVE
+            compare(made, label, mine, right, rtol, None if exact else size_of(made, what, right))
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _calls import families
+from _calls._call import LARGE_IMAGES, Large
 from _contract import (
     REFERENCE,
     RTOL_REFERENCE,
@@ -28,39 +30,18 @@ import rawkernels.host
 import rawkernels.launch
 from dynarray import OPERATORS, Operator
 
-N, H, W = 513, 2048, 2049
-STEP = {"stride": (H - 3, W - 3)}
-
-# Shapes of the other arrays, parameters, and the arrays whose gradients are small.
-LARGE: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
-    "local_filter2d": (
-        {"weight": (N, 1, 3, 3, 2, 2), "channel_weight": (N, 1, 3, 3)},
-        {**STEP, "padding": 0},
-    ),
-    "dynamic_conv2d": ({"weight": (N, 2, 1, 3, 3, 2, 2)}, {**STEP, "padding": 0}),
-    "dynamic_sampling_conv2d": (
-        {"channel_kernel": (N, 1, 1, 2, 2), "spatial_kernel": (N, 1, 3, 3, 2, 2)},
-        {**STEP, "samples": 2},
-    ),
-    "deform_conv2d": ({"offset": (N, 1, 3, 3, 2, 2, 2), "weight": (2, 1, 3, 3)}, STEP),
-    "sample_points": ({"points": (N, 3, 2, 1, 2)}, {}),
-    "atom_conv2d": (
-        {"atoms": (N, 2, 3, 3, 2, 2), "coefficients": (2, 1, 2)},
-        {**STEP, "padding": 0},
-    ),
+N = LARGE_IMAGES[0]
+DECLARED: dict[str, Large | str] = {
+    name: large for each in families().values() for name, large in each.LARGE.items()
 }
-# The same kernels under other names.
-FACES = {"ddf": "local_filter2d", "involution": "local_filter2d"}
-# What writes or copies the whole of x: outputs as large as x, or x with its channels last on the host.
-WHOLE = ("ddf_upsample", "carafe", "displaced_conv2d", "compose_atoms")
-WHOLE_ON_HOST = ("dynamic_sampling_conv2d", "deform_conv2d", "sample_points")
+LARGE = {name: large for name, large in DECLARED.items() if isinstance(large, Large)}
 
 
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
     """Zeros, but for the corners of the first and the last image."""
     try:
-        x = np.zeros((N, 1, H, W), np.float32)
+        x = np.zeros(LARGE_IMAGES, np.float32)
     except MemoryError:
         pytest.skip("this system grants no 8.6 GB of memory that nobody will use")
     assert x.size > 2**31
@@ -87,15 +68,10 @@ class InPlace:
 
 def large_call(operator: Operator, image: np.ndarray) -> Call:
     """A call on the large image, its other arrays small integers."""
-    shapes, params = LARGE[operator.name]
-    rng = np.random.default_rng(1)
-    others = {name: rng.integers(1, 9, shape).astype(np.float32) for name, shape in shapes.items()}
-    if operator.name == "deform_conv2d":
-        others["offset"] = others["offset"] // 3 / 2
-    if operator.name == "sample_points":  # between pixels of the lower corners
-        others["points"] = others["points"] // 3 + 0.5
-        others["points"][:, :, 0] += H - 4
-        others["points"][:, 1:, 1] += W - 4
+    large, rng = LARGE[operator.name], np.random.default_rng(1)
+    others = {name: rng.integers(1, 9, shape).astype(np.float32) for name, shape in large.shapes.items()}
+    others |= {name: values(others[name]) for name, values in large.values.items()}
+    params = large.params
     arrays = tuple({"x": image, **others}.get(name) for name in operator.arrays)
     grad_output = rng.integers(1, 9, output_shape(operator, arrays, params)).astype(np.float32)
     return Call(operator, arrays, params, grad_output)
@@ -117,7 +93,7 @@ def test_more_elements_than_an_int_can_count(
     name: str, backend: Backend, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend.name == "host":
-        if name in WHOLE_ON_HOST:
+        if not LARGE[name].on_host:
             pytest.skip("copies the whole of x: see the test of 64-bit indices below")
         monkeypatch.setattr(rawkernels.host, "Guarded", InPlace)
     call = large_call(OPERATORS[name], image)
@@ -164,8 +140,12 @@ def test_64_bit_indices_give_the_same(operator: Operator, backend: Backend, wide
     assert set(wide) == {"long long"}
 
 
-def test_every_operator_is_large_or_said_to_be_whole() -> None:
-    assert {*LARGE, *FACES, *WHOLE} == set(OPERATORS)
-    for face, operator in FACES.items():
-        assert OPERATORS[face].forward == OPERATORS[operator].forward
-        assert OPERATORS[face].backward == OPERATORS[operator].backward
+@each_operator
+def test_every_operator_is_large_or_says_why_not_or_runs_the_forms_of_one_that_does(
+    operator: Operator,
+) -> None:
+    if operator.name in DECLARED:
+        assert DECLARED[operator.name]
+        return
+    tried = [OPERATORS[name] for name in LARGE if OPERATORS[name].stem == operator.stem]
+    assert any((operator.forward, operator.backward) == (each.forward, each.backward) for each in tried)

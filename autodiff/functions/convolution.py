@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynarray._check import check_pair
+from dynarray._geometry import output_size, reading_inside
+
 from ..function import differentiable
-from ._common import library, pair
+from ._common import library
 from .shapes import reshape, sum
 
 TILE_BYTES = 4 << 20
@@ -31,25 +34,18 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int]
     groups: int
 
+    def along(self, axis: int) -> tuple[int, int, int]:
+        """Stride, dilation and padding of one axis."""
+        return self.stride[axis], self.dilation[axis], self.padding[axis]
+
     def output(self, image: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """Ho, Wo."""
-        high, wide = (
-            (image[i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1
-            for i in (0, 1)
-        )
-        return max(high, 0), max(wide, 0)
+        high, wide = (output_size(image[i], kernel[i], *self.along(i)) for i in (0, 1))
+        return high, wide
 
     def overlap(self, axis: int, tap: int, outputs: tuple[int, int], size: int) -> tuple[slice, slice]:
         """Which outputs of a range have this tap inside the image, and the inputs they read."""
-        step, offset = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
-        first = max(outputs[0], -(offset // step))
-        last = min(outputs[1], (size - 1 - offset) // step + 1)
-        if last <= first:
-            return slice(0, 0), slice(0, 0)
-        start = first * step + offset
-        return slice(first - outputs[0], last - outputs[0]), slice(
-            start, start + (last - first - 1) * step + 1, step
-        )
+        return reading_inside(outputs, tap, size, *self.along(axis))
 
 
 @differentiable(
@@ -137,8 +133,11 @@ def conv_transpose2d(
         ``Ho = (H - 1)*s_y - 2*pad_y + d_y*(kh-1) + output_pad_y + 1``.
     """
     name = "conv_transpose2d"
-    steps, margin = pair(f"{name}: stride", stride, 1), pair(f"{name}: padding", padding)
-    spread, extra = pair(f"{name}: dilation", dilation, 1), pair(f"{name}: output_padding", output_padding)
+    steps, spread = check_pair(name, "stride", stride, 1), check_pair(name, "dilation", dilation, 1)
+    margin, extra = (
+        check_pair(name, "padding", padding, 0),
+        check_pair(name, "output_padding", output_padding, 0),
+    )
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[0]:
         raise ValueError(
             f"{name}: x must be (N, C, H, W) and weight (C, O/groups, kh, kw), "
@@ -189,9 +188,9 @@ def _same(s: Any) -> dict[str, Any]:
 
 def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
     return Geometry(
-        pair("conv2d: stride", stride, 1),
-        pair("conv2d: padding", padding),
-        pair("conv2d: dilation", dilation, 1),
+        check_pair("conv2d", "stride", stride, 1),
+        check_pair("conv2d", "padding", padding, 0),
+        check_pair("conv2d", "dilation", dilation, 1),
         groups,
     )
 

@@ -14,14 +14,15 @@ def forward(
     bias: Any,
     *,
     spread: float,
-    radius: int,
+    radius: tuple[int, int],
     displacement_gradient: str,
 ) -> Any:
     """Blur and displacement as matrices that act on rows and columns."""
     if displacement_gradient == "smooth":
         raise NotImplementedError(
-            "displaced_conv2d: a gradient of its gradient was asked for, but displacement_gradient='smooth' "
-            "is no gradient of the output, so it has no composite definition; use 'exact'"
+            f"displaced_conv{2 if radius[0] else 1}d: a gradient of its gradient was asked for, but "
+            "displacement_gradient='smooth' is no gradient of the output, so it has no composite definition; "
+            "use 'exact'"
         )
     height, breadth = x.shape[2:]
     scale = spread if sigma is None else sigma
@@ -29,9 +30,8 @@ def forward(
     def bell(distance: Any) -> Any:
         return functions.exp(functions.square(distance / scale) / -2)
 
-    total = functions.sum(bell(np.arange(-radius, radius + 1, dtype=x.dtype)))
-
-    def blur(size: int) -> Any:
+    def blur(size: int, radius: int) -> Any:
+        total = functions.sum(bell(np.arange(-radius, radius + 1, dtype=x.dtype)))
         distance = np.subtract.outer(np.arange(size), np.arange(size))
         return bell(distance.astype(x.dtype)) * (abs(distance) <= radius).astype(x.dtype) / total
 
@@ -42,7 +42,7 @@ def forward(
         ahead = functions.where((beside >= 0) & (beside < 1), 1 - beside, x.dtype.type(0))
         return functions.where((beside >= -1) & (beside < 0), 1 + beside, ahead)
 
-    image = functions.matmul(functions.matmul(blur(height), x), blur(breadth))
+    image = functions.matmul(functions.matmul(blur(height, radius[0]), x), blur(breadth, radius[1]))
     image = functions.reshape(image, (x.shape[0], 1, x.shape[1], 1, height, breadth))
     columns = functions.swapaxes(moved(1, breadth), -1, -2)
     read = functions.matmul(functions.matmul(moved(0, height), image), columns)

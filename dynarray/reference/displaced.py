@@ -27,6 +27,12 @@ def _bell(sigma: Any, radius: int, dtype: Any) -> _Bell:
     return _Bell(*(taps.astype(dtype) for taps in (value, by_sigma, value * slope)))
 
 
+def _bells(sigma: Any, radius: tuple[int, int], dtype: Any) -> tuple[_Bell, _Bell]:
+    """Down the columns and along the rows; a radius of 0 is one tap of 1 and leaves an axis as it is."""
+    down, along = (_bell(sigma, r, dtype) for r in radius)
+    return down, along
+
+
 def _along(image: Any, taps: Any, axis: int) -> Any:
     """Correlation of each line along an axis with the taps, zeros outside."""
     radius, size = len(taps) // 2, image.shape[axis]
@@ -98,12 +104,12 @@ def forward(
     bias: Any,
     *,
     spread: float,
-    radius: int,
+    radius: tuple[int, int],
     displacement_gradient: str,
 ) -> tuple[Any, tuple]:
     """y = bias + sum over channels and units of weight * (x blurred, at the displaced position)."""
-    bell = _bell(spread if sigma is None else sigma, radius, x.dtype)
-    y = _displaced(_blurred(x, bell.value, bell.value), weight, displacement)
+    rows, columns = _bells(spread if sigma is None else sigma, radius, x.dtype)
+    y = _displaced(_blurred(x, rows.value, columns.value), weight, displacement)
     if bias is not None:
         y += bias[:, None, None]
     return y, (x, weight, displacement, sigma, bias)
@@ -115,13 +121,13 @@ def backward(
     needs: tuple[bool, ...],
     *,
     spread: float,
-    radius: int,
+    radius: tuple[int, int],
     displacement_gradient: str,
 ) -> tuple:
     """Units get grad_output times what they read; x gets it back by the opposite displacements."""
     x, weight, displacement, sigma, _ = kept
-    bell = _bell(spread if sigma is None else sigma, radius, x.dtype)
-    blurred = _blurred(x, bell.value, bell.value)
+    rows, columns = _bells(spread if sigma is None else sigma, radius, x.dtype)
+    blurred = _blurred(x, rows.value, columns.value)
     grad_weight, grad_displacement = np.zeros_like(weight), np.zeros_like(displacement)
 
     def total(read: Any) -> Any:
@@ -135,16 +141,16 @@ def backward(
         if displacement_gradient == "smooth":
             one = x[:, c : c + 1]
             by_y, by_x = (
-                _blurred(one, bell.by_place, bell.value),
-                _blurred(one, bell.value, bell.by_place),
+                _blurred(one, rows.by_place, columns.value),
+                _blurred(one, rows.value, columns.by_place),
             )
             slopes = _corners(by_y[:, 0], moves).value, _corners(by_x[:, 0], moves).value
         for axis in range(2):
             grad_displacement[:, c, :, axis] = weight[:, c] * total(slopes[axis])
     grad_blurred = _displaced(grad_output, np.swapaxes(weight, 0, 1), -np.swapaxes(displacement, 0, 1))
-    by_sigma = _blurred(x, bell.by_sigma, bell.value) + _blurred(x, bell.value, bell.by_sigma)
+    by_sigma = _blurred(x, rows.by_sigma, columns.value) + _blurred(x, rows.value, columns.by_sigma)
     grads = (
-        _blurred(grad_blurred, bell.value, bell.value),
+        _blurred(grad_blurred, rows.value, columns.value),
         grad_weight,
         grad_displacement,
         np.asarray((grad_blurred * by_sigma).sum()),

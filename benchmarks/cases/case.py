@@ -1,0 +1,145 @@
+"""One thing to measure: an operator on arrays of given shapes, and the least work that it can do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dynarray as dyn
+from dynarray._geometry import input_positions
+from dynarray._operator import Checked
+
+PASSES = ("forward", "backward", "forward_backward")
+
+
+class Work(NamedTuple):
+    """The least that a pass must do: bytes moved to or from memory, floating-point operations."""
+
+    bytes: int
+    flops: int
+
+    def __add__(self, other: tuple) -> "Work":
+        return Work(self.bytes + other[0], self.flops + other[1])
+
+
+def pairs_inside(image: Sequence[int], kernel: Sequence[int], outputs: Sequence[int], params: Mapping) -> int:
+    """The (output, tap) pairs of a window that read inside the image; `params` are those of a form."""
+    count = 1
+    for axis, (size, taps, places) in enumerate(zip(image, kernel, outputs, strict=True)):
+        steps = (params["stride"][axis], params["dilation"][axis], params["padding"][axis])
+        upsample = params.get("upsample", 1)
+        positions = np.stack([input_positions(places, tap, *steps, upsample) for tap in range(taps)])
+        count *= int(((positions >= 0) & (positions < size)).sum())
+    return count
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """One set of input arrays, the gradient of the output, and what the forward pass saved."""
+
+    arrays: tuple
+    grad_output: Any
+    saved: Any = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, the shapes of its arrays and its parameters.
+
+    Attributes
+    ----------
+    title : str
+        What tables call it; also its key, so no two cases share one.
+    operator : str
+        Name in ``dynarray.OPERATORS``.
+    shapes : dict
+        Shape of each array argument, in order; those left out are not there.
+    flops : callable
+        ``flops(checked) -> (forward, backward)``: floating-point operations that cannot be left out.
+    params : dict
+        Keyword parameters.
+    peers : str, optional
+        Module with ``FORMULATIONS``: what the operator is compared with.
+    small : Case, optional
+        The same kind of call on tiny arrays: it compiles the same kernels, and quick runs measure it instead.
+    dtype : str
+        Type of all arrays.
+    ranges : dict
+        Arrays that hold numbers between these limits; the others are normally distributed.
+    """
+
+    title: str
+    operator: str
+    shapes: Mapping[str, tuple[int, ...]]
+    flops: Callable[[Checked], tuple[int, int]]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    peers: str | None = None
+    small: "Case | None" = None
+    dtype: str = "float32"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def checked(self) -> Checked:
+        """Arrays and parameters as the backends take them; the arrays are views of a single zero."""
+        operator = dyn.OPERATORS[self.operator]
+        zero = np.zeros((), self.dtype)
+        arrays = (
+            np.broadcast_to(zero, self.shapes[name]) if name in self.shapes else None
+            for name in operator.arrays
+        )
+        return operator.check(*arrays, **{**operator.defaults, **self.params})
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output."""
+        return self.checked().output_shape
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of all array arguments."""
+        return sum(map(prod, self.shapes.values())) * np.dtype(self.dtype).itemsize
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of the output."""
+        return prod(self.output_shape) * np.dtype(self.dtype).itemsize
+
+    def work(self) -> dict[str, Work]:
+        """Per pass, the least work: each array read once or written once, all gradients wanted."""
+        forward_flops, backward_flops = self.flops(self.checked())
+        forward = Work(self.input_bytes + self.output_bytes, forward_flops)
+        backward = Work(self.output_bytes + 2 * self.input_bytes, backward_flops)
+        return {"forward": forward, "backward": backward, "forward_backward": forward + backward}
+
+    def arrays(self, rng: Any) -> tuple:
+        """Random array arguments, one per name of the operator, None for those left out.
+
+        `rng` is a generator of NumPy or of CuPy, and they are arrays of the same.
+        """
+        names = dyn.OPERATORS[self.operator].arrays
+        return tuple(
+            self._random(rng, self.shapes[name], self.ranges.get(name)) if name in self.shapes else None
+            for name in names
+        )
+
+    def grad_output(self, rng: Any) -> Any:
+        """A random gradient with respect to the output."""
+        return self._random(rng, self.output_shape)
+
+    def times(self, batch: int) -> "Case":
+        """The same on so many times as many images."""
+        images = next(iter(self.shapes.values()))[0]
+        shapes = {
+            # Arrays that all images share have another first axis.
+            name: (batch * shape[0], *shape[1:]) if shape[0] == images else shape
+            for name, shape in self.shapes.items()
+        }
+        larger = replace(self, title=f"{self.title}, batch x{batch}", shapes=shapes)
+        larger.checked()  # refuses what was not scaled alike
+        return larger
+
+    def _random(self, rng: Any, shape: tuple[int, ...], limits: tuple[float, float] | None = None) -> Any:
+        if limits:
+            return rng.uniform(*limits, shape).astype(self.dtype)
+        return rng.standard_normal(shape, dtype=np.float32).astype(self.dtype, copy=False)

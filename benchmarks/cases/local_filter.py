@@ -1,0 +1,129 @@
+"""`local_filter2d` and its faces: what is measured, and how much arithmetic it takes."""
+
+from dataclasses import replace
+
+from dynarray._operator import Checked
+
+from .case import Case, pairs_inside
+from .growing import BASE, CHANNELS, LENGTHS, LINE, SIDES, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, pixels
+from .targets import THREE, Target
+
+_PEERS = "benchmarks.peers.local_filter"
+
+# Operations per channel and per (output pixel, tap) pair inside the image: (forward, backward). The forward
+# pass combines the two filters (1), multiplies and adds (2). The backward pass with "mul": s = gy*w and
+# t = gy*x (2), then gx += s*cw, gw += t*cw, gcw += s*x (6). With "add": w + cw (1), gx += (w + cw)*gy (2),
+# t (1), gw += t, gcw += t (2). Without channel weights: gx += gy*w, gw += gy*x (4).
+_OPERATIONS = {None: (2, 4), "mul": (3, 8), "add": (3, 6)}
+
+
+def flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass of any face."""
+    (x, weight, channel_weight), params = checked.arrays, checked.params
+    pairs = pairs_inside(x.shape[2:], weight.shape[2:4], weight.shape[4:], params)
+    forward, backward = _OPERATIONS[None if channel_weight is None else params["combine"]]
+    times = x.shape[0] * x.shape[1] * pairs
+    return forward * times, backward * times
+
+
+def ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "channel_filter": (n, c, kernel, kernel),
+        "spatial_filter": (n, 1, kernel, kernel, h, w),
+    }
+    title = f"ddf {combine} {(n, c, h, w)} k{kernel}"
+    return Case(title, "ddf", shapes, flops, {"combine": combine}, _PEERS)
+
+
+def carafe(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 5) -> Case:
+    shapes = {"x": (n, c, h, w), "masks": (n, kernel * kernel, scale * h, scale * w)}
+    title = f"carafe {(n, c, h, w)} x{scale} k{kernel}"
+    return Case(title, "carafe", shapes, flops, {"kernel_size": kernel, "scale": scale}, _PEERS)
+
+
+def involution(n: int, c: int, h: int, w: int, groups: int, kernel: int = 7) -> Case:
+    shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
+    title = f"involution {(n, c, h, w)} G{groups} k{kernel}"
+    return Case(title, "involution", shapes, flops, {}, _PEERS)
+
+
+def upsample(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 3) -> Case:
+    shapes = {
+        "x": (n, c, h, w),
+        "channel_filters": (n, scale, scale, c, kernel, kernel),
+        "spatial_filters": (n, 1, kernel, kernel, scale * h, scale * w),
+    }
+    return Case(f"ddf_upsample {(n, c, h, w)} x{scale} k{kernel}", "ddf_upsample", shapes, flops)
+
+
+def plain(n: int, c: int, h: int, w: int, groups: int, kernel: int = 3) -> Case:
+    shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
+    title = f"local_filter2d {(n, c, h, w)} G{groups} k{kernel}"
+    return Case(title, "local_filter2d", shapes, flops, {}, _PEERS)
+
+
+def line(n: int, c: int, length: int, groups: int, kernel: int = 9) -> Case:
+    shapes = {"x": (n, c, length), "weight": (n, groups, kernel, length)}
+    title = f"local_filter1d {(n, c, length)} G{groups} k{kernel}"
+    return Case(title, "local_filter1d", shapes, flops)
+
+
+CASES = (
+    replace(ddf(2, 256, 56, 56), small=ddf(1, 4, 9, 11)),
+    replace(ddf(2, 256, 56, 56, "add"), small=ddf(1, 4, 9, 11, "add")),
+    replace(ddf(1, 64, 256, 256), small=ddf(2, 3, 8, 13)),
+    replace(upsample(1, 256, 64, 64), small=upsample(1, 4, 6, 7)),
+    replace(carafe(1, 256, 64, 64), small=carafe(1, 4, 6, 7)),
+    replace(involution(2, 256, 56, 56, groups=16), small=involution(1, 4, 9, 11, groups=2)),
+    replace(plain(2, 256, 56, 56, groups=8), small=plain(1, 4, 9, 11, groups=2)),
+    replace(line(4, 256, 2048, groups=8), small=line(1, 4, 23, groups=2)),
+)
+
+# The feature maps of a ResNet, and a large image.
+CUDA_CASES = tuple(
+    replace(ddf(n, 256, h, w), small=ddf(1, 4, 9, 11))
+    for n, h, w in ((2, 200, 300), *((32, side, side) for side in (7, 14, 28, 56, 112)))
+)
+
+GROWTH = (
+    Growth(
+        "local_filter2d",
+        plain,
+        {**BASE, "groups": 4},
+        {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth("ddf", ddf, BASE, {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS}),
+    Growth(
+        "ddf_upsample",
+        upsample,
+        BASE,
+        {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "carafe",
+        carafe,
+        BASE,
+        {"pixels": pixels(16, 32, 64, 128), "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "involution",
+        involution,
+        {**BASE, "groups": 4},
+        {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS},
+    ),
+    Growth(
+        "local_filter1d",
+        line,
+        {**LINE, "groups": 4},
+        {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE},
+        TINY_LINE,
+    ),
+)
+
+TARGETS: dict[str, tuple[Target, Target]] = {
+    "ddf mul (2, 256, 56, 56) k3": ({"compiled": 3, "eager": 10}, {"compiled": 4, "eager": 10}),
+    "ddf mul (1, 64, 256, 256) k3": ({"compiled": 2.5, "eager": 10}, {"compiled": 4, "eager": 10}),
+    "carafe (1, 256, 64, 64) x2 k5": (THREE, THREE),
+    "involution (2, 256, 56, 56) G16 k7": (THREE, THREE),
+}

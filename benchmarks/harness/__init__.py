@@ -1,0 +1,1 @@
+"""Measuring: clocks, machines, processes of their own, and the runs that use them. Names no operator."""
