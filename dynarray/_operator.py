@@ -3,13 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from itertools import zip_longest
 from numbers import Real
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+
+from rawkernels import forks
 
 from ._dispatch import choose_backend, library_of
 from .typing import ArrayT
@@ -54,7 +57,26 @@ class Form:
     name: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(self.module), self.name)(*args, **kwargs)
+        return getattr(load(self.module), self.name)(*args, **kwargs)
+
+
+@cache
+def load(module: str) -> ModuleType:
+    """Import a module. A fork meanwhile would leave its child waiting for the end of the import for ever."""
+    with forks.held_off():
+        return import_module(module)
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    """The form of the CPU, or the definition where ``NUMBA_DISABLE_JIT`` keeps Numba from compiling."""
+
+    compiled: Callable[..., Any]
+    definition: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        form = self.compiled if load("dynarray.cpu.engine.compile").available() else self.definition
+        return form(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,7 @@ def modules(stem: str) -> tuple[Any, Any, Any, Any]:
 
 def forms(reference: Callable[..., Any], cpu: Callable[..., Any], cuda: Callable[..., Any]) -> dict[str, Any]:
     """One function on each backend; the host runs the same launches as CUDA."""
-    return {"reference": reference, "cpu": cpu, "host": cuda, "cuda": cuda}
+    return {"reference": reference, "cpu": OnCpu(cpu, reference), "host": cuda, "cuda": cuda}
 
 
 @dataclass(frozen=True)

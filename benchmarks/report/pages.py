@@ -110,6 +110,7 @@ def _support(operator: dyn.Operator, backend: str) -> str:
 
 def _exists(form: Any) -> bool:
     """Whether there is such a function; a module is looked for, not imported."""
+    form = getattr(form, "compiled", form)
     return form is not None and (not isinstance(form, Form) or find_spec(form.module) is not None)
 
 

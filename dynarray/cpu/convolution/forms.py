@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import parallel
-from ..engine.compile import kernel_input
+from ..engine.compile import available, kernel_input
 from ..engine.gemm import ROWS, TILE_BYTES
 from .kernels import Block, correlate_items, pack_items, weight_items
 
@@ -52,9 +52,9 @@ class Taps(NamedTuple):
 
 def suits(*arrays: Any) -> bool:
     """Whether these kernels take the arrays."""
-    return all(type(a) is np.ndarray and a.dtype == arrays[0].dtype for a in arrays) and (
-        arrays[0].dtype in (np.float32, np.float64) and arrays[0].dtype.isnative
-    )
+    alike = all(type(a) is np.ndarray and a.dtype == arrays[0].dtype for a in arrays)
+    known = arrays[0].dtype in (np.float32, np.float64) and arrays[0].dtype.isnative
+    return alike and known and available()
 
 
 def correlate(x: np.ndarray, weight: np.ndarray, output: Pair, steps: Steps) -> np.ndarray:

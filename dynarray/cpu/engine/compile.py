@@ -9,12 +9,15 @@ fields, which may be records in turn. At run time a record is its fields.
 
 import os
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
+
+from rawkernels.store import log
 
 from .cache import KernelCache
 
@@ -30,6 +33,16 @@ borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
 ZERO, ONE, FALSE, TRUE = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+
+
+@cache
+def available() -> bool:
+    """Whether kernels can be compiled: as Python, which ``NUMBA_DISABLE_JIT`` asks for, they mean nothing."""
+    if numba.config.DISABLE_JIT:
+        log.warning(
+            "NUMBA_DISABLE_JIT is set: the definitions in NumPy, which are slow, stand in for kernels"
+        )
+    return not numba.config.DISABLE_JIT
 
 
 def cached_jit(function: Callable) -> Callable:
