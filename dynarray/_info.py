@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
@@ -17,7 +17,25 @@ Report = dict[str, dict[str, str]]
 
 _PACKAGES = ("dynarray", "numpy", "scipy", "numba", "llvmlite", "cupy", "ml_dtypes")
 # Variables that change what is compiled, where it is kept, or how many threads work on it.
-_VARIABLES = (
+# Where the folders of caches are to be asked for.
+_CACHES = {
+    "cpu": ("dynarray.cpu.engine.cache", "folder"),
+    "host": ("rawkernels.host.library", "cache_directory"),
+}
+# Every variable of the environment that the project reads, and what for.
+VARIABLES = {
+    "CUPY_CACHE_DIR": "where CuPy keeps compiled kernels",
+    "CXX": "the compiler of the host backend, and its options; g++ by default",
+    "DYNARRAY_CACHE_DIR": "where compiled kernels are kept",
+    "DYNARRAY_HOST_DEBUG": "1 compiles the host backend for gdb",
+    "DYNARRAY_HOST_SEED": "the order of threads on the host backend; 0 by default",
+    "NUMBA_CACHE_DIR": "where compiled CPU kernels are kept, where DYNARRAY_CACHE_DIR says nothing",
+    "NUMBA_DISABLE_JIT": "1 puts the definitions in NumPy in the place of CPU kernels",
+    "NUMBA_NUM_THREADS": "threads of the CPU kernels",
+    "OMP_NUM_THREADS": "the same, where NUMBA_NUM_THREADS says nothing",
+    "XDG_CACHE_HOME": "where the caches of a user are; ~/.cache by default",
+}
+_LIBRARIES = (
     "DYNARRAY_",
     "NUMBA_",
     "CUPY_",
@@ -218,10 +236,10 @@ def _gpu(runtime: Any, index: int) -> str:
 
 
 def _caches() -> dict[str, str]:
-    entries = {f"numba {index}": _directory(path) for index, path in enumerate(_numba_caches())}
-    entries["host"] = _attempt(
-        lambda: _directory(Path(import_module("rawkernels.host.library").cache_directory()))
-    )
+    entries = {
+        kind: _attempt(partial(_directory_from, module, function))
+        for kind, (module, function) in _CACHES.items()
+    }
     if find_spec("cupy") is not None:
         entries["cupy"] = _directory(
             Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
@@ -229,15 +247,8 @@ def _caches() -> dict[str, str]:
     return entries
 
 
-def _numba_caches() -> Iterator[Path]:
-    """Where Numba may keep our kernels: where it was told to, or else beside the sources or in the home."""
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        yield Path(chosen)
-        return
-    for family in sorted((Path(__file__).parent / "cpu").glob("*/__init__.py")):
-        yield family.parent / "__pycache__"
-    yield Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "numba"
+def _directory_from(module: str, function: str) -> str:
+    return _directory(getattr(import_module(module), function)())
 
 
 def _directory(path: Path) -> str:
@@ -265,7 +276,10 @@ def _tilde(path: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
+    """What this project reads, set or not, and what else is set of the libraries below it."""
+    ours = {name: os.environ.get(name, f"not set ({what})") for name, what in VARIABLES.items()}
+    others = {name: value for name, value in os.environ.items() if name.startswith(_LIBRARIES)}
+    return dict(sorted((ours | others).items()))
 
 
 def _attempt(probe: Callable[[], str]) -> str:

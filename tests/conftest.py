@@ -5,9 +5,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -19,12 +16,6 @@ from dynarray._info import backend_problems
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 REQUIRE_GPU = os.environ.get("DYNARRAY_REQUIRE_GPU", "") == "1"
-
-# Numba's cache notices a change to a kernel's own file, not to the files it calls into: tests of new sources
-# must not run old machine code. (Numba is imported later: it reads this once.)
-_CPU_SOURCES = sorted((Path(dyn.__file__).parent / "cpu").rglob("*.py"))
-_DIGEST = sha256(b"".join(path.read_bytes() for path in _CPU_SOURCES)).hexdigest()[:16]
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(gettempdir()) / f"dynarray-numba-{os.getuid()}-{_DIGEST}"))
 
 # Kernels compile on their first call, so a deadline would measure the compiler.
 # Where the result decides something, the same examples are drawn each time; at home each run draws new ones.

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import PROBLEMS
 
 from dynarray import __main__ as command
 from dynarray import _info
+from dynarray.cpu.engine import parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,3 +122,20 @@ def test_variables_that_matter_are_shown_and_others_are_not(monkeypatch) -> None
     shown = _info._environment()
     assert shown["NUMBA_NUM_THREADS"] == "3"
     assert "SOME_SECRET" not in shown
+
+
+def test_every_variable_that_the_project_reads_is_listed(monkeypatch) -> None:
+    """Found in the sources: each name that is looked up in the environment."""
+    root = Path(_info.__file__).parent.parent
+    read = set()
+    for package in ("rawkernels", "dynarray", "autodiff"):
+        for path in (root / package).rglob("*.py"):
+            text = path.read_text()
+            read.update(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', text))
+            read.update(re.findall(r'getenv\("(\w+)"', text))
+    known = set(_info.VARIABLES)
+    assert {"CXX", "DYNARRAY_HOST_SEED", "NUMBA_CACHE_DIR"} <= read <= known
+    assert known - read <= {*parallel.VARIABLES, "NUMBA_DISABLE_JIT"}  # read by name, and by Numba
+    for name in known:
+        monkeypatch.delenv(name, raising=False)
+    assert all(_info._environment()[name].startswith("not set (") for name in known)
