@@ -110,7 +110,7 @@ def _shortened(window: Window) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(maxsize=1024)
 def _outputs(*axes: tuple[int, ...], upsample: int) -> tuple[int, ...]:
-    return tuple(output_size(*numbers, upsample) for numbers in zip(*axes))
+    return tuple(output_size(i, k, s, d, p, upsample) for i, k, s, d, p in zip(*axes))
 
 
 def check_window(
