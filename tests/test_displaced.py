@@ -242,6 +242,38 @@ def test_blur_wider_than_the_image(backend: Backend, rng: np.random.Generator) -
         check(make_call(rng, rng.uniform(-2, 2, (2, 2, 2, 2)), (3, 2), sigma=sigma), backend)
 
 
+def test_blur_along_one_axis(rng: np.random.Generator) -> None:
+    """The kernels take a radius per axis: with 0 along y, lines blur by themselves, as signals do."""
+    from dynarray.cpu import displaced
+
+    x, grad = rng.standard_normal((2, 3, 6, 19)), rng.standard_normal((2, 4, 6, 19))
+    weight, displacement, sigma = rng.standard_normal((4, 3, 2)), rng.uniform(-3, 3, (4, 3, 2, 2)), 0.8
+
+    def forward(spread: float) -> tuple:
+        arrays = (x, weight, displacement, np.asarray(spread), None)
+        return displaced.forward(*arrays, spread=spread, radius=(0, 4), displacement_gradient="exact")
+
+    def along_rows(image: np.ndarray) -> np.ndarray:
+        return correlate1d(image, bell(sigma), axis=-1, mode="constant")
+
+    y, saved = forward(sigma)
+    sharp = Call(
+        dyn.OPERATORS["displaced_conv2d"],
+        (along_rows(x), weight, displacement, np.asarray(SHARP), None),
+        {},
+        grad,
+    )
+    expected = evaluate(sharp, REFERENCE)
+    close(y, expected.output)
+    needs = (True, True, True, True, False)
+    grads = displaced.backward(grad, saved, needs, spread=sigma, radius=(0, 4), displacement_gradient="exact")
+    close(grads[0], along_rows(expected.gradients[0]))
+    close(grads[1], expected.gradients[1])
+    close(grads[2], expected.gradients[2])
+    rise = np.vdot(grad, forward(sigma + 1e-5)[0] - forward(sigma - 1e-5)[0])
+    np.testing.assert_allclose(grads[3], rise / 2e-5, rtol=1e-7)
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 1e-200, 5e-324])
 def test_no_blur_at_all(backend: Backend, rng: np.random.Generator, sigma: float) -> None:
     call = make_call(rng, rng.uniform(-2, 2, (2, 2, 2, 2)), (5, 6), sigma=sigma)

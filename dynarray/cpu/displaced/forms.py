@@ -54,6 +54,12 @@ def _taps(spread: float, radius: int, dtype: Any) -> Taps:
     return Taps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
 
 
+def _taps_of_axes(spread: float, radius: int | tuple[int, int], dtype: Any) -> tuple[Taps, Taps]:
+    """Down the columns and along the rows: a radius of 0 leaves an axis as it is."""
+    down, along = (radius, radius) if isinstance(radius, int) else radius
+    return _taps(spread, down, dtype), _taps(spread, along, dtype)
+
+
 def _within(taps: np.ndarray, size: int) -> np.ndarray:
     """Without those that no two pixels of a line are far enough apart for."""
     surplus = max(0, len(taps) // 2 - (size - 1))
@@ -96,10 +102,15 @@ def _packed(
 
 
 def _displace(
-    source: np.ndarray, taps: np.ndarray, units: Units, base: np.ndarray, target: np.ndarray, first: int
+    source: np.ndarray,
+    blur: tuple[np.ndarray, np.ndarray],
+    units: Units,
+    base: np.ndarray,
+    target: np.ndarray,
+    first: int,
 ) -> None:
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
-    vertical, across = (_within(taps, size) for size in source.shape[2:])
+    vertical, across = map(_within, blur, source.shape[2:])
     base = base + units.poison
     for layout, block in plan(source.shape, units, source.itemsize, True):
         planes = _packed(source, vertical, across, layout, block)
@@ -117,10 +128,13 @@ def forward(
     bias: Any,
     *,
     spread: float,
-    radius: int,
+    radius: int | tuple[int, int],
     **params: Any,
 ) -> tuple[Any, tuple]:
-    """Output of `displaced_conv2d`; keeps the inputs for the backward pass."""
+    """Output of `displaced_conv2d`; keeps the inputs for the backward pass.
+
+    `radius` is that of the blur, along y and x: one number for both, or two.
+    """
     kept = (x, weight, displacement, sigma, bias)
     targets = len(weight)
     base = np.zeros(targets, x.dtype) if bias is None else kernel_input(bias)
@@ -131,10 +145,10 @@ def forward(
         y[...] = base[:, None, None]
         return y, kept
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
-    taps = _taps(spread, radius, x.dtype).value
+    down, along = _taps_of_axes(spread, radius, x.dtype)
     for first, units in _units(weight, displacement, x.shape[2:], False):
         these = slice(first, first + len(units.y))
-        _displace(x, taps, units, base[these], y, first)
+        _displace(x, (down.value, along.value), units, base[these], y, first)
     return y, kept
 
 
@@ -144,7 +158,7 @@ def backward(
     needs: tuple[bool, ...],
     *,
     spread: float,
-    radius: int,
+    radius: int | tuple[int, int],
     displacement_gradient: str,
 ) -> tuple:
     """Gradients of `displaced_conv2d` with respect to x, weight, displacement, sigma and bias."""
@@ -158,7 +172,7 @@ def backward(
     if not grad_output.size or not inputs[1].size:
         return tuple(grads)
     arrays = _Arrays(*map(kernel_input, (grad_output, *inputs[:3])))
-    taps = _taps(spread, radius, grad_output.dtype)
+    taps = _taps_of_axes(spread, radius, grad_output.dtype)
     if needs[0] or needs[3]:
         total = _backward_of_x(arrays, taps, grads[0], needs[3])
         if needs[3]:
@@ -170,14 +184,15 @@ def backward(
 
 def _backward_of_x(
     arrays: _Arrays,
-    taps: Taps,
+    taps: tuple[Taps, Taps],
     grad_x: np.ndarray | None,
     needs_sigma: bool,
 ) -> float:
     """Write the gradient of x, if it is needed; return that of sigma, if it is."""
     grad_output, x, weight, displacement = arrays
+    down, along = taps
     images, size, total = x.shape[0], x.shape[2:], 0.0
-    plane = math.prod(size)
+    plane, unblurred = math.prod(size), np.ones(1, x.dtype)
     for begin, units in _units(weight, displacement, size, True):
         channels = max(1, min(len(units.y), GRADIENT_BYTES // (images * plane * x.itemsize)))
         several = max(1, min(images, GRADIENT_BYTES // (plane * x.itemsize)))
@@ -186,13 +201,13 @@ def _backward_of_x(
             for image in range(0, images, several):
                 part = grad_output[image : image + several]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
-                _displace(part, np.ones(1, x.dtype), some, np.zeros(len(some.y), x.dtype), grad, 0)
+                _displace(part, (unblurred, unblurred), some, np.zeros(len(some.y), x.dtype), grad, 0)
                 first = (image, begin + start)
                 if grad_x is not None:
-                    _blur(grad, taps.value, taps.value, grad_x, first)
+                    _blur(grad, down.value, along.value, grad_x, first)
                 if needs_sigma:
-                    total += _product(x, taps.by_sigma, taps.value, grad, first)
-                    total += _product(x, taps.value, taps.by_sigma, grad, first)
+                    total += _product(x, down.by_sigma, along.value, grad, first)
+                    total += _product(x, down.value, along.by_sigma, grad, first)
     return total
 
 
@@ -219,24 +234,24 @@ def _product(
 
 def _backward_of_units(
     arrays: _Arrays,
-    taps: Taps,
+    taps: tuple[Taps, Taps],
     grad_weight: np.ndarray | None,
     grad_displacement: np.ndarray | None,
     smooth: bool,
 ) -> None:
     """Write the gradients of weight and displacement that are needed."""
     grad_output, x, weight, displacement = arrays
-    size = x.shape[2:]
+    size, (down, along) = x.shape[2:], taps
     by_weight = (0, grad_weight[..., None] if grad_weight is not None else None)
     by_y, by_x = (3 if smooth else 1, grad_displacement), (4 if smooth else 2, grad_displacement)
     if smooth:
         passes = [
-            (taps.value, taps.value, [by_weight]),
-            (taps.by_place, taps.value, [by_y]),
-            (taps.value, taps.by_place, [by_x]),
+            (down.value, along.value, [by_weight]),
+            (down.by_place, along.value, [by_y]),
+            (down.value, along.by_place, [by_x]),
         ]
     else:
-        passes = [(taps.value, taps.value, [by_weight, by_y, by_x])]
+        passes = [(down.value, along.value, [by_weight, by_y, by_x])]
     for first, units in _units(weight, displacement, size, False):
         for vertical, across, wanted in passes:
             results = [(kind, result) for kind, result in wanted if result is not None]
