@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from conftest import Backend, backend_params
 
@@ -76,3 +78,24 @@ def measure(case: str, waste: bool = False) -> dict[str, tuple[float, float]]:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     return {direction: (float(extra), float(arrays)) for direction, extra, arrays in lines}
+
+
+class Sizes(NamedTuple):
+    sums: Any
+    places: Any
+    nothing: Any
+    rest: Any
+
+
+def test_scratch_is_cut_on_cache_lines_and_apart() -> None:
+    """Two kinds of elements, an empty array, and sizes that fill no cache line."""
+    from dynarray.cpu.engine.memory import cut
+
+    scratch = cut(Sizes(1001, (33, np.intp), 0, 5), np.dtype(np.float32))
+    assert [array.dtype for array in scratch] == [np.float32, np.intp, np.float32, np.float32]
+    assert [len(array) for array in scratch] == [1001, 33, 0, 5]
+    assert all(array.ctypes.data % 64 == 0 for array in scratch)
+    for number, array in enumerate(scratch):
+        array[:] = number
+    for number, array in enumerate(scratch):
+        assert (array == number).all()

@@ -9,15 +9,16 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import parallel
-from .pixels import whole_lines
 from .vectors import LINE_BYTES
 
+_BYTE = np.dtype(np.uint8)
 _PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
@@ -69,19 +70,30 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
 
     Parameters
     ----------
-    sizes : NamedTuple of int
-        The elements of each array. This is the one description of what a kernel needs: it takes the record
-        that this returns.
+    sizes : NamedTuple of int, or of (int, dtype)
+        The elements of each array, and its dtype where that is another than `dtype`. This is the one
+        description of what a kernel needs: it takes the record that this returns.
 
     Returns
     -------
     NamedTuple of array
         With any values, each from a cache line on, in memory of this thread that its next call gets too.
     """
-    starts = np.cumsum([0, *map(whole_lines, sizes)]).tolist()
-    memory = borrow("scratch", starts[-1], dtype)
-    arrays = (memory[start : start + size] for start, size in zip(starts, sizes, strict=False))
-    return type(sizes)(*arrays)
+    places, end = _places(sizes, dtype)
+    memory = borrow("scratch", end, _BYTE)
+    return type(sizes)(*(memory[begin:stop].view(kind) for begin, stop, kind in places))
+
+
+@lru_cache(maxsize=256)
+def _places(sizes: tuple, dtype: np.dtype) -> tuple[list[tuple[int, int, np.dtype]], int]:
+    """Where each array begins and ends, and its dtype; and the end of all. In bytes."""
+    places, end = [], 0
+    for size in sizes:
+        count, kind = size if isinstance(size, tuple) else (size, dtype)
+        begin, kind = -(-end // LINE_BYTES) * LINE_BYTES, np.dtype(kind)
+        end = begin + count * kind.itemsize
+        places.append((begin, end, kind))
+    return places, end
 
 
 def run_with_scratch(
