@@ -9,7 +9,6 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 import sys
 import threading
 from collections.abc import Callable
-from functools import lru_cache
 from math import prod
 from typing import Any, TypeVar
 
@@ -23,6 +22,8 @@ _PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
+
+KEPT_CUTS = 64  # per thread: calls of one shape after the other need the same ones
 
 Record = TypeVar("Record", bound=tuple)
 _own = threading.local()
@@ -55,14 +56,14 @@ def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
 
     The next call in this thread with the same name, of whatever operator, gets the same memory.
     """
-    size = count * dtype.itemsize + LINE_BYTES
+    size = count * dtype.itemsize
     memory = getattr(_own, name, None)
     if memory is None or len(memory) < size:
-        memory = empty((size,), np.uint8)
+        memory = empty((size + LINE_BYTES,), _BYTE)
+        memory = memory[-memory.ctypes.data % LINE_BYTES :]
         if size <= KEPT_BYTES:
             setattr(_own, name, memory)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + count * dtype.itemsize].view(dtype)
+    return memory[:size].view(dtype)
 
 
 def cut(sizes: Record, dtype: np.dtype) -> Record:
@@ -79,21 +80,25 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
     NamedTuple of array
         With any values, each from a cache line on, in memory of this thread that its next call gets too.
     """
-    places, end = _places(sizes, dtype)
-    memory = borrow("scratch", end, _BYTE)
-    return type(sizes)(*(memory[begin:stop].view(kind) for begin, stop, kind in places))
-
-
-@lru_cache(maxsize=256)
-def _places(sizes: tuple, dtype: np.dtype) -> tuple[list[tuple[int, int, np.dtype]], int]:
-    """Where each array begins and ends, and its dtype; and the end of all. In bytes."""
+    cuts = _own.__dict__.setdefault("cuts", {})
+    key = type(sizes), sizes, dtype
+    record = cuts.get(key)
+    if record is not None:
+        return record
     places, end = [], 0
     for size in sizes:
         count, kind = size if isinstance(size, tuple) else (size, dtype)
-        begin, kind = -(-end // LINE_BYTES) * LINE_BYTES, np.dtype(kind)
-        end = begin + count * kind.itemsize
+        begin = -(-end // LINE_BYTES) * LINE_BYTES
+        end = begin + count * np.dtype(kind).itemsize
         places.append((begin, end, kind))
-    return places, end
+    before = getattr(_own, "scratch", None)
+    memory = borrow("scratch", end, _BYTE)
+    record = type(sizes)(*(memory[begin:stop].view(kind) for begin, stop, kind in places))
+    if getattr(_own, "scratch", None) is not before or len(cuts) >= KEPT_CUTS:
+        cuts.clear()  # others hold memory that is no longer in use
+    if end <= KEPT_BYTES:
+        cuts[key] = record
+    return record
 
 
 def run_with_scratch(
