@@ -6,9 +6,9 @@ import numpy as np
 from numba import uint64
 
 from ..engine import gemm
-from ..engine.compile import FALSE, ONE, TRUE, ZERO, cached_jit, jit
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, jit
 from ..engine.pixels import clear, copy, inside, pack_rows, transpose
-from ..engine.products import STRIP_BYTES, sum_products
+from ..engine.products import STRIP_BYTES, Extent, Factor, Target, sum_products
 
 _SUM = 64  # positions that are added up at once
 _STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
@@ -184,6 +184,16 @@ def pack_group(
                 pack_rows(scratch.images, at, pixels, tile.row, rows, layout.width, origin, layout.stride)
 
 
+@borrowing_jit
+def _filter_strip(at: int, several: int, offsets: Offsets, scratch: Scratch) -> None:
+    """z of one strip of some channels."""
+    z = Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
+    atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
+    images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
+    extent = Extent(len(offsets.atom), several, len(offsets.tap), STRIP_BYTES // scratch.z.itemsize)
+    sum_products(z, atoms, images, extent, _SET)
+
+
 @cached_jit
 def forward_items(
     start: int,
@@ -213,11 +223,7 @@ def forward_items(
             pack_group(tile, x, begin, several, taps, layout, scratch)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(tile.padded // strip):
-                sum_products(
-                    scratch.z, offsets.z_row, offsets.channel, ZERO,
-                    scratch.atoms, offsets.atom, offsets.row, scratch.images, offsets.image, offsets.tap,
-                    m, several, len(offsets.tap), s, ONE, _SET,
-                )  # fmt: skip
+                _filter_strip(s * strip, several, offsets, scratch)
                 gemm.multiply(
                     flat, to + s * strip, positions, outputs, min(strip, tile.positions - s * strip),
                     left, begin * m * gemm.ROWS, depth * gemm.ROWS,
@@ -310,13 +316,12 @@ def _grad_x_of_group(
             add_rows(planes, at, tile.row, rows, origin, image, edge, shared, layout)
 
 
-@jit
+@borrowing_jit
 def _products_of_group(
     tile: Tile,
     place: int,
     several: int,
     grads: Gradients,
-    layout: Layout,
     offsets: Offsets,
     scratch: Scratch,
     adjoint: Adjoint,
@@ -325,27 +330,25 @@ def _products_of_group(
 
     A few strips at a time: what one of the three sums reads, the next one finds in the first level of cache.
     """
-    m, count, at = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
-    strip = STRIP_BYTES // scratch.z.itemsize
-    for s in range(0, tile.padded // strip, _STRIPS):
-        few = min(_STRIPS, tile.padded // strip - s)
+    m, count, channels = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
+    step = _STRIPS * (STRIP_BYTES // scratch.z.itemsize)
+    for at in range(0, tile.padded, step):
+        length = min(step, tile.padded - at)
+        images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
         if grads.coefficients.size:
-            sum_products(
-                scratch.z, offsets.row, at, strip, scratch.atoms, offsets.atom, offsets.row,
-                scratch.images, offsets.image, offsets.tap, m, several, count, s, few, _SET,
-            )  # fmt: skip
+            z = Target(scratch.z, at, offsets.row, channels)
+            atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
+            sum_products(z, atoms, images, Extent(m, several, count, length), _SET)
         if grads.atoms.size:
-            sum_products(
-                adjoint.grad_atoms, offsets.atom, offsets.row, strip,
-                adjoint.grad_z, offsets.row[place * m :], offsets.channel,
-                scratch.images, offsets.tap, offsets.image, m, count, several, s, few, _ADD,
-            )  # fmt: skip
+            grad_atoms = Target(adjoint.grad_atoms, at, offsets.atom, offsets.row)
+            grad_z = Factor(adjoint.grad_z, at, offsets.row[place * m :], offsets.channel, None)
+            taps = Factor(scratch.images, at, offsets.tap, offsets.image, None)
+            sum_products(grad_atoms, grad_z, taps, Extent(m, count, several, length), _ADD)
         if grads.x.size:
-            sum_products(
-                adjoint.grad_images, offsets.tap, offsets.image, strip,
-                scratch.atoms, offsets.row, offsets.atom,
-                adjoint.grad_z, at, offsets.row, count, several, m, s, few, _ADD,
-            )  # fmt: skip
+            grad_images = Target(adjoint.grad_images, at, offsets.tap, offsets.image)
+            by_tap = Factor(scratch.atoms, at, offsets.row, offsets.atom, None)
+            by_channel = Factor(adjoint.grad_z, at, channels, offsets.row, None)
+            sum_products(grad_images, by_tap, by_channel, Extent(count, several, m, length), _ADD)
 
 
 @jit
@@ -380,7 +383,7 @@ def _grads_of_chunk(
         if grads.atoms.size + grads.coefficients.size:
             pack_group(tile, inputs.x, c, several, taps, layout, scratch)
         clear(adjoint.grad_images, 0, several * layout.image if grads.x.size else 0)
-        _products_of_group(tile, place, several, grads, layout, offsets, scratch, adjoint)
+        _products_of_group(tile, place, several, grads, offsets, scratch, adjoint)
         if grads.x.size:
             _grad_x_of_group(tile, c, several, adjoint.grad_images, grads, item, shared, taps, layout)
     if grads.coefficients.size:

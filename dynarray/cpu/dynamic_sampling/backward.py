@@ -11,25 +11,33 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside
+from ..engine.products import (
+    PRODUCT_ROWS,
+    WIDE,
+    Extent,
+    Factor,
+    Target,
+    product_of_row,
+    product_of_rows,
+    product_of_terms,
+)
 from .kernels import (
     STACK,
     Band,
     Inputs,
-    Kernels,
     Rows,
     add_taps,
     fetch_row,
     gather_kernels,
-    place_maps,
     place_samples,
     see_block,
     start_row,
     sum_channels,
 )
 from .lines import Lines, add_lines
-from .tile import ROWS, WIDE, lanes, outer_product, padded_width, product, product_row
+from .tile import padded_width
 
 SET = 32  # output channels whose weights are in the cache together, in the second pass
 _PLAIN, _CENTRED = FALSE, TRUE
@@ -54,22 +62,22 @@ class Outer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Scratch for ROWS output channels: what samples weigh in the gradients.
+    """Scratch for PRODUCT_ROWS output channels: what samples weigh in the gradients.
 
     Rows, `pitch` apart, lie between margins of zeros: as far as a sample is from the first one of its row.
     """
 
     margin: int
     pitch: int
-    whole: np.ndarray  # (S*S, ROWS, pitch): grad_output * As of one row
-    centred: np.ndarray  # (S*S, ROWS, padded): the same times Ap on the centre
+    whole: np.ndarray  # (S*S, PRODUCT_ROWS, pitch): grad_output * As of one row
+    centred: np.ndarray  # (S*S, PRODUCT_ROWS, padded): the same times Ap on the centre
     line: int  # elements of a line in whole strips
     by_tap: (
         np.ndarray
-    )  # (ROWS, taps, seen_rows, line): sums of whole * V on the pixels where samples are centred
-    centre: np.ndarray  # (ROWS, seen_rows, line): the same of whole * (sum over channels of U * x)
+    )  # (PRODUCT_ROWS, taps, seen_rows, line): sums of whole * V on the pixels where samples are centred
+    centre: np.ndarray  # (PRODUCT_ROWS, seen_rows, line): the same of whole * (sum over channels of U * x)
     taps: np.ndarray  # (taps, padded): gradient of a row of V
-    channels: np.ndarray  # (WIDE, ROWS, padded): gradient of U
+    channels: np.ndarray  # (WIDE, PRODUCT_ROWS, padded): gradient of U
     of_samples: np.ndarray  # terms: where in `whole` the samples are
     of_row: np.ndarray  # those of one row of samples, seen from where they are centred
     shifts: np.ndarray
@@ -128,21 +136,22 @@ def _sum_by_tap(
 ) -> None:
     """Add a row of outputs to `weights.by_tap`, and if `centred` to `weights.centre`."""
     taps, samples, pitch = len(scratch.of_taps), len(band.at), weights.pitch
-    blocks, map_size = weights.line // lanes(weights.whole), band.seen_rows * weights.line
+    map_size = band.seen_rows * weights.line
     for i in range(samples):
         line = (band.centre[h, i] - low) * weights.line
         for k in range(outputs[1] - outputs[0]):
-            of = (i * samples * ROWS + k) * pitch + weights.margin
-            product_row(
-                *(weights.by_tap, k * taps * map_size + line, map_size, weights.whole, of, weights.of_row),
-                *(scratch.kernels, k * taps * pitch + weights.margin, weights.shifts, scratch.of_taps),
-                *(blocks, True),
-            )
+            of = (i * samples * PRODUCT_ROWS + k) * pitch + weights.margin
+            samples_of_row = Factor(weights.whole, of, ZERO, weights.of_row, None)
+            of_kernels = k * taps * pitch + weights.margin
+            target = Target(weights.by_tap, k * taps * map_size + line, ZERO, map_size)
+            kernels = Factor(scratch.kernels, of_kernels, scratch.of_taps, weights.shifts, None)
+            extent = Extent(ONE, taps, samples, weights.line)
+            product_of_row(target, samples_of_row, kernels, extent, TRUE)
             if centred:
-                product_row(
-                    *(weights.centre, k * map_size + line, 0, weights.whole, of, weights.of_row),
-                    *(scratch.acc, of, weights.of_row, weights.here, blocks, True),
-                )
+                centre = Target(weights.centre, k * map_size + line, ZERO, ZERO)
+                sums = Factor(scratch.acc, of, weights.here, weights.of_row, None)
+                extent = Extent(ONE, ONE, samples, weights.line)
+                product_of_row(centre, samples_of_row, sums, extent, TRUE)
 
 
 @borrowing_jit
@@ -214,13 +223,13 @@ def first_items(
     band: Band,
     items: int,
 ) -> None:
-    """Items (set of ROWS output channels, dealt out in `items` shares)."""
+    """Items (set of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
     outputs = len(inputs.spatial_kernel)
-    sets = -(-outputs // ROWS)
+    sets = -(-outputs // PRODUCT_ROWS)
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
         for of_set in range(sets * item // items, sets * (item + 1) // items):
-            several = (ROWS * of_set, min(ROWS * (of_set + 1), outputs))
+            several = (PRODUCT_ROWS * of_set, min(PRODUCT_ROWS * (of_set + 1), outputs))
             if band.first == 0 and grads.position_attention.size:
                 maps = grads.position_attention[several[0] : several[1]]
                 clear(maps.reshape(-1), 0, maps.size)
@@ -244,7 +253,7 @@ def _first_row(
 ) -> None:  # fmt: skip
     """Row h of the band: what the samples weigh, and its part in all gradients."""
     samples, wide, row = len(band.at), inputs.spatial_kernel.shape[4], band.first + h
-    apart, every = (ROWS * weights.pitch, weights.pitch), (ZERO, samples * samples)
+    apart, every = (PRODUCT_ROWS * weights.pitch, weights.pitch), (ZERO, samples * samples)
     attended = grads.position_attention.size > 0
     fetch_row(outputs, row, inputs)
     if attended or grads.sample_attention.size:
@@ -280,7 +289,7 @@ def _by_sample(grad: np.ndarray, scratch: Rows, outputs: tuple, row: int, outer:
     gradient, flat = outer.grad_output.reshape(-1), grad.reshape(-1)
     for k in range(outputs[1] - outputs[0]):
         for s in range(regions):
-            o, of = outputs[0] + k, (s * ROWS + k) * scratch.pitch + scratch.margin
+            o, of = outputs[0] + k, (s * PRODUCT_ROWS + k) * scratch.pitch + scratch.margin
             slice_of = s * several if outer.fuse == STACK else 0
             g, to = ((slice_of + o) * high + row) * wide, ((o * regions + s) * high + row) * wide
             _multiply(flat, to, gradient, g, scratch.acc, of, wide)
@@ -294,10 +303,10 @@ def _sum_by_place(
     (high, wide), taps = grad.shape[3:], len(band.taps)
     flat, padded, of_seen = grad.reshape(-1), padded_width(wide, weights.taps), scratch.of_seen
     for k in range(outputs[1] - outputs[0]):
-        product_row(
-            *(weights.taps, 0, padded, weights.whole, k * weights.pitch + weights.margin, weights.of_samples),
-            *(scratch.seen, k * band.apart, of_seen, band.taps, padded // lanes(weights.taps), False),
-        )
+        target = Target(weights.taps, ZERO, ZERO, padded)
+        whole = Factor(weights.whole, k * weights.pitch + weights.margin, ZERO, weights.of_samples, None)
+        seen = Factor(scratch.seen, k * band.apart, band.taps, of_seen, None)
+        product_of_row(target, whole, seen, Extent(ONE, taps, len(of_seen), padded), FALSE)
         for tap in range(taps):
             to = (((outputs[0] + k) * taps + tap) * high + row) * wide
             copy(flat, to, weights.taps, tap * padded, wide)
@@ -311,44 +320,36 @@ def _sum_by_channel(
     _, count, high, wide = grad.shape
     flat, made, padded = grad.reshape(-1), weights.channels, padded_width(wide, weights.channels)
     several, plane = outputs[1] - outputs[0], high * wide
-    whole = several == ROWS and wide == padded  # else strips would reach into other rows
-    target, steps = (flat, (count * plane, plane)) if whole else (made, (padded, ROWS * padded))
+    whole = several == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
+    target, row_step, channel_step = (
+        (flat, count * plane, plane) if whole else (made, padded, PRODUCT_ROWS * padded)
+    )
     together = count if whole and len(scratch.of_lines) == WIDE else WIDE
     for c in range(0, count, together):
         channels, to = min(together, count - c), (outputs[0] * count + c) * plane + (band.first + h) * wide
-        target_at = to if whole else ZERO
-        _channel_product(target, target_at, steps, weights, scratch, c, channels, padded // lanes(made), band)
+        place = Target(target, to if whole else ZERO, row_step, channel_step)
+        lines = Factor(band.lines, c * band.channel, weights.of_channels, scratch.of_lines, None)
+        centred = Factor(weights.centred, ZERO, padded, weights.of_centred, None)
+        extent = Extent(several, channels, len(scratch.of_lines), padded)
+        if len(scratch.of_lines) == WIDE:
+            held = Factor(band.lines, c * band.channel, band.channel, scratch.of_lines, None)
+            product_of_terms(place, centred, held, extent)
+        else:
+            product_of_rows(place, centred, lines, extent, FALSE)
         for k in range(0 if whole else several):
             for m in range(channels):
-                copy(flat, to + (k * count + m) * plane, made, (m * ROWS + k) * padded, wide)
-
-
-@borrowing_jit
-def _channel_product(
-    target: np.ndarray, target_at: int, steps: tuple, weights: Weights, scratch: Rows, c: int, channels: int,
-    blocks: int, band: Band,
-) -> None:  # fmt: skip
-    """The product of weights and lines of some channels: as many as one likes for `WIDE` samples."""
-    centred, of_rows, of_terms = weights.centred, weights.rows_of_centred, weights.of_centred
-    if len(of_terms) == WIDE:
-        outer_product(
-            *(target, target_at, steps, centred, of_rows, of_terms),
-            *(band.lines, c * band.channel, band.channel, scratch.of_lines, channels, blocks),
-        )
-    else:
-        product(
-            *(target, target_at, steps, centred, ZERO, of_rows, of_terms, band.lines, c * band.channel),
-            *(scratch.of_lines, weights.of_channels[:channels], blocks, FALSE),
-        )
+                copy(flat, to + (k * count + m) * plane, made, (m * PRODUCT_ROWS + k) * padded, wide)
 
 
 class Columns(NamedTuple):
     """Scratch of the second pass, for one row of outputs and up to SET output channels."""
 
     weights: np.ndarray  # (samples, outputs, padded): of as many samples as there are places for
-    moved: np.ndarray  # (samples, ROWS, padded): what goes to the lines of x
-    kernels: Kernels  # terms: output channels
-    of_weights: np.ndarray  # where output channels and samples lie
+    moved: np.ndarray  # (samples, PRODUCT_ROWS, padded): what goes to the lines of x
+    copy: np.ndarray  # (outputs, PRODUCT_ROWS, padded): maps of the channel kernel
+    of_maps: np.ndarray  # where output channels lie in the channel kernel, in the copy and in the weights
+    of_copy: np.ndarray
+    of_weights: np.ndarray
     of_samples: np.ndarray
 
 
@@ -365,7 +366,7 @@ def second_items(
     band: Band,
     chunk: int,
 ) -> None:
-    """Items (chunk of channels, a multiple of ROWS): the gradient of x, by way of that of its lines."""
+    """Items (chunk of channels, a multiple of PRODUCT_ROWS): the gradient of x, from that of its lines."""
     regions, (outputs, channels, _, wide) = len(band.at) ** 2, inputs.channel_kernel.shape
     padded, batch = padded_width(wide, scratch.moved), len(scratch.of_samples)
     for item in range(start, stop):
@@ -401,24 +402,24 @@ def _move(
 ) -> None:  # fmt: skip
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
     _, count, high, wide = inputs.channel_kernel.shape
-    moved, of_samples = scratch.moved, scratch.of_samples[: samples[1] - samples[0]]
+    moved = scratch.moved
     plane, depth, size = high * wide, outputs[1] - outputs[0], band.step * band.stretch
-    padded, row, maps = padded_width(wide, moved), band.first + h, scratch.kernels
-    for c in range(channels[0], channels[1], ROWS):
-        several = min(ROWS, channels[1] - c)
-        place_maps(maps, several, plane)
+    padded, row = padded_width(wide, moved), band.first + h
+    for c in range(channels[0], channels[1], PRODUCT_ROWS):
+        several = min(PRODUCT_ROWS, channels[1] - c)
         # Fetched are the kernels of the next channels, or of the next row.
-        ahead = ROWS * plane if c + ROWS < channels[1] else wide - (c - channels[0]) * plane
-        gather_kernels(maps, inputs, (outputs[0] * count + c) * plane + row * wide, row, depth, ahead)
-        product(
-            *(moved, 0, (padded, ROWS * padded)),
-            *(maps.copy, ZERO, maps.copy_rows, maps.copy_terms[:depth]),
-            *(scratch.weights, 0, scratch.of_weights[:depth], of_samples, padded // lanes(moved), FALSE),
-        )
+        ahead = PRODUCT_ROWS * plane if c + PRODUCT_ROWS < channels[1] else wide - (c - channels[0]) * plane
+        at = (outputs[0] * count + c) * plane + row * wide
+        maps = Factor(inputs.channel_kernel.reshape(-1), at, plane, scratch.of_maps, ahead)
+        kernels = Factor(scratch.copy, ZERO, padded, scratch.of_copy, None)
+        weights = Factor(scratch.weights, ZERO, scratch.of_samples, scratch.of_weights, None)
+        extent = Extent(several, samples[1] - samples[0], depth, padded)
+        gather_kernels(kernels, maps, extent, row, inputs)
+        product_of_rows(Target(moved, ZERO, padded, PRODUCT_ROWS * padded), kernels, weights, extent, FALSE)
         for s in range(samples[0], samples[1]):
             line = band.line[h, s // len(band.at)] * size + band.at[s % len(band.at)]
             for m in range(several):
-                of = ((s - samples[0]) * ROWS + m) * padded
+                of = ((s - samples[0]) * PRODUCT_ROWS + m) * padded
                 add(grad_lines, (c + m) * band.channel + line, moved, of, wide)
 
 

@@ -38,6 +38,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, zeros
+from ..engine.products import PRODUCT_ROWS
 from .backward import (
     Grads,
     Outer,
@@ -60,7 +61,6 @@ from .packing import add_totals, prepare
 from .plan import Call, Plan, describe, plans
 from .scratch import cut, make_columns, make_rows, make_weights, row_sizes, widths_of
 from .single import single_backward, single_forward, single_region
-from .tile import ROWS
 
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
 
@@ -222,6 +222,6 @@ def _second_pass(
     else:
         # The more channels share the weights of the samples the better; results do not depend on it.
         chunk = min(64, max(8, -(-channels // parallel.get_num_threads())))
-        chunk, kernel, made = -(-chunk // ROWS) * ROWS, _second_piece, ()
+        chunk, kernel, made = -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS, _second_piece, ()
     arrays = (inputs, outer, *made, grad_x, lines, of_band.image, band, chunk)
     parallel.run(kernel, -(-channels // chunk), work, *arrays)

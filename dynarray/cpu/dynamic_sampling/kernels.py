@@ -5,20 +5,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.compile import ONE, TRUE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import copy
+from ..engine.products import (
+    PRODUCT_ROWS,
+    WIDE,
+    Extent,
+    Factor,
+    Target,
+    gather,
+    product_of_block,
+    product_of_row,
+    product_of_rows,
+)
 from ..engine.vectors import prefetch
 from .lines import Lines, see
-from .tile import (
-    ROWS,
-    WIDE,
-    fetching_product,
-    gather,
-    lanes,
-    padded_width,
-    product,
-    product_row,
-)
+from .tile import lanes, padded_width
 
 SUM, MAX, STACK = 0, 1, 2
 CHANNELS = 32  # whose kernels are multiplied while as many are fetched
@@ -143,39 +145,16 @@ def whole_items(
                     y[o, row, w], largest[o, row, w] = z, s
 
 
-class Kernels(NamedTuple):
-    """Where `product` finds a row of ROWS maps of the channel kernel for each of a number of terms.
-
-    In the array itself where it is read once. For more columns it is copied, to lie on cache lines of which
-    not all share one set; and so is the end of a map, whose last strip reaches behind it.
-    """
-
-    rows: np.ndarray  # (ROWS,)
-    terms: np.ndarray
-    copy: np.ndarray  # (terms, ROWS, padded)
-    copy_rows: np.ndarray
-    copy_terms: np.ndarray
-
-
 @borrowing_jit
-def place_maps(kernels: Kernels, count: int, apart: int) -> None:
-    """So many maps, so far apart, are the rows of a product; what a last set lacks is not looked at."""
-    for k in range(ROWS):
-        kernels.rows[k] = min(k, count - 1) * apart
-
-
-@borrowing_jit
-def gather_kernels(kernels: Kernels, inputs: Inputs, at: int, row: int, terms: int, ahead: int) -> None:
-    """Copy a row of so many terms, which begins there; of those so far `ahead`, fetch as much."""
-    wide, flat = inputs.channel_kernel.shape[3], inputs.channel_kernel.reshape(-1)
-    padded, of_terms = padded_width(wide, flat), kernels.terms[:terms]
+def gather_kernels(kernels: Factor, maps: Factor, extent: Extent, row: int, inputs: Inputs) -> None:
+    """Copy a row of maps of the channel kernel, and fetch what lies ahead."""
     if not reaches_out(row, inputs):
-        gather(kernels.copy, flat, at, kernels.rows, of_terms, padded // lanes(flat), ahead)
+        gather(kernels, maps, extent)
         return
-    for k in range(terms):
-        for i in range(ROWS):
-            to = kernels.copy_terms[k] + kernels.copy_rows[i]
-            copy(kernels.copy, to, flat, at + of_terms[k] + kernels.rows[i], wide)
+    for k in range(extent.terms):
+        for i in range(extent.rows):
+            to, at = kernels.terms[k] + i * kernels.lines, maps.at + maps.terms[k] + i * maps.lines
+            copy(kernels.data, to, maps.data, at, inputs.channel_kernel.shape[3])
 
 
 @borrowing_jit
@@ -186,16 +165,20 @@ def reaches_out(row: int, inputs: Inputs) -> bool:
 
 
 class Rows(NamedTuple):
-    """Scratch for a row of ROWS output channels, padded to whole strips."""
+    """Scratch for a row of PRODUCT_ROWS output channels, padded to whole strips."""
 
-    kernels: np.ndarray  # (ROWS, taps, pitch): what `weights` makes of the spatial kernel, between zeros
+    kernels: (
+        np.ndarray
+    )  # (PRODUCT_ROWS, taps, pitch): what `weights` makes of the spatial kernel, between zeros
     margin: int  # of zeros before a row
     pitch: int  # from row to row
-    acc: np.ndarray  # (S*S, ROWS, pitch), between margins too
-    channels: Kernels  # terms: channels
+    acc: np.ndarray  # (S*S, PRODUCT_ROWS, pitch), between margins too
+    copy: np.ndarray  # (CHANNELS, PRODUCT_ROWS, padded): maps of the channel kernel, on cache lines
+    of_channels: np.ndarray  # where channels lie in the channel kernel, in the copy, in the lines of x
+    of_copy: np.ndarray
     lines_of_channels: np.ndarray
     of_taps: np.ndarray
-    seen: np.ndarray  # (ROWS or 1, taps, seen_rows, a line): X1 where a tap reads it times Ap
+    seen: np.ndarray  # (PRODUCT_ROWS or 1, taps, seen_rows, a line): X1 where a tap reads it times Ap
     factors: np.ndarray  # the same of Ap itself, for gradients; without elements where not wanted
     of_lines: np.ndarray  # (S*S,): where in the lines of x samples are, in those of `seen` and of the centres
     of_seen: np.ndarray
@@ -256,7 +239,7 @@ def fetch_row(outputs: tuple, row: int, inputs: Inputs) -> None:
 @borrowing_jit
 def start_row(scratch: Rows, outputs: tuple, row: int, inputs: Inputs, band: Band) -> None:
     """The spatial kernels of a row of outputs."""
-    for k in range(ROWS):
+    for k in range(PRODUCT_ROWS):
         at, o = k * len(scratch.of_taps) * scratch.pitch + scratch.margin, min(outputs[0] + k, outputs[1] - 1)
         weights(scratch.kernels, at, scratch.pitch, o, row, inputs, band)
 
@@ -267,45 +250,44 @@ def sum_channels(scratch: Rows, outputs: tuple, h: int, inputs: Inputs, band: Ba
 
     Of the last strip, what is behind the row holds any value.
     """
-    channels, row = inputs.x.shape[0], band.first + h
+    channels, row, regions = inputs.x.shape[0], band.first + h, len(scratch.of_lines)
     high, wide = inputs.channel_kernel.shape[2:]
-    plane, blocks, maps = high * wide, padded_width(wide, scratch.acc) // lanes(scratch.acc), scratch.channels
-    target = scratch.acc, scratch.margin, (scratch.pitch, ROWS * scratch.pitch)
-    direct = len(scratch.of_lines) <= WIDE and not reaches_out(row, inputs)
-    place_maps(maps, outputs[1] - outputs[0], channels * plane)
+    plane, padded = high * wide, padded_width(wide, scratch.acc)
+    target = Target(scratch.acc, scratch.margin, scratch.pitch, PRODUCT_ROWS * scratch.pitch)
+    direct = regions <= WIDE and not reaches_out(row, inputs)
+    kernels = inputs.channel_kernel.reshape(-1)
     for c in range(0, channels, CHANNELS):
         count = min(CHANNELS, channels - c)
         at = (outputs[0] * channels + c) * plane + row * wide
         ahead = CHANNELS * plane if c + count < channels else wide - c * plane  # or those of the next row
-        lines = band.lines, c * band.channel, scratch.lines_of_channels[:count], scratch.of_lines
+        maps = Factor(kernels, at, channels * plane, scratch.of_channels, ahead)
+        lines = Factor(band.lines, c * band.channel, scratch.of_lines, scratch.lines_of_channels, None)
+        extent = Extent(outputs[1] - outputs[0], regions, count, padded)
         if direct:
-            kernels = inputs.channel_kernel.reshape(-1)
-            fetching_product(
-                *(*target, kernels, at, maps.rows, maps.terms[:count]),
-                *(*lines, ZERO, blocks, c > 0, ahead),
-            )
+            product_of_block(target, maps, lines, extent, c > 0)
         else:
-            gather_kernels(maps, inputs, at, row, count, ahead)
-            product(*target, maps.copy, ZERO, maps.copy_rows, maps.copy_terms[:count], *lines, blocks, c > 0)
+            factor = Factor(scratch.copy, ZERO, padded, scratch.of_copy, None)
+            gather_kernels(factor, maps, extent, row, inputs)
+            product_of_rows(target, factor, lines, extent, c > 0)
 
 
 @borrowing_jit
 def add_taps(scratch: Rows, outputs: tuple, wide: int, band: Band) -> None:
     """From sums over channels acc[s, k] to the regions s of the output channels k."""
     z, factors, pitch = scratch.acc, band.central, scratch.pitch
-    apart, blocks = len(band.centres) * band.step * band.stretch, padded_width(wide, z) // lanes(z)
+    apart, taps = len(band.centres) * band.step * band.stretch, len(scratch.of_taps)
+    extent = Extent(ONE, len(scratch.of_seen), taps, padded_width(wide, z))
     for k in range(outputs[1] - outputs[0]):
         at = k * pitch + scratch.margin
         for s in range(len(scratch.of_central) if len(factors) else 0):
-            to, factor = at + s * ROWS * pitch, (outputs[0] + k) * apart + scratch.of_central[s]
+            to, factor = at + s * PRODUCT_ROWS * pitch, (outputs[0] + k) * apart + scratch.of_central[s]
             t, f = uint64(to), uint64(factor)
             for w in range(uint64(wide)):
                 z[t + w] *= factors[f + w]
-        product_row(
-            *(z, at, ROWS * pitch),
-            *(scratch.kernels, k * len(scratch.of_taps) * pitch + scratch.margin, scratch.of_taps),
-            *(scratch.seen, k * band.apart, band.taps, scratch.of_seen, blocks, True),
-        )
+        target = Target(z, at, ZERO, PRODUCT_ROWS * pitch)
+        kernels = Factor(scratch.kernels, k * taps * pitch + scratch.margin, ZERO, scratch.of_taps, None)
+        seen = Factor(scratch.seen, k * band.apart, scratch.of_seen, band.taps, None)
+        product_of_row(target, kernels, seen, extent, TRUE)
 
 
 @cached_jit
@@ -324,12 +306,15 @@ def forward_items(
 
     `largest` is None but for "max"; then `odd` gets the rows of which not all regions are finite.
     """
-    outputs, wide, sets = y.shape[1], y.shape[3], -(-y.shape[1] // ROWS)
+    outputs, wide, sets = y.shape[1], y.shape[3], -(-y.shape[1] // PRODUCT_ROWS)
     for item in range(start, stop):
         block, chunk = item // chunks, item % chunks
         first = block * band.block
         for k in range(sets * chunk // chunks, sets * (chunk + 1) // chunks):
-            several, end = (ROWS * k, min(ROWS * (k + 1), outputs)), min(first + band.block, band.rows)
+            several, end = (
+                (PRODUCT_ROWS * k, min(PRODUCT_ROWS * (k + 1), outputs)),
+                min(first + band.block, band.rows),
+            )
             low = see_block(scratch, several, first, end, inputs, band)
             for h in range(first, end):
                 row = band.first + h
@@ -355,7 +340,7 @@ def _fuse_row(
     stacked = len(y) > 1
     for o in range(outputs[0], outputs[1]):
         for s in range(regions):
-            at = (s * ROWS + o - outputs[0]) * scratch.pitch + scratch.margin
+            at = (s * PRODUCT_ROWS + o - outputs[0]) * scratch.pitch + scratch.margin
             to = (o * high + row) * wide
             of = ((o * regions + s) * high + row) * wide if given else 0
             if largest is not None:

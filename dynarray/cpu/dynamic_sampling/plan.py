@@ -12,8 +12,8 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.pixels import whole_lines
+from ..engine.products import PRODUCT_ROWS
 from .lines import Lines
-from .tile import ROWS
 
 BAND_BYTES = 16 * 1024 * 1024  # packed lines of a band
 BLOCK_BYTES = 4 * 1024 * 1024  # of what taps see around a block: attention, times X1, and gradients
@@ -55,8 +55,8 @@ class Call(NamedTuple):
 
     @property
     def sets(self) -> int:
-        """Of ROWS output channels."""
-        return -(-self.outputs // ROWS)
+        """Of PRODUCT_ROWS output channels."""
+        return -(-self.outputs // PRODUCT_ROWS)
 
 
 class Plan(NamedTuple):
@@ -130,7 +130,7 @@ def _halo(call: Call) -> int:
 def _seen_bytes(call: Call) -> int:
     """What taps see of one row of centres, in three arrays."""
     line = _line_layout(call)[2] * call.columns.stride * call.itemsize
-    return 3 * ROWS * call.rows.kernel * call.columns.kernel * line
+    return 3 * PRODUCT_ROWS * call.rows.kernel * call.columns.kernel * line
 
 
 def _line_layout(call: Call) -> tuple[np.ndarray, int, int]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from ..engine.memory import borrow
 from ..engine.pixels import whole_lines
+from ..engine.products import PRODUCT_ROWS, WIDE
 from ..engine.vectors import REGISTER_BYTES
 from .backward import SET, Columns, Weights
-from .kernels import CHANNELS, Band, Inputs, Kernels, Rows
-from .tile import ROWS, WIDE
+from .kernels import CHANNELS, Band, Inputs, Rows
 
 WEIGHTS_BYTES = 512 * 1024  # of the samples that take part together in the gradient of x: part of an L2 cache
 
@@ -41,15 +41,16 @@ def make_rows(inputs: Inputs, band: Band, memory: list[np.ndarray], margin: int,
     """Scratch of a row of outputs, in the first five pieces of the memory."""
     memory[0][:] = 0
     channels, plane = np.arange(CHANNELS), prod(inputs.channel_kernel.shape[2:])
-    kernels = _make_kernels(channels * plane, memory[2], widths_of(inputs, band).row)
-    terms: Any = channels * band.channel, np.arange(len(band.taps)) * pitch, *memory[3:5]
+    of_copy = channels * PRODUCT_ROWS * widths_of(inputs, band).row
+    terms: Any = (
+        channels * plane,
+        of_copy,
+        channels * band.channel,
+        np.arange(len(band.taps)) * pitch,
+        *memory[3:5],
+    )
     terms += tuple(np.empty((3, len(band.at) ** 2), int))
-    return Rows(memory[0], margin, pitch, memory[1], kernels, *terms)
-
-
-def _make_kernels(terms: np.ndarray, memory: np.ndarray, padded: int) -> Kernels:
-    rows = np.arange(ROWS) * padded
-    return Kernels(np.empty(ROWS, int), terms, memory, rows, np.arange(len(terms)) * ROWS * padded)
+    return Rows(memory[0], margin, pitch, memory[1], memory[2], *terms)
 
 
 def row_sizes(inputs: Inputs, band: Band, pitch: int, dots: bool, factors: bool) -> tuple[int, ...]:
@@ -58,12 +59,12 @@ def row_sizes(inputs: Inputs, band: Band, pitch: int, dots: bool, factors: bool)
     `dots`, `factors`: whether sums over channels are made, and whether Ap is wanted for each tap.
     """
     row = widths_of(inputs, band).row
-    seen = ROWS if band.apart else 1
+    seen = PRODUCT_ROWS if band.apart else 1
     seen = seen * len(band.taps) * band.seen_rows * band.step * band.stretch + 64
     return (
-        ROWS * len(band.taps) * pitch,
-        len(band.at) ** 2 * ROWS * pitch + row if dots else 0,
-        CHANNELS * ROWS * row if dots else 0,
+        PRODUCT_ROWS * len(band.taps) * pitch,
+        len(band.at) ** 2 * PRODUCT_ROWS * pitch + row if dots else 0,
+        CHANNELS * PRODUCT_ROWS * row if dots else 0,
         seen,
         seen if factors and band.apart else 0,
     )
@@ -77,19 +78,19 @@ def make_weights(inputs: Inputs, band: Band, dots: bool) -> tuple[Rows, Weights]
     memory = cut(
         inputs.x.dtype,
         *row_sizes(inputs, band, pitch, dots, True),
-        *(regions * ROWS * pitch, regions * ROWS * widths.row),
-        *(ROWS * taps * band.seen_rows * widths.line, ROWS * band.seen_rows * widths.line),
-        *(taps * widths.row, WIDE * ROWS * widths.row),
+        *(regions * PRODUCT_ROWS * pitch, regions * PRODUCT_ROWS * widths.row),
+        *(PRODUCT_ROWS * taps * band.seen_rows * widths.line, PRODUCT_ROWS * band.seen_rows * widths.line),
+        *(taps * widths.row, WIDE * PRODUCT_ROWS * widths.row),
     )
     memory[1][:] = memory[5][:] = 0
-    of_samples = np.arange(regions) * ROWS * pitch
+    of_samples = np.arange(regions) * PRODUCT_ROWS * pitch
     terms: Any = (
         of_samples,
         of_samples[:samples] - band.at,
         -band.at,
         np.zeros(1, int),
-        np.arange(ROWS) * widths.row,
-        np.arange(regions) * ROWS * widths.row,
+        np.arange(PRODUCT_ROWS) * widths.row,
+        np.arange(regions) * PRODUCT_ROWS * widths.row,
         np.arange(WIDE) * band.channel,
     )
     arrays: Any = (*memory[5:7], widths.line, *memory[7:], *terms)
@@ -102,8 +103,8 @@ def make_columns(inputs: Inputs, band: Band) -> Columns:
     widths, regions = widths_of(inputs, band), len(band.at) ** 2
     most = min(SET, inputs.channel_kernel.shape[0])
     batch = min(regions, max(WIDE, WEIGHTS_BYTES // (most * widths.row * inputs.x.itemsize)))
-    sizes = batch * most * widths.row, batch * ROWS * widths.row, most * ROWS * widths.row
+    sizes = batch * most * widths.row, batch * PRODUCT_ROWS * widths.row, most * PRODUCT_ROWS * widths.row
     weights, moved, copy = cut(inputs.x.dtype, *sizes)
     outputs, apart = np.arange(most), prod(inputs.channel_kernel.shape[1:])
-    kernels = _make_kernels(outputs * apart, copy, widths.row)
-    return Columns(weights, moved, kernels, outputs * widths.row, np.empty(batch, int))
+    places = outputs * apart, outputs * PRODUCT_ROWS * widths.row, outputs * widths.row
+    return Columns(weights, moved, copy, *places, np.empty(batch, int))

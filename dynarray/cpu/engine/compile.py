@@ -27,7 +27,8 @@ jit: Callable = numba.njit(**_CALLED)
 borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
-ZERO, ONE, FALSE, TRUE = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+_CONSTANTS: tuple[Any, ...] = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+ZERO, ONE, FALSE, TRUE = _CONSTANTS
 
 
 def cached_jit(function: Callable) -> Callable:
