@@ -8,7 +8,7 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, TypeVar
 
@@ -71,9 +71,9 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
 
     Parameters
     ----------
-    sizes : NamedTuple of int, or of (int, dtype)
-        The elements of each array, and its dtype where that is another than `dtype`. This is the one
-        description of what a kernel needs: it takes the record that this returns.
+    sizes : NamedTuple
+        The elements of each array, or ``(elements, dtype)`` where that is another; records may nest. This is
+        the one description of what a kernel needs: it takes the record that this returns.
 
     Returns
     -------
@@ -85,20 +85,33 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
     record = cuts.get(key)
     if record is not None:
         return record
-    places, end = [], 0
-    for size in sizes:
-        count, kind = size if isinstance(size, tuple) else (size, dtype)
+    ranges, end = [], 0
+    for size, kind in _flat_sizes(sizes, dtype):
         begin = -(-end // LINE_BYTES) * LINE_BYTES
-        end = begin + count * np.dtype(kind).itemsize
-        places.append((begin, end, kind))
+        end = begin + size * kind.itemsize
+        ranges.append((begin, end, kind))
     before = getattr(_own, "scratch", None)
     memory = borrow("scratch", end, _BYTE)
-    record = type(sizes)(*(memory[begin:stop].view(kind) for begin, stop, kind in places))
+    record = _filled(sizes, (memory[begin:stop].view(kind) for begin, stop, kind in ranges))
     if getattr(_own, "scratch", None) is not before or len(cuts) >= KEPT_CUTS:
         cuts.clear()  # others hold memory that is no longer in use
     if end <= KEPT_BYTES:
         cuts[key] = record
     return record
+
+
+def _flat_sizes(sizes: tuple, dtype: np.dtype) -> Iterator[tuple[int, np.dtype]]:
+    for size in sizes:
+        if hasattr(size, "_fields"):
+            yield from _flat_sizes(size, dtype)
+        else:
+            yield (size[0], np.dtype(size[1])) if isinstance(size, tuple) else (size, dtype)
+
+
+def _filled(sizes: Record, arrays: Iterator[np.ndarray]) -> Record:
+    """The record with the next arrays in the place of sizes."""
+    fields = (_filled(size, arrays) if hasattr(size, "_fields") else next(arrays) for size in sizes)
+    return type(sizes)(*fields)
 
 
 def run_with_scratch(
