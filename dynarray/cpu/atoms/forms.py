@@ -27,7 +27,7 @@ from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow
 from ..engine.pixels import whole_lines
-from ..engine.products import STRIP_BYTES
+from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
 from .kernels import Gradients, Inputs, Layout, Offsets, Taps, backward_items, forward_items
 
@@ -77,7 +77,7 @@ def _taps(call: _Call, rows: int) -> tuple[Taps, int]:
 @lru_cache(maxsize=256)
 def _plan(call: _Call, outputs: int, *, backward: bool) -> tuple[Taps, Layout, Offsets]:
     m, kh, _, high, wide = call.atoms[1:]
-    strip = STRIP_BYTES // call.itemsize
+    strip = RUN_BYTES // call.itemsize
     most = TILE_BYTES // call.itemsize
     pieces = -(-wide // most)
     width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip

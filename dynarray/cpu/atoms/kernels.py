@@ -8,7 +8,7 @@ from numba import uint64
 from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, jit
 from ..engine.pixels import clear, copy, inside, pack_rows, transpose
-from ..engine.products import STRIP_BYTES, Extent, Factor, Target, sum_products
+from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 
 _SUM = 64  # positions that are added up at once
 _STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
@@ -106,7 +106,7 @@ def tile_of(n: int, row_tile: int, piece: int, layout: Layout, itemsize: int) ->
     """The tile of a sample, a tile of rows and a piece of a row."""
     row, column = row_tile * layout.rows, piece * layout.width
     rows, width = min(layout.rows, layout.outputs[0] - row), min(layout.width, layout.outputs[1] - column)
-    strip, count = STRIP_BYTES // itemsize, rows * width
+    strip, count = RUN_BYTES // itemsize, rows * width
     at = row * layout.outputs[1] + column
     return Tile(n, row, column, rows, at, count, (count + strip - 1) // strip * strip)
 
@@ -190,7 +190,7 @@ def _filter_strip(at: int, several: int, offsets: Offsets, scratch: Scratch) -> 
     z = Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
     atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
     images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
-    extent = Extent(len(offsets.atom), several, len(offsets.tap), STRIP_BYTES // scratch.z.itemsize)
+    extent = Extent(len(offsets.atom), several, len(offsets.tap), RUN_BYTES // scratch.z.itemsize)
     sum_products(z, atoms, images, extent, _SET)
 
 
@@ -211,7 +211,7 @@ def forward_items(
     """Items (n, tile of rows, piece); y is (N, O, positions), `left` the packed coefficients (O, C*M)."""
     channels, m, outputs, positions = x.shape[1], len(offsets.atom), y.shape[1], y.shape[2]
     scratch, flat, depth = new_scratch(memory, offsets), y.reshape(-1), channels * m
-    strip = STRIP_BYTES // x.itemsize
+    strip = RUN_BYTES // x.itemsize
     for item in range(start, stop):
         row_tile = item // layout.pieces
         n, piece = row_tile // layout.row_tiles, item % layout.pieces
@@ -331,7 +331,7 @@ def _products_of_group(
     A few strips at a time: what one of the three sums reads, the next one finds in the first level of cache.
     """
     m, count, channels = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
-    step = _STRIPS * (STRIP_BYTES // scratch.z.itemsize)
+    step = _STRIPS * (RUN_BYTES // scratch.z.itemsize)
     for at in range(0, tile.padded, step):
         length = min(step, tile.padded - at)
         images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
@@ -369,7 +369,7 @@ def _grads_of_chunk(
     """What some channels contribute to all gradients."""
     m, outputs = len(offsets.atom), inputs.grad_output.shape[1]
     rows, span, panel = (end - begin) * m, layout.span, outputs * gemm.ROWS
-    strip = STRIP_BYTES // inputs.x.itemsize
+    strip = RUN_BYTES // inputs.x.itemsize
     if grads.x.size + grads.atoms.size:
         gemm.multiply(
             adjoint.grad_z, ZERO, span, rows, tile.positions,
