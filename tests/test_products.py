@@ -71,9 +71,9 @@ def check_product(
 
 
 def strip(dtype: str) -> int:
-    from dynarray.cpu.engine.products import STRIP_BYTES
+    from dynarray.cpu.engine.products import RUN_BYTES
 
-    return STRIP_BYTES // np.dtype(dtype).itemsize
+    return RUN_BYTES // np.dtype(dtype).itemsize
 
 
 @DTYPES
@@ -134,6 +134,6 @@ def test_gather_copies_the_planes(backend: Any, rng: np.random.Generator, dtype:
         planes(rng, rows, terms, length, dtype),
         factor(np.full((rows, terms, length), np.nan, dtype), True),
     )
-    compiled("gather")(copy, factor(a, False, 10**6), Extent(rows, 1, terms, length))
+    compiled("gather_planes")(copy, factor(a, False, 10**6), Extent(rows, 1, terms, length))
     np.testing.assert_array_equal(copy.data[length:].reshape(a.shape), a)
     assert np.isnan(copy.data[:length]).all()

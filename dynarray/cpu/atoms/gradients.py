@@ -8,7 +8,7 @@ from numba import uint64
 from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside, transpose
-from ..engine.products import STRIP_BYTES, Extent, Factor, Target, sum_products
+from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, plane_origin
 from .plan import AtomPlan, AtomScratch
 
@@ -106,7 +106,7 @@ def _sum_channels(
     """
     offsets = plan.offsets
     m, taps, channels = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
-    step = SHARED_STRIPS * (STRIP_BYTES // scratch.z.itemsize)
+    step = SHARED_STRIPS * (RUN_BYTES // scratch.z.itemsize)
     for at in range(0, tile.padded, step):
         length = min(step, tile.padded - at)
         if grads.coefficients.size:
@@ -139,7 +139,7 @@ def _add_chunk(
 ) -> None:
     """What channels (begin, end) contribute to all gradients."""
     (begin, end), m, span = channels, len(plan.offsets.atom), plan.tiles.span
-    rows, panel, strip = (end - begin) * m, outputs * gemm.ROWS, STRIP_BYTES // scratch.z.itemsize
+    rows, panel, strip = (end - begin) * m, outputs * gemm.ROWS, RUN_BYTES // scratch.z.itemsize
     if grads.x.size + grads.atoms.size:
         gemm.multiply(
             scratch.grad_z, ZERO, span, rows, tile.positions,

@@ -8,7 +8,7 @@ from numba import uint64
 from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside, pack_rows
-from ..engine.products import STRIP_BYTES, Extent, Factor, Target, sum_products
+from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from .plan import AtomOffsets, AtomPlan, AtomScratch
 
 
@@ -39,7 +39,7 @@ def atom_tile(number: int, plan: AtomPlan, itemsize: int) -> AtomTile:
     row_tile, piece = number // tiles.pieces, number % tiles.pieces
     n, row, column = row_tile // tiles.row_tiles, row_tile % tiles.row_tiles * tiles.rows, piece * tiles.width
     rows, width = min(tiles.rows, tiles.outputs[0] - row), min(tiles.width, tiles.outputs[1] - column)
-    strip, count, at = STRIP_BYTES // itemsize, rows * width, row * tiles.outputs[1] + column
+    strip, count, at = RUN_BYTES // itemsize, rows * width, row * tiles.outputs[1] + column
     return AtomTile(n, row, column, rows, at, count, (count + strip - 1) // strip * strip)
 
 
@@ -117,7 +117,7 @@ def _filter_strip(at: int, channels: int, offsets: AtomOffsets, scratch: AtomScr
     z = Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
     atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
     images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
-    extent = Extent(len(offsets.atom), channels, len(offsets.tap), STRIP_BYTES // scratch.z.itemsize)
+    extent = Extent(len(offsets.atom), channels, len(offsets.tap), RUN_BYTES // scratch.z.itemsize)
     sum_products(z, atoms, images, extent, FALSE)
 
 
@@ -132,7 +132,7 @@ def atom_forward_items(
     plan: AtomPlan,
 ) -> None:
     """Items: tiles. y is (N, O, positions)."""
-    x, offsets, strip = inputs.x, plan.offsets, STRIP_BYTES // y.itemsize
+    x, offsets, strip = inputs.x, plan.offsets, RUN_BYTES // y.itemsize
     channels, m, (outputs, positions) = x.shape[1], len(offsets.atom), y.shape[1:]
     flat, depth = y.reshape(-1), channels * m
     for item in range(start, stop):

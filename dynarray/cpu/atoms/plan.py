@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import gemm
-from ..engine.products import STRIP_BYTES
+from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
 
 ATOM_TILE_BYTES = 32 * REGISTER_BYTES  # of one row of a tile: more where the second level of cache is larger
@@ -99,7 +99,7 @@ class AtomScratch(NamedTuple):
 def plan_atoms(call: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch]:
     """The plan of a call, and the sizes of the scratch that it needs."""
     m, (high, wide) = call.atoms[1], call.atoms[4:]
-    strip, most = STRIP_BYTES // call.itemsize, ATOM_TILE_BYTES // call.itemsize
+    strip, most = RUN_BYTES // call.itemsize, ATOM_TILE_BYTES // call.itemsize
     pieces = -(-wide // most)
     width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip
     rows = _tile_rows((high, wide), strip, most) if pieces == 1 else 1
@@ -169,7 +169,7 @@ def _channels(call: AtomCall, span: int, image: int, *, backward: bool) -> tuple
 
 def _scratch(call: AtomCall, plan: AtomPlan, taps: int, z: int, *, backward: bool) -> AtomScratch:
     """Sizes; reads go up to a strip beyond the end of each."""
-    strip, span = STRIP_BYTES // call.itemsize, plan.tiles.span
+    strip, span = RUN_BYTES // call.itemsize, plan.tiles.span
     atoms, images = call.atoms[1] * taps * span, plan.group * plan.planes.image
     both = (atoms, images, z, gemm.ROWS * strip)
     adjoint = (call.outputs * span, -(-call.outputs // strip) * strip * span, z, atoms, images)

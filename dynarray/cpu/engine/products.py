@@ -28,7 +28,7 @@ _PAIR_ROWS, _PAIR_COLUMNS = 3, 4
 _PAIR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
 PRODUCT_ROWS = 3
 WIDE, NARROW = (9, 4) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
-STRIP_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
+RUN_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
 
 
 class Target(NamedTuple):
@@ -87,7 +87,7 @@ def _compiled(generate: Callable, *args: Any) -> Callable:
     return block
 
 
-def _generate(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
+def _generate_block(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
     """Sums in registers, over all terms."""
     writer = Writer(context, builder, signature, args, block.size)
     target, a, b, extent, row, column, add = writer.arguments
@@ -204,7 +204,7 @@ def _store(writer: Writer, totals: list, to: Any, places: list, add: Any, at_onc
 
 def _pair(rows: int, columns: int) -> Callable:
     """A block whose planes take a pair of registers."""
-    return _compiled(_generate, rows, columns, _PAIR_BYTES, False)
+    return _compiled(_generate_block, rows, columns, _PAIR_BYTES, False)
 
 
 _pairs, _pairs_fewer_rows = _pair(_PAIR_ROWS, _PAIR_COLUMNS), _pair(_PAIR_ROWS - 1, _PAIR_COLUMNS)
@@ -218,7 +218,7 @@ def sum_products(target: Target, a: Factor, b: Factor, extent: Extent, add: bool
     """target[i, j] = sum over k of a[k, i] * b[k, j], for any number of rows and columns.
 
     With `add`, sums are added to what the target holds, of which planes may then overlap. Runs are of whole
-    strips of `STRIP_BYTES`.
+    strips of `RUN_BYTES`.
     """
     # Groups of nearly one size: small ones have too few sums to keep the arithmetic busy.
     row_groups = (extent.rows + _PAIR_ROWS - 1) // _PAIR_ROWS
@@ -251,7 +251,9 @@ def _many_columns(rows: int) -> Callable:
 
     Runs are of whole registers.
     """
-    wide, narrow = (_compiled(_generate, rows, columns, REGISTER_BYTES, True) for columns in (WIDE, NARROW))
+    wide, narrow = (
+        _compiled(_generate_block, rows, columns, REGISTER_BYTES, True) for columns in (WIDE, NARROW)
+    )
 
     @borrowing_jit
     def product(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
@@ -269,7 +271,7 @@ def _many_columns(rows: int) -> Callable:
 
 
 product_of_rows, product_of_row = _many_columns(PRODUCT_ROWS), _many_columns(1)
-_block_of_rows = _compiled(_generate, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
+_block_of_rows = _compiled(_generate_block, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
 _held = _compiled(_generate_held, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
 
 
@@ -286,15 +288,15 @@ def product_of_terms(target: Target, a: Factor, b: Factor, extent: Extent) -> No
 
 
 @intrinsic
-def gather(typing: Any, target: Any, a: Any, extent: Any) -> Any:
+def gather_planes(typing: Any, target: Any, a: Any, extent: Any) -> Any:
     """Copy a factor of up to `PRODUCT_ROWS` lines to where the planes of another one, `target`, lie.
 
     What lies ahead of it is fetched meanwhile.
     """
-    return types.void(target, a, extent), _generate_gather
+    return types.void(target, a, extent), _generate_gathering
 
 
-def _generate_gather(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _generate_gathering(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     writer = Writer(context, builder, signature, args, REGISTER_BYTES)
     target, a, extent = writer.arguments
     index, vectors = extent.length.type, _vectors(writer, extent)
