@@ -8,16 +8,17 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import parallel
-from .pixels import whole_lines
 from .vectors import LINE_BYTES
 
+_BYTE = np.dtype(np.uint8)
 _PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
@@ -69,19 +70,43 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
 
     Parameters
     ----------
-    sizes : NamedTuple of int
-        The elements of each array. This is the one description of what a kernel needs: it takes the record
-        that this returns.
+    sizes : NamedTuple
+        The elements of each array, or ``(elements, dtype)`` where that is another; records may nest. This is
+        the one description of what a kernel needs: it takes the record that this returns.
 
     Returns
     -------
     NamedTuple of array
         With any values, each from a cache line on, in memory of this thread that its next call gets too.
     """
-    starts = np.cumsum([0, *map(whole_lines, sizes)]).tolist()
-    memory = borrow("scratch", starts[-1], dtype)
-    arrays = (memory[start : start + size] for start, size in zip(starts, sizes, strict=False))
-    return type(sizes)(*arrays)
+    size, ranges = _scratch_layout(sizes, dtype)
+    memory = borrow("scratch", size, _BYTE)
+    return _filled(sizes, (memory[start:stop].view(kind) for start, stop, kind in ranges))
+
+
+@lru_cache(maxsize=256)
+def _scratch_layout(sizes: tuple, dtype: np.dtype) -> tuple[int, list[tuple[int, int, np.dtype]]]:
+    """Bytes of all arrays, and from where to where and of which type each of them is."""
+    at, ranges = 0, []
+    for size, kind in _scratch_sizes(sizes, dtype):
+        end = at + size * kind.itemsize
+        ranges.append((at, end, kind))
+        at = end + -end % LINE_BYTES
+    return at, ranges
+
+
+def _scratch_sizes(sizes: tuple, dtype: np.dtype) -> Iterator[tuple[int, np.dtype]]:
+    for size in sizes:
+        if hasattr(size, "_fields"):
+            yield from _scratch_sizes(size, dtype)
+        else:
+            yield (size[0], np.dtype(size[1])) if isinstance(size, tuple) else (size, dtype)
+
+
+def _filled(sizes: Record, arrays: Iterator[np.ndarray]) -> Record:
+    """The record with the next arrays in the place of sizes."""
+    fields = (_filled(size, arrays) if hasattr(size, "_fields") else next(arrays) for size in sizes)
+    return type(sizes)(*fields)
 
 
 def run_with_scratch(
