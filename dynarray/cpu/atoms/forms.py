@@ -115,7 +115,7 @@ def _channels(call: _Call, span: int, image: int, strip: int, *, backward: bool)
         return even, even
     group = max(1, min(GROUP, packed))
     # The matrix product takes rows of its left operand in panels.
-    step = math.lcm(group, gemm.ROWS)
+    step = math.lcm(group, gemm.TILE_ROWS)
     of_chunk = GRAD_Z_BYTES // (m * span * size)
     return group, max(1, min(of_chunk // step, -(-channels // step))) * step
 
@@ -125,7 +125,7 @@ def _offsets(taps: Taps, layout: Layout, m: int, outputs: int, strip: int, *, ba
     of_z = span if backward else strip
     wide = -(-outputs // strip) * strip
     images, z, atoms = layout.group * layout.image, layout.chunk * m * of_z, m * count * span
-    scratch = (atoms, images, z, gemm.ROWS * strip)
+    scratch = (atoms, images, z, gemm.TILE_ROWS * strip)
     adjoint = (outputs * span, wide * span, z, atoms, images)
     return Offsets(
         tap=taps.plane * layout.plane + taps.shift * layout.width,
@@ -191,8 +191,8 @@ def backward(
     call = _Call(x.shape, atoms.shape, x.itemsize, **params)
     taps, layout, offsets = _plan(call, outputs, backward=True)
     depth, edge = channels * m, (channels, min(layout.edge, x.shape[2]), x.shape[3])
-    strip = gemm.TILE_BYTES // x.itemsize
-    product = (-(-depth // gemm.ROWS) * gemm.ROWS, -(-outputs // strip) * strip)
+    strip = gemm.TILE_ROW_BYTES // x.itemsize
+    product = (-(-depth // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-outputs // strip) * strip)
     waiting = x.itemsize * max(math.prod(product), math.prod(edge))
     units = x.shape[0] * layout.row_tiles
     items = max(1, min(units, parallel.ITEMS, SLOT_BYTES // waiting))

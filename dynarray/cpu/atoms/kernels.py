@@ -219,10 +219,13 @@ def forward_items(
                     m, several, len(offsets.tap), s, ONE, _SET,
                 )  # fmt: skip
                 gemm.multiply(
-                    flat, to + s * strip, positions, outputs, min(strip, tile.positions - s * strip),
-                    left, begin * m * gemm.ROWS, depth * gemm.ROWS,
-                    scratch.z, ZERO, ZERO, offsets.z_row, ZERO, several * m, scratch.corner, begin > 0,
-                )  # fmt: skip
+                    gemm.Matrix(flat, to + s * strip, positions),
+                    gemm.LeftPanels(left, begin * m * gemm.TILE_ROWS, depth * gemm.TILE_ROWS),
+                    gemm.RightStrips(scratch.z, ZERO, ZERO, offsets.z_row[: several * m]),
+                    (outputs, min(strip, tile.positions - s * strip)),
+                    scratch.corner,
+                    begin > 0,
+                )
         for o in range(outputs if bias.size else 0):
             at, value = uint64(to + o * positions), bias[o]
             for j in range(uint64(tile.positions)):
@@ -255,7 +258,7 @@ def new_adjoint(memory: np.ndarray, offsets: Offsets) -> Adjoint:
 @jit
 def turn(target: np.ndarray, source: np.ndarray, span: int, rows: int, columns: int) -> None:
     """The transpose, strip by strip as the right matrix of `gemm.multiply_rows`."""
-    width = gemm.TILE_BYTES // source.itemsize
+    width = gemm.TILE_ROW_BYTES // source.itemsize
     for first in range(0, rows, width):
         transpose(target, first * span, width, source, first * span, span, min(width, rows - first), columns)
 
@@ -365,14 +368,17 @@ def _grads_of_chunk(
 ) -> None:
     """What some channels contribute to all gradients."""
     m, outputs = len(offsets.atom), inputs.grad_output.shape[1]
-    rows, span, panel = (end - begin) * m, layout.span, outputs * gemm.ROWS
+    rows, span, panel = (end - begin) * m, layout.span, outputs * gemm.TILE_ROWS
     strip = STRIP_BYTES // inputs.x.itemsize
     if grads.x.size + grads.atoms.size:
         gemm.multiply(
-            adjoint.grad_z, ZERO, span, rows, tile.positions,
-            inputs.left, begin * m // gemm.ROWS * panel, panel,
-            adjoint.output, ZERO, strip, offsets.row, ZERO, outputs, scratch.corner, _SET,
-        )  # fmt: skip
+            gemm.Matrix(adjoint.grad_z, ZERO, span),
+            gemm.LeftPanels(inputs.left, begin * m // gemm.TILE_ROWS * panel, panel),
+            gemm.RightStrips(adjoint.output, ZERO, strip, offsets.row[:outputs]),
+            (rows, tile.positions),
+            scratch.corner,
+            _SET,
+        )
         for row in range(rows):
             clear(adjoint.grad_z, row * span + tile.positions, tile.padded - tile.positions)
     for c in range(begin, end, layout.group):
@@ -384,14 +390,17 @@ def _grads_of_chunk(
         if grads.x.size:
             _grad_x_of_group(tile, c, several, adjoint.grad_images, grads, item, shared, taps, layout)
     if grads.coefficients.size:
-        wide, width = grads.coefficients.shape[2], gemm.TILE_BYTES // grads.coefficients.itemsize
+        wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // grads.coefficients.itemsize
         # Short sums that are added up: rounding errors grow with the length of a sum.
         for first in range(0, tile.positions, _SUM):
             gemm.multiply_rows(
-                grads.coefficients[item].reshape(-1), begin * m * wide, wide, rows, outputs,
-                scratch.z, first, span, adjoint.turned, first * width, width, span * width,
-                min(_SUM, tile.positions - first), _ADD,
-            )  # fmt: skip
+                gemm.Matrix(grads.coefficients[item].reshape(-1), begin * m * wide, wide),
+                gemm.Matrix(scratch.z, first, span),
+                gemm.RightStrips(adjoint.turned, first * width, span * width, width),
+                (rows, outputs),
+                min(_SUM, tile.positions - first),
+                _ADD,
+            )
 
 
 @jit

@@ -20,7 +20,7 @@ from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 # As many sums as fit into the registers with the operands: those of each row and of one column.
 ROWS, COLUMNS = 3, 4
 _VECTOR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
-STRIP_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors
+STRIP_BYTES = gemm.TILE_ROW_BYTES  # a strip of planes, in which memory is counted: whole vectors
 
 
 def _block(rows: int, columns: int) -> Callable:
