@@ -2,11 +2,8 @@
 
 import subprocess
 import sys
-import weakref
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from conftest import Backend, backend_params
 
@@ -79,50 +76,3 @@ def measure(case: str, waste: bool = False) -> dict[str, tuple[float, float]]:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     return {direction: (float(extra), float(arrays)) for direction, extra, arrays in lines}
-
-
-class Words(NamedTuple):
-    places: Any
-    nothing: Any
-
-
-class Sizes(NamedTuple):
-    sums: Any
-    words: Words
-    rest: Any
-
-
-def test_scratch_is_cut_on_cache_lines_and_apart() -> None:
-    """Two kinds of elements, a record in a record, an empty array, and sizes that fill no cache line."""
-    from dynarray.cpu.engine.memory import cut
-
-    sizes = Sizes(1001, Words((33, np.intp), 0), 5)
-    for _ in range(2):  # made, and kept
-        scratch = cut(sizes, np.dtype(np.float32))
-        assert isinstance(scratch, Sizes) and isinstance(scratch.words, Words)
-        arrays = scratch.sums, scratch.words.places, scratch.words.nothing, scratch.rest
-        assert [array.dtype for array in arrays] == [np.float32, np.intp, np.float32, np.float32]
-        assert [len(array) for array in arrays] == [1001, 33, 0, 5]
-        assert all(array.ctypes.data % 64 == 0 for array in arrays)
-        for number, array in enumerate(arrays):
-            array[:] = number
-        for number, array in enumerate(arrays):
-            assert (array == number).all()
-    assert cut(sizes, np.dtype(np.float64)).sums.dtype == np.float64
-
-
-def test_scratch_of_equal_sizes_is_of_its_own_record() -> None:
-    from dynarray.cpu.engine.memory import cut
-
-    kinds = [NamedTuple("First", [("a", Any), ("b", Any)]), NamedTuple("Second", [("a", Any), ("b", Any)])]
-    for kind in kinds:
-        assert type(cut(kind(7, 7), np.dtype(np.float32))) is kind
-
-
-def test_scratch_that_grows_leaves_no_record_of_the_old_memory() -> None:
-    """Kept records would hold memory that is no longer in use."""
-    from dynarray.cpu.engine.memory import cut
-
-    small = weakref.ref(cut(Sizes(16, Words(16, 16), 16), np.dtype(np.float32)).sums)
-    cut(Sizes(1 << 20, Words(16, 16), 16), np.dtype(np.float32))
-    assert small() is None

@@ -75,8 +75,8 @@ def atom_conv2d_backward(
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
     plan, sizes = plan_atoms(call, backward=True)
     depth, edge = channels * m, (channels, min(edge_rows(call), x.shape[2]), x.shape[3])
-    strip = gemm.TILE_BYTES // x.itemsize
-    product = (-(-depth // gemm.ROWS) * gemm.ROWS, -(-outputs // strip) * strip)
+    strip = gemm.TILE_ROW_BYTES // x.itemsize
+    product = (-(-depth // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-outputs // strip) * strip)
     waiting = x.itemsize * max(math.prod(product), math.prod(edge))
     row_tiles = plan.tiles.row_tiles
     items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))

@@ -44,7 +44,7 @@ class AtomEdge(NamedTuple):
 @borrowing_jit
 def _transpose_strips(target: np.ndarray, source: np.ndarray, span: int, rows: int, columns: int) -> None:
     """The transpose, strip by strip as the right matrix of `gemm.multiply_rows`."""
-    width = gemm.TILE_BYTES // source.itemsize
+    width = gemm.TILE_ROW_BYTES // source.itemsize
     for first in range(0, rows, width):
         transpose(target, first * span, width, source, first * span, span, min(width, rows - first), columns)
 
@@ -139,13 +139,12 @@ def _add_chunk(
 ) -> None:
     """What channels (begin, end) contribute to all gradients."""
     (begin, end), m, span = channels, len(plan.offsets.atom), plan.tiles.span
-    rows, panel, strip = (end - begin) * m, outputs * gemm.ROWS, RUN_BYTES // scratch.z.itemsize
+    rows, panel, strip = (end - begin) * m, outputs * gemm.TILE_ROWS, RUN_BYTES // scratch.z.itemsize
     if grads.x.size + grads.atoms.size:
-        gemm.multiply(
-            scratch.grad_z, ZERO, span, rows, tile.positions,
-            inputs.coefficients, begin * m // gemm.ROWS * panel, panel,
-            scratch.grad_output, ZERO, strip, plan.offsets.row, ZERO, outputs, scratch.corner, FALSE,
-        )  # fmt: skip
+        left = gemm.LeftPanels(inputs.coefficients, begin * m // gemm.TILE_ROWS * panel, panel)
+        right = gemm.RightStrips(scratch.grad_output, ZERO, strip, plan.offsets.row[:outputs])
+        grad_z = gemm.Matrix(scratch.grad_z, ZERO, span)
+        gemm.multiply(grad_z, left, right, (rows, tile.positions), scratch.corner, FALSE)
         for row in range(rows):
             clear(scratch.grad_z, row * span + tile.positions, tile.padded - tile.positions)
     for c in range(begin, end, plan.group):
@@ -157,14 +156,14 @@ def _add_chunk(
         if grads.x.size:
             _add_grad_x(tile, (c, count), grads, edge, plan, scratch)
     if grads.coefficients.size:
-        wide, width = grads.coefficients.shape[2], gemm.TILE_BYTES // scratch.z.itemsize
+        wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
+        grad = gemm.Matrix(grads.coefficients[edge.item].reshape(-1), begin * m * wide, wide)
         # Short sums that are added up: rounding errors grow with the length of a sum.
         for first in range(0, tile.positions, SUMMED_POSITIONS):
-            gemm.multiply_rows(
-                grads.coefficients[edge.item].reshape(-1), begin * m * wide, wide, rows, outputs,
-                scratch.z, first, span, scratch.turned, first * width, width, span * width,
-                min(SUMMED_POSITIONS, tile.positions - first), TRUE,
-            )  # fmt: skip
+            z = gemm.Matrix(scratch.z, first, span)
+            turned = gemm.RightStrips(scratch.turned, first * width, span * width, width)
+            count = min(SUMMED_POSITIONS, tile.positions - first)
+            gemm.multiply_rows(grad, z, turned, (rows, outputs), count, TRUE)
 
 
 @borrowing_jit

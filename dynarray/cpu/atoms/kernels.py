@@ -9,7 +9,7 @@ from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside, pack_rows
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
-from .plan import AtomOffsets, AtomPlan, AtomScratch
+from .plan import AtomPlan, AtomScratch
 
 
 class AtomInputs(NamedTuple):
@@ -112,8 +112,9 @@ def pack_channels(
 
 
 @borrowing_jit
-def _filter_strip(at: int, channels: int, offsets: AtomOffsets, scratch: AtomScratch) -> None:
+def _filter_strip(at: int, channels: int, plan: AtomPlan, scratch: AtomScratch) -> None:
     """z of one strip of some channels."""
+    offsets = plan.offsets
     z = Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
     atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
     images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
@@ -132,24 +133,23 @@ def atom_forward_items(
     plan: AtomPlan,
 ) -> None:
     """Items: tiles. y is (N, O, positions)."""
-    x, offsets, strip = inputs.x, plan.offsets, RUN_BYTES // y.itemsize
-    channels, m, (outputs, positions) = x.shape[1], len(offsets.atom), y.shape[1:]
-    flat, depth = y.reshape(-1), channels * m
+    x, m, strip = inputs.x, len(plan.offsets.atom), RUN_BYTES // y.itemsize
+    channels, (outputs, positions) = x.shape[1], y.shape[1:]
+    flat = y.reshape(-1)
     for item in range(start, stop):
         tile = atom_tile(item, plan, y.itemsize)
         gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, plan.tiles.span)
         to = tile.n * outputs * positions + tile.at
         for begin in range(0, channels, plan.chunk):
-            count = min(plan.chunk, channels - begin)
+            count, panel = min(plan.chunk, channels - begin), m * gemm.TILE_ROWS
+            coefficients = gemm.LeftPanels(inputs.coefficients, begin * panel, channels * panel)
             pack_channels(tile, x, begin, count, plan, scratch)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(0, tile.padded, strip):
-                _filter_strip(s, count, offsets, scratch)
-                gemm.multiply(
-                    flat, to + s, positions, outputs, min(strip, tile.positions - s),
-                    inputs.coefficients, begin * m * gemm.ROWS, depth * gemm.ROWS,
-                    scratch.z, ZERO, ZERO, offsets.z_row, ZERO, count * m, scratch.corner, begin > 0,
-                )  # fmt: skip
+                _filter_strip(s, count, plan, scratch)
+                out, size = gemm.Matrix(flat, to + s, positions), (outputs, min(strip, tile.positions - s))
+                z = gemm.RightStrips(scratch.z, ZERO, ZERO, plan.offsets.z_row[: count * m])
+                gemm.multiply(out, coefficients, z, size, scratch.corner, begin > 0)
         for o in range(outputs if bias.size else 0):
             at, value = uint64(to + o * positions), bias[o]
             for j in range(uint64(tile.positions)):

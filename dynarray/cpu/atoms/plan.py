@@ -162,7 +162,7 @@ def _channels(call: AtomCall, span: int, image: int, *, backward: bool) -> tuple
         return even, even
     group = max(1, min(ATOM_GROUP, packed))
     # The matrix product takes rows of its left operand in panels.
-    step = math.lcm(group, gemm.ROWS)
+    step = math.lcm(group, gemm.TILE_ROWS)
     held = ATOM_Z_BYTES // (m * span * call.itemsize)
     return group, max(1, min(held // step, -(-channels // step))) * step
 
@@ -171,7 +171,7 @@ def _scratch(call: AtomCall, plan: AtomPlan, taps: int, z: int, *, backward: boo
     """Sizes; reads go up to a strip beyond the end of each."""
     strip, span = RUN_BYTES // call.itemsize, plan.tiles.span
     atoms, images = call.atoms[1] * taps * span, plan.group * plan.planes.image
-    both = (atoms, images, z, gemm.ROWS * strip)
+    both = (atoms, images, z, gemm.TILE_ROWS * strip)
     adjoint = (call.outputs * span, -(-call.outputs // strip) * strip * span, z, atoms, images)
     return AtomScratch(*(size + strip for size in both), *(backward * (size + strip) for size in adjoint))
 

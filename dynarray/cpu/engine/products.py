@@ -28,7 +28,7 @@ _PAIR_ROWS, _PAIR_COLUMNS = 3, 4
 _PAIR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
 PRODUCT_ROWS = 3
 WIDE, NARROW = (9, 4) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
-RUN_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
+RUN_BYTES = gemm.TILE_ROW_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
 
 
 class Target(NamedTuple):
