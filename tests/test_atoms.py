@@ -345,35 +345,6 @@ def test_a_large_image(backend: Backend, rng: np.random.Generator) -> None:
 
 @cpu_only
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str) -> None:
-    import numba
-
-    from dynarray.cpu.engine.products import STRIP_BYTES, sum_products
-
-    call = numba.njit(lambda *args: sum_products(*args))
-    strip = STRIP_BYTES // np.dtype(dtype).itemsize
-    for rows, columns, depth in np.ndindex(5, 9, 3):
-        if 0 in (rows, columns, depth):
-            continue
-        wide, apart = 3 * strip, 4 * strip
-        a = rng.standard_normal((rows, depth, wide)).astype(dtype)
-        b = rng.standard_normal((columns, depth, wide)).astype(dtype)
-        for add, first, strips in ((False, 0, 3), (True, 0, 3), (True, 1, 2), (False, 1, 1)):
-            out = rng.standard_normal((rows, columns, 3, apart)).astype(dtype)
-            expected, taken = out.copy(), slice(first, first + strips)
-            call(
-                out.ravel(), np.arange(rows) * columns * 3 * apart, np.arange(columns) * 3 * apart, apart,
-                a.ravel(), np.arange(rows) * depth * wide, np.arange(depth) * wide,
-                b.ravel(), np.arange(columns) * depth * wide, np.arange(depth) * wide,
-                rows, columns, depth, first, strips, add,
-            )  # fmt: skip
-            sums = np.einsum("isj,ksj->ikj", a, b).reshape(rows, columns, 3, strip)[:, :, taken]
-            expected[:, :, taken, :strip] = sums + (expected[:, :, taken, :strip] if add else 0)
-            np.testing.assert_allclose(out, expected, rtol=0, atol=np.finfo(dtype).eps * 20)
-
-
-@cpu_only
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (7, 16), (16, 31), (64, 9), (0, 8)])
 def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     import numba

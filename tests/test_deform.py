@@ -312,25 +312,26 @@ def test_corners_of_hostile_points_lie_in_the_packed_image(
     """What samples on the CPU is written as instructions, which `NUMBA_BOUNDSCHECK` does not see."""
     from numba import njit
 
-    from dynarray.cpu.deform.points import Grid, new_points, set_up
+    from dynarray.cpu.deform.plan import deform_sizes
+    from dynarray.cpu.deform.points import PointArrays, point_sizes, set_up_points
+    from dynarray.cpu.engine.memory import cut
 
-    height, width, taps, positions = 7, 6, 9, 42
-    pixels = (height + 3) * (width + 2)
+    x, offset, weight = hostile(rng, dtype).arrays[:3]
     still = (1, 1)
-    grid = Grid(8, 5, 1, 2, height, width, pixels, 6, positions, taps, 3, still, still, still)
-    offset, none = hostile(rng, dtype).arrays[1], np.empty(0, dtype)
     assert offset.shape == (2, 2, 3, 3, 2, 7, 6)
+    sizes = deform_sizes(x, offset, weight, stride=still, padding=still, dilation=still)
+    arrays = PointArrays(offset.reshape(-1), np.empty(0, dtype))
+    points = cut(point_sizes(9 * 42), np.dtype(dtype))
 
     @njit(error_model="numpy")
-    def corners(offset, none, image, group):  # type: ignore[no-untyped-def]
-        points = new_points(taps * positions, offset)
-        set_up(points, offset, none, grid, image, group, 0, positions)
-        return points.at
+    def set_up(points, arrays, sizes, image, group):  # type: ignore[no-untyped-def]
+        set_up_points(points, arrays, sizes, image, group, 0, 42)
 
     for image, group in np.ndindex(2, 2):
-        top_left = corners(offset.reshape(-1), none, image, group)
-        assert top_left.min() >= 0
-        assert top_left.max() + width + 2 + 1 < pixels
+        points.at.fill(-1)
+        set_up(points, arrays, sizes, image, group)
+        assert points.at.min() >= 0
+        assert points.at.max() + sizes.image.pitch + 1 < sizes.image.pixels == (7 + 3) * (6 + 2)
 
 
 BOUNDS_CHECKED = """

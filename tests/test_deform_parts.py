@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_deform import OPERATOR, SAMPLE, call_of
 
 import dynarray as dyn
-import dynarray.cpu.deform.forms as on_cpu
 import rawkernels.deform as on_gpu
+from dynarray.cpu.deform import plan as on_cpu
 
 kernels = pytest.mark.parametrize("backend", backend_params("host", "cuda"), indirect=True)
 
@@ -87,10 +87,10 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
         monkeypatch.setattr(on_cpu, "WEIGHT_PART", 0)
         for name, value in (("PACKED_BYTES", packed), ("WEIGHT_BYTES", weights), ("SUMS_BYTES", sums)):
             monkeypatch.setattr(on_cpu, name, value)
-        on_cpu._plan.cache_clear()
+        on_cpu.deform_plan.cache_clear()
 
     yield bound
-    on_cpu._plan.cache_clear()
+    on_cpu.deform_plan.cache_clear()
 
 
 BOUNDS = {

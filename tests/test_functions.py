@@ -238,11 +238,19 @@ def test_conv2d_by_blas_in_several_tiles(monkeypatch, size, name):
 @pytest.mark.parametrize("item", [1, 1000])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_conv2d_by_kernels_in_several_blocks(monkeypatch, item, name):
-    monkeypatch.setattr("dynarray.cpu.convolution.forms.ITEM_BYTES", item)
-    monkeypatch.setattr("dynarray.cpu.convolution.forms.DEPTH", 5)
-    monkeypatch.setattr("dynarray.cpu.convolution.forms.SLOT_BYTES", item)
+    from dynarray.cpu.convolution import plan
+
+    for bound, value in (("ITEM_BYTES", item), ("CONV_DEPTH", 5), ("CONV_SLOT_BYTES", item)):
+        monkeypatch.setattr(plan, bound, value)
     case = CASES[name]
-    check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+    plans = (plan.conv_plan, plan.conv_weight_plan)
+    for each in plans:
+        each.cache_clear()
+    try:
+        check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
+    finally:
+        for each in plans:
+            each.cache_clear()
 
 
 def test_conv2d_needs_little_scratch():

@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llvmlite import binding
 
-from dynarray.cpu.engine import pixels
-
 GUARD = 300
 
 
@@ -39,18 +37,12 @@ def product(request: pytest.FixtureRequest):
         gemm = load("gemm", features, patch)
         if features is not None:
             register_bytes = 32 if features else 16
-            assert register_bytes == gemm.TILE_BYTES / 2
-        multiply, tile = gemm.multiply, gemm.ROWS * gemm.TILE_BYTES
+            assert register_bytes == gemm.TILE_ROW_BYTES / 2
+        multiply, tile = gemm.multiply, gemm.TILE_ROWS * gemm.TILE_ROW_BYTES
 
         @numba.njit(nogil=True, error_model="numpy")
-        def kernel(out, at, stride, rows, columns, left, panel, right, strip, steps, first, count, add):
-            scratch = pixels.aligned(tile // out.itemsize, out)
-            multiply(
-                *(out, at, stride, rows, columns, left, first * gemm_rows, panel),
-                *(right, 0, strip, steps, first, count, scratch, add),
-            )
-
-        gemm_rows = gemm.ROWS
+        def kernel(out, left, right, size, corner, add):
+            multiply(out, left, right, size, corner, add)
 
         def run(left, right, steps, columns, first, count, out, add, gap=0):
             rows, depth = left.shape
@@ -60,17 +52,21 @@ def product(request: pytest.FixtureRequest):
             view[:, :columns] = out
             before = memory.copy()
             packed = gemm.pack_left(left).reshape(-1)
-            strip = gemm.TILE_BYTES // left.itemsize + gap
+            strip = gemm.TILE_ROW_BYTES // left.itemsize + gap
             kernel(
-                *(memory, GUARD, stride, rows, columns, packed, depth * gemm.ROWS),
-                *(right, strip, steps, first, count, add),
+                gemm.Matrix(memory, GUARD, stride),
+                gemm.LeftPanels(packed, first * gemm.TILE_ROWS, depth * gemm.TILE_ROWS),
+                gemm.RightStrips(right, 0, strip, steps[first : first + count]),
+                (rows, columns),
+                np.full(tile // left.itemsize, np.nan, left.dtype),
+                add,
             )
             result = view[:, :columns].copy()
             view[:, :columns] = out
             assert memory.tobytes() == before.tobytes(), "a write beside the result"
             return result
 
-        run.tile_bytes = gemm.TILE_BYTES
+        run.tile_bytes = gemm.TILE_ROW_BYTES
         yield run
 
 
@@ -118,16 +114,13 @@ def product_of_rows(request: pytest.FixtureRequest):
         multiply_rows = gemm.multiply_rows
 
         @numba.njit(nogil=True, error_model="numpy")
-        def kernel(out, at, stride, size, left, left_at, left_stride, right, right_at, steps, count, add):
-            multiply_rows(
-                out, at, stride, size[0], size[1], left, left_at, left_stride,
-                right, right_at, steps[0], steps[1], count, add,
-            )  # fmt: skip
+        def kernel(out, left, right, size, depth, add):
+            multiply_rows(out, left, right, size, depth, add)
 
         def run(left, right, first, count, out, add, in_strips):
             (rows, depth), columns = left.shape, right.shape[1]
-            width = gemm.TILE_BYTES // left.itemsize
-            high, wide = -(-rows // gemm.ROWS) * gemm.ROWS, -(-columns // width) * width
+            width = gemm.TILE_ROW_BYTES // left.itemsize
+            high, wide = -(-rows // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-columns // width) * width
             stride, gap = wide + 3, depth + 5
             memory = np.full(2 * GUARD + high * stride, np.nan, left.dtype)
             view = memory[GUARD:-GUARD].reshape(high, stride)
@@ -143,9 +136,13 @@ def product_of_rows(request: pytest.FixtureRequest):
                 strips = strips.transpose(1, 0, 2)
                 step, strip = wide, width
             kernel(
-                memory, GUARD, stride, (rows, columns), lines.reshape(-1), first, gap,
-                strips.reshape(-1), first * step, (step, strip), count, add,
-            )  # fmt: skip
+                gemm.Matrix(memory, GUARD, stride),
+                gemm.Matrix(lines.reshape(-1), first, gap),
+                gemm.RightStrips(strips.reshape(-1), first * step, strip, step),
+                (rows, columns),
+                count,
+                add,
+            )
             result = view[:rows, :columns].copy()
             view[:rows, :columns] = out
             view[:, :wide] = before[GUARD:-GUARD].reshape(high, stride)[:, :wide]

@@ -1,33 +1,77 @@
 """Kernels of `convolution`: blocks of pixels packed into planes, and products with them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import cached_jit, jit
-from ..engine.gemm import ROWS, TILE_BYTES, multiply
-from ..engine.pixels import aligned, clear, pack_rows, unpack_rows
+from ..engine.compile import TRUE, ZERO, cached_jit, jit
+from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, LeftPanels, Matrix, RightStrips, multiply
+from ..engine.pixels import clear, pack_rows, unpack_rows
 
 
-class Block(NamedTuple):
+class ConvBlocks(NamedTuple):
     """How an output is cut into blocks of pixels, and how they are packed."""
 
-    rows: int  # blocks down
-    columns: int  # blocks across
+    down: int  # blocks
+    across: int
     height: int
     width: int
-    pitch: int  # length of a packed row, with what its taps reach beyond the block
+    pitch: int  # pixels of a packed row, with what its taps reach beyond the block
+
+
+class ConvPlanes(NamedTuple):
+    """What a block reads: an image in planes by channel and phase of the stride, or by phase alone."""
+
+    blocks: ConvBlocks
+    size: int  # elements of a plane
+    channels: int  # side by side in a plane
+    stride: tuple[int, int]
+    origins: np.ndarray  # (phases, 2): the pixel of the image that a plane's first is, for the first block
+    starts: np.ndarray  # where the taps read, channel after channel
+
+
+class ConvDivision(NamedTuple):
+    """How the work of a correlation is divided."""
+
+    groups: int
+    parts: int  # of the channels of a group's output
+    depth: int  # channels times taps that are added up at once
+
+
+class ConvTarget(NamedTuple):
+    """Every `step`-th pixel of images, from `origin` on."""
+
+    images: np.ndarray
+    origin: tuple[int, int]
+    step: tuple[int, int]
+
+
+class ConvScratch(NamedTuple):
+    """Memory of `conv_correlate_items`: sizes, or the arrays."""
+
+    packed: Any
+    sums: Any
+    corner: Any  # for `multiply`
+
+
+class ConvWeightScratch(NamedTuple):
+    """Memory of `conv_weight_items`: sizes, or the arrays."""
+
+    packed: Any
+    panel: Any  # of the output gradient
+    pixels: Any  # where those of a block begin in a plane; integers
+    corner: Any
 
 
 @jit
-def _corner(block: Block, place: int, output: tuple) -> tuple:
+def _place(blocks: ConvBlocks, number: int, output: tuple) -> tuple:
     """First row and column of a block, and how many of each it has."""
-    top, left = place // block.columns * block.height, place % block.columns * block.width
-    return top, left, min(block.height, output[0] - top), min(block.width, output[1] - left)
+    top, left = number // blocks.across * blocks.height, number % blocks.across * blocks.width
+    return top, left, min(blocks.height, output[0] - top), min(blocks.width, output[1] - left)
 
 
 @cached_jit
-def pack_items(
+def conv_pack_items(
     start: int,
     stop: int,
     panels: np.ndarray,
@@ -37,188 +81,156 @@ def pack_items(
     distances: tuple,
     offsets: np.ndarray,
 ) -> None:
-    """panels (groups, panels, channels * taps, ROWS), zeros beyond the last row."""
+    """panels (groups, panels, channels * taps, TILE_ROWS), zeros beyond the last row."""
     taps = len(offsets)
     for item in range(start, stop):
         group, panel = item // panels.shape[1], item % panels.shape[1]
         target = panels[group, panel]
-        at, count = group * group_size + panel * ROWS * distances[0], min(ROWS, rows - panel * ROWS)
+        at = group * group_size + panel * TILE_ROWS * distances[0]
+        count = min(TILE_ROWS, rows - panel * TILE_ROWS)
         for c in range(panels.shape[2] // taps):
             for t in range(taps):
                 place, line = at + c * distances[1] + offsets[t], target[c * taps + t]
                 for r in range(count):
                     line[r] = weight[place + r * distances[0]]
-                for r in range(count, ROWS):
+                for r in range(count, TILE_ROWS):
                     line[r] = 0
 
 
 @cached_jit
-def correlate_items(
+def conv_correlate_items(
     start: int,
     stop: int,
-    result: np.ndarray,
+    scratch: ConvScratch,
+    target: ConvTarget,
     image: np.ndarray,
-    weight: np.ndarray,
-    groups: int,
-    block: Block,
-    plane: int,
-    stride: tuple,
-    origins: np.ndarray,
-    starts: np.ndarray,
-    together: int,
-    parts: int,
-    origin: tuple,
-    step: tuple,
+    panels: np.ndarray,
+    planes: ConvPlanes,
+    division: ConvDivision,
 ) -> None:
-    """Blocks of `result`, at `origin` + k*`step`, and `parts` of its channels.
-
-    `starts` are where the inputs of each step of depth begin, of which `together` are taken at a time.
-    """
-    channels, rows = image.shape[1] // groups, result.shape[1] // groups
-    output = -((origin[0] - result.shape[2]) // step[0]), -((origin[1] - result.shape[3]) // step[1])
-    depth, panels = len(starts), -(-rows // ROWS)
-    tile = TILE_BYTES // image.itemsize
-    size = channels * len(origins) * plane
-    packed = aligned(size + tile, image)
-    line = (block.height * block.pitch + 15) // 16 * 16  # whole cache lines
-    share = -(-panels // parts)
-    sums, scratch = aligned(share * ROWS * line, image), aligned(ROWS * tile, image)
-    blocks, before = block.rows * block.columns, -1
+    """Items are blocks of the target and parts of its channels; `panels` are the packed weights."""
+    origin, step, shape = target.origin, target.step, target.images.shape
+    channels, rows = image.shape[1] // division.groups, shape[1] // division.groups
+    output = -((origin[0] - shape[2]) // step[0]), -((origin[1] - shape[3]) // step[1])
+    blocks, starts, pitch = planes.blocks, planes.starts, planes.blocks.pitch
+    depth, of_group = len(starts), -(-rows // TILE_ROWS)
+    share, tile = -(-of_group // division.parts), TILE_ROW_BYTES // image.itemsize
+    line = len(scratch.sums) // (share * TILE_ROWS)
+    count, before = blocks.down * blocks.across, -1
     for item in range(start, stop):
-        place, part = item // parts, item % parts
-        n, group = place // (groups * blocks), place // blocks % groups
-        top, left, high, wide = _corner(block, place % blocks, output)
-        first_row, last_row = min(rows, part * share * ROWS), min(rows, (part + 1) * share * ROWS)
-        if high <= 0 or wide <= 0 or first_row == last_row:
+        place, part = item // division.parts, item % division.parts
+        n, group = place // (division.groups * count), place // count % division.groups
+        top, left, high, wide = _place(blocks, place % count, output)
+        first, last = min(rows, part * share * TILE_ROWS), min(rows, (part + 1) * share * TILE_ROWS)
+        if high <= 0 or wide <= 0 or first == last:
             continue
         if place != before:
             pixels = image[n, group * channels : (group + 1) * channels]
-            _pack(packed, size + tile, pixels, plane, block, (top, left), stride, origins)
+            _pack_block(scratch.packed, pixels, planes, top, left)
             before = place
-        length, panel = (high - 1) * block.pitch + wide, depth * ROWS
-        at = (group * panels + part * share) * panel
-        for k in range(0, depth, together):
-            count = min(together, depth - k)
+        size, panel = (last - first, (high - 1) * pitch + wide), depth * TILE_ROWS
+        at = (group * of_group + part * share) * panel
+        for k in range(0, depth, division.depth):
             multiply(
-                *(sums, 0, line, last_row - first_row, length),
-                *(weight, at + k * ROWS, panel, packed, 0, tile, starts, k, count, scratch, k > 0),
+                Matrix(scratch.sums, ZERO, line),
+                LeftPanels(panels, at + k * TILE_ROWS, panel),
+                RightStrips(scratch.packed, ZERO, tile, starts[k : min(k + division.depth, depth)]),
+                size,
+                scratch.corner,
+                k > 0,
             )
-        for row in range(first_row, last_row):
-            x = origin[1] + left * step[1]
-            target = result[n, group * rows + row, :, x : x + (wide - 1) * step[1] + 1]
-            at = (row - first_row) * line
-            unpack_rows(sums, at, target, top, high, block.pitch, (origin[0], 0), step)
+        x = origin[1] + left * step[1]
+        for row in range(first, last):
+            lines = target.images[n, group * rows + row, :, x : x + (wide - 1) * step[1] + 1]
+            unpack_rows(scratch.sums, (row - first) * line, lines, top, high, pitch, (origin[0], 0), step)
 
 
 @jit
-def _pack(
-    packed: np.ndarray,
-    size: int,
-    image: np.ndarray,
-    plane: int,
-    block: Block,
-    corner: tuple,
-    stride: tuple,
-    origins: np.ndarray,
-) -> None:
-    """The pixels that a block reads, in planes by channel and phase."""
-    clear(packed, 0, size)
-    planes = len(origins)
+def _pack_block(packed: np.ndarray, image: np.ndarray, planes: ConvPlanes, top: int, left: int) -> None:
+    """The pixels that the block at (top, left) reads."""
+    clear(packed, 0, len(packed))
+    phases, pitch = len(planes.origins), planes.blocks.pitch
     for c in range(len(image)):
-        for f in range(planes):
-            origin = origins[f, 0], origins[f, 1] + corner[1] * stride[1]
-            at = (c * planes + f) * plane
-            pack_rows(packed, at, image[c], corner[0], plane // block.pitch, block.pitch, origin, stride)
+        for f in range(phases):
+            origin = planes.origins[f, 0], planes.origins[f, 1] + left * planes.stride[1]
+            at = (c * phases + f) * planes.size
+            pack_rows(packed, at, image[c], top, planes.size // pitch, pitch, origin, planes.stride)
 
 
 @cached_jit
-def weight_items(
+def conv_weight_items(
     start: int,
     stop: int,
+    scratch: ConvWeightScratch,
     sums: np.ndarray,
     grad: np.ndarray,
     image: np.ndarray,
+    planes: ConvPlanes,
     channels: int,
-    block: Block,
-    stride: tuple,
-    places: np.ndarray,
-    reads: np.ndarray,
-    origins: np.ndarray,
-    reach: tuple,
 ) -> None:
     """sums (slots, groups, parts, taps, rows, together): products over the pixels of every slots-th block."""
     slots, groups, parts, taps, rows, together = sums.shape
-    tile = TILE_BYTES // image.itemsize
-    plane = (block.height + reach[0]) * block.pitch * together
-    packed = aligned(len(origins) * plane + tile, image)
-    panel = aligned(block.height * block.width * ROWS, image)
-    scratch = aligned(ROWS * tile, image)
-    steps = np.empty(block.height * block.width, np.int64)
-    blocks = block.rows * block.columns
-    flat = sums.reshape(-1)
+    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // image.itemsize, sums.reshape(-1)
+    count = blocks.down * blocks.across
     for item in range(start, stop):
         slot, group, part = item // (groups * parts), item // parts % groups, item % parts
         first = part * together
-        count = min(together, channels - first)
-        for index in range(slot, image.shape[0] * blocks, slots):
-            n = index // blocks
-            top, left, high, wide = _corner(block, index % blocks, grad.shape[2:])
+        for number in range(slot, image.shape[0] * count, slots):
+            n = number // count
+            top, left, high, wide = _place(blocks, number % count, grad.shape[2:])
             if high <= 0 or wide <= 0:
                 continue
             for i in range(high):
                 for j in range(wide):
-                    steps[i * wide + j] = (i * block.pitch + j) * together
-            clear(packed, 0, len(origins) * plane)
-            for f in range(len(origins)):
-                origin = origins[f, 0] + top * stride[0], origins[f, 1] + left * stride[1]
-                pixels = image[n, group * channels + first :][:count]
-                _pack_channels(packed, f * plane, pixels, together, block, reach, origin, stride)
-            for row in range(0, rows, ROWS):
-                share = min(ROWS, rows - row)
-                _pack_panel(panel, grad[n, group * rows + row :][:share], top, left, high, wide)
+                    scratch.pixels[i * wide + j] = (i * blocks.pitch + j) * together
+            pixels = image[n, group * channels + first :][: min(together, channels - first)]
+            _pack_side_by_side(scratch.packed, pixels, planes, top, left)
+            steps = scratch.pixels[: high * wide]
+            for row in range(0, rows, TILE_ROWS):
+                share = min(TILE_ROWS, rows - row)
+                _pack_panel(scratch.panel, grad[n, group * rows + row :][:share], top, left, high, wide)
                 for t in range(taps):
-                    at = ((item * taps + t) * rows + row) * together
-                    shift = (reads[t, 1] * block.pitch + reads[t, 2]) * together
                     multiply(
-                        *(flat, at, together, share, count, panel, 0, 0),
-                        *(packed, reads[t, 0] * plane + shift, tile, steps, 0, high * wide, scratch, True),
+                        Matrix(flat, ((item * taps + t) * rows + row) * together, together),
+                        LeftPanels(scratch.panel, ZERO, ZERO),
+                        RightStrips(scratch.packed, planes.starts[t], tile, steps),
+                        (share, len(pixels)),
+                        scratch.corner,
+                        TRUE,
                     )
 
 
 @jit
-def _pack_channels(
-    packed: np.ndarray,
-    at: int,
-    image: np.ndarray,
-    together: int,
-    block: Block,
-    reach: tuple,
-    origin: tuple,
-    stride: tuple,
+def _pack_side_by_side(
+    packed: np.ndarray, image: np.ndarray, planes: ConvPlanes, top: int, left: int
 ) -> None:
-    """The pixels that a block reads, the channels of each side by side; zeros outside the image are there."""
-    for i in range(block.height + reach[0]):
-        y = origin[0] + i * stride[0]
-        if y < 0 or y >= image.shape[1]:
-            continue
-        for c in range(len(image)):
-            line = image[c, y]
-            for j in range(block.pitch):
-                x = origin[1] + j * stride[1]
-                if 0 <= x < image.shape[2]:
-                    packed[at + (i * block.pitch + j) * together + c] = line[x]
+    """The same, the channels of each pixel side by side."""
+    clear(packed, 0, len(packed))
+    pitch, stride, together = planes.blocks.pitch, planes.stride, planes.channels
+    for f in range(len(planes.origins)):
+        first_y, first_x = planes.origins[f, 0] + top * stride[0], planes.origins[f, 1] + left * stride[1]
+        for i in range(planes.size // (pitch * together)):
+            y = first_y + i * stride[0]
+            if y < 0 or y >= image.shape[1]:
+                continue
+            for c in range(len(image)):
+                line, at = image[c, y], f * planes.size + i * pitch * together + c
+                for j in range(pitch):
+                    x = first_x + j * stride[1]
+                    if 0 <= x < image.shape[2]:
+                        packed[at + j * together] = line[x]
 
 
 @jit
 def _pack_panel(panel: np.ndarray, grad: np.ndarray, top: int, left: int, high: int, wide: int) -> None:
-    """ROWS channels of the output gradient as a panel of the left matrix, zeros for those beyond the last."""
-    for row in range(ROWS):
+    """`TILE_ROWS` channels of the output gradient as a panel, zeros for those beyond the last."""
+    for row in range(TILE_ROWS):
         for i in range(high):
-            at = i * wide * ROWS + row
+            at = i * wide * TILE_ROWS + row
             if row < len(grad):
                 line = grad[row, top + i]
                 for j in range(wide):
-                    panel[at + j * ROWS] = line[left + j]
+                    panel[at + j * TILE_ROWS] = line[left + j]
             else:
                 for j in range(wide):
-                    panel[at + j * ROWS] = 0
+                    panel[at + j * TILE_ROWS] = 0

@@ -1,6 +1,17 @@
-"""`deform_conv2d` and `sample_points` on the CPU."""
+"""`deform_conv2d` and `sample_points` on the CPU.
 
-from .forms import backward as backward
-from .forms import forward as forward
-from .forms import sample_backward as sample_backward
-from .forms import sample_forward as sample_forward
+A call passes through
+
+`forms.py`       the forward and backward passes, as functions of arrays;
+`plan.py`        how a call is divided into chunks of channels, tiles of positions, and parts;
+`points.py`      points between pixels: set up, the image there, and its adjoint;
+`kernels.py`     images and weights packed, and the forward passes;
+`gradients.py`   the backward passes.
+"""
+
+from .forms import deform_conv2d_backward as backward
+from .forms import deform_conv2d_forward as forward
+from .forms import sample_points_backward as sample_backward
+from .forms import sample_points_forward as sample_forward
+
+__all__ = ["backward", "forward", "sample_backward", "sample_forward"]

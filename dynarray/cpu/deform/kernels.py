@@ -1,19 +1,18 @@
-"""Sampling and the forward kernels of `deform_conv2d` on the CPU, and the records of a plan."""
+"""The records of a plan, what packs images and weights, and the forward passes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import int64, uint64
+from numba import uint64
 
-from ..engine.compile import cached_jit, jit
-from ..engine.gemm import TILE_BYTES, multiply_rows
-from ..engine.pixels import aligned, clear, transpose, whole_lines
-from .points import Grid, new_points, sample, set_up
+from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
+from ..engine.pixels import clear, transpose
+from ..engine.vectors import LINE_BYTES
+from .points import DeformSizes, PointArrays, Points, PointSource, point_sizes, sample_point, set_up_points
 
-LINE = 16  # elements, at least those of a cache line
 
-
-class Chunks(NamedTuple):
+class DeformChunks(NamedTuple):
     """Runs of channels of one group and one offset group; a packed image has one part for each of them."""
 
     first: np.ndarray  # first channel
@@ -21,32 +20,79 @@ class Chunks(NamedTuple):
     group: np.ndarray
     offset_group: np.ndarray
     begins: np.ndarray  # whether it is the first of its group
-    weight_at: np.ndarray  # where its weights begin
+    weight_at: np.ndarray  # where its packed weights begin
 
 
-class Part(NamedTuple):
-    """What one call of a kernel works on: some chunks of some images, in tiles of output positions."""
+class DeformTiles(NamedTuple):
+    """Tiles of output positions."""
 
-    image: int
-    images: int
-    chunk: int
-    chunks: int
-    first_channel: int  # of the packed images, and how many they have
-    channels: int
-    tile: int  # positions of a tile
-    tiles: int  # of an image
-    step: int  # taps that are sampled at once
+    size: int  # positions
+    per_image: int
+    taps: int  # that are sampled at once
     depth: int  # most columns that a chunk has for so many taps
 
 
-@jit
-def packed_at(grid: Grid, part: Part, image: int, first_channel: int) -> int:
-    """Where the part of a packed image that begins with a channel begins."""
-    return (image * part.channels + first_channel - part.first_channel) * grid.pixels
+class DeformPart(NamedTuple):
+    """What one call of a kernel works on: some chunks of some images."""
+
+    sizes: DeformSizes
+    chunks: DeformChunks  # all
+    tiles: DeformTiles
+    first_image: int
+    images: int
+    first_chunk: int
+    chunk_count: int
+    first_channel: int  # of the packed images, and how many they have
+    channels: int
+
+
+class DeformInputs(NamedTuple):
+    """What is sampled and multiplied; arrays that there are not have no elements."""
+
+    packed: np.ndarray  # images
+    points: PointArrays
+    weights: np.ndarray  # packed: as right matrices
+
+
+class DeformScratch(NamedTuple):
+    """Memory of a thread: sizes, or the arrays."""
+
+    points: Points
+    columns: Any  # a row for each position of a tile: samples, or their gradients
+    by_position: Any  # a row of outputs, or of their gradients, for each position
+    by_output: Any  # a row of gradients for each output
+
+
+def deform_scratch(part: DeformPart, itemsize: int, *, backward: bool) -> DeformScratch:
+    """What a thread needs."""
+    tiles, outputs = part.tiles, part.sizes.group_outputs
+    line, width = LINE_BYTES // itemsize, TILE_ROW_BYTES // itemsize
+    points = point_sizes(tiles.size * part.sizes.taps)
+    if not outputs:
+        return DeformScratch(points, tiles.size * tiles.depth, 0, 0)
+    if backward:
+        columns = tiles.size * (whole(tiles.depth, width) + line)
+        by_output = whole(outputs, TILE_ROWS) * (tiles.size + line)
+        return DeformScratch(points, columns, tiles.size * outputs, by_output)
+    return DeformScratch(points, tiles.size * tiles.depth, tiles.size * (whole(outputs, width) + line), 0)
+
+
+@borrowing_jit
+def packed_at(part: DeformPart, image: int, chunk: int) -> int:
+    """Where a chunk of a packed image begins."""
+    channel = image * part.channels + part.chunks.first[chunk] - part.first_channel
+    return channel * part.sizes.image.pixels
+
+
+@borrowing_jit
+def tile_place(part: DeformPart, tile: int) -> tuple:
+    """The image of the part that a tile belongs to, its first position, and how many it has."""
+    first = tile % part.tiles.per_image * part.tiles.size
+    return tile // part.tiles.per_image, first, min(part.tiles.size, part.sizes.positions - first)
 
 
 @cached_jit
-def pack_items(
+def deform_pack_items(
     start: int,
     stop: int,
     x: np.ndarray,
@@ -54,169 +100,162 @@ def pack_items(
     weight: np.ndarray,
     weights: np.ndarray,
     strips: int,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
+    part: DeformPart,
 ) -> None:
     """The first `strips` items are strips of packed weights, the others rows of packed images.
 
     In these are channels side by side, pixel after pixel, in a ring of zeros.
     """
-    lines, pitch = grid.height + 3, grid.width + 2
+    sizes, chunks = part.sizes, part.chunks
+    height, width, pitch = sizes.image.height, sizes.image.width, sizes.image.pitch
+    rows = height + 3
     for item in range(start, stop):
         if item < strips:
-            _pack_strip(weights, weight, item, strips // part.chunks, grid, chunks, part)
+            _pack_strip(weights, weight, item, strips // part.chunk_count, part)
             continue
-        image, line = (item - strips) // lines, (item - strips) % lines
-        for chunk in range(part.chunk, part.chunk + part.chunks):
+        image, row = (item - strips) // rows, (item - strips) % rows
+        for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             first, size = chunks.first[chunk], chunks.size[chunk]
-            at = packed_at(grid, part, image, first) + line * pitch * size
-            if line == 0 or line > grid.height:
+            at = packed_at(part, image, chunk) + row * pitch * size
+            if row == 0 or row > height:
                 clear(packed, at, pitch * size)
                 continue
             clear(packed, at, size)
             clear(packed, at + (pitch - 1) * size, size)
-            source = ((part.image + image) * grid.channels + first) * grid.height + line - 1
-            plane = grid.height * grid.width
-            transpose(packed, at + size, size, x, source * grid.width, plane, size, grid.width)
+            source = ((part.first_image + image) * sizes.channels + first) * height + row - 1
+            transpose(packed, at + size, size, x, source * width, height * width, size, width)
 
 
-@jit
-def _pack_strip(
-    packed: np.ndarray, weight: np.ndarray, item: int, strips: int, grid: Grid, chunks: Chunks, part: Part
-) -> None:
+@borrowing_jit
+def _pack_strip(packed: np.ndarray, weight: np.ndarray, item: int, strips: int, part: DeformPart) -> None:
     """A strip of outputs of a chunk: a right matrix with a row for each tap and channel."""
-    each, deep = grid.outputs // grid.groups, grid.channels // grid.groups
-    width, chunk, strip = TILE_BYTES // weight.itemsize, part.chunk + item // strips, item % strips
+    taps, outputs, channels = part.sizes.taps, part.sizes.group_outputs, part.sizes.group_channels
+    chunks, width = part.chunks, TILE_ROW_BYTES // weight.itemsize
+    chunk, strip = part.first_chunk + item // strips, item % strips
     size, group = chunks.size[chunk], chunks.group[chunk]
-    strip_at = chunks.weight_at[chunk] + strip * grid.taps * size * width
-    count = uint64(min(width, each - strip * width))
-    output, step = group * each + strip * width, uint64(deep * grid.taps)
-    source = (output * deep + chunks.first[chunk] - group * deep) * grid.taps
-    clear(packed, strip_at, grid.taps * size * width)
+    strip_at = chunks.weight_at[chunk] + strip * taps * size * width
+    count = uint64(min(width, outputs - strip * width))
+    output, step = group * outputs + strip * width, uint64(channels * taps)
+    source = (output * channels + chunks.first[chunk] - group * channels) * taps
+    clear(packed, strip_at, taps * size * width)
     for c in range(size):
-        for tap in range(grid.taps):
-            to, origin = uint64(strip_at + (tap * size + c) * width), uint64(source + c * grid.taps + tap)
+        for tap in range(taps):
+            to, origin = uint64(strip_at + (tap * size + c) * width), uint64(source + c * taps + tap)
             for o in range(count):
                 packed[to + o] = weight[origin + o * step]
 
 
 @cached_jit
-def unpack_items(
-    start: int,
-    stop: int,
-    slots: np.ndarray,
-    distance: int,
-    x: np.ndarray,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
+def deform_unpack_items(
+    start: int, stop: int, slots: np.ndarray, distance: int, x: np.ndarray, part: DeformPart
 ) -> None:
     """The reverse, of the sum of packed images that lie some distance apart. Items are rows of images."""
-    pitch = grid.width + 2
+    sizes, chunks = part.sizes, part.chunks
+    height, width, pitch = sizes.image.height, sizes.image.width, sizes.image.pitch
     for item in range(start, stop):
-        image, row = item // grid.height, item % grid.height
-        for chunk in range(part.chunk, part.chunk + part.chunks):
+        image, row = item // height, item % height
+        for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             first, size = chunks.first[chunk], chunks.size[chunk]
-            at = packed_at(grid, part, image, first) + ((row + 1) * pitch + 1) * size
-            target = ((part.image + image) * grid.channels + first) * grid.height + row
+            at = packed_at(part, image, chunk) + ((row + 1) * pitch + 1) * size
             for other in range(at + distance, len(slots), distance):
-                for k in range(uint64(grid.width * size)):
+                for k in range(uint64(width * size)):
                     slots[uint64(at) + k] += slots[uint64(other) + k]
-            plane = grid.height * grid.width
-            transpose(x, target * grid.width, plane, slots, at, size, grid.width, size)
-
-
-@jit
-def scratch(size: int, like: np.ndarray) -> np.ndarray:
-    """Zeros that start on a cache line: what lies behind the last row of a tile is read, and not used."""
-    memory = aligned(size + LINE, like)
-    clear(memory, 0, len(memory))
-    return memory
-
-
-def forward_memory(grid: Grid, part: Part, itemsize: int) -> int:
-    """Elements of memory that a thread needs for `forward_items`."""
-    width = TILE_BYTES // itemsize
-    across = -(-(grid.outputs // grid.groups) // width) * width
-    return whole_lines(part.tile * part.depth) + part.tile * (across + LINE)
+            target = ((part.first_image + image) * sizes.channels + first) * height + row
+            transpose(x, target * width, height * width, slots, at, size, width, size)
 
 
 @cached_jit
-def forward_items(
+def deform_forward_items(
     start: int,
     stop: int,
-    memory: np.ndarray,
-    packed: np.ndarray,
-    offset: np.ndarray,
-    mask: np.ndarray,
-    weights: np.ndarray,
+    scratch: DeformScratch,
+    inputs: DeformInputs,
     bias: np.ndarray,
     y: np.ndarray,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
+    part: DeformPart,
 ) -> None:
     """Items are tiles of output positions: samples of one chunk after the other, times their weights."""
-    width = TILE_BYTES // y.itemsize
-    across = -(-(grid.outputs // grid.groups) // width) * width
-    points = new_points(part.tile * grid.taps, y)
-    places, corners, pitch = points.at, points.weights, grid.width + 2
-    result = memory[-part.tile * (across + LINE) :]
+    sizes, chunks, tiles = part.sizes, part.chunks, part.tiles
+    width, end = TILE_ROW_BYTES // y.itemsize, part.first_chunk + part.chunk_count
+    across, taps = whole(sizes.group_outputs, width), sizes.taps
+    outputs = Matrix(scratch.by_position, ZERO, across + LINE_BYTES // y.itemsize)
     for item in range(start, stop):
-        image, first = item // part.tiles, item % part.tiles * part.tile
-        count, group_of_points = min(part.tile, grid.positions - first), -1
-        begins = True
-        for chunk in range(part.chunk, part.chunk + part.chunks):
-            if chunks.offset_group[chunk] != group_of_points:
-                group_of_points = chunks.offset_group[chunk]
-                set_up(points, offset, mask, grid, part.image + image, group_of_points, first, count)
+        image, first, count = tile_place(part, item)
+        offset_group, begins = -1, True
+        for chunk in range(part.first_chunk, end):
+            if chunks.offset_group[chunk] != offset_group:
+                offset_group = chunks.offset_group[chunk]
+                n = part.first_image + image
+                set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
             size = chunks.size[chunk]
-            base = packed_at(grid, part, image, chunks.first[chunk])
-            for tap in range(0, grid.taps, part.step):
-                taps = min(part.step, grid.taps - tap)
-                depth, at = taps * size, chunks.weight_at[chunk] + tap * size * width
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), sizes.image.pitch, size)
+            for tap in range(0, taps, tiles.taps):
+                at_once = min(tiles.taps, taps - tap)
+                depth, at = at_once * size, chunks.weight_at[chunk] + tap * size * width
                 for i in range(count):
-                    for t in range(taps):
-                        k, to = i * grid.taps + tap + t, i * depth + t * size
-                        sample(packed, base, pitch, size, places, corners, k, memory, to)
+                    for t in range(at_once):
+                        k = i * taps + tap + t
+                        sample_point(source, scratch.points, k, scratch.columns, i * depth + t * size)
                 multiply_rows(
-                    result, int64(0), across + LINE, count, across,
-                    memory, int64(0), depth, weights, at, width, grid.taps * size * width, depth,
+                    outputs,
+                    Matrix(scratch.columns, ZERO, depth),
+                    RightStrips(inputs.weights, at, taps * size * width, width),
+                    (count, across),
+                    depth,
                     tap > 0 or not begins,
-                )  # fmt: skip
-            begins = chunk + 1 == part.chunk + part.chunks or chunks.group[chunk + 1] != chunks.group[chunk]
+                )
+            begins = chunk + 1 == end or chunks.group[chunk + 1] != chunks.group[chunk]
             if begins:
-                _write(y, result, bias, grid, chunks, part, chunk, image, first, count)
+                _write_outputs(y, outputs, bias, part, chunk, item)
 
 
-@jit
-def _write(
-    y: np.ndarray,
-    result: np.ndarray,
-    bias: np.ndarray,
-    grid: Grid,
-    chunks: Chunks,
-    part: Part,
-    chunk: int,
-    image: int,
-    first: int,
-    count: int,
+@borrowing_jit
+def _write_outputs(
+    y: np.ndarray, outputs: Matrix, bias: np.ndarray, part: DeformPart, chunk: int, tile: int
 ) -> None:
-    """The outputs of a tile and group: with bias, or added to what other chunks gave before."""
-    width, each, group = TILE_BYTES // y.itemsize, grid.outputs // grid.groups, chunks.group[chunk]
-    stride = -(-each // width) * width + 16
+    """The outputs of a tile and group: with bias, or added to what chunks of other parts gave before."""
+    sizes, chunks, values, stride = part.sizes, part.chunks, outputs.values, outputs.stride
+    image, first, count = tile_place(part, tile)
     add = True
-    for earlier in range(part.chunk, chunk + 1):
-        if chunks.group[earlier] == group and chunks.begins[earlier]:
+    for earlier in range(part.first_chunk, chunk + 1):
+        if chunks.group[earlier] == chunks.group[chunk] and chunks.begins[earlier]:
             add = False
-    at = ((part.image + image) * grid.outputs + group * each) * grid.positions + first
+    channel, number = chunks.group[chunk] * sizes.group_outputs, sizes.group_outputs
+    at = ((part.first_image + image) * sizes.outputs + channel) * sizes.positions + first
     if not add:
         for r in range(count if bias.size else 0):
-            for o in range(uint64(each)):
-                result[uint64(r * stride) + o] += bias[uint64(group * each) + o]
-        transpose(y, at, grid.positions, result, int64(0), stride, count, each)
+            for o in range(uint64(number)):
+                values[uint64(r * stride) + o] += bias[uint64(channel) + o]
+        transpose(y, at, sizes.positions, values, ZERO, stride, count, number)
         return
-    for o in range(each):
+    for o in range(number):
         for r in range(count):
-            y[at + o * grid.positions + r] += result[r * stride + o]
+            y[at + o * sizes.positions + r] += values[r * stride + o]
+
+
+@cached_jit
+def sample_points_items(
+    start: int,
+    stop: int,
+    scratch: DeformScratch,
+    inputs: DeformInputs,
+    y: np.ndarray,
+    part: DeformPart,
+) -> None:
+    """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
+    sizes, chunks, columns = part.sizes, part.chunks, scratch.columns
+    for item in range(start, stop):
+        image, first, count = tile_place(part, item)
+        n = part.first_image + image
+        set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
+        for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
+            size = chunks.size[chunk]
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), sizes.image.pitch, size)
+            for tap in range(sizes.taps):
+                for i in range(count):
+                    sample_point(source, scratch.points, i * sizes.taps + tap, columns, i * size)
+                for c in range(size):
+                    channel = n * sizes.channels + chunks.first[chunk] + c
+                    at = (channel * sizes.taps + tap) * sizes.positions + first
+                    for i in range(count):
+                        y[at + i] = columns[i * size + c]

@@ -11,85 +11,103 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from ..engine.compile import jit
+from ..engine.compile import borrowing_jit, zero_like
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer
 
 
-class Grid(NamedTuple):
-    """Sizes of a call, and where its regular grid lies."""
+class PointGrid(NamedTuple):
+    """The regular grid that points are displaced from."""
 
-    channels: int
-    outputs: int  # channels of the output
-    groups: int
-    offset_groups: int
-    height: int
-    width: int
-    pixels: int  # of a packed image
-    out_width: int
-    positions: int
-    taps: int
+    width: int  # of the output
     kernel_w: int
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
 
+class PointImage(NamedTuple):
+    """Sizes of an image, and of the same packed: with a ring of zeros, and one more row of them below."""
+
+    height: int
+    width: int
+    pitch: int  # pixels of a packed row
+    pixels: int  # packed
+
+
+class DeformSizes(NamedTuple):
+    """Sizes of a call, and where its regular grid lies."""
+
+    channels: int
+    outputs: int  # channels of the output
+    group_channels: int
+    group_outputs: int
+    offset_groups: int
+    taps: int
+    positions: int
+    image: PointImage
+    grid: PointGrid
+
+
+class PointSource(NamedTuple):
+    """Channels of a packed image, side by side, pixel after pixel."""
+
+    values: np.ndarray
+    at: int  # where they begin
+    pitch: int  # pixels of a packed row
+    channels: int
+
+
+class PointArrays(NamedTuple):
+    """What displaces and weighs points, or its gradients; an array that there is not has no elements."""
+
+    offset: np.ndarray
+    mask: np.ndarray
+
+
 class Points(NamedTuple):
     """The points of one tile and offset group: position after position, tap after tap."""
 
-    at: np.ndarray  # top left corner, in pixels of a packed image
-    ly: np.ndarray  # distance from there
-    lx: np.ndarray
-    factor: np.ndarray  # mask, or 1
-    weights: np.ndarray  # of the four corners: top left, top right, below left, below right
+    at: Any  # top left corner, in pixels of a packed image
+    ly: Any  # distance from there
+    lx: Any
+    factor: Any  # mask, or 1
+    weights: Any  # of the four corners: top left, top right, below left, below right
 
 
-@jit
-def new_points(count: int, like: np.ndarray) -> Points:
-    """Memory for so many points."""
-    return Points(
-        np.empty(count, np.int64),
-        np.empty(count, like.dtype),
-        np.empty(count, like.dtype),
-        np.empty(count, like.dtype),
-        np.empty(4 * count, like.dtype),
-    )
+def point_sizes(count: int) -> Points:
+    """What so many points need as scratch memory."""
+    return Points(at=(count, np.int64), ly=count, lx=count, factor=count, weights=4 * count)
 
 
-@jit
-def set_up(
-    points: Points,
-    offset: np.ndarray,
-    mask: np.ndarray,
-    grid: Grid,
-    image: int,
-    group: int,
-    start: int,
-    count: int,
+@borrowing_jit
+def set_up_points(
+    points: Points, arrays: PointArrays, sizes: DeformSizes, image: int, group: int, start: int, count: int
 ) -> None:
-    """The points of `count` positions from `start` on. `mask` has no elements where there is none.
+    """The points of `count` positions from `start` on.
 
-    A packed image has a ring of zeros and one more row of them below: there lie all four corners of a point
-    that is not near the image. Its distances are 0, or NaN where a coordinate is.
+    All four corners of a point that is not near the image lie in the zeros below it. Its distances are 0, or
+    NaN where a coordinate is.
     """
-    pitch, outside = grid.width + 2, (grid.height + 1) * (grid.width + 2)
-    zero, one = offset.dtype.type(0), offset.dtype.type(1)
-    for tap in range(grid.taps):
-        plane = ((image * grid.offset_groups + group) * grid.taps + tap) * grid.positions
+    offset, mask = arrays
+    grid, height, width = sizes.grid, sizes.image.height, sizes.image.width
+    pitch, outside = sizes.image.pitch, (height + 1) * sizes.image.pitch
+    zero, one = zero_like(offset), offset.dtype.type(1)
+    for tap in range(sizes.taps):
+        plane = ((image * sizes.offset_groups + group) * sizes.taps + tap) * sizes.positions
         base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
         base_x = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
-        row, column = start // grid.out_width, start % grid.out_width
+        row, column = start // grid.width, start % grid.width
         for i in range(count):
             p = start + i
             y = offset.dtype.type(row * grid.stride[0] + base_y) + offset[2 * plane + p]
-            x = offset.dtype.type(column * grid.stride[1] + base_x) + offset[2 * plane + grid.positions + p]
+            x = offset.dtype.type(column * grid.stride[1] + base_x) + offset[2 * plane + sizes.positions + p]
             column += 1
-            if column == grid.out_width:
+            if column == grid.width:
                 row, column = row + 1, 0
-            k = i * grid.taps + tap
+            k = i * sizes.taps + tap
             factor = mask[plane + p] if mask.size else one
             points.factor[k] = factor
-            if y > -1 and y < grid.height and x > -1 and x < grid.width:
+            if y > -1 and y < height and x > -1 and x < width:
                 top, left = np.floor(y), np.floor(x)
                 points.at[k] = (int(top) + 1) * pitch + int(left) + 1
                 ly, lx = y - top, x - left
@@ -104,141 +122,94 @@ def set_up(
 
 
 def _over_channels(
-    context: Any,
-    builder: Any,
-    signature: Any,
-    args: Any,
-    size: Any,
-    write: Callable[[Writer, Any, Any], None],
+    context: Any, builder: Any, signature: Any, args: Any, write: Callable[[Writer, Any, Any], None]
 ) -> Any:
     """``write(writer, first, count)`` for whole vectors of channels, then for single ones that are left."""
     wide = Writer(context, builder, signature, args, REGISTER_BYTES)
     narrow = Writer(context, builder, signature, args, REGISTER_BYTES // wide.lanes)
-    lanes, none = size.type(wide.lanes), size.type(0)
-    vectors, rest = builder.udiv(size, lanes), builder.urem(size, lanes)
+    channels = wide.arguments[0].channels
+    lanes, none = channels.type(wide.lanes), channels.type(0)
+    vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
     for writer, first, count in ((wide, none, vectors), (narrow, builder.mul(vectors, lanes), rest)):
         with builder.if_then(builder.icmp_signed(">", count, none)):
             write(writer, first, count)
     return context.get_dummy_value()
 
 
-def _corners(writer: Writer, image: Any, base: Any, pitch: Any, size: Any, at: Any, first: Any) -> list[Any]:
-    """Pointers to channel `first` of the pixel `at`, of those to its right and below, and of that to both."""
-    builder = writer.builder
-    pixels = [at, builder.add(at, at.type(1)), builder.add(at, pitch)]
-    pixels.append(builder.add(pixels[2], at.type(1)))
-    start = builder.gep(image, [builder.add(base, first)])
-    return [builder.gep(start, [builder.mul(pixel, size)]) for pixel in pixels]
+def _corners(writer: Writer, first: Any) -> list[Any]:
+    """Pointers to channel `first` of the corners of point k."""
+    builder, (image, points, k) = writer.builder, writer.arguments[:3]
+    pixel = writer.element(points.at, k)
+    pixels = [pixel, builder.add(pixel, pixel.type(1)), builder.add(pixel, image.pitch)]
+    pixels.append(builder.add(pixels[2], pixel.type(1)))
+    start = builder.gep(image.values, [builder.add(image.at, first)])
+    return [builder.gep(start, [builder.mul(pixel, image.channels)]) for pixel in pixels]
 
 
-def _weights(writer: Writer, weights: Any, k: Any) -> list[Any]:
+def _corner_weights(writer: Writer) -> list[Any]:
     """The weights of the corners of point k."""
-    own = writer.builder.gep(weights, [writer.builder.mul(k, k.type(4))])
+    _, points, k = writer.arguments[:3]
+    own = writer.builder.gep(points.weights, [writer.builder.mul(k, k.type(4))])
     return [writer.broadcast(writer.element(own, k.type(i))) for i in range(4)]
 
 
 @intrinsic
-def sample(
-    typing: Any,
-    image: Any,
-    base: Any,
-    pitch: Any,
-    size: Any,
-    at: Any,
-    weights: Any,
-    k: Any,
-    out: Any,
-    to: Any,
-) -> Any:
-    """out[to + c] = the image at point k, for `size` channels side by side.
-
-    `at` are the pixels of all points and `weights` those of their corners, as in `Points`.
-    """
-    i = types.intp
-    return types.void(image, i, i, i, at, weights, i, out, i), _generate_sample
+def sample_point(typing: Any, image: Any, points: Any, k: Any, out: Any, at: Any) -> Any:
+    """out[at + c] = the image at point k, for all channels of a `PointSource`."""
+    return types.void(image, points, types.intp, out, types.intp), _generate_sample
 
 
 def _generate_sample(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    _, base, pitch, size, _, _, k, _, to = args
-
     def write(writer: Writer, first: Any, count: Any) -> None:
-        image, places, weights, out = (writer.data[i] for i in (0, 4, 5, 7))
-        corners = _corners(writer, image, base, pitch, size, writer.element(places, k), first)
-        factors, target = _weights(writer, weights, k), builder.gep(out, [builder.add(to, first)])
+        _, _, _, out, at = writer.arguments
+        corners, weights = _corners(writer, first), _corner_weights(writer)
+        target = builder.gep(out, [builder.add(at, first)])
         with Loop(builder, count, []) as loop:
             c = builder.mul(loop.k, count.type(writer.lanes))
-            total = writer.multiply(factors[0], writer.load(corners[0], c))
-            for factor, corner in zip(factors[1:], corners[1:], strict=True):
-                total = writer.add(total, writer.multiply(factor, writer.load(corner, c)))
+            total = writer.multiply(weights[0], writer.load(corners[0], c))
+            for weight, corner in zip(weights[1:], corners[1:], strict=True):
+                total = writer.add(total, writer.multiply(weight, writer.load(corner, c)))
             writer.store(total, target, c)
 
-    return _over_channels(context, builder, signature, args, size, write)
+    return _over_channels(context, builder, signature, args, write)
 
 
 @intrinsic
-def spread(
-    typing: Any,
-    image: Any,
-    base: Any,
-    pitch: Any,
-    size: Any,
-    at: Any,
-    weights: Any,
-    k: Any,
-    grad: Any,
-    of: Any,
-) -> Any:
-    """The adjoint of `sample`: add the gradient, from `of` on, to the corners of point k."""
-    i = types.intp
-    return types.void(image, i, i, i, at, weights, i, grad, i), _generate_spread
+def spread_point(typing: Any, image: Any, points: Any, k: Any, grad: Any, at: Any) -> Any:
+    """The adjoint of `sample_point`: add the gradient, from `at` on, to the corners of point k."""
+    return types.void(image, points, types.intp, grad, types.intp), _generate_spread
 
 
 def _generate_spread(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    _, base, pitch, size, _, _, k, _, of = args
-
     def write(writer: Writer, first: Any, count: Any) -> None:
-        image, places, weights, grad = (writer.data[i] for i in (0, 4, 5, 7))
-        corners = _corners(writer, image, base, pitch, size, writer.element(places, k), first)
-        factors, source = _weights(writer, weights, k), builder.gep(grad, [builder.add(of, first)])
+        _, _, _, grad, at = writer.arguments
+        corners, weights = _corners(writer, first), _corner_weights(writer)
+        source = builder.gep(grad, [builder.add(at, first)])
         with Loop(builder, count, []) as loop:
             c = builder.mul(loop.k, count.type(writer.lanes))
             value = writer.load(source, c)
-            for factor, corner in zip(factors, corners, strict=True):
-                writer.store(writer.add(writer.load(corner, c), writer.multiply(factor, value)), corner, c)
+            for weight, corner in zip(weights, corners, strict=True):
+                writer.store(writer.add(writer.load(corner, c), writer.multiply(weight, value)), corner, c)
 
-    return _over_channels(context, builder, signature, args, size, write)
+    return _over_channels(context, builder, signature, args, write)
 
 
 @intrinsic
-def sums(
-    typing: Any,
-    image: Any,
-    base: Any,
-    pitch: Any,
-    size: Any,
-    at: Any,
-    k: Any,
-    grad: Any,
-    of: Any,
-    out: Any,
-    to: Any,
-) -> Any:
+def sum_corners(typing: Any, image: Any, points: Any, k: Any, grad: Any, at: Any, out: Any, to: Any) -> Any:
     """For each corner of point k, the sum over channels of gradient * corner, to four places from `to` on."""
-    i = types.intp
-    return types.void(image, i, i, i, at, i, grad, i, out, i), _generate_sums
+    index = types.intp
+    return types.void(image, points, index, grad, index, out, index), _generate_sums
 
 
 def _generate_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    _, base, pitch, size, _, k, _, of, _, to = args
-    out = Writer(context, builder, signature, args, REGISTER_BYTES).data[8]
+    out, to = Writer(context, builder, signature, args, REGISTER_BYTES).arguments[-2:]
     targets = [builder.gep(out, [builder.add(to, to.type(i))]) for i in range(4)]
     for target in targets:
         builder.store(target.type.pointee(0.0), target)
 
     def write(writer: Writer, first: Any, count: Any) -> None:
-        image, places, grad = (writer.data[i] for i in (0, 4, 6))
-        corners = _corners(writer, image, base, pitch, size, writer.element(places, k), first)
-        source = builder.gep(grad, [builder.add(of, first)])
+        _, _, _, grad, at, _, _ = writer.arguments
+        corners, source = _corners(writer, first), builder.gep(grad, [builder.add(at, first)])
 
         def step(s: Any, totals: list) -> list:
             c = builder.mul(s, count.type(writer.lanes))
@@ -251,4 +222,4 @@ def _generate_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any
         for total, target in zip(writer.sums(4, count, step), targets, strict=True):
             builder.store(builder.fadd(builder.load(target), writer.total(total)), target)
 
-    return _over_channels(context, builder, signature, args, size, write)
+    return _over_channels(context, builder, signature, args, write)

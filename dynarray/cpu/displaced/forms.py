@@ -1,10 +1,10 @@
 """`displaced_conv2d` on the CPU: what is packed when, so that memory stays bounded.
 
 The blurred source channels, or the output gradients for the gradient of x, are packed into planes: as many
-images, rows and channels at a time as `PLANE_BYTES` hold (see `displaced_plan`). From these, work items make
-tiles of outputs (see `displaced_tiles`), a few source channels after the other for many outputs, so that
-those channels are read from the first level of cache. The gradient of x is the same sum with channels
-exchanged and displacements turned round, blurred after that.
+images, rows and channels at a time as `UNIT_PLANE_BYTES` hold (see `plan`). From these, work items make
+tiles of outputs (see `tiles`), a few source channels after the other for many outputs, so that those
+channels are read from the first level of cache. The gradient of x is the same sum with channels exchanged
+and displacements turned round, blurred after that.
 """
 
 import math
@@ -16,16 +16,28 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import kernel_input
-from ..engine.memory import borrow
-from . import gradients, kernels
-from .plan import CHUNK, Block, Layout, Units, plan
-from .tiles import FACTORS, ROWS, SUMS
+from ..engine.memory import borrow, run_with_scratch
+from . import blur, gradients, kernels
+from .blur import UnitBlur, blur_scratch
+from .kernels import UnitParameters
+from .plan import (
+    UNIT_CHUNK,
+    UNIT_TARGETS,
+    UnitBlock,
+    UnitField,
+    UnitLayout,
+    UnitPlanes,
+    Units,
+    plan_units,
+    unit_scratch,
+)
+from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
-GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
-UNITS = 1 << 18  # that are prepared at a time
+UNIT_GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
+PREPARED_UNITS = 1 << 18  # at a time
 
 
-class _Arrays(NamedTuple):
+class UnitInputs(NamedTuple):
     """What the backward pass reads."""
 
     grad_output: np.ndarray
@@ -34,8 +46,8 @@ class _Arrays(NamedTuple):
     displacement: np.ndarray
 
 
-class Taps(NamedTuple):
-    """Of the blur, its derivative by sigma, and its derivative by place."""
+class BlurTaps(NamedTuple):
+    """Of the blur along one axis, its derivative by sigma, and its derivative by place."""
 
     value: np.ndarray
     by_sigma: np.ndarray
@@ -43,7 +55,7 @@ class Taps(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _taps(spread: float, radius: int, dtype: Any) -> Taps:
+def _blur_taps(spread: float, radius: int, dtype: Any) -> BlurTaps:
     offset = np.arange(-radius, radius + 1)
     with np.errstate(over="ignore"):
         place = np.clip(offset / spread, -1e3, 1e3)  # beyond, the bell is 0, and infinity times 0 is NaN
@@ -51,13 +63,13 @@ def _taps(spread: float, radius: int, dtype: Any) -> Taps:
     value = bell / bell.sum()
     by_sigma = value * (place**2 - (value * place**2).sum()) / spread
     by_place = value * place / spread
-    return Taps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
+    return BlurTaps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
 
 
-def _taps_of_axes(spread: float, radius: int | tuple[int, int], dtype: Any) -> tuple[Taps, Taps]:
+def _taps_of_axes(spread: float, radius: int | tuple[int, int], dtype: Any) -> tuple[BlurTaps, BlurTaps]:
     """Down the columns and along the rows: a radius of 0 leaves an axis as it is."""
     down, along = (radius, radius) if isinstance(radius, int) else radius
-    return _taps(spread, down, dtype), _taps(spread, along, dtype)
+    return _blur_taps(spread, down, dtype), _blur_taps(spread, along, dtype)
 
 
 def _within(taps: np.ndarray, size: int) -> np.ndarray:
@@ -66,61 +78,66 @@ def _within(taps: np.ndarray, size: int) -> np.ndarray:
     return taps[surplus : len(taps) - surplus]
 
 
-def _units(
+def _blur_within(down: np.ndarray, along: np.ndarray, source: np.ndarray) -> UnitBlur:
+    """The taps that are needed for images of this size."""
+    return UnitBlur(_within(down, source.shape[2]), _within(along, source.shape[3]))
+
+
+def _prepared(
     weight: np.ndarray, displacement: np.ndarray, size: tuple[int, int], transposed: bool
 ) -> Iterator[tuple[int, Units]]:
     """The units of as many target channels at a time as are prepared together, and the first of these."""
     shape = (weight.shape[1], weight.shape[0]) if transposed else weight.shape[:2]
     targets, sources, per_source = *shape, weight.shape[2]
-    chunk = max(1, UNITS // (sources * per_source))
+    chunk = max(1, PREPARED_UNITS // (sources * per_source))
+    parameters = UnitParameters(weight, displacement, size)
     for first in range(0, targets, chunk):
         count = min(chunk, targets - first)
         table = (count, sources, per_source)
         units = Units(
             borrow("units y", math.prod(table), np.dtype(np.int32)).reshape(table),
             borrow("units x", math.prod(table), np.dtype(np.int32)).reshape(table),
-            borrow("units factors", math.prod(table) * FACTORS, weight.dtype).reshape(*table, FACTORS),
+            borrow("units factors", math.prod(table) * UNIT_FACTORS, weight.dtype).reshape(
+                *table, UNIT_FACTORS
+            ),
             np.empty((count, 4), np.int64),
             np.empty(count, weight.dtype),
         )
-        operations = 16.0 * math.prod(table)
-        arguments = (weight, displacement, size, transposed, first, units)
-        parallel.run(kernels.prepare_items, count, operations, *arguments)
+        arguments = (parameters, transposed, first, units)
+        parallel.run(kernels.prepare_unit_items, count, 16.0 * math.prod(table), *arguments)
         yield first, units
 
 
-def _packed(
-    source: np.ndarray, vertical: np.ndarray, across: np.ndarray, layout: Layout, block: Block
-) -> np.ndarray:
+def _pack_planes(
+    source: np.ndarray, taps: UnitBlur, layout: UnitLayout, field: UnitField, block: UnitBlock
+) -> UnitPlanes:
     """The planes of a block."""
-    count = block.images * block.sources
+    count, cells = block.images * block.sources, layout.cells
     size = layout.plane * count
-    planes = borrow("planes", size, source.dtype)
-    operations = float(size * (len(vertical) + len(across)))
-    parallel.run(kernels.pack_items, count, operations, source, vertical, across, planes, layout, block)
+    planes = UnitPlanes(borrow("planes", size, source.dtype), layout, block)
+    operations = float(size * (len(taps.down) + len(taps.along)))
+    in_field = cells.images * field.height * field.width if cells.step > 1 else 0
+    sizes = blur_scratch(taps, layout.x.size, in_field)
+    arguments = (source, taps, field, planes)
+    run_with_scratch(blur.pack_unit_items, count, operations, sizes, source.dtype, *arguments)
     return planes
 
 
 def _displace(
-    source: np.ndarray,
-    blur: tuple[np.ndarray, np.ndarray],
-    units: Units,
-    base: np.ndarray,
-    target: np.ndarray,
-    first: int,
+    source: np.ndarray, taps: UnitBlur, units: Units, base: np.ndarray, target: np.ndarray, first: int
 ) -> None:
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
-    vertical, across = map(_within, blur, source.shape[2:])
     base = base + units.poison
-    for layout, block in plan(source.shape, units, source.itemsize, True):
-        planes = _packed(source, vertical, across, layout, block)
-        items = block.images * block.tiles * layout.parts * -(-len(base) // CHUNK)
+    for layout, field, block in plan_units(source.shape, units, source.itemsize, True):
+        planes = _pack_planes(source, taps, layout, field, block)
+        items = block.images * block.tiles * layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
-        arguments = (planes, units, base, target, first, layout, block)
-        parallel.run(kernels.displace_items, items, operations, *arguments)
+        sizes = unit_scratch(planes, units, min(UNIT_TARGETS, len(base)), correlate=False)
+        arguments = (planes, units, base, target, first)
+        run_with_scratch(kernels.displace_items, items, operations, sizes, source.dtype, *arguments)
 
 
-def forward(
+def displaced_conv2d_forward(
     x: Any,
     weight: Any,
     displacement: Any,
@@ -146,13 +163,13 @@ def forward(
         return y, kept
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
     down, along = _taps_of_axes(spread, radius, x.dtype)
-    for first, units in _units(weight, displacement, x.shape[2:], False):
-        these = slice(first, first + len(units.y))
-        _displace(x, (down.value, along.value), units, base[these], y, first)
+    taps = _blur_within(down.value, along.value, x)
+    for first, units in _prepared(weight, displacement, x.shape[2:], False):
+        _displace(x, taps, units, base[first : first + len(units.y)], y, first)
     return y, kept
 
 
-def backward(
+def displaced_conv2d_backward(
     grad_output: Any,
     kept: tuple,
     needs: tuple[bool, ...],
@@ -162,86 +179,83 @@ def backward(
     displacement_gradient: str,
 ) -> tuple:
     """Gradients of `displaced_conv2d` with respect to x, weight, displacement, sigma and bias."""
-    inputs = kept[:5]
     grads = [
-        np.zeros(a.shape, a.dtype) if needed and a is not None else None for a, needed in zip(inputs, needs)
+        np.zeros(a.shape, a.dtype) if needed and a is not None else None for a, needed in zip(kept, needs)
     ]
     grad_bias = grads[4]
     if grad_bias is not None:
         grad_bias[...] = grad_output.sum(axis=(0, 2, 3), dtype=np.float64)
-    if not grad_output.size or not inputs[1].size:
+    if not grad_output.size or not kept[1].size:
         return tuple(grads)
-    arrays = _Arrays(*map(kernel_input, (grad_output, *inputs[:3])))
+    inputs = UnitInputs(*map(kernel_input, (grad_output, *kept[:3])))
     taps = _taps_of_axes(spread, radius, grad_output.dtype)
     if needs[0] or needs[3]:
-        total = _backward_of_x(arrays, taps, grads[0], needs[3])
+        total = _backward_x(inputs, taps, grads[0], needs[3])
         if needs[3]:
             grads[3] = np.asarray(total, grad_output.dtype)
     if needs[1] or needs[2]:
-        _backward_of_units(arrays, taps, grads[1], grads[2], displacement_gradient == "smooth")
+        _backward_units(inputs, taps, grads[1], grads[2], displacement_gradient == "smooth")
     return tuple(grads)
 
 
-def _backward_of_x(
-    arrays: _Arrays,
-    taps: tuple[Taps, Taps],
+def _backward_x(
+    inputs: UnitInputs,
+    taps: tuple[BlurTaps, BlurTaps],
     grad_x: np.ndarray | None,
     needs_sigma: bool,
 ) -> float:
     """Write the gradient of x, if it is needed; return that of sigma, if it is."""
-    grad_output, x, weight, displacement = arrays
+    grad_output, x, weight, displacement = inputs
     down, along = taps
+    one = np.ones(1, x.dtype)
     images, size, total = x.shape[0], x.shape[2:], 0.0
-    plane, unblurred = math.prod(size), np.ones(1, x.dtype)
-    for begin, units in _units(weight, displacement, size, True):
-        channels = max(1, min(len(units.y), GRADIENT_BYTES // (images * plane * x.itemsize)))
-        several = max(1, min(images, GRADIENT_BYTES // (plane * x.itemsize)))
+    image_bytes = math.prod(size) * x.itemsize
+    for begin, units in _prepared(weight, displacement, size, True):
+        channels = max(1, min(len(units.y), UNIT_GRADIENT_BYTES // (images * image_bytes)))
+        at_once = max(1, min(images, UNIT_GRADIENT_BYTES // image_bytes))
         for start in range(0, len(units.y), channels):
             some = Units(*(part[start : start + channels] for part in units))
-            for image in range(0, images, several):
-                part = grad_output[image : image + several]
+            for image in range(0, images, at_once):
+                part = grad_output[image : image + at_once]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
-                _displace(part, (unblurred, unblurred), some, np.zeros(len(some.y), x.dtype), grad, 0)
+                _displace(part, UnitBlur(one, one), some, np.zeros(len(some.y), x.dtype), grad, 0)
                 first = (image, begin + start)
                 if grad_x is not None:
-                    _blur(grad, down.value, along.value, grad_x, first)
+                    _blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
                 if needs_sigma:
-                    total += _product(x, down.by_sigma, along.value, grad, first)
-                    total += _product(x, down.value, along.by_sigma, grad, first)
+                    for pair in (down.by_sigma, along.value), (down.value, along.by_sigma):
+                        total += _product(x, _blur_within(*pair, x), grad, first)
     return total
 
 
-def _blur(
-    source: np.ndarray, vertical: np.ndarray, across: np.ndarray, target: np.ndarray, first: tuple
-) -> None:
-    vertical, across = _within(vertical, source.shape[2]), _within(across, source.shape[3])
-    operations = float(source.size * (len(vertical) + len(across)))
+def _blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
+    """The blurred images to target, from the first (image, channel) on."""
     items = source.shape[0] * source.shape[1]
-    parallel.run(gradients.blur_items, items, operations, source, vertical, across, target, first)
+    operations = float(source.size * (len(taps.down) + len(taps.along)))
+    sizes = blur_scratch(taps, source.shape[3])
+    run_with_scratch(blur.blur_items, items, operations, sizes, source.dtype, source, taps, target, first)
 
 
-def _product(
-    x: np.ndarray, vertical: np.ndarray, across: np.ndarray, grad: np.ndarray, first: tuple
-) -> float:
+def _product(x: np.ndarray, taps: UnitBlur, grad: np.ndarray, first: tuple[int, int]) -> float:
     """Sum of the gradient times the blurred x."""
-    vertical, across = _within(vertical, x.shape[2]), _within(across, x.shape[3])
     totals = np.zeros(grad.shape[0] * grad.shape[1])
-    operations = float(grad.size * (len(vertical) + len(across)))
-    arguments = (x, vertical, across, grad, first, totals)
-    parallel.run(gradients.product_items, len(totals), operations, *arguments)
+    operations = float(grad.size * (len(taps.down) + len(taps.along)))
+    arguments = (x, taps, grad, first, totals)
+    sizes = blur_scratch(taps, x.shape[3])
+    run_with_scratch(blur.multiply_blurred_items, len(totals), operations, sizes, x.dtype, *arguments)
     return float(totals.sum())
 
 
-def _backward_of_units(
-    arrays: _Arrays,
-    taps: tuple[Taps, Taps],
+def _backward_units(
+    inputs: UnitInputs,
+    taps: tuple[BlurTaps, BlurTaps],
     grad_weight: np.ndarray | None,
     grad_displacement: np.ndarray | None,
     smooth: bool,
 ) -> None:
     """Write the gradients of weight and displacement that are needed."""
-    grad_output, x, weight, displacement = arrays
-    size, (down, along) = x.shape[2:], taps
+    _, x, weight, displacement = inputs
+    parameters, (down, along) = UnitParameters(weight, displacement, x.shape[2:]), taps
     by_weight = (0, grad_weight[..., None] if grad_weight is not None else None)
     by_y, by_x = (3 if smooth else 1, grad_displacement), (4 if smooth else 2, grad_displacement)
     if smooth:
@@ -252,32 +266,25 @@ def _backward_of_units(
         ]
     else:
         passes = [(down.value, along.value, [by_weight, by_y, by_x])]
-    for first, units in _units(weight, displacement, size, False):
-        for vertical, across, wanted in passes:
+    for first, units in _prepared(*parameters, False):
+        for vertical, horizontal, wanted in passes:
             results = [(kind, result) for kind, result in wanted if result is not None]
             if not results:
                 continue
-            sums = np.zeros((*units.y.shape, SUMS))
-            _correlate(x, vertical, across, grad_output, units, sums, first)
+            sums = np.zeros((*units.y.shape, UNIT_SUMS))
+            _correlate(inputs, _blur_within(vertical, horizontal, x), units, sums, first)
             for kind, result in results:
-                arguments = (sums, weight, displacement, size, first, kind, result)
-                parallel.run(gradients.finish_items, len(sums), 8.0 * units.y.size, *arguments)
+                arguments = (sums, parameters, first, kind, result)
+                parallel.run(gradients.finish_unit_items, len(sums), 8.0 * units.y.size, *arguments)
 
 
-def _correlate(
-    x: np.ndarray,
-    vertical: np.ndarray,
-    across: np.ndarray,
-    grad_output: np.ndarray,
-    units: Units,
-    sums: np.ndarray,
-    first: int,
-) -> None:
+def _correlate(inputs: UnitInputs, taps: UnitBlur, units: Units, sums: np.ndarray, first: int) -> None:
     """Add to `sums` those of the blurred x with the output gradients from channel `first` on."""
-    vertical, across = _within(vertical, x.shape[2]), _within(across, x.shape[3])
-    for layout, block in plan(x.shape, units, x.itemsize, False):
-        planes = _packed(x, vertical, across, layout, block)
-        items = -(-len(sums) // gradients.TARGETS) * -(-block.sources // layout.channels)
-        operations = 4.0 * block.images * block.tiles * ROWS * layout.width * units.y.size
-        arguments = (planes, grad_output, units, sums, first, layout, block)
-        parallel.run(gradients.correlate_items, items, operations, *arguments)
+    x, targets = inputs.x, gradients.CORRELATED_TARGETS
+    for layout, field, block in plan_units(x.shape, units, x.itemsize, False):
+        planes = _pack_planes(x, taps, layout, field, block)
+        items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
+        operations = 4.0 * block.images * block.tiles * UNIT_ROWS * layout.x.size * units.y.size
+        sizes = unit_scratch(planes, units, targets, correlate=True)
+        arguments = (planes, inputs.grad_output, units, sums, first)
+        run_with_scratch(gradients.correlate_unit_items, items, operations, sizes, x.dtype, *arguments)

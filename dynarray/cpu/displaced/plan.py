@@ -10,20 +10,21 @@ as large as the image; then rows are kept as they are, and vectors begin anywher
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..engine.pixels import whole_lines
 from ..engine.vectors import REGISTER_BYTES
-from .tiles import ROWS, VECTORS
+from .tiles import UNIT_ROWS, UNIT_SUMS, UNIT_VECTORS
 
-PLANE_BYTES = 12 * 1024 * 1024
-CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
-NEAR = 3  # channels whose surroundings of a tile fit into CACHE_BYTES, if units are near
-TARGETS = 64  # channels that are made of one reading of the sources, if one thread makes so many
-CHUNK = 8  # of these, that are not divided between threads
-COLUMNS = 16  # of tiles, that a work item makes of each
+UNIT_PLANE_BYTES = 12 * 1024 * 1024
+UNIT_CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
+NEAR_CHANNELS = 3  # whose surroundings of a tile fit into UNIT_CACHE_BYTES, if units are near
+UNIT_TARGETS = 64  # channels that are made of one reading of the sources, if one thread makes so many
+UNIT_CHUNK = 8  # of these, that are not divided between threads
+UNIT_COLUMNS = 16  # of tiles, that a work item makes of each
+FIELD_PIXELS = 32 * 1024  # blurred pixels that are put into cells at once
 
 
 class Units(NamedTuple):
@@ -31,12 +32,12 @@ class Units(NamedTuple):
 
     y: np.ndarray  # whole pixels to the first of the rows and columns they read
     x: np.ndarray
-    factors: np.ndarray  # (T, S, G, FACTORS)
+    factors: np.ndarray  # (T, S, G, UNIT_FACTORS)
     extent: np.ndarray  # (T, 4): least y, largest y, least x, largest x
     poison: np.ndarray  # (T,): NaN where a weight or a displacement is no number, else 0
 
 
-class Cells(NamedTuple):
+class UnitCells(NamedTuple):
     """What the lanes of a vector hold: lane ``(n*down + i)*across + j`` that of cell (i, j) of image n."""
 
     images: int
@@ -44,22 +45,36 @@ class Cells(NamedTuple):
     across: int
     height: int  # of a cell, in whole tiles
     width: int
-    step: int  # elements from a pixel to the next: `lanes`, or 1 where the whole image is one cell
+    step: int  # elements from a pixel to the next: the lanes, or 1 where the whole image is one cell
 
 
-class Layout(NamedTuple):
-    """Sizes of planes, in elements but for the image's: pixel (0, 0) of a cell is at (above, before)."""
+class UnitAxis(NamedTuple):
+    """What units read along one axis."""
 
-    height: int  # of the image
-    width: int
-    cells: Cells
-    above: int  # pixels that precede the cell; units that lead further up stop there
-    before: int
-    bottom: int  # where the others stop
-    right: int
+    size: int  # of the image
+    tile: int  # pixels of a tile
+    tiles: int  # of a cell
+    low: int  # the least displacement, and the largest
+    high: int
+    before: int  # pixels that precede the cell; units that lead further stop there
+    end: int  # where the others stop
     free: bool  # none has to stop
-    columns: int  # tiles side by side
-    parts: int  # that work items divide these into
+
+    def reads(self, tile: int, count: int) -> tuple[int, int]:
+        """The first pixel that some tiles read, and the number of pixels to the last."""
+        first, last = tile * self.tile + self.low, (tile + count - 1) * self.tile + self.high
+        first, last = (max(-self.before, min(self.end, place)) for place in (first, last))
+        return first, last - first + self.tile + 1
+
+
+class UnitLayout(NamedTuple):
+    """Sizes of planes, in elements."""
+
+    y: UnitAxis
+    x: UnitAxis
+    cells: UnitCells
+    free: bool  # no unit has to stop
+    parts: int  # that work items divide a row of tiles into
     stride: int  # between rows
     rows: int
     reads: int  # of those, for one row of tiles
@@ -67,7 +82,7 @@ class Layout(NamedTuple):
     channels: int  # source channels that are read together, because they fit into the first level of cache
 
 
-class Block(NamedTuple):
+class UnitBlock(NamedTuple):
     """A part of the work: some images, rows of tiles and source channels, whose planes exist together."""
 
     image: int
@@ -79,77 +94,103 @@ class Block(NamedTuple):
     first: int  # row of the cell at the top of the planes
 
 
-class _Borders(NamedTuple):
-    """How far units lead from the tiles of a cell, along one axis."""
+class UnitField(NamedTuple):
+    """Where images are blurred, some rows at a time, before their pixels are dealt out to cells.
 
-    low: int  # the least displacement, and the largest
-    high: int
-    size: int  # of a tile
-    tiles: int
-    before: int  # pixels that precede the cell
-    end: int  # where units stop, if not all are free to lead where they do
-    free: bool
+    In one band rows that cells have in common are blurred once. If that is too large, each cell has a band.
+    """
 
-    def reads(self, tile: int, count: int) -> tuple[int, int]:
-        """The first pixel that some tiles read, and the number of pixels to the last."""
-        first, last = tile * self.size + self.low, (tile + count - 1) * self.size + self.high
-        first, last = (max(-self.before, min(self.end, place)) for place in (first, last))
-        return first, last - first + self.size + 1
+    rows: int  # of a cell, at a time
+    bands: int
+    height: int  # rows of all bands
+    width: int
+    starts: np.ndarray  # of the cell of each lane
 
 
-def _borders(extent: int, size: int, low: int, high: int, near: bool) -> _Borders:
+class UnitPlanes(NamedTuple):
+    """The packed planes of a block: (images, sources) of it, each `layout.plane` elements."""
+
+    pixels: np.ndarray
+    layout: UnitLayout
+    block: UnitBlock
+
+
+class UnitScratch(NamedTuple):
+    """Memory of a thread that makes tiles, or sums."""
+
+    tiles: Any
+    sums: Any  # (units, UNIT_SUMS) vectors
+    places: Any  # where the plane of the source channel of each unit of a target begins
+    offsets: Any  # where these units read, for some targets
+
+
+def unit_scratch(planes: UnitPlanes, units: Units, targets: int, *, correlate: bool) -> UnitScratch:
+    """Sizes for so many targets at a time: of their tiles, or of one tile and the sums over it."""
+    layout, per_source, lanes = planes.layout, units.y.shape[2], REGISTER_BYTES // planes.pixels.itemsize
+    tile = UNIT_ROWS * UNIT_VECTORS * lanes
+    return UnitScratch(
+        tiles=tile if correlate else targets * -(-layout.x.tiles // layout.parts) * tile,
+        sums=layout.channels * per_source * UNIT_SUMS * lanes if correlate else 0,
+        places=(planes.block.sources * per_source, np.int64),
+        offsets=(targets * layout.channels * per_source, np.int64),
+    )
+
+
+def _axis(size: int, cell: int, tile: int, reach: tuple[int, int], near: bool) -> UnitAxis:
     """Units that lead further than a tile beyond the image read as many zeros where it ends."""
-    tiles = -(-extent // size)
-    last = (tiles - 1) * size + high
+    tiles, (low, high) = -(-cell // tile), reach
+    last = (tiles - 1) * tile + high
     if near:
-        return _Borders(low, high, size, tiles, max(0, -low), last, True)
-    end = max(extent, last) if high <= size + 1 else extent
-    free = max(-low, high) <= size + 1
-    return _Borders(low, high, size, tiles, min(size + 1, max(0, -low)), end, free)
+        return UnitAxis(size, tile, tiles, low, high, max(0, -low), last, True)
+    end = max(cell, last) if high <= tile + 1 else cell
+    free = max(-low, high) <= tile + 1
+    return UnitAxis(size, tile, tiles, low, high, min(tile + 1, max(0, -low)), end, free)
 
 
-def _cells(shape: tuple[int, ...], lanes: int, reach: tuple[int, int]) -> Cells:
+def _cells(shape: tuple[int, ...], lanes: int, reach: tuple[int, int]) -> UnitCells:
     """The cells that waste least, and of those the ones for which least is read, in the longest rows."""
     images, _, height, width = shape
 
-    def cut(together: int, down: int) -> tuple[tuple[int, int, int], Cells]:
+    def choice(together: int, down: int) -> tuple[tuple[int, int, int], UnitCells]:
         across = lanes // (together * down)
-        high, wide = -(-height // (down * ROWS)), -(-width // (across * VECTORS))
+        high, wide = -(-height // (down * UNIT_ROWS)), -(-width // (across * UNIT_VECTORS))
         rows = -(-images // together) * high  # of tiles
-        reads = rows * (ROWS + reach[0]) * (wide * VECTORS + -(-wide // COLUMNS) * reach[1])
-        cells = Cells(together, down, across, high * ROWS, wide * VECTORS, lanes)
+        reads = rows * (UNIT_ROWS + reach[0]) * (wide * UNIT_VECTORS + -(-wide // UNIT_COLUMNS) * reach[1])
+        cells = UnitCells(together, down, across, high * UNIT_ROWS, wide * UNIT_VECTORS, lanes)
         return (rows * wide, reads, rows), cells
 
     powers = [1 << i for i in range(lanes.bit_length())]
-    choices = [cut(n, i) for n, i in product(powers, powers) if n * i <= lanes]
+    choices = [choice(n, i) for n, i in product(powers, powers) if n * i <= lanes]
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def plan(shape: tuple[int, ...], units: Units, itemsize: int, cut: bool) -> tuple[tuple[Layout, Block], ...]:
-    """The blocks that source images of this shape are read in; cut into cells, if that is wanted and pays."""
+def plan_units(
+    shape: tuple[int, ...], units: Units, itemsize: int, in_cells: bool
+) -> tuple[tuple[UnitLayout, UnitField, UnitBlock], ...]:
+    """The blocks that source images of this shape are read in: in cells, if that is wanted and pays."""
     lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
-    return _plan(shape, (lows[0], highs[1], lows[2], highs[3]), itemsize, cut)
+    return _plan_blocks(shape, (lows[0], highs[1], lows[2], highs[3]), itemsize, in_cells)
 
 
 @lru_cache(maxsize=256)
-def _plan(
-    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, cut: bool
-) -> tuple[tuple[Layout, Block], ...]:
-    return tuple(_blocks(shape, extent, itemsize, cut))
+def _plan_blocks(
+    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, in_cells: bool
+) -> tuple[tuple[UnitLayout, UnitField, UnitBlock], ...]:
+    return tuple(_blocks(shape, extent, itemsize, in_cells))
 
 
 def _blocks(
-    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, cut: bool
-) -> Iterator[tuple[Layout, Block]]:
+    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, in_cells: bool
+) -> Iterator[tuple[UnitLayout, UnitField, UnitBlock]]:
     images, sources, height, width = shape
     lanes = REGISTER_BYTES // itemsize
     up, down, left, right = extent
     reach = down - up + 1, right - left + 1
-    surroundings = (ROWS + reach[0]) * (VECTORS + reach[1]) * REGISTER_BYTES
-    near = cut and NEAR * surroundings <= CACHE_BYTES
-    cells = _cells(shape, lanes, reach) if near else Cells(1, 1, 1, height, width, 1)
-    y = _borders(cells.height, ROWS, up, down, near)
-    x = _borders(cells.width, VECTORS if near else VECTORS * lanes, left, right, near)
+    surroundings = (UNIT_ROWS + reach[0]) * (UNIT_VECTORS + reach[1]) * REGISTER_BYTES
+    near = in_cells and NEAR_CHANNELS * surroundings <= UNIT_CACHE_BYTES
+    cells = _cells(shape, lanes, reach) if near else UnitCells(1, 1, 1, height, width, 1)
+    y = _axis(height, cells.height, UNIT_ROWS, (up, down), near)
+    x = _axis(width, cells.width, UNIT_VECTORS * (1 if near else lanes), (left, right), near)
     stride = (x.before + max(cells.width, sum(x.reads(0, x.tiles))) + 1) * cells.step
 
     def plane_bytes(count: int) -> int:
@@ -157,32 +198,42 @@ def _blocks(
         return stride * rows * itemsize
 
     band, groups = y.tiles, -(-images // cells.images)
-    while band > 1 and sources * plane_bytes(band) > PLANE_BYTES:
+    while band > 1 and sources * plane_bytes(band) > UNIT_PLANE_BYTES:
         band = -(-band // 2)
-    together = max(1, min(sources, PLANE_BYTES // plane_bytes(band)))
-    several = max(1, min(groups, PLANE_BYTES // (together * plane_bytes(band))))
-    touched = surroundings if near else itemsize * stride * (ROWS + reach[0])
-    channels = max(4, min(16, CACHE_BYTES // touched))
-    for image, tile in product(range(0, groups, several), range(0, y.tiles, band)):
+    together = max(1, min(sources, UNIT_PLANE_BYTES // plane_bytes(band)))
+    at_once = max(1, min(groups, UNIT_PLANE_BYTES // (together * plane_bytes(band))))
+    touched = surroundings if near else itemsize * stride * (UNIT_ROWS + reach[0])
+    for image, tile in product(range(0, groups, at_once), range(0, y.tiles, band)):
         count = min(band, y.tiles - tile)
         first, rows = y.reads(tile, count)
-        layout = Layout(
-            height=height,
-            width=width,
+        layout = UnitLayout(
+            y=y,
+            x=x,
             cells=cells,
-            above=y.before,
-            before=x.before,
-            bottom=y.end,
-            right=x.end,
-            free=x.free and y.free,
-            columns=x.tiles,
-            parts=-(-x.tiles // COLUMNS),
+            free=y.free and x.free,
+            parts=-(-x.tiles // UNIT_COLUMNS),
             stride=stride,
             rows=rows,
-            reads=ROWS + reach[0],
+            reads=UNIT_ROWS + reach[0],
             plane=whole_lines(stride * rows),
-            channels=channels,
+            channels=max(4, min(16, UNIT_CACHE_BYTES // touched)),
         )
-        some = min(several, groups - image)
+        field, some = _field(layout), min(at_once, groups - image)
         for source in range(0, sources, together):
-            yield layout, Block(image, some, tile, count, source, min(together, sources - source), first)
+            own = min(together, sources - source)
+            yield layout, field, UnitBlock(image, some, tile, count, source, own, first)
+
+
+def _field(layout: UnitLayout) -> UnitField:
+    cells = layout.cells
+    wide = layout.stride // cells.step
+    room = cells.images * (cells.across * cells.width + wide)
+    rows, bands, height = layout.rows, 1, (cells.down - 1) * cells.height + layout.rows
+    if height * room > FIELD_PIXELS:
+        rows = max(1, FIELD_PIXELS // (cells.down * room))
+        bands, height = cells.down, cells.down * rows
+    width = (cells.across - 1) * cells.width + wide
+    image, i, j = np.indices((cells.images, cells.down, cells.across)).reshape(3, -1)
+    apart = rows if bands > 1 else cells.height
+    starts = (image * height + i * apart) * width + j * cells.width
+    return UnitField(rows, bands, height, width, starts.astype(np.int64))

@@ -1,6 +1,19 @@
-"""`dynamic_sampling_conv2d` and `dynamic_conv2d` on the CPU."""
+"""`dynamic_sampling_conv2d` and `dynamic_conv2d` on the CPU. A call goes through these, in this order:
 
-from .forms import conv2d_backward as conv2d_backward
-from .forms import conv2d_forward as conv2d_forward
-from .forms import sampling_backward as sampling_backward
-from .forms import sampling_forward as sampling_forward
+forms       both passes of both operators: how work is divided, and what is kept
+records     what the kernels take; the words of all files below
+bands       bands of output rows: which lines of x they read, where these lie, and packing them
+kernels     the forward pass, of a few output channels of a row of outputs at a time
+gradients   the two backward passes
+maximum     gradients where only the largest sample counts, and outputs that are not finite
+boxes       all of it where a kernel sees one region: one sample, no attention, or no samples at all
+
+Sums of products are made by `engine.products`.
+"""
+
+from .forms import dynamic_conv2d_backward as conv2d_backward
+from .forms import dynamic_conv2d_forward as conv2d_forward
+from .forms import dynamic_sampling_conv2d_backward as sampling_backward
+from .forms import dynamic_sampling_conv2d_forward as sampling_forward
+
+__all__ = ["conv2d_backward", "conv2d_forward", "sampling_backward", "sampling_forward"]

@@ -1,151 +1,211 @@
-"""The gradients of `dynamic_sampling_conv2d` with "max" on the CPU: one sample of each pixel has a part.
+"""`dynamic_sampling_conv2d` with "max" on the CPU: its gradients, and its output where that is not finite.
 
-Which one differs from pixel to pixel, so that pixels are gathered; but a row takes one sample's time instead
-of S*S.
+One sample of each pixel has a part in the gradients. Which one differs from pixel to pixel, so that pixels
+are gathered; but a row takes one sample's time instead of S*S.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.compile import borrowing_jit, cached_jit
+from ..engine.compile import borrowing_jit, cached_jit, zero_like
 from ..engine.pixels import clear
-from .backward import Grads, Outer, put_lines
-from .kernels import Band, Inputs
-from .lines import Lines
+from .gradients import add_to_image
+from .records import ChannelGrads, MaximumScratch, SampleBand, SampleGradOutput, SampleGrads
+
+
+class SamplePixel(NamedTuple):
+    """One sample of one pixel of the output."""
+
+    output: int
+    h: int  # the row, in the band
+    w: int
+    s: int
 
 
 @borrowing_jit
-def _position_factor(o: int, tap: int, h: int, s: int, w: int, inputs: Inputs, band: Band) -> np.floating:
-    """The position attention of one tap where sample s of a pixel is centred."""
-    zero = inputs.x.dtype.type(0)
-    if not inputs.position_attention.size:
-        return zero + 1
-    y, x = _centre(h, s, w, band)
-    kw, within = inputs.spatial_kernel.shape[2], y >= 0 and 0 <= x < inputs.x.shape[2]
-    given = inputs.position_attention[o, tap // kw, tap % kw, y, x] if within else zero
-    return given + band.attention_residual
+def _centre_of(pixel: SamplePixel, band: SampleBand) -> tuple:
+    """Row and column on which the sample is centred, and whether that is inside the image."""
+    columns, samples = band.call.columns, band.call.columns.samples
+    y = band.plan.centres.rows[band.plan.samples.centre_rows[pixel.h, pixel.s // samples]]
+    x = pixel.w * columns.stride + (pixel.s % samples - (samples - 1) // 2) * columns.sample_stride
+    return y, x, 0 <= y < band.call.rows.size and 0 <= x < columns.size
 
 
 @borrowing_jit
-def _centre(h: int, s: int, w: int, band: Band) -> tuple:
-    """Row (-1 outside the image) and column on which sample s of a pixel is centred."""
-    samples = len(band.at)
-    y = band.centres[band.centre[h, s // samples]]
-    x = w * band.steps[1] + (s % samples - (samples - 1) // 2) * band.steps[3]
-    return y if 0 <= y < band.size[0] else -1, x
+def _position_factor(pixel: SamplePixel, tap: int, band: SampleBand) -> np.floating:
+    """The position attention of one tap where the sample is centred, with its residual."""
+    attention = band.inputs.position_attention
+    if not attention.size:
+        return zero_like(attention) + 1
+    y, x, within = _centre_of(pixel, band)
+    kw = attention.shape[2]
+    given = attention[pixel.output, tap // kw, tap % kw, y, x] if within else zero_like(attention)
+    return given + band.call.attention_residual
 
 
 @borrowing_jit
-def _line_places(
-    places: np.ndarray, weights: np.ndarray, o: int, h: int, inputs: Inputs, outer: Outer, band: Band
+def _region_by_definition(pixel: SamplePixel, band: SampleBand) -> np.floating:
+    """One pixel of a region."""
+    inputs, rows, columns = band.inputs, band.call.rows, band.call.columns
+    kernel, row = inputs.spatial_kernel[pixel.output], band.plan.first + pixel.h
+    y, x, _ = _centre_of(pixel, band)
+    kh, kw = kernel.shape[:2]
+    total = zero = zero_like(inputs.x)
+    for tap in range(kh * kw):
+        a, b = tap // kw, tap % kw
+        tap_y, tap_x = y + (a - kh // 2) * rows.dilation, x + (b - kw // 2) * columns.dilation
+        read = 0 <= tap_y < rows.size and 0 <= tap_x < columns.size
+        products = zero
+        for c in range(len(inputs.x)):
+            factor = kernel[a, b, row, pixel.w]
+            if tap == kh * kw // 2:
+                factor += inputs.channel_kernel[pixel.output, c, row, pixel.w] + band.call.kernel_residual
+            products += factor * (inputs.x[c, tap_y, tap_x] if read else zero)
+        if inputs.position_attention.size:
+            products *= _position_factor(pixel, tap, band)
+        total += products
+    if inputs.sample_attention.size:
+        attention = inputs.sample_attention[pixel.output, pixel.s, row, pixel.w]
+        total *= attention + band.call.attention_residual
+    return total
+
+
+@cached_jit
+def exact_maximum_items(
+    start: int, stop: int, places: np.ndarray, y: np.ndarray, largest: np.ndarray, band: SampleBand
 ) -> None:
-    """For a row of outputs, where in the lines of x the chosen sample is, and grad_output * As."""
-    samples, size, row = len(band.at), band.step * band.stretch, band.first + h
-    for w in range(len(places)):
-        s = outer.largest[o, row, w]
-        places[w] = band.line[h, s // samples] * size + band.at[s % samples] + w
-        weights[w] = outer.grad_output[0, o, row, w]
-        if inputs.sample_attention.size:
-            weights[w] *= inputs.sample_attention[o, s, row, w] + band.attention_residual
+    """Items (output channel, row): maxima by the definition, for factors may turn an infinity into NaN."""
+    for item in range(start, stop):
+        o, row = places[item, 0], places[item, 1]
+        for w in range(y.shape[2]):
+            for s in range(band.plan.samples.lines.shape[1]):
+                z = _region_by_definition(SamplePixel(o, row - band.plan.first, w, s), band)
+                if s == 0 or z > y[o, row, w] or (z != z and y[o, row, w] == y[o, row, w]):
+                    y[o, row, w], largest[o, row, w] = z, s
 
 
 @borrowing_jit
-def _pixel(
-    o: int, h: int, w: int, dot: np.floating, weight: np.floating, inputs: Inputs, outer: Outer, grads: Grads,
-    totals: np.ndarray, band: Band,
-) -> None:  # fmt: skip
-    """The gradients of the first pass at one pixel, from the sum of U * x there and grad_output * As."""
-    samples, kernel, row = len(band.at), inputs.spatial_kernel[o], band.first + h
-    kw, taps, s = kernel.shape[1], kernel.shape[0] * kernel.shape[1], outer.largest[o, row, w]
-    phase = band.at[s % samples] // band.stretch if band.step > 1 else 0
-    within = band.at[s % samples] - phase * band.stretch + w
-    y, x = _centre(h, s, w, band)
-    zero = inputs.x.dtype.type(0)
-    sum_of_region = zero
+def _largest_of_row(
+    places: np.ndarray, weights: np.ndarray, o: int, h: int, given: SampleGradOutput, band: SampleBand
+) -> None:
+    """Where the largest samples of a row are in the lines of x, and grad_output * sample attention."""
+    row, attention = band.plan.first + h, band.inputs.sample_attention
+    for w in range(len(places)):
+        s = given.largest[o, row, w]
+        places[w] = band.plan.samples.lines[h, s] + w
+        weights[w] = given.grad_output[0, o, row, w]
+        if attention.size:
+            weights[w] *= attention[o, s, row, w] + band.call.attention_residual
+
+
+@borrowing_jit
+def _add_pixel(
+    pixel: SamplePixel,
+    dot: np.floating,
+    weight: np.floating,
+    grad_output: np.floating,
+    grads: SampleGrads,
+    totals: np.ndarray,
+    band: SampleBand,
+) -> None:
+    """The gradients of the first pass at one pixel: `dot` is its sum over channels."""
+    plan, kernel, row = band.plan, band.inputs.spatial_kernel[pixel.output], band.plan.first + pixel.h
+    o, h, w, s = pixel
+    samples, column = band.call.columns.samples, plan.samples.columns[s % band.call.columns.samples]
+    kw, taps, stretch = kernel.shape[1], kernel.shape[0] * kernel.shape[1], plan.image.stretch
+    phase = column // stretch if plan.image.step > 1 else 0
+    y, x, within = _centre_of(pixel, band)
+    region = zero = zero_like(band.inputs.x)
     for tap in range(taps):
         a, b = tap // kw, tap % kw
-        at = band.total_rows[a, band.centre[h, s // samples]] + band.total_at[b, phase] + within
-        factor, of_tap = _position_factor(o, tap, h, s, w, inputs, band), kernel[a, b, row, w]
+        at = plan.taps.rows[a, plan.samples.centre_rows[h, s // samples]] + plan.taps.columns[b, phase]
+        at += column - phase * stretch + w
+        factor, tap_weight = _position_factor(pixel, tap, band), kernel[a, b, row, w]
         product = zero
         if tap == taps // 2:
-            of_tap += band.kernel_residual
+            tap_weight += band.call.kernel_residual
             product += dot
-        product += of_tap * band.totals[at]
-        sum_of_region += product * factor
+        product += tap_weight * band.totals[at]
+        region += product * factor
         if grads.spatial_kernel.size:
             grads.spatial_kernel[o, a, b, row, w] += weight * factor * band.totals[at]
         if len(totals):
-            totals[at] += weight * of_tap * factor
-        if grads.position_attention.size and y >= 0 and 0 <= x < inputs.x.shape[2]:
+            totals[at] += weight * tap_weight * factor
+        if grads.position_attention.size and within:
             grads.position_attention[o, a, b, y, x] += weight * product
     if grads.sample_attention.size:
-        grads.sample_attention[o, s, row, w] = outer.grad_output[0, o, row, w] * sum_of_region
+        grads.sample_attention[o, s, row, w] = grad_output * region
 
 
 @cached_jit
 def first_maximum_items(
-    start: int, stop: int, inputs: Inputs, outer: Outer, grads: Grads, band: Band, items: int
+    start: int,
+    stop: int,
+    scratch: MaximumScratch,
+    given: SampleGradOutput,
+    grads: SampleGrads,
+    band: SampleBand,
+    items: int,
 ) -> None:
     """Items (output channels, dealt out in `items` shares)."""
-    outputs, _, _, high, wide = inputs.spatial_kernel.shape
-    channels, lines, plane = inputs.x.shape[0], band.lines, high * wide
+    outputs, channels, high, wide = band.inputs.channel_kernel.shape
+    plan, lines, plane = band.plan, band.lines, high * wide
     needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
-    places, u = np.empty(wide, np.uint64), inputs.channel_kernel.reshape(-1)
-    dots, weights = np.empty(wide, inputs.x.dtype), np.empty(wide, inputs.x.dtype)
+    places, u = np.empty(wide, np.uint64), band.inputs.channel_kernel.reshape(-1)
+    dots, weights = scratch.dots, scratch.weights
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
         for o in range(outputs * item // items, outputs * (item + 1) // items):
-            for h in range(band.rows):
-                _line_places(places, weights, o, h, inputs, outer, band)
+            for h in range(plan.rows):
+                row = plan.first + h
+                _largest_of_row(places, weights, o, h, given, band)
                 clear(dots, 0, wide)
                 for c in range(channels if needs_dots else 0):
-                    of = np.uint64((o * channels + c) * plane + (band.first + h) * wide)
-                    base = np.uint64(c * band.channel)
+                    k, base = np.uint64((o * channels + c) * plane + row * wide), np.uint64(c * plan.channel)
                     for w in range(np.uint64(wide)):
-                        dots[w] += u[of + w] * lines[base + places[w]]
+                        dots[w] += u[k + w] * lines[base + places[w]]
                 for w in range(wide):
-                    _pixel(o, h, w, dots[w], weights[w], inputs, outer, grads, totals, band)
+                    pixel = SamplePixel(o, h, w, given.largest[o, row, w])
+                    grad_output = given.grad_output[0, o, row, w]
+                    _add_pixel(pixel, dots[w], weights[w], grad_output, grads, totals, band)
 
 
 @cached_jit
 def second_maximum_items(
     start: int,
     stop: int,
-    inputs: Inputs,
-    outer: Outer,
-    grad_kernel: np.ndarray,
-    grad_x: np.ndarray,
-    grad_lines: np.ndarray,
-    image: Lines,
-    band: Band,
+    scratch: MaximumScratch,
+    given: SampleGradOutput,
+    grads: ChannelGrads,
+    band: SampleBand,
     chunk: int,
 ) -> None:
     """Items (chunk of channels); a gradient that is not wanted has no elements."""
-    outputs, channels, high, wide = inputs.channel_kernel.shape
-    places, weights = np.empty(wide, np.uint64), np.empty(wide, inputs.x.dtype)
-    lines, u, grads = band.lines, inputs.channel_kernel.reshape(-1), grad_kernel.reshape(-1)
-    centre = inputs.spatial_kernel.shape[1] * inputs.spatial_kernel.shape[2] // 2
+    outputs, channels, high, wide = band.inputs.channel_kernel.shape
+    places, weights, plan = np.empty(wide, np.uint64), scratch.weights, band.plan
+    lines, u, flat = band.lines, band.inputs.channel_kernel.reshape(-1), grads.channel_kernel.reshape(-1)
+    centre = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2] // 2
     for item in range(start, stop):
         first, end = item * chunk, min(channels, (item + 1) * chunk)
-        if len(grad_lines):
-            clear(grad_lines, first * band.channel, (end - first) * band.channel)
+        if len(grads.lines):
+            clear(grads.lines, first * plan.channel, (end - first) * plan.channel)
         for o in range(outputs):
-            for h in range(band.rows):
-                row = band.first + h
-                _line_places(places, weights, o, h, inputs, outer, band)
-                if inputs.position_attention.size:
+            for h in range(plan.rows):
+                row = plan.first + h
+                _largest_of_row(places, weights, o, h, given, band)
+                if band.inputs.position_attention.size:
                     for w in range(wide):
-                        s = outer.largest[o, row, w]
-                        weights[w] *= _position_factor(o, centre, h, s, w, inputs, band)
+                        pixel = SamplePixel(o, h, w, given.largest[o, row, w])
+                        weights[w] *= _position_factor(pixel, centre, band)
                 for c in range(first, end):
-                    of, base = (
-                        np.uint64(((o * channels + c) * high + row) * wide),
-                        np.uint64(c * band.channel),
-                    )
-                    if len(grads):
+                    k = np.uint64(((o * channels + c) * high + row) * wide)
+                    base = np.uint64(c * plan.channel)
+                    if len(flat):
                         for w in range(np.uint64(wide)):
-                            grads[of + w] = weights[w] * lines[base + places[w]]
-                    if len(grad_lines):
+                            flat[k + w] = weights[w] * lines[base + places[w]]
+                    if len(grads.lines):
                         for w in range(np.uint64(wide)):
-                            grad_lines[base + places[w]] += weights[w] * u[of + w]
-        if len(grad_lines):
-            put_lines(grad_x, (first, end), grad_lines, image, band)
+                            grads.lines[base + places[w]] += weights[w] * u[k + w]
+        if len(grads.lines):
+            add_to_image(grads, (first, end), band)

@@ -32,7 +32,10 @@ jit: Callable = numba.njit(**_CALLED)
 borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
-ZERO, ONE, FALSE, TRUE = np.intp(0), np.intp(1), np.bool_(False), np.bool_(True)
+ZERO: Any = np.intp(0)
+ONE: Any = np.intp(1)
+FALSE: Any = np.bool_(False)
+TRUE: Any = np.bool_(True)
 
 
 @cache

@@ -1,243 +1,210 @@
 """Matrix products inside kernels: one thread, no BLAS, and a right matrix that need not exist.
 
 NumPy's BLAS runs its AVX2 kernels on processors that it does not know, has threads of its own, and takes
-matrices only. Here a kernel multiplies where it is: the right matrix is any memory in which row k begins at
-``steps[k]``, so that the shifted planes of a convolution, or points just sampled, are multiplied in place.
+matrices only. Here a kernel multiplies where it is: the right matrix is any memory of which is known where
+each row begins, so that the shifted planes of a convolution, or points just sampled, are multiplied in place.
 
-The product is made of tiles of `ROWS` rows and `TILE_BYTES` of columns, whose sums stay in registers over the
-whole depth. Per step of depth a tile loads two vectors of the right matrix, broadcasts `ROWS` elements of the
-left one and does ``2*ROWS`` multiply-adds: arithmetic bounds it as long as a panel of the left matrix and the
-rows of the right one come from the first two levels of cache. LLVM's vectoriser does not keep a tile in
-registers, so the innermost loop is written as vector instructions.
+The product is made of tiles of `TILE_ROWS` rows and `TILE_ROW_BYTES` of columns, whose sums stay in registers
+over the whole depth. Per step of depth a tile loads two vectors of the right matrix, broadcasts `TILE_ROWS`
+elements of the left one and does ``2*TILE_ROWS`` multiply-adds: arithmetic bounds it as long as a panel of
+the left matrix and the rows of the right one come from the first two levels of cache. LLVM's vectoriser does
+not keep a tile in registers, so the innermost loop is written as vector instructions.
 """
 
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-from .compile import jit
+from .compile import FALSE, ZERO, borrowing_jit, zero_like
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer
 
 _VECTORS = 2
 
 # Rows and columns of a tile: as many sums as fit into the registers with the operands.
-ROWS = 8 if MANY_REGISTERS else 6
-TILE_BYTES = _VECTORS * REGISTER_BYTES
+TILE_ROWS = 8 if MANY_REGISTERS else 6
+TILE_ROW_BYTES = _VECTORS * REGISTER_BYTES
+
+
+class Matrix(NamedTuple):
+    """A matrix in memory, row by row."""
+
+    values: np.ndarray  # 1-d, contiguous
+    at: int  # where it begins
+    stride: int  # from row to row
+
+
+class LeftPanels(NamedTuple):
+    """A left matrix as `pack_left` makes it."""
+
+    values: np.ndarray  # 1-d, contiguous
+    at: int  # where the first panel begins, at the first step of depth to be taken
+    stride: int  # from panel to panel
+
+
+class RightStrips(NamedTuple):
+    """A right matrix, in strips of `TILE_ROW_BYTES`."""
+
+    values: np.ndarray  # 1-d, contiguous
+    at: int  # where it begins
+    stride: int  # from strip to strip
+    rows: Any  # `multiply`: where each row begins in a strip; `multiply_rows`: from row to row
+
+
+class _Tile(NamedTuple):
+    """Where one tile of each of the three matrices begins, and how many rows of the result are stored."""
+
+    out: int
+    left: int
+    right: int
+    rows: int
+
+
+@register_jitable(error_model="numpy")
+def whole(count: int, step: int) -> int:
+    """At least `count`, and a multiple of `step`: a matrix may have to fill whole tiles."""
+    return -(-count // step) * step
 
 
 def pack_left(matrix: np.ndarray) -> np.ndarray:
-    """The left matrix (rows, depth) as `multiply` reads it: (panels, depth, ROWS), zeros in rows beyond."""
-    panels = np.zeros((-(-matrix.shape[0] // ROWS), matrix.shape[1], ROWS), matrix.dtype)
-    for row in range(ROWS):
-        part = matrix[row::ROWS]
+    """The left matrix (rows, depth) as `multiply` reads it: (panels, depth, TILE_ROWS), zeros beyond."""
+    panels = np.zeros((-(-matrix.shape[0] // TILE_ROWS), matrix.shape[1], TILE_ROWS), matrix.dtype)
+    for row in range(TILE_ROWS):
+        part = matrix[row::TILE_ROWS]
         panels[: len(part), :, row] = part
     return panels
 
 
-@jit
+@borrowing_jit
 def multiply(
-    out: np.ndarray,
-    at: int,
-    stride: int,
-    rows: int,
-    columns: int,
-    left: np.ndarray,
-    left_at: int,
-    panel: int,
-    right: np.ndarray,
-    right_at: int,
-    strip: int,
-    steps: np.ndarray,
-    first: int,
-    count: int,
-    scratch: np.ndarray,
-    add: bool,
+    out: Matrix, left: LeftPanels, right: RightStrips, size: tuple, corner: np.ndarray, add: bool
 ) -> None:
-    """out[at + i*stride + j] = sum over k of left[i, k] * right[k, j].
+    """out[i, j] = sum over k of left[i, k] * right[k, j].
 
     Parameters
     ----------
-    out, left, right : array, 1-d, contiguous
-        The matrices: `left` as `pack_left` makes it, flattened.
-    at, stride, rows, columns : int
-        Where the result begins, the distance of its rows, and its size.
-    left_at, panel : int
-        Where the first panel begins, at the first step of depth to be taken, and the distance of panels.
-    right_at, strip, steps : int, int, array of int
-        Where the right matrix begins, the distance of its strips of `TILE_BYTES` of columns, and where each
-        row begins in a strip. Reads up to the end of a strip: that memory must be there, its contents do not
-        matter.
-    first, count : int
-        Which of the `steps` to take; `count` is at least 1.
-    scratch : array
+    out, left, right : Matrix, LeftPanels, RightStrips
+        `right` has the depth of the product in rows, at least one, and is read up to the end of a strip: that
+        memory must be there, its contents do not matter.
+    size : (int, int)
+        Rows and columns of the result.
+    corner : array
         At least one tile, for those that reach over the last column.
     add : bool
         Add to what `out` holds, for a sum that is made in parts.
     """
-    width = TILE_BYTES // out.itemsize
+    (rows, columns), width = size, TILE_ROW_BYTES // corner.itemsize
     # A strip of the right matrix stays in the first level of cache while the panels of the left one go by.
     for j in range(0, columns, width):
-        there = right_at + j // width * strip
-        for i in range(0, rows, ROWS):
-            place, source, high = at + i * stride + j, left_at + i // ROWS * panel, min(ROWS, rows - i)
+        strip = right.at + j // width * right.stride
+        for i in range(0, rows, TILE_ROWS):
+            at, panel = out.at + i * out.stride + j, left.at + i // TILE_ROWS * left.stride
+            high = min(TILE_ROWS, rows - i)
             if j + width <= columns:
-                _tile(out, place, stride, high, left, source, right, there, steps, first, count, add)
+                _panel_tile(out, left, right, _Tile(at, panel, strip, high), len(right.rows), add)
             else:
-                _tile(scratch, 0, width, high, left, source, right, there, steps, first, count, False)
-                _copy_part(out, place, stride, high, columns - j, scratch, width, add)
+                part, tile = Matrix(corner, ZERO, width), _Tile(ZERO, panel, strip, high)
+                _panel_tile(part, left, right, tile, len(right.rows), FALSE)
+                _store_corner(Matrix(out.values, at, out.stride), part, high, columns - j, add)
 
 
-@jit
-def multiply_rows(
-    out: np.ndarray,
-    at: int,
-    stride: int,
-    rows: int,
-    columns: int,
-    left: np.ndarray,
-    left_at: int,
-    left_stride: int,
-    right: np.ndarray,
-    right_at: int,
-    right_stride: int,
-    strip: int,
-    depth: int,
-    add: bool,
-) -> None:
-    """out[at + i*stride + j] = sum over k of left[left_at + i*left_stride + k] * right[k, j].
+@borrowing_jit
+def multiply_rows(out: Matrix, left: Matrix, right: RightStrips, size: tuple, depth: int, add: bool) -> None:
+    """The same for a left matrix that has just been made, row by row: nothing of it is moved.
 
-    For a left matrix that has just been made, row by row, and a right one that many products share: nothing
-    of the left one is moved. Works on whole tiles: all three matrices have `ROWS` rows and `TILE_BYTES` of
-    columns, or multiples, in memory, and what lies in those beyond `rows` and `columns` does not matter.
+    Works on whole tiles: all three matrices have `TILE_ROWS` rows and `TILE_ROW_BYTES` of columns, or
+    multiples, in memory, and what lies in those beyond the matrices does not matter.
 
     Parameters
     ----------
-    out, left, right : array, 1-d, contiguous
-        The matrices.
-    at, stride, rows, columns : int
-        Where the result begins, the distance of its rows, and its size.
-    left_at, left_stride : int
-        Where the left matrix begins, and the distance of its rows.
-    right_at, right_stride, strip : int
-        Where the right matrix begins, the distance of its rows, and that of its strips of `TILE_BYTES` of
-        columns: row by row it is read fastest where each strip lies by itself.
+    out, left, right : Matrix, Matrix, RightStrips
+        Many products may share `right`. Row by row it is read fastest where each strip lies by itself.
+    size : (int, int)
+        Rows and columns of the result.
     depth : int
         Columns of the left matrix, at least 1.
     add : bool
         Add to what `out` holds, for a sum that is made in parts.
     """
-    width = TILE_BYTES // out.itemsize
+    (rows, columns), width = size, TILE_ROW_BYTES // out.values.itemsize
     for j in range(0, columns, width):
-        source = right_at + j // width * strip
-        for i in range(0, rows, ROWS):
-            place, line = at + i * stride + j, left_at + i * left_stride
-            _row_tile(out, place, stride, left, line, left_stride, right, source, right_stride, depth, add)
+        strip = right.at + j // width * right.stride
+        for i in range(0, rows, TILE_ROWS):
+            tile = _Tile(out.at + i * out.stride + j, left.at + i * left.stride, strip, TILE_ROWS)
+            _row_tile(out, left, right, tile, depth, add)
 
 
-@jit
-def _copy_part(
-    out: np.ndarray, at: int, stride: int, rows: int, columns: int, tile: np.ndarray, width: int, add: bool
-) -> None:
+@borrowing_jit
+def _store_corner(out: Matrix, part: Matrix, rows: int, columns: int, add: bool) -> None:
     for i in range(rows):
         for j in range(columns):
-            before = out[at + i * stride + j] if add else out.dtype.type(0)
-            out[at + i * stride + j] = before + tile[i * width + j]
+            at = out.at + i * out.stride + j
+            before = out.values[at] if add else zero_like(out.values)
+            out.values[at] = before + part.values[i * part.stride + j]
 
 
 @intrinsic
-def _tile(
-    typing: Any,
-    out: Any,
-    at: Any,
-    stride: Any,
-    rows: Any,
-    left: Any,
-    left_at: Any,
-    right: Any,
-    right_at: Any,
-    steps: Any,
-    first: Any,
-    count: Any,
-    add: Any,
-) -> Any:
-    """One tile of `multiply`, its sums in registers, of which the first `rows` rows are stored."""
-    index = types.intp
-    places = (out, index, index, index, left, index, right, index)
-    signature = types.void(*places, steps, index, index, types.boolean)
-    return signature, _generate_tile
+def _panel_tile(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
+    """One tile of `multiply`, its sums in registers, of which the first ``tile.rows`` rows are stored."""
+    return types.void(out, left, right, tile, types.intp, types.boolean), _generate_panel_tile
 
 
-def _generate_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, TILE_BYTES)
-    _, at, stride, rows, _, left_at, _, right_at, _, first, count, add = args
-    index = count.type
-    out, left, right, steps = (
-        builder.gep(writer.data[array], [offset])
-        for array, offset in ((0, at), (4, left_at), (6, right_at), (8, first))
-    )
+def _generate_panel_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, TILE_ROW_BYTES)
+    out, left, right, tile, depth, add = writer.arguments
+    index = depth.type
+    panels, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
 
     def step(k: Any, sums: list) -> list:
-        values = writer.load(right, writer.element(steps, k))
-        panel = builder.gep(left, [builder.mul(k, index(ROWS))])
-        factors = (writer.broadcast(writer.element(panel, index(i))) for i in range(ROWS))
-        return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
+        values = writer.load(strip, writer.element(right.rows, k))
+        panel = builder.gep(panels, [builder.mul(k, index(TILE_ROWS))])
+        factors = (writer.element(panel, index(i)) for i in range(TILE_ROWS))
+        return _multiply_add(writer, sums, factors, values)
 
-    _store_tile(writer, writer.sums(ROWS, count, step), out, stride, rows, add)
+    _store_tile(writer, writer.sums(TILE_ROWS, depth, step), out, tile, add)
     return context.get_dummy_value()
 
 
 @intrinsic
-def _row_tile(
-    typing: Any,
-    out: Any,
-    at: Any,
-    stride: Any,
-    left: Any,
-    left_at: Any,
-    left_stride: Any,
-    right: Any,
-    right_at: Any,
-    right_stride: Any,
-    depth: Any,
-    add: Any,
-) -> Any:
+def _row_tile(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
     """One tile of `multiply_rows`."""
-    index = types.intp
-    signature = types.void(out, index, index, left, index, index, right, index, index, index, types.boolean)
-    return signature, _generate_row_tile
+    return types.void(out, left, right, tile, types.intp, types.boolean), _generate_row_tile
 
 
 def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, TILE_BYTES)
-    _, at, stride, _, left_at, left_stride, _, right_at, right_stride, depth, add = args
-    index = depth.type
-    out, left, right = (
-        builder.gep(writer.data[array], [offset]) for array, offset in ((0, at), (3, left_at), (6, right_at))
-    )
-    lines = [builder.gep(left, [builder.mul(left_stride, index(i))]) for i in range(ROWS)]
+    writer = Writer(context, builder, signature, args, TILE_ROW_BYTES)
+    out, left, right, tile, depth, add = writer.arguments
+    first, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
+    lines = [builder.gep(first, [builder.mul(left.stride, depth.type(i))]) for i in range(TILE_ROWS)]
 
     def step(k: Any, sums: list) -> list:
-        values = writer.load(right, builder.mul(k, right_stride))
-        factors = (writer.broadcast(writer.element(line, k)) for line in lines)
-        return [writer.add(total, writer.multiply(f, values)) for total, f in zip(sums, factors, strict=True)]
+        values = writer.load(strip, builder.mul(k, right.rows))
+        return _multiply_add(writer, sums, (writer.element(line, k) for line in lines), values)
 
-    _store_tile(writer, writer.sums(ROWS, depth, step), out, stride, None, add)
+    _store_tile(writer, writer.sums(TILE_ROWS, depth, step), out, tile, add)
     return context.get_dummy_value()
 
 
-def _store_tile(writer: Writer, totals: list, out: Any, stride: Any, rows: Any, add: Any) -> None:
-    """The sums of a tile, or of its first `rows` rows, added to what is there if `add` says so."""
-    builder = writer.builder
+def _multiply_add(writer: Writer, sums: list, factors: Iterable, values: Any) -> list:
+    """One step of depth: a row of sums for each factor."""
+    return [
+        writer.add(total, writer.multiply(writer.broadcast(factor), values))
+        for total, factor in zip(sums, factors, strict=True)
+    ]
+
+
+def _store_tile(writer: Writer, sums: list, out: Any, tile: Any, add: Any) -> None:
+    """Those rows of a tile that are wanted, added to what is there if `add` says so."""
+    builder, first = writer.builder, writer.builder.gep(out.values, [tile.out])
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
             with branch:
-                for i, total in enumerate(totals):
-                    place = builder.mul(stride, stride.type(i))
-                    inside = rows and builder.icmp_signed("<", rows.type(i), rows)
-                    with builder.if_then(inside, likely=True) if rows else nullcontext():
-                        value = writer.add(total, writer.load(out, place)) if adding else total
-                        writer.store(value, out, place)
+                for i, total in enumerate(sums):
+                    place = builder.mul(out.stride, out.stride.type(i))
+                    inside = builder.icmp_signed("<", tile.rows.type(i), tile.rows)
+                    with builder.if_then(inside, likely=True):
+                        value = writer.add(total, writer.load(first, place)) if adding else total
+                        writer.store(value, first, place)

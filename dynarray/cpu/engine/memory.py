@@ -8,20 +8,22 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import parallel
-from .pixels import whole_lines
 from .vectors import LINE_BYTES
 
+_BYTE = np.dtype(np.uint8)
 _PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
+
+KEPT_CUTS = 64  # per thread: calls of one shape after the other need the same ones
 
 Record = TypeVar("Record", bound=tuple)
 _own = threading.local()
@@ -54,14 +56,14 @@ def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
 
     The next call in this thread with the same name, of whatever operator, gets the same memory.
     """
-    size = count * dtype.itemsize + LINE_BYTES
+    size = count * dtype.itemsize
     memory = getattr(_own, name, None)
     if memory is None or len(memory) < size:
-        memory = empty((size,), np.uint8)
+        memory = empty((size + LINE_BYTES,), _BYTE)
+        memory = memory[-memory.ctypes.data % LINE_BYTES :]
         if size <= KEPT_BYTES:
             setattr(_own, name, memory)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + count * dtype.itemsize].view(dtype)
+    return memory[:size].view(dtype)
 
 
 def cut(sizes: Record, dtype: np.dtype) -> Record:
@@ -69,19 +71,47 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
 
     Parameters
     ----------
-    sizes : NamedTuple of int
-        The elements of each array. This is the one description of what a kernel needs: it takes the record
-        that this returns.
+    sizes : NamedTuple
+        The elements of each array, or ``(elements, dtype)`` where that is another; records may nest. This is
+        the one description of what a kernel needs: it takes the record that this returns.
 
     Returns
     -------
     NamedTuple of array
         With any values, each from a cache line on, in memory of this thread that its next call gets too.
     """
-    starts = np.cumsum([0, *map(whole_lines, sizes)]).tolist()
-    memory = borrow("scratch", starts[-1], dtype)
-    arrays = (memory[start : start + size] for start, size in zip(starts, sizes, strict=False))
-    return type(sizes)(*arrays)
+    cuts = _own.__dict__.setdefault("cuts", {})
+    key = type(sizes), sizes, dtype
+    record = cuts.get(key)
+    if record is not None:
+        return record
+    ranges, end = [], 0
+    for size, kind in _flat_sizes(sizes, dtype):
+        begin = -(-end // LINE_BYTES) * LINE_BYTES
+        end = begin + size * kind.itemsize
+        ranges.append((begin, end, kind))
+    before = getattr(_own, "scratch", None)
+    memory = borrow("scratch", end, _BYTE)
+    record = _filled(sizes, (memory[begin:stop].view(kind) for begin, stop, kind in ranges))
+    if getattr(_own, "scratch", None) is not before or len(cuts) >= KEPT_CUTS:
+        cuts.clear()  # others hold memory that is no longer in use
+    if end <= KEPT_BYTES:
+        cuts[key] = record
+    return record
+
+
+def _flat_sizes(sizes: tuple, dtype: np.dtype) -> Iterator[tuple[int, np.dtype]]:
+    for size in sizes:
+        if hasattr(size, "_fields"):
+            yield from _flat_sizes(size, dtype)
+        else:
+            yield (size[0], np.dtype(size[1])) if isinstance(size, tuple) else (size, dtype)
+
+
+def _filled(sizes: Record, arrays: Iterator[np.ndarray]) -> Record:
+    """The record with the next arrays in the place of sizes."""
+    fields = (_filled(size, arrays) if hasattr(size, "_fields") else next(arrays) for size in sizes)
+    return type(sizes)(*fields)
 
 
 def run_with_scratch(

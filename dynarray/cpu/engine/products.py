@@ -1,180 +1,316 @@
-"""Sums of products along planes, for several rows and columns of planes at once.
+"""Sums of products of planes: small matrices, of which each element is a run of pixels.
 
-A filter per pixel multiplies planes element by element. One output plane by itself is bound by loads: two
-for each multiply-add. A block of `ROWS` times `COLUMNS` output planes shares them, its sums in registers
-over the whole depth. As in `gemm`, the innermost loop is written as vector instructions.
+A filter per pixel multiplies planes element by element. One plane of a result by itself is bound by loads:
+two for each multiply-add. A block of rows and columns of the result shares them: its sums stay in registers
+while the terms go by, and r + c loads serve r*c multiply-adds. As in `gemm`, the innermost loop is written as
+vector instructions, once, for blocks of any size.
+
+What is multiplied may lie in an array of the caller, where rows and terms are whole images apart. What is
+read of it next is fetched meanwhile, so that it comes at the rate of the memory although no two of its runs
+are neighbours.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from . import gemm
-from .compile import jit
+from .compile import ZERO, borrowing_jit
 from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
-# As many sums as fit into the registers with the operands: those of each row and of one column.
-ROWS, COLUMNS = 3, 4
-_VECTOR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
-STRIP_BYTES = gemm.TILE_BYTES  # a strip of planes, in which memory is counted: whole vectors
+# As many sums as fit into the registers with the operands. Two registers a plane, where they suffice, take
+# fewer loads for the offsets of planes; one leaves room for more columns.
+_PAIR_ROWS, _PAIR_COLUMNS = 3, 4
+_PAIR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
+PRODUCT_ROWS = 3
+WIDE, NARROW = (9, 4) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
+RUN_BYTES = gemm.TILE_ROW_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
 
 
-def _block(rows: int, columns: int) -> Callable:
-    """An intrinsic: all strips of `rows` times `columns` output planes."""
+class Target(NamedTuple):
+    """The planes of a result: (i, j) begins at ``at + rows[i] + columns[j]``."""
+
+    data: np.ndarray
+    at: int
+    rows: Any  # an array, or a number: the distance from one to the next
+    columns: Any
+
+
+class Factor(NamedTuple):
+    """The planes of a factor: the one of line i, a row or a column of the result, and of term k begins at
+    ``at + terms[k] + lines[i]``.
+    """
+
+    data: np.ndarray
+    at: int
+    lines: Any  # as `Target.rows`
+    terms: Any
+    ahead: Any  # with each vector that is read, what lies so many elements behind is fetched; None: nothing
+
+
+class Extent(NamedTuple):
+    """The size of a product: at least one of each."""
+
+    rows: int
+    columns: int
+    terms: int
+    length: int  # of a run, in elements: whole registers
+
+
+class _Block(NamedTuple):
+    """What is compiled: a block of so many rows and columns, of vectors of so many bytes."""
+
+    rows: int
+    columns: int
+    size: int
+    # Sums fill the registers, so that it matters in which order operands are read; and the last row or column
+    # stands in for those that there are not: fewer sums would be too few to keep the arithmetic busy.
+    full: bool
+
+
+def _compiled(generate: Callable, *args: Any) -> Callable:
+    """An intrinsic: ``target[row + i, column + j] = sum over k of a[k, row + i] * b[k, column + j]``.
+
+    With `add`, which may be None for False, sums are added to what the target holds.
+    """
 
     @intrinsic
-    def block(
-        typing: Any,
-        out: Any,
-        out_row: Any,
-        row: Any,
-        out_col: Any,
-        column: Any,
-        out_strip: Any,
-        a: Any,
-        a_row: Any,
-        a_step: Any,
-        b: Any,
-        b_col: Any,
-        b_step: Any,
-        depth: Any,
-        first: Any,
-        strips: Any,
-        add: Any,
-    ) -> Any:
-        i = types.intp
-        offsets = (out_row, i, out_col, i, i)
-        planes = (a, a_row, a_step, b, b_col, b_step)
-        signature = types.void(out, *offsets, *planes, i, i, i, types.boolean)
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _generate(context, builder, signature, args, rows, columns)
-
-        return signature, generate
+    def block(typing: Any, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any, add: Any) -> Any:
+        flag = add if isinstance(add, types.NoneType) else types.boolean
+        signature = types.void(target, a, b, extent, types.intp, types.intp, flag)
+        return signature, partial(generate, block=_Block(*args))
 
     return block
 
 
-def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, columns: int) -> Any:
-    writer = Writer(context, builder, signature, args, _VECTOR_BYTES)
-    out, out_row, _, out_col, _, _, a, a_row, a_step, b, b_col, b_step, *_ = writer.data
-    _, _, row, _, column, out_strip, *_, depth, first, strips, add = args
-    index = depth.type
-    parts = STRIP_BYTES // _VECTOR_BYTES
-    of_row = [builder.add(row, index(i)) for i in range(rows)]
-    of_column = [builder.add(column, index(k)) for k in range(columns)]
+def _generate_block(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
+    """Sums in registers, over all terms."""
+    writer = Writer(context, builder, signature, args, block.size)
+    target, a, b, extent, row, column, add = writer.arguments
+    rows = _numbers(builder, row, block.rows, extent.rows if block.full else None)
+    columns = _numbers(builder, column, block.columns, extent.columns if block.full else None)
+    places = _places(writer, target, rows, columns)
+    a_lines = [writer.place(a.lines, number) for number in rows]
+    b_lines = [writer.place(b.lines, number) for number in columns]
+    with Loop(builder, _vectors(writer, extent), []) as vector:
+        left, right, to = _shifted(writer, vector.k, a, b, target)
+        lefts = [builder.gep(left, [line]) for line in a_lines]
+        rights = [builder.gep(right, [line]) for line in b_lines]
 
-    def begins(planes: Any, offsets: Any, numbers: list, strip: Any) -> list:
-        """Pointers to the first strip of each plane, but for the step."""
-        start = builder.gep(planes, [builder.mul(first, strip)])
-        return [builder.gep(start, [writer.element(offsets, number)]) for number in numbers]
-
-    strip = index(parts * writer.lanes)
-    lefts, rights = begins(a, a_row, of_row, strip), begins(b, b_col, of_column, strip)
-    outs = [
-        builder.gep(target, [writer.element(out_row, number)])
-        for target in begins(out, out_col, of_column, out_strip)
-        for number in of_row
-    ]
-
-    # Everything but the loops over positions and depth is done once: a block takes but some dozen cycles.
-    with Loop(builder, builder.mul(strips, index(parts)), []) as vectors:
-        place = builder.mul(vectors.k, index(writer.lanes))
-        here = [builder.gep(plane, [place]) for plane in lefts + rights]
-
-        def step(s: Any, sums: list) -> list:
-            left_step, right_step = writer.element(a_step, s), writer.element(b_step, s)
-            factors = [writer.load(left, left_step) for left in here[:rows]]
+        def step(k: Any, sums: list) -> list:
+            a_term, b_term = writer.place(a.terms, k), writer.place(b.terms, k)
+            factors = [writer.load(each, a_term) for each in lefts]
+            if a.ahead is not None:
+                # Of a strip across two lines it is the second one: the first came with the strip before.
+                further = builder.add(a_term, builder.add(a.ahead, a_term.type(writer.lanes - 1)))
+                for each in lefts:
+                    writer.prefetch(each, further)
             following: list[Any] = []
-            for right in here[rows:]:
-                other = writer.load(right, right_step)
-                for factor in factors:
-                    following.append(writer.add(sums[len(following)], writer.multiply(factor, other)))
+            for each in rights:
+                these = sums[len(following) : len(following) + block.rows]
+                following += _one_more(writer, these, factors, writer.load(each, b_term), block.full)
             return following
 
-        totals = writer.sums(rows * columns, depth, step)
-        number, part = builder.udiv(vectors.k, index(parts)), builder.urem(vectors.k, index(parts))
-        to = builder.add(builder.mul(number, out_strip), builder.mul(part, index(writer.lanes)))
-        with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
-            for branch, adding in zip(branches, (True, False), strict=True):
-                with branch:
-                    for total, target in zip(totals, outs, strict=True):
-                        value = writer.add(total, writer.load(target, to)) if adding else total
-                        writer.store(value, target, to)
+        totals = writer.sums(block.rows * block.columns, extent.terms, step)
+        _store(writer, totals, to, places, add, block.full)
     return context.get_dummy_value()
 
 
-_full, _fewer_rows = _block(ROWS, COLUMNS), _block(ROWS - 1, COLUMNS)
-_fewer_columns, _fewer_of_both = _block(ROWS, COLUMNS - 1), _block(ROWS - 1, COLUMNS - 1)
-_single = _block(1, 1)
+def _generate_held(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
+    """Factors `a` of `WIDE` terms in registers, while all columns go by."""
+    writer = Writer(context, builder, signature, args, block.size)
+    target, a, b, extent, row, column, add = writer.arguments
+    rows, terms = _numbers(builder, row, block.rows, None), _numbers(builder, row.type(0), WIDE, None)
+    a_lines = [writer.place(a.lines, number) for number in rows]
+    a_terms, b_terms = ([writer.place(each.terms, k) for k in terms] for each in (a, b))
+    with Loop(builder, _vectors(writer, extent), []) as vector:
+        left, right, to = _shifted(writer, vector.k, a, b, target)
+        factors = [[writer.load(left, builder.add(term, line)) for line in a_lines] for term in a_terms]
+        rights = [builder.gep(right, [term]) for term in b_terms]
+        with Loop(builder, builder.sub(extent.columns, column), []) as turn:
+            number = builder.add(turn.k, column)
+            line, totals = writer.place(b.lines, number), [writer.zero] * block.rows
+            for those, each in zip(factors, rights, strict=True):
+                totals = _one_more(writer, totals, those, writer.load(each, line), block.full)
+            _store(writer, totals, to, _places(writer, target, rows, [number]), add, block.full)
+    return context.get_dummy_value()
 
 
-@jit
-def sum_products(
-    out: np.ndarray,
-    out_row: np.ndarray,
-    out_col: np.ndarray,
-    out_strip: int,
-    a: np.ndarray,
-    a_row: np.ndarray,
-    a_step: np.ndarray,
-    b: np.ndarray,
-    b_col: np.ndarray,
-    b_step: np.ndarray,
-    rows: int,
-    columns: int,
-    depth: int,
-    first: int,
-    strips: int,
-    add: bool,
-) -> None:
-    """out[i, k] = sum over s of a[i, s] * b[k, s], where each is a plane of which some strips are taken.
+def _numbers(builder: Any, first: Any, count: int, end: Any) -> list:
+    """The lines of a block, those behind the last one the last one, if there is an `end`."""
+    numbers = [builder.add(first, first.type(k)) for k in range(count)]
+    if end is None:
+        return numbers
+    last = builder.sub(end, end.type(1))
+    return [builder.select(builder.icmp_signed("<", each, last), each, last) for each in numbers]
 
-    Plane (i, k) of `out` begins at ``out_row[i] + out_col[k]``, (i, s) of `a` at ``a_row[i] + a_step[s]``,
-    (k, s) of `b` at ``b_col[k] + b_step[s]``; `depth` is at least 1. The strips of a plane lie one after the
-    other, those of a plane of `out` the distance `out_strip` apart; `strips` of them, at least 1, are taken
-    from number `first` on. With `add`, sums are added to what `out` holds, and planes of `out` may overlap.
+
+def _places(writer: Writer, target: Any, rows: list, columns: list) -> list:
+    """Where the planes of a block lie, column by column."""
+    of_rows = [writer.place(target.rows, row) for row in rows]
+    of_columns = [writer.place(target.columns, column) for column in columns]
+    return [writer.builder.add(row, column) for column in of_columns for row in of_rows]
+
+
+def _vectors(writer: Writer, extent: Any) -> Any:
+    """How many there are in a run."""
+    return writer.builder.udiv(extent.length, extent.length.type(writer.lanes))
+
+
+def _shifted(writer: Writer, number: Any, *planes: Any) -> list:
+    """Pointers to one vector of the first plane of each."""
+    shift = writer.builder.mul(number, number.type(writer.lanes))
+    return [writer.builder.gep(each.data, [writer.builder.add(each.at, shift)]) for each in planes]
+
+
+def _one_more(writer: Writer, sums: list, factors: list, other: Any, ordered: bool) -> list:
+    """The sums of a column with one more term."""
+    sums = [
+        writer.add(total, writer.multiply(factor, other)) for total, factor in zip(sums, factors, strict=True)
+    ]
+    return writer.in_order(sums) if ordered else sums
+
+
+def _store(writer: Writer, totals: list, to: Any, places: list, add: Any, at_once: bool) -> None:
+    """Sums to their places, or added to what is there if `add` says so.
+
+    If `at_once`, all are read before any is written, for places may be the same, of equal sums; else one
+    after the other, for they may overlap.
+    """
+    pairs = list(zip(totals, places, strict=True))
+    together = [pairs] if at_once else [[pair] for pair in pairs]
+
+    def store(adding: bool) -> None:
+        for these in together:
+            values = [
+                writer.add(total, writer.load(to, place)) if adding else total for total, place in these
+            ]
+            for value, (_, place) in zip(values, these, strict=True):
+                writer.store(value, to, place)
+
+    if add is None:
+        store(False)
+        return
+    with writer.builder.if_else(add) as (to_add, to_set):
+        with to_add:
+            store(True)
+        with to_set:
+            store(False)
+
+
+def _pair(rows: int, columns: int) -> Callable:
+    """A block whose planes take a pair of registers."""
+    return _compiled(_generate_block, rows, columns, _PAIR_BYTES, False)
+
+
+_pairs, _pairs_fewer_rows = _pair(_PAIR_ROWS, _PAIR_COLUMNS), _pair(_PAIR_ROWS - 1, _PAIR_COLUMNS)
+_pairs_fewer_columns = _pair(_PAIR_ROWS, _PAIR_COLUMNS - 1)
+_pairs_fewer_of_both = _pair(_PAIR_ROWS - 1, _PAIR_COLUMNS - 1)
+_pairs_single = _pair(1, 1)
+
+
+@borrowing_jit
+def sum_products(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
+    """target[i, j] = sum over k of a[k, i] * b[k, j], for any number of rows and columns.
+
+    With `add`, sums are added to what the target holds, of which planes may then overlap. Runs are of whole
+    strips of `RUN_BYTES`.
     """
     # Groups of nearly one size: small ones have too few sums to keep the arithmetic busy.
-    row_groups, column_groups = (rows + ROWS - 1) // ROWS, (columns + COLUMNS - 1) // COLUMNS
-    least_rows, more_rows = rows // row_groups, rows % row_groups
-    least_columns, more_columns = columns // column_groups, columns % column_groups
-    k = 0
+    row_groups = (extent.rows + _PAIR_ROWS - 1) // _PAIR_ROWS
+    column_groups = (extent.columns + _PAIR_COLUMNS - 1) // _PAIR_COLUMNS
+    least_rows, more_rows = extent.rows // row_groups, extent.rows % row_groups
+    least_columns, more_columns = extent.columns // column_groups, extent.columns % column_groups
+    j = 0
     for column_group in range(column_groups):
         across, i = least_columns + (column_group < more_columns), 0
         for row_group in range(row_groups):
             down = least_rows + (row_group < more_rows)
-            # Not through a tuple: that counts references to all arrays, at twice the cost of the block.
-            if down == ROWS and across == COLUMNS:
-                _full(
-                    out, out_row, i, out_col, k, out_strip,
-                    a, a_row, a_step, b, b_col, b_step, depth, first, strips, add,
-                )  # fmt: skip
-            elif down == ROWS - 1 and across == COLUMNS:
-                _fewer_rows(
-                    out, out_row, i, out_col, k, out_strip,
-                    a, a_row, a_step, b, b_col, b_step, depth, first, strips, add,
-                )  # fmt: skip
-            elif down == ROWS and across == COLUMNS - 1:
-                _fewer_columns(
-                    out, out_row, i, out_col, k, out_strip,
-                    a, a_row, a_step, b, b_col, b_step, depth, first, strips, add,
-                )  # fmt: skip
-            elif down == ROWS - 1 and across == COLUMNS - 1:
-                _fewer_of_both(
-                    out, out_row, i, out_col, k, out_strip,
-                    a, a_row, a_step, b, b_col, b_step, depth, first, strips, add,
-                )  # fmt: skip
+            if down == _PAIR_ROWS and across == _PAIR_COLUMNS:
+                _pairs(target, a, b, extent, i, j, add)
+            elif down == _PAIR_ROWS - 1 and across == _PAIR_COLUMNS:
+                _pairs_fewer_rows(target, a, b, extent, i, j, add)
+            elif down == _PAIR_ROWS and across == _PAIR_COLUMNS - 1:
+                _pairs_fewer_columns(target, a, b, extent, i, j, add)
+            elif down == _PAIR_ROWS - 1 and across == _PAIR_COLUMNS - 1:
+                _pairs_fewer_of_both(target, a, b, extent, i, j, add)
             else:
-                for n in range(i, i + down):
-                    for m in range(k, k + across):
-                        _single(
-                            out, out_row, n, out_col, m, out_strip,
-                            a, a_row, a_step, b, b_col, b_step, depth, first, strips, add,
-                        )  # fmt: skip
+                for row in range(i, i + down):
+                    for column in range(j, j + across):
+                        _pairs_single(target, a, b, extent, row, column, add)
             i += down
-        k += across
+        j += across
+
+
+def _many_columns(rows: int) -> Callable:
+    """`sum_products` for one group of so many rows, whose last one may stand in for some that there are not.
+
+    Runs are of whole registers.
+    """
+    wide, narrow = (
+        _compiled(_generate_block, rows, columns, REGISTER_BYTES, True) for columns in (WIDE, NARROW)
+    )
+
+    @borrowing_jit
+    def product(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
+        j = 0
+        while j < extent.columns:
+            left = extent.columns - j
+            if left <= NARROW or WIDE < left <= 2 * NARROW:  # which has the fewest made in vain
+                narrow(target, a, b, extent, ZERO, j, add)
+                j += NARROW
+            else:
+                wide(target, a, b, extent, ZERO, j, add)
+                j += WIDE
+
+    return product
+
+
+product_of_rows, product_of_row = _many_columns(PRODUCT_ROWS), _many_columns(1)
+_block_of_rows = _compiled(_generate_block, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
+_held = _compiled(_generate_held, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
+
+
+@borrowing_jit
+def product_of_block(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
+    """`product_of_rows` for at most `WIDE` columns, without code for more."""
+    _block_of_rows(target, a, b, extent, ZERO, ZERO, add)
+
+
+@borrowing_jit
+def product_of_terms(target: Target, a: Factor, b: Factor, extent: Extent) -> None:
+    """`product_of_rows` for `WIDE` terms of all `PRODUCT_ROWS` rows: factors `a` stay while columns go by."""
+    _held(target, a, b, extent, ZERO, ZERO, None)
+
+
+@intrinsic
+def gather_planes(typing: Any, target: Any, a: Any, extent: Any) -> Any:
+    """Copy a factor of up to `PRODUCT_ROWS` lines to where the planes of another one, `target`, lie.
+
+    What lies ahead of it is fetched meanwhile.
+    """
+    return types.void(target, a, extent), _generate_gathering
+
+
+def _generate_gathering(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+    target, a, extent = writer.arguments
+    index, vectors = extent.length.type, _vectors(writer, extent)
+    rows = _numbers(builder, index(0), PRODUCT_ROWS, extent.rows)
+    lines = [(writer.place(a.lines, row), writer.place(target.lines, row)) for row in rows]
+    further = builder.add(a.ahead, index(writer.lanes - 1))
+    with Loop(builder, extent.terms, []) as term:
+        begin, goal = (
+            builder.gep(each.data, [builder.add(each.at, writer.place(each.terms, term.k))])
+            for each in (a, target)
+        )
+        for source, to in ((builder.gep(begin, [line[0]]), builder.gep(goal, [line[1]])) for line in lines):
+            with Loop(builder, vectors, []) as vector:
+                shift = builder.mul(vector.k, index(writer.lanes))
+                writer.store(writer.load(source, shift), to, shift)
+                writer.prefetch(source, builder.add(shift, further))
+    return context.get_dummy_value()

@@ -88,6 +88,12 @@ class Writer:
         """One element behind a pointer."""
         return self.builder.load(self.builder.gep(pointer, [index]))
 
+    def place(self, places: Any, number: Any) -> Any:
+        """Where something begins: an element of an array of places, or so many times their distance."""
+        if isinstance(places.type, ir.PointerType):
+            return self.element(places, number)
+        return self.builder.mul(places, number)
+
     def load(self, pointer: Any, index: Any) -> Any:
         """A vector, from any address."""
         return self.builder.load(self._at(pointer, index), align=self._align)

@@ -1,0 +1,214 @@
+"""The kernels of the gradients of `atom_conv2d` on the CPU."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from ..engine import gemm
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.pixels import clear, copy, inside, transpose
+from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
+from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, plane_origin
+from .plan import AtomPlan, AtomScratch
+
+SUMMED_POSITIONS = 64  # that are added up at once
+SHARED_STRIPS = 2  # of a tile, on which all sums of a group of channels are made before the next ones
+
+
+class AtomGradients(NamedTuple):
+    """What the backward pass writes; arrays that are not needed have no elements."""
+
+    x: np.ndarray
+    edges: np.ndarray  # per item: what it adds to rows of x that belong to the item before
+    atoms: np.ndarray
+    coefficients: np.ndarray  # per item, (C*M, O), both up to whole tiles of the product
+    bias: np.ndarray  # per item; float64, which costs nothing
+
+
+class AtomShares(NamedTuple):
+    """Item i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge."""
+
+    first_of: np.ndarray
+    shared: np.ndarray
+
+
+class AtomEdge(NamedTuple):
+    """The rows of x from `first` to `end` get what an item adds in the item's own place."""
+
+    item: int
+    first: int
+    end: int
+
+
+@borrowing_jit
+def _transpose_strips(target: np.ndarray, source: np.ndarray, span: int, rows: int, columns: int) -> None:
+    """The transpose, strip by strip as the right matrix of `gemm.multiply_rows`."""
+    width = gemm.TILE_ROW_BYTES // source.itemsize
+    for first in range(0, rows, width):
+        transpose(target, first * span, width, source, first * span, span, min(width, rows - first), columns)
+
+
+@borrowing_jit
+def _add_plane(
+    plane: np.ndarray,
+    at: int,
+    rows: tuple,
+    origin: tuple,
+    image: np.ndarray,
+    edge_rows: np.ndarray,
+    edge: AtomEdge,
+    plan: AtomPlan,
+) -> None:
+    """Add packed rows (first, count) to the pixels that they belong to: those of the edge to `edge_rows`."""
+    (first, count), step = rows, plan.planes.stride
+    top, bottom = inside(count, first, image.shape[0], origin[0], step[0])
+    left, end = inside(plan.tiles.width, ZERO, image.shape[1], origin[1], step[1])
+    for i in range(top, bottom):
+        row = (first + i) * step[0] + origin[0]
+        line = edge_rows[row - edge.first] if row < edge.end else image[row]
+        base, pixels = uint64(at + i * plan.tiles.width + left), uint64(end - left)
+        to = uint64(left * step[1] + origin[1])
+        if step[1] == 1:
+            for j in range(pixels):
+                line[to + j] += plane[base + j]
+        else:
+            for j in range(pixels):
+                line[to + j * uint64(step[1])] += plane[base + j]
+
+
+@borrowing_jit
+def _add_grad_x(
+    tile: AtomTile,
+    channels: tuple,
+    grads: AtomGradients,
+    edge: AtomEdge,
+    plan: AtomPlan,
+    scratch: AtomScratch,
+) -> None:
+    """Gradients of channels (first, count) of x, from those of their planes."""
+    (first, count), planes = channels, plan.planes
+    rows = (tile.row, tile.rows + planes.halo)
+    for c in range(count):
+        image, edge_rows = grads.x[tile.n, first + c], grads.edges[edge.item, first + c]
+        for plane in range(len(planes.origin_y)):
+            at, origin = c * planes.image + plane * planes.plane, plane_origin(plane, tile, plan)
+            _add_plane(scratch.grad_images, at, rows, origin, image, edge_rows, edge, plan)
+
+
+@borrowing_jit
+def _sum_channels(
+    tile: AtomTile, place: int, count: int, grads: AtomGradients, plan: AtomPlan, scratch: AtomScratch
+) -> None:
+    """z of some channels of a chunk, and what it gives to the gradients of the atoms and of its planes.
+
+    A few strips at a time: what one of the three sums reads, the next one finds in the first level of cache.
+    """
+    offsets = plan.offsets
+    m, taps, channels = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
+    step = SHARED_STRIPS * (RUN_BYTES // scratch.z.itemsize)
+    for at in range(0, tile.padded, step):
+        length = min(step, tile.padded - at)
+        if grads.coefficients.size:
+            z = Target(scratch.z, at, offsets.row, channels)
+            atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
+            images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
+            sum_products(z, atoms, images, Extent(m, count, taps, length), FALSE)
+        if grads.atoms.size:
+            grad_atoms = Target(scratch.grad_atoms, at, offsets.atom, offsets.row)
+            grad_z = Factor(scratch.grad_z, at, offsets.row[place * m :], offsets.channel, None)
+            images_by_tap = Factor(scratch.images, at, offsets.tap, offsets.image, None)
+            sum_products(grad_atoms, grad_z, images_by_tap, Extent(m, taps, count, length), TRUE)
+        if grads.x.size:
+            grad_images = Target(scratch.grad_images, at, offsets.tap, offsets.image)
+            atoms_by_tap = Factor(scratch.atoms, at, offsets.row, offsets.atom, None)
+            grad_z = Factor(scratch.grad_z, at, channels, offsets.row, None)
+            sum_products(grad_images, atoms_by_tap, grad_z, Extent(taps, count, m, length), TRUE)
+
+
+@borrowing_jit
+def _add_chunk(
+    tile: AtomTile,
+    channels: tuple,
+    inputs: AtomInputs,
+    grads: AtomGradients,
+    edge: AtomEdge,
+    plan: AtomPlan,
+    scratch: AtomScratch,
+    outputs: int,
+) -> None:
+    """What channels (begin, end) contribute to all gradients."""
+    (begin, end), m, span = channels, len(plan.offsets.atom), plan.tiles.span
+    rows, panel, strip = (end - begin) * m, outputs * gemm.TILE_ROWS, RUN_BYTES // scratch.z.itemsize
+    if grads.x.size + grads.atoms.size:
+        left = gemm.LeftPanels(inputs.coefficients, begin * m // gemm.TILE_ROWS * panel, panel)
+        right = gemm.RightStrips(scratch.grad_output, ZERO, strip, plan.offsets.row[:outputs])
+        grad_z = gemm.Matrix(scratch.grad_z, ZERO, span)
+        gemm.multiply(grad_z, left, right, (rows, tile.positions), scratch.corner, FALSE)
+        for row in range(rows):
+            clear(scratch.grad_z, row * span + tile.positions, tile.padded - tile.positions)
+    for c in range(begin, end, plan.group):
+        count = min(plan.group, end - c)
+        if grads.atoms.size + grads.coefficients.size:
+            pack_channels(tile, inputs.x, c, count, plan, scratch)
+        clear(scratch.grad_images, 0, count * plan.planes.image if grads.x.size else 0)
+        _sum_channels(tile, c - begin, count, grads, plan, scratch)
+        if grads.x.size:
+            _add_grad_x(tile, (c, count), grads, edge, plan, scratch)
+    if grads.coefficients.size:
+        wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
+        grad = gemm.Matrix(grads.coefficients[edge.item].reshape(-1), begin * m * wide, wide)
+        # Short sums that are added up: rounding errors grow with the length of a sum.
+        for first in range(0, tile.positions, SUMMED_POSITIONS):
+            z = gemm.Matrix(scratch.z, first, span)
+            turned = gemm.RightStrips(scratch.turned, first * width, span * width, width)
+            count = min(SUMMED_POSITIONS, tile.positions - first)
+            gemm.multiply_rows(grad, z, turned, (rows, outputs), count, TRUE)
+
+
+@borrowing_jit
+def _finish_tile(
+    tile: AtomTile, grads: AtomGradients, item: int, outputs: int, span: int, scratch: AtomScratch
+) -> None:
+    """The gradients of the atoms of a tile, and what it adds to those of the bias."""
+    for row in range(grads.atoms.shape[1]):
+        copy(grads.atoms[tile.n, row], tile.at, scratch.grad_atoms, row * span, tile.positions)
+    for o in range(grads.bias.shape[1]):
+        total, at = 0.0, uint64(o * span)
+        for j in range(uint64(tile.positions)):
+            total += scratch.grad_output[at + j]
+        grads.bias[item, o] += total
+
+
+@cached_jit
+def atom_backward_items(
+    start: int,
+    stop: int,
+    scratch: AtomScratch,
+    inputs: AtomInputs,
+    grad_output: np.ndarray,
+    grads: AtomGradients,
+    shares: AtomShares,
+    plan: AtomPlan,
+) -> None:
+    """Items: tiles of rows, see `AtomShares`; grad_output is (N, O, positions)."""
+    outputs, channels = grad_output.shape[1], inputs.x.shape[1]
+    tiles, first_of = plan.tiles, shares.first_of
+    items = len(first_of) - 1
+    edge_size, product_size = grads.edges.size // items, grads.coefficients.size // items
+    for item in range(start, stop):
+        clear(grads.edges, item * edge_size, edge_size)
+        clear(grads.coefficients, item * product_size, product_size)
+        for number in range(first_of[item] * tiles.pieces, first_of[item + 1] * tiles.pieces):
+            tile = atom_tile(number, plan, grad_output.itemsize)
+            # The edge is at the top of the first image: rows of others belong to this item alone.
+            here = 1 if tile.n == first_of[item] // tiles.row_tiles else 0
+            edge = AtomEdge(item, here * shares.shared[item, 0], here * shares.shared[item, 1])
+            gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, tiles.span)
+            gather_tile(scratch.grad_output, grad_output[tile.n], tile, tiles.span)
+            _transpose_strips(scratch.turned, scratch.grad_output, tiles.span, outputs, tile.positions)
+            clear(scratch.grad_atoms, 0, scratch.grad_atoms.size)
+            for begin in range(0, channels, plan.chunk):
+                end = min(begin + plan.chunk, channels)
+                _add_chunk(tile, (begin, end), inputs, grads, edge, plan, scratch, outputs)
+            _finish_tile(tile, grads, item, outputs, tiles.span, scratch)

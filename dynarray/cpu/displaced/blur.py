@@ -1,0 +1,191 @@
+"""The blur of `displaced_conv2d` on the CPU, and the planes that blurred images are packed into.
+
+Planes have zeros around their pixels: as many as units lead out of the image, or so many that a unit which
+leads further can be moved to where a whole tile of zeros is. No loop asks for borders.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.pixels import clear, copy, interleave
+from .plan import UnitField, UnitPlanes
+
+BLUR_PIXELS = 8192  # that are blurred at once
+
+
+class UnitBlur(NamedTuple):
+    """The taps down columns and along rows."""
+
+    down: np.ndarray
+    along: np.ndarray
+
+
+class BlurScratch(NamedTuple):
+    """Memory of a thread that blurs."""
+
+    lines: Any  # rows after the first pass
+    padded: Any  # the same with zeros between them
+    result: Any
+    field: Any  # see `UnitField`
+
+
+def blur_scratch(blur: UnitBlur, width: int, field: int = 0) -> BlurScratch:
+    """Sizes: room for `BLUR_PIXELS`, or for a row if that is longer."""
+    rows, taps = max(1, BLUR_PIXELS // width), max(map(len, blur))
+    size = rows * (width + taps) + taps
+    return BlurScratch(rows * width, size, size, field)
+
+
+@borrowing_jit
+def _blur(image: np.ndarray, first: int, rows: int, blur: UnitBlur, scratch: BlurScratch) -> int:
+    """Rows of the blurred image, to scratch.result; returns how far these rows lie apart."""
+    height, width = image.shape
+    flat, radius = image.reshape(height * width), len(blur.down) // 2
+    clear(scratch.lines, 0, rows * width)
+    for i in range(len(blur.down)):
+        shift = _inwards(i, radius)
+        top, bottom = max(first, -shift), min(first + rows, height - shift)
+        to, count = (top - first) * width, (bottom - top) * width
+        _add_scaled(scratch.lines, to, flat, (top + shift) * width, count, blur.down[radius + shift])
+    radius = len(blur.along) // 2
+    pitch = width + radius
+    clear(scratch.padded, 0, rows * pitch + radius)
+    for i in range(rows):
+        copy(scratch.padded, radius + i * pitch, scratch.lines, i * width, width)
+    clear(scratch.result, 0, rows * pitch)
+    for i in range(len(blur.along)):
+        tap = radius + _inwards(i, radius)
+        _add_scaled(scratch.result, ZERO, scratch.padded, tap, rows * pitch - radius, blur.along[tap])
+    return pitch
+
+
+@borrowing_jit
+def _inwards(i: int, radius: int) -> int:
+    """The i-th of radius, -radius, radius - 1, ..., 0: with the large taps last, less is rounded off."""
+    return (radius - i // 2) * (1 - i % 2 * 2)
+
+
+@borrowing_jit
+def _add_scaled(
+    target: np.ndarray, to: int, source: np.ndarray, start: int, count: int, factor: float
+) -> None:
+    t, s = np.uint64(to), np.uint64(start)
+    for j in range(np.uint64(max(0, count))):
+        target[t + j] += factor * source[s + j]
+
+
+@borrowing_jit
+def _blur_rows(
+    image: np.ndarray,
+    ends: tuple,
+    blur: UnitBlur,
+    target: np.ndarray,
+    at: int,
+    stride: int,
+    scratch: BlurScratch,
+) -> None:
+    """The rows of the blurred image that lie between `ends`: row i to target[at + i*stride]."""
+    height, width = image.shape
+    first, end, group = max(0, ends[0]), min(height, ends[1]), max(1, BLUR_PIXELS // width)
+    for top in range(first, end, group):
+        rows = min(group, end - top)
+        pitch = _blur(image, top, rows, blur, scratch)
+        for row in range(rows):
+            copy(target, at + (top + row) * stride, scratch.result, row * pitch, width)
+
+
+@cached_jit
+def pack_unit_items(
+    start: int,
+    stop: int,
+    scratch: BlurScratch,
+    source: np.ndarray,
+    blur: UnitBlur,
+    field: UnitField,
+    planes: UnitPlanes,
+) -> None:
+    """Items: planes of the block, (images, source channel)."""
+    layout, block = planes.layout, planes.block
+    for item in range(start, stop):
+        image = (block.image + item // block.sources) * layout.cells.images
+        channel = block.source + item % block.sources
+        at = layout.plane * item
+        if layout.cells.step == 1:
+            clear(planes.pixels, at, layout.plane)
+            at += layout.x.before - block.first * layout.stride
+            ends = block.first, block.first + layout.rows
+            _blur_rows(source[image, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
+        else:
+            for row in range(0, layout.rows, field.rows):
+                _blur_field(scratch, source, (image, channel), block.first + row, blur, field, planes)
+                for k in range(min(field.rows, layout.rows - row)):
+                    to, begin = at + (row + k) * layout.stride, k * field.width
+                    columns = layout.stride // layout.cells.step
+                    interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
+
+
+@borrowing_jit
+def _blur_field(
+    scratch: BlurScratch,
+    source: np.ndarray,
+    first: tuple,
+    row: int,
+    blur: UnitBlur,
+    field: UnitField,
+    planes: UnitPlanes,
+) -> None:
+    """The images from the first (image, channel) on, from `row` of each band on; zeros around them."""
+    cells, before = planes.layout.cells, planes.layout.x.before
+    clear(scratch.field, 0, scratch.field.size)
+    for n in range(min(cells.images, len(source) - first[0])):
+        image = source[first[0] + n, first[1]]
+        for i in range(field.bands):
+            top = row + i * cells.height
+            to = (n * field.height + i * field.rows - top) * field.width + before
+            ends = top, top + field.height // field.bands
+            _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+
+
+@cached_jit
+def blur_items(
+    start: int,
+    stop: int,
+    scratch: BlurScratch,
+    source: np.ndarray,
+    blur: UnitBlur,
+    target: np.ndarray,
+    first: tuple,
+) -> None:
+    """Items: (image, channel). The blurred image, to the place in `target` that lies `first` further."""
+    height, width = source.shape[2:]
+    for item in range(start, stop):
+        image, channel = item // source.shape[1], item % source.shape[1]
+        out = target[first[0] + image, first[1] + channel].reshape(height * width)
+        _blur_rows(source[image, channel], (ZERO, height), blur, out, ZERO, width, scratch)
+
+
+@cached_jit
+def multiply_blurred_items(
+    start: int,
+    stop: int,
+    scratch: BlurScratch,
+    source: np.ndarray,
+    blur: UnitBlur,
+    grad: np.ndarray,
+    first: tuple,
+    totals: np.ndarray,
+) -> None:
+    """Items: (image, channel) of `grad`. Adds to `totals` the sum of gradient times blurred image."""
+    height, width = source.shape[2:]
+    group = max(1, BLUR_PIXELS // width)
+    for item in range(start, stop):
+        image, channel = item // grad.shape[1], item % grad.shape[1]
+        blurred, own = source[first[0] + image, first[1] + channel], grad[image, channel]
+        for top in range(0, height, group):
+            rows = min(group, height - top)
+            pitch = _blur(blurred, top, rows, blur, scratch)
+            for i in range(rows):
+                for j in range(width):
+                    totals[item] += float(own[top + i, j]) * scratch.result[i * pitch + j]

@@ -1,0 +1,381 @@
+"""The gradients of `dynamic_sampling_conv2d` on the CPU: the kernels, in two passes over a band of rows.
+
+The first goes through a few output channels at a time and makes what belongs to those: the gradients of
+both kernels and of the attention, and what they add to that of the sum over channels. The second goes through
+a few channels at a time and makes the gradient of x. Every element has one owner: nothing depends on the
+threads.
+"""
+
+import numpy as np
+from numba import uint64
+
+from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.pixels import clear, copy, inside
+from ..engine.products import (
+    PRODUCT_ROWS,
+    WIDE,
+    Extent,
+    Factor,
+    Target,
+    product_of_row,
+    product_of_rows,
+    product_of_terms,
+)
+from .bands import add_lines
+from .kernels import add_taps, copy_kernels, copy_maps, fetch_row, read_taps, sum_channels
+from .records import (
+    STACK,
+    ChannelGrads,
+    ChannelScratch,
+    SampleBand,
+    SampleGradOutput,
+    SampleGrads,
+    SampleRow,
+    SampleScratch,
+)
+
+SAMPLING_OUTPUTS = 32  # output channels whose weights are in the cache together, in the second pass
+_WEIGHTS_BYTES = 512 * 1024  # of the samples that take part there together: a part of the second cache
+_PLAIN, _CENTRED = FALSE, TRUE
+
+
+@borrowing_jit
+def _weigh(
+    target: Target, row: SampleRow, samples: tuple, centred: bool, given: SampleGradOutput, band: SampleBand
+) -> None:
+    """target[k, j] = grad_output * sample attention of samples[0] + j, if `centred` times that of the centre.
+
+    Of the output channels k of a row.
+    """
+    outputs, high, wide = given.grad_output.shape[1:]
+    gradient, attended = given.grad_output.reshape(-1), band.inputs.sample_attention.size > 0
+    attention = band.inputs.sample_attention.reshape(-1) if attended else band.ones
+    residual = band.call.attention_residual if attended else band.ones[0] - band.ones[0]
+    has_centre = centred and len(band.central) > 0
+    factors, places = band.central if has_centre else band.ones, band.plan.samples.centres
+    size, regions = len(band.plan.centres.rows) * band.widths.line, places.shape[1]
+    for s in range(samples[0], samples[1]):
+        first = s * outputs if given.fuse == STACK else 0
+        for k in range(row.outputs):
+            o = row.first + k
+            t = uint64(target.at + (s - samples[0]) * target.columns + k * target.rows)
+            g = uint64(((first + o) * high + row.number) * wide)
+            a = uint64(((o * regions + s) * high + row.number) * wide if attended else 0)
+            f = uint64(o * size + places[row.h, s] if has_centre else 0)
+            for w in range(uint64(wide)):
+                target.data[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
+
+
+@borrowing_jit
+def _weigh_centred(scratch: SampleScratch, row: SampleRow, wide: int, band: SampleBand) -> None:
+    """`scratch.centred` from `scratch.weights`."""
+    target, weights, widths, attended = scratch.centred, scratch.weights, band.widths, len(band.central) > 0
+    factors, size = band.central if attended else band.ones, len(band.plan.centres.rows) * widths.line
+    places = band.plan.samples.centres[row.h]
+    for k in range(row.outputs):
+        for s in range(len(places)):
+            to, i = uint64((s * PRODUCT_ROWS + k) * widths.row), (s * PRODUCT_ROWS + k) * widths.pitch
+            f = uint64((row.first + k) * size + places[s] if attended else 0)
+            at = uint64(i + widths.margin)
+            for w in range(uint64(wide)):
+                target[to + w] = weights[at + w] * factors[f + w]
+
+
+@borrowing_jit
+def _sum_by_tap(
+    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: tuple, band: SampleBand
+) -> None:
+    """Add a row of outputs to `scratch.by_tap`, and if `centred` to `scratch.by_centre`.
+
+    The samples of one row of centres are terms, each seen from where it is centred; `shifts` are their places
+    in rows of weights and of kernels.
+    """
+    widths, centre_rows = band.widths, band.plan.samples.centre_rows[row.h]
+    taps = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2]
+    pitch, size = widths.pitch, band.plan.block_centres * widths.padded_line
+    samples = len(centre_rows)
+    for i in range(samples):
+        line = (centre_rows[i] - row.low) * widths.padded_line
+        for k in range(row.outputs):
+            at, map_at = (i * samples * PRODUCT_ROWS + k) * pitch + widths.margin, k * taps * pitch
+            weights = Factor(scratch.weights, at, ZERO, shifts[0], None)
+            target = Target(scratch.by_tap, k * taps * size + line, ZERO, size)
+            kernels = Factor(scratch.kernels, map_at + widths.margin, pitch, shifts[1], None)
+            product_of_row(target, weights, kernels, Extent(ONE, taps, samples, widths.padded_line), TRUE)
+            if centred:
+                target = Target(scratch.by_centre, k * size + line, ZERO, ZERO)
+                sums = Factor(scratch.sums, at, ZERO, shifts[0], None)
+                product_of_row(target, weights, sums, Extent(ONE, ONE, samples, widths.padded_line), TRUE)
+
+
+@borrowing_jit
+def _spread_taps(
+    scratch: SampleScratch, row: SampleRow, end: int, totals: np.ndarray, grads: SampleGrads, band: SampleBand
+) -> None:
+    """From `scratch.by_tap` to the gradients of X1 and of the position attention.
+
+    Of rows of centres from `row.low` to `end`.
+    """
+    kh, kw = band.inputs.spatial_kernel.shape[1:3]
+    (height, width), image, plan = band.inputs.x.shape[1:], band.plan.image, band.plan
+    by_tap, by_centre, flat = scratch.by_tap, scratch.by_centre, grads.position_attention.reshape(-1)
+    attended, runs, widths = len(scratch.tap_attention) > 0, plan.samples.runs, band.widths
+    factors = scratch.tap_attention if attended else band.ones
+    for number in range(row.outputs * kh * kw):
+        k, tap = number // (kh * kw), number % (kh * kw)
+        for r in range(end - row.low):
+            y, line = plan.centres.rows[row.low + r], (number * plan.block_centres + r) * widths.padded_line
+            tap_at = k * widths.output + tap * widths.tap + r * widths.line
+            for run in range(len(runs)):
+                start, stop, phase = runs[run, 0], runs[run, 1], runs[run, 2]
+                begin, column = phase * image.stretch, image.left + phase
+                place = plan.taps.rows[tap // kw, row.low + r] + plan.taps.columns[tap % kw, phase] - begin
+                if len(totals):
+                    f = tap_at + start if attended else ZERO
+                    _add_products(totals, place + start, 1, by_tap, line + start, factors, f, stop - start)
+                if len(flat) and 0 <= y < height:
+                    first, last = inside(image.stretch, 0, width, column, image.step)
+                    first, last = max(begin + first, start), min(begin + last, stop)
+                    to = ((row.first * kh * kw + number) * height + y) * width
+                    to += column + (first - begin) * image.step
+                    count, at = last - first, place + first
+                    _add_products(flat, to, image.step, by_tap, line + first, band.totals, at, count)
+                    if tap == kh * kw // 2:
+                        at = (k * plan.block_centres + r) * widths.padded_line + first
+                        for w in range(count):
+                            flat[to + w * image.step] += by_centre[at + w]
+
+
+@borrowing_jit
+def _add_products(
+    target: np.ndarray, at: int, step: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, count: int
+) -> None:
+    """target[at + w*step] += a[a_at + w] * b[b_at + w]."""
+    t, i, k, by = uint64(at), uint64(a_at), uint64(b_at), uint64(step)
+    if count <= 0:
+        return
+    if step == 1:
+        for w in range(uint64(count)):
+            target[t + w] += a[i + w] * b[k + w]
+    else:
+        for w in range(uint64(count)):
+            target[t + w * by] += a[i + w] * b[k + w]
+
+
+@cached_jit
+def first_pass_items(
+    start: int,
+    stop: int,
+    scratch: SampleScratch,
+    given: SampleGradOutput,
+    grads: SampleGrads,
+    band: SampleBand,
+    items: int,
+) -> None:
+    """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
+    outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
+    groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
+    shifts = np.arange(len(columns)) * (PRODUCT_ROWS * band.widths.pitch) - columns, -columns
+    clear(scratch.kernels, 0, len(scratch.kernels))
+    clear(scratch.sums, 0, len(scratch.sums))
+    clear(scratch.weights, 0, len(scratch.weights))
+    for item in range(start, stop):
+        totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
+        for group in range(groups * item // items, groups * (item + 1) // items):
+            o = PRODUCT_ROWS * group
+            count = min(PRODUCT_ROWS, outputs - o)
+            if plan.first == 0 and grads.position_attention.size:
+                maps = grads.position_attention[o : o + count]
+                clear(maps.reshape(-1), 0, maps.size)
+            for first in range(0, plan.rows, plan.block):
+                end = min(first + plan.block, plan.rows)
+                low, high = plan.samples.centre_rows[first, 0], plan.samples.centre_rows[end - 1, last] + 1
+                clear(scratch.by_tap, 0, len(scratch.by_tap))
+                clear(scratch.by_centre, 0, len(scratch.by_centre))
+                read_taps(scratch, SampleRow(o, count, first, plan.first + first, low), high, band)
+                for h in range(first, end):
+                    row = SampleRow(o, count, h, plan.first + h, low)
+                    _first_row(scratch, row, shifts, len(totals) > 0, given, grads, band)
+                if len(totals) or grads.position_attention.size:
+                    row = SampleRow(o, count, first, plan.first + first, low)
+                    _spread_taps(scratch, row, high, totals, grads, band)
+
+
+@borrowing_jit
+def _first_row(
+    scratch: SampleScratch,
+    row: SampleRow,
+    shifts: tuple,
+    has_totals: bool,
+    given: SampleGradOutput,
+    grads: SampleGrads,
+    band: SampleBand,
+) -> None:
+    """A row of outputs: what the samples weigh, and its part in all gradients."""
+    wide, pitch = band.inputs.spatial_kernel.shape[4], band.widths.pitch
+    attended = grads.position_attention.size > 0
+    fetch_row(row, band)
+    if attended or grads.sample_attention.size:
+        sum_channels(scratch, row, band)
+    copy_kernels(scratch, row, band)
+    weights = Target(scratch.weights, band.widths.margin, pitch, PRODUCT_ROWS * pitch)
+    _weigh(weights, row, (ZERO, band.plan.samples.lines.shape[1]), _PLAIN, given, band)
+    if attended:
+        _clear_behind(scratch, wide, band)
+    if attended or has_totals:
+        _sum_by_tap(scratch, row, attended, shifts, band)
+    if grads.sample_attention.size:
+        add_taps(scratch, row, band)
+        _multiply_regions(grads.sample_attention, scratch, row, given, band)
+    if grads.spatial_kernel.size:
+        _sum_by_place(grads.spatial_kernel, scratch, row, band)
+    if grads.channel_kernel.size:
+        _weigh_centred(scratch, row, wide, band)
+        _sum_by_channel(grads.channel_kernel, scratch, row, band)
+
+
+@borrowing_jit
+def _clear_behind(scratch: SampleScratch, wide: int, band: SampleBand) -> None:
+    """Zeros behind the rows of sums over channels, where a product leaves what it made of other rows."""
+    behind = band.widths.row - wide
+    for at in range(band.widths.margin + wide, len(scratch.sums) if behind else 0, band.widths.pitch):
+        clear(scratch.sums, at, behind)
+
+
+@borrowing_jit
+def _multiply_regions(
+    grad: np.ndarray, scratch: SampleScratch, row: SampleRow, given: SampleGradOutput, band: SampleBand
+) -> None:
+    """The gradient of the sample attention: grad_output * region."""
+    outputs, (regions, high, wide) = given.grad_output.shape[1], grad.shape[1:]
+    gradient, flat, sums = given.grad_output.reshape(-1), grad.reshape(-1), scratch.sums
+    for k in range(row.outputs):
+        for s in range(regions):
+            o, at = row.first + k, (s * PRODUCT_ROWS + k) * band.widths.pitch + band.widths.margin
+            first = s * outputs if given.fuse == STACK else 0
+            g, t = ((first + o) * high + row.number) * wide, ((o * regions + s) * high + row.number) * wide
+            to, i, j = uint64(t), uint64(g), uint64(at)
+            for w in range(uint64(wide)):
+                flat[to + w] = gradient[i + w] * sums[j + w]
+
+
+@borrowing_jit
+def _sum_by_place(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
+    """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * position attention."""
+    (kh, kw, high, wide), flat, widths = grad.shape[1:], grad.reshape(-1), band.widths
+    taps, samples = kh * kw, band.plan.samples.centres[row.h]
+    extent = Extent(ONE, taps, len(samples), widths.row)
+    for k in range(row.outputs):
+        at, tap_at = k * widths.pitch + widths.margin, k * widths.output - row.low * widths.line
+        weights = Factor(scratch.weights, at, ZERO, PRODUCT_ROWS * widths.pitch, None)
+        tap_values = Factor(scratch.tap_values, tap_at, widths.tap, samples, None)
+        product_of_row(Target(scratch.made, ZERO, ZERO, widths.row), weights, tap_values, extent, FALSE)
+        for tap in range(taps):
+            to = (((row.first + k) * taps + tap) * high + row.number) * wide
+            copy(flat, to, scratch.made, tap * widths.row, wide)
+
+
+@borrowing_jit
+def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
+    """The gradient of a row of the channel kernel: sum over samples of weight * position attention * x."""
+    _, channels, high, wide = grad.shape
+    flat, padded, plane, channel = grad.reshape(-1), band.widths.row, high * wide, band.plan.channel
+    samples = band.plan.samples.lines[row.h]
+    in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
+    centred = Factor(scratch.centred, ZERO, padded, PRODUCT_ROWS * padded, None)
+    together = channels if in_place and len(samples) == WIDE else WIDE
+    for c in range(0, channels, together):
+        count, to = min(together, channels - c), (row.first * channels + c) * plane + row.number * wide
+        target = Target(scratch.made, ZERO, padded, PRODUCT_ROWS * padded)
+        if in_place:
+            target = Target(flat, to, channels * plane, plane)
+        lines = Factor(band.lines, c * channel, channel, samples, None)
+        extent = Extent(row.outputs, count, len(samples), padded)
+        if len(samples) == WIDE:
+            product_of_terms(target, centred, lines, extent)
+        else:
+            product_of_rows(target, centred, lines, extent, FALSE)
+        for k in range(0 if in_place else row.outputs):
+            for m in range(count):
+                copy(
+                    flat, to + (k * channels + m) * plane, scratch.made, (m * PRODUCT_ROWS + k) * padded, wide
+                )
+
+
+def channel_scratch(band: SampleBand) -> ChannelScratch:
+    """The sizes of scratch of the second pass."""
+    row, regions = band.widths.row, band.plan.samples.lines.shape[1]
+    most = min(SAMPLING_OUTPUTS, band.call.outputs)
+    batch = min(regions, max(WIDE, _WEIGHTS_BYTES // (most * row * band.call.itemsize)))
+    return ChannelScratch(batch * most * row, batch * PRODUCT_ROWS * row, most * PRODUCT_ROWS * row)
+
+
+@cached_jit
+def second_pass_items(
+    start: int,
+    stop: int,
+    scratch: ChannelScratch,
+    given: SampleGradOutput,
+    grads: ChannelGrads,
+    band: SampleBand,
+    chunk: int,
+) -> None:
+    """Items (chunk of channels, a multiple of PRODUCT_ROWS): the gradient of x, from that of its lines."""
+    outputs, channels = band.inputs.channel_kernel.shape[:2]
+    padded, plan, regions = band.widths.row, band.plan, band.plan.samples.lines.shape[1]
+    batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
+    for item in range(start, stop):
+        these = (item * chunk, min(channels, (item + 1) * chunk))
+        clear(grads.lines, these[0] * plan.channel, (these[1] - these[0]) * plan.channel)
+        for o in range(0, outputs, SAMPLING_OUTPUTS):
+            count = min(SAMPLING_OUTPUTS, outputs - o)
+            for h in range(plan.rows):
+                row = SampleRow(o, count, h, plan.first + h, ZERO)
+                for s in range(0, regions, batch):
+                    samples = (s, min(s + batch, regions))
+                    weights = Target(scratch.weights, ZERO, padded, count * padded)
+                    _weigh(weights, row, samples, _CENTRED, given, band)
+                    _move_to_lines(grads.lines, scratch, row, these, samples, band)
+        add_to_image(grads, these, band)
+
+
+@borrowing_jit
+def add_to_image(grads: ChannelGrads, channels: tuple, band: SampleBand) -> None:
+    """From the gradient of lines to that of x, to which the first band is the first to write."""
+    plane = grads.x.shape[1] * grads.x.shape[2]
+    for c in range(channels[0], channels[1]):
+        if band.plan.first == 0:
+            clear(grads.x.reshape(-1), c * plane, plane)
+        add_lines(grads.x, c, grads.lines, c * band.plan.channel, band.plan.image)
+
+
+@borrowing_jit
+def _move_to_lines(
+    grad_lines: np.ndarray,
+    scratch: ChannelScratch,
+    row: SampleRow,
+    channels: tuple,
+    samples: tuple,
+    band: SampleBand,
+) -> None:
+    """Add to the lines of some channels what a row of outputs gives to them by some samples."""
+    _, all_channels, high, wide = band.inputs.channel_kernel.shape
+    plane, padded, places = high * wide, band.widths.row, band.plan.samples.lines[row.h]
+    target = Target(scratch.moved, ZERO, padded, PRODUCT_ROWS * padded)
+    copied = Factor(scratch.copy, ZERO, padded, PRODUCT_ROWS * padded, None)
+    weights = Factor(scratch.weights, ZERO, row.outputs * padded, padded, None)
+    for c in range(channels[0], channels[1], PRODUCT_ROWS):
+        count = min(PRODUCT_ROWS, channels[1] - c)
+        # Fetched are the kernels of the next channels, or of the next row.
+        ahead = PRODUCT_ROWS * plane if c + PRODUCT_ROWS < channels[1] else wide - (c - channels[0]) * plane
+        at = (row.first * all_channels + c) * plane + row.number * wide
+        maps = Factor(band.inputs.channel_kernel.reshape(-1), at, plane, all_channels * plane, ahead)
+        extent = Extent(count, samples[1] - samples[0], row.outputs, padded)
+        copy_maps(copied, maps, extent, row.number, band)
+        product_of_rows(target, copied, weights, extent, FALSE)
+        for s in range(samples[0], samples[1]):
+            for m in range(count):
+                t = uint64((c + m) * band.plan.channel + places[s])
+                f = uint64(((s - samples[0]) * PRODUCT_ROWS + m) * padded)
+                for w in range(uint64(wide)):
+                    grad_lines[t + w] += scratch.moved[f + w]
