@@ -1,0 +1,131 @@
+"""What all ways to `local_filter2d` have in common: operands, parameters, and how work is divided."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import parallel
+from ..engine.compile import jit, kernel_input
+
+_SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
+
+
+class FilterArrays(NamedTuple):
+    """The operands, or their gradients; of those that are not needed there are no elements.
+
+    There may be a gradient of `weight` for each chunk of channels, and one of `channel_weight` for each band
+    of rows, to be added up in order: the same bits however the work was dealt out.
+    """
+
+    x: Any
+    weight: Any
+    channel_weight: Any
+
+
+class FilterWindow(NamedTuple):
+    """The parameters of a call, in rows and columns."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    upsample: int
+
+
+class FilterItems(NamedTuple):
+    """Work items (sample, group, band of rows, chunk of channels)."""
+
+    samples: int
+    groups: int
+    per_group: int  # channels of a group
+    rows: int
+    width: int  # elements of a row
+    block: int  # rows for which filters are packed at a time
+    blocks: int
+    bands: int  # each a whole number of blocks
+    channels: int  # of an item: they share packed filters
+    chunks: int
+
+    @property
+    def total(self) -> int:
+        """Number of items."""
+        return self.samples * self.groups * self.bands * self.chunks
+
+
+class FilterItem(NamedTuple):
+    """One of them: which it is, and the ranges of its blocks of rows and its channels."""
+
+    sample: int
+    group: int
+    band: int
+    chunk: int
+    block: int
+    last_block: int
+    channel: int
+    last_channel: int
+
+
+class FilterRows(NamedTuple):
+    """A block of rows."""
+
+    first: int
+    height: int
+
+
+def wanted_bands(weight: tuple[int, ...]) -> int:
+    """Work items for each sample and group that keep all threads busy."""
+    return -(-parallel.ITEMS // (weight[0] * weight[1]))
+
+
+def divide(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    itemsize: int,
+    extent: tuple[int, int],
+    blocks: int,
+    *,
+    backward: bool,
+) -> FilterItems:
+    """The work on `extent` rows and elements of a row, for arrays of these shapes.
+
+    Filters are packed for each item, and their gradients once more added up: an item has some channels at
+    least.
+    """
+    samples, groups = weight[:2]
+    per_group, wanted, least = x[1] // groups, wanted_bands(weight), 16
+    if backward:
+        least = max(64, -(-per_group * math.prod(weight) * itemsize // _SLOT_BYTES))
+    block, bands = -(-extent[0] // blocks), min(blocks, wanted)
+    channels = max(min(per_group, least), -(-per_group * bands // wanted))
+    blocks, chunks = -(-extent[0] // block), -(-per_group // channels)
+    return FilterItems(samples, groups, per_group, *extent, block, blocks, bands, channels, chunks)
+
+
+def by_tap(weight: np.ndarray) -> np.ndarray:
+    """(N, G, taps, Ho, Wo), contiguous."""
+    n, groups, kh, kw = weight.shape[:4]
+    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
+
+
+def sum_slots(slots: np.ndarray) -> np.ndarray:
+    """The sum over chunks of channels, in order, without a copy if there is one chunk only."""
+    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
+
+
+@jit
+def find_item(number: int, items: FilterItems) -> FilterItem:
+    """The work item of a number."""
+    rest, chunk = number // items.chunks, number % items.chunks
+    rest, band = rest // items.bands, rest % items.bands
+    sample, group = rest // items.groups, rest % items.groups
+    block, last_block = items.blocks * band // items.bands, items.blocks * (band + 1) // items.bands
+    channel = group * items.per_group + chunk * items.channels
+    last_channel = min(channel + items.channels, (group + 1) * items.per_group)
+    return FilterItem(sample, group, band, chunk, block, last_block, channel, last_channel)
+
+
+@jit
+def find_rows(block: int, items: FilterItems) -> FilterRows:
+    """The rows of a block."""
+    first = block * items.block
+    return FilterRows(first, min(items.block, items.rows - first))
