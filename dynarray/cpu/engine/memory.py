@@ -54,14 +54,14 @@ def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
 
     The next call in this thread with the same name, of whatever operator, gets the same memory.
     """
-    size = count * dtype.itemsize + LINE_BYTES
+    size = count * dtype.itemsize
     memory = getattr(_own, name, None)
     if memory is None or len(memory) < size:
-        memory = empty((size,), np.uint8)
+        room = empty((size + LINE_BYTES,), np.uint8)
+        memory = room[-room.ctypes.data % LINE_BYTES :]
         if size <= KEPT_BYTES:
             setattr(_own, name, memory)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + count * dtype.itemsize].view(dtype)
+    return memory[:size].view(dtype)
 
 
 def cut(sizes: Record, dtype: np.dtype) -> Record:

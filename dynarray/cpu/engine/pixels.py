@@ -10,7 +10,7 @@ from numba import types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compile import jit
+from .compile import borrowing_jit, jit
 from .vectors import LINE_BYTES, Writer
 
 _SIDE = 8  # of a block that is transposed in registers
@@ -69,7 +69,7 @@ def clear(typing: Any, target: Any, at: Any, count: Any) -> Any:
     return types.void(target, types.intp, types.intp), generate
 
 
-@jit
+@borrowing_jit
 def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple:
     """The range of those i < count for which ``(first + i)*step + origin`` lies in range(extent)."""
     start = first * step + origin
@@ -77,7 +77,7 @@ def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple
     return low, max(low, min(count, (extent - 1 - start) // step + 1))
 
 
-@jit
+@borrowing_jit
 def pack_rows(
     target: np.ndarray,
     at: int,
@@ -107,7 +107,7 @@ def pack_rows(
                 target[base + j] = line[j * step[1] + origin[1]]
 
 
-@jit
+@borrowing_jit
 def unpack_rows(
     source: np.ndarray,
     at: int,
@@ -130,7 +130,7 @@ def unpack_rows(
                 line[j * step[1] + origin[1]] = source[base + j]
 
 
-@jit
+@borrowing_jit
 def unpack_phases(
     source: np.ndarray, plane: int, image: np.ndarray, first: int, rows: int, width: int, row: int, u: int
 ) -> None:
@@ -151,7 +151,7 @@ def unpack_phases(
                     line[j * u + phase] = source[phase * plane + i * width + j]
 
 
-@jit
+@borrowing_jit
 def transpose(
     target: np.ndarray,
     to: int,
@@ -176,7 +176,7 @@ def transpose(
             target[to + j * to_stride + i] = source[at + i * stride + j]
 
 
-@jit
+@borrowing_jit
 def interleave(
     target: np.ndarray, to: int, source: np.ndarray, at: int, starts: np.ndarray, columns: int
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from .compile import jit
+from .compile import borrowing_jit
 from .memory import empty
 from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
@@ -97,19 +97,19 @@ def empty_to_stream(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return (empty if math.prod(shape) * dtype.itemsize >= STREAM_BYTES else np.empty)(shape, dtype)
 
 
-@jit
+@borrowing_jit
 def strip_pixels(like: np.ndarray) -> int:
     """Pixels of a strip."""
     return STRIP_BYTES // like.itemsize
 
 
-@jit
+@borrowing_jit
 def strip_count(count: int, size: int) -> int:
     """Strips that cover `count` pixels; the last one may overlap the one before."""
     return (count + size - 1) // size
 
 
-@jit
+@borrowing_jit
 def deal(strips: np.ndarray, tap: int, taps: int, plane: np.ndarray, at: int, count: int) -> None:
     """The filters of one of `taps` taps, from their plane to its places in `Strips`."""
     size = strip_pixels(strips)
@@ -128,7 +128,7 @@ def _copy_strip(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
     return types.void(target, types.intp, source, types.intp), generate
 
 
-@jit
+@borrowing_jit
 def apply(target: Target, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
     """Target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
@@ -207,7 +207,7 @@ def _places(builder: Any, planes: Any, first: Any, channels: int) -> list:
     return [builder.add(planes.at, builder.mul(planes.apart, number)) for number in numbers]
 
 
-@jit
+@borrowing_jit
 def correlate(
     grad_filters: np.ndarray,
     grad_scale: Planes,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import cached_jit, jit
+from ..engine.compile import borrowing_jit, cached_jit
 from ..engine.pixels import clear, pack_rows, unpack_phases, unpack_rows
 from ..engine.strips import (
     CHANNELS,
@@ -71,7 +71,7 @@ class FilterScratch(NamedTuple):
     unwanted: Any  # gradients of the scales that nobody needs
 
 
-@jit
+@borrowing_jit
 def _pack_image(target: np.ndarray, at: int, image: np.ndarray, rows: FilterRows, plan: FilterPlan) -> None:
     """All planes of one image."""
     stride = plan.window.stride
@@ -81,14 +81,14 @@ def _pack_image(target: np.ndarray, at: int, image: np.ndarray, rows: FilterRows
         pack_rows(target, plane, image, rows.first, rows.height, plan.items.width, origin, stride)
 
 
-@jit
+@borrowing_jit
 def _origin(source: int, window: FilterWindow) -> tuple:
     """The pixel at row 0, column 0 of a phase of the stride."""
     y, x = source // window.stride[1], source % window.stride[1]
     return (y - window.padding[0], x - window.padding[1])
 
 
-@jit
+@borrowing_jit
 def _pack_filters(
     planes: np.ndarray, strips: np.ndarray, weight: np.ndarray, rows: FilterRows, plan: FilterPlan
 ) -> None:
@@ -101,7 +101,7 @@ def _pack_filters(
         deal(strips, term, len(terms.tap), planes, at, count)
 
 
-@jit
+@borrowing_jit
 def _unpack_filters(planes: np.ndarray, grad_weight: np.ndarray, rows: FilterRows, plan: FilterPlan) -> None:
     """The reverse of `_pack_filters`."""
     terms, width, u = plan.terms, plan.items.width, plan.window.upsample
@@ -110,7 +110,7 @@ def _unpack_filters(planes: np.ndarray, grad_weight: np.ndarray, rows: FilterRow
         unpack_rows(planes, at, grad_weight[terms.tap[term]], rows.first, rows.height, width, origin, (u, u))
 
 
-@jit
+@borrowing_jit
 def _pack_output(
     target: np.ndarray, at: int, grad_output: np.ndarray, rows: FilterRows, plan: FilterPlan
 ) -> None:
@@ -152,7 +152,7 @@ def general_forward_items(
                 _filter_phases(y[item.sample, c : c + channels], scratch, taps, scale, rows, plan)
 
 
-@jit
+@borrowing_jit
 def _filter_phases(
     y: np.ndarray, scratch: FilterScratch, taps: int, scale: Scale, rows: FilterRows, plan: FilterPlan
 ) -> None:
@@ -218,7 +218,7 @@ def general_backward_items(
                 _unpack_filters(scratch.grad_filters, grad_weight, rows, plan)
 
 
-@jit
+@borrowing_jit
 def _add_grad_filters(
     scratch: FilterScratch,
     grad_scale: Planes,
@@ -236,7 +236,7 @@ def _add_grad_filters(
         correlate(scratch.grad_filters, grad_scale, channels, count, taps, image, outputs, scale)
 
 
-@jit
+@borrowing_jit
 def _write_grad_x(
     grad_x: np.ndarray, scratch: FilterScratch, scale: Scale, rows: FilterRows, plan: FilterPlan
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import FALSE, TRUE, ZERO, cached_jit, jit, kernel_input, zero_like
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, jit, kernel_input, zero_like
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, inside, staggered
 from ..engine.strips import (
@@ -167,7 +167,7 @@ def _in_place_plan(
     return InPlacePlan(shift_y, shift_x, offset, -offset, filter_at, reach, span, items), scratch
 
 
-@jit
+@borrowing_jit
 def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, horizontal: tuple) -> Any:
     """Zero a packed plane outside a range of rows and one of columns; return the sum of what was there."""
     total, (top, bottom), (low, end) = zero_like(packed), vertical, horizontal
@@ -183,7 +183,7 @@ def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, h
     return total
 
 
-@jit
+@borrowing_jit
 def _pack_tap(
     packed: np.ndarray,
     at: int,
@@ -210,7 +210,7 @@ def _pack_tap(
     return _keep(packed, at, rows.height, width, vertical, inside(width, 0, width, sign * plan.x[tap], 1))
 
 
-@jit
+@borrowing_jit
 def _pack_strips(
     scratch: InPlaceScratch, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan, back: bool
 ) -> Any:
@@ -222,7 +222,7 @@ def _pack_strips(
     return total
 
 
-@jit
+@borrowing_jit
 def _pack_planes(
     packed: np.ndarray, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan
 ) -> Any:
@@ -233,7 +233,7 @@ def _pack_planes(
     return total
 
 
-@jit
+@borrowing_jit
 def _unpack_planes(
     packed: np.ndarray, grad_weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan
 ) -> Any:
@@ -269,7 +269,7 @@ def _readable(
     return Planes(edge, reach, span)
 
 
-@jit
+@borrowing_jit
 def _sum(array: np.ndarray) -> Any:
     total = zero_like(array)
     for k in range(len(array)):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import parallel
-from ..engine.compile import jit, kernel_input
+from ..engine.compile import borrowing_jit, kernel_input
 
 _SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
 
@@ -112,7 +112,7 @@ def sum_slots(slots: np.ndarray) -> np.ndarray:
     return slots[0] if len(slots) == 1 else slots.sum(axis=0)
 
 
-@jit
+@borrowing_jit
 def find_item(number: int, items: FilterItems) -> FilterItem:
     """The work item of a number."""
     rest, chunk = number // items.chunks, number % items.chunks
@@ -124,7 +124,7 @@ def find_item(number: int, items: FilterItems) -> FilterItem:
     return FilterItem(sample, group, band, chunk, block, last_block, channel, last_channel)
 
 
-@jit
+@borrowing_jit
 def find_rows(block: int, items: FilterItems) -> FilterRows:
     """The rows of a block."""
     first = block * items.block
