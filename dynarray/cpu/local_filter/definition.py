@@ -19,7 +19,7 @@ def definition_backward(
     needs: tuple[bool, bool, bool],
     window: FilterWindow,
     add: bool | None,
-) -> tuple:
+) -> FilterArrays:
     """The gradients of x, weight and channel_weight, or None where they are not needed."""
     x, weight, channel_weight = inputs
     grads = FilterArrays(
@@ -35,7 +35,7 @@ def definition_backward(
     )
     parallel.run(definition_items, items, operations, kernel_input(grad_output), arrays, grads, window, add)
     grads = grads._replace(channel_weight=grads.channel_weight.astype(x.dtype))
-    return tuple(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+    return FilterArrays(*(grad if need else None for grad, need in zip(grads, needs, strict=True)))
 
 
 @cached_jit

@@ -42,4 +42,4 @@ def local_filter2d_backward(
         grads = general_backward(grad_output, inputs, needs, window, add)
     if grads is None:
         grads = definition_backward(grad_output, inputs, needs, window, add)
-    return grads
+    return tuple(grads)

@@ -33,7 +33,7 @@ from .general_kernels import (
     general_backward_items,
     general_forward_items,
 )
-from .items import FilterArrays, FilterWindow, by_tap, divide, sum_slots
+from .items import FilterArrays, FilterWindow, divide, filters_by_tap, gradient_slots, sum_slots
 
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
 _GENERAL_BLOCK_BYTES = 512 * 1024
@@ -45,7 +45,7 @@ def general_forward(inputs: FilterArrays, window: FilterWindow, add: bool | None
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
         plan, scratch = _general_plan(x.shape, weight.shape, x.itemsize, window, backward=False)
-        arrays = FilterArrays(kernel_input(x), by_tap(weight), _to_terms(channel_weight, plan.terms))
+        arrays = FilterArrays(kernel_input(x), filters_by_tap(weight), _to_terms(channel_weight, plan.terms))
         operations = y.size * weight.shape[2] * weight.shape[3]
         total = plan.items.total
         run_with_scratch(general_forward_items, total, operations, scratch, x.dtype, arrays, y, plan, add)
@@ -58,7 +58,7 @@ def general_backward(
     needs: tuple[bool, bool, bool],
     window: FilterWindow,
     add: bool | None,
-) -> tuple | None:
+) -> FilterArrays | None:
     """The gradients of x, weight and channel_weight.
 
     None if a packed zero may have met what is not finite.
@@ -67,26 +67,18 @@ def general_backward(
     if channel_weight is not None and not np.isfinite(channel_weight).all():
         return None
     plan, scratch = _general_plan(x.shape, weight.shape, x.itemsize, window, backward=True)
-    arrays = FilterArrays(kernel_input(x), by_tap(weight), _to_terms(channel_weight, plan.terms))
+    arrays = FilterArrays(kernel_input(x), filters_by_tap(weight), _to_terms(channel_weight, plan.terms))
     every_pixel = len(plan.terms.planes) == math.prod(window.stride)
-    slots = (plan.items.bands, *x.shape[:2], len(plan.terms.tap))
-    grads = FilterArrays(
-        x=(np.empty if every_pixel else np.zeros)(x.shape if needs[0] else (0,) * 4, x.dtype),
-        weight=np.empty((plan.items.chunks, *arrays.weight.shape) if needs[1] else (0,) * 6, x.dtype),
-        channel_weight=np.zeros(slots if needs[2] else (1, 0), x.dtype),
-    )
-    in_a_row = grads._replace(channel_weight=grads.channel_weight.reshape(-1))
+    grad_x = (np.empty if every_pixel else np.zeros)(x.shape if needs[0] else (0,) * 4, x.dtype)
+    grads = gradient_slots(grad_x, inputs, needs, plan.items)
+    targets = FilterArrays(grad_x, filters_by_tap(grads.weight), grads.channel_weight.reshape(-1))
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
-    args = (kernel_input(grad_output), arrays, in_a_row, plan, add)
+    args = (kernel_input(grad_output), arrays, targets, plan, add)
     run_with_scratch(general_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
-    grad_scales = grads.channel_weight.sum(axis=0)
-    if not np.isfinite(grad_scales).all():
-        return None
-    return (
-        grads.x if needs[0] else None,
-        sum_slots(grads.weight).reshape(weight.shape) if needs[1] else None,
-        _from_terms(grad_scales, plan.terms, channel_weight.shape) if needs[2] else None,
-    )
+    result = sum_slots(grads, needs)
+    if result is not None and needs[2]:
+        result = result._replace(channel_weight=_from_terms(result.channel_weight, plan.terms))
+    return result
 
 
 @lru_cache(maxsize=256)
@@ -157,9 +149,9 @@ def _to_terms(channel_weight: np.ndarray | None, terms: FilterTerms) -> np.ndarr
     return np.ascontiguousarray(by_tap[:, terms.phase, :, terms.tap].transpose(1, 2, 0)).reshape(-1)
 
 
-def _from_terms(by_term: np.ndarray, terms: FilterTerms, shape: tuple[int, ...]) -> np.ndarray:
-    """The reverse of `_to_terms`."""
-    n, u, _, channels, kh, kw = shape
+def _from_terms(by_term: np.ndarray, terms: FilterTerms) -> np.ndarray:
+    """The reverse of `_to_terms`, for an array that has its final shape already."""
+    n, u, _, channels, kh, kw = by_term.shape
     by_tap = np.empty((n, u * u, channels, kh * kw), by_term.dtype)
-    by_tap[:, terms.phase, :, terms.tap] = by_term.transpose(2, 0, 1)
-    return by_tap.reshape(shape)
+    by_tap[:, terms.phase, :, terms.tap] = by_term.reshape(n, channels, -1).transpose(2, 0, 1)
+    return by_tap.reshape(by_term.shape)

@@ -139,13 +139,13 @@ def general_forward_items(
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
-        for block in range(item.block, item.last_block):
+        for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             below = FilterRows(rows.first, rows.height + plan.halo)
             clear(scratch.images, 0, len(scratch.images))
             _pack_filters(scratch.filters, scratch.strips, weight[item.sample, item.group], rows, plan)
-            for c in range(item.channel, item.last_channel, CHANNELS):
-                channels = min(CHANNELS, item.last_channel - c)
+            for c in range(item.channel, item.channel_end, CHANNELS):
+                channels = min(CHANNELS, item.channel_end - c)
                 for k in range(channels):
                     _pack_image(scratch.images, k * planes.images, x[item.sample, c + k], below, plan)
                 scale = Scale(inputs.channel_weight, (item.sample * x.shape[1] + c) * terms, terms, add)
@@ -190,15 +190,15 @@ def general_backward_items(
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
-        for block in range(item.block, item.last_block):
+        for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             clear(scratch.filters, 0, len(scratch.filters))
             clear(scratch.grad_filters, 0, len(scratch.grad_filters))
             clear(scratch.images, 0, len(scratch.images))
             clear(scratch.outputs, 0, len(scratch.outputs))
             _pack_filters(scratch.filters, scratch.strips, weight[item.sample, item.group], rows, plan)
-            for c in range(item.channel, item.last_channel, CHANNELS):
-                channels, first = min(CHANNELS, item.last_channel - c), item.sample * x.shape[1] + c
+            for c in range(item.channel, item.channel_end, CHANNELS):
+                channels, first = min(CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
                 for k in range(channels):
                     grad = grad_output[item.sample, c + k]
                     _pack_output(scratch.outputs, k * planes.outputs, grad, rows, plan)

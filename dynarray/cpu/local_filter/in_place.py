@@ -40,6 +40,7 @@ from .items import (
     divide,
     find_item,
     find_rows,
+    gradient_slots,
     sum_slots,
     wanted_bands,
 )
@@ -96,34 +97,23 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
 
 def in_place_backward(
     grad_output: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], window: FilterWindow
-) -> tuple | None:
+) -> FilterArrays | None:
     """The gradients of x, weight and channel_weight, or None."""
-    x, weight, channel_weight = inputs
+    x, weight, _ = inputs
     found = _in_place_plan(x.shape, weight.shape, x.itemsize, window, backward=True)
     if found is None:
         return None
     plan, scratch = found
     sums = np.zeros(plan.items.total, x.dtype)
-    slots = (plan.items.bands, *x.shape[:2], len(plan.y))
-    grads = FilterArrays(
-        x=empty_to_stream(x.shape if needs[0] else (0,), x.dtype),
-        weight=np.empty((plan.items.chunks, *weight.shape) if needs[1] else (0,), x.dtype),
-        channel_weight=np.zeros(slots if needs[2] else (1, 0), x.dtype),
-    )
+    grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
+    grads = gradient_slots(grad_x, inputs, needs, plan.items)
     grad_output = kernel_input(grad_output).reshape(-1)
     args, operations = (
         (grad_output, _in_rows(inputs), _in_rows(grads), sums, plan),
         3.0 * x.size * len(plan.y),
     )
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
-    grad_scales = grads.channel_weight.sum(axis=0)
-    if not np.isfinite(sums).all() or not np.isfinite(grad_scales).all():
-        return None
-    return (
-        grads.x if needs[0] else None,
-        sum_slots(grads.weight) if needs[1] else None,
-        grad_scales.reshape(channel_weight.shape) if needs[2] else None,
-    )
+    return sum_slots(grads, needs) if np.isfinite(sums).all() else None
 
 
 def _in_rows(arrays: FilterArrays) -> FilterArrays:
@@ -296,13 +286,13 @@ def in_place_forward_items(
     for number in range(start, stop):
         item = find_item(number, items)
         group = item.sample * items.groups + item.group
-        for block in range(item.block, item.last_block):
+        for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             if group * items.blocks + block != before:
                 left_out = _pack_strips(scratch, inputs.weight, group * taps * image, rows, plan, _THERE)
                 before = group * items.blocks + block
-            for c in range(item.channel, item.last_channel, CHANNELS):
-                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.last_channel - c)
+            for c in range(item.channel, item.channel_end, CHANNELS):
+                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.channel_end - c)
                 at = channel * image + rows.first * items.width
                 target = Target(Planes(y, at, image), scratch.totals, stream)
                 source = _readable(inputs.x, at, image, channels, scratch.edge, plan)
@@ -332,14 +322,14 @@ def in_place_backward_items(
     for number in range(start, stop):
         item = find_item(number, items)
         group = item.sample * items.groups + item.group
-        for block in range(item.block, item.last_block):
+        for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             count = rows.height * items.width
             left_out = _pack_planes(scratch.filters, inputs.weight, group * taps * image, rows, plan)
             _pack_strips(scratch, inputs.weight, group * taps * image, rows, plan, _BACK)
             clear(scratch.grad_filters, 0, len(scratch.grad_filters))
-            for c in range(item.channel, item.last_channel, CHANNELS):
-                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.last_channel - c)
+            for c in range(item.channel, item.channel_end, CHANNELS):
+                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.channel_end - c)
                 at = channel * image + rows.first * items.width
                 scale = Scale(inputs.channel_weight, channel * taps, taps, None)
                 if grads.x.size:

@@ -60,9 +60,9 @@ class FilterItem(NamedTuple):
     band: int
     chunk: int
     block: int
-    last_block: int
+    block_end: int
     channel: int
-    last_channel: int
+    channel_end: int
 
 
 class FilterRows(NamedTuple):
@@ -101,15 +101,29 @@ def divide(
     return FilterItems(samples, groups, per_group, *extent, block, blocks, bands, channels, chunks)
 
 
-def by_tap(weight: np.ndarray) -> np.ndarray:
-    """(N, G, taps, Ho, Wo), contiguous."""
-    n, groups, kh, kw = weight.shape[:4]
-    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
+def filters_by_tap(weight: np.ndarray) -> np.ndarray:
+    """(..., taps, Ho, Wo), contiguous."""
+    *lead, kh, kw, high, wide = weight.shape
+    return kernel_input(weight).reshape(*lead, kh * kw, high, wide)
 
 
-def sum_slots(slots: np.ndarray) -> np.ndarray:
-    """The sum over chunks of channels, in order, without a copy if there is one chunk only."""
-    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
+def gradient_slots(
+    grad_x: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], items: FilterItems
+) -> FilterArrays:
+    """Memory for the gradients: any values for `weight`, zeros for `channel_weight`."""
+    weight = (items.chunks, *inputs.weight.shape) if needs[1] else (0,) * 7
+    channel_weight = (items.bands, *inputs.channel_weight.shape) if needs[2] else (1, 0)
+    return FilterArrays(grad_x, np.empty(weight, grad_x.dtype), np.zeros(channel_weight, grad_x.dtype))
+
+
+def sum_slots(grads: FilterArrays, needs: tuple[bool, bool, bool]) -> FilterArrays | None:
+    """The gradients, or None where those of `channel_weight` are not finite."""
+    x, weight, channel_weight = grads
+    weight = weight[0] if len(weight) == 1 else weight.sum(axis=0)  # one slot needs no copy
+    sums = x, weight, channel_weight.sum(axis=0)
+    if not np.isfinite(sums[2]).all():
+        return None
+    return FilterArrays(*(array if need else None for array, need in zip(sums, needs, strict=True)))
 
 
 @borrowing_jit
@@ -118,10 +132,10 @@ def find_item(number: int, items: FilterItems) -> FilterItem:
     rest, chunk = number // items.chunks, number % items.chunks
     rest, band = rest // items.bands, rest % items.bands
     sample, group = rest // items.groups, rest % items.groups
-    block, last_block = items.blocks * band // items.bands, items.blocks * (band + 1) // items.bands
+    block, block_end = items.blocks * band // items.bands, items.blocks * (band + 1) // items.bands
     channel = group * items.per_group + chunk * items.channels
-    last_channel = min(channel + items.channels, (group + 1) * items.per_group)
-    return FilterItem(sample, group, band, chunk, block, last_block, channel, last_channel)
+    channel_end = min(channel + items.channels, (group + 1) * items.per_group)
+    return FilterItem(sample, group, band, chunk, block, block_end, channel, channel_end)
 
 
 @borrowing_jit
