@@ -158,10 +158,8 @@ def _filter_phases(
 ) -> None:
     """The outputs of some channels: row by row of phases, each phase with so many taps."""
     u, plane, width = plan.window.upsample, plan.planes.filters, plan.items.width
-    count, image = (
-        max(rows.height * width, len(scratch.totals)),
-        Planes(scratch.images, 0, plan.planes.images),
-    )
+    image = Planes(scratch.images, 0, plan.planes.images)
+    count = max(rows.height * width, len(scratch.totals))  # at least a strip
     for phase in range(u * u):
         row, column = phase // u, phase % u
         strips = Strips(scratch.strips, plan.terms.image_at, phase * taps, taps)
@@ -210,7 +208,7 @@ def general_backward_items(
                     if grads.channel_weight.size:
                         slot = item.band * x.shape[0] * x.shape[1] + first
                         grad_scale = Planes(grads.channel_weight, slot * terms, terms)
-                    _add_grad_filters(scratch, grad_scale, channels, scale, rows, plan)
+                    _add_grad_filters(scratch, grad_scale, channels, scale, rows.height, plan)
                 if grads.x.size:
                     _write_grad_x(grads.x[item.sample, c : c + channels], scratch, scale, rows, plan)
             if grads.weight.size:
@@ -220,15 +218,10 @@ def general_backward_items(
 
 @borrowing_jit
 def _add_grad_filters(
-    scratch: FilterScratch,
-    grad_scale: Planes,
-    channels: int,
-    scale: Scale,
-    rows: FilterRows,
-    plan: FilterPlan,
+    scratch: FilterScratch, grad_scale: Planes, channels: int, scale: Scale, height: int, plan: FilterPlan
 ) -> None:
-    """What some channels add to the gradients of filters and scales."""
-    outputs, count = Planes(scratch.outputs, 0, plan.planes.outputs), rows.height * plan.items.width
+    """What some channels add to the gradients of filters and scales, in so many rows."""
+    outputs, count = Planes(scratch.outputs, 0, plan.planes.outputs), height * plan.items.width
     for s in range(len(plan.terms.planes)):
         first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]
         image = Planes(scratch.images, s * plan.planes.image, plan.planes.images)
@@ -242,10 +235,8 @@ def _write_grad_x(
 ) -> None:
     """The gradients of some channels of x, one phase of the stride after the other."""
     width, stride = plan.items.width, plan.window.stride
-    count, outputs = (
-        max(rows.height * width, len(scratch.totals)),
-        Planes(scratch.outputs, 0, plan.planes.outputs),
-    )
+    outputs = Planes(scratch.outputs, 0, plan.planes.outputs)
+    count = max(rows.height * width, len(scratch.totals))  # at least a strip
     target = Target(Planes(scratch.acc, 0, plan.planes.filters), scratch.totals, _KEPT)
     for s in range(len(plan.terms.planes)):
         first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]

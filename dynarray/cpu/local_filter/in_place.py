@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, jit, kernel_input, zero_like
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, kernel_input, zero_like
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, inside, staggered
 from ..engine.strips import (
@@ -34,6 +34,7 @@ from ..engine.strips import (
 )
 from .items import (
     FilterArrays,
+    FilterItem,
     FilterItems,
     FilterRows,
     FilterWindow,
@@ -90,7 +91,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
         return None
     plan, scratch = found
     y, sums = empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
-    args, operations = (_in_rows(inputs), y.reshape(-1), sums, plan), y.size * len(plan.y)
+    operations, args = y.size * len(plan.y), (_in_rows(inputs), y.reshape(-1), sums, plan)
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
 
@@ -107,11 +108,8 @@ def in_place_backward(
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
-    grad_output = kernel_input(grad_output).reshape(-1)
-    args, operations = (
-        (grad_output, _in_rows(inputs), _in_rows(grads), sums, plan),
-        3.0 * x.size * len(plan.y),
-    )
+    operations = 3.0 * x.size * len(plan.y)
+    args = (kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads), sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return sum_slots(grads, needs) if np.isfinite(sums).all() else None
 
@@ -240,23 +238,21 @@ def _unpack_planes(
     return total
 
 
-@jit
-def _readable(
-    source: np.ndarray, at: int, apart: int, channels: int, edge: np.ndarray, plan: InPlacePlan
-) -> Planes:
-    """A block of some channels from `at` on, wherever taps lead: where it is, or a copy amid zeros.
+@borrowing_jit
+def _leads_out(source: Planes, channels: int, edge: np.ndarray, plan: InPlacePlan) -> bool:
+    """Whether taps lead out of the array from a block of some channels; then a copy amid zeros is made.
 
-    Only from the first and last planes of an array do taps lead out of it; filters are zero there.
+    Only from the first and last planes do they; filters are zero there.
     """
-    reach, span = plan.reach, plan.span
-    if at >= reach and at + (channels - 1) * apart + span - reach <= source.size:
-        return Planes(source, at, apart)
+    reach, span, size = plan.reach, plan.span, source.values.size
+    if source.at >= reach and source.at + (channels - 1) * source.apart + span - reach <= size:
+        return False
     clear(edge, 0, channels * span)
     for c in range(channels):
-        begin = at + c * apart - reach
-        low, high = max(0, -begin), min(span, source.size - begin)
-        copy(edge, c * span + low, source, begin + low, high - low)
-    return Planes(edge, reach, span)
+        begin = source.at + c * source.apart - reach
+        low, high = max(0, -begin), min(span, size - begin)
+        copy(edge, c * span + low, source.values, begin + low, high - low)
+    return True
 
 
 @borrowing_jit
@@ -265,6 +261,29 @@ def _sum(array: np.ndarray) -> Any:
     for k in range(len(array)):
         total += array[k]
     return total
+
+
+@borrowing_jit
+def _filter_rows(
+    y: np.ndarray,
+    scratch: InPlaceScratch,
+    inputs: FilterArrays,
+    item: FilterItem,
+    rows: FilterRows,
+    plan: InPlacePlan,
+) -> None:
+    """The outputs of an item in a block of rows."""
+    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    image, stream = items.rows * items.width, y.size * y.itemsize >= STREAM_BYTES
+    strips = Strips(scratch.strips, plan.offset, 0, taps)
+    for c in range(item.channel, item.channel_end, CHANNELS):
+        channel = item.sample * items.groups * items.per_group + c
+        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
+        target = Target(Planes(y, at, image), scratch.totals, stream)
+        source, copied = Planes(inputs.x, at, image), Planes(edge, plan.reach, plan.span)
+        pixels = copied if _leads_out(source, channels, edge, plan) else source
+        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
+        apply(target, channels, rows.height * items.width, strips, pixels, scale)
 
 
 @cached_jit
@@ -278,27 +297,53 @@ def in_place_forward_items(
     plan: InPlacePlan,
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
-    items, taps = plan.items, len(plan.y)
-    image, all_channels = items.rows * items.width, items.groups * items.per_group
-    strips = Strips(scratch.strips, plan.offset, 0, taps)
+    items, before, left_out = plan.items, -1, zero_like(y)
+    filters = len(plan.y) * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
-    before, left_out, stream = -1, zero_like(y), y.size * y.itemsize >= STREAM_BYTES
     for number in range(start, stop):
         item = find_item(number, items)
         group = item.sample * items.groups + item.group
         for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             if group * items.blocks + block != before:
-                left_out = _pack_strips(scratch, inputs.weight, group * taps * image, rows, plan, _THERE)
+                left_out = _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _THERE)
                 before = group * items.blocks + block
-            for c in range(item.channel, item.channel_end, CHANNELS):
-                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.channel_end - c)
-                at = channel * image + rows.first * items.width
-                target = Target(Planes(y, at, image), scratch.totals, stream)
-                source = _readable(inputs.x, at, image, channels, scratch.edge, plan)
-                scale = Scale(inputs.channel_weight, channel * taps, taps, None)
-                apply(target, channels, rows.height * items.width, strips, source, scale)
+            _filter_rows(y, scratch, inputs, item, rows, plan)
             sums[number] += left_out + _sum(scratch.totals)
+
+
+@borrowing_jit
+def _filter_rows_back(
+    grads: FilterArrays,
+    scratch: InPlaceScratch,
+    grad_output: np.ndarray,
+    inputs: FilterArrays,
+    item: FilterItem,
+    rows: FilterRows,
+    plan: InPlacePlan,
+) -> None:
+    """The gradients of x and the scales of an item in a block of rows; those of filters in planes."""
+    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    image, stream = items.rows * items.width, grads.x.size * grads.x.itemsize >= STREAM_BYTES
+    strips = Strips(scratch.strips, plan.back, 0, taps)
+    by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
+    count, copied = rows.height * items.width, Planes(edge, plan.reach, plan.span)
+    for c in range(item.channel, item.channel_end, CHANNELS):
+        channel = item.sample * items.groups * items.per_group + c
+        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
+        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
+        outputs, source = Planes(grad_output, at, image), Planes(inputs.x, at, image)
+        if grads.x.size:
+            target = Target(Planes(grads.x, at, image), scratch.totals, stream)
+            pixels = copied if _leads_out(outputs, channels, edge, plan) else outputs
+            apply(target, channels, count, strips, pixels, scale)
+        if grads.weight.size + grads.channel_weight.size:
+            grad_scale = Planes(scratch.unwanted, 0, 0)
+            if grads.channel_weight.size:
+                slot = item.band * items.samples * items.groups * items.per_group + channel
+                grad_scale = Planes(grads.channel_weight, slot * taps, taps)
+            pixels = copied if _leads_out(source, channels, edge, plan) else source
+            correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, outputs, pixels, scale)
 
 
 @cached_jit
@@ -313,39 +358,19 @@ def in_place_backward_items(
     plan: InPlacePlan,
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
-    items, taps = plan.items, len(plan.y)
-    image, all_channels = items.rows * items.width, items.groups * items.per_group
-    strips = Strips(scratch.strips, plan.back, 0, taps)
-    by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
+    items = plan.items
+    filters = len(plan.y) * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
-    stream = grads.x.size * grads.x.itemsize >= STREAM_BYTES
     for number in range(start, stop):
         item = find_item(number, items)
         group = item.sample * items.groups + item.group
         for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
-            count = rows.height * items.width
-            left_out = _pack_planes(scratch.filters, inputs.weight, group * taps * image, rows, plan)
-            _pack_strips(scratch, inputs.weight, group * taps * image, rows, plan, _BACK)
+            left_out = _pack_planes(scratch.filters, inputs.weight, group * filters, rows, plan)
+            _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _BACK)
             clear(scratch.grad_filters, 0, len(scratch.grad_filters))
-            for c in range(item.channel, item.channel_end, CHANNELS):
-                channel, channels = item.sample * all_channels + c, min(CHANNELS, item.channel_end - c)
-                at = channel * image + rows.first * items.width
-                scale = Scale(inputs.channel_weight, channel * taps, taps, None)
-                if grads.x.size:
-                    target = Target(Planes(grads.x, at, image), scratch.totals, stream)
-                    source = _readable(grad_output, at, image, channels, scratch.edge, plan)
-                    apply(target, channels, count, strips, source, scale)
-                if grads.weight.size + grads.channel_weight.size == 0:
-                    continue
-                grad_scale = Planes(scratch.unwanted, 0, 0)
-                if grads.channel_weight.size:
-                    slot = item.band * items.samples * all_channels + channel
-                    grad_scale = Planes(grads.channel_weight, slot * taps, taps)
-                fixed = Planes(grad_output, at, image)
-                source = _readable(inputs.x, at, image, channels, scratch.edge, plan)
-                correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, fixed, source, scale)
+            _filter_rows_back(grads, scratch, grad_output, inputs, item, rows, plan)
             if grads.weight.size:
-                begin = (item.chunk * items.samples * items.groups + group) * taps * image
+                begin = (item.chunk * items.samples * items.groups + group) * filters
                 left_out += _unpack_planes(scratch.grad_filters, grads.weight, begin, rows, plan)
             sums[number] += left_out + _sum(scratch.totals)
