@@ -20,7 +20,8 @@ def defined_names(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
-                yield from (name.id for name in ast.walk(target) if isinstance(name, ast.Name))
+                names = (name.id for name in ast.walk(target) if isinstance(name, ast.Name))
+                yield from (name for name in names if not name.startswith("__"))
 
 
 def is_record(node: ast.ClassDef) -> bool:

@@ -485,7 +485,8 @@ def test_long_sums_stay_accurate_in_float32(backend: Backend, rng: np.random.Gen
 @pytest.mark.parametrize("params", [{}, {"stride": 2, "dilation": 2}, {"upsample": 2}])
 def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, params: dict[str, Any]) -> None:
     """The CPU takes them where something is not finite; here everything is, so that they can be compared."""
-    from dynarray.cpu.local_filter import definition as local_filter_definition
+    from dynarray.cpu.local_filter.definition import definition_backward
+    from dynarray.cpu.local_filter.items import FilterArrays, FilterWindow
 
     u, s = params.get("upsample", 1), params.get("stride", 1)
     x, grad = rng.standard_normal((2, 4, 6, 8)), rng.standard_normal((2, 4, 6 * u // s, 8 * u // s))
@@ -493,7 +494,9 @@ def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, par
     channel_weight = rng.standard_normal((2, u, u, 4, 3, 3))
     arrays, params = (x, weight, channel_weight), {"combine": combine, **params}
     _, checked = dyn.OPERATORS["local_filter2d"].prepare(arrays, params)
-    grads = local_filter_definition.backward(grad, checked.arrays, (True, True, True), checked.params)
+    window = FilterWindow(**{name: checked.params[name] for name in FilterWindow._fields})
+    add = True if combine == "add" else None
+    grads = definition_backward(grad, FilterArrays(*checked.arrays), (True, True, True), window, add)
     with dyn.use_backend("reference"):
         expected = dyn.local_filter2d_backward(grad, *arrays, **params)
     for actual, wanted in zip(grads, expected, strict=True):

@@ -10,8 +10,8 @@ from numba import types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compile import jit
-from .vectors import LINE_BYTES
+from .compile import borrowing_jit, jit
+from .vectors import LINE_BYTES, Writer
 
 _SIDE = 8  # of a block that is transposed in registers
 # Of two vectors: pairs of neighbours and pairs of these pairs, each in both halves by itself, then halves.
@@ -46,12 +46,10 @@ def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any)
     """memcpy of `count` elements between contiguous arrays: for the short rows of small images."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointers = [
-            builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
-            for kind, array, offset in zip(signature.args[0:4:2], args[0:4:2], args[1:4:2], strict=True)
-        ]
-        itemsize = context.get_abi_sizeof(context.get_data_type(target.dtype))
-        cgutils.raw_memcpy(builder, *pointers, args[4], itemsize)
+        writer = Writer(context, builder, signature, args, LINE_BYTES)
+        target, at, source, start, count = writer.arguments
+        to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
+        cgutils.raw_memcpy(builder, to, from_, count, writer.itemsize)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.intp), generate
@@ -62,16 +60,16 @@ def clear(typing: Any, target: Any, at: Any, count: Any) -> Any:
     """memset of `count` elements of a contiguous array to zero."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        itemsize = context.get_abi_sizeof(context.get_data_type(target.dtype))
-        size = builder.mul(args[2], context.get_constant(types.intp, itemsize))
-        cgutils.memset(builder, builder.gep(data, [args[1]]), size, 0)
+        writer = Writer(context, builder, signature, args, LINE_BYTES)
+        target, at, count = writer.arguments
+        size = builder.mul(count, count.type(writer.itemsize))
+        cgutils.memset(builder, builder.gep(target, [at]), size, 0)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, types.intp), generate
 
 
-@jit
+@borrowing_jit
 def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple:
     """The range of those i < count for which ``(first + i)*step + origin`` lies in range(extent)."""
     start = first * step + origin
@@ -79,7 +77,7 @@ def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple
     return low, max(low, min(count, (extent - 1 - start) // step + 1))
 
 
-@jit
+@borrowing_jit
 def pack_rows(
     target: np.ndarray,
     at: int,
@@ -109,7 +107,7 @@ def pack_rows(
                 target[base + j] = line[j * step[1] + origin[1]]
 
 
-@jit
+@borrowing_jit
 def unpack_rows(
     source: np.ndarray,
     at: int,
@@ -132,7 +130,7 @@ def unpack_rows(
                 line[j * step[1] + origin[1]] = source[base + j]
 
 
-@jit
+@borrowing_jit
 def unpack_phases(
     source: np.ndarray, plane: int, image: np.ndarray, first: int, rows: int, width: int, row: int, u: int
 ) -> None:
@@ -153,7 +151,7 @@ def unpack_phases(
                     line[j * u + phase] = source[phase * plane + i * width + j]
 
 
-@jit
+@borrowing_jit
 def transpose(
     target: np.ndarray,
     to: int,
@@ -171,16 +169,14 @@ def transpose(
     for outer in range(down if along else across):
         for inner in range(across if along else down):
             i, j = (outer, inner) if along else (inner, outer)
-            _transpose_block(
-                target, to + (j * to_stride + i) * _SIDE, to_stride,
-                source, at + (i * stride + j) * _SIDE, stride,
-            )  # fmt: skip
+            block, place = to + (j * to_stride + i) * _SIDE, at + (i * stride + j) * _SIDE
+            _transpose_block(target, block, to_stride, source, place, stride)
     for i in range(rows):
         for j in range(across * _SIDE if i < down * _SIDE else 0, columns):
             target[to + j * to_stride + i] = source[at + i * stride + j]
 
 
-@jit
+@borrowing_jit
 def interleave(
     target: np.ndarray, to: int, source: np.ndarray, at: int, starts: np.ndarray, columns: int
 ) -> None:
@@ -203,26 +199,20 @@ def _transpose_block(
     """A block, of which line i begins at ``at + i*lines`` or, if that is an array, ``at + lines[i]``."""
     index = types.intp
     lines = lines if isinstance(lines, types.Array) else index
-    return types.void(target, index, index, source, index, lines), _generate_transpose
+    return types.void(target, index, index, source, index, lines), _write_transpose
 
 
-def _generate_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    element = context.get_data_type(signature.args[0].dtype)
-    align, vector = context.get_abi_sizeof(element), ir.VectorType(element, _SIDE)
+def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, LINE_BYTES)
+    target, to, to_stride, source, at, lines = writer.arguments
+    vector = ir.VectorType(target.type.pointee, _SIDE)
 
-    def memory(array: int) -> Any:
-        return context.make_array(signature.args[array])(context, builder, args[array]).data
-
-    def lines(array: int) -> list:
+    def pointers(matrix: Any, place: Any, lines: Any) -> list:
         """Pointers to the lines of a block."""
-        data = memory(array)
-        offset, apart = args[array + 1], args[array + 2]
-        number = [offset.type(i) for i in range(_SIDE)]
-        if isinstance(signature.args[array + 2], types.Array):
-            begins = [builder.load(builder.gep(memory(array + 2), [i])) for i in number]
-        else:
-            begins = [builder.mul(apart, i) for i in number]
-        places = (builder.gep(data, [builder.add(offset, begin)]) for begin in begins)
+        numbers = [place.type(i) for i in range(_SIDE)]
+        apart = not isinstance(lines.type, ir.PointerType)
+        begins = [builder.mul(lines, i) if apart else writer.element(lines, i) for i in numbers]
+        places = (builder.gep(matrix, [builder.add(place, begin)]) for begin in begins)
         return [builder.bitcast(place, vector.as_pointer()) for place in places]
 
     def dealt(vectors: list, apart: int, masks: tuple) -> list:
@@ -233,11 +223,11 @@ def _generate_transpose(context: Any, builder: Any, signature: Any, args: Any) -
             builder.shuffle_vector(vectors[i], vectors[i + apart], order) for i in first for order in orders
         ]
 
-    vectors = [builder.load(line, align=align) for line in lines(3)]
+    vectors = [builder.load(line, align=writer.itemsize) for line in pointers(source, at, lines)]
     vectors = dealt(vectors, 1, _PAIRS)  # of rows 2i, 2i + 1: columns 0 and 1, then 2 and 3; and 4 further
     vectors = dealt(vectors, 2, _FOURS)
     vectors = dealt(vectors, 4, _HALVES)
     # Now vectors[2*c + half] is a column.
-    for line, value in zip(lines(0), vectors[::2] + vectors[1::2], strict=True):
-        builder.store(value, line, align=align)
+    for line, value in zip(pointers(target, to, to_stride), vectors[::2] + vectors[1::2], strict=True):
+        builder.store(value, line, align=writer.itemsize)
     return context.get_dummy_value()

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from .compile import jit
+from .compile import borrowing_jit
 from .memory import empty
 from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
 
@@ -23,42 +23,73 @@ CHANNELS = 4
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
 # From this size on an output does not stay in the caches, so that it is written past them.
 STREAM_BYTES = 8 * 1024 * 1024
-PIECE = 1024  # products added up before they join a sum over a whole image, for its accuracy
+_PIECE = 1024  # products added up before they join a sum over a whole image, for its accuracy
 
 
 class Planes(NamedTuple):
-    """Pixel j of channel c is ``values[at + c*apart + j]``."""
+    """Element j of channel c is ``values[at + c*apart + j]``."""
 
     values: np.ndarray
     at: int
     apart: int
 
 
+class Target(NamedTuple):
+    """Where results go, past the caches with `stream` if they fill whole cache lines.
+
+    All results are added to `totals`, one for each pixel of a strip, so that what is not finite is noticed.
+    """
+
+    planes: Planes
+    totals: np.ndarray
+    stream: bool
+
+
 class Strips(NamedTuple):
-    """Tap t has the filter ``filters[at + s*step + t*lanes + i]`` at pixel i of strip s, and reads pixel
-    ``j + offset[t]`` at pixel j: the filters of all taps side by side, in the order in which they are used.
+    """The filters of all taps side by side, in the order in which they are used.
+
+    Tap t has the filter ``filters[(s*len(offset) + t)*strip_pixels + i]`` at pixel i of strip s, and reads
+    pixel ``j + offset[t]`` at pixel j. Meant are `number` taps from `first` on.
     """
 
     filters: np.ndarray
-    at: int
-    step: int
     offset: np.ndarray
+    first: int
+    number: int
 
 
 class Taps(NamedTuple):
-    """Tap t at pixel j has the filter ``filters[at[t] + j]`` and reads pixel ``j + offset[t]``."""
+    """Tap t at pixel j has the filter ``filters[at[t] + j]`` and reads pixel ``j + offset[t]``.
+
+    Meant are `number` taps from `first` on.
+    """
 
     filters: np.ndarray
     at: np.ndarray
     offset: np.ndarray
+    first: int
+    number: int
 
 
 class Scale(NamedTuple):
-    """The scale of channel c and tap t is ``values[at + c*apart + t]``; if `values` is None there is none."""
+    """Channel c has the filter of tap t times ``values[at + c*apart + t]``, or plus that if `add` is given.
+
+    If `values` is None all channels have the filter as it is.
+    """
 
     values: Any
     at: int
     apart: int
+    add: bool | None
+
+
+class _Piece(NamedTuple):
+    """Pixels start to stop of the channels and taps from these on."""
+
+    channel: int
+    tap: int
+    start: int
+    stop: int
 
 
 def empty_to_stream(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -66,286 +97,226 @@ def empty_to_stream(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return (empty if math.prod(shape) * dtype.itemsize >= STREAM_BYTES else np.empty)(shape, dtype)
 
 
-@jit
-def lanes(like: np.ndarray) -> int:
+@borrowing_jit
+def strip_pixels(like: np.ndarray) -> int:
     """Pixels of a strip."""
     return STRIP_BYTES // like.itemsize
 
 
-@jit
-def strips_of(count: int, size: int) -> int:
+@borrowing_jit
+def strip_count(count: int, size: int) -> int:
     """Strips that cover `count` pixels; the last one may overlap the one before."""
     return (count + size - 1) // size
 
 
-@jit
-def deal(target: np.ndarray, tap: int, taps: int, plane: np.ndarray, at: int, count: int) -> None:
+@borrowing_jit
+def deal(strips: np.ndarray, tap: int, taps: int, plane: np.ndarray, at: int, count: int) -> None:
     """The filters of one of `taps` taps, from their plane to its places in `Strips`."""
-    size = lanes(target)
-    for strip in range(strips_of(count, size)):
-        _move(target, (strip * taps + tap) * size, plane, at + min(strip * size, count - size))
+    size = strip_pixels(strips)
+    for strip in range(strip_count(count, size)):
+        _copy_strip(strips, (strip * taps + tap) * size, plane, at + min(strip * size, count - size))
 
 
 @intrinsic
-def _move(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
-    """One strip."""
-
+def _copy_strip(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         writer = Writer(context, builder, signature, args, STRIP_BYTES)
-        writer.store(writer.load(writer.data[2], args[3]), writer.data[0], args[1])
+        target, to, source, at = writer.arguments
+        writer.store(writer.load(source, at), target, to)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp), generate
 
 
-@jit
-def apply(
-    target: Planes,
-    channels: int,
-    count: int,
-    taps: Strips,
-    source: Planes,
-    scale: Scale,
-    totals: np.ndarray,
-    add: Any,
-    stream: bool,
-) -> None:
+@borrowing_jit
+def apply(target: Target, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
     """Target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
-    o is + if `add` is given, else *. At most CHANNELS channels, at least a strip of pixels. All results
-    are added to `totals`, one per lane of a strip, so that what is not finite is noticed. The same pixels of
-    the next channels, if there are any, are fetched from memory meanwhile. With `stream` the target is
-    written past the caches, where it lies on whole cache lines.
+    o is + or *, as the scale says. At most CHANNELS channels, at least a strip of pixels. The same pixels of
+    the next channels, if there are any, are fetched from memory meanwhile.
     """
-    size = lanes(target.values)
-    for strip in range(strips_of(count, size)):
-        j, filter_at = min(strip * size, count - size), taps.at + strip * taps.step
+    size = strip_pixels(taps.filters)
+    for strip in range(strip_count(count, size)):
+        j, at = min(strip * size, count - size), (strip * len(taps.offset) + taps.first) * size
         if channels == CHANNELS:
-            _several_channels(
-                *(target.values, target.at, target.apart, j, taps.filters, filter_at),
-                *(source.values, source.at, source.apart, taps.offset, scale.values, scale.at, scale.apart),
-                *(totals, add, stream),
-            )
+            _apply_to_all(target, 0, j, taps, at, source, scale)
         else:
             for c in range(channels):
-                _one_channel(
-                    *(target.values, target.at + c * target.apart, 0, j, taps.filters, filter_at),
-                    *(source.values, source.at + c * source.apart, 0, taps.offset),
-                    *(scale.values, scale.at + c * scale.apart, 0, totals, add, stream),
-                )
+                _apply_to_one(target, c, j, taps, at, source, scale)
 
 
-def _strip(channels: int) -> Callable:
-    """An intrinsic: `apply` for the strip of pixels from j on."""
+def _apply(channels: int) -> Callable:
+    """An intrinsic: `apply` for the strip of pixels from j on and channels from c on."""
 
     @intrinsic
     def strip(
-        typing: Any,
-        target: Any,
-        at: Any,
-        apart: Any,
-        j: Any,
-        filters: Any,
-        filter_at: Any,
-        source: Any,
-        source_at: Any,
-        source_apart: Any,
-        offset: Any,
-        scale: Any,
-        scale_at: Any,
-        scale_apart: Any,
-        totals: Any,
-        add: Any,
-        stream: Any,
+        typing: Any, target: Any, c: Any, j: Any, taps: Any, filters_at: Any, source: Any, scale: Any
     ) -> Any:
-        i = types.intp
-        sources, scales = (source, i, i, offset), (scale, i, i)
-        sums = (totals, add, types.boolean)
-        signature = types.void(target, i, i, i, filters, i, *sources, *scales, *sums)
-        return signature, partial(_generate, channels=channels)
+        signature = types.void(target, types.intp, types.intp, taps, types.intp, source, scale)
+        return signature, partial(_write_apply, channels=channels)
 
     return strip
 
 
-_several_channels, _one_channel = _strip(CHANNELS), _strip(1)
+_apply_to_all, _apply_to_one = _apply(CHANNELS), _apply(1)
 
 
-def _generate(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
+def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
     writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    target, _, _, _, filters, _, source, _, _, offset, scale, _, _, totals, _, _ = writer.data
-    _, at, apart, j, _, filter_at, _, source_at, source_apart, _, _, scale_at, scale_apart, *_, stream = args
-    combine = writer.multiply if isinstance(signature.args[-2], types.NoneType) else writer.add
-    index = at.type
-    taps = context.make_array(signature.args[9])(context, builder, args[9]).nitems
-    filters, first = builder.gep(filters, [filter_at]), builder.add(source_at, j)
+    target, c, j, taps, filters_at, source, scale = writer.arguments
+    combine = writer.multiply if scale.add is None else writer.add
+    index = j.type
+    filters, offset = builder.gep(taps.filters, [filters_at]), builder.gep(taps.offset, [taps.first])
     sources = [
-        builder.gep(source, [builder.add(first, builder.mul(source_apart, index(c)))])
-        for c in range(channels)
+        builder.gep(source.values, [builder.add(place, j)]) for place in _places(builder, source, c, channels)
     ]
-    scales = [builder.add(scale_at, builder.mul(scale_apart, index(c))) for c in range(channels)]
+    scales = [builder.add(place, taps.first) for place in _places(builder, scale, c, channels)]
 
     def step(tap: Any, sums: list) -> list:
         factor, following = writer.load(filters, builder.mul(tap, index(writer.lanes))), []
         start = writer.element(offset, tap)
         for total, pixels, place in zip(sums, sources, scales, strict=True):
             combined = factor
-            if scale is not None:
-                own = writer.element(scale, builder.add(place, tap))
+            if scale.values is not None:
+                own = writer.element(scale.values, builder.add(place, tap))
                 combined = combine(factor, writer.broadcast(own))
             following.append(writer.add(total, writer.multiply(combined, writer.load(pixels, start))))
         return following
 
     for pixels in sources:
         for k in range(0, writer.lanes, writer.lanes * LINE_BYTES // STRIP_BYTES):
-            writer.prefetch(pixels, builder.add(builder.mul(source_apart, index(channels)), index(k)))
-    results = writer.sums(channels, taps, step)
-    seen = writer.load(totals, index(0))
-    places = [builder.add(builder.add(at, j), builder.mul(apart, index(c))) for c in range(channels)]
-    whole = writer.on_lines(target, places)
-    with builder.if_else(builder.and_(stream, whole)) as (streamed, kept):
+            writer.prefetch(pixels, builder.add(builder.mul(source.apart, index(channels)), index(k)))
+    results = writer.sums(channels, taps.number, step)
+    total = writer.load(target.totals, index(0))
+    places = [builder.add(place, j) for place in _places(builder, target.planes, c, channels)]
+    whole = writer.on_lines(target.planes.values, places)
+    with builder.if_else(builder.and_(target.stream, whole)) as (streamed, kept):
         for branch, store in ((streamed, writer.stream), (kept, writer.store)):
             with branch:
                 for result, place in zip(results, places, strict=True):
-                    store(result, target, place)
+                    store(result, target.planes.values, place)
     for result in results:
-        seen = writer.add(seen, result)
-    writer.store(seen, totals, index(0))
+        total = writer.add(total, result)
+    writer.store(total, target.totals, index(0))
     return context.get_dummy_value()
 
 
-@jit
+def _places(builder: Any, planes: Any, first: Any, channels: int) -> list:
+    """Where planes begin: `channels` of them, from the `first` on."""
+    numbers = [builder.add(first, first.type(c)) for c in range(channels)]
+    return [builder.add(planes.at, builder.mul(planes.apart, number)) for number in numbers]
+
+
+@borrowing_jit
 def correlate(
-    grads: np.ndarray,
+    grad_filters: np.ndarray,
+    grad_scale: Planes,
     channels: int,
     count: int,
     taps: Taps,
     fixed: Planes,
     shifted: Planes,
     scale: Scale,
-    of_scale: Scale,
-    add: Any,
 ) -> None:
     """Two sums over the products ``p[c, t, j] = fixed[c, j] * shifted[c, j + offset_t]``, for j < count.
 
-    The gradients of the filters, ``grads[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of the
-    scales, ``of_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If `add` is given, both are
-    without these factors; if there are no scales, they have no gradient.
+    The gradients of the filters, ``grad_filters[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of
+    the scales, ``grad_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If scales are added,
+    both are without these factors; if there are none, they have no gradient.
     """
-    size = len(taps.at)
-    pairs = size // 2 * 2 if channels == CHANNELS else 0
+    pairs = taps.number // 2 * 2 if channels == CHANNELS else 0
     for tap in range(0, pairs, 2):
-        for start in range(0, count, PIECE):
-            _products_of_several(
-                *(grads, tap, start, min(start + PIECE, count), taps.filters, taps.at, taps.offset),
-                *(fixed.values, fixed.at, fixed.apart, shifted.values, shifted.at, shifted.apart),
-                *(scale.values, scale.at, scale.apart, of_scale.values, of_scale.at, of_scale.apart, add),
-            )
+        for start in range(0, count, _PIECE):
+            piece = _Piece(0, tap, start, min(start + _PIECE, count))
+            _correlate_all(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
     for c in range(channels):
-        for tap in range(pairs, size):
-            for start in range(0, count, PIECE):
-                _products_of_one(
-                    *(grads, tap, start, min(start + PIECE, count), taps.filters, taps.at, taps.offset),
-                    *(fixed.values, fixed.at + c * fixed.apart, 0),
-                    *(shifted.values, shifted.at + c * shifted.apart, 0),
-                    *(scale.values, scale.at + c * scale.apart, 0),
-                    *(of_scale.values, of_scale.at + c * of_scale.apart, 0, add),
-                )
+        for tap in range(pairs, taps.number):
+            for start in range(0, count, _PIECE):
+                piece = _Piece(c, tap, start, min(start + _PIECE, count))
+                _correlate_one(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
 
 
-def _products(channels: int, taps: int) -> Callable:
-    """An intrinsic: `correlate` for so many taps from `tap` on."""
+def _correlation(channels: int, taps: int) -> Callable:
+    """An intrinsic: `correlate` for a piece of so many channels and taps."""
+    channels_and_taps = channels, taps
 
     @intrinsic
-    def products(
+    def piece_of_correlation(
         typing: Any,
-        grads: Any,
-        tap: Any,
-        start: Any,
-        stop: Any,
-        filters: Any,
-        filter_at: Any,
-        offset: Any,
+        grad_filters: Any,
+        grad_scale: Any,
+        piece: Any,
+        taps: Any,
         fixed: Any,
-        fixed_at: Any,
-        fixed_apart: Any,
         shifted: Any,
-        shifted_at: Any,
-        shifted_apart: Any,
         scale: Any,
-        scale_at: Any,
-        scale_apart: Any,
-        of_scale: Any,
-        of_scale_at: Any,
-        of_scale_apart: Any,
-        add: Any,
     ) -> Any:
-        i = types.intp
-        pixels, scales = (fixed, i, i, shifted, i, i), (scale, i, i, of_scale, i, i)
-        signature = types.void(grads, i, i, i, filters, filter_at, offset, *pixels, *scales, add)
-        return signature, partial(_generate_products, channels=channels, taps=taps)
+        signature = types.void(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
+        return signature, partial(_write_correlate, size=channels_and_taps)
 
-    return products
+    return piece_of_correlation
 
 
 # Two taps at once pass over the pixels, which come from the L2 cache, half as often.
-_products_of_several, _products_of_one = _products(CHANNELS, 2), _products(1, 1)
+_correlate_all, _correlate_one = _correlation(CHANNELS, 2), _correlation(1, 1)
 
 
-def _generate_products(
-    context: Any, builder: Any, signature: Any, args: Any, channels: int, taps: int
-) -> Any:
+def _write_correlate(context: Any, builder: Any, signature: Any, args: Any, size: tuple[int, int]) -> Any:
     """Vectors as long as they go, then single elements."""
-    done, stop = args[2:4]
-    for size in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
-        writer = Writer(context, builder, signature, args, size)
-        lanes = stop.type(writer.lanes)
-        turns = builder.sdiv(builder.sub(stop, done), lanes)
+    done = None
+    for vector in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
+        writer = Writer(context, builder, signature, args, vector)
+        piece = writer.arguments[2]
+        done = piece.start if done is None else done
+        lanes = done.type(writer.lanes)
+        turns = builder.sdiv(builder.sub(piece.stop, done), lanes)
         with builder.if_then(builder.icmp_signed(">", turns, turns.type(0))):
-            _products_along(writer, signature, args, done, turns, channels, taps)
+            _correlate_along(writer, done, turns, size)
         done = builder.add(done, builder.mul(turns, lanes))
     return context.get_dummy_value()
 
 
-def _products_along(
-    writer: Writer, signature: Any, args: Any, start: Any, turns: Any, channels: int, taps: int
-) -> None:
+def _correlate_along(writer: Writer, start: Any, turns: Any, size: tuple[int, int]) -> None:
+    """`turns` vectors of pixels from `start` on."""
     builder, index = writer.builder, turns.type
-    grads, _, _, _, filters, filter_at, offset, fixed, _, _, shifted, _, _, scale, _, _, of_scale, *_ = (
-        writer.data
-    )
-    _, tap, _, _, _, _, _, _, a, a_apart, _, b, b_apart, _, s, s_apart, _, g, g_apart, _ = args
-    multiplied = isinstance(signature.args[-1], types.NoneType) and scale is not None
+    grad_filters, grad_scale, piece, taps, fixed, shifted, scale = writer.arguments
+    channels, has_scale = size[0], scale.values is not None
+    multiplied = has_scale and scale.add is None
 
-    def places(base: Any, apart: Any) -> list:
-        return [builder.add(base, builder.mul(apart, index(c))) for c in range(channels)]
+    def places(planes: Any) -> list:
+        return _places(builder, planes, piece.channel, channels)
 
-    numbers = [builder.add(tap, index(t)) for t in range(taps)]
-    filters_from = [writer.element(filter_at, number) for number in numbers]
-    offsets = [writer.element(offset, number) for number in numbers]
+    first = builder.add(taps.first, piece.tap)
+    numbers = [builder.add(first, index(t)) for t in range(size[1])]
+    filters_at = [writer.element(taps.at, number) for number in numbers]
+    offsets = [writer.element(taps.offset, number) for number in numbers]
     factors = [
-        [writer.broadcast(writer.element(scale, builder.add(place, number))) for place in places(s, s_apart)]
+        [
+            writer.broadcast(writer.element(scale.values, builder.add(place, number)))
+            for place in places(scale)
+        ]
         if multiplied
         else []
         for number in numbers
     ]
-    with Loop(builder, turns, [writer.zero] * (channels * taps if scale is not None else 0)) as loop:
+    with Loop(builder, turns, [writer.zero] * (channels * len(numbers) if has_scale else 0)) as loop:
         j, sums = builder.add(start, builder.mul(loop.k, index(writer.lanes))), []
-        ours = [writer.load(fixed, builder.add(place, j)) for place in places(a, a_apart)]
-        for t in range(taps):
-            to, shift = builder.add(filters_from[t], j), builder.add(offsets[t], j)
-            grad = writer.load(grads, to)
-            filter_ = writer.load(filters, to) if multiplied else None
-            for c, place in enumerate(places(b, b_apart)):
-                product = writer.multiply(ours[c], writer.load(shifted, builder.add(place, shift)))
+        ours = [writer.load(fixed.values, builder.add(place, j)) for place in places(fixed)]
+        for t in range(len(numbers)):
+            to, shift = builder.add(filters_at[t], j), builder.add(offsets[t], j)
+            grad = writer.load(grad_filters, to)
+            filter_ = writer.load(taps.filters, to) if multiplied else None
+            for c, place in enumerate(places(shifted)):
+                product = writer.multiply(ours[c], writer.load(shifted.values, builder.add(place, shift)))
                 grad = writer.add(grad, writer.multiply(factors[t][c], product) if multiplied else product)
-                if scale is not None:
+                if has_scale:
                     own = writer.multiply(product, filter_) if multiplied else product
                     sums.append(writer.add(loop.values[t * channels + c], own))
-            writer.store(grad, grads, to)
+            writer.store(grad, grad_filters, to)
         loop.values = sums
     totals = iter(loop.values)
-    for number in numbers if scale is not None else ():
-        for place in places(g, g_apart):
+    for number in numbers if has_scale else ():
+        for place in places(grad_scale):
             at = builder.add(place, number)
-            total = builder.fadd(writer.element(of_scale, at), writer.total(next(totals)))
-            builder.store(total, builder.gep(of_scale, [at]))
+            total = builder.fadd(writer.element(grad_scale.values, at), writer.total(next(totals)))
+            builder.store(total, builder.gep(grad_scale.values, [at]))

@@ -66,8 +66,8 @@ class Writer:
         self._arrays: list[Any] = []
         self.arguments = [self._unpack(*pair) for pair in zip(signature.args, args, strict=True)]
         element = context.get_data_type(self._arrays[0].dtype)
-        self._align = context.get_abi_sizeof(element)
-        self._vector = ir.VectorType(element, size // self._align)
+        self.itemsize = context.get_abi_sizeof(element)
+        self._vector = ir.VectorType(element, size // self.itemsize)
         self.lanes = self._vector.count
         self.zero = ir.Constant(self._vector, [0.0] * self.lanes)
         self.data = [
@@ -96,11 +96,11 @@ class Writer:
 
     def load(self, pointer: Any, index: Any) -> Any:
         """A vector, from any address."""
-        return self.builder.load(self._at(pointer, index), align=self._align)
+        return self.builder.load(self._at(pointer, index), align=self.itemsize)
 
     def store(self, value: Any, pointer: Any, index: Any) -> None:
         """A vector, to any address."""
-        self.builder.store(value, self._at(pointer, index), align=self._align)
+        self.builder.store(value, self._at(pointer, index), align=self.itemsize)
 
     def on_lines(self, pointer: Any, indices: list) -> Any:
         """Whether elements behind a pointer are the first of their cache lines."""
@@ -163,11 +163,11 @@ class Writer:
         """
         if _REGISTER is None:
             return values
-        kinds, several = [value.type for value in values], len(values) > 1
-        made = ir.LiteralStructType(kinds) if several else kinds[0]
+        kinds, single = [value.type for value in values], len(values) == 1
+        made = kinds[0] if single else ir.LiteralStructType(kinds)
         same = ",".join([f"={_REGISTER}"] * len(values) + [str(k) for k in range(len(values))])
         nothing = self.builder.asm(ir.FunctionType(made, kinds), "", f"{same},~{{memory}}", values, True)
-        return [self.builder.extract_value(nothing, k) for k in range(len(values))] if several else [nothing]
+        return [nothing] if single else [self.builder.extract_value(nothing, k) for k in range(len(values))]
 
     def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
         """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
@@ -185,7 +185,7 @@ def prefetch(typing: Any, array: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-        writer.prefetch(writer.data[0], args[1])
+        writer.prefetch(*writer.arguments)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

@@ -5,12 +5,9 @@ memory. At the borders it leads to pixels of the next row or plane instead of to
 filters are zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these
 functions return None, and the call is done again in the general way.
 
-A tap costs each channel two operations forward and five backward. For 3 x 3 filters on (2, 256, 56, 56) that
-is 3.6 and 9.0 million on registers of 8 numbers, which one thread of a Zen 3 at about 3.2 GHz took 1.1 and
-3.4 ms for. What is left is memory. Filters lie in strips, in the order in which they are used, so that few
-streams are read at a time; the pixels of the next channels are fetched meanwhile; and outputs that no cache
-would keep are written past them. On two threads of a Zen 4 the forward pass takes 0.61 ms, and 1.4 ms for
-(1, 64, 256, 256), where NumPy copies the images in 0.5 and 1.3.
+A tap costs each channel two operations forward and five backward, which take less time than memory does. So
+filters lie in strips, in the order in which they are used, for few streams to be read at a time; the pixels
+of the next channels are fetched meanwhile; and outputs that no cache would keep are written past them.
 """
 
 from functools import lru_cache
@@ -18,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine import parallel
-from ..engine.compile import FALSE, TRUE, ZERO, cached_jit, jit, kernel_input
-from ..engine.memory import run_with_memory
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, kernel_input, zero_like
+from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, inside, staggered
 from ..engine.strips import (
     CHANNELS,
@@ -30,21 +26,33 @@ from ..engine.strips import (
     Scale,
     Strips,
     Taps,
+    Target,
     apply,
     correlate,
     deal,
     empty_to_stream,
-    lanes,
 )
-from .kernels import decode
+from .items import (
+    FilterArrays,
+    FilterItem,
+    FilterItems,
+    FilterRows,
+    FilterWindow,
+    divide,
+    find_item,
+    find_rows,
+    gradient_slots,
+    sum_slots,
+    wanted_bands,
+)
 
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
-BLOCK_BYTES = 768 * 1024
+_IN_PLACE_BLOCK_BYTES = 768 * 1024
 _THERE, _BACK = FALSE, TRUE
 
 
-class Layout(NamedTuple):
+class InPlacePlan(NamedTuple):
     """The taps, and how work is divided."""
 
     y: np.ndarray  # from output to input, in rows and columns
@@ -54,130 +62,103 @@ class Layout(NamedTuple):
     filter_at: np.ndarray  # of the packed planes of filters
     reach: int  # the largest offset either way
     span: int  # pixels of a channel that the taps of a block of rows may lead to
-    rows: int
-    width: int
-    block: int  # rows of a block
-    bands: int  # work items along the rows
-    channels: int  # channels of a work item
-    plane: int  # elements of a packed plane of filters
-    strips: int  # elements of all filters, strip by strip
+    items: FilterItems
 
 
-def applies(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> bool:
+class InPlaceScratch(NamedTuple):
+    """A thread's memory for a block of rows."""
+
+    strips: Any  # the filters, as `apply` takes them
+    plane: Any  # those of one tap, on the way there
+    filters: Any  # all of them, in planes
+    grad_filters: Any
+    edge: Any  # pixels of some channels amid zeros
+    totals: Any
+    unwanted: Any  # gradients of the scales that nobody needs
+
+
+def in_place_applies(inputs: FilterArrays, window: FilterWindow, add: bool | None) -> bool:
     """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
-    plain = channel_weight is None or params["combine"] == "mul"
-    return (
-        plain and params["stride"] == (1, 1) and params["upsample"] == 1 and weight.shape[4:] == x.shape[2:]
-    )
+    alike = inputs.weight.shape[4:] == inputs.x.shape[2:]
+    return bool(inputs.x.size) and alike and window.stride == (1, 1) and window.upsample == 1 and add is None
+
+
+def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray | None:
+    """The output, or None."""
+    x, weight, _ = inputs
+    found = _in_place_plan(x.shape, weight.shape, x.itemsize, window, backward=False)
+    if found is None:
+        return None
+    plan, scratch = found
+    y, sums = empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
+    operations, args = y.size * len(plan.y), (_in_rows(inputs), y.reshape(-1), sums, plan)
+    run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
+    return y if np.isfinite(sums).all() else None
+
+
+def in_place_backward(
+    grad_output: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], window: FilterWindow
+) -> FilterArrays | None:
+    """The gradients of x, weight and channel_weight, or None."""
+    x, weight, _ = inputs
+    found = _in_place_plan(x.shape, weight.shape, x.itemsize, window, backward=True)
+    if found is None:
+        return None
+    plan, scratch = found
+    sums = np.zeros(plan.items.total, x.dtype)
+    grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
+    grads = gradient_slots(grad_x, inputs, needs, plan.items)
+    operations = 3.0 * x.size * len(plan.y)
+    args = (kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads), sums, plan)
+    run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
+    return sum_slots(grads, needs) if np.isfinite(sums).all() else None
+
+
+def _in_rows(arrays: FilterArrays) -> FilterArrays:
+    """All elements in a row, as kernels take them; None stays None."""
+    return FilterArrays(*(None if array is None else kernel_input(array).reshape(-1) for array in arrays))
 
 
 @lru_cache(maxsize=256)
-def _plan(
-    x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, dilation: Any, padding: Any, least: int
-) -> tuple[Layout, int, int] | None:
-    """Layout, chunks of channels and work items; at least `least` channels share packed filters.
+def _in_place_plan(
+    x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, window: FilterWindow, *, backward: bool
+) -> tuple[InPlacePlan, InPlaceScratch] | None:
+    """For arrays of these shapes.
 
     None where a block of rows would be shorter than the strips that it is worked on in.
     """
-    n, groups, kh, kw, rows, width = weight
+    kh, kw, rows, width = weight[2:]
     a, b = np.divmod(np.arange(kh * kw), kw)
-    y, x_offset = a * dilation[0] - padding[0], b * dilation[1] - padding[1]
-    per_group, wanted = x[1] // groups, -(-parallel.ITEMS // (n * groups))
-    planes = kh * kw + 3 * min(CHANNELS, per_group)
-    most = max(1, min(rows, BLOCK_BYTES // (planes * width * itemsize)))
+    shift_y, shift_x = a * window.dilation[0] - window.padding[0], b * window.dilation[1] - window.padding[1]
+    at_once, wanted = min(CHANNELS, x[1] // weight[1]), wanted_bands(weight)
+    most = max(1, min(rows, _IN_PLACE_BLOCK_BYTES // ((kh * kw + 3 * at_once) * width * itemsize)))
     blocks = -(-rows // most)
     if blocks < wanted and 3 * (rows // wanted) >= most:
         blocks = wanted  # then all channels share packed filters
-    block, bands = -(-rows // blocks), min(blocks, wanted)
-    strip = STRIP_BYTES // itemsize
-    if min(block, rows - (blocks - 1) * block) * width < strip:
+    items = divide(x, weight, itemsize, (rows, width), blocks, backward=backward)
+    pixels, strip = items.block * width, STRIP_BYTES // itemsize
+    if min(pixels, (rows - (blocks - 1) * items.block) * width) < strip:
         return None
-    offset, plane = y * width + x_offset, staggered(block * width, itemsize)
+    offset, plane = shift_y * width + shift_x, staggered(pixels, itemsize)
     reach = int(abs(offset).max())
-    layout = Layout(
-        *(y, x_offset, offset, -offset, np.arange(kh * kw) * plane, reach, block * width + 2 * reach),
-        *(rows, width, block, bands),
-        channels=max(min(per_group, least), -(-per_group * bands // wanted)),
+    span, planes = pixels + 2 * reach, kh * kw * plane if backward else 0
+    filter_at = np.arange(kh * kw) * plane
+    scratch = InPlaceScratch(
+        strips=kh * kw * -(-pixels // strip) * strip,
         plane=plane,
-        strips=kh * kw * -(-block * width // strip) * strip,
+        filters=planes,
+        grad_filters=planes,
+        edge=min(CHANNELS, items.channels) * span,
+        totals=strip,
+        unwanted=kh * kw,
     )
-    chunks = -(-per_group // layout.channels)
-    return layout, chunks, n * groups * bands * chunks
+    return InPlacePlan(shift_y, shift_x, offset, -offset, filter_at, reach, span, items), scratch
 
 
-def _memory(layout: Layout, planes: int) -> int:
-    """Elements that a thread needs: filters in strips and planes, pixels of some channels, and sums."""
-    pixels = min(CHANNELS, layout.channels) * layout.span
-    return layout.strips + planes * layout.plane + pixels + STRIP_BYTES + layout.filter_at.size
-
-
-def by_tap(weight: np.ndarray) -> np.ndarray:
-    """(N, G, taps, Ho, Wo), contiguous."""
-    n, groups, kh, kw = weight.shape[:4]
-    return kernel_input(weight).reshape(n, groups, kh * kw, *weight.shape[4:])
-
-
-def sum_slots(slots: np.ndarray) -> np.ndarray:
-    """The sum over chunks of channels, in order, without a copy if there is one chunk only."""
-    return slots[0] if len(slots) == 1 else slots.sum(axis=0)
-
-
-def _row(array: Any) -> Any:
-    """All elements in a row, as kernels take them; None stays None."""
-    return None if array is None else kernel_input(array).reshape(-1)
-
-
-def forward(x: np.ndarray, weight: np.ndarray, channel_weight: Any, params: dict[str, Any]) -> Any:
-    """The output, or None."""
-    plan = _plan(x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], 16)
-    if plan is None:
-        return None
-    layout, chunks, items = plan
-    y, seen = empty_to_stream(x.shape, x.dtype), np.zeros(items, x.dtype)
-    arrays = (_row(x), _row(weight), _row(channel_weight), y.reshape(-1), seen)
-    size, args = _memory(layout, 1), (*arrays, layout, x.shape[1], weight.shape[1], chunks)
-    run_with_memory(forward_in_place, items, y.size * len(layout.y), size, x.dtype, *args)
-    return y if np.isfinite(seen).all() else None
-
-
-def backward(
-    grad_output: np.ndarray,
-    kept: tuple,
-    needs: tuple[bool, bool, bool],
-    params: dict[str, Any],
-    slot_bytes: int,
-) -> Any:
-    """The gradients of x, weight and channel_weight, or None."""
-    x, weight, channel_weight = kept
-    groups = weight.shape[1]
-    least = max(64, -(-(x.shape[1] // groups) * weight.nbytes // slot_bytes))
-    plan = _plan(x.shape, weight.shape, x.itemsize, params["dilation"], params["padding"], least)
-    if plan is None:
-        return None
-    layout, chunks, items = plan
-    seen = np.zeros(items, x.dtype)
-    grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
-    grad_filters = np.empty((chunks, *weight.shape) if needs[1] else (0,), x.dtype)
-    slots = np.zeros((layout.bands, *x.shape[:2], len(layout.y)) if needs[2] else (1, 0), x.dtype)
-    results = (grad_x.reshape(-1), grad_filters.reshape(-1), slots.reshape(-1), seen)
-    arrays = (_row(grad_output), _row(x), _row(weight), _row(channel_weight), *results)
-    size = _memory(layout, 1 + 2 * len(layout.y))
-    args = (*arrays, layout, x.shape[0], x.shape[1], groups, chunks)
-    run_with_memory(backward_in_place, items, 3.0 * x.size * len(layout.y), size, x.dtype, *args)
-    grad_scales = slots.sum(axis=0)
-    if not np.isfinite(seen).all() or not np.isfinite(grad_scales).all():
-        return None
-    return (
-        grad_x if needs[0] else None,
-        sum_slots(grad_filters) if needs[1] else None,
-        grad_scales.reshape(channel_weight.shape) if needs[2] else None,
-    )
-
-
-@jit
+@borrowing_jit
 def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, horizontal: tuple) -> Any:
     """Zero a packed plane outside a range of rows and one of columns; return the sum of what was there."""
-    total, (top, bottom), (low, end) = packed.dtype.type(0), vertical, horizontal
+    total, (top, bottom), (low, end) = zero_like(packed), vertical, horizontal
     for i in range(rows):
         row = at + i * width
         whole = i < top or i >= bottom
@@ -190,217 +171,206 @@ def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, h
     return total
 
 
-@jit
+@borrowing_jit
 def _pack_tap(
     packed: np.ndarray,
     at: int,
-    filters: np.ndarray,
-    start: int,
+    weight: np.ndarray,
+    begin: int,
     tap: int,
-    first: int,
-    rows: int,
-    layout: Layout,
+    rows: FilterRows,
+    plan: InPlacePlan,
     back: bool,
 ) -> Any:
     """Filters of a tap where it reads pixels, zero elsewhere; or, on the way `back`, where those pixels are.
 
-    Those of one sample and group begin at `start`. Returns a sum that is finite if what is left out is.
+    Those of one sample and group begin at `begin`. Returns a sum that is finite if what is left out is.
     """
-    width, image, sign = layout.width, layout.rows * layout.width, -1 if back else 1
-    begin = first * width + (layout.back[tap] if back else 0)
-    low = min(rows * width, max(0, -begin))
-    high = max(low, min(rows * width, image - begin))
+    width, sign = plan.items.width, -1 if back else 1
+    count, image = rows.height * width, plan.items.rows * width
+    first = rows.first * width + (plan.back[tap] if back else 0)
+    low = min(count, max(0, -first))
+    high = max(low, min(count, image - first))
     clear(packed, at, low)
-    copy(packed, at + low, filters, start + tap * image + begin + low, high - low)
-    clear(packed, at + high, rows * width - high)
-    vertical = inside(rows, first, layout.rows, sign * layout.y[tap], 1)
-    return _keep(packed, at, rows, width, vertical, inside(width, 0, width, sign * layout.x[tap], 1))
+    copy(packed, at + low, weight, begin + tap * image + first + low, high - low)
+    clear(packed, at + high, count - high)
+    vertical = inside(rows.height, rows.first, plan.items.rows, sign * plan.y[tap], 1)
+    return _keep(packed, at, rows.height, width, vertical, inside(width, 0, width, sign * plan.x[tap], 1))
 
 
-@jit
+@borrowing_jit
 def _pack_strips(
-    strips: np.ndarray,
-    plane: np.ndarray,
-    filters: np.ndarray,
-    start: int,
-    first: int,
-    rows: int,
-    layout: Layout,
-    back: bool,
+    scratch: InPlaceScratch, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan, back: bool
 ) -> Any:
-    """All taps, as `apply` takes them; each passes through `plane`, which stays in the first cache."""
-    total, taps = plane.dtype.type(0), len(layout.y)
+    """All taps, as `apply` takes them; each passes through a plane, which stays in the first cache."""
+    plane, total, taps = scratch.plane, zero_like(scratch.plane), len(plan.y)
     for tap in range(taps):
-        total += _pack_tap(plane, ZERO, filters, start, tap, first, rows, layout, back)
-        deal(strips, tap, taps, plane, ZERO, rows * layout.width)
+        total += _pack_tap(plane, ZERO, weight, begin, tap, rows, plan, back)
+        deal(scratch.strips, tap, taps, plane, ZERO, rows.height * plan.items.width)
     return total
 
 
-@jit
-def _unpack(packed: np.ndarray, grads: np.ndarray, start: int, first: int, rows: int, layout: Layout) -> Any:
-    """The gradients of the filters, zero where their taps read no pixels. Returns a sum as `_pack` does."""
-    width, total = layout.width, packed.dtype.type(0)
-    for tap in range(len(layout.y)):
-        at, vertical = layout.filter_at[tap], inside(rows, first, layout.rows, layout.y[tap], 1)
-        total += _keep(packed, at, rows, width, vertical, inside(width, 0, width, layout.x[tap], 1))
-        copy(grads, start + (tap * layout.rows + first) * width, packed, at, rows * width)
+@borrowing_jit
+def _pack_planes(
+    packed: np.ndarray, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan
+) -> Any:
+    """All taps, in planes."""
+    total = zero_like(packed)
+    for tap in range(len(plan.y)):
+        total += _pack_tap(packed, plan.filter_at[tap], weight, begin, tap, rows, plan, _THERE)
     return total
 
 
-@jit
-def _readable(
-    source: np.ndarray, at: int, apart: int, channels: int, edge: np.ndarray, layout: Layout
-) -> Planes:
-    """A block of some channels from `at` on, wherever taps lead: where it is, or a copy amid zeros.
+@borrowing_jit
+def _unpack_planes(
+    packed: np.ndarray, grad_weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan
+) -> Any:
+    """The gradients of the filters, zero where their taps read no pixels.
 
-    Only from the first and last planes of an array do taps lead out of it; filters are zero there.
+    Returns a sum as `_pack_tap` does.
     """
-    reach, span = layout.reach, layout.span
-    if at >= reach and at + (channels - 1) * apart + span - reach <= source.size:
-        return Planes(source, at, apart)
+    width, total = plan.items.width, zero_like(packed)
+    for tap in range(len(plan.y)):
+        at, vertical = plan.filter_at[tap], inside(rows.height, rows.first, plan.items.rows, plan.y[tap], 1)
+        total += _keep(packed, at, rows.height, width, vertical, inside(width, 0, width, plan.x[tap], 1))
+        to = begin + (tap * plan.items.rows + rows.first) * width
+        copy(grad_weight, to, packed, at, rows.height * width)
+    return total
+
+
+@borrowing_jit
+def _leads_out(source: Planes, channels: int, edge: np.ndarray, plan: InPlacePlan) -> bool:
+    """Whether taps lead out of the array from a block of some channels; then a copy amid zeros is made.
+
+    Only from the first and last planes do they; filters are zero there.
+    """
+    reach, span, size = plan.reach, plan.span, source.values.size
+    if source.at >= reach and source.at + (channels - 1) * source.apart + span - reach <= size:
+        return False
     clear(edge, 0, channels * span)
     for c in range(channels):
-        begin = at + c * apart - reach
-        low, high = max(0, -begin), min(span, source.size - begin)
-        copy(edge, c * span + low, source, begin + low, high - low)
-    return Planes(edge, reach, span)
+        begin = source.at + c * source.apart - reach
+        low, high = max(0, -begin), min(span, size - begin)
+        copy(edge, c * span + low, source.values, begin + low, high - low)
+    return True
 
 
-@cached_jit
-def forward_in_place(
-    start: int,
-    stop: int,
-    memory: np.ndarray,
-    x: np.ndarray,
-    filters: np.ndarray,
-    scales: Any,
-    y: np.ndarray,
-    seen: np.ndarray,
-    layout: Layout,
-    of_sample: int,
-    groups: int,
-    chunks: int,
-) -> None:
-    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
-    taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
-    blocks = -(-layout.rows // layout.block)
-    strips, plane = memory, memory[layout.strips :]
-    edge = plane[layout.plane :]
-    totals = edge[min(CHANNELS, layout.channels) * layout.span :]
-    clear(totals, 0, lanes(totals))
-    pixels = lanes(memory)
-    before, left_out, stream = -1, memory.dtype.type(0), y.size * y.itemsize >= STREAM_BYTES
-    for item in range(start, stop):
-        (n, group, band, _), begin, end = decode(item, groups, per_group, chunks, layout)
-        for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
-            first = block * layout.block
-            rows = min(layout.block, layout.rows - first)
-            here = (n * groups + group) * blocks + block
-            if here != before:
-                filters_at = (n * groups + group) * taps * image
-                left_out = _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _THERE)
-                before = here
-            for c in range(begin, end, CHANNELS):
-                channel, several = n * of_sample + c, min(CHANNELS, end - c)
-                at = channel * image + first * layout.width
-                apply(
-                    Planes(y, at, image),
-                    *(several, rows * layout.width, Strips(strips, 0, taps * pixels, layout.offset)),
-                    _readable(x, at, image, several, edge, layout),
-                    Scale(scales, channel * taps, taps),
-                    *(totals, None, stream),
-                )
-            seen[item] += left_out + _sum(totals)
-
-
-@jit
-def _sum(totals: np.ndarray) -> Any:
-    """Of the lanes of a strip."""
-    total = totals.dtype.type(0)
-    for lane in range(lanes(totals)):
-        total += totals[lane]
+@borrowing_jit
+def _sum(array: np.ndarray) -> Any:
+    total = zero_like(array)
+    for k in range(len(array)):
+        total += array[k]
     return total
 
 
-@jit
-def _pack_both(
-    packed: np.ndarray,
-    strips: np.ndarray,
-    plane: np.ndarray,
-    filters: np.ndarray,
-    filters_at: int,
-    first: int,
-    rows: int,
-    layout: Layout,
-) -> Any:
-    """Filters as the forward pass reads them, and in strips as read back; the sum of those left out."""
-    left_out = packed.dtype.type(0)
-    for tap in range(len(layout.y)):
-        at = layout.filter_at[tap]
-        left_out += _pack_tap(packed, at, filters, filters_at, tap, first, rows, layout, _THERE)
-    _pack_strips(strips, plane, filters, filters_at, first, rows, layout, _BACK)
-    return left_out
+@borrowing_jit
+def _filter_rows(
+    y: np.ndarray,
+    scratch: InPlaceScratch,
+    inputs: FilterArrays,
+    item: FilterItem,
+    rows: FilterRows,
+    plan: InPlacePlan,
+) -> None:
+    """The outputs of an item in a block of rows."""
+    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    image, stream = items.rows * items.width, y.size * y.itemsize >= STREAM_BYTES
+    strips = Strips(scratch.strips, plan.offset, 0, taps)
+    for c in range(item.channel, item.channel_end, CHANNELS):
+        channel = item.sample * items.groups * items.per_group + c
+        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
+        target = Target(Planes(y, at, image), scratch.totals, stream)
+        source, copied = Planes(inputs.x, at, image), Planes(edge, plan.reach, plan.span)
+        pixels = copied if _leads_out(source, channels, edge, plan) else source
+        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
+        apply(target, channels, rows.height * items.width, strips, pixels, scale)
 
 
 @cached_jit
-def backward_in_place(
+def in_place_forward_items(
     start: int,
     stop: int,
-    memory: np.ndarray,
-    grad_output: np.ndarray,
-    x: np.ndarray,
-    filters: np.ndarray,
-    scales: Any,
-    grad_x: np.ndarray,
-    grad_filters: np.ndarray,
-    slots: np.ndarray,
-    seen: np.ndarray,
-    layout: Layout,
-    samples: int,
-    of_sample: int,
-    groups: int,
-    chunks: int,
+    scratch: InPlaceScratch,
+    inputs: FilterArrays,
+    y: np.ndarray,
+    sums: np.ndarray,
+    plan: InPlacePlan,
 ) -> None:
-    """Items (n, group, band, chunk of channels). What is not finite shows in `seen`, one sum for each."""
-    taps, image, per_group = len(layout.y), layout.rows * layout.width, of_sample // groups
-    blocks, size, pixels = -(-layout.rows // layout.block), taps * layout.plane, lanes(memory)
-    strips, plane = memory, memory[layout.strips :]
-    packed = plane[layout.plane :]
-    grads, edge = packed[size:], packed[2 * size :]
-    totals = edge[min(CHANNELS, layout.channels) * layout.span :]
-    clear(totals, 0, lanes(totals))
-    unwanted, stream = Scale(totals[lanes(totals) :], 0, 0), grad_x.size * x.itemsize >= STREAM_BYTES
-    for item in range(start, stop):
-        (n, group, band, chunk), begin, end = decode(item, groups, per_group, chunks, layout)
-        for block in range(blocks * band // layout.bands, blocks * (band + 1) // layout.bands):
-            first = block * layout.block
-            rows, filters_at = min(layout.block, layout.rows - first), (n * groups + group) * taps * image
-            count = rows * layout.width
-            left_out = _pack_both(packed, strips, plane, filters, filters_at, first, rows, layout)
-            clear(grads, 0, size)
-            for c in range(begin, end, CHANNELS):
-                several, channel = min(CHANNELS, end - c), n * of_sample + c
-                at = channel * image + first * layout.width
-                if grad_x.size:
-                    apply(
-                        Planes(grad_x, at, image),
-                        *(several, count, Strips(strips, 0, taps * pixels, layout.back)),
-                        _readable(grad_output, at, image, several, edge, layout),
-                        Scale(scales, channel * taps, taps),
-                        *(totals, None, stream),
-                    )
-                if grad_filters.size + slots.size == 0:
-                    continue
-                source = _readable(x, at, image, several, edge, layout)
-                of_scale = unwanted
-                if slots.size:
-                    of_scale = Scale(slots, ((band * samples + n) * of_sample + c) * taps, taps)
-                correlate(
-                    *(grads, several, count, Taps(packed, layout.filter_at, layout.offset)),
-                    *(Planes(grad_output, at, image), source, Scale(scales, channel * taps, taps)),
-                    *(of_scale, None),
-                )
-            if grad_filters.size:
-                to = chunk * samples * groups * taps * image + filters_at
-                left_out += _unpack(grads, grad_filters, to, first, rows, layout)
-            seen[item] += left_out + _sum(totals)
+    """Items of the plan. What is not finite shows in `sums`, one for each."""
+    items, before, left_out = plan.items, -1, zero_like(y)
+    filters = len(plan.y) * items.rows * items.width
+    clear(scratch.totals, 0, len(scratch.totals))
+    for number in range(start, stop):
+        item = find_item(number, items)
+        group = item.sample * items.groups + item.group
+        for block in range(item.block, item.block_end):
+            rows = find_rows(block, items)
+            if group * items.blocks + block != before:
+                left_out = _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _THERE)
+                before = group * items.blocks + block
+            _filter_rows(y, scratch, inputs, item, rows, plan)
+            sums[number] += left_out + _sum(scratch.totals)
+
+
+@borrowing_jit
+def _filter_rows_back(
+    grads: FilterArrays,
+    scratch: InPlaceScratch,
+    grad_output: np.ndarray,
+    inputs: FilterArrays,
+    item: FilterItem,
+    rows: FilterRows,
+    plan: InPlacePlan,
+) -> None:
+    """The gradients of x and the scales of an item in a block of rows; those of filters in planes."""
+    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    image, stream = items.rows * items.width, grads.x.size * grads.x.itemsize >= STREAM_BYTES
+    strips = Strips(scratch.strips, plan.back, 0, taps)
+    by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
+    count, copied = rows.height * items.width, Planes(edge, plan.reach, plan.span)
+    for c in range(item.channel, item.channel_end, CHANNELS):
+        channel = item.sample * items.groups * items.per_group + c
+        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
+        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
+        outputs, source = Planes(grad_output, at, image), Planes(inputs.x, at, image)
+        if grads.x.size:
+            target = Target(Planes(grads.x, at, image), scratch.totals, stream)
+            pixels = copied if _leads_out(outputs, channels, edge, plan) else outputs
+            apply(target, channels, count, strips, pixels, scale)
+        if grads.weight.size + grads.channel_weight.size:
+            grad_scale = Planes(scratch.unwanted, 0, 0)
+            if grads.channel_weight.size:
+                slot = item.band * items.samples * items.groups * items.per_group + channel
+                grad_scale = Planes(grads.channel_weight, slot * taps, taps)
+            pixels = copied if _leads_out(source, channels, edge, plan) else source
+            correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, outputs, pixels, scale)
+
+
+@cached_jit
+def in_place_backward_items(
+    start: int,
+    stop: int,
+    scratch: InPlaceScratch,
+    grad_output: np.ndarray,
+    inputs: FilterArrays,
+    grads: FilterArrays,
+    sums: np.ndarray,
+    plan: InPlacePlan,
+) -> None:
+    """Items of the plan. What is not finite shows in `sums`, one for each."""
+    items = plan.items
+    filters = len(plan.y) * items.rows * items.width
+    clear(scratch.totals, 0, len(scratch.totals))
+    for number in range(start, stop):
+        item = find_item(number, items)
+        group = item.sample * items.groups + item.group
+        for block in range(item.block, item.block_end):
+            rows = find_rows(block, items)
+            left_out = _pack_planes(scratch.filters, inputs.weight, group * filters, rows, plan)
+            _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _BACK)
+            clear(scratch.grad_filters, 0, len(scratch.grad_filters))
+            _filter_rows_back(grads, scratch, grad_output, inputs, item, rows, plan)
+            if grads.weight.size:
+                begin = (item.chunk * items.samples * items.groups + group) * filters
+                left_out += _unpack_planes(scratch.grad_filters, grads.weight, begin, rows, plan)
+            sums[number] += left_out + _sum(scratch.totals)
