@@ -108,7 +108,7 @@ def _prepared(
         yield first, units
 
 
-def _pack_planes(
+def _pack_unit_planes(
     source: np.ndarray, taps: UnitBlur, layout: UnitLayout, field: UnitField, block: UnitBlock
 ) -> UnitPlanes:
     """The planes of a block."""
@@ -129,7 +129,7 @@ def _displace(
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
     base = base + units.poison
     for layout, field, block in plan_units(source.shape, units, source.itemsize, True):
-        planes = _pack_planes(source, taps, layout, field, block)
+        planes = _pack_unit_planes(source, taps, layout, field, block)
         items = block.images * block.tiles * layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
         sizes = unit_scratch(planes, units, min(UNIT_TARGETS, len(base)), correlate=False)
@@ -282,7 +282,7 @@ def _correlate(inputs: UnitInputs, taps: UnitBlur, units: Units, sums: np.ndarra
     """Add to `sums` those of the blurred x with the output gradients from channel `first` on."""
     x, targets = inputs.x, gradients.CORRELATED_TARGETS
     for layout, field, block in plan_units(x.shape, units, x.itemsize, False):
-        planes = _pack_planes(x, taps, layout, field, block)
+        planes = _pack_unit_planes(x, taps, layout, field, block)
         items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
         operations = 4.0 * block.images * block.tiles * UNIT_ROWS * layout.x.size * units.y.size
         sizes = unit_scratch(planes, units, targets, correlate=True)

@@ -123,14 +123,3 @@ def run_with_scratch(
         kernel(start, stop, cut(sizes, dtype), *args)
 
     parallel.run(piece, count, operations, *args)
-
-
-def run_with_memory(
-    kernel: Callable[..., None], count: int, operations: float, elements: int, dtype: np.dtype, *args: Any
-) -> None:
-    """`parallel.run` of ``kernel(start, stop, memory, *args)``, every thread with `elements` of memory."""
-
-    def piece(start: int, stop: int, *args: Any) -> None:
-        kernel(start, stop, borrow("memory", elements, dtype), *args)
-
-    parallel.run(piece, count, operations, *args)

@@ -34,13 +34,6 @@ def staggered(elements: int, itemsize: int) -> int:
     return (lines + (4 - lines) % 64) * LINE_BYTES // itemsize  # 64 sets of the first cache
 
 
-@jit
-def aligned(size: int, like: np.ndarray) -> np.ndarray:
-    """Scratch memory that starts on a cache line: vector loads that cross one cost double."""
-    memory = np.empty(size + LINE_BYTES // like.itemsize, like.dtype)
-    return memory[(-memory.ctypes.data % LINE_BYTES) // memory.itemsize :][:size]
-
-
 @intrinsic
 def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
     """memcpy of `count` elements between contiguous arrays: for the short rows of small images."""

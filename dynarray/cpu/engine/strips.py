@@ -34,7 +34,7 @@ class Planes(NamedTuple):
     apart: int
 
 
-class Target(NamedTuple):
+class StripTarget(NamedTuple):
     """Where results go, past the caches with `stream` if they fill whole cache lines.
 
     All results are added to `totals`, one for each pixel of a strip, so that what is not finite is noticed.
@@ -129,8 +129,8 @@ def _copy_strip(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
 
 
 @borrowing_jit
-def apply(target: Target, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
-    """Target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
+def apply(target: StripTarget, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
+    """StripTarget = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
     o is + or *, as the scale says. At most CHANNELS channels, at least a strip of pixels. The same pixels of
     the next channels, if there are any, are fetched from memory meanwhile.
@@ -168,9 +168,10 @@ def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels
     index = j.type
     filters, offset = builder.gep(taps.filters, [filters_at]), builder.gep(taps.offset, [taps.first])
     sources = [
-        builder.gep(source.values, [builder.add(place, j)]) for place in _places(builder, source, c, channels)
+        builder.gep(source.values, [builder.add(place, j)])
+        for place in _strip_places(builder, source, c, channels)
     ]
-    scales = [builder.add(place, taps.first) for place in _places(builder, scale, c, channels)]
+    scales = [builder.add(place, taps.first) for place in _strip_places(builder, scale, c, channels)]
 
     def step(tap: Any, sums: list) -> list:
         factor, following = writer.load(filters, builder.mul(tap, index(writer.lanes))), []
@@ -188,7 +189,7 @@ def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels
             writer.prefetch(pixels, builder.add(builder.mul(source.apart, index(channels)), index(k)))
     results = writer.sums(channels, taps.number, step)
     total = writer.load(target.totals, index(0))
-    places = [builder.add(place, j) for place in _places(builder, target.planes, c, channels)]
+    places = [builder.add(place, j) for place in _strip_places(builder, target.planes, c, channels)]
     whole = writer.on_lines(target.planes.values, places)
     with builder.if_else(builder.and_(target.stream, whole)) as (streamed, kept):
         for branch, store in ((streamed, writer.stream), (kept, writer.store)):
@@ -201,7 +202,7 @@ def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels
     return context.get_dummy_value()
 
 
-def _places(builder: Any, planes: Any, first: Any, channels: int) -> list:
+def _strip_places(builder: Any, planes: Any, first: Any, channels: int) -> list:
     """Where planes begin: `channels` of them, from the `first` on."""
     numbers = [builder.add(first, first.type(c)) for c in range(channels)]
     return [builder.add(planes.at, builder.mul(planes.apart, number)) for number in numbers]
@@ -284,7 +285,7 @@ def _correlate_along(writer: Writer, start: Any, turns: Any, size: tuple[int, in
     multiplied = has_scale and scale.add is None
 
     def places(planes: Any) -> list:
-        return _places(builder, planes, piece.channel, channels)
+        return _strip_places(builder, planes, piece.channel, channels)
 
     first = builder.add(taps.first, piece.tap)
     numbers = [builder.add(first, index(t)) for t in range(size[1])]

@@ -70,10 +70,6 @@ class Writer:
         self._vector = ir.VectorType(element, size // self.itemsize)
         self.lanes = self._vector.count
         self.zero = ir.Constant(self._vector, [0.0] * self.lanes)
-        self.data = [
-            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
-            for kind, value in zip(signature.args, args, strict=True)
-        ]
 
     def _unpack(self, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.Array):

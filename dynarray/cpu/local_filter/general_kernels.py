@@ -12,7 +12,7 @@ from ..engine.strips import (
     Scale,
     Strips,
     Taps,
-    Target,
+    StripTarget,
     apply,
     correlate,
     deal,
@@ -163,7 +163,7 @@ def _filter_phases(
     for phase in range(u * u):
         row, column = phase // u, phase % u
         strips = Strips(scratch.strips, plan.terms.image_at, phase * taps, taps)
-        target = Target(Planes(scratch.acc, column * plane, u * plane), scratch.totals, _KEPT)
+        target = StripTarget(Planes(scratch.acc, column * plane, u * plane), scratch.totals, _KEPT)
         apply(target, len(y), count, strips, image, scale)
         if column == u - 1:
             for k in range(len(y)):
@@ -237,7 +237,7 @@ def _write_grad_x(
     width, stride = plan.items.width, plan.window.stride
     outputs = Planes(scratch.outputs, 0, plan.planes.outputs)
     count = max(rows.height * width, len(scratch.totals))  # at least a strip
-    target = Target(Planes(scratch.acc, 0, plan.planes.filters), scratch.totals, _KEPT)
+    target = StripTarget(Planes(scratch.acc, 0, plan.planes.filters), scratch.totals, _KEPT)
     for s in range(len(plan.terms.planes)):
         first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]
         strips = Strips(scratch.strips, plan.terms.output_at, first, end - first)

@@ -26,7 +26,7 @@ from ..engine.strips import (
     Scale,
     Strips,
     Taps,
-    Target,
+    StripTarget,
     apply,
     correlate,
     deal,
@@ -279,7 +279,7 @@ def _filter_rows(
     for c in range(item.channel, item.channel_end, CHANNELS):
         channel = item.sample * items.groups * items.per_group + c
         channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
-        target = Target(Planes(y, at, image), scratch.totals, stream)
+        target = StripTarget(Planes(y, at, image), scratch.totals, stream)
         source, copied = Planes(inputs.x, at, image), Planes(edge, plan.reach, plan.span)
         pixels = copied if _leads_out(source, channels, edge, plan) else source
         scale = Scale(inputs.channel_weight, channel * taps, taps, None)
@@ -334,7 +334,7 @@ def _filter_rows_back(
         scale = Scale(inputs.channel_weight, channel * taps, taps, None)
         outputs, source = Planes(grad_output, at, image), Planes(inputs.x, at, image)
         if grads.x.size:
-            target = Target(Planes(grads.x, at, image), scratch.totals, stream)
+            target = StripTarget(Planes(grads.x, at, image), scratch.totals, stream)
             pixels = copied if _leads_out(outputs, channels, edge, plan) else outputs
             apply(target, channels, count, strips, pixels, scale)
         if grads.weight.size + grads.channel_weight.size:
