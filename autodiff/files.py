@@ -9,18 +9,19 @@ library: no size that a file claims is believed before it has been compared with
 import json
 import math
 import os
-import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from rawkernels.store import replaced
+
 from ._state import to_numpy
 
 CODES = {
+    "C64": "complex64",
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
@@ -36,8 +37,9 @@ CODES = {
     "BOOL": "bool",
 }
 METADATA = "__metadata__"
-# The limit of the format's own library: a longer header is a damaged or hostile file.
-MAX_HEADER = 100_000_000
+# Room for 100,000 arrays. The format's own library reads ten times that, but a file that needs it is damaged
+# or hostile, and to read its header would take a minute and two gigabytes.
+MAX_HEADER = 10_000_000
 MAX_AXES = 64
 PathLike = str | os.PathLike[str]
 
@@ -69,11 +71,16 @@ def save(path: PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
     ----------
     path : path
         Is replaced once the new contents are complete and on the disk: whatever happens meanwhile, it holds
-        the old contents or the new.
+        the old contents or the new. Its permissions stay as they were, and a link still leads to it.
     arrays : mapping of str to array
         NumPy or CuPy arrays, such as ``network.state_dict()``.
     metadata : mapping of str to str, optional
         Kept beside the arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something is no array, or one that the format does not know; a masked array would lose its mask.
 
     Examples
     --------
@@ -86,7 +93,7 @@ def save(path: PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
     """
     host = {name: _little_endian(name, array) for name, array in arrays.items()}
     header = _header(host, metadata or {})
-    with _replaced(Path(path)) as file:
+    with replaced(Path(path)) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in _order(host):
             file.write(host[name].reshape(-1).view(np.uint8).data)
@@ -147,6 +154,10 @@ def _little_endian(name: str, array: Any) -> np.ndarray:
         raise ValueError(f"save: {name!r} cannot be the name of an array")
     if not hasattr(array, "dtype") or not hasattr(array, "strides"):
         raise TypeError(f"save: {name} must be an array, got {type(array).__name__}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"save: {name} is a masked array, and a file has no masks: take filled(), or data and mask"
+        )
     if array.dtype.name not in CODES.values():
         raise TypeError(f"save: {name} has dtype {array.dtype}, which the format does not know")
     array = np.asarray(to_numpy(array), order="C")
@@ -177,35 +188,6 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     return text + b" " * (-len(text) % 8)  # the data then begin at a multiple of 8 bytes
 
 
-@contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when it is complete, and vanishes if it never is."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # "x" follows no link that someone may have put there, and the mode is that of any file of the user.
-    file = open(temporary, "xb")  # noqa: SIM115 (it must be closed before it is renamed)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a power failure could leave the new name with none of the contents
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming last; Windows cannot open folders, and need not."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Reading
 
@@ -222,7 +204,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str,
     if len(text) < length:
         raise FileError(f"is cut short: its header should be {length:,} bytes long, {len(text):,} are there")
     header = _parse(text)
-    metadata = header.pop(METADATA, {})
+    metadata = header.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FileError("its metadata must be strings")
     entries = {name: _entry(name, description) for name, description in header.items()}
@@ -243,7 +225,7 @@ def _parse(text: bytes) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         raise FileError(f"its header is not JSON: {error}") from None
-    if not isinstance(header, dict) or not text.startswith(b"{"):
+    if not isinstance(header, dict):
         raise FileError("its header is not a JSON object")
     return header
 

@@ -117,8 +117,8 @@ def _compiler_problem() -> str | None:
 
 def _compiler() -> str:
     library = import_module("rawkernels.host.library")
-    path = library.compiler()
-    return f"{path}: {library.compiler_version(path)}"
+    command = library.compiler()
+    return f"{' '.join(command)}: {library.compiler_version(*command)}"
 
 
 def _cuda_problem() -> str | None:

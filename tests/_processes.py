@@ -35,7 +35,7 @@ def from_threads(number: int, work: Any) -> None:
         raise errors[0]
 
 
-def output_of(script: str, *arguments: str, timeout: float = 120, **variables: str) -> str:
+def output_of(script: str, *arguments: str, timeout: float = 400, **variables: str) -> str:
     """What a script prints; it must end well, in time and without a word on its standard error."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments],

@@ -20,7 +20,7 @@ CALL = """
 import os, signal, sys, threading, time
 import numpy as np
 import dynarray as dyn
-from rawkernels.host import native
+from rawkernels import forks
 
 def call():
     with dyn.use_backend("host"):
@@ -40,7 +40,7 @@ def test_a_fork_waits_for_native_code_of_other_threads() -> None:
 call()
 order, inside, leave = [], threading.Event(), threading.Event()
 def stay():
-    with native.code():
+    with forks.held_off():
         inside.set()
         leave.wait()
         order.append("left")
@@ -60,7 +60,7 @@ print(order)
     assert output_of(CALL + script) == "['left', 0]"
 
 
-def test_threads_may_fork_at_once_and_in_the_handler_of_a_signal_inside_native_code() -> None:
+def test_threads_may_fork_at_once_and_in_the_handler_of_a_signal_in_there() -> None:
     """None waits for itself, nor two for each other."""
     script = """
 call()
@@ -68,7 +68,7 @@ statuses = []
 def fork(*signal):
     statuses.append(status_of_child(call))
 signal.signal(signal.SIGUSR1, fork)
-with native.code():
+with forks.held_off():
     workers = [threading.Thread(target=fork) for _ in range(3)]
     for worker in workers:
         worker.start()

@@ -123,17 +123,6 @@ def test_the_number_of_threads_may_change_during_calls() -> None:
     from_threads(4, work)
 
 
-def test_threads_of_former_pools_end() -> None:
-    for repeat in range(40):
-        dyn.set_num_threads(2 + repeat % 3)
-        parallel.run(count_up, 9, LARGE, np.zeros(9, int))
-    dyn.set_num_threads(1)
-    deadline = time.monotonic() + PATIENCE
-    while ours := [t for t in threading.enumerate() if t.name.startswith("dynarray")]:
-        assert time.monotonic() < deadline, f"{len(ours)} threads are left"
-        time.sleep(0.01)
-
-
 class Planned(Exception):
     """Raised by a kernel on purpose."""
 
@@ -164,14 +153,15 @@ def test_an_exception_arrives_and_nobody_works_on(in_caller: bool) -> None:
     assert (counts == 1).all()
 
 
-def test_no_threads_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_no_threads_to_be_had(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system refuses a thread, the caller does all the work."""
 
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def refuse(*args: Any) -> None:
+        raise error
 
     dyn.set_num_threads(3)
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
     counts = np.zeros(100, int)
     parallel.run(count_up, 100, LARGE, counts)
     assert (counts == 1).all()
@@ -242,6 +232,72 @@ def test_the_default_is_the_processors_that_may_be_used() -> None:
         check=True,
     )
     assert done.stdout.strip() == "1"
+
+
+def test_threads_of_former_pools_end() -> None:
+    script = """
+for repeat in range(40):
+    dyn.set_num_threads(2 + repeat % 3)
+    parallel.run(count_up, 9, 1e9, np.zeros(9, int))
+came = wait(lambda: _thread._count() > 0)
+dyn.set_num_threads(1)
+print(came, wait(lambda: _thread._count() == 0))
+"""
+    assert in_process(WAIT + script) == "True True"
+
+
+def test_no_more_threads_are_started_than_there_is_work_for() -> None:
+    script = """
+dyn.set_num_threads(3000)
+for count, helpers in ((5, 4), (5000, parallel.MOST_HELPERS)):
+    parallel.run(count_up, count, 1e9, np.zeros(count, int))
+    came = wait(lambda: _thread._count() >= helpers)
+    time.sleep(0.2)
+    print(dyn.get_num_threads(), came, _thread._count() == helpers < 3000)
+"""
+    assert in_process(WAIT + script) == "3000 True True\n3000 True True"
+
+
+WAIT = """
+def wait(until):
+    deadline = time.monotonic() + 60
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return until()
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, "3"),
+        ({"OMP_NUM_THREADS": "5,2"}, "5"),
+        ({"NUMBA_NUM_THREADS": "2"}, "2"),
+        ({"NUMBA_NUM_THREADS": " 7 ", "OMP_NUM_THREADS": "3"}, "7"),
+        ({"NUMBA_NUM_THREADS": "0", "OMP_NUM_THREADS": "3"}, "3"),
+        *(({"OMP_NUM_THREADS": word}, "the cores") for word in ("", "0", "-2", "two", "1.5", "²")),
+    ],
+)
+def test_variables_of_the_environment_set_the_number_of_threads(
+    variables: dict[str, str], expected: str
+) -> None:
+    clean = dict.fromkeys(parallel.VARIABLES, "")
+    script = "import os, dynarray as dyn; print(dyn.get_num_threads(), len(os.sched_getaffinity(0)))"
+    number, cores = output_of(script, **clean | variables).split()
+    assert number == (cores if expected == "the cores" else expected)
+
+
+def test_a_thread_that_dies_while_it_starts_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no memory for its first step: the system has started it, and it never comes."""
+    started = []
+    monkeypatch.setattr("_thread.start_new_thread", lambda *call: started.append(call))
+    dyn.set_num_threads(3)
+    for _ in range(50):
+        counts = np.zeros(100, int)
+        parallel.run(count_up, 100, LARGE, counts)
+        assert (counts == 1).all()
+    assert len(started) == 2
+    assert parallel._get_pool()._jobs.qsize() <= 4, "offers that nobody takes pile up"
 
 
 @with_fork

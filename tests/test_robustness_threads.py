@@ -53,7 +53,11 @@ def test_eight_threads_at_once_get_the_bits_of_one_alone(
 # it comes back from one written in C
 
 
-def interrupted_at(step: int, kernel: Any) -> bool:
+class Alarm(Exception):
+    """What the handler of a signal may raise."""
+
+
+def interrupted_at(step: int, kernel: Any, error: type[BaseException]) -> bool:
     """Run a kernel with an interrupt at that step of the calling thread; False if it ended before."""
     steps = 0
 
@@ -62,20 +66,23 @@ def interrupted_at(step: int, kernel: Any) -> bool:
         if event in ("call", "c_return"):
             steps += 1
             if steps == step + 2:  # the entry into `run` comes first
-                raise KeyboardInterrupt
+                raise error
 
     before = sys.getprofile()
     sys.setprofile(count)
     try:
         parallel.run(kernel, 8, 1e9)
-    except KeyboardInterrupt:
+    except error:
         return True
     finally:
         sys.setprofile(before)
     return False
 
 
-def test_an_interrupt_anywhere_leaves_no_thread_at_work_and_the_pool_usable(sharing: None) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Alarm, SystemExit])
+def test_an_interrupt_anywhere_leaves_no_thread_at_work_and_the_pool_usable(
+    error: type[BaseException], sharing: None
+) -> None:
     caller, working = threading.get_ident(), []
     counts = np.zeros(100, int)
 
@@ -89,7 +96,7 @@ def test_an_interrupt_anywhere_leaves_no_thread_at_work_and_the_pool_usable(shar
         counts[start:stop] += 1
 
     step = 0
-    while interrupted_at(step, kernel):
+    while interrupted_at(step, kernel, error):
         assert not working, f"a thread worked on after the interrupt at step {step}"
         for _ in range(2):
             counts[:] = 0
@@ -147,7 +154,11 @@ def test_a_child_forked_in_the_middle_computes_the_same_and_its_parent_goes_on(n
 
 
 INTERRUPT = """
-signal.signal(signal.SIGALRM, signal.default_int_handler)
+class Alarm(Exception):
+    pass
+def handler(*signal):
+    raise Alarm
+signal.signal(signal.SIGALRM, handler)
 came = 0
 with threads(3):
     for name, operator in OPERATORS.items():
@@ -160,7 +171,7 @@ with threads(3):
                 signal.setitimer(signal.ITIMER_REAL, length * (attempt + 1) / 25)
                 bits(operator, backend, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
+            except Alarm:
                 came += 1
             if bits(operator, backend, 0) != alone:
                 wrong.append((name, attempt))

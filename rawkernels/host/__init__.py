@@ -10,7 +10,7 @@ Environment variables:
 - ``DYNARRAY_CACHE_DIR``: where compiled libraries are kept (default: ``$XDG_CACHE_HOME/dynarray``).
 - ``DYNARRAY_HOST_SEED``: seed of the thread and block order (default 0).
 - ``DYNARRAY_HOST_DEBUG=1``: compile with ``-g -O0``, to step through a kernel with gdb.
-- ``CXX``: the compiler (default ``g++``).
+- ``CXX``: the compiler and its options (default ``g++``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from rawkernels.host import native
+from rawkernels import forks
 from rawkernels.host.guard import Guarded
-from rawkernels.host.library import cache_directory, compiler_version, load
+from rawkernels.host.library import compiler_version, load
 from rawkernels.source import Program
 
-__all__ = ["KernelError", "cache_directory", "compiler_version", "run"]
+__all__ = ["KernelError", "compiler_version", "run"]
 
 
 class KernelError(RuntimeError):
@@ -75,7 +75,7 @@ def run(
     message = ctypes.create_string_buffer(256)
     seed = int(os.environ.get("DYNARRAY_HOST_SEED", "0"))
     request = _Request(grid, block, shared_bytes, seed, ctypes.cast(message, ctypes.c_char_p))
-    with native.code():
+    with forks.held_off():
         failed = function(ctypes.byref(request), pointers)
     if failed:
         raise KernelError(f"{entry}: {message.value.decode()}")

@@ -6,15 +6,18 @@ import ctypes
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from rawkernels.host import native
+from rawkernels import forks, store
 from rawkernels.source import Parameter, Program
 
 # -O1 makes a library in half the time of -O2, and what runs afterwards is a few milliseconds in tests.
@@ -57,9 +60,7 @@ def load(program: Program) -> ctypes.CDLL:
     include = f"-I{_directory() / 'include'}"
     headers = "".join(read_text(f"include/{name}") for name in _HEADERS)
     flags = (*_COMMON, *(_DEBUG if debug else _FAST))
-    path = _build(program.file.partition(".")[0], with_entries(program), flags, (include,), headers)
-    with native.code():
-        library = ctypes.CDLL(str(path))
+    library = _build(program.file.partition(".")[0], with_entries(program), flags, (include,), headers)
     return _loaded.setdefault((program, debug), library)
 
 
@@ -68,9 +69,7 @@ _HEADERS = ("cuda_shim.h", "cuda_fp16.h", "cuda_bf16.h")
 
 @cache
 def _load_runtime() -> ctypes.CDLL:
-    path = _build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
-    with native.code():
-        return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find shim_* there
+    return _build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
 
 
 @cache
@@ -122,75 +121,100 @@ def _entry(name: str, parameters: tuple[Parameter, ...], anchor: str, dynamic: s
     )
 
 
-def compiler() -> str:
-    """Path of the C++ compiler."""
-    wanted = os.environ.get("CXX") or "g++"
-    found = shutil.which(wanted)
+def compiler() -> list[str]:
+    """The C++ compiler and its options: the words of ``CXX``, the first as a path."""
+    wanted = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    found = shutil.which(wanted[0])
     if found is None:
         raise RuntimeError(
-            f"the host backend compiles CUDA sources with {wanted}, which is not on the PATH: "
+            f"the host backend compiles CUDA sources with {wanted[0]}, which is not on the PATH: "
             "install g++ (Debian, Ubuntu: apt install g++) or set CXX"
         )
-    return found
+    return [found, *wanted[1:]]
 
 
 @cache
-def compiler_version(path: str) -> str:
-    """First line of what the compiler says about itself."""
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+def compiler_version(*command: str) -> str:
+    """First line of what a compiler says about itself."""
+    done = _run([*command, "--version"], os.environ)
+    if done.returncode or not done.stdout:
+        raise RuntimeError(
+            f"{shlex.join(command)} is no C++ compiler: --version ended with exit status {done.returncode}"
+        )
     return done.stdout.splitlines()[0]
 
 
-def cache_directory() -> Path:
-    """Directory of the compiled libraries; a temporary one if the usual place cannot be written."""
-    chosen = os.environ.get("DYNARRAY_CACHE_DIR")
-    if chosen:
-        return Path(chosen) / "host"
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "dynarray" / "host"
-
-
-def _build(stem: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], depends: str) -> Path:
-    """Path of the library made from `text`, compiled if the cache does not have it."""
-    path_of_compiler = compiler()
-    content = "\0".join((compiler_version(path_of_compiler), " ".join(flags), depends, text))
-    key = f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
-    with _lock:
-        key_lock = _key_locks.setdefault(key, threading.Lock())
-    with key_lock:
-        cached = cache_directory() / f"{key}.so"
-        if cached.exists():
-            return cached
-        directory = _writable(cached.parent)
-        target = directory / f"{key}.so"
-        if not target.exists():
-            _compile(path_of_compiler, text, flags, places, target)
-        return target
-
-
-def _writable(directory: Path) -> Path:
+def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError:  # read-only or not ours: keep the libraries for the life of this process
-        with _lock:
-            if not _fallback:
-                _fallback.append(tempfile.TemporaryDirectory(prefix="dynarray-", ignore_cleanup_errors=True))
-            return Path(_fallback[0].name)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        raise RuntimeError(f"the compiler {command[0]} does not start: {error}") from error
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr or done.stdout).strip()[:4000] or f"nothing (exit status {done.returncode})"
+
+
+def cache_directory() -> Path:
+    """Directory of the compiled libraries."""
+    return store.cache_folder("host")
+
+
+def _build(
+    stem: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], depends: str
+) -> ctypes.CDLL:
+    """The library made from `text`, compiled if the cache does not have it."""
+    command = compiler()
+    content = "\0".join((compiler_version(*command), *command[1:], *flags, depends, text))
+    name = f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.so"
+    with _lock:
+        key_lock = _key_locks.setdefault(name, threading.Lock())
+    with key_lock:
+        entry = cache_directory() / name
+        for attempt in range(2):
+            if store.load_entry(entry) is None:
+                made = _compile(command, text, flags, places, entry)
+                if not store.save_entry(entry, made):
+                    entry = _temporary(name)
+                    store.save_entry(entry, made)
+            try:
+                return _open(entry)
+            except OSError as error:  # from another machine, perhaps
+                if attempt:
+                    raise
+                store.drop_entry(entry, str(error))
+        raise AssertionError("unreachable")
+
+
+def _open(library: Path) -> ctypes.CDLL:
+    with forks.held_off():
+        # Kernels find shim_* in the runtime.
+        return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL if "runtime-" in library.name else 0)
+
+
+def _temporary(name: str) -> Path:
+    """For the life of this process, where the usual place cannot be written or is not to be trusted."""
+    with _lock:
+        if not _fallback:
+            _fallback.append(tempfile.TemporaryDirectory(prefix="dynarray-", ignore_cleanup_errors=True))
+        return Path(_fallback[0].name, name)
 
 
 def _compile(
-    path_of_compiler: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], target: Path
-) -> None:
-    """Compile into a name of our own, then rename: other processes see the whole library or none."""
-    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as scratch:
+    command: list[str], text: str, flags: tuple[str, ...], places: tuple[str, ...], entry: Path
+) -> bytes:
+    """The compiled library."""
+    folder = entry.parent if store.prepare_folder(entry.parent) else Path(tempfile.gettempdir())
+    began = time.perf_counter()
+    with store.scratch_folder(folder) as scratch:
         debug = "-g" in flags  # then gdb must find the source, with its own line numbers
-        source = target.with_suffix(".cpp") if debug else Path(scratch, "kernel.cpp")
+        source = folder / f"{entry.stem}.cpp" if debug else scratch / "kernel.cpp"
         source.write_text(text.replace("#line 1", "//", 1) if debug else text, encoding="utf-8")
-        made = Path(scratch, "kernel.so")
-        command = [path_of_compiler, *flags, str(source), "-o", str(made), *places]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{path_of_compiler} could not compile {target.stem}:\n{done.stderr[:4000]}")
-        os.replace(made, target)
+        made = scratch / "kernel.so"
+        # What the compiler itself leaves behind when it is killed goes with the folder.
+        environment = {**os.environ, "TMPDIR": str(scratch)}
+        done = _run([*command, *flags, str(source), "-o", str(made), *places], environment)
+        if done.returncode or not made.exists():
+            raise RuntimeError(f"{shlex.join(command)} could not compile {entry.stem}:\n{_words(done)}")
+        store.log.info("compiled %s in %.1f s", entry.stem, time.perf_counter() - began)
+        return made.read_bytes()

@@ -7,14 +7,16 @@ What belongs together goes into kernels, callees and intrinsics as one record: a
 fields, which may be records in turn. At run time a record is its fields.
 """
 
+import os
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
+
+from .cache import KernelCache
 
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
@@ -34,46 +36,23 @@ TRUE: Any = np.bool_(True)
 
 
 def cached_jit(function: Callable) -> Callable:
-    """For kernels, which Python calls: kept on disk, where that is possible.
-
-    Without a directory that can be written, or on a full disk, each process compiles for itself.
-    """
+    """For kernels, which Python calls: kept on disk, where that is possible."""
     kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
-    try:
-        kernel.enable_caching()
-    except RuntimeError:  # no directory can be written
-        return kernel
-    cache = kernel._cache
-    cache._cache_file._source_stamp = _stamp()
-    cache.save_overload = _without_disk_errors(cache.save_overload)
-    cache.load_overload = _without_disk_errors(cache.load_overload)
+    kernel._cache = KernelCache(function)
     return kernel
-
-
-@lru_cache(maxsize=1)
-def _stamp() -> tuple:
-    """Of all sources of kernels: Numba itself looks at a kernel's own file, not at those of what it calls."""
-    folder = Path(__file__).parent.parent
-    files = sorted(folder.rglob("*.py"))
-    return tuple((str(path.relative_to(folder)), path.stat().st_mtime, path.stat().st_size) for path in files)
-
-
-def _without_disk_errors(method: Callable) -> Callable:
-    """`method`, doing nothing where the disk fails it: what is not loaded is compiled."""
-
-    def guarded(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except OSError:
-            return None
-
-    return guarded
 
 
 @jit
 def zero_like(array: np.ndarray) -> Any:
     """Zero, of the type of an array's elements."""
     return array.dtype.type(0)
+
+
+if hasattr(os, "register_at_fork"):  # a fork waits for compilations of other threads: see `rawkernels.forks`
+    _release = global_compiler_lock.release
+    os.register_at_fork(
+        before=global_compiler_lock.acquire, after_in_parent=_release, after_in_child=_release
+    )
 
 
 def flag(value: bool) -> bool | None:

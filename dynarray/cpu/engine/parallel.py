@@ -5,6 +5,7 @@ stop, no two of which write the same element. How items are dealt out to threads
 the result.
 """
 
+import _thread
 import os
 import threading
 from collections import deque
@@ -19,19 +20,29 @@ ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
 PIECES = 8
 
+# Threads that help, however many may: each is a stack, and no machine gains from more.
+MOST_HELPERS = 255
+# What users of other libraries set. The first that holds a number counts.
+VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+
 _lock = threading.Lock()
 _pool: "_Pool | None" = None
 _worker = threading.local()
 
 
-def _available_cores() -> int:
+def _default_threads() -> int:
+    """What the environment says, or else the cores of this process."""
+    for variable in VARIABLES:
+        number = os.environ.get(variable, "").partition(",")[0].strip()  # OpenMP: one for each level
+        if number.isascii() and number.isdigit() and int(number) > 0:
+            return int(number)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1
 
 
-_threads = _available_cores()
+_threads = _default_threads()
 
 
 def get_num_threads() -> int:
@@ -40,7 +51,8 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        The number last set by `set_num_threads`, or else the number of cores this process may use.
+        The number last set by `set_num_threads`, or else that of the environment variable
+        ``NUMBA_NUM_THREADS`` or ``OMP_NUM_THREADS``, or else the number of cores this process may use.
 
     Examples
     --------
@@ -52,12 +64,12 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(number: int) -> None:
-    """Set the number of threads that an operator on the CPU may use (default: the cores of this process).
+    """Set the number of threads that an operator on the CPU may use; see `get_num_threads` for the default.
 
     Parameters
     ----------
     number : int
-        At least 1. Results have the same bits whatever the number.
+        At least 1; above 256 no more are started. Results have the same bits whatever the number.
 
     Raises
     ------
@@ -100,17 +112,19 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         if count > 0:
             kernel(0, count, *args)
         return
-    job, interrupt = _Job(kernel, args, count, threads), None
+    interrupt: BaseException | None = None
+    job = _Job(kernel, args, count, threads)
     try:
         _get_pool().help(job, threads - 1)
         job.drain()
     finally:
-        # No thread may write to the arrays when the caller goes on, interrupted or not.
+        # No thread may write to the arrays when the caller goes on, whatever the handler of a signal raises,
+        # and however often.
         while True:
             try:
                 job.end()
                 break
-            except KeyboardInterrupt as error:
+            except BaseException as error:
                 interrupt = error
         if interrupt is not None:
             raise interrupt
@@ -184,14 +198,17 @@ class _Pool:
 
     def __init__(self, size: int) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._size = size
-        self._missing = deque(range(size))  # threads that are not started yet
+        self._size = min(size, MOST_HELPERS)
+        self._missing = deque(range(self._size))  # threads that are not started yet
 
     def help(self, job: _Job, helpers: int) -> None:
         """Offer a job to so many threads, starting those that are missing."""
-        while self._missing and self._start():
+        helpers = min(helpers, self._size)
+        while self._size - len(self._missing) < helpers and self._start():
             pass
-        for _ in range(min(helpers, self._size - len(self._missing))):
+        # Offers that nobody takes, because threads died while they were starting, shall not pile up.
+        room = 2 * self._size - self._jobs.qsize()
+        for _ in range(min(helpers, self._size - len(self._missing), room)):
             self._jobs.put(job)
 
     def _start(self) -> bool:
@@ -201,11 +218,12 @@ class _Pool:
         except IndexError:  # another call took the last one
             return False
         try:
-            # A daemon: when the process ends, its threads are waiting and have nothing to lose.
-            threading.Thread(target=self._work, name=f"dynarray-{number}", daemon=True).start()
+            # Not `threading.Thread`, whose start() waits for the new thread to say that it runs: one that
+            # finds no memory for that ends without a word. Like a daemon it has nothing to lose at the end.
+            _thread.start_new_thread(self._work, ())
         except BaseException as error:
             self._missing.append(number)
-            if isinstance(error, RuntimeError):
+            if isinstance(error, RuntimeError | MemoryError):
                 return False
             raise
         return True

@@ -1,0 +1,148 @@
+"""Entries of caches: what was written comes back, and nothing else is ever taken for it."""
+
+import logging
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rawkernels import store
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="owners and locks are those of POSIX")
+CONTENTS = bytes(range(256)) * 3
+
+
+def test_an_entry_comes_back_until_it_is_another(tmp_path: Path) -> None:
+    entry = tmp_path / "deep" / "er" / "entry.code"
+    assert store.load_entry(entry) is None
+    assert store.save_entry(entry, CONTENTS)
+    assert store.load_entry(entry) == CONTENTS
+    assert store.save_entry(entry, b"")
+    assert store.load_entry(entry) == b""
+    assert [path.name for path in entry.parent.iterdir()] == ["entry.code"]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_damage_anywhere_is_seen(seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entry, rng = tmp_path / "entry.code", np.random.default_rng(seed)
+    store.save_entry(entry, CONTENTS)
+    sealed = bytearray(entry.read_bytes())
+    kind, place = rng.integers(4), int(rng.integers(len(sealed)))
+    if kind == 0:
+        sealed[place] ^= int(rng.integers(1, 256))
+    elif kind == 1:
+        del sealed[place:]
+    elif kind == 2:
+        sealed[place:place] = rng.bytes(int(rng.integers(1, 50)))
+    else:
+        sealed = bytearray(rng.bytes(place))
+    entry.write_bytes(sealed)
+    assert store.load_entry(entry) is None
+    assert [record.name for record in caplog.records] == ["dynarray"]
+    assert not entry.exists(), "it would be read and refused again"
+
+
+def test_an_entry_of_another_name_is_refused(tmp_path: Path) -> None:
+    store.save_entry(tmp_path / "one.code", CONTENTS)
+    (tmp_path / "one.code").rename(tmp_path / "two.code")
+    assert store.load_entry(tmp_path / "two.code") is None
+
+
+@pytest.mark.parametrize("what", ["a link", "a folder", "a pipe", "open to the group", "open to all"])
+def test_what_others_could_have_put_there_is_refused(what: str, tmp_path: Path) -> None:
+    entry, other = tmp_path / "entry.code", tmp_path / "other" / "entry.code"
+    store.save_entry(entry, CONTENTS)
+    store.save_entry(other, CONTENTS)
+    if what.startswith("open"):
+        entry.chmod(0o620 if what.endswith("group") else 0o602)
+    else:
+        entry.unlink()
+        if what == "a link":
+            entry.symlink_to(other)
+        elif what == "a folder":
+            entry.mkdir()
+        else:
+            os.mkfifo(entry, 0o600)  # where a reader would wait for a writer
+    assert store.load_entry(entry) is None
+    assert store.load_entry(other) == CONTENTS
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give files away")
+def test_files_and_folders_of_other_users_are_refused(tmp_path: Path) -> None:
+    entry = tmp_path / "entry.code"
+    store.save_entry(entry, CONTENTS)
+    os.chown(entry, 65534, 65534)
+    assert store.load_entry(entry) is None
+    os.chown(tmp_path, 65534, 65534)
+    assert not store.save_entry(entry, CONTENTS)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_folders_are_for_this_user_alone(mask: int, tmp_path: Path) -> None:
+    entry, before = tmp_path / "a" / "b" / "entry.code", os.umask(mask)
+    try:
+        assert store.save_entry(entry, CONTENTS)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (entry, *entry.parents[:2])] == [0o600, 0o700, 0o700]
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert not store.save_entry(folder / "entry.code", CONTENTS)
+    assert not list(folder.iterdir())
+
+
+def test_what_nobody_uses_goes_and_what_is_used_stays(tmp_path: Path) -> None:
+    old, used, foreign = (tmp_path / name for name in ("old.code", "used.code", "old.txt"))
+    foreign.write_text("not ours")
+    for entry in (old, used):
+        store.save_entry(entry, CONTENTS)
+    for path in (old, used, foreign):
+        os.utime(path, (0, 0))
+    assert store.load_entry(used) == CONTENTS
+    store.save_entry(tmp_path / "new.code", CONTENTS)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.code", "used.code", "old.txt"}
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in ("os.open", "os.chmod", "os.replace"):
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "dynarray"):
+            patch.setattr(step, full)
+            assert not store.save_entry(tmp_path / "entry.code", CONTENTS)
+        assert not list(tmp_path.iterdir()), step
+    assert "No space left" in caplog.text
+
+
+def _stay(folder: Path, inside: object) -> None:
+    with store.scratch_folder(folder) as scratch:
+        (scratch / "half made").write_text("...")
+        inside.set()  # type: ignore[attr-defined]
+        signal.pause()
+
+
+def test_folders_of_killed_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    events = [context.Event() for _ in range(2)]
+    living, killed = (context.Process(target=_stay, args=(tmp_path, event)) for event in events)
+    for process, event in zip((living, killed), events, strict=True):
+        process.start()
+        assert event.wait(60)
+    killed.kill()
+    killed.join()
+    with store.scratch_folder(tmp_path) as scratch:
+        names = {path.parent for path in tmp_path.rglob("half made")}
+        assert len(names) == 1 and scratch not in names, "the one of the living process alone"
+    living.kill()
+    living.join()
+    with store.scratch_folder(tmp_path):
+        assert not list(tmp_path.rglob("half made"))
+    assert not list(tmp_path.iterdir())
