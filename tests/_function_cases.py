@@ -251,7 +251,7 @@ CASES = {
         ((3, 4), (4,), (1,)),
         reference=lambda x, w, b: _standard(x, (1,)) * w + b,
     ),
-    "pad": Case(lambda x: F.pad(x, ((1, 0), (2, 3)), 7.0), ((2, 3),)),
+    "pad": Case(lambda x: F.pad(x, ((1, 0), (2, 3)), "constant", 7.0), ((2, 3),)),
     "pixel_shuffle": Case(lambda x: F.pixel_shuffle(x, 2), ((2, 8, 3, 2),)),
     "pixel_unshuffle": Case(lambda x: F.pixel_unshuffle(x, 2), ((2, 2, 4, 6),)),
     "power": Case(F.power, ((3, 1), (4,)), 0.5),

@@ -289,7 +289,7 @@ def test_conv2d_needs_little_scratch():
         (
             lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), output_padding=1),
             ValueError,
-            "output_padding must be less than stride, got 1",
+            r"output_padding must be less than stride, got \(1, 1\)",
         ),
         (
             lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), np.ones(3)),
@@ -334,7 +334,7 @@ def test_conv2d_needs_little_scratch():
         (lambda: F.mse(np.ones((3, 1)), np.ones(3)), ValueError, "mse: prediction and target"),
         (lambda: F.pixel_shuffle(np.ones((1, 6, 2, 2)), 2), ValueError, "6 channels"),
         (lambda: F.max_pool2d(np.ones((1, 1, 4, 4)), 2, padding=2), ValueError, "padding"),
-        (lambda: F.cross_entropy(np.ones((3, 2)), np.ones(3)), ValueError, "cross_entropy"),
+        (lambda: F.cross_entropy(np.ones((3, 2)), np.ones(3)), TypeError, "cross_entropy: labels"),
         (lambda: F.squeeze(np.ones((3, 2)), 0), ValueError, "squeeze"),
         (lambda: F.nonsense, AttributeError, "nonsense"),
     ],

@@ -8,9 +8,13 @@ nowhere else is summed, and one of length 1 that stands for a longer one is drop
 
 from typing import Any
 
+import numpy as np
+
 from ..function import differentiable
-from ._common import library
-from .shapes import getitem, reshape, sum
+from ._arguments import array
+from ._common import accumulator, library
+from .indexing import getitem
+from .shapes import reshape, sum
 
 # Names for the axes behind an ellipsis.
 _ANONYMOUS = "αβγδεζηθικλμνξοπρστυφχψω"
@@ -34,6 +38,9 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     >>> F.einsum("ij,j->i", np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones(2))
     array([3., 7.])
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts must be a string, got {subscripts!r}")
+    operands = tuple(array("einsum", f"operands[{i}]", x) for i, x in enumerate(operands))
     names, output = _parse(subscripts, operands)
     sizes = _sizes(subscripts, names, operands)
     reduced = list(operands)
@@ -61,8 +68,12 @@ def _gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> list:
 
 @differentiable("*operands", joint=("operands", _gradients))
 def _einsum(*operands: Any, names: tuple[str, ...], output_names: str) -> Any:
-    text = f"{','.join(names)}->{output_names}"
-    return library(operands[0]).einsum(text, *operands, optimize=True)
+    text, xp = f"{','.join(names)}->{output_names}", library(operands[0])
+    dtype = np.result_type(*operands)
+    kind = accumulator(dtype)
+    if kind is None:
+        return xp.einsum(text, *operands, optimize=True)
+    return xp.einsum(text, *(x.astype(kind) for x in operands), optimize=True).astype(dtype)
 
 
 def _product(*operands: Any, names: tuple[str, ...], output: str) -> Any:

@@ -46,13 +46,14 @@ class Taps(NamedTuple):
 @lru_cache(maxsize=16)
 def _taps(spread: float, radius: int, dtype: Any) -> Taps:
     offset = np.arange(-radius, radius + 1)
-    with np.errstate(over="ignore"):
+    # A tap that is too small to be represented is 0, also where the caller asked NumPy to raise.
+    with np.errstate(over="ignore", under="ignore"):
         place = np.clip(offset / spread, -1e3, 1e3)  # beyond, the bell is 0, and infinity times 0 is NaN
-    bell = np.exp(-(place**2) / 2)
-    value = bell / bell.sum()
-    by_sigma = value * (place**2 - (value * place**2).sum()) / spread
-    by_place = value * place / spread
-    return Taps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
+        bell = np.exp(-(place**2) / 2)
+        value = bell / bell.sum()
+        by_sigma = value * (place**2 - (value * place**2).sum()) / spread
+        by_place = value * place / spread
+        return Taps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
 
 
 def _within(taps: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""Making one array of several: `concatenate`, `stack`, `array`, and of copies: `repeat`, `tile`."""
+
+from typing import Any
+
+import numpy as np
+
+from ..function import differentiable
+from ..variable import Variable
+from ._arguments import arguments, dtype, each_integer, integer, optional, several
+from ._arguments import array as checked
+from ._common import library, normal_axes
+from .indexing import getitem
+from .shapes import astype, broadcast_to, expand_dims, reshape
+
+
+def _split(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
+    """The parts of a gradient that belong to the arrays that were concatenated."""
+    grads, start, lead = [], 0, (slice(None),) * (s.axis % g.ndim)
+    for shape, needed in zip(s.shapes, needs):
+        end = start + shape[s.axis]
+        grads.append(getitem(g, (*lead, slice(start, end))) if needed else None)
+        start = end
+    return tuple(grads)
+
+
+@differentiable("*arrays", joint=("", _split))
+def _concatenate(*arrays: Any, axis: int = 0) -> Any:
+    return library(arrays[0]).concatenate(arrays, axis)
+
+
+@arguments(arrays=several, axis=optional(integer()))
+def concatenate(arrays: Any, axis: int | None = 0) -> Any:
+    """A list of arrays joined along an axis; with None all their elements in one row."""
+    if axis is None:
+        arrays, axis = [reshape(a, (-1,)) for a in arrays], 0
+    return _concatenate(*arrays, axis=axis)
+
+
+@arguments(arrays=several, axis=integer())
+def stack(arrays: Any, axis: int = 0) -> Any:
+    """A list of arrays of one shape joined along a new axis."""
+    shapes = {tuple(a.shape) for a in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"stack: arrays must have one shape, got {', '.join(map(str, sorted(shapes)))}")
+    return _concatenate(*[expand_dims(a, axis) for a in arrays], axis=axis)
+
+
+@arguments(dtype=optional(dtype))
+def array(values: Any, dtype: Any = None) -> Any:
+    """An array of numbers, arrays and Variables in lists, nested as deep as need be.
+
+    Parameters
+    ----------
+    values : array, number or nested list
+        What `numpy.array` takes, and Variables among it.
+    dtype : dtype, optional
+        Of the result. By default what NumPy makes of the arrays and Variables; numbers of Python beside them
+        take on their dtype.
+
+    Examples
+    --------
+    >>> from autodiff import Variable, functions as F
+    >>> v = Variable(2.0, name="v")
+    >>> F.array([[1, v], [v * v, 0]]).data.tolist()
+    [[1.0, 2.0], [4.0, 0.0]]
+    """
+    if _has_variables(values):
+        kinds = list(_dtypes(values))
+        found = dtype or np.result_type(*kinds)
+        return _nested(values, found)
+    plain_values = np.array(values) if library(values) is np else values.copy()
+    plain_values = checked("array", "values", plain_values)
+    return plain_values if dtype is None else plain_values.astype(dtype)
+
+
+def _has_variables(values: Any) -> bool:
+    return isinstance(values, Variable) or (
+        isinstance(values, list | tuple) and any(_has_variables(value) for value in values)
+    )
+
+
+def _dtypes(values: Any) -> Any:
+    """The dtype of each array, Python's numbers as they are: to NumPy they are weak."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _dtypes(value)
+    else:
+        yield values if type(values) in (int, float) else checked("array", "values", values).dtype
+
+
+def _nested(values: Any, kind: Any) -> Any:
+    if isinstance(values, list | tuple):
+        if _has_variables(values):
+            return stack([_nested(value, kind) for value in values])
+        return checked("array", "values", np.array(values)).astype(kind)
+    return astype(checked("array", "values", values), kind)
+
+
+@arguments(x=checked, repeats=integer(0), axis=integer())
+def repeat(x: Any, repeats: int, axis: int) -> Any:
+    """Each slice along `axis` repeated: (a, b) -> (a, a, b, b)."""
+    (axis,) = normal_axes(axis, x.ndim)
+    wide = (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :])
+    shape = (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :])
+    return reshape(broadcast_to(expand_dims(x, axis + 1), wide), shape)
+
+
+def _counts(function: str, argument: str, value: Any) -> tuple[int, ...]:
+    return each_integer(function, argument, value, 0)
+
+
+@arguments(x=checked, reps=_counts)
+def tile(x: Any, reps: Any) -> Any:
+    """x as a whole repeated `reps` times along each axis: (a, b) -> (a, b, a, b)."""
+    ndim = max(len(reps), x.ndim)
+    sizes = (1,) * (ndim - x.ndim) + tuple(x.shape)
+    reps = (1,) * (ndim - len(reps)) + reps
+    one = tuple(extent for size in sizes for extent in (1, size))
+    many = tuple(extent for rep, size in zip(reps, sizes) for extent in (rep, size))
+    return reshape(broadcast_to(reshape(x, one), many), tuple(r * s for r, s in zip(reps, sizes)))
