@@ -489,7 +489,7 @@ def test_generators_are_found_by_their_paths():
         (lambda: GroupNorm(2, 5), ValueError, "groups 2 must divide channels 5"),
         (lambda: Dropout(1.0), ValueError, "rate must be at least 0 and less than 1, got 1.0"),
         (lambda: FilterNorm(1), ValueError, "one tap"),
-        (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "nonlinearity must be one of relu, linear"),
+        (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "nonlinearity must be one of 'relu', 'linear'"),
         (lambda: Involution(20), ValueError, "group_channels 16 must divide channels 20"),
         (lambda: Module()(1), NotImplementedError, "Module does not define forward"),
         (lambda: Linear(2, 2).to_device("tpu"), ValueError, "'cpu' or 'cuda'"),

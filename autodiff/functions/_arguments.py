@@ -36,9 +36,11 @@ def arguments(**checks: Check) -> Callable[[Callable], Callable]:
     """Give a function, or the constructor of a layer, a check for each argument named."""
 
     def decorate(function: Callable) -> Callable:
-        names = tuple(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        names = tuple(parameters)
         method = names[0] == "self"
         positional = tuple(checks.get(name) for name in names)
+        late = _converted_defaults(function.__name__, parameters, checks)
         unknown = set(checks) - set(names)
         if unknown:
             raise TypeError(f"arguments: {function.__qualname__} has no argument {unknown.pop()!r}")
@@ -55,6 +57,9 @@ def arguments(**checks: Check) -> Callable[[Callable], Callable]:
                 for own in params:
                     if own in checks:
                         params[own] = checks[own](name, own, params[own])
+                for own, place, default in late:
+                    if own not in params and place >= len(args):
+                        params[own] = checks[own](name, own, default)
                 return function(*given, **params)
             except _REFUSED as error:
                 if str(error).startswith(f"{name}: "):
@@ -63,9 +68,22 @@ def arguments(**checks: Check) -> Callable[[Callable], Callable]:
                 shown.pop("self", None)
                 raise named(error, name, shown) from error
 
+        call.checks = checks  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def _converted_defaults(name: str, parameters: Any, checks: dict[str, Check]) -> list[tuple[str, int, Any]]:
+    """Arguments whose default is not yet what their check makes of it: name, place, default."""
+    late = []
+    for place, (own, parameter) in enumerate(parameters.items()):
+        default = parameter.default
+        if own in checks and default is not inspect.Parameter.empty:
+            checked = checks[own](name, own, default)
+            if type(checked) is not type(default) or checked != default:
+                late.append((own, place, default))
+    return late
 
 
 def elementwise(function: Callable) -> Callable:
@@ -268,7 +286,8 @@ def number(
 ) -> Check:
     """A finite number of at least `least`, more than `above`, at most `most`, and less than `below`."""
     limits = {"at least": least, "more than": above, "at most": most, "less than": below}
-    expected = " and ".join(["finite", *(f"{w} {x:g}" for w, x in limits.items() if math.isfinite(x))])
+    words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+    expected = {"more than 0": "positive and finite", "": "finite"}.get(words, words)
 
     def check(function: str, argument: str, value: Any) -> float:
         if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
@@ -306,8 +325,8 @@ def generator(function: str, argument: str, value: Any) -> np.random.Generator:
     return np.random.default_rng(value)
 
 
-def as_parameters(function: str, x: Any, **parameters: Any) -> Any:
-    """x in the dtype of the parameters of `function`, which decide.
+def as_parameters(function: str, x: Any, *, argument: str = "x", **parameters: Any) -> Any:
+    """x, an `argument` of `function`, in the dtype of its parameters, which decide.
 
     Integers and booleans are converted. Another floating-point dtype is an error: it would silently make
     every layer behind this one compute in it.
@@ -318,7 +337,13 @@ def as_parameters(function: str, x: Any, **parameters: Any) -> Any:
     name, first = next(iter(given.items()))
     if not is_fractional(x.dtype) and is_fractional(first.dtype):
         x = astype(x, first.dtype)
-    for other, value in {"x": x, **given}.items():
+    for other, value in {argument: x, **given}.items():
         if value.dtype != first.dtype:
             raise TypeError(f"{function}: {other} has dtype {value.dtype} but {name} has {first.dtype}")
     return x
+
+
+def layer_input(layer: Any, argument: str, x: Any, weight: Any) -> Any:
+    """Images (N, C, H, W) as a layer takes them: in the dtype of its parameters, of which `weight` is one."""
+    name = type(layer).__name__
+    return as_parameters(name, images(name, argument, x), argument=argument, weight=weight)
