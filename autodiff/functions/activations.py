@@ -8,11 +8,13 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, array, elementwise, fractional, integer, number
 from ._common import plain, quiet, special
-from .arithmetic import exp, multiply, square
+from .arithmetic import clip, exp, square
 from .shapes import narrow, sum, wide
 
 # NumPy converts a Python number at every call, which takes longer than the maximum of a small array.
 _ZEROS = {np.dtype(kind): np.zeros((), kind) for kind in ("float32", "float64")}
+# Where exp(-x) and exp(-x*x) are 0: infinity is no different, but times 0 it would be NaN.
+_FAR = 1000.0
 
 
 # The output is positive or zero: as a boolean it is the slope, sooner than its sign is known.
@@ -34,9 +36,13 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
 @differentiable("x", x=("output", lambda g, s: g * (s.output * (1 - s.output))))
 def sigmoid(x: Any) -> Any:
     """``1 / (1 + exp(-x))`` without overflow."""
+    return _sigmoid(x)
+
+
+def _sigmoid(x: Any) -> Any:
     # The infinite power of a very negative x gives the right 0.
     with np.errstate(over="ignore", under="ignore"):
-        return 1 / (1 + np.exp(-x if x.dtype.kind not in "bu" else -x.astype(np.float64)))
+        return 1 / (1 + np.exp(-_signed(x)))
 
 
 @elementwise
@@ -52,10 +58,18 @@ def _signed(x: Any) -> Any:
     return x if x.dtype.kind in "fcV" else x.astype(np.float64)
 
 
-@arguments(x=fractional)
+@quiet
+def _silu_slope(g: Any, s: Any) -> Any:
+    share = sigmoid(s.x)
+    return g * (share * (1 + clip(s.x, -_FAR, _FAR) * (1 - share)))
+
+
+@elementwise
+@differentiable("x", x=("x", _silu_slope))
+@quiet
 def silu(x: Any) -> Any:
     """``x * sigmoid(x)``."""
-    return multiply(x, sigmoid(x))
+    return np.maximum(_signed(x), -_FAR) * _sigmoid(x)
 
 
 @quiet
@@ -80,7 +94,7 @@ def _erf(x: Any) -> Any:
 def _gelu_slope(g: Any, s: Any) -> Any:
     x = s.x
     density = exp(-0.5 * square(x)) * (1 / math.sqrt(2 * math.pi))
-    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * density)
+    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + clip(x, -_FAR, _FAR) * density)
 
 
 @elementwise
@@ -89,7 +103,7 @@ def _gelu_slope(g: Any, s: Any) -> Any:
 def gelu(x: Any) -> Any:
     """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation."""
     x = _signed(x)
-    return 0.5 * x * (1 + _erf(x * math.sqrt(0.5)))
+    return 0.5 * np.maximum(x, -_FAR) * (1 + _erf(x * math.sqrt(0.5)))
 
 
 @quiet

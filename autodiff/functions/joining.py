@@ -1,5 +1,6 @@
 """Making one array of several: `concatenate`, `stack`, `array`, and of copies: `repeat`, `tile`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -64,22 +65,14 @@ def array(values: Any, dtype: Any = None) -> Any:
     >>> F.array([[1, v], [v * v, 0]]).data.tolist()
     [[1.0, 2.0], [4.0, 0.0]]
     """
-    if _has_variables(values):
-        kinds = list(_dtypes(values))
-        found = dtype or np.result_type(*kinds)
-        return _nested(values, found)
-    plain_values = np.array(values) if library(values) is np else values.copy()
-    plain_values = checked("array", "values", plain_values)
-    return plain_values if dtype is None else plain_values.astype(dtype)
+    kinds = list(_dtypes(values))
+    kind = dtype if dtype is not None else np.result_type(*kinds) if kinds else np.dtype(float)
+    if not isinstance(values, list | tuple):
+        return _element(values, kind)
+    return _nested(values, kind)
 
 
-def _has_variables(values: Any) -> bool:
-    return isinstance(values, Variable) or (
-        isinstance(values, list | tuple) and any(_has_variables(value) for value in values)
-    )
-
-
-def _dtypes(values: Any) -> Any:
+def _dtypes(values: Any) -> Iterator[Any]:
     """The dtype of each array, Python's numbers as they are: to NumPy they are weak."""
     if isinstance(values, list | tuple):
         for value in values:
@@ -88,12 +81,21 @@ def _dtypes(values: Any) -> Any:
         yield values if type(values) in (int, float) else checked("array", "values", values).dtype
 
 
-def _nested(values: Any, kind: Any) -> Any:
+def _nested(values: list | tuple, kind: Any) -> Any:
+    if not _holds_more_than_numpy(values):
+        return checked("array", "values", np.array(values, kind))
+    return stack([_nested(v, kind) if isinstance(v, list | tuple) else _element(v, kind) for v in values])
+
+
+def _element(value: Any, kind: Any) -> Any:
+    return astype(checked("array", "values", value), kind)
+
+
+def _holds_more_than_numpy(values: Any) -> bool:
+    """Whether there are Variables, or arrays of a device, among nested lists."""
     if isinstance(values, list | tuple):
-        if _has_variables(values):
-            return stack([_nested(value, kind) for value in values])
-        return checked("array", "values", np.array(values)).astype(kind)
-    return astype(checked("array", "values", values), kind)
+        return any(map(_holds_more_than_numpy, values))
+    return isinstance(values, Variable) or library(values) is not np
 
 
 @arguments(x=checked, repeats=integer(0), axis=integer())
