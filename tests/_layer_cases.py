@@ -119,7 +119,7 @@ LAYERS = {
     "DDFBottleneck": (DDFBottleneck(8, 5, 12, stride=2, **OPTIONS), [(2, 8, 4, 4)], (2, 12, 2, 2)),
     "DisplacedConv": (off_grid(DisplacedConv(2, 3, (2, 1), **OPTIONS)), [(2, 2, 4, 3)], (2, 3, 4, 3)),
     "DisplacedConv bounded": (
-        off_grid(DisplacedConv(2, 2, 3, sigma=0.8, learn_sigma=True, bound=0.5, **OPTIONS)),
+        off_grid(DisplacedConv(2, 2, 3, sigma=0.77, learn_sigma=True, bound=0.5, **OPTIONS)),
         [(1, 2, 3, 4)],
         (1, 2, 3, 4),
     ),

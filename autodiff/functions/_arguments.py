@@ -128,7 +128,7 @@ def named(error: Exception, function: str, values: dict[str, Any]) -> Exception:
 
 
 def _described(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and isinstance(getattr(value, "shape", None), tuple):
         return f"of shape {tuple(value.shape)} and dtype {value.dtype}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -156,14 +156,14 @@ def _converted(function: str, argument: str, value: Any) -> Any:
         raise TypeError(f"{function}: {argument} must not be a masked array; its mask would be lost")
     if value is None or isinstance(value, str | bytes | dict | set):
         raise TypeError(f"{function}: {argument} must be an array, got {value!r}")
-    if isinstance(value, list | tuple):
-        from .joining import array as joined
-
-        return joined(value)
     try:
+        if isinstance(value, list | tuple):
+            from .joining import joined
+
+            return joined(function, argument, value)
         return np.asarray(value)
     except _REFUSED as error:
-        raise TypeError(f"{function}: {argument} must be an array, got {type(value).__name__}") from error
+        raise TypeError(f"{function}: {argument} must be an array, got {_described(value)}") from error
 
 
 def _is_bfloat16(dtype: Any) -> bool:

@@ -93,11 +93,13 @@ def _parse(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     left, arrow, right = text.partition("->")
     parts = left.split(",")
     if len(parts) != len(operands):
-        raise ValueError(f"einsum: {subscripts!r} names {len(parts)} operands, got {len(operands)}")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r} names {len(parts)} operands, got {len(operands)}"
+        )
     hidden = [x.ndim - len(part.replace("...", "")) for part, x in zip(parts, operands)]
     for part, x, extra in zip(parts, operands, hidden):
         if extra < 0 or (extra and "..." not in part) or part.count("...") > 1:
-            raise ValueError(f"einsum: {part!r} does not fit an operand of shape {tuple(x.shape)}")
+            raise ValueError(f"einsum: subscripts {part!r} do not fit an operand of shape {tuple(x.shape)}")
     most = max((extra for part, extra in zip(parts, hidden) if "..." in part), default=0)
     anonymous = _ANONYMOUS[:most]
     names = [part.replace("...", anonymous[most - extra :]) for part, extra in zip(parts, hidden)]
@@ -108,7 +110,9 @@ def _parse(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     wrong = [letter for letter in joined + right.replace("...", "") if letter not in _LATIN]
     unknown = [letter for letter in output if letter not in "".join(names) or output.count(letter) > 1]
     if wrong or unknown:
-        raise ValueError(f"einsum: {subscripts!r} has {(wrong or unknown)[0]!r} where it must not be")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r} has {(wrong or unknown)[0]!r} where it must not be"
+        )
     return names, output
 
 
@@ -119,9 +123,8 @@ def _sizes(subscripts: str, names: list[str], operands: tuple) -> dict[str, int]
             if sizes.get(letter, 1) == 1:
                 sizes[letter] = size
             elif size not in (1, sizes[letter]):
-                raise ValueError(
-                    f"einsum: {subscripts!r}: axis {letter!r} has the lengths {sizes[letter]} and {size}"
-                )
+                both = f"{sizes[letter]} and {size}"
+                raise ValueError(f"einsum: subscripts {subscripts!r}: axis {letter!r} has the lengths {both}")
     return sizes
 
 

@@ -65,30 +65,31 @@ def array(values: Any, dtype: Any = None) -> Any:
     >>> F.array([[1, v], [v * v, 0]]).data.tolist()
     [[1.0, 2.0], [4.0, 0.0]]
     """
-    kinds = list(_dtypes(values))
+    return joined("array", "values", values, dtype)
+
+
+def joined(function: str, argument: str, values: Any, dtype: Any = None) -> Any:
+    """`array` of an argument of a function."""
+    kinds = list(_dtypes(function, argument, values))
     kind = dtype if dtype is not None else np.result_type(*kinds) if kinds else np.dtype(float)
-    if not isinstance(values, list | tuple):
-        return _element(values, kind)
-    return _nested(values, kind)
+
+    def nested(values: Any) -> Any:
+        if not isinstance(values, list | tuple):
+            return astype(checked(function, argument, values), kind)
+        if any(map(_holds_more_than_numpy, values)):
+            return stack([nested(value) for value in values])
+        return np.array(values, kind)
+
+    return nested(values)
 
 
-def _dtypes(values: Any) -> Iterator[Any]:
+def _dtypes(function: str, argument: str, values: Any) -> Iterator[Any]:
     """The dtype of each array, Python's numbers as they are: to NumPy they are weak."""
     if isinstance(values, list | tuple):
         for value in values:
-            yield from _dtypes(value)
+            yield from _dtypes(function, argument, value)
     else:
-        yield values if type(values) in (int, float) else checked("array", "values", values).dtype
-
-
-def _nested(values: list | tuple, kind: Any) -> Any:
-    if not _holds_more_than_numpy(values):
-        return checked("array", "values", np.array(values, kind))
-    return stack([_nested(v, kind) if isinstance(v, list | tuple) else _element(v, kind) for v in values])
-
-
-def _element(value: Any, kind: Any) -> Any:
-    return astype(checked("array", "values", value), kind)
+        yield values if type(values) in (int, float) else checked(function, argument, values).dtype
 
 
 def _holds_more_than_numpy(values: Any) -> bool:

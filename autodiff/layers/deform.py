@@ -264,6 +264,7 @@ class ASPP(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        x = layer_input(self, "x", x, self.project[0].weight)
         seen = [branch(x) for branch in self.branches]
         if self.pooled is not None:
             mean = self.pooled(F.global_avg_pool(x))

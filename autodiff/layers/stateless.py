@@ -4,7 +4,7 @@ from inspect import signature
 from typing import Any
 
 from .. import functions as F
-from ..functions._arguments import arguments, generator, number
+from ..functions._arguments import arguments, array, generator, number
 from .module import Module
 
 
@@ -54,6 +54,7 @@ class Dropout(Module):
 
     def forward(self, x: Any) -> Any:
         """x with holes."""
+        x = array("Dropout", "x", x)
         return F.dropout(x, self.rate, rng=self.rng) if self.training else x
 
 
