@@ -5,7 +5,7 @@ from typing import Any
 
 import dynarray
 
-from ..variable import Variable
+from ..variable import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -98,15 +98,9 @@ from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
 
-
-def stop_gradient(x: Any) -> Any:
-    """The plain array of `x`: what is computed from it is a constant to the tape."""
-    return x.data if isinstance(x, Variable) else x
-
-
 # ``from autodiff.functions import *`` leaves abs, max, min and sum to Python, as NumPy does.
 __all__ = sorted(
-    {"linalg", *dynarray.OPERATORS}
+    {"linalg", "stop_gradient", *dynarray.OPERATORS}
     | {
         name
         for name, value in globals().items()
