@@ -8,6 +8,8 @@ from dynarray._check import check_pair
 
 from ..variable import Variable
 
+_FLOAT32 = np.dtype(np.float32)
+
 # An exponential that underflows is 0, as it should be, also where the caller asked NumPy to raise.
 quiet = np.errstate(under="ignore")
 
@@ -59,7 +61,7 @@ def normal_axes(axis: Any, ndim: int) -> tuple[int, ...]:
 
 def accumulator(dtype: Any) -> Any:
     """The dtype in which values of this one are added up: float32 for those of 16 bits, else None."""
-    return np.float32 if dtype.itemsize == 2 and dtype.kind not in "iu" else None
+    return _FLOAT32 if dtype.itemsize == 2 and dtype.kind not in "iu" else None
 
 
 def kept_shape(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..function import differentiable
-from ._arguments import arguments, array, elementwise, fractional, integer, number
+from ._arguments import arguments, array, elementwise, fractional, integer, is_fractional, number
 from ._common import plain, quiet, special
 from .arithmetic import clip, exp, square
 from .shapes import narrow, sum, wide
@@ -29,7 +29,8 @@ def relu(x: Any) -> Any:
 @differentiable("x", x=("x", lambda g, s: g * np.where(plain(s.x) > 0, 1, s.slope).astype(g.dtype)))
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """x where positive, ``slope * x`` elsewhere."""
-    return np.where(x > 0, x, slope * x)
+    y = np.where(x > 0, x, slope * x)
+    return narrow(y, x.dtype) if is_fractional(x.dtype) else y
 
 
 @elementwise
@@ -69,7 +70,8 @@ def _silu_slope(g: Any, s: Any) -> Any:
 @quiet
 def silu(x: Any) -> Any:
     """``x * sigmoid(x)``."""
-    return np.maximum(_signed(x), -_FAR) * _sigmoid(x)
+    x = _signed(x)
+    return narrow(np.maximum(x, -_FAR) * _sigmoid(x), x.dtype)
 
 
 @quiet
@@ -103,7 +105,7 @@ def _gelu_slope(g: Any, s: Any) -> Any:
 def gelu(x: Any) -> Any:
     """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation."""
     x = _signed(x)
-    return 0.5 * np.maximum(x, -_FAR) * (1 + _erf(x * math.sqrt(0.5)))
+    return narrow(0.5 * np.maximum(x, -_FAR) * (1 + _erf(x * math.sqrt(0.5))), x.dtype)
 
 
 @quiet

@@ -269,4 +269,6 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 
     Outside, the limit that stands there has slope 1. A NaN is the value of whoever gave it.
     """
-    return np.clip(x, min, max)
+    limited = np.clip(x, min, max)
+    # To NumPy, a number beside a bfloat16 makes a float32.
+    return limited if x.dtype.kind != "V" else limited.astype(x.dtype)

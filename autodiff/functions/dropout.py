@@ -18,7 +18,7 @@ class _Mask(NamedTuple):
 
 
 def _scaled(values: Any, kept: Any, rate: float) -> Any:
-    return where(kept, multiply(values, 1 / (1 - rate)), values.dtype.type(0))
+    return where(kept, multiply(values, values.dtype.type(1 / (1 - rate))), values.dtype.type(0))
 
 
 @differentiable(

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..function import differentiable
 from ..variable import Variable
-from ._arguments import arguments, dtype, each_integer, integer, optional, several
+from ._arguments import arguments, dtype, each_integer, integer, is_fractional, optional, several
 from ._arguments import array as checked
 from ._common import library, normal_axes
 from .indexing import getitem
@@ -70,8 +70,7 @@ def array(values: Any, dtype: Any = None) -> Any:
 
 def joined(function: str, argument: str, values: Any, dtype: Any = None) -> Any:
     """`array` of an argument of a function."""
-    kinds = list(_dtypes(function, argument, values))
-    kind = dtype if dtype is not None else np.result_type(*kinds) if kinds else np.dtype(float)
+    kind = dtype if dtype is not None else _common_dtype(list(_dtypes(function, argument, values)))
 
     def nested(values: Any) -> Any:
         if not isinstance(values, list | tuple):
@@ -81,6 +80,14 @@ def joined(function: str, argument: str, values: Any, dtype: Any = None) -> Any:
         return np.array(values, kind)
 
     return nested(values)
+
+
+def _common_dtype(kinds: list[Any]) -> Any:
+    """Of arrays, and of numbers where no array has fractions: NumPy itself does not know that of bfloat16."""
+    arrays = [kind for kind in kinds if isinstance(kind, np.dtype)]
+    if arrays and is_fractional(np.result_type(*arrays)):
+        return np.result_type(*arrays)
+    return np.result_type(*kinds) if kinds else np.dtype(float)
 
 
 def _dtypes(function: str, argument: str, values: Any) -> Iterator[Any]:

@@ -57,7 +57,9 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         return sum(abs(x), gone, keepdims)
     total = sum(power(abs(x), ord), gone, keepdims)
     zero = plain(total) == 0
-    return where(zero, x.dtype.type(0), power(where(zero, x.dtype.type(1), total), 1 / ord))
+    return narrow(
+        where(zero, total.dtype.type(0), power(where(zero, total.dtype.type(1), total), 1 / ord)), x.dtype
+    )
 
 
 def _of_matrices(x: Any, ord: Any, gone: tuple[int, ...], keepdims: bool) -> Any:
@@ -107,7 +109,7 @@ def solve(a: Any, b: Any) -> Any:
     LinAlgError
         A ValueError: a is singular.
     """
-    return library(a).linalg.solve(a, b)
+    return narrow(library(a).linalg.solve(wide(a), wide(b)), np.result_type(a, b))
 
 
 def _inv_slope(g: Any, s: Any) -> Any:
@@ -125,4 +127,4 @@ def inv(a: Any) -> Any:
     LinAlgError
         A ValueError: a is singular.
     """
-    return library(a).linalg.inv(a)
+    return narrow(library(a).linalg.inv(wide(a)), a.dtype)

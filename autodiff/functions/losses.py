@@ -33,7 +33,7 @@ def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
     near = where(
         small, size, size.dtype.type(0)
     )  # the square of what is infinite has no slope, not even 0 of it
-    return mean(where(small, square(near) * (0.5 / beta), size - 0.5 * beta))
+    return narrow(mean(where(small, square(near) * (0.5 / beta), size - 0.5 * beta)), size.dtype)
 
 
 @arguments(flow=fractional, target=fractional, valid=optional(array))

@@ -187,6 +187,5 @@ def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon:
     mean, variance, weight, bias = _by_channel(
         "affine", x.shape[1], (1, -1, 1, 1), mean=mean, variance=variance, weight=weight, bias=bias
     )
-    kind = weight.dtype.type
-    scale = weight / sqrt(plain(variance) + kind(epsilon))
-    return x * scale + (bias - plain(mean) * scale)
+    scale = weight / sqrt(plain(variance) + epsilon)
+    return narrow(x * scale + (bias - plain(mean) * scale), x.dtype)

@@ -139,14 +139,16 @@ def _cumsum(x: Any, axis: int) -> Any:
 
 @quiet
 def _logsumexp_slope(g: Any, s: Any) -> Any:
-    level = reshape(s.output, kept_shape(s.shapes[0], s.axis))
+    x = wide(s.x)
+    # The exponent must not have the rounding of a 16-bit output.
+    level = logsumexp(x, s.axis, True) if x is not s.x else reshape(s.output, kept_shape(x.shape, s.axis))
     # An infinite sum belongs to the elements that are infinite; a sum of nothing to nobody.
-    x, top = plain(s.x), plain(level)
+    top = plain(level)
     endless = np.isinf(top)
-    hit = (x == top) & (top > 0)
+    hit = (plain(x) == top) & (top > 0)
     share = hit / np.maximum(hit.sum(axis=s.axis, keepdims=True), 1)
     zero = x.dtype.type(0)
-    finite = exp(where(endless, zero, s.x) - where(endless, zero, level))
+    finite = exp(where(endless, zero, x) - where(endless, zero, level))
     return _spread(g, s) * where(endless, share.astype(x.dtype), finite)
 
 
