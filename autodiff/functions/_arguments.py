@@ -24,6 +24,7 @@ Check = Callable[[str, str, Any], Any]
 
 # No extent, step or axis that memory could hold is larger.
 LARGEST = 2**62 - 1
+_NUMBERS = (float, int, complex, np.number, np.bool_)
 _KINDS = "fbiuc"  # of dtype; complex numbers, so that functions can be differentiated by complex steps
 _REFUSED = (TypeError, ValueError, IndexError, OverflowError)
 
@@ -147,8 +148,8 @@ def array(function: str, argument: str, value: Any) -> Any:
 
 
 def operand(function: str, argument: str, value: Any) -> Any:
-    """As `array`, but numbers stay numbers, which leave the dtype to the other operand."""
-    return value if type(value) in (float, int) else array(function, argument, value)
+    """As `array`, but numbers stay numbers: Python's leave the dtype to the other operand, on any device."""
+    return value if isinstance(value, _NUMBERS) else array(function, argument, value)
 
 
 def _converted(function: str, argument: str, value: Any) -> Any:
@@ -249,16 +250,24 @@ def _bounded(function: str, argument: str, number: int) -> int:
 
 def each_integer(function: str, argument: str, value: Any, least: int = -LARGEST) -> tuple[int, ...]:
     """An int, or a sequence of ints, as a tuple."""
+    if type(value) is tuple and _plain_integers(value) and (not value or min(value) >= least):
+        return value  # as in nearly all calls
     if isinstance(value, np.ndarray):
         value = value.tolist()
     numbers = value if isinstance(value, list | tuple) else (value,)
-    return tuple(integer(least)(function, argument, number) for number in numbers)
+    check = integer(least)
+    return tuple(check(function, argument, number) for number in numbers)
+
+
+def _plain_integers(values: tuple) -> bool:
+    """Whether all of them are Python's ints, and not large."""
+    return all(type(value) is int and -LARGEST <= value <= LARGEST for value in values)
 
 
 def axes(function: str, argument: str, value: Any) -> Any:
     """None, an axis, or a tuple of axes; whether the array has them shows later."""
-    if value is None:
-        return None
+    if value is None or _plain_integers((value,)):
+        return value
     numbers = each_integer(function, argument, value)
     return numbers if isinstance(value, list | tuple | np.ndarray) else numbers[0]
 
@@ -273,6 +282,8 @@ def shape(function: str, argument: str, value: Any) -> tuple[int, ...]:
 
 def flag(function: str, argument: str, value: Any) -> bool:
     """A bool."""
+    if value is True or value is False:
+        return value
     return check_flag(function, argument, value)
 
 

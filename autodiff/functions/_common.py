@@ -45,6 +45,13 @@ def pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
     return check_pair(function, argument, value, least)
 
 
+def largest(x: Any, axis: Any) -> Any:
+    """The maximum over `axis`, which is kept with length 1; minus infinity where there is nothing."""
+    if x.size:
+        return x.max(axis=axis, keepdims=True)
+    return library(x).full(kept_shape(x.shape, axis), -np.inf, x.dtype)
+
+
 def normal_axes(axis: Any, ndim: int) -> tuple[int, ...]:
     """An axis argument (None: all of them) as non-negative ints; AxisError if there is no such axis."""
     if axis is None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..function import differentiable
 from ._arguments import arguments, array, elementwise, fractional, integer, is_fractional, number
-from ._common import plain, quiet, special
+from ._common import largest, plain, quiet, special
 from .arithmetic import clip, exp, square
 from .shapes import narrow, sum, wide
 
@@ -119,7 +119,7 @@ def _softmax_slope(g: Any, s: Any) -> Any:
 def softmax(x: Any, axis: int = -1) -> Any:
     """Exponentials that sum to 1 along `axis`."""
     values = wide(x)
-    powers = np.exp(values - values.max(axis=axis, keepdims=True, initial=-np.inf))
+    powers = np.exp(values - largest(values, axis))
     powers /= powers.sum(axis=axis, keepdims=True)
     return narrow(powers, x.dtype)
 
@@ -135,5 +135,5 @@ def _log_softmax_slope(g: Any, s: Any) -> Any:
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """Logarithm of `softmax`, exact where softmax is tiny."""
     values = wide(x)
-    shifted = values - values.max(axis=axis, keepdims=True, initial=-np.inf)
+    shifted = values - largest(values, axis)
     return narrow(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)), x.dtype)

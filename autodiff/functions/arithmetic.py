@@ -229,7 +229,7 @@ def arctan2(x: Any, y: Any) -> Any:
     return np.arctan2(x, y)
 
 
-@arguments(condition=array, x=operand, y=operand)
+@arguments(condition=operand, x=operand, y=operand)
 @differentiable(
     "condition x y",
     fit=fit,

@@ -9,7 +9,7 @@ from ..function import differentiable
 from ..variable import Variable
 from ._arguments import arguments, dtype, each_integer, integer, is_fractional, optional, several
 from ._arguments import array as checked
-from ._common import library, normal_axes
+from ._common import library, normal_axes, plain
 from .indexing import getitem
 from .shapes import astype, broadcast_to, expand_dims, reshape
 
@@ -72,14 +72,28 @@ def joined(function: str, argument: str, values: Any, dtype: Any = None) -> Any:
     """`array` of an argument of a function."""
     kind = dtype if dtype is not None else _common_dtype(list(_dtypes(function, argument, values)))
 
+    # Numbers join the arrays beside them on their device.
+    xp = next((lib for lib in map(library, map(plain, _leaves(values))) if lib is not np), np)
+
     def nested(values: Any) -> Any:
-        if not isinstance(values, list | tuple):
-            return astype(checked(function, argument, values), kind)
-        if any(map(_holds_more_than_numpy, values)):
-            return stack([nested(value) for value in values])
-        return np.array(values, kind)
+        if isinstance(values, list | tuple):
+            if any(map(_holds_more_than_numpy, values)):
+                return stack([nested(value) for value in values])
+            return xp.asarray(np.array(values, kind))
+        if isinstance(values, int | float):
+            return xp.asarray(values, kind)
+        return astype(checked(function, argument, values), kind)
 
     return nested(values)
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """What nested lists hold."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _leaves(value)
+    else:
+        yield values
 
 
 def _common_dtype(kinds: list[Any]) -> Any:
@@ -92,11 +106,8 @@ def _common_dtype(kinds: list[Any]) -> Any:
 
 def _dtypes(function: str, argument: str, values: Any) -> Iterator[Any]:
     """The dtype of each array, Python's numbers as they are: to NumPy they are weak."""
-    if isinstance(values, list | tuple):
-        for value in values:
-            yield from _dtypes(function, argument, value)
-    else:
-        yield values if type(values) in (int, float) else checked(function, argument, values).dtype
+    for value in _leaves(values):
+        yield value if type(value) in (int, float) else checked(function, argument, value).dtype
 
 
 def _holds_more_than_numpy(values: Any) -> bool:

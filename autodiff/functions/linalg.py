@@ -107,9 +107,15 @@ def solve(a: Any, b: Any) -> Any:
     Raises
     ------
     LinAlgError
-        A ValueError: a is singular.
+        A ValueError: a is singular. On a device, where looking would mean waiting, the result is not
+        finite.
     """
-    return narrow(library(a).linalg.solve(wide(a), wide(b)), np.result_type(a, b))
+    xp, dtype, vector = library(a), np.result_type(a, b), b.ndim == 1
+    a, b = wide(a), wide(_columns(b, b.shape))
+    # Broadcast here, and with columns: libraries differ on what they take for a stack of vectors.
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    found = xp.linalg.solve(xp.broadcast_to(a, lead + a.shape[-2:]), xp.broadcast_to(b, lead + b.shape[-2:]))
+    return narrow(found[..., 0] if vector else found, dtype)
 
 
 def _inv_slope(g: Any, s: Any) -> Any:
@@ -125,6 +131,7 @@ def inv(a: Any) -> Any:
     Raises
     ------
     LinAlgError
-        A ValueError: a is singular.
+        A ValueError: a is singular. On a device, where looking would mean waiting, the result is not
+        finite.
     """
     return narrow(library(a).linalg.inv(wide(a)), a.dtype)

@@ -47,15 +47,21 @@ def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     x = wide(x)
     centre = _centre(x, axes)
     # The mean of a constant may be off by a rounding: what is left over is small, and its mean nearly exact.
-    centre = centre + mean(x - centre, axes, keepdims=True)
-    return centre, mean(square(x - centre), axes, keepdims=True)
+    rest = x - centre
+    left = mean(rest, axes, keepdims=True)
+    if isinstance(rest, Variable):
+        squares = square(rest - left)
+    else:  # in the memory that is there: it takes longer to get new memory than to compute
+        rest -= left
+        squares = np.square(rest, out=rest)
+    return centre + left, mean(squares, axes, keepdims=True)
 
 
 def _centre(x: Any, axes: tuple[int, ...]) -> Any:
-    centre = mean(x, axes, keepdims=True)
-    # On a device, looking would mean waiting.
+    # Perhaps only the sum is too large. On a device, looking would mean waiting.
+    with np.errstate(over="ignore"):
+        centre = mean(x, axes, keepdims=True)
     if library(plain(x)) is np and not np.isfinite(plain(centre)).all():
-        # Perhaps only the sum is too large.
         centre = sum(x * (1 / (math.prod(x.shape[i] for i in axes) or 1)), axes, keepdims=True)
     return centre
 

@@ -8,7 +8,7 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, fractional_images, images, optional
 from ._arguments import pair as pair_of
-from ._common import accumulator, pair, plain
+from ._common import accumulator, library, pair, plain
 from .convolution import Geometry
 from .indexing import getitem
 from .joining import stack
@@ -115,10 +115,14 @@ def _maxima(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """For each tap: the windows it lies in, the pixels it reads, and which of these are the first maximum."""
     kernel, geometry = _window(kernel_size, stride, padding)
-    free = np.ones_like(output, dtype=bool)
+    free, hollow = np.ones_like(output, dtype=bool), output != output
+    some = library(output) is not np or hollow.any()  # on a device, looking would mean waiting
     for out, inside in _overlaps(kernel, geometry, output.shape[2:], x.shape[2:]):
-        read, largest = x[inside], output[out]
-        chosen = ((read == largest) | ((read != read) & (largest != largest))) & free[out]
+        read = x[inside]
+        chosen = read == output[out]
+        if some:
+            chosen |= (read != read) & hollow[out]
+        chosen &= free[out]
         free[out] &= ~chosen
         yield out, inside, chosen
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..function import differentiable
 from ._arguments import arguments, array, axes, flag, fractional, integer, optional
-from ._common import accumulator, kept_shape, normal_axes, plain, quiet
+from ._common import accumulator, kept_shape, largest, normal_axes, plain, quiet
 from .arithmetic import exp, multiply, sqrt, where
 from .joining import concatenate
 from .shapes import astype, broadcast_to, flip, moveaxis, narrow, reshape, wide
@@ -158,7 +158,7 @@ def _logsumexp_slope(g: Any, s: Any) -> Any:
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """``log(sum(exp(x)))`` over `axis`, an int or tuple, without overflow; over everything by default."""
     values = wide(x)
-    top = values.max(axis=axis, keepdims=True, initial=-np.inf)
+    top = largest(values, axis)
     top = np.where(np.isinf(top), 0, top).astype(values.dtype)
     with np.errstate(divide="ignore", over="ignore"):  # the logarithm of no probability at all is -inf
         level = np.log(np.exp(values - top).sum(axis=axis, keepdims=True)) + top
