@@ -120,8 +120,8 @@ def test_elementwise_at_special_values(name):
     assert np.isfinite(grad(lambda x: F.sum(grad(lambda y: F.sum(f(y)))(x)))(points)[1])
 
 
-# Function, arguments, and the gradient of the sum of its values by each argument: at ties, at corners, and
-# beside what is not finite.
+# Function, arguments, the gradient of the sum of its values by each argument, and, where it is not 0, that of
+# the sum of the first gradient: at ties, at corners, and beside what is not finite.
 SPECIAL = {
     "maximum of equal": (F.maximum, ([1, 2, 3], [1, 5, 2]), ([0.5, 0, 1], [0.5, 1, 0])),
     "maximum of NaN": (F.maximum, ([NAN, 1, NAN], [1, NAN, NAN]), ([1, 0, 0.5], [0, 1, 0.5])),
@@ -138,18 +138,23 @@ SPECIAL = {
     "clip, limits reached": (F.clip, ([0.0, 5.0, 2.5], 1.0, 3.0), ([0, 0, 1], 1.0, 1.0)),
     "power of 0": (F.power, ([0, 0, 0, 0], [0, 1, 2, 0.5]), ([0, 1, 0, INF], [0, 0, 0, 0])),
     "power 0 of anything": (lambda x: F.power(x, 0), ([0, INF, NAN, -2],), ([0, 0, 0, 0],)),
-    "hypot at the origin": (F.hypot, ([0, 3], [0, 4]), ([0, 0.6], [0, 0.8])),
+    "hypot at the origin": (F.hypot, ([0, 3], [0, 4]), ([0, 0.6], [0, 0.8]), [0, 16 / 125]),
     "hypot of large numbers": (F.hypot, (3e200, 4e200), (0.6, 0.8)),
-    "arctan2 at the origin": (F.arctan2, ([0, 1], [0, 1]), ([0, 0.5], [0, -0.5])),
-    "arctan2 of small numbers": (F.arctan2, (0.0, 1e-200), (1e200, 0.0)),
+    "arctan2 at the origin": (F.arctan2, ([0, 1], [0, 1]), ([0, 0.5], [0, -0.5]), [0, -0.5]),
+    "arctan2 of small numbers": (F.arctan2, (0.0, 1e-200), (1e200, 0.0), ANY),
     "norm of 0": (F.norm, ([0, 0, 0],), ([0, 0, 0],)),
-    "norm of some 0": (lambda x: F.norm(x, axis=1), ([[0, 0], [3, 4]],), ([[0, 0], [0.6, 0.8]],)),
+    "norm of some 0": (
+        lambda x: F.norm(x, axis=1),
+        ([[0, 0], [3, 4]],),
+        ([[0, 0], [0.6, 0.8]],),
+        [[0, 0], [0.032, -0.024]],
+    ),
     "norm of order 3 of 0": (lambda x: F.norm(x, 3), ([0, 0],), ([0, 0],)),
     "norm of equal": (lambda x: F.norm(x, INF), ([2, -2, 1],), ([0.5, -0.5, 0],)),
     "std of equal": (F.std, ([7, 7, 7],), ([0, 0, 0],)),
     "var of one": (F.var, ([7],), ([0],)),
-    "prod of one 0": (F.prod, ([2, 0, 3],), ([0, 6, 0],)),
-    "prod of two 0": (F.prod, ([0, 0, 3],), ([0, 0, 0],)),
+    "prod of one 0": (F.prod, ([2, 0, 3],), ([0, 6, 0],), [3, 5, 2]),
+    "prod of two 0": (F.prod, ([0, 0, 3],), ([0, 0, 0],), [3, 3, 0]),
     "prod of infinity": (F.prod, ([INF, 2],), ([2, INF],)),
     "prod without axes": (F.prod, (2.0,), (1.0,)),
     "cumsum of infinity": (F.cumsum, ([1, INF, 2],), ([3, 2, 1],)),
@@ -159,8 +164,13 @@ SPECIAL = {
     "logsumexp of infinity": (F.logsumexp, ([INF, 1, INF],), ([0.5, 0, 0.5],)),
     "logsumexp of large numbers": (F.logsumexp, ([1000, 1000],), ([0.5, 0.5],)),
     "softmax beside -infinity": (lambda x: F.softmax(x)[0], ([0, -INF, 0],), ([0.25, 0, -0.25],)),
-    "where": (lambda x: F.where(x > 0, F.sqrt(F.where(x > 0, x, 1.0)), 0.0), ([-1, 4],), ([0, 0.25],)),
-    "smooth_l1 of infinity": (lambda x: F.smooth_l1(x, np.zeros(2)), ([INF, 0.5],), ([0.5, 0.25],)),
+    "where": (
+        lambda x: F.where(x > 0, F.sqrt(F.where(x > 0, x, 1.0)), 0.0),
+        ([-1, 4],),
+        ([0, 0.25],),
+        [0, -1 / 32],
+    ),
+    "smooth_l1 of infinity": (lambda x: F.smooth_l1(x, np.zeros(2)), ([INF, 0.5],), ([0.5, 0.25],), [0, 0.5]),
     "smooth_l1 at its corner": (lambda x: F.smooth_l1(x, np.zeros(2)), ([1, -1],), ([0.5, -0.5],)),
     "l1 of equal": (F.l1, ([1, 2], [1, 3]), ([0, -0.5], [0, 0.5])),
     "max_pool2d of NaN": (lambda x: F.max_pool2d(x, 2), ([[[[1, NAN], [3, NAN]]]],), ([[[[0, 1], [0, 0]]]],)),
@@ -181,6 +191,7 @@ SPECIAL = {
         F.end_point_error,
         ([[[1.0, 2], [1, 2]]], [[[1.0, 5], [1, 6]]]),
         ([[[0, -0.3], [0, -0.4]]], [[[0, 0.3], [0, 0.4]]]),
+        [[[0, 0.016], [0, -0.012]]],
     ),
     "pad of one element": (lambda x: F.pad(x, 2, "reflect"), ([3],), ([5],)),
     "take twice": (lambda x: F.take(x, [1, 1, -1]), ([1, 2, 3],), ([0, 2, 1],)),
@@ -200,17 +211,20 @@ SPECIAL = {
 @pytest.mark.parametrize("case", SPECIAL.values(), ids=SPECIAL.keys())
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_special_values(case):
-    """The gradients known by hand, also while a second tape records."""
-    f, given, expected = case
+    """The gradients known by hand, also while a second tape records; and gradients of them."""
+    f, given, expected, *bends = case
     arrays = [np.array(values, float) for values in given]
     gradient = grad(lambda *inputs: F.sum(f(*inputs)), tuple(range(len(arrays))))
     recorded = []
 
-    def slopes(*inputs):
+    def slope(*inputs):
         recorded.extend(gradient(*inputs))
-        return sum(F.sum(part) for part in recorded)
+        return F.sum(recorded[0])
 
-    grad(slopes)(*arrays)
+    bend = grad(slope)(*arrays)
     for found in (gradient(*arrays), [part.data for part in recorded]):
         for actual, wanted in zip(found, expected, strict=True):
             np.testing.assert_allclose(actual, wanted, rtol=1e-12, atol=1e-300)
+    wanted = bends[0] if bends else np.zeros(bend.shape)
+    if wanted is not ANY and np.isfinite(recorded[0].data).all():
+        np.testing.assert_allclose(bend, wanted, rtol=1e-12, atol=1e-12)

@@ -190,36 +190,37 @@ def minimum(x: Any, y: Any) -> Any:
     return np.minimum(x, y)
 
 
-def _radius(s: Any) -> Any:
-    """The output of `hypot`, 1 where it is 0: both slopes are taken as 0 there."""
-    return where(plain(s.output) == 0, s.output.dtype.type(1), s.output)
+def over(x: Any, length: Any) -> Any:
+    """``x / length``; where the length is 0, so are the quotient and all its slopes."""
+    zero = plain(length) == 0
+    kind = length.dtype.type
+    return where(zero, kind(0), x) / where(zero, kind(1), length)
 
 
 @elementwise
 @differentiable(
     "x y",
     fit=fit,
-    x=("x output", lambda g, s: g * (s.x / _radius(s))),
-    y=("y output", lambda g, s: g * (s.y / _radius(s))),
+    x=("x output", lambda g, s: g * over(s.x, s.output)),
+    y=("y output", lambda g, s: g * over(s.y, s.output)),
 )
 def hypot(x: Any, y: Any) -> Any:
     """``sqrt(x**2 + y**2)`` without overflow; its slope at the origin is taken as 0."""
     return np.hypot(x, y)
 
 
-def _over_square(part: Any, s: Any) -> Any:
+def _turned(part: Any, s: Any) -> Any:
     """``part / (x**2 + y**2)`` without overflow, 0 at the origin."""
     radius = hypot(s.x, s.y)
-    radius = where(plain(radius) == 0, radius.dtype.type(1), radius)
-    return part / radius / radius
+    return over(over(part, radius), radius)
 
 
 @elementwise
 @differentiable(
     "x y",
     fit=fit,
-    x=("x y", lambda g, s: g * _over_square(s.y, s)),
-    y=("x y", lambda g, s: -g * _over_square(s.x, s)),
+    x=("x y", lambda g, s: g * _turned(s.y, s)),
+    y=("x y", lambda g, s: -g * _turned(s.x, s)),
 )
 def arctan2(x: Any, y: Any) -> Any:
     """The angle of the point at x up and y to the right, from -pi to pi; its slope at the origin is 0.

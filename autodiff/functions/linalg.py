@@ -8,10 +8,10 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, axes, flag, fractional, number
 from ._common import kept_shape, library, normal_axes, plain
-from .arithmetic import abs, power, where
+from .arithmetic import abs, over, power, where
 from .linear_algebra import matmul
 from .reductions import max, min
-from .shapes import broadcast_to, expand_dims, fit, narrow, reshape, squeeze, sum, swapaxes, wide
+from .shapes import expand_dims, fit, narrow, reshape, squeeze, sum, swapaxes, wide
 
 
 def _order(function: str, argument: str, value: Any) -> Any:
@@ -74,9 +74,7 @@ def _of_matrices(x: Any, ord: Any, gone: tuple[int, ...], keepdims: bool) -> Any
 
 def _length_slope(g: Any, s: Any) -> Any:
     shape = kept_shape(s.shapes[0], s.axis)
-    length = reshape(s.output, shape)
-    length = where(plain(length) == 0, length.dtype.type(1), length)
-    return s.x * broadcast_to(reshape(g, shape) / length, s.shapes[0])
+    return over(s.x, reshape(s.output, shape)) * reshape(g, shape)
 
 
 @differentiable("x", x=("x output", _length_slope))
