@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from autodiff import Tape, Variable
 from autodiff import functions as F
 
 
@@ -406,6 +407,14 @@ def draw(case, seed=0):
         return [np.array(values, float) for values in case.given]
     rng = np.random.default_rng(seed)
     return [rng.uniform(case.low, case.high, shape) for shape in case.shapes]
+
+
+def pull(f, *given, seed=None):
+    """Gradients of the sum of the values of f, or of their product with `seed`."""
+    with Tape() as tape:
+        inputs = [Variable(a) for a in given]
+        y = f(*inputs)
+    return tape.gradient(y, inputs, grad=np.ones(y.shape, y.dtype) if seed is None else seed)
 
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

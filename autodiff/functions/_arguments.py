@@ -336,25 +336,28 @@ def generator(function: str, argument: str, value: Any) -> np.random.Generator:
     return np.random.default_rng(value)
 
 
-def as_parameters(function: str, x: Any, *, argument: str = "x", **parameters: Any) -> Any:
-    """x, an `argument` of `function`, in the dtype of its parameters, which decide.
+def as_parameters(function: str, x: Any, *, argument: str = "x", **parameters: Any) -> list[Any]:
+    """x, an `argument` of `function`, and its parameters, in one dtype: that of the parameters, which decide.
 
     Integers and booleans are converted. Another floating-point dtype is an error: it would silently make
     every layer behind this one compute in it.
     """
     from .shapes import astype
 
-    given = {name: value for name, value in parameters.items() if value is not None}
-    name, first = next(iter(given.items()))
-    if not is_fractional(x.dtype) and is_fractional(first.dtype):
-        x = astype(x, first.dtype)
-    for other, value in {argument: x, **given}.items():
-        if value.dtype != first.dtype:
-            raise TypeError(f"{function}: {other} has dtype {value.dtype} but {name} has {first.dtype}")
-    return x
+    given = {**parameters, argument: x}
+    fractions = {n: v.dtype for n, v in given.items() if v is not None and is_fractional(v.dtype)}
+    if fractions:
+        name, first = next(iter(fractions.items()))
+        for other in (argument, *fractions):
+            if fractions.get(other, first) != first:
+                raise TypeError(f"{function}: {other} has dtype {fractions[other]} but {name} has {first}")
+        for other, value in given.items():
+            if value is not None and other not in fractions:
+                given[other] = astype(value, first)
+    return [given[argument], *(given[name] for name in parameters)]
 
 
 def layer_input(layer: Any, argument: str, x: Any, weight: Any) -> Any:
     """Images (N, C, H, W) as a layer takes them: in the dtype of its parameters, of which `weight` is one."""
     name = type(layer).__name__
-    return as_parameters(name, images(name, argument, x), argument=argument, weight=weight)
+    return as_parameters(name, images(name, argument, x), argument=argument, weight=weight)[0]

@@ -68,7 +68,7 @@ def negative(x: Any) -> Any:
 def _power_of_base(g: Any, s: Any) -> Any:
     # x**0 is 1 everywhere, so its slope is 0 at 0, inf and NaN too, where 0 * x**-1 would be NaN.
     base, exponent = plain(s.x), plain(s.y)
-    if isinstance(exponent, np.ndarray) and exponent.dtype.kind in "biu":
+    if hasattr(exponent, "dtype") and exponent.dtype.kind in "biu":
         y = exponent.astype(g.dtype)  # the least integer of a dtype, less 1, would be its largest
     else:
         y = s.y

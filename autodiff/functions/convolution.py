@@ -60,7 +60,7 @@ def _parametric(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(x: Any, weight: Any, bias: Any = None, **params: Any) -> Any:
-        x = as_parameters(function.__name__, x, weight=weight, bias=bias)
+        x, weight, bias = as_parameters(function.__name__, x, weight=weight, bias=bias)
         return function(x, weight, bias, **params)
 
     return call

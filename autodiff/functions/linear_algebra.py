@@ -57,7 +57,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         )
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"linear: bias must have shape (O,) = {(weight.shape[0],)}, got {tuple(bias.shape)}")
-    x = as_parameters("linear", x, weight=weight, bias=bias)
+    x, weight, bias = as_parameters("linear", x, weight=weight, bias=bias)
     out = matmul(x, transpose(weight))
     return out if bias is None else out + bias
 

@@ -19,9 +19,9 @@ from ._arguments import (
     number,
     optional,
 )
-from ._common import library, normal_axes, plain
+from ._common import normal_axes, plain
 from .arithmetic import sqrt, square
-from .reductions import mean
+from .reductions import centred, mean
 from .shapes import fit, narrow, reshape, sum, wide
 
 IMAGE = (0, 2, 3)
@@ -44,26 +44,8 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
 
 
 def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
-    x = wide(x)
-    centre = _centre(x, axes)
-    # The mean of a constant may be off by a rounding: what is left over is small, and its mean nearly exact.
-    rest = x - centre
-    left = mean(rest, axes, keepdims=True)
-    if isinstance(rest, Variable):
-        squares = square(rest - left)
-    else:  # in the memory that is there: it takes longer to get new memory than to compute
-        rest -= left
-        squares = np.square(rest, out=rest)
-    return centre + left, mean(squares, axes, keepdims=True)
-
-
-def _centre(x: Any, axes: tuple[int, ...]) -> Any:
-    # Perhaps only the sum is too large. On a device, looking would mean waiting.
-    with np.errstate(over="ignore"):
-        centre = mean(x, axes, keepdims=True)
-    if library(plain(x)) is np and not np.isfinite(plain(centre)).all():
-        centre = sum(x * (1 / (math.prod(x.shape[i] for i in axes) or 1)), axes, keepdims=True)
-    return centre
+    centre, rest = centred(x, axes)
+    return centre, mean(square(rest), axes, keepdims=True)
 
 
 def _standardized(s: Any) -> tuple[Any, Any]:
@@ -88,9 +70,9 @@ def _normalize_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
 
 
 @arguments(
-    x=fractional,
-    weight=array,
-    bias=array,
+    x=array,
+    weight=fractional,
+    bias=fractional,
     axes=each_integer,
     epsilon=number(0),
     statistics=optional(_pair_of_arrays),
@@ -113,7 +95,7 @@ def normalize(
     statistics : (array, array), optional
         Mean and variance of the plain array of x, with ``keepdims``, where the caller has them already.
     """
-    x = as_parameters("normalize", x, weight=weight, bias=bias)
+    x, weight, bias = as_parameters("normalize", x, weight=weight, bias=bias)
     return _normalize(x, weight, bias, normal_axes(axes, x.ndim), epsilon, statistics)
 
 
@@ -127,7 +109,9 @@ def _normalize(x: Any, weight: Any, bias: Any, axes: Any, epsilon: float, statis
     return narrow(y, x.dtype)
 
 
-@arguments(x=images, weight=array, bias=array, epsilon=number(0), statistics=optional(_pair_of_arrays))
+@arguments(
+    x=images, weight=fractional, bias=fractional, epsilon=number(0), statistics=optional(_pair_of_arrays)
+)
 def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statistics: Any = None) -> Any:
     """Each channel of x (N, C, H, W) brought to mean 0 and variance 1, then scaled and shifted.
 
@@ -142,7 +126,7 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
     statistics : (array, array), optional
         ``channel_statistics`` of the plain array of x, where the caller has them already.
     """
-    x = as_parameters("batch_norm", x, weight=weight, bias=bias)
+    x, weight, bias = as_parameters("batch_norm", x, weight=weight, bias=bias)
     weight, bias = _by_channel("batch_norm", x.shape[1], (1, -1, 1, 1), weight=weight, bias=bias)
     return normalize(x, weight, bias, axes=IMAGE, epsilon=epsilon, statistics=statistics)
 
@@ -157,7 +141,7 @@ def _by_channel(function: str, channels: int, shape: tuple[int, ...], **values: 
     return [reshape(value, shape) for value in values.values()]
 
 
-@arguments(x=array, groups=integer(1), weight=array, bias=array, epsilon=number(0))
+@arguments(x=array, groups=integer(1), weight=fractional, bias=fractional, epsilon=number(0))
 def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     """Each group of channels of each image of x brought to mean 0 and variance 1, then scaled and shifted.
 
@@ -175,7 +159,7 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     """
     if x.ndim < 2:
         raise ValueError(f"group_norm: x must have shape (N, C, ...), got {tuple(x.shape)}")
-    x = as_parameters("group_norm", x, weight=weight, bias=bias)
+    x, weight, bias = as_parameters("group_norm", x, weight=weight, bias=bias)
     n, c, *extent = x.shape
     if c % groups:
         raise ValueError(f"group_norm: groups must divide the {c} channels, got {groups}")
@@ -186,10 +170,10 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     return reshape(y, x.shape)
 
 
-@arguments(x=images, mean=array, variance=array, weight=array, bias=array, epsilon=number(0))
+@arguments(x=images, mean=array, variance=array, weight=fractional, bias=fractional, epsilon=number(0))
 def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics."""
-    x = as_parameters("affine", x, weight=weight, bias=bias)
+    x, weight, bias = as_parameters("affine", x, weight=weight, bias=bias)
     mean, variance, weight, bias = _by_channel(
         "affine", x.shape[1], (1, -1, 1, 1), mean=mean, variance=variance, weight=weight, bias=bias
     )

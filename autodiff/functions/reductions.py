@@ -1,17 +1,17 @@
 """Reductions over axes; `sum` is in shapes.py, beside broadcasting."""
 
-import builtins
 import math
 from typing import Any
 
 import numpy as np
 
 from ..function import differentiable
+from ..variable import Variable
 from ._arguments import arguments, array, axes, flag, fractional, integer, optional
-from ._common import accumulator, kept_shape, largest, normal_axes, plain, quiet
+from ._common import accumulator, kept_shape, largest, library, normal_axes, plain, quiet
 from .arithmetic import exp, multiply, sqrt, where
 from .joining import concatenate
-from .shapes import astype, broadcast_to, flip, moveaxis, narrow, reshape, wide
+from .shapes import astype, broadcast_to, flip, moveaxis, narrow, reshape, sum, wide
 
 
 def _count(shape: tuple[int, ...], axis: Any) -> int:
@@ -60,24 +60,49 @@ def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return x.min(axis=axis, keepdims=keepdims)
 
 
-def _divisor(s: Any) -> int:
-    return builtins.max(_count(s.shapes[0], s.axis) - s.ddof, 0)
+def centred(x: Any, axis: Any) -> tuple[Any, Any]:
+    """The mean over `axis`, which is kept with length 1, and x less this mean: exactly 0 where x is constant.
+
+    Both are float32 for 16-bit values.
+    """
+    x = wide(x)
+    centre = _mean_of_large(x, axis)
+    # The mean of a constant may be off by a rounding: what is left over is small, and its mean nearly exact.
+    rest = x - centre
+    centre = centre + mean(rest, axis, keepdims=True)
+    if isinstance(rest, Variable):
+        return centre, x - centre
+    # In the memory that is there: it takes longer to get new memory than to compute.
+    return centre, np.subtract(x, centre, out=rest) if rest.ndim else x - centre
+
+
+def _mean_of_large(x: Any, axis: Any) -> Any:
+    with np.errstate(over="ignore"):
+        centre = mean(x, axis, keepdims=True)
+    # Perhaps only the sum is too large. On a device, looking would mean waiting.
+    if library(plain(x)) is np and not np.isfinite(plain(centre)).all():
+        centre = sum(x * (1 / (_count(x.shape, axis) or 1)), axis, keepdims=True)
+    return centre
+
+
+def _divisor(shape: tuple[int, ...], axis: Any, ddof: int) -> float:
+    """What the sum of squares is divided by; NaN where nothing is left."""
+    count = _count(shape, axis) - ddof
+    return count if count > 0 else math.nan
 
 
 def _var_slope(g: Any, s: Any) -> Any:
-    centred = s.x - mean(s.x, s.axis, keepdims=True)
-    return _spread(_shared(g, _divisor(s) or 1) * 2, s) * centred
+    _, rest = centred(s.x, s.axis)
+    return _spread(wide(g) * (2 / _divisor(s.shapes[0], s.axis, s.ddof)), s) * rest
 
 
 @arguments(x=fractional, axis=axes, keepdims=flag, ddof=integer(0))
 @differentiable("x", x=("x", _var_slope))
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
     """Variance over `axis`, divided by the number of elements minus `ddof`."""
-    values = wide(x)
-    centred = values - values.mean(axis=axis, keepdims=True)
-    total = np.square(centred).sum(axis=axis, keepdims=keepdims)
-    count = builtins.max(_count(x.shape, axis) - ddof, 0)
-    return narrow(total / count if count else total * np.nan, x.dtype)
+    _, rest = centred(x, axis)
+    total = np.square(rest).sum(axis=axis, keepdims=keepdims)
+    return narrow(total / _divisor(x.shape, axis, ddof), x.dtype)
 
 
 @arguments(x=fractional, axis=axes, keepdims=flag, ddof=integer(0))

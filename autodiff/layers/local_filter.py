@@ -8,10 +8,10 @@ import numpy as np
 from .. import functions as F
 from ..functions._arguments import (
     arguments,
-    array,
     as_parameters,
     choice,
     floating,
+    fractional,
     generator,
     integer,
     layer_input,
@@ -19,7 +19,8 @@ from ..functions._arguments import (
     optional,
     pair,
 )
-from ..functions.reductions import root
+from ..functions.reductions import centred, root
+from ..functions.shapes import narrow
 from ..variable import Variable
 from .basic import Conv2d
 from .module import Module, Sequential
@@ -80,9 +81,9 @@ class FilterNorm(Module):
 
     def forward(self, filters: Any) -> Any:
         """filters (N, F*kh*kw, *rest) -> (N, F, kh, kw, *rest)."""
-        filters = array("FilterNorm", "filters", filters)
+        filters = fractional("FilterNorm", "filters", filters)
         if self.learned:
-            filters = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)
+            filters, _ = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)
         kh, kw = self.kernel_size
         if filters.ndim < 2 or filters.shape[1] % (kh * kw):
             raise ValueError(
@@ -91,15 +92,15 @@ class FilterNorm(Module):
             )
         n, channels, *rest = filters.shape
         filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
-        centred = filters - F.mean(filters, 2, keepdims=True)
-        variance = F.sum(F.square(centred), 2, keepdims=True) / (kh * kw - 1)
+        _, deviations = centred(filters, 2)
+        variance = F.sum(F.square(deviations), 2, keepdims=True) / (kh * kw - 1)
         # Where a filter is constant (over a black patch), the slope of this root is 0, not infinite.
         scale = 1 / (root(variance) + 1e-10)
         if self.learned:
-            normed = (centred * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
+            normed = (deviations * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
         else:
-            normed = centred * (scale * self.alpha)
-        return normed.reshape((n, channels // (kh * kw), kh, kw, *rest))
+            normed = deviations * (scale * self.alpha)
+        return narrow(normed, filters.dtype).reshape((n, channels // (kh * kw), kh, kw, *rest))
 
 
 def _channel_branch(
