@@ -172,3 +172,11 @@ def test_empty_arrays(name):
         assert np.isfinite(found).all()
     second = grad(lambda *inputs: F.sum(grad(lambda *x: F.sum(f(*x)))(*inputs)))(*given)
     assert second.shape == shapes[0]
+
+
+def test_equal_elements_keep_their_order_and_their_gradients():
+    x = np.random.default_rng(0).integers(0, 3, 200).astype(float)
+    seed = np.arange(200.0)
+    (found,) = pull(F.sort, x, seed=seed)
+    rank = {v: iter(np.flatnonzero(np.sort(x) == v)) for v in (0, 1, 2)}
+    np.testing.assert_array_equal(found, [next(rank[v]) for v in x])
