@@ -59,7 +59,7 @@ def walk(
     records = recording()
     if isinstance(grad, Variable) and not records:
         grad = grad.data
-    steps, reached, wanted = way.steps, way.reached, {source.node for source in sources}
+    steps, reached = way.steps, way.reached
     grads = {target.node: grad} if target.node in reached else {}
     sums: set = set()
     verdicts: list[tuple[Any, str]] = []
@@ -83,17 +83,19 @@ def walk(
         if on_final:
             on_final(place, found)
 
+    inner = {source.node for source in sources}.intersection(steps)
+    token, nodes, content = past or (None, None, None)
     last = _last_uses(way, sources) if on_final else {}
-    token = past and past.token
     while steps:
         step = steps.pop()
         total = grads.pop(step, None)
         if total is not None:
-            if step in wanted:
+            if inner and step in inner:
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
         if past is not None and step.owner is token:
-            step.release(past)
+            # As `Step.release` does, without a call for each step.
+            step.__dict__, step.inputs, step.residual, step.watched = content, nodes, None, ()
         if last and step in last:
             for place in last[step]:
                 finish(place)

@@ -99,18 +99,19 @@ def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any],
         for other in inputs:
             if other not in seen and other.number >= oldest:
                 seen.add(other)
-                if other.inputs and other not in stop:
+                if (further := other.inputs) and (not stop or other not in stop):
                     begun.append((node, inputs))
-                    node, inputs = other, iter(other.inputs)
+                    node, inputs = other, iter(further)
                     break
                 if other in sources:
                     reached.add(other)
         else:
             if not begun:
                 break
-            if not reached.isdisjoint(node.inputs):
-                if type(node.inputs) is frozenset:
-                    refuse(node, next(other for other in node.inputs if other in reached))
+            further = node.inputs
+            if not reached.isdisjoint(further):
+                if type(further) is frozenset:
+                    refuse(node, next(other for other in further if other in reached))
                 steps.append(node)
                 reached.add(node)
             elif node in sources:

@@ -120,19 +120,9 @@ def _recorded(
 ) -> Variable:
     """One step for the whole function: a Variable that is given twice, or used inside too, counts once."""
     now, values = state.get(), list(again.values)
-    step = Step(
-        rules,
-        (),
-        [variable.node for variable in inputs],
-        [value.shape for value in values],
-        [value.dtype for value in values],
-        values,
-        output.data,
-        {"params": params},
-        again,
-        now.check,
-        now.owner,
-    )
+    shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
+    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output.data, now)
+    step.extend({"params": params}, again, now.check)
     for tape in now.tapes:
         tape.steps.append(step)
     return result(output.data, step)

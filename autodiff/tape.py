@@ -10,7 +10,7 @@ import numpy as np
 from ._backward import UNUSED, find, walk
 from ._graph import Paths, next_number, settled
 from ._recording import State, recording, state
-from ._show import table
+from ._show import preformatted, table, total
 from .function import Past, Step
 from .variable import Variable
 
@@ -48,9 +48,12 @@ class Tape:
         # Steps know it instead of the tape, which they would keep alive.
         self.token = object()
         self._first = next_number()
+        # Whether some of the steps are not its own to release.
+        self._mixed = False
 
     def __enter__(self) -> "Tape":
         now = state.get()
+        self._mixed = self._mixed or (now.owner not in (None, self.token))
         state.set(State((*now.entered, self), now.listener))
         return self
 
@@ -61,7 +64,7 @@ class Tape:
             last = places[-1]
             state.set(State((*now.entered[:last], *now.entered[last + 1 :]), now.listener))
         if kind is not None:
-            self.steps, self.token = [], object()
+            self.steps, self.token, self._mixed = [], object(), True
         elif not places or last + 1 < len(now.entered):
             raise ValueError(
                 "Tape: blocks must end in the reverse order of their beginnings, each in its own thread"
@@ -141,10 +144,16 @@ class Tape:
     def _given_up(self) -> tuple[list[Step], Past]:
         """The steps that this tape may release, which it forgets, and what shall be known of them."""
         token, steps, self.steps = self.token, self.steps, []
-        own = [step for step in steps if step.owner is token and type(step.inputs) is list]
+        own = [step for step in steps if step.owner is token] if self._mixed else steps
         before = set().union(*[step.inputs for step in own]).difference(own, (None,))
         nodes, since = settled(before, self._first)
         return own, Past(token, nodes, {"since": since})
+
+    def __repr__(self) -> str:
+        return f"Tape: {total(self.steps)}"
+
+    def _repr_html_(self) -> str:
+        return preformatted(table(self.steps))
 
     def show(self) -> None:
         """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""

@@ -43,7 +43,8 @@ class Variable:
             raise TypeError(
                 f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
             )
-        self.data, self.name, self.node = data, name, Leaf(self)
+        self.data, self.name = data, name
+        self.node: Any = Leaf(self)
 
     def __init_subclass__(cls) -> None:
         raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
