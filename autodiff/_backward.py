@@ -7,7 +7,7 @@ import numpy as np
 
 from ._graph import Paths, paths
 from ._recording import recording
-from .function import Past, Step
+from .function import Step
 from .variable import Variable, constant
 
 UNUSED = ("raise", "zero", "none")
@@ -52,7 +52,7 @@ def walk(
     grad: Any,
     *,
     unused: str = "zero",
-    past: Past | None = None,
+    owner: object = None,
     on_final: Callable[[int, Any], None] | None = None,
 ) -> list:
     """The gradients of `sources`: none of them an alias of another, and Variables if anything records."""
@@ -84,7 +84,6 @@ def walk(
             on_final(place, found)
 
     inner = {source.node for source in sources}.intersection(steps)
-    token, nodes, content = past or (None, None, None)
     last = _last_uses(way, sources) if on_final else {}
     while steps:
         step = steps.pop()
@@ -93,9 +92,8 @@ def walk(
             if inner and step in inner:
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
-        if past is not None and step.owner is token:
-            # As `Step.release` does, without a call for each step.
-            step.__dict__, step.inputs, step.residual, step.watched = content, nodes, None, ()
+        if owner is not None and step.owner is owner:  # `Step.release`, without a call for each step
+            step.inputs, step.__dict__, step.residual, step.watched = tuple(step.inputs), {}, None, ()
         if last and step in last:
             for place in last[step]:
                 finish(place)

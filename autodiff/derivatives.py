@@ -169,10 +169,8 @@ def _linked(x: Any) -> Any:
 
 
 def _argument(x: Any) -> Variable:
-    """A Variable of its own; what records around it leads back to x."""
-    if not isinstance(x, Variable):
-        return Variable(x)
-    return _linked(x) if recording() else Variable(x.data, x.name)
+    """A Variable of its own, from which calls lead back to x."""
+    return _linked(x) if isinstance(x, Variable) else Variable(x)
 
 
 def _at(f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:

@@ -10,7 +10,8 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy import ndarray
@@ -123,9 +124,10 @@ def _recorder(rules: Function) -> Callable:
                 step.extend(params, residual, now.check)
             for tape in tapes:
                 tape.steps.append(step)
+            step.variable = ref(variable)
             variable.node = step
         else:
-            variable.node = Unrecorded(name, nodes)
+            variable.node = Unrecorded(name, nodes, variable)
         variable.data, variable.name = output, None
         return variable
 
@@ -168,7 +170,7 @@ def _arrays(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple | dict):
         for v in value.values() if isinstance(value, dict) else value:
             yield from _arrays(v)
-    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, _generic):
+    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, _generic | type):
         yield value
 
 
@@ -216,14 +218,6 @@ def differentiable(
     return decorate
 
 
-class Past(NamedTuple):
-    """What is known of the steps that a tape released: they share it."""
-
-    token: object
-    nodes: frozenset
-    content: dict[str, int]
-
-
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
@@ -232,8 +226,8 @@ class Step:
     function : Function
         What was called.
     inputs : list
-        The node of each array argument that was a Variable, None for the others. Once the step is released, a
-        frozen set of the nodes that it may depend on.
+        The node of each array argument that was a Variable, None for the others. A list, until the step is
+        released.
     number, owner : int, object
         Higher than the number of every input; the token of the tape that may release it, the outermost one.
     shapes, dtypes, output_shape : list, list, tuple
@@ -247,7 +241,7 @@ class Step:
     # Values and parameters, which differ from function to function, are in the dict.
     __slots__ = (
         *("__dict__", "function", "inputs", "number", "owner"),
-        *("dtypes", "output_shape", "reads", "residual", "shapes", "watched"),
+        *("dtypes", "output_shape", "reads", "residual", "shapes", "variable", "watched"),
     )
 
     def __init__(
@@ -309,10 +303,9 @@ class Step:
             else:
                 yield name, value
 
-    def release(self, past: Past) -> None:
-        """Let go of all arrays, and of the steps before; what is left is a node without rules."""
-        self.inputs, self.__dict__ = past.nodes, past.content
-        self.residual, self.watched = None, ()
+    def release(self) -> None:
+        """Let go of all arrays; what is left is a node without rules."""
+        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), {}, None, ()
 
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
