@@ -89,7 +89,8 @@ def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any],
     Nodes older than every source depend on none and are not looked at.
     """
     oldest = min((node.number for node in sources), default=end.number + 1)
-    steps, reached, seen, older = [], set(), {None}, set()
+    steps: list = []
+    reached, seen, older = set(), {None}, set()
     # Depth first, the first argument first: weights come later, and their gradients are final early.
     node: Any = None
     inputs, begun = iter((end,)), []

@@ -23,6 +23,7 @@ from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
 # What a call may hold as it is: nobody can change it, or, if it is an array, it is watched.
+NOTHING: dict = {}  # what released steps hold
 _FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
 _TAKEN = _FIXED | {ndarray}
 
@@ -72,19 +73,19 @@ class Function:
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, names, variadic = rules.forward, rules.arrays, rules.variadic
-    name, leaves_residual, known_reads = rules.name, bool(rules.residual), rules.known_reads
-    signature = inspect.signature(forward)
+    forward, name, known_reads = rules.forward, rules.name, rules.known_reads
+    leaves_residual, signature = bool(rules.residual), inspect.signature(forward)
     if reserved := set(signature.parameters).intersection(Step.__slots__):
         raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
-    direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
+    plain = not rules.variadic and len(signature.parameters) == len(rules.arrays)
+    direct = len(rules.arrays) if plain else None
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
     def call(*args: Any, **params: Any) -> Any:
         if params or len(args) != direct:
-            args, params = bind(args, params)
+            args, params = _bound(rules, signature, args, params)
         values: list[Any] = []
         nodes: list[Any] = []
         shapes, dtypes, traced, place = [], [], 0, 1
@@ -113,37 +114,37 @@ def _recorder(rules: Function) -> Callable:
         if isinstance(output, _generic):
             output = np.asarray(output)
         variable, now = _new(Variable), _now()
+        variable.data, variable.name = output, None
         if now.listener is not None:
             now.listener(args)
         if tapes := now.tapes:
             reads = known_reads.get(traced)
             if reads is None:
                 reads = rules.reads(traced)
-            step = Step(rules, reads, nodes, shapes, dtypes, values, output, now)
+            step = Step(rules, reads, nodes, shapes, dtypes, values, variable, now)
             if params or residual is not None:
                 step.extend(params, residual, now.check)
             for tape in tapes:
                 tape.steps.append(step)
-            step.variable = ref(variable)
             variable.node = step
         else:
             variable.node = Unrecorded(name, nodes, variable)
-        variable.data, variable.name = output, None
         return variable
-
-    def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
-        bound = signature.bind(*args, **params)
-        bound.apply_defaults()
-        given = bound.arguments
-        args = given.pop(names[0]) if variadic else tuple([given.pop(name) for name in names])
-        for key, value in given.items():
-            if type(value) not in _FIXED:
-                given[key] = _own(value, f"{name}: {key}")
-        return args, given
 
     call.rules = rules  # type: ignore[attr-defined]
     return call
+
+
+def _bound(rules: Function, signature: inspect.Signature, args: tuple, params: dict) -> tuple[tuple, dict]:
+    """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
+    bound = signature.bind(*args, **params)
+    bound.apply_defaults()
+    given, names = bound.arguments, rules.arrays
+    args = given.pop(names[0]) if rules.variadic else tuple([given.pop(name) for name in names])
+    for key, value in given.items():
+        if type(value) not in _FIXED:
+            given[key] = _own(value, f"{rules.name}: {key}")
+    return args, given
 
 
 def _array(arg: Any, name: str) -> Any:
@@ -252,9 +253,11 @@ class Step:
         shapes: list,
         dtypes: list,
         values: list,
-        output: Any,
+        variable: Variable,
         now: State,
     ) -> None:
+        output = variable.data
+        self.variable = ref(variable)
         self.function = function
         self.reads = reads
         self.inputs: Any = inputs
@@ -305,7 +308,7 @@ class Step:
 
     def release(self) -> None:
         """Let go of all arrays; what is left is a node without rules."""
-        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), {}, None, ()
+        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), NOTHING, None, ()
 
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.

@@ -138,14 +138,16 @@ class Tape:
 
     def _release(self, way: Paths | None, target: Any) -> None:
         token, steps, self.steps = self.token, self.steps, []
-        own = [step for step in steps if step.owner is token]
-        for step in own:
-            if type(step.inputs) is list:
-                step.release()
+        alive: list[Step] = []
+        dead: list[Step] = []
+        for step in steps:
+            if step.owner is token:
+                if type(step.inputs) is list:
+                    step.release()
+                (dead if step.variable() is None else alive).append(step)
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
-        for step in [step for step in own if step.variable() is not None]:
+        for step in alive:
             if step is target and way is not None:
-                dead = [other for other in own if other.variable() is None]
                 step.inputs = frozenset(way.seen.difference(dead, (None, step)).union(way.older))
             else:
                 step.inputs = living(step.inputs)
