@@ -10,8 +10,9 @@ from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
 from .function import Function, Step
+from .functions import stop_gradient
 from .tape import Tape
-from .variable import Variable, linked, stop_gradient
+from .variable import Variable, linked
 
 
 class _Given(NamedTuple):

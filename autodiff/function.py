@@ -31,18 +31,10 @@ _TAKEN = _FIXED | {ndarray}
 class Function:
     """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
 
-    Attributes
-    ----------
-    forward : callable
-        The function on plain arrays.
-    arrays, variadic : tuple of str, bool
-        The names of its array arguments; whether these are any number of arrays, under one name.
-    joint, gradients : callable or None, tuple of them
-        The one rule for all array arguments, or one for each.
-    fit : callable or None
-        What brings a gradient to the shape of its argument, where the function broadcasts.
-    residual : tuple of str
-        The names of the arrays that it returns beside its output.
+    `forward` works on plain arrays; `arrays` are the names of its array arguments, one name for any number of
+    them if it is `variadic`; `joint` is the one rule for all, or `gradients` are those for each; `fit` brings a
+    gradient to the shape of its argument, where the function broadcasts; `residual` names the arrays that it
+    returns beside its output.
     """
 
     def __init__(
@@ -78,8 +70,7 @@ def _recorder(rules: Function) -> Callable:
     if reserved := set(signature.parameters).intersection(Step.__slots__):
         raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
-    plain = not rules.variadic and len(signature.parameters) == len(rules.arrays)
-    direct = len(rules.arrays) if plain else None
+    direct = None if rules.variadic or len(signature.parameters) > len(rules.arrays) else len(rules.arrays)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
@@ -222,21 +213,10 @@ def differentiable(
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
-    Attributes
-    ----------
-    function : Function
-        What was called.
-    inputs : list
-        The node of each array argument that was a Variable, None for the others. A list, until the step is
-        released.
-    number, owner : int, object
-        Higher than the number of every input; the token of the tape that may release it, the outermost one.
-    shapes, dtypes, output_shape : list, list, tuple
-        Of the array arguments, and of the output.
-    residual : object
-        What the function returned beside its output.
-    watched : list
-        Of what is saved, names, values and fingerprints.
+    `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the step
+    is released. `number` is higher than that of every input, `owner` the token of the outermost tape, which may
+    release it. `shapes` and `dtypes` are those of the arguments, `residual` is what the function returned beside
+    its output, and `watched` are names, values and fingerprints of what is saved.
     """
 
     # Values and parameters, which differ from function to function, are in the dict.
