@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ._backward import UNUSED, find, walk
-from ._graph import Paths, next_number, settled
+from ._graph import Paths, living
 from ._recording import State, recording, state
-from ._show import table
-from .function import Past, Step
+from ._show import preformatted, table, total
+from .function import Step
 from .variable import Variable
 
 
@@ -47,7 +47,6 @@ class Tape:
         self.check = check
         # Steps know it instead of the tape, which they would keep alive.
         self.token = object()
-        self._first = next_number()
 
     def __enter__(self) -> "Tape":
         now = state.get()
@@ -61,7 +60,7 @@ class Tape:
             last = places[-1]
             state.set(State((*now.entered[:last], *now.entered[last + 1 :]), now.listener))
         if kind is not None:
-            self.steps, self.token = [], object()
+            self.steps = []
         elif not places or last + 1 < len(now.entered):
             raise ValueError(
                 "Tape: blocks must end in the reverse order of their beginnings, each in its own thread"
@@ -94,21 +93,18 @@ class Tape:
             What to do about a source from which no path of calls leads to `target`: complain, or return zeros
             or None. A path of slope zero counts, one that `stop_gradient` cut does not.
         on_final : callable, optional
-            ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, before the
-            pass goes on: its place among `sources`, or its key if they are a dict, and what will be returned
-            for it.
+            ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, with its place
+            among `sources`, or its key, and what will be returned for it; only then the pass goes on.
 
         Returns
         -------
         array, or list or dict of arrays
-            As `sources`, each with the shape and dtype of its source. While a tape records, this one or
-            another, Variables instead of arrays.
+            As `sources`, each with the shape and dtype of its source; Variables, while any tape records.
 
         Raises
         ------
         ValueError
-            If a source is not used, or if `target` may depend on a source in a way that was not recorded, or
-            was released.
+            If a source is not used, or is used in a way that was not recorded, or was released.
         RuntimeError
             If an array that the gradient needs was overwritten.
         """
@@ -128,54 +124,60 @@ class Tape:
     ) -> list:
         if keep or recording():
             return walk(way, target, sources, grad, **options)
-        steps, past = self._given_up()
         try:
-            return walk(way, target, sources, grad, past=past, **options)
+            return walk(way, target, sources, grad, owner=self.token, **options)
         finally:
-            _release(steps, past)
+            self._release(way, target.node)
 
     def release(self) -> None:
         """Let go of all arrays that were recorded; a gradient that would need one of them says so."""
-        _release(*self._given_up())
+        self._release(None, None)
 
-    def _given_up(self) -> tuple[list[Step], Past]:
-        """The steps that this tape may release, which it forgets, and what shall be known of them."""
+    def _release(self, way: Paths | None, target: Any) -> None:
         token, steps, self.steps = self.token, self.steps, []
-        own = [step for step in steps if step.owner is token and type(step.inputs) is list]
-        before = set().union(*[step.inputs for step in own]).difference(own, (None,))
-        nodes, since = settled(before, self._first)
-        return own, Past(token, nodes, {"since": since})
+        alive: list[Step] = []
+        dead: list[Step] = []
+        for step in steps:
+            if step.owner is token:
+                if type(step.inputs) is list:
+                    step.release()
+                (dead if step.variable() is None else alive).append(step)
+        # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
+        for step in alive:
+            known = step is target and way is not None and step in way.seen
+            step.inputs = (
+                frozenset(way.seen - {*dead, None, step} | way.older) if known else living(step.inputs)
+            )
+
+    def __repr__(self) -> str:
+        return f"Tape: {total(self.steps)}"
+
+    def _repr_html_(self) -> str:
+        return preformatted(table(self.steps))
 
     def show(self) -> None:
         """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
         print(table(self.steps))
 
 
-def _release(steps: list[Step], past: Past) -> None:
-    for step in steps:
-        if type(step.inputs) is list:
-            step.release(past)
-
-
 def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:
     """The gradient to start from, once all arguments are found to be right."""
     for what, value in [("target", target), *(("sources", m) for m in members)]:
         if not isinstance(value, Variable):
+            kind = type(value).__name__
             raise TypeError(
-                f"gradient: {what} must be a Variable, got {type(value).__name__}; "
-                "it was not computed from Variables"
+                f"gradient: {what} must be a Variable, got {kind}; it does not come from Variables"
             )
     if unused not in UNUSED:
         raise ValueError(f"gradient: unused must be one of {UNUSED}, got {unused!r}")
+    shape = target.shape
     if grad is None:
         if target.size != 1:
             raise ValueError(
-                f"gradient: target must be a single number unless grad is given, got shape {target.shape}"
+                f"gradient: target must be a single number unless grad is given, got shape {shape}"
             )
         return np.ones_like(target.data)
     grad = grad if hasattr(grad, "dtype") else np.asarray(grad)
-    if tuple(grad.shape) != target.shape:
-        raise ValueError(
-            f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}"
-        )
+    if tuple(grad.shape) != shape:
+        raise ValueError(f"gradient: grad must have the shape of target, {shape}, got {tuple(grad.shape)}")
     return grad if grad.dtype == target.dtype else grad.astype(target.dtype)

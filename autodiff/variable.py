@@ -1,7 +1,7 @@
 """Variable: an array whose uses tapes record."""
 
-from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -41,9 +41,10 @@ class Variable:
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
             raise TypeError(
-                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
+                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype"
             )
-        self.data, self.name, self.node = data, name, Leaf(self)
+        self.data, self.name = data, name
+        self.node: Any = Leaf(self)
 
     def __init_subclass__(cls) -> None:
         raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
@@ -53,7 +54,6 @@ class Variable:
     dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
     ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
     size = property(lambda self: self.data.size, doc="The number of elements.")
-
     key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
 
     def __reduce__(self) -> tuple:
@@ -66,13 +66,13 @@ class Variable:
 
     @staticmethod
     def _copied(data: Any, name: str | None) -> "Variable":
-        copied = result(data, None)
-        copied.name, copied.node = name, Leaf(copied)
+        copied = constant(data)
+        copied.name = name
         return copied
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            "a Variable is not an array: take .data, or call the function of autodiff of the same name"
+            "a Variable is not an array: take .data, or call the function of autodiff of that name"
         )
 
     def __len__(self) -> int:
@@ -110,49 +110,21 @@ class Variable:
         return f"Variable({label}shape {self.shape}, {self.dtype})"
 
 
-def result(data: Any, node: Any) -> Variable:
-    """A Variable around what a function returned, without the checks of the constructor."""
-    variable = _new(Variable)
-    variable.data, variable.node, variable.name = data, node, None
-    return variable
-
-
 def constant(data: Any) -> Variable:
-    """A Variable that depends on nothing."""
-    variable = result(np.asarray(data) if isinstance(data, np.generic) else data, None)
+    """A Variable that depends on nothing, without the checks of the constructor."""
+    variable = _new(Variable)
+    variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, None
     variable.node = Leaf(variable)
     return variable
 
 
 def linked(data: Any, node: Any) -> Any:
     """The array as the Variable that it was, of which the node is left."""
-    return data if node is None else result(data, node)
-
-
-def stop_gradient(x: Any) -> Any:
-    """The plain array of `x`: what is computed from it is a constant to every tape.
-
-    Parameters
-    ----------
-    x : Variable, array, or tuple, list or dict of them
-        Of tuples, lists and dicts, at any depth, one of the same kind is made. Anything else is returned as
-        it is.
-
-    Examples
-    --------
-    >>> from autodiff import Variable, grad, stop_gradient
-    >>> float(grad(lambda x: x * stop_gradient(x))(3.0))
-    3.0
-    >>> stop_gradient({"state": [Variable(1.0), 2]})
-    {'state': [array(1.), 2]}
-    """
-    if isinstance(x, Variable):
-        return x.data
-    if isinstance(x, Mapping):
-        return {key: stop_gradient(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [stop_gradient(value) for value in x]
-    if isinstance(x, tuple):
-        values = [stop_gradient(value) for value in x]
-        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
-    return x
+    if node is None:
+        return data
+    variable = node.variable()
+    if variable is None or variable.data is not data:
+        known, variable = variable, _new(Variable)
+        variable.data, variable.name, variable.node = data, None, node
+        node.variable = node.variable if known is not None else ref(variable)
+    return variable

@@ -418,3 +418,12 @@ def pull(f, *given, seed=None):
 
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def public_functions():
+    """The names of all functions that were written for arrays; `stop_gradient` is for what holds them."""
+    return {
+        name
+        for name, value in vars(F).items()
+        if callable(value) and getattr(value, "__module__", "").startswith("autodiff.functions.")
+    } - {"stop_gradient"}

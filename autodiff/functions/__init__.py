@@ -1,11 +1,10 @@
 """Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
 
 import builtins
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dynarray
 
-from ..variable import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -97,10 +96,11 @@ from .shapes import squeeze as squeeze
 from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
+from .stopping import stop_gradient as stop_gradient
 
 # ``from autodiff.functions import *`` leaves abs, max, min and sum to Python, as NumPy does.
 __all__ = sorted(
-    {"linalg", "stop_gradient", *dynarray.OPERATORS}
+    {"linalg", *dynarray.OPERATORS}
     | {
         name
         for name, value in globals().items()
@@ -108,17 +108,7 @@ __all__ = sorted(
     }
 )
 
+if TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    """The operators of dynarray, made differentiable from its registry."""
-    from ..lift import lifted
-
-    if name not in lifted:
-        raise AttributeError(f"module {__name__!r} has no function {name!r}")
-    return lifted[name]
-
-
-def __dir__() -> list[str]:
-    from ..lift import lifted
-
-    return sorted({*globals(), *lifted})
+    def __getattr__(name: str) -> Any:
+        """The operators of dynarray, which `autodiff.lift` adds here."""
