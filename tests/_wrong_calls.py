@@ -222,7 +222,7 @@ FUNCTIONS = {
         "mode": ("constant", "choice"),
         "constant_values": (0, "number"),
     },
-    "repeat": {**X, "repeats": (2, "int from 0"), "axis": (0, "axis")},
+    "repeat": {**X, "repeats": (2, "int from 0"), "axis": (0, "optional axis")},
     "reshape": {**X, "shape": ((3, 2), "shape")},
     "resize": {"x": (IMAGES, "images"), "size": (3, "pair from 1"), "align_corners": (False, "flag")},
     "roll": {**X, "shift": (1, "int"), "axis": (0, "some axes")},

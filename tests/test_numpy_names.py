@@ -180,3 +180,56 @@ def test_equal_elements_keep_their_order_and_their_gradients():
     (found,) = pull(F.sort, x, seed=seed)
     rank = {v: iter(np.flatnonzero(np.sort(x) == v)) for v in (0, 1, 2)}
     np.testing.assert_array_equal(found, [next(rank[v]) for v in x])
+
+
+METHODS = {
+    "clip": (0.8, 1.5),
+    "cumsum": (1,),
+    "flatten": (),
+    "max": (0,),
+    "mean": ((0, 1),),
+    "min": (1,),
+    "prod": (1,),
+    "repeat": (2,),
+    "squeeze": (),
+    "std": (0,),
+    "sum": (1,),
+    "swapaxes": (0, 1),
+    "take": ([1, 0, 1],),
+    "var": (1,),
+}
+SQUARE = np.random.default_rng(0).uniform(0.5, 2, (3, 3))
+CALLS = {
+    "arctan2": lambda a: np.arctan2(SQUARE, a),
+    "clip": lambda a: np.clip(a, 0.8, None),
+    "concatenate": lambda a: np.concatenate([a, SQUARE], axis=1),
+    "cumsum": lambda a: np.cumsum(a),
+    "einsum": lambda a: np.einsum("ij,jk", a, SQUARE),
+    "hypot": lambda a: np.hypot(a, SQUARE),
+    "inv": lambda a: np.linalg.inv(a),
+    "norm": lambda a: np.linalg.norm(a, axis=1),
+    "outer": lambda a: np.outer(a, SQUARE),
+    "pad": lambda a: np.pad(a, 1, mode="symmetric"),
+    "prod": lambda a: np.prod(a, axis=0),
+    "repeat": lambda a: np.repeat(a, 2),
+    "roll": lambda a: np.roll(a, 1, axis=0),
+    "solve": lambda a: np.linalg.solve(SQUARE, a),
+    "sort": lambda a: np.sort(a, axis=0),
+    "stack": lambda a: np.stack([a, SQUARE]),
+    "std": lambda a: np.std(a, ddof=1),
+    "take": lambda a: np.take(a, [0, 2], axis=1),
+    "take_along_axis": lambda a: np.take_along_axis(a, np.argsort(SQUARE), axis=1),
+    "tensordot": lambda a: np.tensordot(a, SQUARE, axes=1),
+    "tile": lambda a: np.tile(a, (2, 1)),
+    "tril": lambda a: np.tril(a),
+    "where": lambda a: np.where(SQUARE > 1, a, 0.0),
+    **{name: lambda a, name=name, args=args: getattr(a, name)(*args) for name, args in METHODS.items()},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_and_methods_of_numpy_take_variables(name):
+    found, expected = CALLS[name](Variable(SQUARE)), CALLS[name](SQUARE)
+    assert isinstance(found, Variable)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.data, expected, rtol=1e-12)

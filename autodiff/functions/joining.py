@@ -117,9 +117,11 @@ def _holds_more_than_numpy(values: Any) -> bool:
     return isinstance(values, Variable) or library(values) is not np
 
 
-@arguments(x=checked, repeats=integer(0), axis=integer())
-def repeat(x: Any, repeats: int, axis: int) -> Any:
-    """Each slice along `axis` repeated: (a, b) -> (a, a, b, b)."""
+@arguments(x=checked, repeats=integer(0), axis=optional(integer()))
+def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
+    """Each slice along `axis`, or each element of x as one row, repeated: (a, b) -> (a, a, b, b)."""
+    if axis is None:
+        x, axis = reshape(x, (-1,)), 0
     (axis,) = normal_axes(axis, x.ndim)
     wide = (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :])
     shape = (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :])
