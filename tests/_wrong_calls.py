@@ -35,7 +35,21 @@ NO_ARRAYS = [
 ]
 NO_INTS = [None, 1.5, 2.0, "2", True, np.True_, HUGE, -HUGE, np.nan, [1, [2]], {}, Thing(), np.ones(2)]
 NO_FLAGS = [None, 1, 0, "yes", 1.0, [], np.ones(1), Thing()]
-NO_NUMBERS = [None, "1", True, np.nan, np.inf, -np.inf, 1j, [1.0], {}, Thing(), np.ones(2), Variable(1.0)]
+NO_NUMBERS = [
+    None,
+    "1",
+    True,
+    10**400,
+    np.nan,
+    np.inf,
+    -np.inf,
+    1j,
+    [1.0],
+    {},
+    Thing(),
+    np.ones(2),
+    Variable(1.0),
+]
 NO_PAIRS = [None, 1.5, "2", True, (True, True), (1, 2, 3), (1,), (1, 1.5), (), HUGE, (1, HUGE), {}, Thing()]
 NO_AXES = [1.5, "0", True, HUGE, -HUGE, 99, -99, [0, [1]], {}, Thing(), np.ones(2)]
 

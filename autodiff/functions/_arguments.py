@@ -9,6 +9,7 @@ NumPy refuses by itself; its message then gets the names too. Checks of operator
 import functools
 import inspect
 import math
+import reprlib
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -91,17 +92,15 @@ def elementwise(function: Callable) -> Callable:
     """Checks for a differentiable function of one or two arrays that is called so often that each counts."""
     name, names = function.__name__, tuple(inspect.signature(function).parameters)
 
-    def refuse(error: Exception, *values: Any) -> Exception:
-        known = str(error).startswith(f"{name}: ")
-        return error if known else named(error, name, dict(zip(names, values)))
-
     if len(names) == 1:
 
         def unary(x: Any) -> Any:
             try:
                 return function(x if type(x) is Variable else array(name, "x", x))
             except _REFUSED as error:
-                raise refuse(error, x) from error
+                if str(error).startswith(f"{name}: "):
+                    raise
+                raise named(error, name, {names[0]: x}) from error
 
         return functools.wraps(function)(unary)
 
@@ -113,7 +112,9 @@ def elementwise(function: Callable) -> Callable:
                 y = operand(name, "y", y)
             return function(x, y)
         except _REFUSED as error:
-            raise refuse(error, x, y) from error
+            if str(error).startswith(f"{name}: "):
+                raise
+            raise named(error, name, dict(zip(names, (x, y)))) from error
 
     return functools.wraps(function)(binary)
 
@@ -131,8 +132,7 @@ def named(error: Exception, function: str, values: dict[str, Any]) -> Exception:
 def _described(value: Any) -> str:
     if hasattr(value, "dtype") and isinstance(getattr(value, "shape", None), tuple):
         return f"of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return reprlib.repr(value)
 
 
 def array(function: str, argument: str, value: Any) -> Any:
@@ -305,7 +305,10 @@ def number(
             value = value[()]
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
             raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
-        size = float(value)
+        try:
+            size = float(value)
+        except OverflowError:
+            size = math.inf
         if not (abs(size) < math.inf and least <= size <= most and above < size < below):
             raise ValueError(f"{function}: {argument} must be {expected}, got {value!r}")
         return value  # type: ignore[return-value]
