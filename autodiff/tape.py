@@ -21,15 +21,13 @@ class Tape:
     Parameters
     ----------
     check : bool
-        Detect arrays that are overwritten between recording and `gradient`. It costs one read of each saved
-        array.
+        Detect arrays that are overwritten before `gradient`. It costs one read of each saved array.
 
     Notes
     -----
-    The graph is in the results: `gradient` follows them, whichever tape recorded them. The block counts for
-    the thread that runs it and for asyncio's tasks that are made in it; threads of a pool enter the tape
-    themselves, ``with tape:``. What is computed elsewhere is a constant, and a gradient by what it was
-    computed from is refused.
+    The graph is in the results: `gradient` follows them, whichever tape recorded them. Asyncio's tasks
+    inherit the block; threads of a pool enter it, ``with tape:``. What is computed elsewhere is a constant,
+    and a gradient by what it was computed from is refused.
 
     Examples
     --------
