@@ -142,10 +142,10 @@ class Tape:
                 (dead if step.variable() is None else alive).append(step)
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
         for step in alive:
-            known = step is target and way is not None and step in way.seen
-            step.inputs = (
-                frozenset(way.seen - {*dead, None, step} | way.older) if known else living(step.inputs)
-            )
+            if way is not None and step is target and step in way.seen:
+                step.inputs = frozenset(way.seen - {*dead, None, step} | way.older)
+            else:
+                step.inputs = living(step.inputs)
 
     def __repr__(self) -> str:
         return f"Tape: {total(self.steps)}"
