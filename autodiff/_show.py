@@ -1,9 +1,23 @@
 """A tape as a table: what was called on what, and what waits for the backward pass."""
 
+import html
 from collections.abc import Iterable
 from typing import Any
 
 from .function import Step
+
+
+class Shown:
+    """What is shown in a notebook as it is printed."""
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
+
+
+def preformatted(text: str) -> str:
+    """Text as it is, for a notebook."""
+    return f"<pre>{html.escape(text)}</pre>"
+
 
 HEADINGS = ("step", "function", "arguments", "result", "bytes saved", "saved")
 
@@ -13,28 +27,33 @@ def table(steps: list[Step]) -> str:
 
     Results of steps are called #0, #1, ...; other Variables a, b, ... in the order in which they appear.
     """
-    names: dict[int, str] = {}
+    names: dict[Any, str] = {}
     leaves = 0
     rows: list[tuple[str, ...]] = [HEADINGS]
     for number, step in enumerate(steps):
-        for key in step.keys:
-            if key is not None and key not in names:
-                names[key] = _letters(leaves)
+        for node in step.inputs:
+            if node is not None and node not in names:
+                names[node] = _letters(leaves)
                 leaves += 1
         arguments = [
-            _shaped("" if key is None else names[key], shape) for key, shape in zip(step.keys, step.shapes)
+            _shaped("" if node is None else names[node], shape)
+            for node, shape in zip(step.inputs, step.shapes)
         ]
-        names[step.output_key] = f"#{number}"
+        names[step] = f"#{number}"
         kept = [(name, array) for name, array in step.kept() if hasattr(array, "nbytes")]
         size = sum(array.nbytes for _, array in kept)
         result = _shaped(f"#{number}", step.output_shape)
         saved = ", ".join(name for name, _ in kept)
         rows.append((str(number), step.function.name, ", ".join(arguments), result, f"{size:,}", saved))
+    return "\n".join([*_aligned(rows), total(steps)])
+
+
+def total(steps: list[Step]) -> str:
+    """How many steps keep how much, each array counted once."""
     distinct = {id(array): array.nbytes for array in _arrays(steps)}
     steps_text, arrays_text = _plural(len(steps), "step"), _plural(len(distinct), "array")
     verb = "keeps" if len(steps) == 1 else "keep"
-    total = f"{steps_text} {verb} {sum(distinct.values()):,} bytes in {arrays_text}"
-    return "\n".join([*_aligned(rows), total])
+    return f"{steps_text} {verb} {sum(distinct.values()):,} bytes in {arrays_text}"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -4,27 +4,22 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ._backward import find
+from ._fingerprint import fingerprint, unchanged
+from ._graph import next_number
 from ._random import States, noting, replaying
-from .function import Function, Step, active
+from ._recording import State, state
+from .function import Function, Step
+from .functions import stop_gradient
 from .tape import Tape
 from .variable import Variable, linked
 
 
-class _Listener:
-    """In the place of a tape: keeps no step, only the Variables that come from outside."""
+class _Given(NamedTuple):
+    """A Variable among the arguments, with the data that it had."""
 
-    check = False
-
-    def __init__(self, given: list[Variable]) -> None:
-        self.outside = {variable.key: variable for variable in given}
-        self._made: set[int] = set()
-
-    def add(self, step: Step, args: tuple) -> None:
-        """Note the arguments that no step before has made."""
-        for arg in args:
-            if isinstance(arg, Variable) and arg.key not in self._made:
-                self.outside.setdefault(arg.key, arg)
-        self._made.add(step.output_key)
+    data: Any
+    node: Any
 
 
 class _Call(NamedTuple):
@@ -33,9 +28,9 @@ class _Call(NamedTuple):
     names: list[str]
     arrays: tuple
     args: tuple
-    outside: tuple[Variable, ...]
-    values: tuple
+    outside: list[tuple[Variable, Any]]
     states: States
+    value: Any
 
 
 def checkpoint(f: Callable) -> Callable:
@@ -71,76 +66,100 @@ def checkpoint(f: Callable) -> Callable:
 
     @functools.wraps(f)
     def call(*args: Any, **params: Any) -> Any:
-        if not active.tapes:
+        if not state.get().tapes:
             return f(*args, **params)
-        given = [arg for arg in args if isinstance(arg, Variable)]
-        listener = _Listener(given)
-        tapes, active.tapes = active.tapes, [listener]
-        try:
-            with noting() as states:
-                output = f(*args, **params)
-        finally:
-            active.tapes = tapes
+        start = next_number()
+        with noting() as states:
+            output, used = _listened(f, args, params, start)
         if isinstance(output, tuple | list):
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
-        if not isinstance(output, Variable) or output.key in listener.outside:
+        if not isinstance(output, Variable) or output.node.number < start:
             return output
-        outside = tuple(listener.outside.values())
-        values = tuple(variable.data for variable in outside)
-        names = [variable.name or f"input {i}" for i, variable in enumerate(outside)]
-        arrays = (*values, *(arg for arg in args if hasattr(arg, "nbytes")))
-        call_again = _Call(names, arrays, args, outside[len({v.key for v in given}) :], values, states)
-        _record(rules, outside, values, output, params, call_again, tapes)
-        return output
+        before = _before(output.node, start)
+        if not before <= set(used):
+            raise ValueError(
+                f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
+                "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
+            )
+        # An argument that is only compared, say, is watched, but the value does not depend on it.
+        return _recorded(rules, [used[node] for node in used if node in before], args, params, output, states)
 
     name = getattr(f, "__name__", type(f).__name__)
     rules = _rules(f, f"checkpoint of {name}")
     return call
 
 
-def _record(
-    rules: Function,
-    inputs: tuple[Variable, ...],
-    values: tuple,
-    output: Variable,
-    params: dict,
-    residual: _Call,
-    tapes: list,
-) -> None:
+def _listened(f: Callable, args: tuple, params: dict, start: int) -> tuple[Any, dict]:
+    """The value of `f`, and by their nodes the Variables from before `start` that it uses."""
+    now, used = state.get(), {arg.node: arg for arg in args if isinstance(arg, Variable)}
+
+    def listen(operands: tuple) -> None:
+        used.update((v.node, v) for v in operands if isinstance(v, Variable) and v.node.number < start)
+        if now.listener is not None:
+            now.listener(operands)
+
+    token = state.set(State((), listen))
+    try:
+        return f(*args, **params), used
+    finally:
+        state.reset(token)
+
+
+def _before(node: Any, start: int) -> set:
+    """The nodes from before `start` that a result depends on, without those that they depend on."""
+    found: set = {None}
+    todo = [node]
+    while todo:
+        new = {other for other in todo.pop().inputs if other not in found}
+        found |= new
+        todo += (other for other in new if other is not None and other.number > start)
+    return {other for other in found if other is not None and other.number < start}
+
+
+def _recorded(
+    rules: Function, inputs: list[Variable], args: tuple, params: dict, output: Variable, states: States
+) -> Variable:
     """One step for the whole function: a Variable that is given twice, or used inside too, counts once."""
-    step = Step(
-        rules,
-        (),
-        [variable.key for variable in inputs],
-        [value.shape for value in values],
-        [value.dtype for value in values],
-        list(values),
-        output,
-        {"params": params},
-        residual,
-        any(tape.check for tape in tapes),
+    now, values, given = state.get(), [v.data for v in inputs], {id(arg) for arg in args}
+    call = _Call(
+        [variable.name or f"input {i}" for i, variable in enumerate(inputs)],
+        (*values, *(array for array in map(stop_gradient, args) if hasattr(array, "nbytes"))),
+        tuple(_Given(arg.data, arg.node) if isinstance(arg, Variable) else arg for arg in args),
+        [(variable, variable.data) for variable in inputs if id(variable) not in given],
+        states,
+        fingerprint(output.data),
     )
-    for tape in tapes:
-        tape.add(step, inputs)
+    shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
+    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output, now)
+    step.extend({"params": params}, call, now.check)
+    for tape in now.tapes:
+        tape.steps.append(step)
+    output.node = step
+    return output
 
 
 def _rules(f: Callable, name: str) -> Function:
     def pull(grad: Any, step: Any, needs: tuple[bool, ...]) -> Sequence:
         call: _Call = step.residual
-        inside = call.values[len(call.values) - len(call.outside) :]
-        for variable, value in zip(call.outside, inside):
-            if variable.data is not value:
+        for variable, data in call.outside:
+            if variable.data is not data:
                 raise RuntimeError(
                     f"{name}: {variable!r}, which it uses, got other data after the forward pass; take the "
                     "gradient first"
                 )
-        inputs = [linked(value, key) for value, key in zip(call.values, step.keys)]
-        by_key = dict(zip(step.keys, inputs))
-        args = [by_key[arg.key] if isinstance(arg, Variable) else arg for arg in call.args]
+        args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
         with replaying(call.states), Tape(check=False) as tape:
             output = f(*args, **step.params)
-        wanted = [variable for variable, need in zip(inputs, needs) if need]
-        found = iter(tape.gradient(output, wanted, grad=grad))
+        if not unchanged(call.value, output.data):
+            raise RuntimeError(
+                f"{name}: run again it gave another value than before: something that it uses changed, or "
+                "it draws random numbers of its own"
+            )
+        inputs = zip(call.arrays, step.inputs, needs)
+        wanted = [linked(value, node) for value, node, need in inputs if need]
+        # What lies before its inputs is not its own: the pass around it will come there.
+        way = find(output, wanted, "zero", stop=set(step.inputs))
+        found = iter(tape._walk(way, output, wanted, grad, keep=False))
         return [next(found) if need else None for need in needs]
 
     def forward(*operands: Any) -> Any:

@@ -1,12 +1,22 @@
-"""Derivatives of functions as functions: `grad`, `value_and_grad`, `vjp`, `hvp`. They nest."""
+"""Derivatives of functions as functions, which nest to any depth.
+
+Each call gives the function arguments of its own. While something records, these are linked to what the
+caller gave; so derivatives of derivatives never take one argument for another, even where it is the same
+Variable.
+"""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-from .function import active
+import numpy as np
+
+from . import functions as F
+from ._recording import recording
+from .function import differentiable
+from .functions._common import library
 from .tape import Tape
-from .variable import Variable
+from .variable import Variable, constant
 
 
 def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -17,27 +27,21 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     f : callable
         Called with Variables in the places `argnums`.
     argnums : int or tuple of int
-        An int gives one gradient, a tuple gives a tuple of them.
+        An int gives one gradient, a tuple gives a tuple of them; zeros where nothing depends.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, value_and_grad
-    >>> value_and_grad(lambda x: F.sum(x**3))(np.array([1.0, 2.0]))
-    (array(9.), array([ 3., 12.]))
+    >>> from autodiff import value_and_grad
+    >>> value_and_grad(lambda x: x**3)(2.0)
+    (array(8.), array(12.))
     """
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> tuple[Any, Any]:
-        single = isinstance(argnums, int)
-        places = (argnums,) if isinstance(argnums, int) else argnums
-        with Tape() as tape:
-            inputs = list(args)
-            for i in places:
-                inputs[i] = inputs[i] if isinstance(inputs[i], Variable) else Variable(inputs[i])
-            value = f(*inputs, **params)
-        grads = tape.gradient(value, [inputs[i] for i in places])
-        return _outward(value), grads[0] if single else tuple(grads)
+        at, inputs = _at(f, args, params, argnums)
+        value, tape = _recorded(at, inputs)
+        grads = tape.gradient(value, inputs, unused="zero")
+        return _outward(value), grads[0] if isinstance(argnums, int) else tuple(grads)
 
     return evaluate
 
@@ -56,29 +60,145 @@ def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
 
 def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
-    """The value of ``f(*arrays)`` and its pullback: ``pullback(grad_output) -> one gradient per array``.
+    """The value of ``f(*arrays)`` and its pullback, ``pullback(grad_output) -> one gradient per array``.
 
-    The pullback may be called repeatedly.
+    Examples
+    --------
+    >>> from autodiff import vjp
+    >>> value, pullback = vjp(lambda x, y: x * y, 3.0, 4.0)
+    >>> pullback(10.0)
+    (array(40.), array(30.))
     """
-    with Tape() as tape:
-        inputs = [a if isinstance(a, Variable) else Variable(a) for a in arrays]
-        value = f(*inputs)
-    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True))
+    inputs = [_argument(a) for a in arrays]
+    value, tape = _recorded(f, inputs)
+    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
+
+
+def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
+    """The value of ``f(*arrays)``, and its derivative along `vectors`, one per array.
+
+    The gradient is linear in the gradient that it starts from: its derivative by that is what is wanted.
+
+    Examples
+    --------
+    >>> from autodiff import jvp
+    >>> jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 10.0))
+    (array(12.), array(34.))
+    """
+    inputs = [_argument(a) for a in arrays]
+    with Tape() as outer:
+        value, inner = _recorded(f, inputs)
+        start = constant(np.zeros_like(value.data))
+        grads = inner.gradient(value, inputs, grad=start, unused="zero")
+        along = _along("jvp", grads, vectors)
+    return _outward(value), outer.gradient(along, start, unused="zero")
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
-    """Product of the Hessian of ``f(*arrays)``, a single number, with `vectors` (one per array)."""
-    if len(arrays) != len(vectors):
-        raise ValueError(f"hvp: {len(vectors)} vectors for {len(arrays)} arrays")
+    """Product of the Hessian of ``f(*arrays)``, a single number, with `vectors`, one per array.
+
+    Examples
+    --------
+    >>> from autodiff import hvp
+    >>> hvp(lambda x: x**3, (2.0,), (10.0,))
+    (array(120.),)
+    """
+    inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        inputs = [a if isinstance(a, Variable) else Variable(a) for a in arrays]
-        with Tape() as inner:
-            value = f(*inputs)
-        grads = inner.gradient(value, inputs)
-        slope = sum((g * v).sum() for g, v in zip(grads, vectors))
-    return tuple(outer.gradient(slope, inputs))
+        value, inner = _recorded(f, inputs)
+        along = _along("hvp", inner.gradient(value, inputs, unused="zero"), vectors)
+    return tuple(outer.gradient(along, inputs, unused="zero"))
+
+
+def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
+    """``J(*args)``: the derivative of each element of ``f(*args)``, one array, by each element of an
+    argument.
+
+    Its shape is that of the value, followed by that of the argument; a tuple `argnums` gives a tuple of them.
+    It takes one pass back for each element of the value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import jacobian
+    >>> jacobian(lambda x: x * x)(np.array([1.0, 2.0]))
+    array([[2., 0.],
+           [0., 4.]])
+    """
+
+    @functools.wraps(f)
+    def evaluate(*args: Any, **params: Any) -> Any:
+        at, inputs = _at(f, args, params, argnums)
+        value, tape = _recorded(at, inputs)
+        ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
+        rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
+        shapes = [(*value.shape, *x.shape) for x in inputs]
+        empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
+        columns = [F.stack(column) for column in zip(*rows)] or empty
+        found = tuple(F.reshape(column, shape) for column, shape in zip(columns, shapes))
+        return found[0] if isinstance(argnums, int) else found
+
+    return evaluate
+
+
+def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
+    """``H(*args)``: the second derivatives of a single number; with a tuple `argnums`, a tuple of rows of
+    them.
+
+    Examples
+    --------
+    >>> from autodiff import hessian
+    >>> hessian(lambda x, y: x * y * y, (0, 1))(2.0, 3.0)
+    ((array(0.), array(6.)), (array(6.), array(4.)))
+    """
+    if isinstance(argnums, int):
+        return jacobian(grad(f, argnums), argnums)
+    rows = [jacobian(grad(f, i), argnums) for i in argnums]
+    return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
+
+
+@differentiable("x", x=("", lambda g, s: g))
+def _linked(x: Any) -> Any:
+    return x
+
+
+def _argument(x: Any) -> Variable:
+    """A Variable of its own, from which calls lead back to x."""
+    return _linked(x) if isinstance(x, Variable) else Variable(x)
+
+
+def _at(f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:
+    """`f` as a function of the arguments in some places, and these arguments."""
+    places = (argnums,) if isinstance(argnums, int) else argnums
+
+    def at(*inputs: Any) -> Any:
+        given = list(args)
+        for place, value in zip(places, inputs):
+            given[place] = value
+        return f(*given, **params)
+
+    return at, [_argument(args[place]) for place in places]
+
+
+def _recorded(f: Callable, inputs: list[Variable]) -> tuple[Variable, Tape]:
+    """What a function returns, as a Variable also where it depends on nothing, and the tape that recorded
+    it.
+    """
+    with Tape() as tape:
+        value = f(*inputs)
+    return value if isinstance(value, Variable) else constant(np.asarray(value)), tape
 
 
 def _outward(value: Variable) -> Any:
-    """A value as it is returned: to an outer tape it stays a Variable, since it may depend on one."""
-    return value if active.tapes else value.data
+    """A value as it is returned: while anything records it stays a Variable, since it may depend on one."""
+    return value if recording() else value.data
+
+
+def _along(name: str, grads: list, vectors: tuple) -> Any:
+    """The sum of products of gradients and vectors."""
+    if len(vectors) != len(grads):
+        raise ValueError(f"{name}: {len(vectors)} vectors for {len(grads)} arrays")
+    for g, v in zip(grads, vectors):
+        if (shape := np.shape(v)) != g.shape:
+            raise ValueError(f"{name}: a vector must have the shape of its array, {g.shape}, got {shape}")
+    return sum(F.sum(g * v) for g, v in zip(grads, vectors))

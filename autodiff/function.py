@@ -2,68 +2,49 @@
 
 A function is an object made by `differentiable`: how to compute it, and per array argument which values its
 gradient reads and how it is computed from them. Rules are written in differentiable functions themselves.
-While an outer tape records, they are given Variables and are recorded in turn: gradients of gradients need
-nothing further. Without an outer tape they are given bare arrays and cost nothing extra.
+While a tape records, they are given Variables and are recorded in turn: gradients of gradients need nothing
+further. Where nothing records they are given bare arrays and cost nothing extra.
 """
 
-import copy
 import functools
 import inspect
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
+import numpy as np
 from numpy import ndarray
 
 from ._fingerprint import SMALL, fingerprint, unchanged
-from .variable import Variable, linked, result
+from ._graph import Unrecorded, next_number
+from ._recording import State, state
+from .variable import Variable, linked
 
-
-class _Active(threading.local):
-    """The tapes that record in this thread, outermost first."""
-
-    def __init__(self) -> None:
-        self.tapes: list[Any] = []
-
-
-active = _Active()
+_now, _new, _generic = state.get, object.__new__, np.generic
+# What a call may hold as it is: nobody can change it, or, if it is an array, it is watched.
+NOTHING: dict = {}  # what released steps hold
+_FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
+_TAKEN = _FIXED | {ndarray}
 
 
 class Function:
     """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
 
-    Attributes
-    ----------
-    forward : callable
-        The function on plain arrays.
-    arrays : tuple of str
-        The names of its array arguments.
-    variadic : bool
-        Whether these are any number of arrays, under one name.
-    joint, gradients : callable or None, tuple of them
-        The one rule for all array arguments, or one for each.
-    fit : callable or None
-        What brings a gradient to the shape of its argument, where the function broadcasts.
-    residual : tuple of str
-        The names of the arrays that it returns beside its output.
+    `forward` works on plain arrays. `arrays` are the names of its array arguments, one name for any number of
+    them if it is `variadic`. `joint` is the one rule for all, or `gradients` are those for each. `fit` brings
+    gradients to the shapes of their arguments, where the function broadcasts. `residual` names the arrays
+    that it returns beside its output.
     """
 
     def __init__(
-        self,
-        forward: Callable,
-        arrays: str,
-        joint: tuple | None,
-        fit: Callable | None,
-        residual: tuple,
-        rules: dict,
+        self, forward: Callable, arrays: str, joint: tuple | None, fit: Any, residual: tuple, rules: dict
     ) -> None:
         self.forward = forward
         self.name = forward.__name__.lstrip("_")
         self.variadic = arrays.startswith("*")
         self.arrays = tuple(arrays.strip("*").split())
-        self.fit = fit
-        self.residual = residual
+        self.fit, self.residual = fit, residual
         self.joint = joint and joint[1]
         self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
         self._named = [joint[0]] if joint else [rules[n][0] if n in rules else "" for n in self.arrays]
@@ -74,46 +55,44 @@ class Function:
 
         The place -1 is the output, None all arguments.
         """
-        found = self.known_reads.get(traced)
-        if found is None:
-            rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
-            names = dict.fromkeys(name for rule in rules for name in rule.split())
-            places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
-            found = tuple((name, -1 if name == "output" else places[name]) for name in names)
-            self.known_reads[traced] = found
+        rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
+        names = dict.fromkeys(name for rule in rules for name in rule.split())
+        places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
+        found = tuple((name, -1 if name == "output" else places[name]) for name in names)
+        self.known_reads[traced] = found
         return found
 
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, names, variadic = rules.forward, rules.arrays, rules.variadic
-    leaves_residual, known_reads = bool(rules.residual), rules.known_reads
-    signature = inspect.signature(forward)
-    reserved = set(signature.parameters).intersection(Step.__slots__)
-    if reserved:
-        raise TypeError(f"{rules.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+    forward, name, known_reads = rules.forward, rules.name, rules.known_reads
+    leaves_residual, signature = bool(rules.residual), inspect.signature(forward)
+    if reserved := set(signature.parameters).intersection(Step.__slots__):
+        raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
-    direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
+    direct = None if rules.variadic or len(signature.parameters) > len(rules.arrays) else len(rules.arrays)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
     def call(*args: Any, **params: Any) -> Any:
         if params or len(args) != direct:
-            args, params = bind(args, params)
+            args, params = _bound(rules, signature, args, params)
         values: list[Any] = []
-        keys: list[int | None] = []
+        nodes: list[Any] = []
         shapes, dtypes, traced, place = [], [], 0, 1
         for arg in args:
             if type(arg) is Variable:
                 data = arg.data
                 values.append(data)
-                keys.append(arg.key)
+                nodes.append(arg.node)
                 shapes.append(data.shape)
                 dtypes.append(data.dtype)
                 traced += place
             else:
+                if type(arg) not in _TAKEN:
+                    arg = _array(arg, name)
                 values.append(arg)
-                keys.append(None)
+                nodes.append(None)
                 shapes.append(getattr(arg, "shape", ()))
                 dtypes.append(None)
             place += place
@@ -123,28 +102,68 @@ def _recorder(rules: Function) -> Callable:
             output, residual = output
         if not traced:
             return output
-        output = result(output)
-        if tapes := active.tapes:
-            check = False
+        if isinstance(output, _generic):
+            output = np.asarray(output)
+        variable, now = _new(Variable), _now()
+        variable.data, variable.name = output, None
+        if now.listener is not None:
+            now.listener(args)
+        if tapes := now.tapes:
+            reads = known_reads.get(traced)
+            if reads is None:
+                reads = rules.reads(traced)
+            step = Step(rules, reads, nodes, shapes, dtypes, values, variable, now)
+            if params or residual is not None:
+                step.extend(params, residual, now.check)
             for tape in tapes:
-                check = check or tape.check
-            reads = known_reads.get(traced) or rules.reads(traced)
-            step = Step(rules, reads, keys, shapes, dtypes, values, output, params, residual, check)
-            for tape in tapes:
-                tape.add(step, args)
-        return output
-
-    def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
-        bound = signature.bind(*args, **params)
-        bound.apply_defaults()
-        given = bound.arguments
-        if variadic:
-            return given.pop(names[0]), given
-        return tuple(given.pop(name) for name in names), given
+                tape.steps.append(step)
+            variable.node = step
+        else:
+            variable.node = Unrecorded(name, nodes, variable)
+        return variable
 
     call.rules = rules  # type: ignore[attr-defined]
     return call
+
+
+def _bound(rules: Function, signature: inspect.Signature, args: tuple, params: dict) -> tuple[tuple, dict]:
+    """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
+    bound = signature.bind(*args, **params)
+    bound.apply_defaults()
+    given, names = bound.arguments, rules.arrays
+    args = given.pop(names[0]) if rules.variadic else tuple([given.pop(name) for name in names])
+    for key, value in given.items():
+        if type(value) not in _FIXED:
+            given[key] = _own(value, f"{rules.name}: {key}")
+    return args, given
+
+
+def _array(arg: Any, name: str) -> Any:
+    """An array argument that is none yet: a list, which may change later, or what else NumPy would take."""
+    if not isinstance(arg, list | tuple | range | memoryview | bytearray):
+        return arg
+    if any(isinstance(item, Variable) for item in arg):
+        raise TypeError(f"{name}: a list of Variables is no array; F.stack makes one of it")
+    return np.array(arg)
+
+
+def _own(value: Any, what: str) -> Any:
+    """A parameter whose lists nobody else can change; a Variable in it would be lost to the tape."""
+    if isinstance(value, Variable):
+        raise TypeError(f"{what} must not be a Variable: it has no gradient; a constant is stop_gradient(x)")
+    if isinstance(value, list | tuple):
+        values = [_own(v, what) for v in value]
+        return values if isinstance(value, list) else getattr(type(value), "_make", tuple)(values)
+    return {key: _own(v, what) for key, v in value.items()} if type(value) is dict else value
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    """The arrays in a parameter: indices, masks, bounds."""
+    if isinstance(value, list | tuple | dict):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(v)
+    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, _generic | type):
+        yield value
 
 
 def differentiable(
@@ -174,14 +193,11 @@ def differentiable(
 
     Examples
     --------
-    >>> from autodiff import Tape, Variable, differentiable
+    >>> from autodiff import differentiable, grad
     >>> @differentiable("x", x=("x", lambda grad, saved: 3 * saved.x**2 * grad))
     ... def cube(x):
     ...     return x**3
-    >>> x = Variable(2.0)
-    >>> with Tape() as tape:
-    ...     y = cube(x)
-    >>> float(tape.gradient(y, x))
+    >>> float(grad(cube)(2.0))
     12.0
     """
 
@@ -194,67 +210,62 @@ def differentiable(
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
-    Attributes
-    ----------
-    function : Function
-        What was called.
-    keys : list
-        The key of each array argument that was a Variable, None for the others.
-    shapes, dtypes : list
-        Of the array arguments.
-    output_key, output_shape : int, tuple
-        Of the output.
-    residual : object
-        What the function returned beside its output.
-    watched : list
-        Of what is saved, names, values and fingerprints.
+    `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the
+    step is released. `number` is higher than that of every input, `owner` the token of the outermost tape,
+    which may release it. `shapes` and `dtypes` are those of the arguments, `residual` is what the function
+    returned beside its output, and `watched` are names, values and fingerprints of what is saved.
     """
 
     # Values and parameters, which differ from function to function, are in the dict.
     __slots__ = (
-        "__dict__",
-        "dtypes",
-        "function",
-        "keys",
-        "output_key",
-        "output_shape",
-        "reads",
-        "residual",
-        "shapes",
-        "watched",
+        *("__dict__", "function", "inputs", "number", "owner"),
+        *("dtypes", "output_shape", "reads", "residual", "shapes", "variable", "watched"),
     )
 
     def __init__(
         self,
         function: Function,
         reads: tuple,
-        keys: list,
+        inputs: list,
         shapes: list,
         dtypes: list,
         values: list,
-        output: Variable,
-        params: dict,
-        residual: Any,
-        check: bool,
+        variable: Variable,
+        now: State,
     ) -> None:
+        output = variable.data
+        self.variable = ref(variable)
         self.function = function
         self.reads = reads
-        self.keys = keys
-        self.output_key = output.key
-        self.output_shape = output.data.shape
-        self.residual = residual
+        self.inputs: Any = inputs
+        self.number = next_number()
+        self.owner = now.owner
         self.shapes = shapes
         self.dtypes = dtypes
-        self.__dict__ = content = dict(params) if params else {}
-        self.watched = watched = []
+        self.output_shape = output.shape
+        self.residual: Any = None
+        self.watched: Any = []
+        self.__dict__ = content = {}
+        check = now.check and not function.residual
         for name, place in reads:
-            value: Any = output.data if place == -1 else values if place is None else values[place]
+            value: Any = output if place == -1 else values if place is None else values[place]
             content[name] = value
-            if check and place is not None and residual is None:
+            if check and place is not None:
                 small = type(value) is ndarray and value.nbytes <= SMALL
-                watched.append((name, value, value.tobytes() if small else fingerprint(value)))
-        if check and (residual is not None or function.variadic):
-            self.watched = [(name, value, fingerprint(value)) for name, value in self.kept()]
+                self.watched.append((name, value, value.tobytes() if small else fingerprint(value)))
+            elif check:
+                self.watched += [(f"{name}[{i}]", v, fingerprint(v)) for i, v in enumerate(value)]
+
+    def extend(self, params: dict, residual: Any, check: bool) -> None:
+        """Keep the parameters, and what the function returned beside its output."""
+        self.__dict__.update(params)
+        self.residual = residual
+        if check:
+            found = [(name, array) for name, value in params.items() for array in _arrays(value)]
+            found += self.kept() if residual is not None else ()
+            self.watched += [(name, array, fingerprint(array)) for name, array in found]
+
+    name = property(lambda self: self.function.name, doc="What was called.")
 
     def kept(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the arrays that the gradient reads."""
@@ -272,11 +283,15 @@ class Step:
             else:
                 yield name, value
 
+    def release(self) -> None:
+        """Let go of all arrays; what is left is a node without rules."""
+        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), NOTHING, None, ()
+
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
 
-        `sums` are the keys whose gradients were added up here, so that nobody else holds them. Complains if a
-        value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
+        `sums` are the nodes whose gradients were added up here, so that nobody else holds them. Complains if
+        a value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
         """
         for name, value, before in self.watched:
             if type(before) is bytes and before == value.tobytes():
@@ -287,31 +302,31 @@ class Step:
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
         source = self._linked() if recording else self
-        joint, rules = self.function.joint, self.function.gradients
-        parts = joint(grad, source, tuple(map(reached.__contains__, self.keys))) if joint else None
+        joint: Any = self.function.joint
+        parts: Any = self.function.gradients
+        if joint is not None:
+            parts = joint(grad, source, tuple(map(reached.__contains__, self.inputs)))
         place = -1
-        for key in self.keys:
+        for node in self.inputs:
             place += 1
-            if key not in reached:
+            if node not in reached:
                 continue
-            if parts is None:
-                rule = rules[place]
-                if rule is None:
-                    continue
-                part = rule(grad, source)
-            else:
-                part = parts[place]
-                if part is None:
-                    continue
+            part = parts[place]
+            if part is None:
+                continue
+            if joint is None:
+                part = part(grad, source)
             if part.shape != self.shapes[place] or part.dtype is not self.dtypes[place]:
                 part = self._as_source(part, place)
-            if key not in grads:
-                grads[key] = part
-            elif key in sums:
-                grads[key] += part
+            total = grads.get(node)
+            if total is None:
+                grads[node] = part
+            elif node in sums:
+                total += part
+                grads[node] = total
             else:
-                grads[key] = grads[key] + part
-                sums.add(key)
+                grads[node] = total + part
+                sums.add(node)
 
     def _as_source(self, part: Any, place: int) -> Any:
         """A gradient in the shape and dtype of its source."""
@@ -328,19 +343,21 @@ class Step:
 
     def _linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""
-        step = copy.copy(self)
+        step = _new(Step)
+        step.function, step.inputs, step.residual = self.function, self.inputs, self.residual
+        step.shapes, step.dtypes, step.output_shape = self.shapes, self.dtypes, self.output_shape
+        step.__dict__ = content = dict(self.__dict__)
         for name, place in self.reads:
-            value = getattr(self, name)
             if place is None:
-                setattr(step, name, [linked(v, key) for v, key in zip(value, self.keys)])
+                content[name] = [linked(v, node) for v, node in zip(content[name], self.inputs)]
             else:
-                setattr(step, name, linked(value, self.output_key if place == -1 else self.keys[place]))
+                content[name] = linked(content[name], self if place == -1 else self.inputs[place])
         return step
 
     def overwritten(self, name: str) -> str:
         """The message for a saved value that changed."""
         what = "its output" if name == "output" else f"its argument {name!r}"
         return (
-            f"{self.function.name}: {what} was overwritten after the forward pass, but its gradient needs "
-            f"the old values; write to a copy, or take the gradient first"
+            f"{self.name}: {what} was overwritten after the forward pass, but its gradient needs the old "
+            "values; write to a copy, or take the gradient first"
         )

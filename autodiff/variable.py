@@ -1,17 +1,18 @@
-"""Variable: an array whose uses a tape records."""
+"""Variable: an array whose uses tapes record."""
 
-import itertools
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
-# Looked up once: every function of a Variable makes a new one.
-_next_key = itertools.count().__next__
-_new, _generic = object.__new__, np.generic
+from ._graph import Leaf
+from ._recording import recording
+
+_new = object.__new__
 
 
 class Variable:
-    """An array whose uses a tape records.
+    """An array whose uses tapes record.
 
     Parameters
     ----------
@@ -22,13 +23,16 @@ class Variable:
 
     Notes
     -----
-    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array.
-    Assigning to ``data`` (as optimisers do) keeps the identity of the Variable.
+    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array: the way
+    out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
+    identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
+
+    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since the
+    tape would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
+    always work.
     """
 
-    __slots__ = ("data", "key", "name")
-    # NumPy arrays leave mixed arithmetic to the methods below instead of treating a Variable as an object.
-    __array_ufunc__ = None
+    __slots__ = ("__weakref__", "data", "name", "node")
 
     def __init__(self, data: Any, name: str | None = None) -> None:
         if isinstance(data, Variable):
@@ -37,50 +41,90 @@ class Variable:
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
             raise TypeError(
-                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
+                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype"
             )
-        self.data = data
-        self.key = _next_key()
-        self.name = name
+        self.data, self.name = data, name
+        self.node: Any = Leaf(self)
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
 
     value = property(lambda self: self.data, doc="The plain array: another name for `data`.")
     shape = property(lambda self: self.data.shape, doc="The shape of the array.")
     dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
     ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
     size = property(lambda self: self.data.size, doc="The number of elements.")
+    key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
+
+    def __reduce__(self) -> tuple:
+        if recording() and type(self.node.inputs) is list:
+            raise TypeError(
+                "Variable: a result cannot be copied while a tape records, for the copy would not know "
+                "where it is from; copy stop_gradient(x), or copy outside"
+            )
+        return Variable._copied, (self.data, self.name)
+
+    @staticmethod
+    def _copied(data: Any, name: str | None) -> "Variable":
+        copied = constant(data)
+        copied.name = name
+        return copied
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            "a Variable is not an array: take .data, or call the function of autodiff of the same name"
+            "a Variable is not an array: take .data, or call the function of autodiff of that name"
         )
 
     def __len__(self) -> int:
         return len(self.data)
 
+    def item(self) -> float:
+        """The number that an array of one element holds, for reading: a tape does not follow it."""
+        return self.data.item()
+
     def __float__(self) -> float:
-        return float(self.data)
+        return self._number(float)
+
+    def __int__(self) -> int:
+        return self._number(int)
+
+    def _number(self, kind: type) -> Any:
+        if recording():
+            raise TypeError(
+                f"{kind.__name__}() of a Variable while a tape records, which would lose it: stay with "
+                "functions of autodiff (F.stack instead of storing into an array); .item() reads the number"
+            )
+        return kind(self.data)
 
     def __bool__(self) -> bool:
         return bool(self.data)
+
+    def __format__(self, form: str) -> str:
+        return format(self.data.item() if self.data.size == 1 else self.data, form) if form else str(self)
+
+    def __str__(self) -> str:
+        return repr(self) if self.data.ndim else str(self.data)
 
     def __repr__(self) -> str:
         label = f"{self.name!r}, " if self.name else ""
         return f"Variable({label}shape {self.shape}, {self.dtype})"
 
 
-def result(data: Any) -> Variable:
-    """A Variable around what a function returned, without the checks of the constructor."""
+def constant(data: Any) -> Variable:
+    """A Variable that depends on nothing, without the checks of the constructor."""
     variable = _new(Variable)
-    variable.data = np.asarray(data) if isinstance(data, _generic) else data
-    variable.key = _next_key()
-    variable.name = None
+    variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, None
+    variable.node = Leaf(variable)
     return variable
 
 
-def linked(data: Any, key: int | None) -> Any:
-    """The array as the Variable it was on the tape."""
-    if key is None:
+def linked(data: Any, node: Any) -> Any:
+    """The array as the Variable that it was, of which the node is left."""
+    if node is None:
         return data
-    variable = result(data)
-    variable.key = key
+    variable = node.variable()
+    if variable is None or variable.data is not data:
+        known, variable = variable, _new(Variable)
+        variable.data, variable.name, variable.node = data, None, node
+        node.variable = node.variable if known is not None else ref(variable)
     return variable

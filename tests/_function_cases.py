@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from autodiff import Tape, Variable
 from autodiff import functions as F
 
 
@@ -19,6 +20,8 @@ class Case(NamedTuple):
     reference: object = None
     # Piecewise functions: their NumPy form takes complex numbers only by the reference given.
     method: str = "complex"
+    # Values instead of shapes, where numbers that are drawn would not do.
+    given: tuple = ()
 
 
 def _cross_entropy_ignoring(x):
@@ -122,6 +125,19 @@ def einsum_case(subscripts, *shapes):
     )
 
 
+def _radius(x, y):
+    return np.sqrt(x * x + y * y)
+
+
+def _abs(x):
+    return np.where(x.real < 0, -x, x)
+
+
+def _clip(x, low, high):
+    x = np.where(x.real < low.real, low, x)
+    return np.where(x.real > high.real, high, x)
+
+
 def _dropout(x):
     """The mask comes from the generator; the scale must be 1/(1 - rate)."""
     return x * (np.random.default_rng(5).random(x.shape, np.float32) >= 0.3) / 0.7
@@ -148,6 +164,13 @@ CASES = {
     "adaptive_avg_pool2d even": Case(lambda x: F.adaptive_avg_pool2d(x, (2, 2)), ((2, 2, 4, 6),)),
     "add": Case(F.add, ((3, 1, 2), (4, 1))),
     "affine": Case(lambda x, w, b: F.affine(x, MEAN, VARIANCE, w, b), ((2, 2, 3, 2), (2,), (2,))),
+    "arctan2": Case(F.arctan2, ((3, 1), (4,)), 0.2, reference=lambda x, y: np.arctan(x / y)),
+    "array": Case(
+        lambda x, y: F.array([[x, [1, 2]], [[3, 4], (F.sum(y), 5.0)]]),
+        ((2,), (3,)),
+        reference=lambda x, y: np.concatenate([x, [1, 2, 3, 4, y.sum(), 5]]).reshape(2, 2, 2),
+    ),
+    "array as it is": Case(lambda x: F.array(x, float if x.dtype == float else None), ((2, 3),)),
     "astype": Case(lambda x: F.astype(x, np.result_type(x)), ((3,),)),
     "avg_pool2d": Case(lambda x: F.avg_pool2d(x, 3, 2, 1), ((2, 2, 6, 5),)),
     "avg_pool2d plain": Case(lambda x: F.avg_pool2d(x, (2, 1)), ((1, 2, 5, 3),)),
@@ -161,6 +184,16 @@ CASES = {
     ),
     "clip one side": Case(
         lambda x: F.clip(x, max=0.5), ((20,),), reference=lambda x: np.where(x.real < 0.5, x, 0.5)
+    ),
+    "clip between arrays": Case(
+        lambda x, low, high: F.clip(x, low, high),
+        ((6, 5), (5,), (6, 1)),
+        reference=lambda x, low, high: _clip(x, low, high),
+    ),
+    "concatenate flat": Case(
+        lambda x, y: F.concatenate([x, y], None),
+        ((2, 3), (2,)),
+        reference=lambda x, y: np.concatenate([x.ravel(), y]),
     ),
     "concatenate": Case(lambda x, y: F.concatenate([x, y], axis=-1), ((2, 3), (2, 4))),
     "conv2d": conv_case((2, 3, 6, 5), (4, 3, 3, 3), padding=(1, 1)),
@@ -186,6 +219,8 @@ CASES = {
         ((2, 3, 2, 2),),
         reference=lambda x: _cross_entropy_ignoring(x),
     ),
+    "cumsum": Case(lambda x: F.cumsum(x, 1), ((2, 4, 2),), reference=lambda x: np.cumsum(x, 1)),
+    "cumsum of all": Case(F.cumsum, ((2, 3),), reference=np.cumsum),
     "divide": Case(F.divide, ((3, 1), (2,)), 0.5),
     "dropout": Case(lambda x: F.dropout(x, 0.3, rng=np.random.default_rng(5)), ((4, 5),), reference=_dropout),
     "einsum": einsum_case("nij,njk->nki", (2, 3, 4), (2, 4, 2)),
@@ -215,6 +250,8 @@ CASES = {
     "group_norm": Case(
         lambda x, w, b: F.group_norm(x, 2, w, b), ((2, 4, 3, 2), (4,), (4,)), reference=_group_norm
     ),
+    "hypot": Case(F.hypot, ((3, 1), (4,)), reference=lambda x, y: _radius(x, y)),
+    "inv": Case(F.inv, ((2, 3, 3),), 0.1, reference=np.linalg.inv),
     "l1": Case(
         F.l1, ((3, 4), (3, 4)), reference=lambda x, y: (np.where((x - y).real < 0, y - x, x - y)).mean()
     ),
@@ -226,6 +263,14 @@ CASES = {
     "log1p": Case(F.log1p, ((5,),), -0.5, reference=lambda x: np.log(1 + x)),
     "log_softmax": Case(
         lambda x: F.log_softmax(x, 1), ((2, 4, 3),), reference=lambda x: np.log(_softmax(x, 1))
+    ),
+    "logsumexp": Case(
+        lambda x: F.logsumexp(x, 1, keepdims=True),
+        ((2, 4, 3),),
+        reference=lambda x: np.log(np.exp(x).sum(1, keepdims=True)),
+    ),
+    "logsumexp of two axes": Case(
+        lambda x: F.logsumexp(x, (0, -1)), ((2, 4, 3),), reference=lambda x: np.log(np.exp(x).sum((0, 2)))
     ),
     "matmul": Case(F.matmul, ((2, 1, 3, 4), (5, 4, 2))),
     "matmul row": Case(F.matmul, ((4,), (3, 4, 2))),
@@ -246,47 +291,139 @@ CASES = {
     "mse": Case(F.mse, ((3, 4), (3, 4))),
     "multiply": Case(F.multiply, ((3, 1, 2), (4, 1))),
     "negative": Case(F.negative, ((5,),)),
+    "norm": Case(F.norm, ((3, 4),), reference=lambda x: np.sqrt((x * x).sum())),
+    "norm of lines": Case(
+        lambda x: F.norm(x, axis=1, keepdims=True),
+        ((3, 4),),
+        reference=lambda x: np.sqrt((x * x).sum(1, keepdims=True)),
+    ),
+    "norm of order 3": Case(
+        lambda x: F.norm(x, 3, 0), ((3, 4),), reference=lambda x: (_abs(x) ** 3).sum(0) ** (1 / 3)
+    ),
+    "norm of order 1": Case(lambda x: F.norm(x, 1), ((5,),), reference=lambda x: _abs(x).sum()),
+    "norm of order inf": Case(
+        lambda x: F.norm(x, np.inf), ((5,),), reference=lambda x: _abs(x)[abs(x.real).argmax()]
+    ),
+    "norm of matrices": Case(
+        lambda x: F.norm(x, 1, (0, 2)),
+        ((3, 2, 4),),
+        reference=lambda x: _pick(_abs(x).sum(0), abs(x.real).sum(0).argmax(1), 1),
+    ),
     "normalize": Case(
         lambda x, w, b: F.normalize(x, w, b, axes=(1,)),
         ((3, 4), (4,), (1,)),
         reference=lambda x, w, b: _standard(x, (1,)) * w + b,
     ),
-    "pad": Case(lambda x: F.pad(x, ((1, 0), (2, 3)), 7.0), ((2, 3),)),
+    "outer": Case(F.outer, ((2, 2), (3,)), reference=lambda x, y: x.ravel()[:, None] * y),
+    **{
+        f"pad {mode}": Case(
+            lambda x, mode=mode: F.pad(x, ((1, 0), (5, 3), (0, 0)), mode),
+            ((2, 3, 2),),
+            reference=lambda x, mode=mode: np.pad(x, ((1, 0), (5, 3), (0, 0)), mode),
+        )
+        for mode in ("reflect", "symmetric", "edge", "wrap")
+    },
+    "pad": Case(lambda x: F.pad(x, ((1, 0), (2, 3)), "constant", 7.0), ((2, 3),)),
     "pixel_shuffle": Case(lambda x: F.pixel_shuffle(x, 2), ((2, 8, 3, 2),)),
     "pixel_unshuffle": Case(lambda x: F.pixel_unshuffle(x, 2), ((2, 2, 4, 6),)),
     "power": Case(F.power, ((3, 1), (4,)), 0.5),
     "power of constant": Case(lambda x: F.power(x, 3), ((3, 4),)),
+    "prod": Case(lambda x: F.prod(x, 1), ((2, 5, 3),), reference=lambda x: np.prod(x, 1)),
+    "prod of all": Case(
+        lambda x: F.prod(x, keepdims=True), ((2, 3),), reference=lambda x: np.prod(x, keepdims=True)
+    ),
+    "prod of zeros": Case(
+        lambda x: F.prod(x, -1),
+        (),
+        reference=lambda x: np.prod(x, -1),
+        given=([[2, 0, 3, 4], [0, 5, 0, 7], [0, 0, 0, 2], [1, 2, 3, 4]],),
+    ),
     "relu": Case(F.relu, ((20,),), reference=lambda x: np.where(x.real > 0, x, 0)),
     "repeat": Case(lambda x: F.repeat(x, 3, -1), ((2, 3),)),
     "reshape": Case(lambda x: F.reshape(x, (4, -1)), ((2, 3, 2),)),
     "resize": Case(lambda x: F.resize(x, (7, 3)), ((2, 2, 4, 5),)),
     "resize aligned": Case(lambda x: F.resize(x, (7, 3), align_corners=True), ((2, 2, 4, 5),)),
+    "roll": Case(
+        lambda x: F.roll(x, (1, -2), (0, 1)), ((2, 3),), reference=lambda x: np.roll(x, (1, -2), (0, 1))
+    ),
+    "roll of all": Case(lambda x: F.roll(x, 2), ((2, 3),), reference=lambda x: np.roll(x, 2)),
     "sigmoid": Case(F.sigmoid, ((5,),), -8, 8, reference=lambda x: 1 / (1 + np.exp(-x))),
     "silu": Case(F.silu, ((5,),), reference=lambda x: x / (1 + np.exp(-x))),
     "sin": Case(F.sin, ((5,),)),
     "smooth_l1": Case(lambda x, y: F.smooth_l1(x, y, 0.7), ((3, 4), (3, 4)), method="central"),
+    "sort": Case(
+        lambda x: F.sort(x, 1),
+        ((2, 5, 3),),
+        reference=lambda x: np.take_along_axis(x, np.argsort(x.real, 1), 1),
+    ),
+    "sort of all": Case(
+        lambda x: F.sort(x, None), ((2, 3),), reference=lambda x: x.ravel()[np.argsort(x.real.ravel())]
+    ),
+    "solve": Case(F.solve, ((2, 3, 3), (2, 3, 2)), 0.1, reference=np.linalg.solve),
+    "solve of one vector": Case(F.solve, ((2, 3, 3), (3,)), 0.1, reference=np.linalg.solve),
     "softmax": Case(lambda x: F.softmax(x, 1), ((2, 4, 3),), reference=lambda x: _softmax(x, 1)),
     "softplus": Case(F.softplus, ((5,),), -8, 8, reference=lambda x: np.log(1 + np.exp(x))),
     "sqrt": Case(F.sqrt, ((5,),), 0.5),
     "square": Case(F.square, ((5,),)),
     "squeeze": Case(F.squeeze, ((1, 3, 1),)),
     "stack": Case(lambda x, y: F.stack([x, y], 1), ((2, 3), (2, 3))),
+    "std": Case(
+        lambda x: F.std(x, (0, 2), ddof=1),
+        ((3, 4, 2),),
+        reference=lambda x: np.sqrt(((x - x.mean((0, 2), keepdims=True)) ** 2).sum((0, 2)) / 5),
+    ),
     "subtract": Case(F.subtract, ((3, 1, 2), (4, 1))),
     "sum": Case(lambda x: F.sum(x, (0, -1)), ((3, 4, 2),)),
     "sum of all": Case(F.sum, ((3, 4),)),
     "swapaxes": Case(lambda x: F.swapaxes(x, 0, -1), ((2, 3, 4),)),
+    "take": Case(lambda x: F.take(x, INDEX, 1), ((2, 3, 2),), reference=lambda x: np.take(x, INDEX, 1)),
+    "take of all": Case(lambda x: F.take(x, [5, 0, 5]), ((2, 3),), reference=lambda x: x.ravel()[[5, 0, 5]]),
+    "take_along_axis": Case(
+        lambda x: F.take_along_axis(x, INDEX[:, :, None], 1),
+        ((2, 3, 4),),
+        reference=lambda x: np.take_along_axis(x, INDEX[:, :, None], 1),
+    ),
+    "tensordot": Case(
+        lambda x, y: F.tensordot(x, y, ([2, 0], [0, 1])),
+        ((2, 3, 4), (4, 2, 3)),
+        reference=lambda x, y: np.tensordot(x, y, ([2, 0], [0, 1])),
+    ),
+    "tensordot of two axes": Case(F.tensordot, ((2, 3, 4), (3, 4, 2)), reference=np.tensordot),
+    "tile": Case(lambda x: F.tile(x, (2, 1, 3)), ((3, 2),), reference=lambda x: np.tile(x, (2, 1, 3))),
     "tanh": Case(F.tanh, ((5,),)),
     "transpose": Case(lambda x: F.transpose(x, (2, 0, 1)), ((2, 3, 4),)),
     "transpose reversed": Case(F.transpose, ((2, 3, 4),)),
+    "tril": Case(lambda x: F.tril(x, 1), ((2, 3, 4),), reference=lambda x: np.tril(x, 1)),
+    "triu": Case(lambda x: F.triu(x, -1), ((3, 4),), reference=lambda x: np.triu(x, -1)),
     "upsample_nearest": Case(lambda x: F.upsample_nearest(x, 2), ((1, 2, 3, 2),)),
+    "var of all": Case(F.var, ((3, 4),), reference=lambda x: ((x - x.mean()) ** 2).mean()),
     "var": Case(lambda x: F.var(x, 1, ddof=1), ((3, 4, 2),)),
     "where": Case(lambda x, y: F.where(MASK, x, y), ((2, 3), (3,))),
 }
 
 
 def draw(case, seed=0):
+    if case.given:
+        return [np.array(values, float) for values in case.given]
     rng = np.random.default_rng(seed)
     return [rng.uniform(case.low, case.high, shape) for shape in case.shapes]
 
 
+def pull(f, *given, seed=None):
+    """Gradients of the sum of the values of f, or of their product with `seed`."""
+    with Tape() as tape:
+        inputs = [Variable(a) for a in given]
+        y = f(*inputs)
+    return tape.gradient(y, inputs, grad=np.ones(y.shape, y.dtype) if seed is None else seed)
+
+
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def public_functions():
+    """The names of all functions that were written for arrays; `stop_gradient` is for what holds them."""
+    return {
+        name
+        for name, value in vars(F).items()
+        if callable(value) and getattr(value, "__module__", "").startswith("autodiff.functions.")
+    } - {"stop_gradient"}

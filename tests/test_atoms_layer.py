@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_layers import substituted
+from _layer_cases import substituted
 
 import dynarray
 from autodiff import Tape, Variable, check_gradients

@@ -300,7 +300,7 @@ def test_bad_factors(factor):
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan])
 def test_bad_thresholds(threshold):
-    with pytest.raises(ValueError, match="threshold must be from 0 to 1"):
+    with pytest.raises(ValueError, match="threshold must be at least 0 and at most 1"):
         DisplacedConv(1, 1).prune(threshold)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_layers import substituted
+from _layer_cases import substituted
 
 import dynarray as dyn
 from autodiff import Tape, Variable, check_gradients
@@ -210,7 +210,7 @@ def test_generators_begin_small():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"fuse": "stack"}, "DynamicSamplingConv: fuse must be one of sum, mean, max, got 'stack'"),
+        ({"fuse": "stack"}, "DynamicSamplingConv: fuse must be one of 'sum', 'mean', 'max', got 'stack'"),
         ({"kernel_size": 0}, "DynamicSamplingConv: kernel_size must be at least 1"),
         ({"feature_kernel": 2}, "Conv2d: padding must be given for an even kernel size"),
         ({"branch_kernel": 2}, "Conv2d: padding must be given for an even kernel size"),

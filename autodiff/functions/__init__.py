@@ -1,8 +1,10 @@
 """Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
 
-from typing import Any
+import builtins
+from typing import TYPE_CHECKING, Any
 
-from ..variable import Variable
+import dynarray
+
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -14,10 +16,12 @@ from .activations import softmax as softmax
 from .activations import softplus as softplus
 from .arithmetic import abs as abs
 from .arithmetic import add as add
+from .arithmetic import arctan2 as arctan2
 from .arithmetic import clip as clip
 from .arithmetic import cos as cos
 from .arithmetic import divide as divide
 from .arithmetic import exp as exp
+from .arithmetic import hypot as hypot
 from .arithmetic import log as log
 from .arithmetic import log1p as log1p
 from .arithmetic import maximum as maximum
@@ -31,12 +35,29 @@ from .arithmetic import square as square
 from .arithmetic import subtract as subtract
 from .arithmetic import tanh as tanh
 from .arithmetic import where as where
+from .borders import pad as pad
 from .convolution import conv2d as conv2d
 from .convolution import conv_transpose2d as conv_transpose2d
 from .dropout import dropout as dropout
 from .einsum import einsum as einsum
+from .indexing import getitem as getitem
+from .indexing import sort as sort
+from .indexing import take as take
+from .indexing import take_along_axis as take_along_axis
+from .indexing import tril as tril
+from .indexing import triu as triu
+from .joining import array as array
+from .joining import concatenate as concatenate
+from .joining import repeat as repeat
+from .joining import stack as stack
+from .joining import tile as tile
+from .linalg import inv as inv
+from .linalg import norm as norm
+from .linalg import solve as solve
 from .linear_algebra import linear as linear
 from .linear_algebra import matmul as matmul
+from .linear_algebra import outer as outer
+from .linear_algebra import tensordot as tensordot
 from .losses import cross_entropy as cross_entropy
 from .losses import end_point_error as end_point_error
 from .losses import l1 as l1
@@ -51,9 +72,13 @@ from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .pooling import avg_pool2d as avg_pool2d
 from .pooling import global_avg_pool as global_avg_pool
 from .pooling import max_pool2d as max_pool2d
+from .reductions import cumsum as cumsum
+from .reductions import logsumexp as logsumexp
 from .reductions import max as max
 from .reductions import mean as mean
 from .reductions import min as min
+from .reductions import prod as prod
+from .reductions import std as std
 from .reductions import var as var
 from .resize import pixel_shuffle as pixel_shuffle
 from .resize import pixel_unshuffle as pixel_unshuffle
@@ -61,37 +86,29 @@ from .resize import resize as resize
 from .resize import upsample_nearest as upsample_nearest
 from .shapes import astype as astype
 from .shapes import broadcast_to as broadcast_to
-from .shapes import concatenate as concatenate
 from .shapes import expand_dims as expand_dims
 from .shapes import flatten as flatten
 from .shapes import flip as flip
-from .shapes import getitem as getitem
 from .shapes import moveaxis as moveaxis
-from .shapes import pad as pad
-from .shapes import repeat as repeat
 from .shapes import reshape as reshape
+from .shapes import roll as roll
 from .shapes import squeeze as squeeze
-from .shapes import stack as stack
 from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
+from .stopping import stop_gradient as stop_gradient
 
+# ``from autodiff.functions import *`` leaves abs, max, min and sum to Python, as NumPy does.
+__all__ = sorted(
+    {"linalg", *dynarray.OPERATORS}
+    | {
+        name
+        for name, value in globals().items()
+        if getattr(value, "__module__", "").startswith(__name__) and not hasattr(builtins, name)
+    }
+)
 
-def stop_gradient(x: Any) -> Any:
-    """The plain array of `x`: what is computed from it is a constant to the tape."""
-    return x.data if isinstance(x, Variable) else x
+if TYPE_CHECKING:
 
-
-def __getattr__(name: str) -> Any:
-    """The operators of dynarray, made differentiable from its registry."""
-    from ..lift import lifted
-
-    if name not in lifted:
-        raise AttributeError(f"module {__name__!r} has no function {name!r}")
-    return lifted[name]
-
-
-def __dir__() -> list[str]:
-    from ..lift import lifted
-
-    return sorted({*globals(), *lifted})
+    def __getattr__(name: str) -> Any:
+        """The operators of dynarray, which `autodiff.lift` adds here."""

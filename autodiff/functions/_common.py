@@ -4,7 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from dynarray._check import check_pair
+
 from ..variable import Variable
+
+_FLOAT32 = np.dtype(np.float32)
+
+# An exponential that underflows is 0, as it should be, also where the caller asked NumPy to raise.
+quiet = np.errstate(under="ignore")
 
 
 def library(array: Any) -> Any:
@@ -33,24 +40,35 @@ def plain(value: Any) -> Any:
 
 
 def pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
-    """An int or (y, x) as (y, x)."""
-    both = (value, value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else value
-    if (
-        not isinstance(both, tuple | list)
-        or len(both) != 2
-        or any(not isinstance(v, int | np.integer) for v in both)
-    ):
-        raise TypeError(f"{name} must be an int or a pair (y, x) of them, got {value!r}")
-    if min(both) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return int(both[0]), int(both[1])
+    """An int or (y, x) as (y, x); `name` is that of function and argument, "conv2d: stride"."""
+    function, _, argument = name.partition(": ")
+    return check_pair(function, argument, value, least)
+
+
+def largest(x: Any, axis: Any) -> Any:
+    """The maximum over `axis`, which is kept with length 1; minus infinity where there is nothing."""
+    if x.size:
+        return x.max(axis=axis, keepdims=True)
+    return library(x).full(kept_shape(x.shape, axis), -np.inf, x.dtype)
 
 
 def normal_axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """An axis argument (None: all of them) as non-negative ints."""
+    """An axis argument (None: all of them) as non-negative ints; AxisError if there is no such axis."""
     if axis is None:
         return tuple(range(ndim))
-    return tuple(a + ndim if a < 0 else a for a in (axis if isinstance(axis, tuple) else (axis,)))
+    given = axis if isinstance(axis, tuple) else (axis,)
+    for a in given:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
+    axes = tuple(a % ndim for a in given)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis {axis} names one axis twice")
+    return axes
+
+
+def accumulator(dtype: Any) -> Any:
+    """The dtype in which values of this one are added up: float32 for those of 16 bits, else None."""
+    return _FLOAT32 if dtype.itemsize == 2 and dtype.kind not in "iu" else None
 
 
 def kept_shape(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:

@@ -5,21 +5,38 @@ from typing import Any
 
 from ..variable import Variable
 from ._common import plain
-from .arithmetic import abs, add, divide, multiply, negative, power, subtract
+from .arithmetic import abs, add, clip, divide, multiply, negative, power, subtract
+from .indexing import getitem, take
+from .joining import repeat
 from .linear_algebra import matmul
-from .reductions import max, mean, min, var
-from .shapes import astype, getitem, reshape, sum, transpose
+from .reductions import cumsum, max, mean, min, prod, std, var
+from .shapes import astype, reshape, squeeze, sum, swapaxes, transpose
+
+
+def _one_or_several(given: tuple) -> Any:
+    """``(1, 0)`` and ``1, 0`` alike: NumPy's methods take either."""
+    return given[0] if len(given) == 1 else given
+
 
 BINARY = {"add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul}
 UNARY = {"__neg__": negative, "__abs__": abs, "__getitem__": getitem}
 METHODS = {
     "astype": astype,
+    "clip": clip,
+    "cumsum": cumsum,
+    "flatten": lambda self: reshape(self, (-1,)),
     "max": max,
     "mean": mean,
     "min": min,
-    "reshape": lambda self, *shape: reshape(self, shape[0] if isinstance(shape[0], tuple) else shape),
+    "prod": prod,
+    "repeat": repeat,
+    "reshape": lambda self, *shape: reshape(self, _one_or_several(shape)),
+    "squeeze": squeeze,
+    "std": std,
     "sum": sum,
-    "transpose": lambda self, *axes: transpose(self, axes or None),
+    "swapaxes": swapaxes,
+    "take": take,
+    "transpose": lambda self, *axes: transpose(self, _one_or_several(axes) if axes else None),
     "var": var,
 }
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")

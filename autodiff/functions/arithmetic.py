@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from ..function import differentiable
+from ._arguments import arguments, array, elementwise, operand, optional
 from ._common import plain
 from .shapes import fit
 
 
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
@@ -17,9 +19,10 @@ from .shapes import fit
 )
 def add(x: Any, y: Any) -> Any:
     """``x + y``."""
-    return x + y
+    return np.add(x, y)
 
 
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
@@ -28,9 +31,10 @@ def add(x: Any, y: Any) -> Any:
 )
 def subtract(x: Any, y: Any) -> Any:
     """``x - y``."""
-    return x - y
+    return np.subtract(x, y)
 
 
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
@@ -39,9 +43,10 @@ def subtract(x: Any, y: Any) -> Any:
 )
 def multiply(x: Any, y: Any) -> Any:
     """``x * y``."""
-    return x * y
+    return np.multiply(x, y)
 
 
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
@@ -50,20 +55,26 @@ def multiply(x: Any, y: Any) -> Any:
 )
 def divide(x: Any, y: Any) -> Any:
     """``x / y``."""
-    return x / y
+    return np.divide(x, y)
 
 
+@elementwise
 @differentiable("x", x=("", lambda g, s: -g))
 def negative(x: Any) -> Any:
     """``-x``."""
-    return -x
+    return np.negative(x)
 
 
 def _power_of_base(g: Any, s: Any) -> Any:
-    # x**0 is 1 everywhere, so its slope is 0 at x = 0 too, where 0 * x**-1 would be NaN.
-    constant = plain(s.y) == 0
-    lowered = where(constant, 1.0 * constant, s.y - 1) if np.any(constant) else s.y - 1
-    return g * s.y * power(s.x, lowered)
+    # x**0 is 1 everywhere, so its slope is 0 at 0, inf and NaN too, where 0 * x**-1 would be NaN.
+    base, exponent = plain(s.x), plain(s.y)
+    if hasattr(exponent, "dtype") and exponent.dtype.kind in "biu":
+        y = exponent.astype(g.dtype)  # the least integer of a dtype, less 1, would be its largest
+    else:
+        y = s.y
+    flat = (exponent == 0) & ((base == 0) | ~np.isfinite(base))
+    x = where(flat, 1.0, s.x) if np.any(flat) else s.x
+    return g * y * power(x, y - 1)
 
 
 def _power_of_exponent(g: Any, s: Any) -> Any:
@@ -71,93 +82,155 @@ def _power_of_exponent(g: Any, s: Any) -> Any:
     return g * s.output * log(positive)
 
 
+@elementwise
 @differentiable("x y", fit=fit, x=("x y", _power_of_base), y=("x output", _power_of_exponent))
 def power(x: Any, y: Any) -> Any:
     """``x ** y``. The slope in y is taken as 0 where x is 0."""
     return np.power(x, y)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: g * (2 * s.x)))
 def square(x: Any) -> Any:
     """``x * x``."""
     return np.square(x)
 
 
+@elementwise
 @differentiable("x", x=("output", lambda g, s: g / (2 * s.output)))
 def sqrt(x: Any) -> Any:
     """Square root. Its slope at 0 is infinite."""
     return np.sqrt(x)
 
 
+@elementwise
 @differentiable("x", x=("output", lambda g, s: g * s.output))
 def exp(x: Any) -> Any:
     """Exponential."""
     return np.exp(x)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: g / s.x))
 def log(x: Any) -> Any:
     """Natural logarithm."""
     return np.log(x)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: g / (1 + s.x)))
 def log1p(x: Any) -> Any:
     """``log(1 + x)``, exact for small x."""
     return np.log1p(x)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: g * cos(s.x)))
 def sin(x: Any) -> Any:
     """Sine."""
     return np.sin(x)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: -g * sin(s.x)))
 def cos(x: Any) -> Any:
     """Cosine."""
     return np.cos(x)
 
 
+@elementwise
 @differentiable("x", x=("output", lambda g, s: g * (1 - s.output * s.output)))
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
     return np.tanh(x)
 
 
+@elementwise
 @differentiable("x", x=("x", lambda g, s: g * np.sign(plain(s.x))))
 def abs(x: Any) -> Any:
     """Absolute value; its slope at 0 is taken as 0."""
     return np.abs(x)
 
 
-def _share(chosen: Any, other: Any, dtype: Any) -> Any:
-    """1 where `chosen` is the larger one, 1/2 where both are equal."""
-    return ((chosen > other) + 0.5 * (chosen == other)).astype(dtype)
+def _larger(x: Any, y: Any, dtype: Any) -> Any:
+    """1 where x is the larger one, 1/2 where both are equal; NaN is larger than any number."""
+    return _share((x >= y) | (x != x), (y >= x) | (y != y), dtype)
 
 
+def _smaller(x: Any, y: Any, dtype: Any) -> Any:
+    """1 where x is the smaller one, 1/2 where both are equal; NaN is smaller than any number."""
+    return _share((x <= y) | (x != x), (y <= x) | (y != y), dtype)
+
+
+def _share(wins: Any, loses: Any, dtype: Any) -> Any:
+    return (wins * (1 - 0.5 * loses)).astype(dtype)
+
+
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
-    x=("x y", lambda g, s: g * _share(plain(s.x), plain(s.y), g.dtype)),
-    y=("x y", lambda g, s: g * _share(plain(s.y), plain(s.x), g.dtype)),
+    x=("x y", lambda g, s: g * _larger(plain(s.x), plain(s.y), g.dtype)),
+    y=("x y", lambda g, s: g * _larger(plain(s.y), plain(s.x), g.dtype)),
 )
 def maximum(x: Any, y: Any) -> Any:
-    """The larger one of x and y; where they are equal, each gets half of the gradient."""
+    """The larger one of x and y; where they are equal, each gets half of the gradient. NaN wins."""
     return np.maximum(x, y)
 
 
+@elementwise
 @differentiable(
     "x y",
     fit=fit,
-    x=("x y", lambda g, s: g * _share(-plain(s.x), -plain(s.y), g.dtype)),
-    y=("x y", lambda g, s: g * _share(-plain(s.y), -plain(s.x), g.dtype)),
+    x=("x y", lambda g, s: g * _smaller(plain(s.x), plain(s.y), g.dtype)),
+    y=("x y", lambda g, s: g * _smaller(plain(s.y), plain(s.x), g.dtype)),
 )
 def minimum(x: Any, y: Any) -> Any:
-    """The smaller one of x and y; where they are equal, each gets half of the gradient."""
+    """The smaller one of x and y; where they are equal, each gets half of the gradient. NaN wins."""
     return np.minimum(x, y)
 
 
+def over(x: Any, length: Any) -> Any:
+    """``x / length``; where the length is 0, so are the quotient and all its slopes."""
+    zero = plain(length) == 0
+    kind = length.dtype.type
+    return where(zero, kind(0), x) / where(zero, kind(1), length)
+
+
+@elementwise
+@differentiable(
+    "x y",
+    fit=fit,
+    x=("x output", lambda g, s: g * over(s.x, s.output)),
+    y=("y output", lambda g, s: g * over(s.y, s.output)),
+)
+def hypot(x: Any, y: Any) -> Any:
+    """``sqrt(x**2 + y**2)`` without overflow; its slope at the origin is taken as 0."""
+    return np.hypot(x, y)
+
+
+def _turned(part: Any, s: Any) -> Any:
+    """``part / (x**2 + y**2)`` without overflow, 0 at the origin."""
+    radius = hypot(s.x, s.y)
+    return over(over(part, radius), radius)
+
+
+@elementwise
+@differentiable(
+    "x y",
+    fit=fit,
+    x=("x y", lambda g, s: g * _turned(s.y, s)),
+    y=("x y", lambda g, s: -g * _turned(s.x, s)),
+)
+def arctan2(x: Any, y: Any) -> Any:
+    """The angle of the point at x up and y to the right, from -pi to pi; its slope at the origin is 0.
+
+    The arguments are in the order of `numpy.arctan2`: the ordinate first.
+    """
+    return np.arctan2(x, y)
+
+
+@arguments(condition=operand, x=operand, y=operand)
 @differentiable(
     "condition x y",
     fit=fit,
@@ -169,12 +242,34 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return np.where(condition, x, y)
 
 
-def _within(x: Any, low: Any, high: Any) -> Any:
-    inside = np.ones_like(x, dtype=bool) if low is None else x >= low
-    return inside if high is None else inside & (x <= high)
+def _beyond(s: Any) -> tuple[Any, Any]:
+    """Where `clip` gives its lower, and its upper limit instead of x."""
+    x, low, high = plain(s.x), plain(s.min), plain(s.max)
+    never = np.zeros_like(x, dtype=bool)
+    above = never if high is None else (x > high) | (high != high)
+    below = never if low is None else (x < low) | (low != low)
+    if low is not None and high is not None:
+        above = above | (low > high)
+    return below & ~above, above
 
 
-@differentiable("x", x=("x", lambda g, s: where(_within(plain(s.x), s.min, s.max), g, g.dtype.type(0))))
+def _chosen(g: Any, which: Any) -> Any:
+    return where(which, g, g.dtype.type(0))
+
+
+@arguments(x=array, min=optional(operand), max=optional(operand))
+@differentiable(
+    "x min max",
+    fit=fit,
+    x=("x min max", lambda g, s: _chosen(g, ~np.logical_or(*_beyond(s)))),
+    min=("x min max", lambda g, s: _chosen(g, _beyond(s)[0])),
+    max=("x min max", lambda g, s: _chosen(g, _beyond(s)[1])),
+)
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """x limited to [min, max]; the slope is 1 inside and at both ends, 0 outside."""
-    return np.clip(x, min, max)
+    """x limited to [min, max], which broadcast; the slope in x is 1 inside and at both ends, 0 outside.
+
+    Outside, the limit that stands there has slope 1. A NaN is the value of whoever gave it.
+    """
+    limited = np.clip(x, min, max)
+    # To NumPy, a number beside a bfloat16 makes a float32.
+    return limited if x.dtype.kind != "V" else limited.astype(x.dtype)

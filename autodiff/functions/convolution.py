@@ -7,7 +7,8 @@ product and needs no columns. A depthwise convolution has no sum over channels f
 by tap over blocks of channels that stay in cache.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ from dynarray._check import check_pair
 from dynarray._geometry import output_size, reading_inside
 
 from ..function import differentiable
-from ._common import library
+from ._arguments import arguments, array, as_parameters, integer, optional
+from ._arguments import pair as pair_of
+from ._common import accumulator, library
 from .shapes import reshape, sum
 
 TILE_BYTES = 4 << 20
@@ -48,6 +51,27 @@ class Geometry(NamedTuple):
         return reading_inside(outputs, tap, size, *self.along(axis))
 
 
+def _parametric(function: Callable) -> Callable:
+    """A convolution whose x has the dtype of its weights."""
+
+    @functools.wraps(function)
+    def call(x: Any, weight: Any, bias: Any = None, **params: Any) -> Any:
+        x, weight, bias = as_parameters(function.__name__, x, weight=weight, bias=bias)
+        return function(x, weight, bias, **params)
+
+    return call
+
+
+@arguments(
+    x=array,
+    weight=array,
+    bias=optional(array),
+    stride=pair_of(1),
+    padding=pair_of(),
+    dilation=pair_of(1),
+    groups=integer(1),
+)
+@_parametric
 @differentiable(
     "x weight bias",
     x=(
@@ -98,6 +122,17 @@ def conv2d(
     return output
 
 
+@arguments(
+    x=array,
+    weight=array,
+    bias=optional(array),
+    stride=pair_of(1),
+    padding=pair_of(),
+    output_padding=pair_of(),
+    dilation=pair_of(1),
+    groups=integer(1),
+)
+@_parametric
 def conv_transpose2d(
     x: Any,
     weight: Any,
@@ -235,6 +270,21 @@ def _native(x: Any, weight: Any) -> Any:
     return convolution if convolution.suits(x, weight) else None
 
 
+def _in_float32(function: Callable) -> Callable:
+    """A sum of products of two arrays: 16-bit values are added up in float32."""
+
+    @functools.wraps(function)
+    def call(a: Any, b: Any, *rest: Any) -> Any:
+        dtype = np.result_type(a, b)
+        kind = accumulator(dtype)
+        if kind is None:
+            return function(a, b, *rest)
+        return function(a.astype(kind), b.astype(kind), *rest).astype(dtype)
+
+    return call
+
+
+@_in_float32
 def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
     n, _, h, w = x.shape
     o, per, kh, kw = weight.shape
@@ -254,6 +304,7 @@ def _correlate(x: Any, weight: Any, geometry: Geometry) -> Any:
     return output.reshape(n, o, high, wide)
 
 
+@_in_float32
 def _correlate_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry) -> Any:
     n, o, high, wide = grad.shape
     groups, dtype = geometry.groups, np.result_type(x, grad)
@@ -274,6 +325,7 @@ def _correlate_weight(grad: Any, x: Any, shape: tuple, geometry: Geometry) -> An
     return result.reshape(shape)
 
 
+@_in_float32
 def _correlate_input(grad: Any, weight: Any, shape: tuple, geometry: Geometry) -> Any:
     n, c, h, w = shape
     o, per, kh, kw = weight.shape

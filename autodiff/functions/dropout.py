@@ -6,8 +6,9 @@ import numpy as np
 
 from .._random import drawing
 from ..function import differentiable
+from ._arguments import arguments, fractional, number
 from ._common import library
-from .arithmetic import multiply
+from .arithmetic import multiply, where
 
 
 class _Mask(NamedTuple):
@@ -17,7 +18,7 @@ class _Mask(NamedTuple):
 
 
 def _scaled(values: Any, kept: Any, rate: float) -> Any:
-    return multiply(values, kept * values.dtype.type(1 / (1 - rate)))
+    return where(kept, multiply(values, values.dtype.type(1 / (1 - rate))), values.dtype.type(0))
 
 
 @differentiable(
@@ -29,6 +30,7 @@ def _dropout(x: Any, rate: float, rng: Any) -> Any:
     return _scaled(x, kept, rate), _Mask((kept,))
 
 
+@arguments(x=fractional, rate=number(0, below=1))
 def dropout(x: Any, rate: float, *, rng: np.random.Generator) -> Any:
     """Each element of x set to zero with probability `rate`, the others divided by ``1 - rate``.
 
@@ -41,6 +43,4 @@ def dropout(x: Any, rate: float, *, rng: np.random.Generator) -> Any:
     rng : numpy.random.Generator
         Where the random numbers come from. The mask of a CuPy array too is drawn on the host, and copied.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
     return _dropout(x, float(rate), rng) if rate else x

@@ -8,9 +8,13 @@ nowhere else is summed, and one of length 1 that stands for a longer one is drop
 
 from typing import Any
 
+import numpy as np
+
 from ..function import differentiable
-from ._common import library
-from .shapes import getitem, reshape, sum
+from ._arguments import array
+from ._common import accumulator, library
+from .indexing import getitem
+from .shapes import reshape, sum
 
 # Names for the axes behind an ellipsis.
 _ANONYMOUS = "αβγδεζηθικλμνξοπρστυφχψω"
@@ -34,6 +38,9 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     >>> F.einsum("ij,j->i", np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones(2))
     array([3., 7.])
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts must be a string, got {subscripts!r}")
+    operands = tuple(array("einsum", f"operands[{i}]", x) for i, x in enumerate(operands))
     names, output = _parse(subscripts, operands)
     sizes = _sizes(subscripts, names, operands)
     reduced = list(operands)
@@ -61,8 +68,12 @@ def _gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> list:
 
 @differentiable("*operands", joint=("operands", _gradients))
 def _einsum(*operands: Any, names: tuple[str, ...], output_names: str) -> Any:
-    text = f"{','.join(names)}->{output_names}"
-    return library(operands[0]).einsum(text, *operands, optimize=True)
+    text, xp = f"{','.join(names)}->{output_names}", library(operands[0])
+    dtype = np.result_type(*operands)
+    kind = accumulator(dtype)
+    if kind is None:
+        return xp.einsum(text, *operands, optimize=True)
+    return xp.einsum(text, *(x.astype(kind) for x in operands), optimize=True).astype(dtype)
 
 
 def _product(*operands: Any, names: tuple[str, ...], output: str) -> Any:
@@ -82,11 +93,13 @@ def _parse(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     left, arrow, right = text.partition("->")
     parts = left.split(",")
     if len(parts) != len(operands):
-        raise ValueError(f"einsum: {subscripts!r} names {len(parts)} operands, got {len(operands)}")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r} names {len(parts)} operands, got {len(operands)}"
+        )
     hidden = [x.ndim - len(part.replace("...", "")) for part, x in zip(parts, operands)]
     for part, x, extra in zip(parts, operands, hidden):
         if extra < 0 or (extra and "..." not in part) or part.count("...") > 1:
-            raise ValueError(f"einsum: {part!r} does not fit an operand of shape {tuple(x.shape)}")
+            raise ValueError(f"einsum: subscripts {part!r} do not fit an operand of shape {tuple(x.shape)}")
     most = max((extra for part, extra in zip(parts, hidden) if "..." in part), default=0)
     anonymous = _ANONYMOUS[:most]
     names = [part.replace("...", anonymous[most - extra :]) for part, extra in zip(parts, hidden)]
@@ -97,7 +110,9 @@ def _parse(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     wrong = [letter for letter in joined + right.replace("...", "") if letter not in _LATIN]
     unknown = [letter for letter in output if letter not in "".join(names) or output.count(letter) > 1]
     if wrong or unknown:
-        raise ValueError(f"einsum: {subscripts!r} has {(wrong or unknown)[0]!r} where it must not be")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r} has {(wrong or unknown)[0]!r} where it must not be"
+        )
     return names, output
 
 
@@ -108,9 +123,8 @@ def _sizes(subscripts: str, names: list[str], operands: tuple) -> dict[str, int]
             if sizes.get(letter, 1) == 1:
                 sizes[letter] = size
             elif size not in (1, sizes[letter]):
-                raise ValueError(
-                    f"einsum: {subscripts!r}: axis {letter!r} has the lengths {sizes[letter]} and {size}"
-                )
+                both = f"{sizes[letter]} and {size}"
+                raise ValueError(f"einsum: subscripts {subscripts!r}: axis {letter!r} has the lengths {both}")
     return sizes
 
 

@@ -4,29 +4,39 @@ from typing import Any
 
 import numpy as np
 
+from ._arguments import arguments, array, fractional, integer, integers, number, optional
 from ._common import library, plain
 from .activations import log_softmax
-from .arithmetic import abs, sqrt, square, where
-from .reductions import mean
-from .shapes import expand_dims, getitem, moveaxis, reshape, sum
+from .arithmetic import abs, square, where
+from .indexing import getitem
+from .reductions import mean, root
+from .shapes import astype, expand_dims, moveaxis, narrow, reshape, sum, wide
 
 
+@arguments(prediction=fractional, target=fractional)
 def mse(prediction: Any, target: Any) -> Any:
     """Mean squared error."""
     return mean(square(_difference("mse", prediction, target)))
 
 
+@arguments(prediction=fractional, target=fractional)
 def l1(prediction: Any, target: Any) -> Any:
     """Mean absolute error."""
     return mean(abs(_difference("l1", prediction, target)))
 
 
+@arguments(prediction=fractional, target=fractional, beta=number(above=0))
 def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
     """Quadratic below `beta`, linear above (Huber's loss divided by beta)."""
     size = abs(_difference("smooth_l1", prediction, target))
-    return mean(where(plain(size) < beta, square(size) * (0.5 / beta), size - 0.5 * beta))
+    small = plain(size) < beta
+    near = where(
+        small, size, size.dtype.type(0)
+    )  # the square of what is infinite has no slope, not even 0 of it
+    return narrow(mean(where(small, square(near) * (0.5 / beta), size - 0.5 * beta)), size.dtype)
 
 
+@arguments(flow=fractional, target=fractional, valid=optional(array))
 def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
     """Mean length of the difference of two vector fields (N, 2, H, W), the error of optical flow.
 
@@ -42,6 +52,8 @@ def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
     -----
     The slope of the length of a vector at 0 is taken as 0.
     """
+    if flow.ndim < 2:
+        raise ValueError(f"end_point_error: flow must have shape (N, D, ...), got {tuple(flow.shape)}")
     if valid is None:
         return mean(_length(_difference("end_point_error", flow, target)))
     shape = (*target.shape[:1], *target.shape[2:])
@@ -49,19 +61,18 @@ def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
         raise ValueError(f"end_point_error: valid must have shape {shape}, got {tuple(valid.shape)}")
     difference = _difference("end_point_error", flow, target)
     known = expand_dims(valid, 1) != 0
-    weights = valid.astype(difference.dtype)
-    total = weights.sum()
-    lengths = _length(where(known, difference, difference.dtype.type(0)))
-    return sum(lengths * weights) / (total + (total == 0))
+    lengths = wide(_length(where(known, difference, difference.dtype.type(0))))
+    weights = astype(valid, lengths.dtype)
+    total = sum(weights)
+    return narrow(sum(lengths * weights) / (total + (plain(total) == 0)), difference.dtype)
 
 
 def _length(vectors: Any) -> Any:
     """Length along axis 1."""
-    squares = sum(square(vectors), 1)
-    zero = plain(squares) == 0
-    return sqrt(where(zero, squares.dtype.type(1), squares)) * ~zero
+    return root(sum(square(vectors), 1))
 
 
+@arguments(logits=fractional, labels=integers, ignore_index=optional(integer()))
 def cross_entropy(logits: Any, labels: Any, *, ignore_index: int | None = None) -> Any:
     """Mean negative log-likelihood of integer labels.
 
@@ -72,27 +83,29 @@ def cross_entropy(logits: Any, labels: Any, *, ignore_index: int | None = None) 
     labels : array of int, (N, ...)
         The classes, from 0 to K - 1.
     ignore_index : int, optional
-        Elements with this label do not count; if none is left, the loss is 0.
+        Elements with this label do not count, whatever their logits are; if none is left, the loss is 0.
     """
     shape = (*logits.shape[:1], *logits.shape[2:])
-    if logits.ndim < 2 or tuple(labels.shape) != shape or labels.dtype.kind not in "iu":
+    if logits.ndim < 2 or tuple(labels.shape) != shape:
         raise ValueError(
-            f"cross_entropy: logits must be (N, K, ...) and labels (N, ...) integers, "
-            f"got {tuple(logits.shape)} and {tuple(labels.shape)} {labels.dtype}"
+            f"cross_entropy: logits must be (N, K, ...) and labels (N, ...), "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    counted = labels != ignore_index if ignore_index is not None else library(labels).ones(shape, bool)
-    classes = logits.shape[1]
+    xp, classes = library(labels), logits.shape[1]
+    counted = labels != ignore_index if ignore_index is not None else xp.ones(shape, bool)
     inside = (labels >= 0) & (labels < classes)
-    if library(labels) is np and not inside[counted].all():
+    if xp is np and not inside[counted].all():
         wrong = labels[counted & ~inside].ravel()[0]
         raise ValueError(f"cross_entropy: labels must be from 0 to {classes - 1}, got {wrong}")
+    if ignore_index is not None:
+        logits = where(counted[:, None], logits, logits.dtype.type(0))
     scores = reshape(moveaxis(log_softmax(logits, axis=1), 1, -1), (-1, classes))
-    rows = library(labels).arange(labels.size)
-    picked = getitem(scores, (rows, where(inside, labels, 0).ravel()))
+    picked = getitem(scores, (xp.arange(labels.size), xp.where(inside, labels, 0).ravel()))
     # A label out of range on a device, where looking would mean waiting, makes the loss NaN.
-    weights = where(counted, where(inside, 1.0, np.nan), 0.0).ravel().astype(picked.dtype)
+    picked = wide(picked)
+    weights = xp.where(counted, xp.where(inside, 1.0, np.nan), 0.0).ravel().astype(picked.dtype)
     total = counted.sum().astype(picked.dtype)
-    return -sum(picked * weights) / (total + (total == 0))
+    return narrow(-sum(picked * weights) / (total + (total == 0)), logits.dtype)
 
 
 def _difference(name: str, prediction: Any, target: Any) -> Any:

@@ -3,24 +3,49 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from ..function import differentiable
 from ..variable import Variable
-from ._common import plain
+from ._arguments import (
+    arguments,
+    array,
+    as_parameters,
+    each_integer,
+    fractional,
+    fractional_images,
+    images,
+    integer,
+    number,
+    optional,
+)
+from ._common import normal_axes, plain
 from .arithmetic import sqrt, square
-from .reductions import mean
-from .shapes import fit, reshape, sum
+from .reductions import centred, mean
+from .shapes import fit, narrow, reshape, sum, wide
 
 IMAGE = (0, 2, 3)
 
 
+def _pair_of_arrays(function: str, argument: str, value: Any) -> tuple[Any, Any]:
+    """Mean and variance."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise TypeError(f"{function}: {argument} must be a pair (mean, variance) of arrays, got {value!r}")
+    return array(function, argument, value[0]), array(function, argument, value[1])
+
+
+@arguments(x=fractional_images)
 def channel_statistics(x: Any) -> tuple[Any, Any]:
-    """Mean and (biased) variance of each channel of x (N, C, H, W), as (1, C, 1, 1)."""
+    """Mean and (biased) variance of each channel of x (N, C, H, W), as (1, C, 1, 1).
+
+    Those of 16-bit values are float32.
+    """
     return _statistics(x, IMAGE)
 
 
 def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
-    centre = mean(x, axes, keepdims=True)
-    return centre, mean(square(x - centre), axes, keepdims=True)
+    centre, rest = centred(x, axes)
+    return centre, mean(square(rest), axes, keepdims=True)
 
 
 def _standardized(s: Any) -> tuple[Any, Any]:
@@ -28,11 +53,12 @@ def _standardized(s: Any) -> tuple[Any, Any]:
     known = s.statistics is not None and not isinstance(s.x, Variable)
     centre, variance = s.statistics if known else _statistics(s.x, s.axes)
     inverse = 1 / sqrt(variance + s.epsilon)
-    return (s.x - centre) * inverse, inverse
+    return (wide(s.x) - centre) * inverse, inverse
 
 
 def _normalize_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
     standard, inverse = _standardized(s)
+    g = wide(g)
     gx = None
     if needs[0]:
         scaled = g * s.weight
@@ -43,7 +69,14 @@ def _normalize_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
     return gx, fit(g * standard, s.shapes[1]), fit(g, s.shapes[2])
 
 
-@differentiable("x weight bias", joint=("x weight", _normalize_gradients))
+@arguments(
+    x=array,
+    weight=fractional,
+    bias=fractional,
+    axes=each_integer,
+    epsilon=number(0),
+    statistics=optional(_pair_of_arrays),
+)
 def normalize(
     x: Any, weight: Any, bias: Any, *, axes: tuple[int, ...], epsilon: float = 1e-5, statistics: Any = None
 ) -> Any:
@@ -62,11 +95,23 @@ def normalize(
     statistics : (array, array), optional
         Mean and variance of the plain array of x, with ``keepdims``, where the caller has them already.
     """
+    x, weight, bias = as_parameters("normalize", x, weight=weight, bias=bias)
+    return _normalize(x, weight, bias, normal_axes(axes, x.ndim), epsilon, statistics)
+
+
+@differentiable("x weight bias", joint=("x weight", _normalize_gradients))
+def _normalize(x: Any, weight: Any, bias: Any, axes: Any, epsilon: float, statistics: Any) -> Any:
     centre, variance = _statistics(x, axes) if statistics is None else statistics
-    scale = weight / sqrt(variance + epsilon)
-    return x * scale + (bias - centre * scale)
+    # Centred first: a large constant, scaled, would not cancel.
+    y = wide(x) - centre
+    y *= weight / np.sqrt(variance + epsilon)
+    y += bias
+    return narrow(y, x.dtype)
 
 
+@arguments(
+    x=images, weight=fractional, bias=fractional, epsilon=number(0), statistics=optional(_pair_of_arrays)
+)
 def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statistics: Any = None) -> Any:
     """Each channel of x (N, C, H, W) brought to mean 0 and variance 1, then scaled and shifted.
 
@@ -81,10 +126,22 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
     statistics : (array, array), optional
         ``channel_statistics`` of the plain array of x, where the caller has them already.
     """
-    weight, bias = (reshape(v, (1, -1, 1, 1)) for v in (weight, bias))
+    x, weight, bias = as_parameters("batch_norm", x, weight=weight, bias=bias)
+    weight, bias = _by_channel("batch_norm", x.shape[1], (1, -1, 1, 1), weight=weight, bias=bias)
     return normalize(x, weight, bias, axes=IMAGE, epsilon=epsilon, statistics=statistics)
 
 
+def _by_channel(function: str, channels: int, shape: tuple[int, ...], **values: Any) -> list[Any]:
+    """Arrays (C,) in another shape."""
+    for name, value in values.items():
+        if tuple(value.shape) != (channels,):
+            raise ValueError(
+                f"{function}: {name} must have shape (C,) = {(channels,)}, got {tuple(value.shape)}"
+            )
+    return [reshape(value, shape) for value in values.values()]
+
+
+@arguments(x=array, groups=integer(1), weight=fractional, bias=fractional, epsilon=number(0))
 def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     """Each group of channels of each image of x brought to mean 0 and variance 1, then scaled and shifted.
 
@@ -100,17 +157,25 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     epsilon : float
         Added to the variance.
     """
+    if x.ndim < 2:
+        raise ValueError(f"group_norm: x must have shape (N, C, ...), got {tuple(x.shape)}")
+    x, weight, bias = as_parameters("group_norm", x, weight=weight, bias=bias)
     n, c, *extent = x.shape
-    if groups < 1 or c % groups:
+    if c % groups:
         raise ValueError(f"group_norm: groups must divide the {c} channels, got {groups}")
     grouped = reshape(x, (n, groups, c // groups, *extent))
     shape = (1, groups, c // groups, *(1 for _ in extent))
-    weight, bias = (reshape(v, shape) for v in (weight, bias))
+    weight, bias = _by_channel("group_norm", c, shape, weight=weight, bias=bias)
     y = normalize(grouped, weight, bias, axes=tuple(range(2, grouped.ndim)), epsilon=epsilon)
     return reshape(y, x.shape)
 
 
+@arguments(x=images, mean=array, variance=array, weight=fractional, bias=fractional, epsilon=number(0))
 def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics."""
+    x, weight, bias = as_parameters("affine", x, weight=weight, bias=bias)
+    mean, variance, weight, bias = _by_channel(
+        "affine", x.shape[1], (1, -1, 1, 1), mean=mean, variance=variance, weight=weight, bias=bias
+    )
     scale = weight / sqrt(plain(variance) + epsilon)
-    return x * reshape(scale, (1, -1, 1, 1)) + reshape(bias - plain(mean) * scale, (1, -1, 1, 1))
+    return narrow(x * scale + (bias - plain(mean) * scale), x.dtype)

@@ -6,33 +6,41 @@ from typing import Any
 import numpy as np
 
 from ..function import differentiable
-from ._common import pair, plain
+from ._arguments import arguments, fractional_images, images, optional
+from ._arguments import pair as pair_of
+from ._common import accumulator, library, pair, plain
 from .convolution import Geometry
+from .indexing import getitem
+from .joining import stack
 from .reductions import mean
-from .shapes import getitem, reshape, stack
+from .shapes import narrow, reshape, wide
 
 
+@arguments(x=images)
 def global_avg_pool(x: Any) -> Any:
     """Mean over the image: (N, C, H, W) -> (N, C, 1, 1)."""
     return mean(x, (2, 3), keepdims=True)
 
 
+@arguments(x=fractional_images, kernel_size=pair_of(1), stride=optional(pair_of(1)), padding=pair_of())
 @differentiable("x", x=("", lambda g, s: _spread_windows(g, s.shapes[0], s.kernel_size, s.stride, s.padding)))
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` defaults to the window."""
     kernel, geometry = _window(kernel_size, stride, padding)
-    return _fold(x, kernel, geometry) / (kernel[0] * kernel[1])
+    total = _fold(x, kernel, geometry)
+    return narrow(total / (kernel[0] * kernel[1]), x.dtype)
 
 
 @differentiable("grad", grad=("", lambda g, s: avg_pool2d(g, s.kernel_size, s.stride, s.padding)))
 def _spread_windows(grad: Any, shape: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The adjoint of `avg_pool2d`."""
     kernel, geometry = _window(kernel_size, stride, padding)
-    result = np.zeros_like(grad, shape=shape)
-    share = grad / (kernel[0] * kernel[1])
+    kind = accumulator(grad.dtype) or grad.dtype
+    result = np.zeros_like(grad, shape=shape, dtype=kind)
+    share = wide(grad) / (kernel[0] * kernel[1])
     for out, inside in _overlaps(kernel, geometry, grad.shape[2:], shape[2:]):
         result[inside] += share[out]
-    return result
+    return narrow(result, grad.dtype)
 
 
 def _window(kernel_size: Any, stride: Any, padding: Any) -> tuple[tuple[int, int], Geometry]:
@@ -45,14 +53,16 @@ def _window(kernel_size: Any, stride: Any, padding: Any) -> tuple[tuple[int, int
 
 
 def _fold(x: Any, kernel: tuple[int, int], geometry: Geometry) -> Any:
-    """Sum over windows."""
+    """Sum over windows, of 16-bit values in float32."""
     high, wide = geometry.output(x.shape[2:], kernel)
-    result = np.zeros_like(x, shape=(*x.shape[:2], high, wide))
+    kind = accumulator(x.dtype) or x.dtype
+    result = np.zeros_like(x, shape=(*x.shape[:2], high, wide), dtype=kind)
     for out, inside in _overlaps(kernel, geometry, (high, wide), x.shape[2:]):
         result[out] += x[inside]
     return result
 
 
+@arguments(x=images, kernel_size=pair_of(1), stride=optional(pair_of(1)), padding=pair_of())
 @differentiable(
     "x",
     x=("x output", lambda g, s: _route(g, plain(s.x), plain(s.output), s.kernel_size, s.stride, s.padding)),
@@ -60,14 +70,21 @@ def _fold(x: Any, kernel: tuple[int, int], geometry: Geometry) -> Any:
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Maximum over windows of x (N, C, H, W); the padding never wins. `stride` is the window size by default.
 
-    The gradient of a window goes to its first maximum, in the order of rows.
+    The gradient of a window goes to its first maximum, in the order of rows. NaN is larger than any number.
     """
     kernel, geometry = _window(kernel_size, stride, padding)
     high, wide = geometry.output(x.shape[2:], kernel)
-    result = np.full_like(x, -np.inf, shape=(*x.shape[:2], high, wide))
+    result = np.full_like(x, _least(x.dtype), shape=(*x.shape[:2], high, wide))
     for out, inside in _overlaps(kernel, geometry, (high, wide), x.shape[2:]):
         np.maximum(result[out], x[inside], out=result[out])
     return result
+
+
+def _least(dtype: Any) -> Any:
+    """What no value of this dtype is less than."""
+    if dtype.kind == "b":
+        return False
+    return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
 @differentiable(
@@ -75,10 +92,11 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
 )
 def _route(grad: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The gradient of each window at the place of its maximum."""
-    result = np.zeros_like(grad, shape=x.shape)
+    result = np.zeros_like(grad, shape=x.shape, dtype=accumulator(grad.dtype) or grad.dtype)
     for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
-        result[inside] += grad[out] * chosen
-    return result
+        # Not a product with 0: an infinite gradient stays where it belongs.
+        result[inside] += np.where(chosen, grad[out], 0)
+    return narrow(result, grad.dtype)
 
 
 @differentiable(
@@ -88,7 +106,7 @@ def _collect(values: Any, x: Any, output: Any, kernel_size: Any, stride: Any, pa
     """The value at the place of the maximum of each window: the adjoint of `_route`."""
     result = np.zeros_like(values, shape=output.shape)
     for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
-        result[out] += values[inside] * chosen
+        result[out] += np.where(chosen, values[inside], 0)
     return result
 
 
@@ -97,9 +115,14 @@ def _maxima(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """For each tap: the windows it lies in, the pixels it reads, and which of these are the first maximum."""
     kernel, geometry = _window(kernel_size, stride, padding)
-    free = np.ones_like(output, dtype=bool)
+    free, hollow = np.ones_like(output, dtype=bool), output != output
+    some = library(output) is not np or hollow.any()  # on a device, looking would mean waiting
     for out, inside in _overlaps(kernel, geometry, output.shape[2:], x.shape[2:]):
-        chosen = (x[inside] == output[out]) & free[out]
+        read = x[inside]
+        chosen = read == output[out]
+        if some:
+            chosen |= (read != read) & hollow[out]
+        chosen &= free[out]
         free[out] &= ~chosen
         yield out, inside, chosen
 
@@ -115,13 +138,16 @@ def _overlaps(
             yield (..., out_y, out_x), (..., in_y, in_x)
 
 
+@arguments(x=images, output_size=pair_of(1))
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     """Mean over cells that divide x (N, C, H, W) into `output_size` parts, as equal as whole pixels allow.
 
     Cell i covers the rows from ``floor(i*H/Ho)`` to ``ceil((i+1)*H/Ho)``, so neighbours may share a row.
     """
-    high, wide = pair("adaptive_avg_pool2d: output_size", output_size, 1)
+    high, wide = output_size
     n, c, h, w = x.shape
+    if not h or not w:
+        raise ValueError(f"adaptive_avg_pool2d: x must have H and W of at least 1, got {tuple(x.shape)}")
     if h % high == 0 and w % wide == 0:
         return mean(reshape(x, (n, c, high, h // high, wide, w // wide)), (3, 5))
     rows = [mean(getitem(x, (..., _cell(i, h, high), slice(None))), 2) for i in range(high)]

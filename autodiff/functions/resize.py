@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from ._common import library, pair, plain
+from ..function import differentiable
+from ._arguments import arguments, flag, images, integer, is_fractional, pair
+from ._common import library, plain
+from .joining import repeat
 from .linear_algebra import matmul
-from .shapes import repeat, reshape, transpose
+from .shapes import astype, reshape, transpose
 
 
+@arguments(x=images, scale=integer(1))
 def pixel_shuffle(x: Any, scale: int) -> Any:
     """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel (c*u + i)*u + j is phase (i, j)."""
     n, channels, h, w = x.shape
@@ -19,6 +23,7 @@ def pixel_shuffle(x: Any, scale: int) -> Any:
     return reshape(x, (n, c, h * scale, w * scale))
 
 
+@arguments(x=images, scale=integer(1))
 def pixel_unshuffle(x: Any, scale: int) -> Any:
     """Space to channels, the inverse of `pixel_shuffle`."""
     n, c, h, w = x.shape
@@ -28,11 +33,13 @@ def pixel_unshuffle(x: Any, scale: int) -> Any:
     return reshape(x, (n, c * scale * scale, h // scale, w // scale))
 
 
+@arguments(x=images, scale=integer(1))
 def upsample_nearest(x: Any, scale: int) -> Any:
     """Each pixel of x (N, C, H, W) repeated scale x scale times."""
     return repeat(repeat(x, scale, 2), scale, 3)
 
 
+@arguments(x=images, size=pair(1), align_corners=flag)
 def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
     """Bilinear interpolation of x (N, C, H, W) to (N, C, *size).
 
@@ -50,13 +57,22 @@ def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
     Notes
     -----
     Interpolation along an axis is linear: one matrix with two entries per row and axis, applied by BLAS.
+    Integers and booleans are interpolated in float64 and rounded.
     """
-    high, wide = pair("resize: size", size, 1)
-    if x.ndim != 4 or not x.shape[2] or not x.shape[3]:
+    high, wide = size
+    if not x.shape[2] or not x.shape[3]:
         raise ValueError(f"resize: x must be (N, C, H, W) with H, W of at least 1, got {tuple(x.shape)}")
+    if not is_fractional(x.dtype):
+        given = x.dtype
+        return astype(_rounded(resize(astype(x, np.float64), size, align_corners=align_corners)), given)
     rows = _interpolation(x, x.shape[2], high, align_corners)
     columns = _interpolation(x, x.shape[3], wide, align_corners)
     return matmul(rows, matmul(x, columns.T))
+
+
+@differentiable("x", x=("", lambda g, s: np.zeros_like(plain(g))))
+def _rounded(x: Any) -> Any:
+    return np.rint(x)
 
 
 def _interpolation(x: Any, size: int, outputs: int, align_corners: bool) -> Any:

@@ -7,10 +7,10 @@ import numpy as np
 import dynarray as dyn
 
 from .. import functions as F
-from ..functions._common import pair
+from ..functions._arguments import arguments, flag, floating, generator, integer, layer_input, optional, pair
 from ..variable import Variable
 from .basic import Conv2d, _uniform
-from .module import Module, Sequential, generator
+from .module import Module, Sequential
 from .normalization import BatchNorm2d
 from .stateless import Tanh
 
@@ -55,6 +55,21 @@ class AtomConv(Module):
     3 and equally many channels in and out): the layer is made to be followed by a normalisation.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        out_channels=integer(1),
+        kernel_size=integer(1),
+        num_atoms=integer(1),
+        num_bases=integer(1),
+        stride=pair(1),
+        padding=optional(pair()),
+        dilation=pair(1),
+        hidden_channels=optional(integer(1)),
+        learn_bases=flag,
+        bias=flag,
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -72,14 +87,9 @@ class AtomConv(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         bases = dyn.multiscale_bases(kernel_size, num_bases).astype(dtype)
         chosen = num_atoms * len(bases)
         hidden = max(64, chosen // 2) if hidden_channels is None else hidden_channels
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "num_atoms": num_atoms}
-        for name, size in (*sizes.items(), ("hidden_channels", hidden)):
-            if size < 1:
-                raise ValueError(f"AtomConv: {name} must be at least 1, got {size}")
         self.bases = Variable(bases) if learn_bases else bases
         self.num_atoms = num_atoms
         self.choose = Sequential(
@@ -93,14 +103,15 @@ class AtomConv(Module):
         coefficients = rng.standard_normal((out_channels, in_channels, num_atoms))
         self.coefficients = Variable((coefficients * np.sqrt(2 / out_channels)).astype(dtype))
         self.bias = _uniform(rng, out_channels, in_channels * num_atoms, dtype) if bias else None
-        self.stride, self.dilation = stride, pair("AtomConv: dilation", dilation, 1)
-        same = tuple(d * (kernel_size // 2) for d in self.dilation)
-        self.padding = same if padding is None else pair("AtomConv: padding", padding)
+        self.stride, self.dilation = stride, dilation
+        same = tuple(d * (kernel_size // 2) for d in dilation)
+        self.padding = same if padding is None else padding
         # Windows are centred on the pixels from here on, and as far from the other edges.
         self.margin = tuple(centre - zeros for centre, zeros in zip(same, self.padding))
 
     def alpha(self, x: Any) -> Any:
         """The share of each basis in each atom, from -1 to 1: (N, M, B, Ho, Wo)."""
+        x = layer_input(self, "x", x, self.coefficients)
         for axis, margin in zip((2, 3), self.margin):
             if margin > 0:
                 inside = slice(margin, max(x.shape[axis] - margin, margin))
@@ -117,6 +128,7 @@ class AtomConv(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        x = layer_input(self, "x", x, self.coefficients)
         return F.atom_conv2d(
             x,
             self.atoms(x),

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._common import pair
+from ..functions._arguments import arguments, flag, floating, generator, integer, optional, pair
 from ..variable import Variable
-from .module import Module, generator
+from .module import Module
 
 
 def _uniform(rng: np.random.Generator, size: int, fan_in: float, dtype: Any) -> Variable:
@@ -38,6 +38,18 @@ class Conv2d(Module):
         Of the parameters.
     """
 
+    @arguments(
+        in_channels=integer(0),
+        out_channels=integer(0),
+        kernel_size=pair(1),
+        stride=pair(1),
+        padding=optional(pair()),
+        dilation=pair(1),
+        groups=integer(1),
+        bias=flag,
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -52,21 +64,20 @@ class Conv2d(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        if in_channels % groups or out_channels % groups:
             raise ValueError(f"Conv2d: groups {groups} must divide {in_channels} and {out_channels} channels")
-        kernel = pair("Conv2d: kernel_size", kernel_size, 1)
-        steps = pair("Conv2d: dilation", dilation, 1)
-        if padding is None and not (kernel[0] % 2 and kernel[1] % 2):
+        if padding is None and not (kernel_size[0] % 2 and kernel_size[1] % 2):
             raise ValueError(
                 f"Conv2d: padding must be given for an even kernel size, got kernel_size {kernel_size!r}"
             )
-        fan_in = in_channels // groups * kernel[0] * kernel[1]
-        shape = (out_channels, in_channels // groups, *kernel)
+        fan_in = in_channels // groups * math.prod(kernel_size)
+        shape = (out_channels, in_channels // groups, *kernel_size)
         self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
         self.bias = _uniform(rng, out_channels, fan_in, dtype) if bias else None
         self.stride, self.dilation, self.groups = stride, dilation, groups
-        self.padding = tuple(d * (k - 1) // 2 for d, k in zip(steps, kernel)) if padding is None else padding
+        self.padding = padding
+        if padding is None:
+            self.padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel_size))
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, O, Ho, Wo)."""
@@ -108,6 +119,19 @@ class ConvTranspose2d(Module):
         Of the parameters.
     """
 
+    @arguments(
+        in_channels=integer(0),
+        out_channels=integer(0),
+        kernel_size=pair(1),
+        stride=pair(1),
+        padding=pair(),
+        output_padding=pair(),
+        dilation=pair(1),
+        groups=integer(1),
+        bias=flag,
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -123,15 +147,16 @@ class ConvTranspose2d(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"ConvTranspose2d: groups {groups} must divide {in_channels} and {out_channels} channels"
             )
-        kernel = pair("ConvTranspose2d: kernel_size", kernel_size, 1)
-        steps = pair("ConvTranspose2d: stride", stride, 1)
-        fan_in = in_channels // groups * kernel[0] * kernel[1] / (steps[0] * steps[1])
-        shape = (in_channels, out_channels // groups, *kernel)
+        if any(extra >= step for extra, step in zip(output_padding, stride)):
+            raise ValueError(
+                f"ConvTranspose2d: output_padding must be less than stride, got {output_padding} and {stride}"
+            )
+        fan_in = in_channels // groups * math.prod(kernel_size) / math.prod(stride)
+        shape = (in_channels, out_channels // groups, *kernel_size)
         self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
         self.bias = _uniform(rng, out_channels, fan_in, dtype) if bias else None
         self.options = {
@@ -154,6 +179,7 @@ class ConvTranspose2d(Module):
 class Linear(Module):
     """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first."""
 
+    @arguments(in_features=integer(0), out_features=integer(0), bias=flag, rng=generator, dtype=floating)
     def __init__(
         self,
         in_features: int,
@@ -163,7 +189,6 @@ class Linear(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         weight = rng.standard_normal((out_features, in_features)) * np.sqrt(2 / max(in_features, 1))
         self.weight = Variable(weight.astype(dtype))
         self.bias = _uniform(rng, out_features, in_features, dtype) if bias else None

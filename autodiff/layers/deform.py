@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._common import pair
+from ..functions._arguments import arguments, flag, floating, generator, integer, layer_input, optional, pair
 from .basic import Conv2d
-from .module import Module, Sequential, generator
+from .module import Module, Sequential
 from .normalization import BatchNorm2d
 from .stateless import ReLU
 
@@ -53,6 +53,21 @@ class DeformConv(Conv2d):
     True
     """
 
+    @arguments(
+        in_channels=integer(1),
+        out_channels=integer(1),
+        kernel_size=pair(1),
+        modulated=flag,
+        stride=pair(1),
+        padding=optional(pair()),
+        dilation=pair(1),
+        groups=integer(1),
+        offset_groups=integer(1),
+        guide_channels=optional(integer(1)),
+        bias=flag,
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -70,13 +85,12 @@ class DeformConv(Conv2d):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        if offset_groups < 1 or in_channels % offset_groups:
+        if in_channels % offset_groups:
             raise ValueError(f"DeformConv: offset_groups {offset_groups} must divide {in_channels} channels")
         grid: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
         options: dict[str, Any] = {"rng": rng, "dtype": dtype}
         super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, **grid, **options)
-        self.kernel_size = pair("DeformConv: kernel_size", kernel_size, 1)
+        self.kernel_size = kernel_size
         self.offset_groups, self.modulated, self.guided = offset_groups, modulated, guide_channels is not None
         source = in_channels if guide_channels is None else guide_channels
         numbers = (3 if modulated else 2) * offset_groups * math.prod(self.kernel_size)
@@ -99,6 +113,8 @@ class DeformConv(Conv2d):
             raise ValueError(
                 f"DeformConv: a guide must be given exactly with guide_channels, got {type(guide).__name__}"
             )
+        x = layer_input(self, "x", x, self.weight)
+        guide = None if guide is None else layer_input(self, "guide", guide, self.weight)
         if guide is not None and tuple(guide.shape[2:]) != tuple(x.shape[2:]):
             raise ValueError(
                 f"DeformConv: guide must have the height and width of x, {tuple(x.shape[2:])}, "
@@ -144,6 +160,14 @@ class CGDS(Module):
         As for `Conv2d`.
     """
 
+    @arguments(
+        low_channels=integer(1),
+        guide_channels=integer(1),
+        out_channels=integer(1),
+        kernel_size=pair(1),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         low_channels: int,
@@ -154,7 +178,6 @@ class CGDS(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         self.modify = Conv2d(low_channels, out_channels, kernel_size, rng=rng, dtype=dtype)
         self.sample = DeformConv(
             out_channels, out_channels, kernel_size, guide_channels=guide_channels, rng=rng, dtype=dtype
@@ -163,6 +186,8 @@ class CGDS(Module):
 
     def forward(self, low: Any, guide: Any) -> Any:
         """low (N, low_channels, H, W), guide (N, guide_channels, h, w) -> (N, 2*O + guide_channels, H, W)."""
+        low = layer_input(self, "low", low, self.modify.weight)
+        guide = layer_input(self, "guide", guide, self.modify.weight)
         modified = self.modify(low)
         guide = raised(guide, tuple(modified.shape[2:]))
         return F.concatenate([modified, self.sample(modified, guide), guide], axis=1)
@@ -184,6 +209,13 @@ def raised(guide: Any, size: tuple[int, int]) -> Any:
     return F.resize(guide, size)
 
 
+def _each_pair(function: str, argument: str, value: Any) -> list[tuple[int, int]]:
+    """A sequence of ints or pairs of at least 1."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{function}: {argument} must be a sequence of ints or pairs (y, x), got {value!r}")
+    return [pair(1)(function, f"{argument}[{i}]", item) for i, item in enumerate(value)]
+
+
 class ASPP(Module):
     """Atrous spatial pyramid pooling (Chen et al., 2017): one map seen at several scales.
 
@@ -203,6 +235,14 @@ class ASPP(Module):
         As for `Conv2d`.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        out_channels=integer(1),
+        dilations=_each_pair,
+        image_pooling=flag,
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -213,7 +253,7 @@ class ASPP(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
+        options: dict[str, Any] = {"rng": rng, "dtype": dtype}
         self.branches = [normalised(in_channels, out_channels, 1, **options)]
         self.branches += [
             normalised(in_channels, out_channels, 3, dilation=dilation, **options) for dilation in dilations
@@ -224,6 +264,7 @@ class ASPP(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        x = layer_input(self, "x", x, self.project[0].weight)
         seen = [branch(x) for branch in self.branches]
         if self.pooled is not None:
             mean = self.pooled(F.global_avg_pool(x))

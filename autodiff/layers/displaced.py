@@ -7,10 +7,22 @@ import numpy as np
 
 from .. import functions as F
 from .._state import to_numpy
-from ..functions._common import library, pair
+from ..functions._arguments import (
+    arguments,
+    choice,
+    flag,
+    floating,
+    generator,
+    integer,
+    layer_input,
+    number,
+    optional,
+    pair,
+)
+from ..functions._common import library
 from ..variable import Variable
 from .basic import _uniform
-from .module import Module, generator
+from .module import Module
 
 # Narrower, the blur leaves the image as it is, and sigma would never get a gradient again.
 LEAST_SIGMA = 0.25
@@ -79,6 +91,20 @@ class DisplacedConv(Module):
     [[-0.75, -0.75], [-0.75, 0.75], [0.75, -0.75], [0.75, 0.75]]
     """
 
+    @arguments(
+        in_channels=integer(0),
+        out_channels=integer(0),
+        units=pair(1),
+        extent=number(0),
+        sigma=number(above=0),
+        learn_sigma=flag,
+        bias=flag,
+        displacement_rate=number(above=0),
+        bound=optional(number(above=0)),
+        displacement_gradient=choice("exact", "smooth"),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -95,20 +121,12 @@ class DisplacedConv(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        grid = pair("DisplacedConv: units", units, 1)
-        positive = {"sigma": sigma, "displacement_rate": displacement_rate, "bound": bound}
-        for name, value in positive.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"DisplacedConv: {name} must be positive and finite, got {value!r}")
         if learn_sigma and sigma < LEAST_SIGMA:
             raise ValueError(f"DisplacedConv: a learned sigma must be at least {LEAST_SIGMA}, got {sigma!r}")
-        if not 0 <= extent < math.inf:
-            raise ValueError(f"DisplacedConv: extent must be at least 0, got {extent!r}")
-        shape = (out_channels, in_channels, grid[0] * grid[1])
+        shape = (out_channels, in_channels, units[0] * units[1])
         fan_in = in_channels * shape[2]
         self.weight = Variable((rng.standard_normal(shape) * np.sqrt(2 / max(fan_in, 1))).astype(dtype))
-        self.displacement = Variable(np.broadcast_to(_start(grid, extent), (*shape, 2)).astype(dtype))
+        self.displacement = Variable(np.broadcast_to(_start(units, extent), (*shape, 2)).astype(dtype))
         self.bias = _uniform(rng, out_channels, fan_in, dtype) if bias else None
         self.sigma: Any = Variable(np.asarray(sigma, dtype)) if learn_sigma else sigma
         self.alive = np.ones(shape, bool)
@@ -118,6 +136,7 @@ class DisplacedConv(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, O, H, W)."""
+        x = layer_input(self, "x", x, self.weight)
         return F.displaced_conv2d(
             x,
             self.weight * self.alive,
@@ -154,6 +173,7 @@ class DisplacedConv(Module):
         if isinstance(self.sigma, Variable):
             self.sigma.data[self.sigma.data < LEAST_SIGMA] = LEAST_SIGMA
 
+    @arguments(factor=number(above=0))
     def rescale(self, factor: float) -> None:
         """Multiply all displacements, and the bound, by `factor`.
 
@@ -161,12 +181,11 @@ class DisplacedConv(Module):
         or a stride of 2 for the sake of resolution, sees what it saw before if the layers after it are
         rescaled by 2. The units keep their size.
         """
-        if not 0 < factor < math.inf:
-            raise ValueError(f"DisplacedConv.rescale: factor must be positive and finite, got {factor!r}")
         self.displacement.data *= self.displacement.dtype.type(factor)
         if self.bound is not None:
             self.bound *= factor
 
+    @arguments(threshold=number(0, most=1))
     def prune(self, threshold: float) -> int:
         """Remove units whose absolute weight is less than `threshold` times the largest of the layer.
 
@@ -183,8 +202,6 @@ class DisplacedConv(Module):
         int
             How many units were removed.
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"DisplacedConv.prune: threshold must be from 0 to 1, got {threshold!r}")
         if not self.alive.size:
             return 0
         xp = library(self.weight.data)
@@ -238,14 +255,14 @@ def parameter_groups(network: Module) -> list[dict[str, Any]]:
     [(3, 2, 4, 2)] {'weight_decay': 0.0, 'lr_scale': 10.0}
     [(3,)] {'weight_decay': 0.0}
     """
-    special: dict[int, dict[str, Any]] = {}
+    special: dict[Variable, dict[str, Any]] = {}
     for _, layer in network.modules():
         if isinstance(layer, DisplacedConv):
             for variable in (layer.displacement, layer.sigma, layer.bias):
                 if isinstance(variable, Variable):
-                    special[variable.key] = {"parameters": [variable], "weight_decay": 0.0}
-            special[layer.displacement.key]["lr_scale"] = layer.displacement_rate
-    others = [p for p in network.parameters() if p.key not in special]
+                    special[variable] = {"parameters": [variable], "weight_decay": 0.0}
+            special[layer.displacement]["lr_scale"] = layer.displacement_rate
+    others = [p for p in network.parameters() if p not in special]
     return [{"parameters": others}, *special.values()]
 
 

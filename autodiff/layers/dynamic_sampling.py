@@ -5,11 +5,20 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._common import pair
+from ..functions._arguments import (
+    arguments,
+    choice,
+    flag,
+    floating,
+    generator,
+    integer,
+    layer_input,
+    number,
+    optional,
+    pair,
+)
 from .basic import Conv2d
-from .module import Module, generator
-
-FUSE = ("sum", "mean", "max")
+from .module import Module
 
 
 class DynamicSamplingConv(Module):
@@ -51,6 +60,26 @@ class DynamicSamplingConv(Module):
         Of the parameters.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        out_channels=integer(1),
+        kernel_size=pair(1),
+        features=optional(integer(1)),
+        samples=integer(1),
+        sample_stride=pair(1),
+        dilation=pair(1),
+        stride=pair(1),
+        attention=flag,
+        kernel_residual=flag,
+        attention_residual=flag,
+        fuse=choice("sum", "mean", "max"),
+        post_channels=optional(integer(1)),
+        feature_kernel=pair(1),
+        branch_kernel=pair(1),
+        gain=number(),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -73,10 +102,7 @@ class DynamicSamplingConv(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        if fuse not in FUSE:
-            raise ValueError(f"DynamicSamplingConv: fuse must be one of {', '.join(FUSE)}, got {fuse!r}")
-        rng = generator(rng)
-        self.kernel_size = kh, kw = pair("DynamicSamplingConv: kernel_size", kernel_size, 1)
+        self.kernel_size = kh, kw = kernel_size
         self.features = in_channels if features is None else features
         self.out_channels, self.fuse, self.stride = out_channels, fuse, stride
         options: dict[str, Any] = {"rng": rng, "dtype": dtype}
@@ -129,6 +155,7 @@ class DynamicSamplingConv(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, in_channels, H, W) -> (N, O or post_channels, ceil(H/stride), ceil(W/stride))."""
+        x = layer_input(self, "x", x, self.feature.weight)
         y = F.dynamic_sampling_conv2d(self.feature(x), *self.kernels(x), *self.attention(x), **self.params)
         if self.fuse == "mean":
             y = y * y.dtype.type(1 / self.params["samples"] ** 2)

@@ -6,10 +6,24 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._common import pair, plain
+from ..functions._arguments import (
+    arguments,
+    as_parameters,
+    choice,
+    floating,
+    fractional,
+    generator,
+    integer,
+    layer_input,
+    number,
+    optional,
+    pair,
+)
+from ..functions.reductions import centred, root
+from ..functions.shapes import narrow
 from ..variable import Variable
 from .basic import Conv2d
-from .module import Module, Sequential, generator
+from .module import Module, Sequential
 from .normalization import BatchNorm2d
 from .residual import Bottleneck
 from .stateless import ReLU
@@ -37,6 +51,13 @@ class FilterNorm(Module):
         Of alpha.
     """
 
+    @arguments(
+        kernel_size=pair(1),
+        channels=optional(integer(1)),
+        nonlinearity=choice(*GAIN),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         kernel_size: Any,
@@ -46,11 +67,7 @@ class FilterNorm(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        if nonlinearity not in GAIN:
-            raise ValueError(
-                f"FilterNorm: nonlinearity must be one of {', '.join(GAIN)}, got {nonlinearity!r}"
-            )
-        self.kernel_size = pair("FilterNorm: kernel_size", kernel_size, 1)
+        self.kernel_size = kernel_size
         taps = self.kernel_size[0] * self.kernel_size[1]
         if taps < 2:
             raise ValueError(
@@ -60,25 +77,30 @@ class FilterNorm(Module):
         self.alpha: Any = scale
         self.learned = channels is not None
         if channels is not None:
-            self.alpha = Variable((generator(rng).standard_normal(channels * taps) * scale).astype(dtype))
+            self.alpha = Variable((rng.standard_normal(channels * taps) * scale).astype(dtype))
 
     def forward(self, filters: Any) -> Any:
         """filters (N, F*kh*kw, *rest) -> (N, F, kh, kw, *rest)."""
-        n, channels, *rest = filters.shape
-        kh, kw = self.kernel_size
-        filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
-        centred = filters - F.mean(filters, 2, keepdims=True)
-        variance = F.sum(F.square(centred), 2, keepdims=True) / (kh * kw - 1)
-        # The slope of sqrt is infinite at 0, where a filter is constant (over a black patch): leave it out.
-        varies = plain(variance) > 0
-        one = variance.dtype.type(1)
-        deviation = F.where(varies, F.sqrt(F.where(varies, variance, one)), 0 * one)
-        scale = 1 / (deviation + 1e-10)
+        filters = fractional("FilterNorm", "filters", filters)
         if self.learned:
-            normed = (centred * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
+            filters, _ = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)
+        kh, kw = self.kernel_size
+        if filters.ndim < 2 or filters.shape[1] % (kh * kw):
+            raise ValueError(
+                f"FilterNorm: filters must have shape (N, F*kh*kw, ...) with kh*kw = {kh * kw}, "
+                f"got {tuple(filters.shape)}"
+            )
+        n, channels, *rest = filters.shape
+        filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
+        _, deviations = centred(filters, 2)
+        variance = F.sum(F.square(deviations), 2, keepdims=True) / (kh * kw - 1)
+        # Where a filter is constant (over a black patch), the slope of this root is 0, not infinite.
+        scale = 1 / (root(variance) + 1e-10)
+        if self.learned:
+            normed = (deviations * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
         else:
-            normed = centred * (scale * self.alpha)
-        return normed.reshape((n, channels // (kh * kw), kh, kw, *rest))
+            normed = deviations * (scale * self.alpha)
+        return narrow(normed, filters.dtype).reshape((n, channels // (kh * kw), kh, kw, *rest))
 
 
 def _channel_branch(
@@ -118,6 +140,18 @@ class DDF(Module):
         Of the parameters.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        kernel_size=pair(1),
+        stride=pair(1),
+        dilation=pair(1),
+        heads=integer(1),
+        se_ratio=number(above=0),
+        nonlinearity=choice(*GAIN),
+        combine=choice("mul", "add"),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -132,8 +166,7 @@ class DDF(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        kh, kw = pair("DDF: kernel_size", kernel_size, 1)
+        kh, kw = kernel_size
         options: dict[str, Any] = {"rng": rng, "dtype": dtype}
         self.spatial = Conv2d(in_channels, heads * kh * kw, 1, stride=stride, **options)
         self.spatial_norm = FilterNorm((kh, kw), nonlinearity=nonlinearity, **options)
@@ -143,6 +176,7 @@ class DDF(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        x = layer_input(self, "x", x, self.spatial.weight)
         spatial = self.spatial_norm(self.spatial(x))
         channel = self.channel_norm(self.channel(F.global_avg_pool(x)))
         channel = channel.reshape(channel.shape[:4])
@@ -171,6 +205,19 @@ class DDFUp(Module):
         otherwise from x, after a depthwise convolution per phase. The channel filters always come from x.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        kernel_size=pair(1),
+        scale=integer(1),
+        dilation=pair(1),
+        heads=integer(1),
+        se_ratio=number(above=0),
+        nonlinearity=choice(*GAIN),
+        combine=choice("mul", "add"),
+        joint_channels=optional(integer(1)),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -186,9 +233,7 @@ class DDFUp(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
-        kernel = pair("DDFUp: kernel_size", kernel_size, 1)
-        taps, phases = kernel[0] * kernel[1], scale * scale
+        kernel, taps, phases = kernel_size, math.prod(kernel_size), scale * scale
         options: dict[str, Any] = {"rng": rng, "dtype": dtype}
         self.depthwise = []
         if joint_channels is None:
@@ -205,13 +250,14 @@ class DDFUp(Module):
 
     def forward(self, x: Any, guide: Any = None) -> Any:
         """x (N, C, H, W), guide (N, joint_channels, H, W) -> (N, C, scale*H, scale*W)."""
+        x = layer_input(self, "x", x, self.spatial.weight)
         n, c, h, w = x.shape
         u, (kh, kw) = self.scale, self.spatial_norm.kernel_size
         if (guide is None) != bool(self.depthwise):
             raise ValueError(
                 f"DDFUp: a guide must be given exactly with joint_channels, got {type(guide).__name__}"
             )
-        source = guide
+        source = None if guide is None else layer_input(self, "guide", guide, self.spatial.weight)
         if source is None:
             source = F.concatenate([depthwise(x) for depthwise in self.depthwise], axis=1)
         elif tuple(source.shape[2:]) != (h, w):
@@ -252,6 +298,16 @@ class CARAFE(Module):
         As for `Conv2d`.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        scale=integer(1),
+        up_kernel=integer(1),
+        groups=integer(1),
+        encoder_kernel=pair(1),
+        compressed=integer(1),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -264,7 +320,6 @@ class CARAFE(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         self.compress = Conv2d(in_channels, compressed, 1, rng=rng, dtype=dtype)
         outputs = up_kernel * up_kernel * groups * scale * scale
         self.encode = Conv2d(compressed, outputs, encoder_kernel, rng=rng, dtype=dtype)
@@ -272,6 +327,7 @@ class CARAFE(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, scale*H, scale*W)."""
+        x = layer_input(self, "x", x, self.compress.weight)
         masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
         n, _, h, w = masks.shape
         masks = F.softmax(masks.reshape((n, self.groups, -1, h, w)), axis=2).reshape((n, -1, h, w))
@@ -301,6 +357,15 @@ class Involution(Module):
         As for `Conv2d`.
     """
 
+    @arguments(
+        channels=integer(1),
+        kernel_size=integer(1),
+        stride=integer(1),
+        group_channels=integer(1),
+        reduction=integer(1),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         channels: int,
@@ -312,7 +377,6 @@ class Involution(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         if channels % group_channels:
             raise ValueError(f"Involution: group_channels {group_channels} must divide channels {channels}")
         middle = max(channels // reduction, 1)
@@ -327,6 +391,7 @@ class Involution(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        x = layer_input(self, "x", x, self.span.weight)
         k, (h, w) = self.kernel_size, x.shape[2:]
         high, wide = -(-h // self.stride), -(-w // self.stride)
         seen = x if self.stride == 1 else F.adaptive_avg_pool2d(x, (high, wide))
@@ -353,6 +418,7 @@ class DDFBottleneck(Bottleneck):
         Passed on to `DDF`.
     """
 
+    @arguments(rng=generator)
     def __init__(
         self,
         in_channels: int,
@@ -364,7 +430,6 @@ class DDFBottleneck(Bottleneck):
         dtype: Any = np.float32,
         **options: Any,
     ) -> None:
-        rng = generator(rng)
         middle = DDF(middle_channels, stride=stride, rng=rng, dtype=dtype, **options)
         super().__init__(
             in_channels, middle_channels, out_channels, stride=stride, middle=middle, rng=rng, dtype=dtype

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import functions as F
 from .._random import recomputing
+from ..functions._arguments import arguments, floating, integer, layer_input, number
 from ..functions._common import plain
 from ..variable import Variable
 from .module import Module
@@ -26,6 +27,7 @@ class BatchNorm2d(Module):
         Of parameters and running averages.
     """
 
+    @arguments(channels=integer(0), momentum=number(0, most=1), epsilon=number(0), dtype=floating)
     def __init__(
         self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5, dtype: Any = np.float32
     ) -> None:
@@ -37,6 +39,7 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Any) -> Any:
         """Normalised x."""
+        x = layer_input(self, "x", x, self.weight)
         if not self.training:
             return F.affine(
                 x, self.running_mean, self.running_variance, self.weight, self.bias, epsilon=self.epsilon
@@ -72,8 +75,9 @@ class GroupNorm(Module):
         Of the parameters.
     """
 
+    @arguments(groups=integer(1), channels=integer(0), epsilon=number(0), dtype=floating)
     def __init__(self, groups: int, channels: int, *, epsilon: float = 1e-5, dtype: Any = np.float32) -> None:
-        if groups < 1 or channels % groups:
+        if channels % groups:
             raise ValueError(f"GroupNorm: groups {groups} must divide channels {channels}")
         self.weight = Variable(np.ones(channels, dtype))
         self.bias = Variable(np.zeros(channels, dtype))

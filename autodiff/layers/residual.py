@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
+from ..functions._arguments import arguments, floating, generator, integer, layer_input
 from .basic import Conv2d
-from .module import Module, Sequential, generator
+from .module import Module, Sequential
 from .normalization import BatchNorm2d
 
 
@@ -29,6 +30,14 @@ class Bottleneck(Module):
         As for `Conv2d`.
     """
 
+    @arguments(
+        in_channels=integer(1),
+        middle_channels=integer(1),
+        out_channels=integer(1),
+        stride=integer(1),
+        rng=generator,
+        dtype=floating,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -40,7 +49,6 @@ class Bottleneck(Module):
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        rng = generator(rng)
         options: dict[str, Any] = {"bias": False, "rng": rng, "dtype": dtype}
         self.reduce = Conv2d(in_channels, middle_channels, 1, **options)
         self.reduce_norm = BatchNorm2d(middle_channels, dtype=dtype)
@@ -57,6 +65,7 @@ class Bottleneck(Module):
 
     def forward(self, x: Any) -> Any:
         """x (N, in_channels, H, W) -> (N, out_channels, ceil(H/stride), ceil(W/stride))."""
+        x = layer_input(self, "x", x, self.reduce.weight)
         y = F.relu(self.reduce_norm(self.reduce(x)))
         y = F.relu(self.middle_norm(self.middle(y)))
         y = self.expand_norm(self.expand(y))

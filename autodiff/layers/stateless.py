@@ -4,7 +4,8 @@ from inspect import signature
 from typing import Any
 
 from .. import functions as F
-from .module import Module, generator
+from ..functions._arguments import arguments, array, generator, number
+from .module import Module
 
 
 class Stateless(Module):
@@ -17,17 +18,21 @@ class Stateless(Module):
 
     def __init__(self, *args: Any, **params: Any) -> None:
         function = type(self).function
+        name, checks = type(self).__name__, getattr(function, "checks", {})
         try:
-            signature(function).bind(None, *args, **params)
+            bound = signature(function).bind(None, *args, **params)
         except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}; see functions.{function.__name__}") from None
+            raise TypeError(f"{name}: {error}; see functions.{function.__name__}") from None
+        for argument, value in list(bound.arguments.items())[1:]:
+            if argument in checks:
+                checks[argument](name, argument, value)
         self.args, self.params = args, params
 
     def forward(self, x: Any) -> Any:
         """The function of x."""
         return type(self).function(x, *self.args, **self.params)
 
-    def __repr__(self) -> str:
+    def _label(self) -> str:
         given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.params.items())]
         return f"{type(self).__name__}({', '.join(given)})"
 
@@ -43,13 +48,13 @@ class Dropout(Module):
         Where the random numbers come from. Its state is kept in the checkpoints of a training.
     """
 
+    @arguments(rate=number(0, below=1), rng=generator)
     def __init__(self, rate: float = 0.5, *, rng: Any = None) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(f"Dropout: rate must be at least 0 and less than 1, got {rate!r}")
-        self.rate, self.rng = rate, generator(rng)
+        self.rate, self.rng = rate, rng
 
     def forward(self, x: Any) -> Any:
         """x with holes."""
+        x = array("Dropout", "x", x)
         return F.dropout(x, self.rate, rng=self.rng) if self.training else x
 
 

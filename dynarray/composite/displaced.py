@@ -28,7 +28,8 @@ def forward(
     scale = spread if sigma is None else sigma
 
     def bell(distance: Any) -> Any:
-        return functions.exp(functions.square(distance / scale) / -2)
+        with np.errstate(under="ignore"):  # a tap too small to be represented is 0
+            return functions.exp(functions.square(distance / scale) / -2)
 
     def blur(size: int, radius: int) -> Any:
         total = functions.sum(bell(np.arange(-radius, radius + 1, dtype=x.dtype)))

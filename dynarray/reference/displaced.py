@@ -17,14 +17,15 @@ class _Bell(NamedTuple):
 
 def _bell(sigma: Any, radius: int, dtype: Any) -> _Bell:
     offset = np.arange(-radius, radius + 1)
-    with np.errstate(over="ignore"):
+    # A tap that is too small to be represented is 0, also where the caller asked NumPy to raise.
+    with np.errstate(over="ignore", under="ignore"):
         square, slope = (offset / sigma) ** 2, offset / sigma / sigma
-    bell = np.exp(-square / 2)
-    value = bell / bell.sum()
-    # A tap that is nothing has no derivative, however far it lies out.
-    square, slope = np.where(value != 0, square, 0), np.where(value != 0, slope, 0)
-    by_sigma = value * (square - (value * square).sum()) / sigma
-    return _Bell(*(taps.astype(dtype) for taps in (value, by_sigma, value * slope)))
+        bell = np.exp(-square / 2)
+        value = bell / bell.sum()
+        # A tap that is nothing has no derivative, however far it lies out.
+        square, slope = np.where(value != 0, square, 0), np.where(value != 0, slope, 0)
+        by_sigma = value * (square - (value * square).sum()) / sigma
+        return _Bell(*(taps.astype(dtype) for taps in (value, by_sigma, value * slope)))
 
 
 def _bells(sigma: Any, radius: tuple[int, int], dtype: Any) -> tuple[_Bell, _Bell]:

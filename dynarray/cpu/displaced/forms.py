@@ -57,19 +57,19 @@ class BlurTaps(NamedTuple):
 @lru_cache(maxsize=16)
 def _blur_taps(spread: float, radius: int, dtype: Any) -> BlurTaps:
     offset = np.arange(-radius, radius + 1)
-    with np.errstate(over="ignore"):
+    # A tap that is too small to be represented is 0, also where the caller asked NumPy to raise.
+    with np.errstate(over="ignore", under="ignore"):
         place = np.clip(offset / spread, -1e3, 1e3)  # beyond, the bell is 0, and infinity times 0 is NaN
-    bell = np.exp(-(place**2) / 2)
-    value = bell / bell.sum()
-    by_sigma = value * (place**2 - (value * place**2).sum()) / spread
-    by_place = value * place / spread
-    return BlurTaps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
+        bell = np.exp(-(place**2) / 2)
+        value = bell / bell.sum()
+        by_sigma = value * (place**2 - (value * place**2).sum()) / spread
+        by_place = value * place / spread
+        return BlurTaps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
 
 
-def _taps_of_axes(spread: float, radius: int | tuple[int, int], dtype: Any) -> tuple[BlurTaps, BlurTaps]:
+def _taps_of_axes(spread: float, radius: tuple[int, int], dtype: Any) -> tuple[BlurTaps, BlurTaps]:
     """Down the columns and along the rows: a radius of 0 leaves an axis as it is."""
-    down, along = (radius, radius) if isinstance(radius, int) else radius
-    return _blur_taps(spread, down, dtype), _blur_taps(spread, along, dtype)
+    return _blur_taps(spread, radius[0], dtype), _blur_taps(spread, radius[1], dtype)
 
 
 def _within(taps: np.ndarray, size: int) -> np.ndarray:
@@ -145,12 +145,12 @@ def displaced_conv2d_forward(
     bias: Any,
     *,
     spread: float,
-    radius: int | tuple[int, int],
+    radius: tuple[int, int],
     **params: Any,
 ) -> tuple[Any, tuple]:
     """Output of `displaced_conv2d`; keeps the inputs for the backward pass.
 
-    `radius` is that of the blur, along y and x: one number for both, or two.
+    `radius` is that of the blur, along y and x.
     """
     kept = (x, weight, displacement, sigma, bias)
     targets = len(weight)
@@ -175,7 +175,7 @@ def displaced_conv2d_backward(
     needs: tuple[bool, ...],
     *,
     spread: float,
-    radius: int | tuple[int, int],
+    radius: tuple[int, int],
     displacement_gradient: str,
 ) -> tuple:
     """Gradients of `displaced_conv2d` with respect to x, weight, displacement, sigma and bias."""

@@ -10,7 +10,7 @@ from numba import types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compile import borrowing_jit, jit
+from .compile import borrowing_jit
 from .vectors import LINE_BYTES, Writer
 
 _SIDE = 8  # of a block that is transposed in registers
