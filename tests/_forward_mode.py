@@ -454,14 +454,14 @@ NAMES = (
 )
 
 
-def run(code: Any) -> World:
-    """Run a compiled program until each run finds the sources that the run before found."""
+def run(code: Any, shared: dict) -> World:
+    """Run a compiled program, with these names beside ours, until each run finds the sources that the run before found."""
     global _world
     plan: dict = {}
     for _ in range(6):
         _world = world = World(plan)
         names = {**{item.__name__: item for item in NAMES}, "pool": Pool(), "out": world.outputs.append}
-        contextvars.Context().run(exec, code, {**names, "__name__": __name__})
+        contextvars.Context().run(exec, code, {**shared, **names})
         plan = {}
         for number, sources in enumerate(world.questions):
             for place, source in enumerate(sources):
