@@ -1,4 +1,4 @@
-"""Random expressions of the programs in `_programs`: functions, derivatives to a given depth, closures, calls."""
+"""Random expressions of the programs in `_programs`: functions, derivatives to a given depth, closures."""
 
 import random
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ UNARY = (
     "(0.5 * {0})", "(1.1 - {0})", "F.log(2 + F.cos({0}))", "({0} / 1.7)", "(1 / (2 + F.sin({0})))", FLOORED,
 )  # fmt: skip
 BINARY = (
-    "({0} + {1})", "({0} - {1})", "({0} * {1})", "({0} * {1})", "({0} / (2 + F.cos({1})))", "F.maximum({0}, {1})",
-    "F.minimum({0}, {1})", "F.where({1} > 0.4, {0}, 0.1)",
+    "({0} + {1})", "({0} - {1})", "({0} * {1})", "({0} * {1})", "({0} / (2 + F.cos({1})))",
+    "F.maximum({0}, {1})", "F.minimum({0}, {1})", "F.where({1} > 0.4, {0}, 0.1)",
 )  # fmt: skip
 # Shape of the result, shapes of the parts, text.
 SHAPED = (
@@ -49,7 +49,8 @@ SHAPED = (
     (VECTOR, (VECTOR,), "{0}[::-1]"), (VECTOR, (VECTOR,), "{0}[np.array([1, 0])]"),
     (VECTOR, (NUMBER, NUMBER), "F.stack([{0}, {1}])"), (VECTOR, (MATRIX,), "F.sum({0}, 0)"),
     (VECTOR, (VECTOR, VECTOR), "F.concatenate([{0}[1:], {1}[:1]])"), (VECTOR, (MATRIX,), "{0}[:, 1]"),
-    (VECTOR, (VECTOR,), "F.where(np.array([True, False]), {0}, 0.3)"), (VECTOR, (MATRIX, VECTOR), "({0} @ {1})"),
+    (VECTOR, (VECTOR,), "F.where(np.array([True, False]), {0}, 0.3)"),
+    (VECTOR, (MATRIX, VECTOR), "({0} @ {1})"),
     (MATRIX, (VECTOR, VECTOR), "(F.reshape({0}, (2, 1)) * {1})"), (MATRIX, (MATRIX,), "F.transpose({0})"),
     (MATRIX, (VECTOR, VECTOR), "F.stack([{0}, {1}])"), (MATRIX, (MATRIX, MATRIX), "(0.5 * {0} @ {1})"),
 )  # fmt: skip
@@ -84,12 +85,14 @@ def derivatives(s: Shape) -> list[Derivative]:
         Derivative("jacobian", (v,), n, None, v, "jacobian(lambda NAMES: {0})({1})"),
         Derivative("jacobian", (n,), v, None, v, "jacobian(lambda NAMES: {0})({1})"),
         Derivative("jacobian", (v,), v, None, m, "jacobian(lambda NAMES: {0})({1})"),
+        Derivative("hessian", (n,), n, None, n, "hessian(lambda NAMES: {0})({1})"),
+        Derivative("hessian", (n,), n, None, n, "hessian(lambda NAMES: {0})({1})"),
         Derivative("hessian", (v,), n, None, m, "hessian(lambda NAMES: {0})({1})"),
     ]
 
 
 class ExpressionMaker:
-    """Makes expressions. `names` are the values in scope, the latest last; `active` what surely records here."""
+    """Makes expressions. `names` are the values in scope, the latest last; `active` surely records."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -144,7 +147,7 @@ class ExpressionMaker:
             return self.atom(shape)
         if depth > 0 and self.derivatives < 5 and self.chance(0.35):
             return self.derivative(shape, size, depth)
-        if self.chance(0.12):
+        if self.chance(0.15):
             special = self.special(shape, size, depth)
             if special is not None:
                 return special
@@ -160,11 +163,12 @@ class ExpressionMaker:
         parts = tuple(self.expr(s, (size - 1) // len(shapes), depth) for s in shapes)
         if form == FLOORED and not parts[0].sure:
             return parts[0]
-        return Expr(form, parts, shape, any(part.sure for part in parts))
+        # A condition alone makes no Variable.
+        return Expr(form, parts, shape, any(part.sure for part in parts[: 1 if "where" in form else None]))
 
     def special(self, shape: Shape, size: int, depth: int) -> Expr | None:
         """Functions of the program, layers, pullbacks, checkpoints, constants."""
-        kind = self.random.randrange(5)
+        kind = self.random.randrange(6)
         functions = [f for f in self.functions if f.result == shape and f.depth <= depth]
         if kind == 0 and functions:
             f = self.random.choice(functions)

@@ -1,13 +1,13 @@
 """Differentiation that shares nothing with the tape: forward mode with tags, behind the same names.
 
-A program that is run with these names instead of the library's computes the same in another way. Every value is
-a polynomial in infinitesimals whose squares vanish; each source of each gradient that the program takes has an
-infinitesimal of its own, its *tag*. A gradient reads the coefficient of its tag. Since the sources of a later
-gradient are not known when they are computed, a program runs more than once: each run notes which values were
-sources, numbered in the order of their creation, and the next run tags them.
+A program that is run with these names instead of the library's computes the same in another way. Every
+value is a polynomial in infinitesimals whose squares vanish; each source of each gradient that the program
+takes has an infinitesimal of its own, its *tag*. A gradient reads the coefficient of its tag. Since the
+sources of a later gradient are not known when they are computed, a program runs more than once: each run
+notes which values were sources, numbered in the order of their creation, and the next run tags them.
 
-What leads to what is kept too, in `Variable.inputs`, apart from the slopes. From it `Tape.gradient` notes for
-each line of the program why the library may refuse there, and where it must.
+What leads to what is kept too, in `Variable.inputs`, apart from the slopes. From it `Tape.gradient` notes
+for each line of the program why the library may refuse there, and where it must.
 """
 
 import contextvars
@@ -67,8 +67,9 @@ def _line() -> int:
 class Variable:
     """A value with its slopes and with what it was computed from.
 
-    `kind` is "leaf", "step", or "gradient": what leads to a gradient is not known exactly, since that depends
-    on what the rules read. `blocked` says why there is no way back through it, if so.
+    `kind` is "leaf", "step", "argument" or "gradient": what leads to a gradient, which was taken by the
+    Variables `by`, is not known exactly, since that depends on what the rules read. `blocked` says why
+    there is no way back through it, if so.
     """
 
     __array_ufunc__ = None
@@ -82,10 +83,11 @@ class Variable:
             parts[tag,] = np.eye(size).reshape(size, *dual.shape)
         self.dual = Dual(parts, dual.shape)
         self.inputs, self.kind, self.blocked, self.uses = inputs, kind, None, 0
+        self.by: list[Variable] = []
         self.owner = _tapes.get()[0] if _tapes.get() else None
         if self.owner is not None:
             self.owner.made.append(self)
-        elif kind == "step":
+        elif kind in ("step", "argument"):
             self.blocked = OUTSIDE
         self.order = max((v.order for v in inputs), default=0) + (kind == "gradient")
         for v in inputs:
@@ -236,7 +238,9 @@ class Tape:
         with Question(members) as question:
             for place, source in enumerate(members):
                 slope = pulled(question.slope(target, place), dual(seed), source.shape)
-                found.append(_verdict(target, source, slope, unused) or deliver(slope, (target, seed)))
+                found.append(
+                    _verdict(target, source, slope, unused) or deliver(slope, (target, seed), members)
+                )
         if not keep and self not in _tapes.get():
             self.release()
         found = [None if value is UNUSED else value for value in found]
@@ -285,27 +289,42 @@ def pushed(slope: Dual, vector: Any) -> Dual:
     return summed(product(slope, vector), 0)
 
 
-def deliver(slope: Dual, inputs: tuple) -> Any:
+def deliver(slope: Dual, inputs: tuple, by: list) -> Any:
     """A result of differentiation: a Variable where a tape records, an array elsewhere."""
     inputs = tuple(v for v in inputs if isinstance(v, Variable))
     _world.order = max(_world.order, *(v.order + 1 for v in inputs))
-    return Variable(slope, inputs=inputs, kind="gradient") if _tapes.get() else slope.parts[()]
+    if not _tapes.get():
+        return slope.parts[()]
+    gradient = Variable(slope, inputs=inputs, kind="gradient")
+    gradient.by = by
+    return gradient
 
 
-def paths(target: Variable, source: Variable) -> tuple[bool, bool, set]:
-    """Whether the source leads to the target for certain, or perhaps, and what blocks any of the ways."""
+class Ambiguous(Exception):
+    """The derivative by a result that was on the way of a gradient, whose rules may have read it or not."""
+
+
+def ancestors(target: Variable) -> list[Variable]:
+    """What a value was computed from, and itself, in the order of creation."""
     found, todo = {target}, [target]
     while todo:
         new = [v for v in todo.pop().inputs if v not in found]
         found.update(new)
         todo += new
+    return sorted(found, key=lambda v: v.number)
+
+
+def paths(target: Variable, source: Variable) -> tuple[bool, bool, set]:
+    """Whether the source leads to the target for certain, or perhaps, and what blocks any of the ways."""
     sure, maybe, why = {}, {}, {}
-    for v in sorted(found, key=lambda v: v.number):
+    for v in ancestors(target):
         sure[v] = v is source or (v.kind != "gradient" and any(sure[i] for i in v.inputs))
         maybe[v] = v is source or any(maybe[i] for i in v.inputs)
         why[v] = set().union(*(why[i] for i in v.inputs)) if v is not source else set()
         if maybe[v] and v is not source and v.blocked:
             why[v].add(v.blocked)
+        if maybe[v] and v is not source and source.kind == "step" and set(v.by) & set(ancestors(source)):
+            raise Ambiguous
     return sure[target], maybe[target], why[target]
 
 
@@ -327,7 +346,7 @@ ZERO_OR_NONE = "zero or None"
 
 def own(x: Any) -> Variable:
     """An argument of a function that is differentiated, linked to what is given for it."""
-    return Variable(x.dual, inputs=(x,), kind="step") if isinstance(x, Variable) else Variable(x)
+    return Variable(dual(x), inputs=(x,), kind="argument") if isinstance(x, Variable) else Variable(x)
 
 
 def _outward(value: Variable) -> Any:
@@ -368,7 +387,7 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
         value = _variable(f(*inputs))
     with Question(inputs) as question:
         slope = total(*(pushed(question.slope(value, i), v) for i, v in enumerate(vectors)))
-    return _outward(value), deliver(slope, (value, *vectors))
+    return _outward(value), deliver(slope, (value, *vectors), inputs)
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
@@ -377,7 +396,7 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
         grads = tape.gradient(f(*inputs), inputs, unused="zero")
     with Question(inputs) as question:
         slopes = [total(*(pushed(question.slope(g, i), v) for i, v in enumerate(vectors))) for g in grads]
-    return tuple(deliver(slope, (g, *vectors)) for slope, g in zip(slopes, grads))
+    return tuple(deliver(slope, (g, *vectors), inputs) for slope, g in zip(slopes, grads))
 
 
 def jacobian(f: Callable, argnum: int = 0) -> Callable:
@@ -388,7 +407,7 @@ def jacobian(f: Callable, argnum: int = 0) -> Callable:
         with Question([inputs[argnum]]) as question:
             slope = question.slope(value, 0)
         slope = linear(slope, lambda p, k: np.moveaxis(p, k, -1))
-        return deliver(reshaped(slope, value.shape + inputs[argnum].shape), (value,))
+        return deliver(reshaped(slope, value.shape + inputs[argnum].shape), (value,), [inputs[argnum]])
 
     return evaluate
 
@@ -455,7 +474,7 @@ NAMES = (
 
 
 def run(code: Any, shared: dict) -> World:
-    """Run a compiled program, with these names beside ours, until each run finds the sources that the run before found."""
+    """Run a compiled program, with these names too, until a run finds the sources that the last one found."""
     global _world
     plan: dict = {}
     for _ in range(6):

@@ -1,8 +1,9 @@
-"""Random programs that differentiate, as small trees: made from a seed, printed as Python, and made smaller.
+"""Random programs that differentiate, as small trees: from a seed, printed as Python, made smaller.
 
-A program is a sequence of statements as a user would write them: leaves, tapes (nested, entered again, left by
-an exception), gradients inside and after their blocks, derivatives of functions to depth 3, closures, copies,
-layers, checkpoints, threads and tasks. The text runs with the names of the library and of `_forward_mode` alike.
+A program is a sequence of statements as a user would write them: leaves, tapes (nested, entered again, left
+by an exception), gradients inside and after their blocks, derivatives of functions to depth 3, closures,
+copies, layers, checkpoints, threads and tasks. It runs with the names of the library and with those of
+`_forward_mode`.
 """
 
 from collections.abc import Iterator
@@ -74,10 +75,26 @@ class Maker(ExpressionMaker):
 
     def block(self, length: int, level: int) -> list[Statement]:
         makers = [self.assign] * 4 + [self.tape] * (4 if level < 2 else 1) + [self.gradient] * 4
-        makers += [self.copied, self.layer, self.data, self.threaded, self.loop, self.pullback, self.escape]
+        makers += [
+            self.copied,
+            self.layer,
+            self.data,
+            self.threaded,
+            self.loop,
+            self.pullback,
+            self.pullback,
+            self.escape,
+        ]
         makers += [self.reads, self.augmented]
         if level == 0:
-            makers += [self.function, self.function, self.tasks, self.interrupted, self.released]
+            makers += [
+                self.function,
+                self.function,
+                self.tasks,
+                self.interrupted,
+                self.released,
+                self.released,
+            ]
         made: list[Statement] = []
         while len(made) < length:
             made += self.random.choice(makers)(level)
@@ -158,7 +175,7 @@ class Maker(ExpressionMaker):
         if self.chance(0.1):
             form = f"out({tape}.gradient({target.text()}, {chosen[0].text()}{options}, unused='none'))"
             return [Statement(form, features=(*used, "unused none"))]
-        if self.chance(0.6):
+        if self.chance(0.8):
             options += ", unused='zero'"
             used += ("unused zero",)
         names = [self.name("g", c.shape, bool(self.active)).form for c in chosen]
@@ -184,13 +201,12 @@ class Maker(ExpressionMaker):
         if target is None:
             return made
         options = ", unused='zero'" if self.chance(0.7) else ""
-        return [
-            *made,
-            Statement(f"out({self.random.choice(self.tapes)}.gradient({target.form}, {leaf.form}{options}))"),
-        ]
+        tape = self.random.choice(self.tapes)
+        return [*made, Statement(f"out({tape}.gradient({target.form}, {leaf.form}{options}))")]
 
     def copied(self, level: int) -> list[Statement]:
-        of = self.random.choice(self.leaves)
+        sure = [name for name in self.names if name.sure]
+        of = self.random.choice(sure if self.chance(0.1) else self.leaves)
         kind = self.random.choice(("copy.deepcopy({})", "copy.copy({})", "pickle.loads(pickle.dumps({}))"))
         leaf = self.name("c", of.shape)
         self.leaves.append(leaf)
@@ -210,10 +226,16 @@ class Maker(ExpressionMaker):
         return [Statement(f"{layer} = {text}", features=used)]
 
     def data(self, level: int) -> list[Statement]:
-        if not self.chance(0.4):
+        if not self.chance(0.5):
             return []
-        leaf = self.random.choice(self.leaves).form
-        return [Statement(f"{leaf}.data = {leaf}.data * 0.9 + 0.05", features=("data changed",))]
+        chosen = self.random.choice(self.leaves)
+        leaf, before = chosen.form, []
+        if self.active and chosen.shape != MATRIX and self.chance(0.3):
+            # What a checkpoint used is no more what it was.
+            value = Expr(f"checkpoint(lambda a: a * {leaf})({{0}})", (chosen,), chosen.shape)
+            before = [Statement(f"{self.name('v', chosen.shape).form} = {{0}}", (value,))]
+        change = Statement(f"{leaf}.data = {leaf}.data * 0.9 + 0.05", features=("data changed",))
+        return [*before, change, *(self.gradient(level) if before else [])]
 
     def threaded(self, level: int) -> list[Statement]:
         held, tape = self.active, self.random.choice([*self.active, *self.tapes, None])
@@ -242,7 +264,8 @@ class Maker(ExpressionMaker):
         self.names.remove(name)
         name = replace(name, sure=start.sure and step.sure)
         self.names.append(name)
-        form = f"{name.form} = {{0}}\nfor _ in range({self.random.randint(2, 3)}):\n    {name.form} = F.tanh({{1}})"
+        head = f"{name.form} = {{0}}\nfor _ in range({self.random.randint(2, 3)}):"
+        form = f"{head}\n    {name.form} = F.tanh({{1}})"
         return [Statement(form, (start, step), features=("loop",))]
 
     def pullback(self, level: int) -> list[Statement]:
@@ -283,7 +306,7 @@ class Maker(ExpressionMaker):
         return [Statement(form, (name,), features=("reads",))]
 
     def function(self, level: int) -> list[Statement]:
-        """A function of one argument, with statements of its own, and sometimes a default that it captures."""
+        """A function of one argument, with statements of its own, and a default that it captures."""
         held = (
             list(self.names),
             list(self.leaves),
@@ -346,7 +369,7 @@ async def {loop}():
         return [Statement("try:", (), (block,), "except KeyError:\n    pass", features=("exception",))]
 
     def released(self, level: int) -> list[Statement]:
-        if not self.tapes or not self.chance(0.3):
+        if not self.tapes or not self.chance(0.6):
             return []
         return [Statement(f"{self.random.choice(self.tapes)}.release()", features=("release",))]
 
