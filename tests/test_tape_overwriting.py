@@ -1,4 +1,4 @@
-"""Whatever a rule reads and somebody overwrites is noticed: arrays, indices, masks, bounds; values and places."""
+"""Whatever a rule reads and somebody overwrites is noticed: arrays, indices, masks and bounds."""
 
 import threading
 from collections.abc import Callable
@@ -270,7 +270,7 @@ def in_the_block(read: Read, change: Callable) -> Any:
     with Tape() as tape:
         y = F.sum(read.call(x))
         change()
-        return tape.gradient(y, x)
+        return tape.gradient(y, x).data
 
 
 def between_two_gradients(read: Read, change: Callable) -> Any:
