@@ -13,18 +13,19 @@ def table(steps: list[Step]) -> str:
 
     Results of steps are called #0, #1, ...; other Variables a, b, ... in the order in which they appear.
     """
-    names: dict[int, str] = {}
+    names: dict[Any, str] = {}
     leaves = 0
     rows: list[tuple[str, ...]] = [HEADINGS]
     for number, step in enumerate(steps):
-        for key in step.keys:
-            if key is not None and key not in names:
-                names[key] = _letters(leaves)
+        for node in step.inputs:
+            if node is not None and node not in names:
+                names[node] = _letters(leaves)
                 leaves += 1
         arguments = [
-            _shaped("" if key is None else names[key], shape) for key, shape in zip(step.keys, step.shapes)
+            _shaped("" if node is None else names[node], shape)
+            for node, shape in zip(step.inputs, step.shapes)
         ]
-        names[step.output_key] = f"#{number}"
+        names[step] = f"#{number}"
         kept = [(name, array) for name, array in step.kept() if hasattr(array, "nbytes")]
         size = sum(array.nbytes for _, array in kept)
         result = _shaped(f"#{number}", step.output_shape)

@@ -4,27 +4,14 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ._backward import find
+from ._fingerprint import fingerprint, unchanged
+from ._graph import next_number, settled
 from ._random import States, noting, replaying
-from .function import Function, Step, active
+from ._recording import State, state
+from .function import Function, Step
 from .tape import Tape
-from .variable import Variable, linked
-
-
-class _Listener:
-    """In the place of a tape: keeps no step, only the Variables that come from outside."""
-
-    check = False
-
-    def __init__(self, given: list[Variable]) -> None:
-        self.outside = {variable.key: variable for variable in given}
-        self._made: set[int] = set()
-
-    def add(self, step: Step, args: tuple) -> None:
-        """Note the arguments that no step before has made."""
-        for arg in args:
-            if isinstance(arg, Variable) and arg.key not in self._made:
-                self.outside.setdefault(arg.key, arg)
-        self._made.add(step.output_key)
+from .variable import Variable, linked, result
 
 
 class _Call(NamedTuple):
@@ -36,6 +23,7 @@ class _Call(NamedTuple):
     outside: tuple[Variable, ...]
     values: tuple
     states: States
+    value: Any
 
 
 def checkpoint(f: Callable) -> Callable:
@@ -71,57 +59,83 @@ def checkpoint(f: Callable) -> Callable:
 
     @functools.wraps(f)
     def call(*args: Any, **params: Any) -> Any:
-        if not active.tapes:
+        if not state.get().tapes:
             return f(*args, **params)
-        given = [arg for arg in args if isinstance(arg, Variable)]
-        listener = _Listener(given)
-        tapes, active.tapes = active.tapes, [listener]
-        try:
-            with noting() as states:
-                output = f(*args, **params)
-        finally:
-            active.tapes = tapes
+        given = {arg.node: arg for arg in args if isinstance(arg, Variable)}
+        start = next_number()
+        with noting() as states:
+            output, used = _listened(f, args, params, given, start)
         if isinstance(output, tuple | list):
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
-        if not isinstance(output, Variable) or output.key in listener.outside:
+        if not isinstance(output, Variable) or output.node.number < start:
             return output
-        outside = tuple(listener.outside.values())
+        if not _before(output.node, start) <= {*used, *settled(used, start)[0]}:
+            raise ValueError(
+                f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
+                "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
+            )
+        outside = tuple(used.values())
         values = tuple(variable.data for variable in outside)
         names = [variable.name or f"input {i}" for i, variable in enumerate(outside)]
         arrays = (*values, *(arg for arg in args if hasattr(arg, "nbytes")))
-        call_again = _Call(names, arrays, args, outside[len({v.key for v in given}) :], values, states)
-        _record(rules, outside, values, output, params, call_again, tapes)
-        return output
+        print_of_value = fingerprint(output.data)
+        again = _Call(names, arrays, args, outside[len(given) :], values, states, print_of_value)
+        return _recorded(rules, outside, output, params, again)
 
     name = getattr(f, "__name__", type(f).__name__)
     rules = _rules(f, f"checkpoint of {name}")
     return call
 
 
-def _record(
-    rules: Function,
-    inputs: tuple[Variable, ...],
-    values: tuple,
-    output: Variable,
-    params: dict,
-    residual: _Call,
-    tapes: list,
-) -> None:
+def _listened(f: Callable, args: tuple, params: dict, given: dict, start: int) -> tuple[Any, dict]:
+    """The value of `f`, and by their nodes the Variables from before `start` that it is given or uses."""
+    now, used = state.get(), dict(given)
+
+    def listen(operands: tuple) -> None:
+        used.update((v.node, v) for v in operands if isinstance(v, Variable) and v.node.number < start)
+        if now.listener is not None:
+            now.listener(operands)
+
+    token = state.set(State((), listen))
+    try:
+        output = f(*args, **params)
+    finally:
+        state.reset(token)
+    return output, used
+
+
+def _before(node: Any, start: int) -> set:
+    """The nodes from before `start` that a result depends on, without those that they depend on."""
+    found: set = {None}
+    todo = [node]
+    while todo:
+        new = {other for other in todo.pop().inputs if other not in found}
+        found |= new
+        todo += (other for other in new if other is not None and other.number > start)
+    return {other for other in found if other is not None and other.number < start}
+
+
+def _recorded(
+    rules: Function, inputs: tuple[Variable, ...], output: Variable, params: dict, again: _Call
+) -> Variable:
     """One step for the whole function: a Variable that is given twice, or used inside too, counts once."""
+    now, values = state.get(), list(again.values)
     step = Step(
         rules,
         (),
-        [variable.key for variable in inputs],
+        [variable.node for variable in inputs],
         [value.shape for value in values],
         [value.dtype for value in values],
-        list(values),
-        output,
+        values,
+        output.data,
         {"params": params},
-        residual,
-        any(tape.check for tape in tapes),
+        again,
+        now.check,
+        now.owner,
     )
-    for tape in tapes:
-        tape.add(step, inputs)
+    for tape in now.tapes:
+        tape.steps.append(step)
+    return result(output.data, step)
 
 
 def _rules(f: Callable, name: str) -> Function:
@@ -134,13 +148,20 @@ def _rules(f: Callable, name: str) -> Function:
                     f"{name}: {variable!r}, which it uses, got other data after the forward pass; take the "
                     "gradient first"
                 )
-        inputs = [linked(value, key) for value, key in zip(call.values, step.keys)]
-        by_key = dict(zip(step.keys, inputs))
-        args = [by_key[arg.key] if isinstance(arg, Variable) else arg for arg in call.args]
+        inputs = [linked(value, node) for value, node in zip(call.values, step.inputs)]
+        by_node = dict(zip(step.inputs, inputs))
+        args = [by_node[arg.node] if isinstance(arg, Variable) else arg for arg in call.args]
         with replaying(call.states), Tape(check=False) as tape:
             output = f(*args, **step.params)
+        if not unchanged(call.value, output.data):
+            raise RuntimeError(
+                f"{name}: run again it gave another value than before: something that it uses changed, or "
+                "it draws random numbers of its own"
+            )
         wanted = [variable for variable, need in zip(inputs, needs) if need]
-        found = iter(tape.gradient(output, wanted, grad=grad))
+        # What lies before its inputs is not its own: the pass around it will come there.
+        way = find(output, wanted, "zero", stop=set(step.inputs))
+        found = iter(tape._walk(way, output, wanted, grad, keep=False))
         return [next(found) if need else None for need in needs]
 
     def forward(*operands: Any) -> Any:

@@ -2,32 +2,28 @@
 
 A function is an object made by `differentiable`: how to compute it, and per array argument which values its
 gradient reads and how it is computed from them. Rules are written in differentiable functions themselves.
-While an outer tape records, they are given Variables and are recorded in turn: gradients of gradients need
-nothing further. Without an outer tape they are given bare arrays and cost nothing extra.
+While a tape records, they are given Variables and are recorded in turn: gradients of gradients need nothing
+further. Where nothing records they are given bare arrays and cost nothing extra.
 """
 
-import copy
 import functools
 import inspect
 import itertools
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy import ndarray
 
 from ._fingerprint import SMALL, fingerprint, unchanged
-from .variable import Variable, linked, result
+from ._graph import Unrecorded, next_number
+from ._recording import state
+from .variable import Variable, linked
 
-
-class _Active(threading.local):
-    """The tapes that record in this thread, outermost first."""
-
-    def __init__(self) -> None:
-        self.tapes: list[Any] = []
-
-
-active = _Active()
+_now, _new, _generic = state.get, object.__new__, np.generic
+# What a call may hold without care: nobody can change it, or, as an array, it is watched.
+_SCALARS = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
+_TAKEN = _SCALARS | {ndarray}
 
 
 class Function:
@@ -87,11 +83,11 @@ class Function:
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
     forward, names, variadic = rules.forward, rules.arrays, rules.variadic
-    leaves_residual, known_reads = bool(rules.residual), rules.known_reads
+    name, leaves_residual, known_reads = rules.name, bool(rules.residual), rules.known_reads
     signature = inspect.signature(forward)
     reserved = set(signature.parameters).intersection(Step.__slots__)
     if reserved:
-        raise TypeError(f"{rules.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+        raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
     direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
 
@@ -101,19 +97,21 @@ def _recorder(rules: Function) -> Callable:
         if params or len(args) != direct:
             args, params = bind(args, params)
         values: list[Any] = []
-        keys: list[int | None] = []
+        nodes: list[Any] = []
         shapes, dtypes, traced, place = [], [], 0, 1
         for arg in args:
             if type(arg) is Variable:
                 data = arg.data
                 values.append(data)
-                keys.append(arg.key)
+                nodes.append(arg.node)
                 shapes.append(data.shape)
                 dtypes.append(data.dtype)
                 traced += place
             else:
+                if type(arg) not in _TAKEN:
+                    arg = _array(arg)
                 values.append(arg)
-                keys.append(None)
+                nodes.append(None)
                 shapes.append(getattr(arg, "shape", ()))
                 dtypes.append(None)
             place += place
@@ -123,28 +121,76 @@ def _recorder(rules: Function) -> Callable:
             output, residual = output
         if not traced:
             return output
-        output = result(output)
-        if tapes := active.tapes:
-            check = False
-            for tape in tapes:
-                check = check or tape.check
+        if isinstance(output, _generic):
+            output = np.asarray(output)
+        now = _now()
+        if now.listener is not None:
+            now.listener(args)
+        if tapes := now.tapes:
             reads = known_reads.get(traced) or rules.reads(traced)
-            step = Step(rules, reads, keys, shapes, dtypes, values, output, params, residual, check)
+            node: Any = Step(
+                rules, reads, nodes, shapes, dtypes, values, output, params, residual, now.check, now.owner
+            )
             for tape in tapes:
-                tape.add(step, args)
-        return output
+                tape.steps.append(node)
+        else:
+            node = Unrecorded(name, nodes)
+        variable = _new(Variable)
+        variable.data, variable.node, variable.name = output, node, None
+        return variable
 
     def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
         bound = signature.bind(*args, **params)
         bound.apply_defaults()
         given = bound.arguments
-        if variadic:
-            return given.pop(names[0]), given
-        return tuple(given.pop(name) for name in names), given
+        args = given.pop(names[0]) if variadic else tuple([given.pop(name) for name in names])
+        for key, value in given.items():
+            if type(value) not in _SCALARS:
+                given[key] = _own(value, name, key)
+        return args, given
 
     call.rules = rules  # type: ignore[attr-defined]
     return call
+
+
+def _array(arg: Any) -> Any:
+    """An array argument that is none yet: a list, which may change later, or what else NumPy would take."""
+    if isinstance(arg, list | tuple | range | memoryview | bytearray):
+        return np.array(arg)
+    return arg
+
+
+def _own(value: Any, function: str, name: str) -> Any:
+    """A parameter whose lists nobody else can change; a Variable in it would be lost to the tape."""
+    if isinstance(value, Variable):
+        raise TypeError(
+            f"{function}: {name} must not be a Variable, for there is no gradient by it; as a constant it is "
+            "stop_gradient(x)"
+        )
+    if isinstance(value, list | tuple):
+        values = [_own(v, function, name) for v in value]
+        return (
+            values
+            if isinstance(value, list)
+            else type(value)(*values)
+            if hasattr(value, "_fields")
+            else tuple(values)
+        )
+    if type(value) is dict:
+        return {key: _own(v, function, name) for key, v in value.items()}
+    return value
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    """The arrays in a parameter: indices, masks, bounds."""
+    if isinstance(value, list | tuple):
+        for v in value:
+            yield from _arrays(v)
+    elif isinstance(value, dict):
+        yield from _arrays(list(value.values()))
+    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, type | _generic):
+        yield value
 
 
 def differentiable(
@@ -191,6 +237,14 @@ def differentiable(
     return decorate
 
 
+class Past(NamedTuple):
+    """What is known of the steps that a tape released: it shares them all."""
+
+    token: object
+    nodes: frozenset
+    content: dict[str, int]
+
+
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
@@ -198,11 +252,16 @@ class Step:
     ----------
     function : Function
         What was called.
-    keys : list
-        The key of each array argument that was a Variable, None for the others.
+    inputs : list
+        The node of each array argument that was a Variable, None for the others. Once the step is released, a
+        frozen set of the nodes that it may depend on.
+    number : int
+        Higher than that of every input.
+    owner : object
+        The token of the outermost tape that recorded it, which may release it.
     shapes, dtypes : list
         Of the array arguments.
-    output_key, output_shape : int, tuple
+    output_shape : tuple
         Of the output.
     residual : object
         What the function returned beside its output.
@@ -215,9 +274,10 @@ class Step:
         "__dict__",
         "dtypes",
         "function",
-        "keys",
-        "output_key",
+        "inputs",
+        "number",
         "output_shape",
+        "owner",
         "reads",
         "residual",
         "shapes",
@@ -228,33 +288,47 @@ class Step:
         self,
         function: Function,
         reads: tuple,
-        keys: list,
+        inputs: list,
         shapes: list,
         dtypes: list,
         values: list,
-        output: Variable,
+        output: Any,
         params: dict,
         residual: Any,
         check: bool,
+        owner: Any,
     ) -> None:
         self.function = function
         self.reads = reads
-        self.keys = keys
-        self.output_key = output.key
-        self.output_shape = output.data.shape
+        self.inputs: Any = inputs
+        self.number = next_number()
+        self.owner = owner
+        self.output_shape = output.shape
         self.residual = residual
         self.shapes = shapes
         self.dtypes = dtypes
-        self.__dict__ = content = dict(params) if params else {}
-        self.watched = watched = []
+        watched: list[tuple[str, Any, Any]] = []
+        self.watched: Any = watched
+        content = self.__dict__
+        if params:
+            content.update(params)
         for name, place in reads:
-            value: Any = output.data if place == -1 else values if place is None else values[place]
+            value: Any = output if place == -1 else values if place is None else values[place]
             content[name] = value
             if check and place is not None and residual is None:
                 small = type(value) is ndarray and value.nbytes <= SMALL
                 watched.append((name, value, value.tobytes() if small else fingerprint(value)))
+        if check and params:
+            for name, value in params.items():
+                if type(value) not in _SCALARS:
+                    watched += [(name, array, fingerprint(array)) for array in _arrays(value)]
         if check and (residual is not None or function.variadic):
-            self.watched = [(name, value, fingerprint(value)) for name, value in self.kept()]
+            watched += [(name, value, fingerprint(value)) for name, value in self.kept()]
+
+    @property
+    def name(self) -> str:
+        """What was called."""
+        return self.function.name
 
     def kept(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the arrays that the gradient reads."""
@@ -272,11 +346,16 @@ class Step:
             else:
                 yield name, value
 
+    def release(self, past: Past) -> None:
+        """Let go of all arrays, and of the steps before; what is left is a node without rules."""
+        self.inputs, self.__dict__ = past.nodes, past.content
+        self.residual, self.watched = None, ()
+
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
 
-        `sums` are the keys whose gradients were added up here, so that nobody else holds them. Complains if a
-        value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
+        `sums` are the nodes whose gradients were added up here, so that nobody else holds them. Complains if
+        a value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
         """
         for name, value, before in self.watched:
             if type(before) is bytes and before == value.tobytes():
@@ -286,32 +365,30 @@ class Step:
                 raise RuntimeError(self.overwritten(name))
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
-        source = self._linked() if recording else self
-        joint, rules = self.function.joint, self.function.gradients
-        parts = joint(grad, source, tuple(map(reached.__contains__, self.keys))) if joint else None
+        source, function = self._linked() if recording else self, self.function
+        parts: Any = function.gradients
+        joint: Any = function.joint
+        if joint is not None:
+            parts = joint(grad, source, tuple(map(reached.__contains__, self.inputs)))
         place = -1
-        for key in self.keys:
+        for node in self.inputs:
             place += 1
-            if key not in reached:
+            if node not in reached:
                 continue
-            if parts is None:
-                rule = rules[place]
-                if rule is None:
-                    continue
-                part = rule(grad, source)
-            else:
-                part = parts[place]
-                if part is None:
-                    continue
+            part = parts[place]
+            if part is None:
+                continue
+            if joint is None:
+                part = part(grad, source)
             if part.shape != self.shapes[place] or part.dtype is not self.dtypes[place]:
                 part = self._as_source(part, place)
-            if key not in grads:
-                grads[key] = part
-            elif key in sums:
-                grads[key] += part
+            if node not in grads:
+                grads[node] = part
+            elif node in sums:
+                grads[node] += part
             else:
-                grads[key] = grads[key] + part
-                sums.add(key)
+                grads[node] = grads[node] + part
+                sums.add(node)
 
     def _as_source(self, part: Any, place: int) -> Any:
         """A gradient in the shape and dtype of its source."""
@@ -328,13 +405,15 @@ class Step:
 
     def _linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""
-        step = copy.copy(self)
+        step = _new(Step)
+        step.function, step.inputs, step.residual = self.function, self.inputs, self.residual
+        step.shapes, step.dtypes, step.output_shape = self.shapes, self.dtypes, self.output_shape
+        step.__dict__ = content = dict(self.__dict__)
         for name, place in self.reads:
-            value = getattr(self, name)
             if place is None:
-                setattr(step, name, [linked(v, key) for v, key in zip(value, self.keys)])
+                content[name] = [linked(v, node) for v, node in zip(content[name], self.inputs)]
             else:
-                setattr(step, name, linked(value, self.output_key if place == -1 else self.keys[place]))
+                content[name] = linked(content[name], self if place == -1 else self.inputs[place])
         return step
 
     def overwritten(self, name: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import dynarray
 
 from . import functions
-from .function import Step, active, differentiable
+from ._recording import recording
+from .function import Step, differentiable
 from .functions._common import plain
 from .tape import Tape
 from .variable import Variable, linked
@@ -33,7 +34,7 @@ def lift(operator: dynarray.Operator) -> Callable:
 
     def pull(grad: Any, step: Step, needs: tuple[bool, ...]) -> tuple:
         grads = operator.gradients(plain(grad), step.residual, needs)
-        if not active.tapes:
+        if not recording():
             return grads
         arguments = _arguments(operator, step)
         return tuple(
@@ -52,8 +53,8 @@ def _arguments(operator: dynarray.Operator, step: Step) -> list:
     """The array arguments of a call, from what it kept, as the Variables that they were on the tape."""
     kept = dict(zip(operator.roles, step.residual.arrays))
     return [
-        None if shape is None else linked(kept[name].reshape(shape), key)
-        for name, shape, key in zip(operator.arrays, step.residual.shapes, step.keys)
+        None if shape is None else linked(kept[name].reshape(shape), node)
+        for name, shape, node in zip(operator.arrays, step.residual.shapes, step.inputs)
     ]
 
 
@@ -77,9 +78,9 @@ def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) 
             with Tape(check=False) as inner:
                 named = dict(zip(operator.arrays, given[1:]))
                 output = operator.composite(functions, *map(named.get, operator.roles), **saved.params)
-            slope = inner.gradient(output, given[1 + place], grad=given[0])
+            slope = inner.gradient(output, given[1 + place], grad=given[0], unused="zero")
         wanted = [a for a, need in zip(given, needs) if need]
-        found = iter(outer.gradient(slope, wanted, grad=functions.reshape(g, slope.shape)))
+        found = iter(outer.gradient(slope, wanted, grad=functions.reshape(g, slope.shape), unused="zero"))
         return [
             functions.reshape(next(found), own) if need else None for own, need in zip(step.shapes, needs)
         ]

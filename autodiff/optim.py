@@ -55,7 +55,7 @@ class Optimizer:
             self.decays += [float(group.get("weight_decay", weight_decay))] * len(members)
         if any(not isinstance(p, Variable) for p in self.parameters):
             raise TypeError(f"{self._name}: parameters must be Variables or groups of them")
-        if len({p.key for p in self.parameters}) != len(self.parameters):
+        if len(set(self.parameters)) != len(self.parameters):
             raise ValueError(f"{self._name}: a parameter is given twice")
         self.lr = lr
         self.steps = 0

@@ -1,13 +1,18 @@
-"""The tape: records differentiable functions as they run and walks back through them."""
+"""The tape: records differentiable functions as they run, takes gradients, and lets go of what it
+recorded.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ._backward import UNUSED, find, walk
+from ._graph import Paths, next_number, settled
+from ._recording import State, recording, state
 from ._show import table
-from .function import Step, active
-from .variable import Variable, result
+from .function import Past, Step
+from .variable import Variable
 
 
 class Tape:
@@ -18,6 +23,13 @@ class Tape:
     check : bool
         Detect arrays that are overwritten between recording and `gradient`. It costs one read of each saved
         array.
+
+    Notes
+    -----
+    The graph is in the results: `gradient` follows them, whichever tape recorded them. The block counts for
+    the thread that runs it and for asyncio's tasks that are made in it; threads of a pool enter the tape
+    themselves, ``with tape:``. What is computed elsewhere is a constant, and a gradient by what it was
+    computed from is refused.
 
     Examples
     --------
@@ -33,130 +45,137 @@ class Tape:
     def __init__(self, check: bool = True) -> None:
         self.steps: list[Step] = []
         self.check = check
-        self._depth = 0
-        self._constants: set[int] = set()
+        # Steps know it instead of the tape, which they would keep alive.
+        self.token = object()
+        self._first = next_number()
 
     def __enter__(self) -> "Tape":
-        if self not in active.tapes:
-            active.tapes.append(self)
-        elif active.tapes[-1] is not self:
-            raise RuntimeError("Tape: cannot be entered again inside another tape")
-        self._depth += 1
+        now = state.get()
+        state.set(State((*now.entered, self), now.listener))
         return self
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
-        self._depth -= 1
-        if not self._depth:
-            active.tapes.remove(self)
+        now = state.get()
+        places = [i for i, tape in enumerate(now.entered) if tape is self]
+        if places:
+            last = places[-1]
+            state.set(State((*now.entered[:last], *now.entered[last + 1 :]), now.listener))
         if kind is not None:
-            self.steps.clear()
+            self.steps, self.token = [], object()
+        elif not places or last + 1 < len(now.entered):
+            raise ValueError(
+                "Tape: blocks must end in the reverse order of their beginnings, each in its own thread"
+            )
 
-    def add(self, step: Step, args: tuple) -> None:
-        """Called for every call recorded, with its arguments."""
-        self.steps.append(step)
-
-    def gradient(self, target: Variable, sources: Any, *, grad: Any = None, keep: bool = False) -> Any:
+    def gradient(
+        self,
+        target: Variable,
+        sources: Any,
+        *,
+        grad: Any = None,
+        keep: bool = False,
+        unused: str = "raise",
+        on_final: Callable[[Any, Any], None] | None = None,
+    ) -> Any:
         """Gradients of `target` with respect to `sources`.
 
         Parameters
         ----------
         target : Variable
-            What was computed on this tape; a single number unless `grad` is given.
+            A single number unless `grad` is given.
         sources : Variable, or list, tuple or dict of them
             Leaves or intermediate results.
         grad : array, optional
             Gradient of the final quantity with respect to `target` (a vector-Jacobian product); 1 by default.
         keep : bool
-            Keep the recorded steps for another call. By default saved arrays are released as the pass goes.
+            Keep the recorded steps for another call. By default what this tape recorded as the outermost one
+            is released as the pass goes, unless a tape still records, which may need it.
+        unused : {"raise", "zero", "none"}
+            What to do about a source from which no path of calls leads to `target`: complain, or return zeros
+            or None. A path of slope zero counts, one that `stop_gradient` cut does not.
+        on_final : callable, optional
+            ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, before the
+            pass goes on: its place among `sources`, or its key if they are a dict, and what will be returned
+            for it.
 
         Returns
         -------
         array, or list or dict of arrays
-            As `sources`, each with the shape and dtype of its source; zero where `target` does not depend on
-            it. While an outer tape records, Variables instead of arrays.
+            As `sources`, each with the shape and dtype of its source. While a tape records, this one or
+            another, Variables instead of arrays.
+
+        Raises
+        ------
+        ValueError
+            If a source is not used, or if `target` may depend on a source in a way that was not recorded, or
+            was released.
+        RuntimeError
+            If an array that the gradient needs was overwritten.
         """
         group = sources if isinstance(sources, list | tuple | Mapping) else [sources]
         members = list(group.values()) if isinstance(group, Mapping) else list(group)
-        self._check_call(target, members, grad)
-        steps = list(self.steps) if keep else self.steps
-        if grad is None:
-            grad = np.ones_like(target.data)
-        elif grad.dtype != target.dtype:
-            grad = grad.astype(target.dtype)
-        grads = self._backward(steps, target, members, grad)
+        grad = _checked(target, members, grad, unused)
+        keys = list(group) if isinstance(group, Mapping) else range(len(members))
+        told = on_final and (lambda place, gradient: on_final(keys[place], gradient))
+        way = find(target, members, unused)
+        grads = self._walk(way, target, members, grad, keep, unused=unused, on_final=told)
         if isinstance(group, Mapping):
             return dict(zip(group, grads, strict=True))
         return grads if group is sources else grads[0]
 
-    def _check_call(self, target: Any, members: list, grad: Any) -> None:
-        for what, value in [("target", target), *(("sources", m) for m in members)]:
-            if not isinstance(value, Variable):
-                kind = type(value).__name__
-                raise TypeError(
-                    f"gradient: {what} must be a Variable, got {kind}; it was not computed from Variables"
-                )
-        known = target.key in self._constants or any(target.key == m.key for m in members)
-        if not known and all(step.output_key != target.key for step in self.steps):
-            raise ValueError(
-                "gradient: target was not computed on this tape, or its steps were released by an earlier "
-                "gradient() (keep=True keeps them)"
-            )
-        if grad is None and target.size != 1:
-            raise ValueError(
-                f"gradient: target must be a single number unless grad is given, got shape {target.shape}"
-            )
-        if grad is not None and tuple(grad.shape) != target.shape:
-            raise ValueError(
-                f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}"
-            )
-
-    def _backward(self, steps: list[Step], target: Variable, members: list[Variable], grad: Any) -> list:
-        reached = {m.key for m in members}
-        wanted = frozenset(reached)
-        for step in steps:
-            if not reached.isdisjoint(step.keys):
-                reached.add(step.output_key)
-        grads = {target.key: grad} if target.key in reached else {}
-        sums: set[int] = set()
-        verdicts: list[tuple[Any, str]] = []
-        outer, active.tapes = active.tapes, [tape for tape in active.tapes if tape is not self]
-        recording = bool(active.tapes)
+    def _walk(
+        self, way: Paths, target: Variable, sources: list, grad: Any, keep: bool, **options: Any
+    ) -> list:
+        if keep or recording():
+            return walk(way, target, sources, grad, **options)
+        steps, past = self._given_up()
         try:
-            while steps:
-                step = steps.pop()
-                key = step.output_key
-                if key not in grads:
-                    continue
-                if key not in wanted:
-                    step.pull(grads.pop(key), reached, grads, sums, recording, verdicts)
-                elif not reached.isdisjoint(step.keys):
-                    step.pull(grads[key], reached, grads, sums, recording, verdicts)
-            for verdict, message in verdicts:
-                if not verdict:
-                    raise RuntimeError(message)
-            return self._finish(grads, members, grad)
+            return walk(way, target, sources, grad, past=past, **options)
         finally:
-            active.tapes = outer
+            _release(steps, past)
 
-    def _finish(self, grads: dict, members: list[Variable], given: Any) -> list:
-        """Gradients as they are returned: none of them an alias of another, and known to the outer tapes."""
-        results, seen = [], {id(given)}
-        for source in members:
-            grad = grads.get(source.key)
-            if grad is None:
-                grad = np.zeros_like(source.data)
-            if not isinstance(grad, Variable):
-                # Rules may hand on a view of the gradient they are given, or one array to two arguments.
-                shared = id(grad) in seen or getattr(grad, "base", None) is not None
-                grad = grad.copy() if shared else np.asarray(grad) if isinstance(grad, np.generic) else grad
-                seen.add(id(grad))
-                if active.tapes:
-                    grad = result(grad)
-                    for tape in active.tapes:
-                        tape._constants.add(grad.key)
-            results.append(grad)
-        return results
+    def release(self) -> None:
+        """Let go of all arrays that were recorded; a gradient that would need one of them says so."""
+        _release(*self._given_up())
+
+    def _given_up(self) -> tuple[list[Step], Past]:
+        """The steps that this tape may release, which it forgets, and what shall be known of them."""
+        token, steps, self.steps = self.token, self.steps, []
+        own = [step for step in steps if step.owner is token and type(step.inputs) is list]
+        before = set().union(*[step.inputs for step in own]).difference(own, (None,))
+        nodes, since = settled(before, self._first)
+        return own, Past(token, nodes, {"since": since})
 
     def show(self) -> None:
         """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
         print(table(self.steps))
+
+
+def _release(steps: list[Step], past: Past) -> None:
+    for step in steps:
+        if type(step.inputs) is list:
+            step.release(past)
+
+
+def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:
+    """The gradient to start from, once all arguments are found to be right."""
+    for what, value in [("target", target), *(("sources", m) for m in members)]:
+        if not isinstance(value, Variable):
+            raise TypeError(
+                f"gradient: {what} must be a Variable, got {type(value).__name__}; "
+                "it was not computed from Variables"
+            )
+    if unused not in UNUSED:
+        raise ValueError(f"gradient: unused must be one of {UNUSED}, got {unused!r}")
+    if grad is None:
+        if target.size != 1:
+            raise ValueError(
+                f"gradient: target must be a single number unless grad is given, got shape {target.shape}"
+            )
+        return np.ones_like(target.data)
+    grad = grad if hasattr(grad, "dtype") else np.asarray(grad)
+    if tuple(grad.shape) != target.shape:
+        raise ValueError(
+            f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}"
+        )
+    return grad if grad.dtype == target.dtype else grad.astype(target.dtype)

@@ -1,17 +1,18 @@
-"""Variable: an array whose uses a tape records."""
+"""Variable: an array whose uses tapes record."""
 
-import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-# Looked up once: every function of a Variable makes a new one.
-_next_key = itertools.count().__next__
-_new, _generic = object.__new__, np.generic
+from ._graph import Leaf
+from ._recording import recording
+
+_new = object.__new__
 
 
 class Variable:
-    """An array whose uses a tape records.
+    """An array whose uses tapes record.
 
     Parameters
     ----------
@@ -22,13 +23,16 @@ class Variable:
 
     Notes
     -----
-    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array.
-    Assigning to ``data`` (as optimisers do) keeps the identity of the Variable.
+    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array: the way
+    out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
+    identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
+
+    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since the
+    tape would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
+    always work.
     """
 
-    __slots__ = ("data", "key", "name")
-    # NumPy arrays leave mixed arithmetic to the methods below instead of treating a Variable as an object.
-    __array_ufunc__ = None
+    __slots__ = ("__weakref__", "data", "name", "node")
 
     def __init__(self, data: Any, name: str | None = None) -> None:
         if isinstance(data, Variable):
@@ -39,15 +43,32 @@ class Variable:
             raise TypeError(
                 f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
             )
-        self.data = data
-        self.key = _next_key()
-        self.name = name
+        self.data, self.name, self.node = data, name, Leaf(self)
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
 
     value = property(lambda self: self.data, doc="The plain array: another name for `data`.")
     shape = property(lambda self: self.data.shape, doc="The shape of the array.")
     dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
     ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
     size = property(lambda self: self.data.size, doc="The number of elements.")
+
+    key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
+
+    def __reduce__(self) -> tuple:
+        if recording() and type(self.node.inputs) is list:
+            raise TypeError(
+                "Variable: a result cannot be copied while a tape records, for the copy would not know "
+                "where it is from; copy stop_gradient(x), or copy outside"
+            )
+        return Variable._copied, (self.data, self.name)
+
+    @staticmethod
+    def _copied(data: Any, name: str | None) -> "Variable":
+        copied = result(data, None)
+        copied.name, copied.node = name, Leaf(copied)
+        return copied
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -57,30 +78,81 @@ class Variable:
     def __len__(self) -> int:
         return len(self.data)
 
+    def item(self) -> float:
+        """The number that an array of one element holds, for reading: a tape does not follow it."""
+        return self.data.item()
+
     def __float__(self) -> float:
-        return float(self.data)
+        return self._number(float)
+
+    def __int__(self) -> int:
+        return self._number(int)
+
+    def _number(self, kind: type) -> Any:
+        if recording():
+            raise TypeError(
+                f"{kind.__name__}() of a Variable while a tape records, which would lose it: stay with "
+                "functions of autodiff (F.stack instead of storing into an array); .item() reads the number"
+            )
+        return kind(self.data)
 
     def __bool__(self) -> bool:
         return bool(self.data)
+
+    def __format__(self, form: str) -> str:
+        return format(self.data.item() if self.data.size == 1 else self.data, form) if form else str(self)
+
+    def __str__(self) -> str:
+        return repr(self) if self.data.ndim else str(self.data)
 
     def __repr__(self) -> str:
         label = f"{self.name!r}, " if self.name else ""
         return f"Variable({label}shape {self.shape}, {self.dtype})"
 
 
-def result(data: Any) -> Variable:
+def result(data: Any, node: Any) -> Variable:
     """A Variable around what a function returned, without the checks of the constructor."""
     variable = _new(Variable)
-    variable.data = np.asarray(data) if isinstance(data, _generic) else data
-    variable.key = _next_key()
-    variable.name = None
+    variable.data, variable.node, variable.name = data, node, None
     return variable
 
 
-def linked(data: Any, key: int | None) -> Any:
-    """The array as the Variable it was on the tape."""
-    if key is None:
-        return data
-    variable = result(data)
-    variable.key = key
+def constant(data: Any) -> Variable:
+    """A Variable that depends on nothing."""
+    variable = result(np.asarray(data) if isinstance(data, np.generic) else data, None)
+    variable.node = Leaf(variable)
     return variable
+
+
+def linked(data: Any, node: Any) -> Any:
+    """The array as the Variable that it was, of which the node is left."""
+    return data if node is None else result(data, node)
+
+
+def stop_gradient(x: Any) -> Any:
+    """The plain array of `x`: what is computed from it is a constant to every tape.
+
+    Parameters
+    ----------
+    x : Variable, array, or tuple, list or dict of them
+        Of tuples, lists and dicts, at any depth, one of the same kind is made. Anything else is returned as
+        it is.
+
+    Examples
+    --------
+    >>> from autodiff import Variable, grad, stop_gradient
+    >>> float(grad(lambda x: x * stop_gradient(x))(3.0))
+    3.0
+    >>> stop_gradient({"state": [Variable(1.0), 2]})
+    {'state': [array(1.), 2]}
+    """
+    if isinstance(x, Variable):
+        return x.data
+    if isinstance(x, Mapping):
+        return {key: stop_gradient(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [stop_gradient(value) for value in x]
+    if isinstance(x, tuple):
+        values = [stop_gradient(value) for value in x]
+        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
+    return x

@@ -9,8 +9,8 @@ from .atoms import atom_conv2d as atom_conv2d
 from .atoms import atom_conv2d_backward as atom_conv2d_backward
 from .atoms import compose_atoms as compose_atoms
 from .atoms import compose_atoms_backward as compose_atoms_backward
-from .cpu.parallel import get_num_threads as get_num_threads
-from .cpu.parallel import set_num_threads as set_num_threads
+from .cpu.engine.parallel import get_num_threads as get_num_threads
+from .cpu.engine.parallel import set_num_threads as set_num_threads
 from .deform import deform_conv2d as deform_conv2d
 from .deform import deform_conv2d_backward as deform_conv2d_backward
 from .deform import sample_points as sample_points

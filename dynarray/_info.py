@@ -235,7 +235,8 @@ def _numba_caches() -> Iterator[Path]:
     if chosen:
         yield Path(chosen)
         return
-    yield Path(__file__).parent / "cpu" / "__pycache__"
+    for family in sorted((Path(__file__).parent / "cpu").glob("*/__init__.py")):
+        yield family.parent / "__pycache__"
     yield Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "numba"
 
 

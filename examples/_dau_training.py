@@ -165,8 +165,8 @@ def groups_of(network: Module, fixed: bool) -> list[dict]:
     """What is trained; without the displacements if they are to stay."""
     groups = parameter_groups(network)
     if fixed:
-        placed = {layer.displacement.key for layer in compared(network)}
-        groups = [g for g in groups if all(p.key not in placed for p in g["parameters"])]
+        placed = {layer.displacement for layer in compared(network)}
+        groups = [g for g in groups if all(p not in placed for p in g["parameters"])]
     return groups
 
 

@@ -122,8 +122,8 @@ def finish(
     made.context.load_state_dict(state["context"])
     # What is trained already moves slowly.
     old = made.backbone.parameters() + made.context.parameters()
-    known = {parameter.key for parameter in old}
-    new = [parameter for parameter in made.parameters() if parameter.key not in known]
+    known = set(old)
+    new = [parameter for parameter in made.parameters() if parameter not in known]
     groups = [{"parameters": old, "lr_scale": 0.25}, *new]
     train(made, groups, scenes, options, options.steps, seed)
     return judge(made, method, test, seed)

@@ -22,7 +22,7 @@ REQUIRE_GPU = os.environ.get("DYNARRAY_REQUIRE_GPU", "") == "1"
 
 # Numba's cache notices a change to a kernel's own file, not to the files it calls into: tests of new sources
 # must not run old machine code. (Numba is imported later: it reads this once.)
-_CPU_SOURCES = sorted((Path(dyn.__file__).parent / "cpu").glob("*.py"))
+_CPU_SOURCES = sorted((Path(dyn.__file__).parent / "cpu").rglob("*.py"))
 _DIGEST = sha256(b"".join(path.read_bytes() for path in _CPU_SOURCES)).hexdigest()[:16]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(gettempdir()) / f"dynarray-numba-{os.getuid()}-{_DIGEST}"))
 

@@ -348,7 +348,7 @@ def test_a_large_image(backend: Backend, rng: np.random.Generator) -> None:
 def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str) -> None:
     import numba
 
-    from dynarray.cpu.products import STRIP_BYTES, sum_products
+    from dynarray.cpu.engine.products import STRIP_BYTES, sum_products
 
     call = numba.njit(lambda *args: sum_products(*args))
     strip = STRIP_BYTES // np.dtype(dtype).itemsize
@@ -378,7 +378,7 @@ def test_sums_of_products(backend: Backend, rng: np.random.Generator, dtype: str
 def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     import numba
 
-    from dynarray.cpu.transpose import transpose
+    from dynarray.cpu.engine.pixels import transpose
 
     call = numba.njit(lambda *args: transpose(*args))
     rows, columns = shape

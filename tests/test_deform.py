@@ -312,7 +312,7 @@ def test_corners_of_hostile_points_lie_in_the_packed_image(
     """What samples on the CPU is written as instructions, which `NUMBA_BOUNDSCHECK` does not see."""
     from numba import njit
 
-    from dynarray.cpu.deform_points import Grid, new_points, set_up
+    from dynarray.cpu.deform.points import Grid, new_points, set_up
 
     height, width, taps, positions = 7, 6, 9, 42
     pixels = (height + 3) * (width + 2)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_deform import OPERATOR, SAMPLE, call_of
 
 import dynarray as dyn
-import dynarray.cpu.deform as on_cpu
+import dynarray.cpu.deform.forms as on_cpu
 import rawkernels.deform as on_gpu
 
 kernels = pytest.mark.parametrize("backend", backend_params("host", "cuda"), indirect=True)

@@ -387,7 +387,7 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     """The CPU works on as many rows as fit in some memory; here on one after the other."""
     if backend.name != "cpu":
         pytest.skip("bands are how the CPU works")
-    from dynarray.cpu import dynamic_sampling_plan
+    from dynarray.cpu.dynamic_sampling import plan as dynamic_sampling_plan
 
     for attention, fuse, stride in product(("", "sp"), ("sum", "max"), (1, 2)):
         call = sampling_call(

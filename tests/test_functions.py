@@ -238,9 +238,9 @@ def test_conv2d_by_blas_in_several_tiles(monkeypatch, size, name):
 @pytest.mark.parametrize("item", [1, 1000])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_conv2d_by_kernels_in_several_blocks(monkeypatch, item, name):
-    monkeypatch.setattr("dynarray.cpu.convolution.ITEM_BYTES", item)
-    monkeypatch.setattr("dynarray.cpu.convolution.DEPTH", 5)
-    monkeypatch.setattr("dynarray.cpu.convolution.SLOT_BYTES", item)
+    monkeypatch.setattr("dynarray.cpu.convolution.forms.ITEM_BYTES", item)
+    monkeypatch.setattr("dynarray.cpu.convolution.forms.DEPTH", 5)
+    monkeypatch.setattr("dynarray.cpu.convolution.forms.SLOT_BYTES", item)
     case = CASES[name]
     check_gradients(case.call, *draw(case), reference=case.reference, method="complex", verbose=False)
 

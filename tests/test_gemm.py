@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llvmlite import binding
 
-from dynarray.cpu import planes
+from dynarray.cpu.engine import pixels
 
 GUARD = 300
 
 
 def load(name: str, features: dict[str, bool] | None, patch: pytest.MonkeyPatch) -> ModuleType:
-    """The module `name` of dynarray.cpu as it is on a machine with these features."""
+    """The module `name` of dynarray.cpu.engine as it is on a machine with these features."""
     if features is None:
-        return importlib.import_module(f"dynarray.cpu.{name}")
+        return importlib.import_module(f"dynarray.cpu.engine.{name}")
     patch.setattr(binding, "get_host_cpu_features", lambda: features)
     for each in dict.fromkeys(("vectors", name)):
-        full = f"dynarray.cpu.{each}"
+        full = f"dynarray.cpu.engine.{each}"
         spec = importlib.util.find_spec(full)
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, full, module)
@@ -44,7 +44,7 @@ def product(request: pytest.FixtureRequest):
 
         @numba.njit(nogil=True, error_model="numpy")
         def kernel(out, at, stride, rows, columns, left, panel, right, strip, steps, first, count, add):
-            scratch = planes.aligned(tile // out.itemsize, out)
+            scratch = pixels.aligned(tile // out.itemsize, out)
             multiply(
                 *(out, at, stride, rows, columns, left, first * gemm_rows, panel),
                 *(right, 0, strip, steps, first, count, scratch, add),

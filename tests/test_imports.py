@@ -98,6 +98,62 @@ def test_the_check_allows_imports_of_the_own_and_lower_layers(source: str) -> No
     assert upward_imports(source, "dynarray", "dynarray.cpu") == []
 
 
+CPU = "dynarray.cpu"
+
+
+def strange_imports(source: str, package: str) -> list[str]:
+    """The imports in a file of the CPU folder that reach another operator family than its own."""
+    own = package.removeprefix(f"{CPU}.").split(".")[0]
+    found = []
+    for name, line in imported_names(source, package):
+        inside = name.startswith(f"{CPU}.")
+        family = name.removeprefix(f"{CPU}.").split(".")[0]
+        if name == CPU or (inside and family not in (own, "engine")):
+            found.append(f"line {line}: {name}")
+    return found
+
+
+def test_cpu_families_import_the_engine_and_no_other_family() -> None:
+    files = sources("dynarray/cpu")
+    families = {path.parent.name for path in files} - {"cpu", "engine"}
+    assert {"local_filter", "atoms", "deform", "displaced", "dynamic_sampling"} <= families
+    offenders = {}
+    for path in files:
+        found = strange_imports(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts))
+        if found:
+            offenders[str(path.relative_to(ROOT))] = found
+    assert not offenders
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        ("from ..atoms import kernels", "dynarray.cpu.deform"),
+        ("from ..atoms.kernels import filter_planes", "dynarray.cpu.deform"),
+        ("from .. import atoms", "dynarray.cpu.deform"),
+        ("from dynarray.cpu.atoms import kernels", "dynarray.cpu.deform"),
+        ("def f():\n    import dynarray.cpu.atoms", "dynarray.cpu.deform"),
+        ("from ..atoms import kernels", "dynarray.cpu.engine"),
+    ],
+)
+def test_the_check_sees_another_family(source: str, package: str) -> None:
+    assert strange_imports(source, package)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from . import kernels",
+        "from .kernels import f",
+        "from ..engine import parallel",
+        "from ..engine.compile import jit",
+        "from ..._check import check_int",
+    ],
+)
+def test_the_check_allows_the_engine_and_the_own_family(source: str) -> None:
+    assert strange_imports(source, "dynarray.cpu.deform") == []
+
+
 def test_no_framework_is_imported_outside_the_benchmarks() -> None:
     offenders = []
     for directory in LAYERS:

@@ -12,7 +12,7 @@ from scipy.ndimage import correlate
 
 import dynarray as dyn
 from dynarray._geometry import shorten_steps
-from dynarray.cpu import strips
+from dynarray.cpu.engine import strips
 
 fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
 each_combine = pytest.mark.parametrize("combine", ["mul", "add"])
@@ -485,7 +485,7 @@ def test_long_sums_stay_accurate_in_float32(backend: Backend, rng: np.random.Gen
 @pytest.mark.parametrize("params", [{}, {"stride": 2, "dilation": 2}, {"upsample": 2}])
 def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, params: dict[str, Any]) -> None:
     """The CPU takes them where something is not finite; here everything is, so that they can be compared."""
-    from dynarray.cpu import local_filter_definition
+    from dynarray.cpu.local_filter import definition as local_filter_definition
 
     u, s = params.get("upsample", 1), params.get("stride", 1)
     x, grad = rng.standard_normal((2, 4, 6, 8)), rng.standard_normal((2, 4, 6 * u // s, 8 * u // s))

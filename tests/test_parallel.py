@@ -14,7 +14,7 @@ import pytest
 from _processes import PATIENCE, from_threads, output_of, with_fork
 
 import dynarray as dyn
-from dynarray.cpu import parallel
+from dynarray.cpu.engine import parallel
 
 LARGE = 1e9  # operations that are worth threads
 
@@ -204,7 +204,7 @@ PREAMBLE = """
 import _thread, atexit, os, signal, sys, threading, time
 import numpy as np
 import dynarray as dyn
-from dynarray.cpu import parallel
+from dynarray.cpu.engine import parallel
 
 rng = np.random.default_rng(0)
 x, weight = rng.standard_normal((2, 8, 60, 70)), rng.standard_normal((2, 2, 3, 3, 60, 70))

@@ -117,7 +117,7 @@ def test_a_change_of_what_kernels_call_is_seen(name: str, source: Path, tmp_path
     before = indices()
     check(source, tmp_path)
     assert before and indices() == before
-    helper = source / "dynarray" / "cpu" / "planes.py"
+    helper = source / "dynarray" / "cpu" / "engine" / "pixels.py"
     helper.write_text(helper.read_text() + "# changed\n")
     check(source, tmp_path)
     after = indices()

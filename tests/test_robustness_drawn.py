@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 from dynarray import Operator
 from dynarray._operator import Case
-from dynarray.cpu import parallel
+from dynarray.cpu.engine import parallel
 
 # Drawn calls, each made twice, in other dtypes and layouts: the definition takes longest, and is asked once
 # for both. What a call costs decides how ten thousand are shared out: on the host a CUDA thread is a fiber.

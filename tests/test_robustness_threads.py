@@ -12,7 +12,7 @@ from _processes import PATIENCE, from_threads, output_of, with_fork
 from conftest import Backend, backend_params
 
 from dynarray import Operator
-from dynarray.cpu import parallel
+from dynarray.cpu.engine import parallel
 
 each_backend = pytest.mark.parametrize("backend", backend_params("cpu", "host"), indirect=True)
 by_name = pytest.mark.parametrize("name", backend_params("cpu", "host"))
@@ -105,7 +105,7 @@ PREAMBLE = """
 import os, signal, sys, threading, time
 from conftest import Backend
 from _contract import OPERATORS, threads
-from dynarray.cpu import parallel
+from dynarray.cpu.engine import parallel
 from test_robustness_threads import bits
 
 backend = Backend(sys.argv[1])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..variable import Variable
+from ..variable import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -75,11 +75,6 @@ from .shapes import stack as stack
 from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
-
-
-def stop_gradient(x: Any) -> Any:
-    """The plain array of `x`: what is computed from it is a constant to the tape."""
-    return x.data if isinstance(x, Variable) else x
 
 
 def __getattr__(name: str) -> Any:

@@ -238,14 +238,14 @@ def parameter_groups(network: Module) -> list[dict[str, Any]]:
     [(3, 2, 4, 2)] {'weight_decay': 0.0, 'lr_scale': 10.0}
     [(3,)] {'weight_decay': 0.0}
     """
-    special: dict[int, dict[str, Any]] = {}
+    special: dict[Variable, dict[str, Any]] = {}
     for _, layer in network.modules():
         if isinstance(layer, DisplacedConv):
             for variable in (layer.displacement, layer.sigma, layer.bias):
                 if isinstance(variable, Variable):
-                    special[variable.key] = {"parameters": [variable], "weight_decay": 0.0}
-            special[layer.displacement.key]["lr_scale"] = layer.displacement_rate
-    others = [p for p in network.parameters() if p.key not in special]
+                    special[variable] = {"parameters": [variable], "weight_decay": 0.0}
+            special[layer.displacement]["lr_scale"] = layer.displacement_rate
+    others = [p for p in network.parameters() if p not in special]
     return [{"parameters": others}, *special.values()]
 
 

@@ -48,7 +48,7 @@ class Module:
 
     def parameters(self) -> list[Variable]:
         """Every parameter, each once."""
-        return list({p.key: p for p in self.named_parameters().values()}.values())
+        return list({id(p): p for p in self.named_parameters().values()}.values())
 
     @property
     def num_parameters(self) -> int:

@@ -55,15 +55,15 @@ def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
         listed twice, with its parameters counted once.
     """
     rows = Summary()
-    counted: set[int] = set()
+    counted: set[Variable] = set()
     modes = [(module, module.training) for _, module in network.modules()]
     watched = {id(module): (path, module) for path, module in network.modules()}
 
     def watch(path: str, module: Module) -> None:
         def forward(*args: Any, **params: Any) -> Any:
             output = original(*args, **params)
-            own = [v for _, v in module._members() if isinstance(v, Variable) and v.key not in counted]
-            counted.update(v.key for v in own)
+            own = [v for _, v in module._members() if isinstance(v, Variable) and v not in counted]
+            counted.update(own)
             cost = module.multiply_adds(args[0], output)
             if own or cost:
                 size = sum(v.size for v in own)

@@ -1,1 +1,1 @@
-"""Numba kernels: serial over a range of work items, which `parallel` splits over threads."""
+"""Numba kernels: a folder an operator family, and `engine`, which all of them stand on."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from rawkernels.host import native
 from rawkernels.host.guard import Guarded
 from rawkernels.host.library import cache_directory, compiler_version, load
 from rawkernels.source import Program
@@ -74,7 +75,9 @@ def run(
     message = ctypes.create_string_buffer(256)
     seed = int(os.environ.get("DYNARRAY_HOST_SEED", "0"))
     request = _Request(grid, block, shared_bytes, seed, ctypes.cast(message, ctypes.c_char_p))
-    if function(ctypes.byref(request), pointers):
+    with native.code():
+        failed = function(ctypes.byref(request), pointers)
+    if failed:
         raise KernelError(f"{entry}: {message.value.decode()}")
     strays = [text for copy in guarded.values() if (text := copy.stray_writes())]
     if strays:

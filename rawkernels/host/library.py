@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from rawkernels.host import native
 from rawkernels.source import Parameter, Program
 
 # -O1 makes a library in half the time of -O2, and what runs afterwards is a few milliseconds in tests.
@@ -35,6 +36,17 @@ _loaded: dict[tuple[Program, bool], ctypes.CDLL] = {}
 _fallback: list[tempfile.TemporaryDirectory[str]] = []
 
 
+def _forget_locks() -> None:
+    """In a forked child nobody releases what other threads held."""
+    global _lock
+    _lock = threading.Lock()
+    _key_locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
 def load(program: Program) -> ctypes.CDLL:
     """The compiled library of a program."""
     debug = os.environ.get("DYNARRAY_HOST_DEBUG", "") not in ("", "0")
@@ -46,7 +58,8 @@ def load(program: Program) -> ctypes.CDLL:
     headers = "".join(read_text(f"include/{name}") for name in _HEADERS)
     flags = (*_COMMON, *(_DEBUG if debug else _FAST))
     path = _build(program.file.partition(".")[0], with_entries(program), flags, (include,), headers)
-    library = ctypes.CDLL(str(path))
+    with native.code():
+        library = ctypes.CDLL(str(path))
     return _loaded.setdefault((program, debug), library)
 
 
@@ -56,7 +69,8 @@ _HEADERS = ("cuda_shim.h", "cuda_fp16.h", "cuda_bf16.h")
 @cache
 def _load_runtime() -> ctypes.CDLL:
     path = _build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
-    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find shim_* there
+    with native.code():
+        return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find shim_* there
 
 
 @cache

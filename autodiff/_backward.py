@@ -1,0 +1,119 @@
+"""The way back: from a result through the steps that led to it, adding up gradients."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from ._graph import Paths, paths
+from ._recording import recording
+from .function import Past, Step
+from .variable import Variable, constant
+
+UNUSED = ("raise", "zero", "none")
+
+
+def find(target: Variable, sources: list[Variable], unused: str, stop: Collection = ()) -> Paths:
+    """The way from `target` back to `sources`; complains where there is none, or where it cannot be gone."""
+
+    def refuse(node: Any, reached: Any) -> None:
+        raise ValueError(_refusal(node, reached, target, sources))
+
+    way = paths(target.node, {source.node for source in sources}, stop, refuse)
+    if unused == "raise":
+        for place, source in enumerate(sources):
+            if source.node not in way.seen:
+                raise ValueError(
+                    f"gradient: target does not depend on source {place}, {source!r}: no path of calls leads "
+                    "from it to target; with unused='zero' or 'none' its gradient is that"
+                )
+    return way
+
+
+def _refusal(node: Any, reached: Any, target: Variable, sources: list[Variable]) -> str:
+    # Where something between a source and the node was reached, the first source will do.
+    places = [i for i, source in enumerate(sources) if source.node is reached] or [0]
+    what = "target is" if node is target.node else "target depends on"
+    cause = (
+        "released by an earlier gradient() (keep=True keeps it)"
+        if isinstance(node, Step)
+        else "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
+    )
+    return (
+        f"gradient: {what} a result of {node.name!r} that was {cause}, and that may depend on source "
+        f"{places[0]}, {sources[places[0]]!r}; what is meant as a constant is passed on as stop_gradient(x)"
+    )
+
+
+def walk(
+    way: Paths,
+    target: Variable,
+    sources: list[Variable],
+    grad: Any,
+    *,
+    unused: str = "zero",
+    past: Past | None = None,
+    on_final: Callable[[int, Any], None] | None = None,
+) -> list:
+    """The gradients of `sources`: none of them an alias of another, and Variables if anything records."""
+    records = recording()
+    if isinstance(grad, Variable) and not records:
+        grad = grad.data
+    steps, reached, wanted = way.steps, way.reached, {source.node for source in sources}
+    grads = {target.node: grad} if target.node in reached else {}
+    sums: set = set()
+    verdicts: list[tuple[Any, str]] = []
+    results: dict[int, Any] = {}
+    held = {id(grad)}
+
+    def finish(place: int) -> None:
+        source = sources[place]
+        found = grads.get(source.node)
+        if found is None and (unused != "none" or source.node in way.seen):
+            found = np.zeros_like(source.data)
+        if found is not None and not isinstance(found, Variable):
+            # Rules may hand on a view of the gradient they are given, or one array to two arguments.
+            shared = id(found) in held or getattr(found, "base", None) is not None
+            if shared or (on_final and source.node not in sums):
+                found = found.copy()
+            found = np.asarray(found) if isinstance(found, np.generic) else found
+            held.add(id(found))
+            found = constant(found) if records else found
+        results[place] = found
+        if on_final:
+            on_final(place, found)
+
+    last = _last_uses(way, sources) if on_final else {}
+    token = past and past.token
+    while steps:
+        step = steps.pop()
+        total = grads.pop(step, None)
+        if total is not None:
+            if step in wanted:
+                grads[step] = total
+            step.pull(total, reached, grads, sums, records, verdicts)
+        if past is not None and step.owner is token:
+            step.release(past)
+        if last and step in last:
+            for place in last[step]:
+                finish(place)
+    for verdict, message in verdicts:
+        if not verdict:
+            raise RuntimeError(message)
+    for place in range(len(sources)):
+        if place not in results:
+            finish(place)
+    return [results[place] for place in range(len(sources))]
+
+
+def _last_uses(way: Paths, sources: list[Variable]) -> dict[Step, list[int]]:
+    """For each step after which gradients are final, whose they are."""
+    places: dict[Any, list[int]] = {}
+    for place, source in enumerate(sources):
+        places.setdefault(source.node, []).append(place)
+    last: dict[Step, list[int]] = {}
+    for step in way.steps:
+        for node in step.inputs:
+            if node in places:
+                last.setdefault(step, []).extend(places.pop(node))
+    return last

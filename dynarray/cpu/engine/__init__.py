@@ -1,0 +1,1 @@
+"""What the kernels of all families stand on. A family imports from here, and from no other family."""

@@ -1,0 +1,240 @@
+"""The one place that splits work over threads.
+
+A kernel is a function ``kernel(start, stop, *args)`` that releases the GIL and works on the items start to
+stop, no two of which write the same element. How items are dealt out to threads therefore changes no bit of
+the result.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+# Below this many elementary operations a call costs less than waking another thread (about 0.1 ms).
+SMALL = 300_000
+# Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
+ITEMS = 16
+# What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
+PIECES = 8
+
+_lock = threading.Lock()
+_pool: "_Pool | None" = None
+_worker = threading.local()
+
+
+def _available_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
+_threads = _available_cores()
+
+
+def get_num_threads() -> int:
+    """Number of threads that an operator on the CPU may use.
+
+    Returns
+    -------
+    int
+        The number last set by `set_num_threads`, or else the number of cores this process may use.
+
+    Examples
+    --------
+    >>> import dynarray as dyn
+    >>> dyn.get_num_threads() >= 1
+    True
+    """
+    return _threads
+
+
+def set_num_threads(number: int) -> None:
+    """Set the number of threads that an operator on the CPU may use (default: the cores of this process).
+
+    Parameters
+    ----------
+    number : int
+        At least 1. Results have the same bits whatever the number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `number` is not an int of at least 1.
+
+    Examples
+    --------
+    >>> import dynarray as dyn
+    >>> before = dyn.get_num_threads()
+    >>> dyn.set_num_threads(2)
+    >>> dyn.get_num_threads()
+    2
+    >>> dyn.set_num_threads(before)
+    """
+    from ..._check import check_int
+
+    global _pool, _threads
+    number = check_int("set_num_threads", "number", number, 1)
+    with _lock:
+        if _pool is not None:
+            _pool.close()  # calls under way keep the threads that they have
+        _threads, _pool = number, None
+
+
+def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) -> None:
+    """Call ``kernel(start, stop, *args)`` over all of ``range(count)``, split over threads when it pays.
+
+    Parameters
+    ----------
+    kernel : callable
+        Works on the items start to stop; must release the GIL to gain from threads.
+    count : int
+        Number of items.
+    operations : float
+        Rough number of elementary operations in all; small work runs in the calling thread.
+    """
+    threads = min(_threads, count)
+    if threads <= 1 or operations < SMALL or getattr(_worker, "busy", False):
+        if count > 0:
+            kernel(0, count, *args)
+        return
+    job, interrupt = _Job(kernel, args, count, threads), None
+    try:
+        _get_pool().help(job, threads - 1)
+        job.drain()
+    finally:
+        # No thread may write to the arrays when the caller goes on, interrupted or not.
+        while True:
+            try:
+                job.end()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+    if job.error is not None:
+        raise job.error
+
+
+def _pieces(count: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Pieces of range(count): of half of it one for each thread, then of half of the rest, and so on."""
+    start, least = 0, -(-count // (threads * PIECES))
+    while start < count:
+        size = max(least, -(-(count - start) // (2 * threads)))
+        for begin in range(start, min(count, start + threads * size), size):
+            yield begin, min(count, begin + size)
+        start += threads * size
+
+
+class _Job:
+    """The pieces of one call, which the calling thread and any helpers take one by one.
+
+    An interrupt may strike the calling thread between any two steps. It loses none of the plain locks that
+    ``with`` holds; a `threading.Condition` it can leave locked for good.
+    """
+
+    def __init__(self, kernel: Callable[..., None], args: tuple, count: int, threads: int) -> None:
+        self.kernel, self.args = kernel, args
+        self.todo = deque(_pieces(count, threads))
+        self.error: BaseException | None = None
+        self._gate = threading.Lock()
+        self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
+
+    def drain(self) -> None:
+        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
+        try:
+            _worker.busy = True
+            while True:
+                try:
+                    start, stop = self.todo.popleft()
+                except IndexError:
+                    return
+                self.kernel(start, stop, *self.args)
+        finally:
+            _worker.busy = False
+
+    def help(self) -> None:
+        """Work in another thread than the caller's; one that comes after the end finds nothing to do."""
+        at_work = threading.Lock()
+        with at_work:
+            with self._gate:
+                if not self.todo:
+                    return
+                self._at_work.append(at_work)
+            try:
+                self.drain()
+            except BaseException as error:
+                self.error = error
+                self.todo.clear()
+
+    def end(self) -> None:
+        """Wait until no helper is at work, and let none begin."""
+        with self._gate:
+            self.todo.clear()
+        for at_work in self._at_work:
+            with at_work:
+                pass
+        self.args = ()  # helpers still waiting for a thread shall not keep the arrays alive
+
+
+class _Pool:
+    """Threads that help with jobs; nobody waits for one that has not come."""
+
+    def __init__(self, size: int) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._size = size
+        self._missing = deque(range(size))  # threads that are not started yet
+
+    def help(self, job: _Job, helpers: int) -> None:
+        """Offer a job to so many threads, starting those that are missing."""
+        while self._missing and self._start():
+            pass
+        for _ in range(min(helpers, self._size - len(self._missing))):
+            self._jobs.put(job)
+
+    def _start(self) -> bool:
+        """Start a thread if the system grants one; if not, the caller does the work."""
+        try:
+            number = self._missing.pop()
+        except IndexError:  # another call took the last one
+            return False
+        try:
+            # A daemon: when the process ends, its threads are waiting and have nothing to lose.
+            threading.Thread(target=self._work, name=f"dynarray-{number}", daemon=True).start()
+        except BaseException as error:
+            self._missing.append(number)
+            if isinstance(error, RuntimeError):
+                return False
+            raise
+        return True
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.help()
+            del job  # or it would live until the next one comes
+
+    def close(self) -> None:
+        """Let each thread end when it has nothing left to do."""
+        for _ in range(self._size):
+            self._jobs.put(None)
+
+
+def _get_pool() -> _Pool:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = _Pool(_threads - 1)
+        return _pool
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool but not its threads, and perhaps a lock that nobody will release."""
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), None
+    _worker.busy = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -1,0 +1,185 @@
+"""Writing vector instructions, for innermost loops whose sums must stay in registers.
+
+LLVM's vectoriser keeps one sum or a few in registers, not the dozen that share their operands in a matrix
+product or under a filter. Such loops are intrinsics of Numba, written with a `Writer`.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+_FEATURES = binding.get_host_cpu_features()
+# Of one register; and whether there are 32 of them, not 16.
+REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
+
+LINE_BYTES = 64  # of the caches
+# How LLVM's inline assembly calls a vector register.
+_REGISTER = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine().lower())
+
+
+class Loop:
+    """Writes ``for k in range(count)`` around what is written in its ``with`` block; `count` is at least 1.
+
+    `values` pass from turn to turn: in the block they are those of the last turn, to be replaced by those of
+    the next one; after it they are the results.
+    """
+
+    def __init__(self, builder: Any, count: Any, values: list) -> None:
+        self._builder, self._count, self._initial = builder, count, values
+
+    def __enter__(self) -> "Loop":
+        builder, before = self._builder, self._builder.block
+        self._body = builder.append_basic_block("turn")
+        builder.branch(self._body)
+        builder.position_at_end(self._body)
+        initial = (self._count.type(0), *self._initial)
+        self._phis = [builder.phi(value.type) for value in initial]
+        for phi, value in zip(self._phis, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.k, *self.values = self._phis
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        builder, last = self._builder, self._builder.block
+        following = builder.add(self.k, self._count.type(1))
+        for phi, value in zip(self._phis, (following, *self.values), strict=True):
+            phi.add_incoming(value, last)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, self._count), self._body, after)
+        builder.position_at_end(after)
+
+
+class Writer:
+    """Writes instructions on vectors of `size` bytes; where that is more than a register, LLVM splits them.
+
+    `arguments` are those of the intrinsic: of an array the pointer to its first element, of a record the same
+    record, with the like of its fields. Elements are of the type of the first array.
+    """
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, size: int) -> None:
+        self.builder, self._context = builder, context
+        self._arrays: list[Any] = []
+        self.arguments = [self._unpack(*pair) for pair in zip(signature.args, args, strict=True)]
+        element = context.get_data_type(self._arrays[0].dtype)
+        self._align = context.get_abi_sizeof(element)
+        self._vector = ir.VectorType(element, size // self._align)
+        self.lanes = self._vector.count
+        self.zero = ir.Constant(self._vector, [0.0] * self.lanes)
+        self.data = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
+            for kind, value in zip(signature.args, args, strict=True)
+        ]
+
+    def _unpack(self, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            self._arrays.append(kind)
+            return self._context.make_array(kind)(self._context, self.builder, value).data
+        if isinstance(kind, types.BaseNamedTuple):
+            fields = (self.builder.extract_value(value, k) for k in range(len(kind)))
+            return kind.instance_class(*map(self._unpack, kind, fields))
+        return None if isinstance(kind, types.NoneType) else value
+
+    def element(self, pointer: Any, index: Any) -> Any:
+        """One element behind a pointer."""
+        return self.builder.load(self.builder.gep(pointer, [index]))
+
+    def load(self, pointer: Any, index: Any) -> Any:
+        """A vector, from any address."""
+        return self.builder.load(self._at(pointer, index), align=self._align)
+
+    def store(self, value: Any, pointer: Any, index: Any) -> None:
+        """A vector, to any address."""
+        self.builder.store(value, self._at(pointer, index), align=self._align)
+
+    def on_lines(self, pointer: Any, indices: list) -> Any:
+        """Whether elements behind a pointer are the first of their cache lines."""
+        number = ir.IntType(64)
+        bits = number(0)
+        for index in indices:
+            bits = self.builder.or_(bits, self.builder.ptrtoint(self.builder.gep(pointer, [index]), number))
+        rest = self.builder.and_(bits, number(LINE_BYTES - 1))
+        return self.builder.icmp_unsigned("==", rest, number(0))
+
+    def stream(self, value: Any, pointer: Any, index: Any) -> None:
+        """A vector, to the start of a cache line: past the caches, without reading the line before."""
+        once = self.builder.module.add_metadata([ir.IntType(32)(1)])
+        store = self.builder.store(value, self._at(pointer, index), align=LINE_BYTES)
+        store.set_metadata("nontemporal", once)
+
+    def prefetch(self, pointer: Any, index: Any) -> None:
+        """Fetch a cache line, which need not exist, that is soon to be read."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        place = self.builder.bitcast(self.builder.gep(pointer, [index]), byte)
+        self.builder.call(fetch, [place, number(0), number(2), number(1)])  # to read, second cache, data
+
+    def broadcast(self, value: Any) -> Any:
+        """A vector of equal elements."""
+        lane, undefined = ir.IntType(32), ir.Constant(self._vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, value, lane(0))
+        zeros = ir.Constant(ir.VectorType(lane, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(single, undefined, zeros)
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        """a * b."""
+        return self.builder.fmul(a, b, flags=("contract",))
+
+    def add(self, a: Any, b: Any) -> Any:
+        """a + b, in one instruction with the product that b may be."""
+        return self.builder.fadd(a, b, flags=("contract",))
+
+    def total(self, vector: Any) -> Any:
+        """The sum of a vector's elements, halves added until one is left."""
+        lane, lanes = ir.IntType(32), self.lanes
+        while lanes > 1:
+            lanes //= 2
+            of_half, undefined = ir.VectorType(lane, lanes), ir.Constant(vector.type, ir.Undefined)
+            low, high = (
+                self.builder.shuffle_vector(
+                    vector, undefined, ir.Constant(of_half, list(range(start, start + lanes)))
+                )
+                for start in (0, lanes)
+            )
+            vector = self.builder.fadd(low, high)
+        return self.builder.extract_element(vector, lane(0))
+
+    def in_order(self, values: list) -> list:
+        """The same values, made before anything is read from memory that is read behind this.
+
+        Of a loop with as many sums as there are registers, LLVM would otherwise read all operands first, and
+        move sums to memory and back to make room for them. Between instructions it takes no time.
+        """
+        if _REGISTER is None:
+            return values
+        kinds, several = [value.type for value in values], len(values) > 1
+        made = ir.LiteralStructType(kinds) if several else kinds[0]
+        same = ",".join([f"={_REGISTER}"] * len(values) + [str(k) for k in range(len(values))])
+        nothing = self.builder.asm(ir.FunctionType(made, kinds), "", f"{same},~{{memory}}", values, True)
+        return [self.builder.extract_value(nothing, k) for k in range(len(values))] if several else [nothing]
+
+    def sums(self, number: int, count: Any, step: Callable[[Any, list], list]) -> list:
+        """`number` sums from zero over ``k < count``; ``step(k, sums)`` writes how they go on."""
+        with Loop(self.builder, count, [self.zero] * number) as loop:
+            loop.values = step(loop.k, loop.values)
+        return loop.values
+
+    def _at(self, pointer: Any, index: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Fetch the cache line of array[at], which need not exist, that is soon to be read."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        writer = Writer(context, builder, signature, args, REGISTER_BYTES)
+        writer.prefetch(writer.data[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
