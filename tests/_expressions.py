@@ -174,7 +174,8 @@ class ExpressionMaker:
             f = self.random.choice(functions)
             name = f"checkpoint({f.name})" if self.chance(0.3) else f.name
             used = ("function", "checkpoint") if name != f.name else ("function",)
-            return Expr(name + "({0})", (self.expr(f.argument, size - 1, depth),), shape, True, used)
+            given = self.expr(f.argument, size - 1, depth)
+            return Expr(name + "({0})", (given,), shape, given.sure, used)
         if kind == 1 and self.layers and shape == VECTOR:
             layer = self.random.choice(self.layers)
             return Expr(layer + "({0})", (self.expr(shape, size - 1, depth),), shape, True, ("layer",))

@@ -126,7 +126,7 @@ class Variable:
 
     def __copy__(self) -> "Variable":
         if self.kind != "leaf" and _tapes.get():
-            _world.refuse(COPIED, must=self.kind == "step" and self.owner is not None)
+            _world.refuse(COPIED, must=self.kind == "step" and not self.blocked)
         return Variable(self.data)
 
     def __deepcopy__(self, memo: dict) -> "Variable":

@@ -318,7 +318,7 @@ class Maker(ExpressionMaker):
         argument, result = self.random.choice((NUMBER, VECTOR)), self.random.choice((NUMBER, NUMBER, VECTOR))
         name, start = self.fresh("f"), self.derivatives
         self.active, self.defining = [], True
-        given = self.name("a", argument)
+        given = self.name("a", argument, sure=False)
         default = self.random.choice(self.leaves)
         captured = self.name("d", default.shape)
         self.tapes = self.tapes[:0] if self.chance(0.7) else self.tapes

@@ -32,6 +32,8 @@ REFUSALS = {
 }
 # So many times the largest number of a program is rounding; larger numbers than LARGE are not looked at.
 ROUNDING, LARGE = 1e-10, 1e3
+# Tasks of a pool wait for tasks that they give to it.
+THREADS = 16
 
 
 class Dense(Module):
@@ -162,7 +164,7 @@ class Soak:
         self.refused: Counter = Counter()
         self.accepted: Counter = Counter()
         self.wrong: list[tuple[int, Outcome]] = []
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for number in numbers:
                 outcome = judge(pool, *drawn(number))
                 self.outcomes[outcome.kind] += 1
@@ -179,7 +181,7 @@ class Soak:
         kinds = Counter(kind(outcome) for _, outcome in self.wrong)
         lines += [f"{count} times {of}" for of, count in kinds.most_common()]
         left = Counter(dict.fromkeys(kinds, shown))
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for number, outcome in self.wrong:
                 of = kind(outcome)
                 left[of] -= 1
