@@ -1,4 +1,4 @@
-"""Long chains, many gradients, kept losses: work and memory grow with what is asked for, with nothing else."""
+"""Long chains, many gradients, kept losses: work and memory grow with what is asked for alone."""
 
 import gc
 import subprocess
