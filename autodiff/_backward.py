@@ -7,7 +7,7 @@ import numpy as np
 
 from ._graph import Paths, paths
 from ._recording import recording
-from .function import Past, Step
+from .function import Step
 from .variable import Variable, constant
 
 UNUSED = ("raise", "zero", "none")
@@ -52,14 +52,14 @@ def walk(
     grad: Any,
     *,
     unused: str = "zero",
-    past: Past | None = None,
+    owner: object = None,
     on_final: Callable[[int, Any], None] | None = None,
 ) -> list:
     """The gradients of `sources`: none of them an alias of another, and Variables if anything records."""
     records = recording()
     if isinstance(grad, Variable) and not records:
         grad = grad.data
-    steps, reached, wanted = way.steps, way.reached, {source.node for source in sources}
+    steps, reached = way.steps, way.reached
     grads = {target.node: grad} if target.node in reached else {}
     sums: set = set()
     verdicts: list[tuple[Any, str]] = []
@@ -83,17 +83,17 @@ def walk(
         if on_final:
             on_final(place, found)
 
+    inner = {source.node for source in sources}.intersection(steps)
     last = _last_uses(way, sources) if on_final else {}
-    token = past and past.token
     while steps:
         step = steps.pop()
         total = grads.pop(step, None)
         if total is not None:
-            if step in wanted:
+            if inner and step in inner:
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
-        if past is not None and step.owner is token:
-            step.release(past)
+        if owner is not None and step.owner is owner:  # `Step.release`, without a call for each step
+            step.inputs, step.__dict__, step.residual, step.watched = tuple(step.inputs), {}, None, ()
         if last and step in last:
             for place in last[step]:
                 finish(place)

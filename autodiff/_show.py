@@ -1,9 +1,23 @@
 """A tape as a table: what was called on what, and what waits for the backward pass."""
 
+import html
 from collections.abc import Iterable
 from typing import Any
 
 from .function import Step
+
+
+class Shown:
+    """What is shown in a notebook as it is printed."""
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
+
+
+def preformatted(text: str) -> str:
+    """Text as it is, for a notebook."""
+    return f"<pre>{html.escape(text)}</pre>"
+
 
 HEADINGS = ("step", "function", "arguments", "result", "bytes saved", "saved")
 
@@ -31,11 +45,15 @@ def table(steps: list[Step]) -> str:
         result = _shaped(f"#{number}", step.output_shape)
         saved = ", ".join(name for name, _ in kept)
         rows.append((str(number), step.function.name, ", ".join(arguments), result, f"{size:,}", saved))
+    return "\n".join([*_aligned(rows), total(steps)])
+
+
+def total(steps: list[Step]) -> str:
+    """How many steps keep how much, each array counted once."""
     distinct = {id(array): array.nbytes for array in _arrays(steps)}
     steps_text, arrays_text = _plural(len(steps), "step"), _plural(len(distinct), "array")
     verb = "keeps" if len(steps) == 1 else "keep"
-    total = f"{steps_text} {verb} {sum(distinct.values()):,} bytes in {arrays_text}"
-    return "\n".join([*_aligned(rows), total])
+    return f"{steps_text} {verb} {sum(distinct.values()):,} bytes in {arrays_text}"
 
 
 def _plural(count: int, noun: str) -> str:

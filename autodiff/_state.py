@@ -1,6 +1,6 @@
 """What networks and optimisers do with the arrays that are their state: compare, copy, move."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,21 @@ def to_numpy(array: Any) -> Any:
     return array if library(array) is np else array.get()
 
 
-def assign(target: Any, values: Any) -> None:
-    """Write `values`, from the host or a device, into the array `target`, which stays where it is."""
+def assign(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Write values, from the host or a device, into arrays, which stay where they are: all of them or
+    none.
+    """
+    ready = [(target, _beside(target, values)) for target, values in pairs]
+    for target, _ in ready:
+        if isinstance(target, np.ndarray) and not target.flags.writeable:
+            raise ValueError(f"an array of shape {target.shape} is read-only: nothing was loaded")
+    for target, values in ready:
+        target[...] = values
+
+
+def _beside(target: Any, values: Any) -> Any:
     xp = library(target)
-    target[...] = to_numpy(values) if xp is np else xp.asarray(values)
+    return to_numpy(values) if xp is np else xp.asarray(values)
 
 
 def mismatches(own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:

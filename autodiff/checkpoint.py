@@ -3,15 +3,23 @@
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 from ._backward import find
 from ._fingerprint import fingerprint, unchanged
-from ._graph import next_number, settled
+from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
 from .function import Function, Step
 from .tape import Tape
-from .variable import Variable, linked, result
+from .variable import Variable, linked, stop_gradient
+
+
+class _Given(NamedTuple):
+    """A Variable among the arguments, with the data that it had."""
+
+    data: Any
+    node: Any
 
 
 class _Call(NamedTuple):
@@ -20,8 +28,7 @@ class _Call(NamedTuple):
     names: list[str]
     arrays: tuple
     args: tuple
-    outside: tuple[Variable, ...]
-    values: tuple
+    outside: list[tuple[Variable, Any]]
     states: States
     value: Any
 
@@ -61,35 +68,30 @@ def checkpoint(f: Callable) -> Callable:
     def call(*args: Any, **params: Any) -> Any:
         if not state.get().tapes:
             return f(*args, **params)
-        given = {arg.node: arg for arg in args if isinstance(arg, Variable)}
         start = next_number()
         with noting() as states:
-            output, used = _listened(f, args, params, given, start)
+            output, used = _listened(f, args, params, start)
         if isinstance(output, tuple | list):
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
         if not isinstance(output, Variable) or output.node.number < start:
             return output
-        if not _before(output.node, start) <= {*used, *settled(used, start)[0]}:
+        before = _before(output.node, start)
+        if not before <= set(used):
             raise ValueError(
                 f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
                 "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
             )
-        outside = tuple(used.values())
-        values = tuple(variable.data for variable in outside)
-        names = [variable.name or f"input {i}" for i, variable in enumerate(outside)]
-        arrays = (*values, *(arg for arg in args if hasattr(arg, "nbytes")))
-        print_of_value = fingerprint(output.data)
-        again = _Call(names, arrays, args, outside[len(given) :], values, states, print_of_value)
-        return _recorded(rules, outside, output, params, again)
+        # An argument that is only compared, say, is watched, but the value does not depend on it.
+        return _recorded(rules, [used[node] for node in used if node in before], args, params, output, states)
 
     name = getattr(f, "__name__", type(f).__name__)
     rules = _rules(f, f"checkpoint of {name}")
     return call
 
 
-def _listened(f: Callable, args: tuple, params: dict, given: dict, start: int) -> tuple[Any, dict]:
-    """The value of `f`, and by their nodes the Variables from before `start` that it is given or uses."""
-    now, used = state.get(), dict(given)
+def _listened(f: Callable, args: tuple, params: dict, start: int) -> tuple[Any, dict]:
+    """The value of `f`, and by their nodes the Variables from before `start` that it uses."""
+    now, used = state.get(), {arg.node: arg for arg in args if isinstance(arg, Variable)}
 
     def listen(operands: tuple) -> None:
         used.update((v.node, v) for v in operands if isinstance(v, Variable) and v.node.number < start)
@@ -98,10 +100,9 @@ def _listened(f: Callable, args: tuple, params: dict, given: dict, start: int) -
 
     token = state.set(State((), listen))
     try:
-        output = f(*args, **params)
+        return f(*args, **params), used
     finally:
         state.reset(token)
-    return output, used
 
 
 def _before(node: Any, start: int) -> set:
@@ -116,41 +117,37 @@ def _before(node: Any, start: int) -> set:
 
 
 def _recorded(
-    rules: Function, inputs: tuple[Variable, ...], output: Variable, params: dict, again: _Call
+    rules: Function, inputs: list[Variable], args: tuple, params: dict, output: Variable, states: States
 ) -> Variable:
     """One step for the whole function: a Variable that is given twice, or used inside too, counts once."""
-    now, values = state.get(), list(again.values)
-    step = Step(
-        rules,
-        (),
-        [variable.node for variable in inputs],
-        [value.shape for value in values],
-        [value.dtype for value in values],
-        values,
-        output.data,
-        {"params": params},
-        again,
-        now.check,
-        now.owner,
+    now, values, given = state.get(), [v.data for v in inputs], {id(arg) for arg in args}
+    call = _Call(
+        [variable.name or f"input {i}" for i, variable in enumerate(inputs)],
+        (*values, *(array for array in map(stop_gradient, args) if hasattr(array, "nbytes"))),
+        tuple(_Given(arg.data, arg.node) if isinstance(arg, Variable) else arg for arg in args),
+        [(variable, variable.data) for variable in inputs if id(variable) not in given],
+        states,
+        fingerprint(output.data),
     )
+    shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
+    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output.data, now)
+    step.extend({"params": params}, call, now.check)
     for tape in now.tapes:
         tape.steps.append(step)
-    return result(output.data, step)
+    output.node, step.variable = step, ref(output)
+    return output
 
 
 def _rules(f: Callable, name: str) -> Function:
     def pull(grad: Any, step: Any, needs: tuple[bool, ...]) -> Sequence:
         call: _Call = step.residual
-        inside = call.values[len(call.values) - len(call.outside) :]
-        for variable, value in zip(call.outside, inside):
-            if variable.data is not value:
+        for variable, data in call.outside:
+            if variable.data is not data:
                 raise RuntimeError(
                     f"{name}: {variable!r}, which it uses, got other data after the forward pass; take the "
                     "gradient first"
                 )
-        inputs = [linked(value, node) for value, node in zip(call.values, step.inputs)]
-        by_node = dict(zip(step.inputs, inputs))
-        args = [by_node[arg.node] if isinstance(arg, Variable) else arg for arg in call.args]
+        args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
         with replaying(call.states), Tape(check=False) as tape:
             output = f(*args, **step.params)
         if not unchanged(call.value, output.data):
@@ -158,7 +155,8 @@ def _rules(f: Callable, name: str) -> Function:
                 f"{name}: run again it gave another value than before: something that it uses changed, or "
                 "it draws random numbers of its own"
             )
-        wanted = [variable for variable, need in zip(inputs, needs) if need]
+        inputs = zip(call.arrays, step.inputs, needs)
+        wanted = [linked(value, node) for value, node, need in inputs if need]
         # What lies before its inputs is not its own: the pass around it will come there.
         way = find(output, wanted, "zero", stop=set(step.inputs))
         found = iter(tape._walk(way, output, wanted, grad, keep=False))

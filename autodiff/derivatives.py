@@ -6,7 +6,7 @@ Variable.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from . import functions as F
 from ._recording import recording
 from .function import differentiable
+from .functions._common import library
 from .tape import Tape
 from .variable import Variable, constant
 
@@ -38,13 +39,9 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> tuple[Any, Any]:
-        places = (argnums,) if isinstance(argnums, int) else argnums
-        inputs = list(args)
-        for i in places:
-            inputs[i] = _argument(args[i])
-        with Tape() as tape:
-            value = _value(f(*inputs, **params))
-        grads = tape.gradient(value, [inputs[i] for i in places], unused="zero")
+        at, inputs = _at(f, args, params, argnums)
+        value, tape = _recorded(at, inputs)
+        grads = tape.gradient(value, inputs, unused="zero")
         return _outward(value), grads[0] if isinstance(argnums, int) else tuple(grads)
 
     return evaluate
@@ -70,37 +67,31 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from autodiff import vjp
-    >>> value, pullback = vjp(lambda x, y: x * y, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
-    >>> pullback(np.array([1.0, 10.0]))
-    (array([ 3., 40.]), array([ 1., 20.]))
+    >>> value, pullback = vjp(lambda x, y: x * y, 3.0, 4.0)
+    >>> pullback(10.0)
+    (array(40.), array(30.))
     """
     inputs = [_argument(a) for a in arrays]
-    with Tape() as tape:
-        value = _value(f(*inputs))
+    value, tape = _recorded(f, inputs)
     return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
 
 
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     """The value of ``f(*arrays)``, and its derivative along `vectors`, one per array.
 
-    Notes
-    -----
-    The gradient is linear in the gradient that it starts from; its derivative by that, along `vectors`, is
-    the one wanted. It costs about as much as two gradients.
+    The gradient is linear in the gradient that it starts from: its derivative by that is what is wanted. It
+    costs about as much as two gradients.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from autodiff import jvp
-    >>> jvp(lambda x: x * x, (np.array([1.0, 2.0]),), (np.array([1.0, 10.0]),))
-    (array([1., 4.]), array([ 2., 40.]))
+    >>> jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 10.0))
+    (array(12.), array(34.))
     """
     inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        with Tape() as inner:
-            value = _value(f(*inputs))
+        value, inner = _recorded(f, inputs)
         start = constant(np.zeros_like(value.data))
         grads = inner.gradient(value, inputs, grad=start, unused="zero")
         along = _along("jvp", grads, vectors)
@@ -112,31 +103,23 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, hvp
-    >>> hvp(lambda x: F.sum(x**3), (np.array([1.0, 2.0]),), (np.array([1.0, 10.0]),))
-    (array([  6., 120.]),)
+    >>> from autodiff import hvp
+    >>> hvp(lambda x: x**3, (2.0,), (10.0,))
+    (array(120.),)
     """
     inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        with Tape() as inner:
-            value = _value(f(*inputs))
+        value, inner = _recorded(f, inputs)
         along = _along("hvp", inner.gradient(value, inputs, unused="zero"), vectors)
     return tuple(outer.gradient(along, inputs, unused="zero"))
 
 
 def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
-    """``J(*args)``: the derivative of each element of ``f(*args)`` by each element of an argument.
+    """``J(*args)``: the derivative of each element of ``f(*args)``, one array, by each element of an
+    argument.
 
-    Its shape is that of the value, followed by that of the argument. It takes one pass back for each element
-    of the value.
-
-    Parameters
-    ----------
-    f : callable
-        Returns one array.
-    argnums : int or tuple of int
-        An int gives one Jacobian, a tuple gives a tuple of them.
+    Its shape is that of the value, followed by that of the argument; a tuple `argnums` gives a tuple of them.
+    It takes one pass back for each element of the value.
 
     Examples
     --------
@@ -149,17 +132,14 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        places = (argnums,) if isinstance(argnums, int) else argnums
-
-        def of_places(*inputs: Any) -> Any:
-            given = list(args)
-            for i, value in zip(places, inputs):
-                given[i] = value
-            return f(*given, **params)
-
-        value, pullback = vjp(of_places, *(args[i] for i in places))
-        rows = [pullback(one) for one in np.eye(value.size, dtype=value.dtype).reshape(-1, *value.shape)]
-        found = tuple(_rows(value, args[i], [row[k] for row in rows]) for k, i in enumerate(places))
+        at, inputs = _at(f, args, params, argnums)
+        value, tape = _recorded(at, inputs)
+        ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
+        rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
+        shapes = [(*value.shape, *x.shape) for x in inputs]
+        empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
+        columns = [F.stack(column) for column in zip(*rows)] or empty
+        found = tuple(F.reshape(column, shape) for column, shape in zip(columns, shapes))
         return found[0] if isinstance(argnums, int) else found
 
     return evaluate
@@ -189,15 +169,30 @@ def _linked(x: Any) -> Any:
 
 
 def _argument(x: Any) -> Variable:
-    """A Variable of its own; what records around it leads back to x."""
-    if not isinstance(x, Variable):
-        return Variable(x)
-    return _linked(x) if recording() else Variable(x.data, x.name)
+    """A Variable of its own, from which calls lead back to x."""
+    return _linked(x) if isinstance(x, Variable) else Variable(x)
 
 
-def _value(value: Any) -> Variable:
-    """What a function returned, as a Variable also where it depends on nothing."""
-    return value if isinstance(value, Variable) else constant(np.asarray(value, dtype=None))
+def _at(f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:
+    """`f` as a function of the arguments in some places, and these arguments."""
+    places = (argnums,) if isinstance(argnums, int) else argnums
+
+    def at(*inputs: Any) -> Any:
+        given = list(args)
+        for place, value in zip(places, inputs):
+            given[place] = value
+        return f(*given, **params)
+
+    return at, [_argument(args[place]) for place in places]
+
+
+def _recorded(f: Callable, inputs: list[Variable]) -> tuple[Variable, Tape]:
+    """What a function returns, as a Variable also where it depends on nothing, and the tape that recorded
+    it.
+    """
+    with Tape() as tape:
+        value = f(*inputs)
+    return value if isinstance(value, Variable) else constant(np.asarray(value)), tape
 
 
 def _outward(value: Variable) -> Any:
@@ -205,9 +200,8 @@ def _outward(value: Variable) -> Any:
     return value if recording() else value.data
 
 
-def _along(name: str, grads: list, vectors: Iterable) -> Any:
+def _along(name: str, grads: list, vectors: tuple) -> Any:
     """The sum of products of gradients and vectors."""
-    vectors = tuple(vectors)
     if len(vectors) != len(grads):
         raise ValueError(f"{name}: {len(vectors)} vectors for {len(grads)} arrays")
     for g, v in zip(grads, vectors):
@@ -216,15 +210,3 @@ def _along(name: str, grads: list, vectors: Iterable) -> Any:
                 f"{name}: a vector must have the shape of its array, {g.shape}, got {np.shape(v)}"
             )
     return sum(F.sum(g * v) for g, v in zip(grads, vectors))
-
-
-def _rows(value: Any, x: Any, rows: list) -> Any:
-    """Gradients of all elements of `value` as one array."""
-    shape = (*value.shape, *np.shape(x))
-    if not rows:
-        return (
-            np.zeros_like(value, shape=shape)
-            if not isinstance(value, Variable)
-            else constant(np.zeros(shape, value.dtype))
-        )
-    return F.reshape(F.stack(rows), shape)

@@ -10,20 +10,21 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy import ndarray
 
 from ._fingerprint import SMALL, fingerprint, unchanged
 from ._graph import Unrecorded, next_number
-from ._recording import state
+from ._recording import State, state
 from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
-# What a call may hold without care: nobody can change it, or, as an array, it is watched.
-_SCALARS = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
-_TAKEN = _SCALARS | {ndarray}
+# What a call may hold as it is: nobody can change it, or, if it is an array, it is watched.
+_FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
+_TAKEN = _FIXED | {ndarray}
 
 
 class Function:
@@ -33,10 +34,8 @@ class Function:
     ----------
     forward : callable
         The function on plain arrays.
-    arrays : tuple of str
-        The names of its array arguments.
-    variadic : bool
-        Whether these are any number of arrays, under one name.
+    arrays, variadic : tuple of str, bool
+        The names of its array arguments; whether these are any number of arrays, under one name.
     joint, gradients : callable or None, tuple of them
         The one rule for all array arguments, or one for each.
     fit : callable or None
@@ -46,20 +45,13 @@ class Function:
     """
 
     def __init__(
-        self,
-        forward: Callable,
-        arrays: str,
-        joint: tuple | None,
-        fit: Callable | None,
-        residual: tuple,
-        rules: dict,
+        self, forward: Callable, arrays: str, joint: tuple | None, fit: Any, residual: tuple, rules: dict
     ) -> None:
         self.forward = forward
         self.name = forward.__name__.lstrip("_")
         self.variadic = arrays.startswith("*")
         self.arrays = tuple(arrays.strip("*").split())
-        self.fit = fit
-        self.residual = residual
+        self.fit, self.residual = fit, residual
         self.joint = joint and joint[1]
         self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
         self._named = [joint[0]] if joint else [rules[n][0] if n in rules else "" for n in self.arrays]
@@ -70,13 +62,11 @@ class Function:
 
         The place -1 is the output, None all arguments.
         """
-        found = self.known_reads.get(traced)
-        if found is None:
-            rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
-            names = dict.fromkeys(name for rule in rules for name in rule.split())
-            places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
-            found = tuple((name, -1 if name == "output" else places[name]) for name in names)
-            self.known_reads[traced] = found
+        rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
+        names = dict.fromkeys(name for rule in rules for name in rule.split())
+        places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
+        found = tuple((name, -1 if name == "output" else places[name]) for name in names)
+        self.known_reads[traced] = found
         return found
 
 
@@ -85,8 +75,7 @@ def _recorder(rules: Function) -> Callable:
     forward, names, variadic = rules.forward, rules.arrays, rules.variadic
     name, leaves_residual, known_reads = rules.name, bool(rules.residual), rules.known_reads
     signature = inspect.signature(forward)
-    reserved = set(signature.parameters).intersection(Step.__slots__)
-    if reserved:
+    if reserved := set(signature.parameters).intersection(Step.__slots__):
         raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
     direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
@@ -109,7 +98,7 @@ def _recorder(rules: Function) -> Callable:
                 traced += place
             else:
                 if type(arg) not in _TAKEN:
-                    arg = _array(arg)
+                    arg = _array(arg, name)
                 values.append(arg)
                 nodes.append(None)
                 shapes.append(getattr(arg, "shape", ()))
@@ -123,20 +112,23 @@ def _recorder(rules: Function) -> Callable:
             return output
         if isinstance(output, _generic):
             output = np.asarray(output)
-        now = _now()
+        variable, now = _new(Variable), _now()
         if now.listener is not None:
             now.listener(args)
         if tapes := now.tapes:
-            reads = known_reads.get(traced) or rules.reads(traced)
-            node: Any = Step(
-                rules, reads, nodes, shapes, dtypes, values, output, params, residual, now.check, now.owner
-            )
+            reads = known_reads.get(traced)
+            if reads is None:
+                reads = rules.reads(traced)
+            step = Step(rules, reads, nodes, shapes, dtypes, values, output, now)
+            if params or residual is not None:
+                step.extend(params, residual, now.check)
             for tape in tapes:
-                tape.steps.append(node)
+                tape.steps.append(step)
+            step.variable = ref(variable)
+            variable.node = step
         else:
-            node = Unrecorded(name, nodes)
-        variable = _new(Variable)
-        variable.data, variable.node, variable.name = output, node, None
+            variable.node = Unrecorded(name, nodes, variable)
+        variable.data, variable.name = output, None
         return variable
 
     def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -146,50 +138,39 @@ def _recorder(rules: Function) -> Callable:
         given = bound.arguments
         args = given.pop(names[0]) if variadic else tuple([given.pop(name) for name in names])
         for key, value in given.items():
-            if type(value) not in _SCALARS:
-                given[key] = _own(value, name, key)
+            if type(value) not in _FIXED:
+                given[key] = _own(value, f"{name}: {key}")
         return args, given
 
     call.rules = rules  # type: ignore[attr-defined]
     return call
 
 
-def _array(arg: Any) -> Any:
+def _array(arg: Any, name: str) -> Any:
     """An array argument that is none yet: a list, which may change later, or what else NumPy would take."""
-    if isinstance(arg, list | tuple | range | memoryview | bytearray):
-        return np.array(arg)
-    return arg
+    if not isinstance(arg, list | tuple | range | memoryview | bytearray):
+        return arg
+    if any(isinstance(item, Variable) for item in arg):
+        raise TypeError(f"{name}: a list of Variables is no array; F.stack makes one of it")
+    return np.array(arg)
 
 
-def _own(value: Any, function: str, name: str) -> Any:
+def _own(value: Any, what: str) -> Any:
     """A parameter whose lists nobody else can change; a Variable in it would be lost to the tape."""
     if isinstance(value, Variable):
-        raise TypeError(
-            f"{function}: {name} must not be a Variable, for there is no gradient by it; as a constant it is "
-            "stop_gradient(x)"
-        )
+        raise TypeError(f"{what} must not be a Variable: it has no gradient; a constant is stop_gradient(x)")
     if isinstance(value, list | tuple):
-        values = [_own(v, function, name) for v in value]
-        return (
-            values
-            if isinstance(value, list)
-            else type(value)(*values)
-            if hasattr(value, "_fields")
-            else tuple(values)
-        )
-    if type(value) is dict:
-        return {key: _own(v, function, name) for key, v in value.items()}
-    return value
+        values = [_own(v, what) for v in value]
+        return values if isinstance(value, list) else getattr(type(value), "_make", tuple)(values)
+    return {key: _own(v, what) for key, v in value.items()} if type(value) is dict else value
 
 
 def _arrays(value: Any) -> Iterator[Any]:
     """The arrays in a parameter: indices, masks, bounds."""
-    if isinstance(value, list | tuple):
-        for v in value:
+    if isinstance(value, list | tuple | dict):
+        for v in value.values() if isinstance(value, dict) else value:
             yield from _arrays(v)
-    elif isinstance(value, dict):
-        yield from _arrays(list(value.values()))
-    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, type | _generic):
+    elif hasattr(value, "nbytes") and hasattr(value, "strides") and not isinstance(value, _generic | type):
         yield value
 
 
@@ -237,14 +218,6 @@ def differentiable(
     return decorate
 
 
-class Past(NamedTuple):
-    """What is known of the steps that a tape released: it shares them all."""
-
-    token: object
-    nodes: frozenset
-    content: dict[str, int]
-
-
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
@@ -253,16 +226,12 @@ class Step:
     function : Function
         What was called.
     inputs : list
-        The node of each array argument that was a Variable, None for the others. Once the step is released, a
-        frozen set of the nodes that it may depend on.
-    number : int
-        Higher than that of every input.
-    owner : object
-        The token of the outermost tape that recorded it, which may release it.
-    shapes, dtypes : list
-        Of the array arguments.
-    output_shape : tuple
-        Of the output.
+        The node of each array argument that was a Variable, None for the others. A list, until the step is
+        released.
+    number, owner : int, object
+        Higher than the number of every input; the token of the tape that may release it, the outermost one.
+    shapes, dtypes, output_shape : list, list, tuple
+        Of the array arguments, and of the output.
     residual : object
         What the function returned beside its output.
     watched : list
@@ -271,17 +240,8 @@ class Step:
 
     # Values and parameters, which differ from function to function, are in the dict.
     __slots__ = (
-        "__dict__",
-        "dtypes",
-        "function",
-        "inputs",
-        "number",
-        "output_shape",
-        "owner",
-        "reads",
-        "residual",
-        "shapes",
-        "watched",
+        *("__dict__", "function", "inputs", "number", "owner"),
+        *("dtypes", "output_shape", "reads", "residual", "shapes", "variable", "watched"),
     )
 
     def __init__(
@@ -293,42 +253,39 @@ class Step:
         dtypes: list,
         values: list,
         output: Any,
-        params: dict,
-        residual: Any,
-        check: bool,
-        owner: Any,
+        now: State,
     ) -> None:
         self.function = function
         self.reads = reads
         self.inputs: Any = inputs
         self.number = next_number()
-        self.owner = owner
-        self.output_shape = output.shape
-        self.residual = residual
+        self.owner = now.owner
         self.shapes = shapes
         self.dtypes = dtypes
-        watched: list[tuple[str, Any, Any]] = []
-        self.watched: Any = watched
-        content = self.__dict__
-        if params:
-            content.update(params)
+        self.output_shape = output.shape
+        self.residual: Any = None
+        self.watched: Any = []
+        self.__dict__ = content = {}
+        check = now.check and not function.residual
         for name, place in reads:
             value: Any = output if place == -1 else values if place is None else values[place]
             content[name] = value
-            if check and place is not None and residual is None:
+            if check and place is not None:
                 small = type(value) is ndarray and value.nbytes <= SMALL
-                watched.append((name, value, value.tobytes() if small else fingerprint(value)))
-        if check and params:
-            for name, value in params.items():
-                if type(value) not in _SCALARS:
-                    watched += [(name, array, fingerprint(array)) for array in _arrays(value)]
-        if check and (residual is not None or function.variadic):
-            watched += [(name, value, fingerprint(value)) for name, value in self.kept()]
+                self.watched.append((name, value, value.tobytes() if small else fingerprint(value)))
+            elif check:
+                self.watched += [(f"{name}[{i}]", v, fingerprint(v)) for i, v in enumerate(value)]
 
-    @property
-    def name(self) -> str:
-        """What was called."""
-        return self.function.name
+    def extend(self, params: dict, residual: Any, check: bool) -> None:
+        """Keep the parameters, and what the function returned beside its output."""
+        self.__dict__.update(params)
+        self.residual = residual
+        if check:
+            found = [(name, array) for name, value in params.items() for array in _arrays(value)]
+            found += self.kept() if residual is not None else ()
+            self.watched += [(name, array, fingerprint(array)) for name, array in found]
+
+    name = property(lambda self: self.function.name, doc="What was called.")
 
     def kept(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the arrays that the gradient reads."""
@@ -346,10 +303,9 @@ class Step:
             else:
                 yield name, value
 
-    def release(self, past: Past) -> None:
-        """Let go of all arrays, and of the steps before; what is left is a node without rules."""
-        self.inputs, self.__dict__ = past.nodes, past.content
-        self.residual, self.watched = None, ()
+    def release(self) -> None:
+        """Let go of all arrays; what is left is a node without rules."""
+        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), {}, None, ()
 
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
@@ -365,9 +321,9 @@ class Step:
                 raise RuntimeError(self.overwritten(name))
             if verdict is not True:
                 verdicts.append((verdict, self.overwritten(name)))
-        source, function = self._linked() if recording else self, self.function
-        parts: Any = function.gradients
-        joint: Any = function.joint
+        source = self._linked() if recording else self
+        joint: Any = self.function.joint
+        parts: Any = self.function.gradients
         if joint is not None:
             parts = joint(grad, source, tuple(map(reached.__contains__, self.inputs)))
         place = -1
@@ -382,12 +338,14 @@ class Step:
                 part = part(grad, source)
             if part.shape != self.shapes[place] or part.dtype is not self.dtypes[place]:
                 part = self._as_source(part, place)
-            if node not in grads:
+            total = grads.get(node)
+            if total is None:
                 grads[node] = part
             elif node in sums:
-                grads[node] += part
+                total += part
+                grads[node] = total
             else:
-                grads[node] = grads[node] + part
+                grads[node] = total + part
                 sums.add(node)
 
     def _as_source(self, part: Any, place: int) -> Any:
@@ -420,6 +378,6 @@ class Step:
         """The message for a saved value that changed."""
         what = "its output" if name == "output" else f"its argument {name!r}"
         return (
-            f"{self.function.name}: {what} was overwritten after the forward pass, but its gradient needs "
-            f"the old values; write to a copy, or take the gradient first"
+            f"{self.name}: {what} was overwritten after the forward pass, but its gradient needs the old "
+            "values; write to a copy, or take the gradient first"
         )

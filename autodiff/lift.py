@@ -93,3 +93,6 @@ def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) 
 
 
 lifted = {name: lift(operator) for name, operator in dynarray.OPERATORS.items()}
+# They are functions like the others. Those know nothing of operators, so that imports run one way.
+for _name, _function in lifted.items():
+    setattr(functions, _name, _function)

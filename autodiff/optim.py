@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ._show import Shown
 from ._state import assign, mismatches
 from .variable import Variable
 
 
-class Optimizer:
+class Optimizer(Shown):
     """Base of the optimisers.
+
+    Parameters of 16 bits are moved in float32, and what is kept of their gradients is float32.
 
     Parameters
     ----------
@@ -59,15 +62,24 @@ class Optimizer:
             raise ValueError(f"{self._name}: a parameter is given twice")
         self.lr = lr
         self.steps = 0
-        self.state = [{name: np.zeros_like(p.data) for name in self.slots} for p in self.parameters]
+        self.state = [
+            {name: np.zeros_like(p.data, dtype=_wide(p.dtype)) for name in self.slots}
+            for p in self.parameters
+        ]
 
     def step(self, grads: Iterable[Any]) -> None:
-        """Move every parameter along its gradient; a gradient that does not fit leaves all as they were."""
-        grads = list(grads)
+        """Move every parameter along its gradient; a gradient that does not fit leaves all as they were.
+
+        Parameters
+        ----------
+        grads : iterable of array, Variable or None
+            One for each parameter. Where it is None, parameter and state stay as they are.
+        """
+        grads = [g.data if isinstance(g, Variable) else g for g in grads]
         if len(grads) != len(self.parameters):
             raise ValueError(f"{self._name}: {len(grads)} gradients for {len(self.parameters)} parameters")
         for parameter, grad, state in zip(self.parameters, grads, self.state):
-            if grad.shape != parameter.shape:
+            if grad is not None and grad.shape != parameter.shape:
                 raise ValueError(f"{self._name}: gradient {grad.shape} for a parameter {parameter.shape}")
             if any(type(array) is not type(parameter.data) for array in state.values()):
                 raise ValueError(f"{self._name}: its parameters moved to another device; make it after that")
@@ -75,7 +87,12 @@ class Optimizer:
         for parameter, grad, scale, decay, state in zip(
             self.parameters, grads, self.scales, self.decays, self.state
         ):
-            self.update(parameter.data, grad, self.lr * scale, decay, state)
+            if grad is not None:
+                value = parameter.data
+                wide = value.astype(_wide(value.dtype), copy=False)
+                self.update(wide, grad.astype(wide.dtype, copy=False), self.lr * scale, decay, state)
+                if wide is not value:
+                    value[...] = wide.astype(value.dtype)
 
     def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """Change `value` and `state` in place."""
@@ -94,10 +111,30 @@ class Optimizer:
         faults = mismatches(self.state_dict(), state)
         if faults:
             raise ValueError(f"{self._name}.load_state_dict:\n  " + "\n  ".join(faults))
-        for i, arrays in enumerate(self.state):
-            for name, array in arrays.items():
-                assign(array, state[f"{name}.{i}"])
-        self.steps, self.lr = int(state["steps"]), float(state["lr"])
+        steps, lr = int(state["steps"]), float(state["lr"])
+        own = [(a, state[f"{name}.{i}"]) for i, arrays in enumerate(self.state) for name, a in arrays.items()]
+        assign(own)
+        self.steps, self.lr = steps, lr
+
+    def __repr__(self) -> str:
+        count, values = len(self.parameters), sum(p.size for p in self.parameters)
+        options = {"lr": self.lr, **self._options()}
+        if len(set(self.decays)) == 1 and self.decays[0]:
+            options["weight_decay"] = self.decays[0]
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        plural = "" if count == 1 else "s"
+        return (
+            f"{self._name}({given}): {count} parameter{plural} of {values:,} values, {self.steps} steps taken"
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """What a subclass was given beside, for `repr`."""
+        return {}
+
+
+def _wide(dtype: Any) -> Any:
+    """In which dtype parameters are moved: 16 bits would lose small steps, and squares of gradients."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 class SGD(Optimizer):
@@ -127,6 +164,9 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr, weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
+
+    def _options(self) -> dict[str, Any]:
+        return {"momentum": self.momentum, "nesterov": self.nesterov} if self.momentum else {}
 
     def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """One step."""
@@ -166,6 +206,9 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
         self.betas, self.epsilon = betas, epsilon
+
+    def _options(self) -> dict[str, Any]:
+        return {"betas": self.betas, "epsilon": self.epsilon}
 
     def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
         """One step."""
@@ -209,12 +252,15 @@ class AdamW(Adam):
 def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
     """Gradients scaled so that their joint Euclidean norm is at most `max_norm`, and the norm they had.
 
-    Gradients whose norm is not finite are returned as they are: scaling would not make them usable.
+    Gradients whose norm is not finite are returned as they are: scaling would not make them usable. None
+    counts as zero, and stays None.
     """
-    grads = list(grads)
-    norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads))
+    grads = [g.data if isinstance(g, Variable) else g for g in grads]
+    norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads if g is not None))
     scale = max_norm / norm if max_norm < norm < math.inf else 1.0
-    return [g * g.dtype.type(scale) for g in grads] if scale < 1 else grads, norm
+    if scale == 1:
+        return grads, norm
+    return [None if g is None else g * g.dtype.type(scale) for g in grads], norm
 
 
 def step_schedule(lr: float, every: int, factor: float = 0.1) -> Callable[[int], float]:

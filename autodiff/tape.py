@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ._backward import UNUSED, find, walk
-from ._graph import Paths, next_number, settled
+from ._graph import Paths, living
 from ._recording import State, recording, state
-from ._show import table
-from .function import Past, Step
+from ._show import preformatted, table, total
+from .function import Step
 from .variable import Variable
 
 
@@ -47,7 +47,6 @@ class Tape:
         self.check = check
         # Steps know it instead of the tape, which they would keep alive.
         self.token = object()
-        self._first = next_number()
 
     def __enter__(self) -> "Tape":
         now = state.get()
@@ -128,33 +127,38 @@ class Tape:
     ) -> list:
         if keep or recording():
             return walk(way, target, sources, grad, **options)
-        steps, past = self._given_up()
         try:
-            return walk(way, target, sources, grad, past=past, **options)
+            return walk(way, target, sources, grad, owner=self.token, **options)
         finally:
-            _release(steps, past)
+            self._release(way, target.node)
 
     def release(self) -> None:
         """Let go of all arrays that were recorded; a gradient that would need one of them says so."""
-        _release(*self._given_up())
+        self._release(None, None)
 
-    def _given_up(self) -> tuple[list[Step], Past]:
-        """The steps that this tape may release, which it forgets, and what shall be known of them."""
+    def _release(self, way: Paths | None, target: Any) -> None:
         token, steps, self.steps = self.token, self.steps, []
-        own = [step for step in steps if step.owner is token and type(step.inputs) is list]
-        before = set().union(*[step.inputs for step in own]).difference(own, (None,))
-        nodes, since = settled(before, self._first)
-        return own, Past(token, nodes, {"since": since})
+        own = [step for step in steps if step.owner is token]
+        for step in own:
+            if type(step.inputs) is list:
+                step.release()
+        # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
+        for step in [step for step in own if step.variable() is not None]:
+            if step is target and way is not None:
+                dead = [other for other in own if other.variable() is None]
+                step.inputs = frozenset(way.seen.difference(dead, (None, step)).union(way.older))
+            else:
+                step.inputs = living(step.inputs)
+
+    def __repr__(self) -> str:
+        return f"Tape: {total(self.steps)}"
+
+    def _repr_html_(self) -> str:
+        return preformatted(table(self.steps))
 
     def show(self) -> None:
         """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
         print(table(self.steps))
-
-
-def _release(steps: list[Step], past: Past) -> None:
-    for step in steps:
-        if type(step.inputs) is list:
-            step.release(past)
 
 
 def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:

@@ -5,21 +5,23 @@ What `Trainer.fit` does for each batch is this, and whoever wants something else
     with Tape() as tape:
         value = loss(network, *batch)
     optimizer.lr = schedule(step)
-    optimizer.step(tape.gradient(value, optimizer.parameters))
+    optimizer.step(tape.gradient(value, optimizer.parameters, unused="none"))
 """
 
 import itertools
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import files
+from ._show import Shown
 from ._state import mismatches
-from .functions._common import library
+from .functions._common import library, plain
 from .layers import Module
 from .optim import Optimizer, clip_gradients
 from .tape import Tape
@@ -27,7 +29,7 @@ from .tape import Tape
 KIND = "autodiff training, version 1"
 
 
-class Trainer:
+class Trainer(Shown):
     """Trains a network; a checkpoint continues the training to the same bits.
 
     Parameters
@@ -83,6 +85,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
         self._total = 0.0
+        self._idle: set[int] = set()
 
     def fit(
         self,
@@ -145,10 +148,11 @@ class Trainer:
         """One step of the optimiser; the loss before it."""
         with Tape() as tape:
             loss = self.loss(self.network, *batch)
-        value = float(loss)
+        value = float(plain(loss))
         if not math.isfinite(value):
             raise FloatingPointError(f"Trainer: the loss is {value} at step {self.step}")
-        grads = tape.gradient(loss, self.optimizer.parameters)
+        grads = tape.gradient(loss, self.optimizer.parameters, unused="none")
+        self._name_idle(grads)
         if self.max_norm is not None:
             grads, norm = clip_gradients(grads, self.max_norm)
             if not math.isfinite(norm):
@@ -158,6 +162,18 @@ class Trainer:
         self.optimizer.step(grads)
         self.step += 1
         return value
+
+    def _name_idle(self, grads: list) -> None:
+        """Warn once of each parameter on which the loss does not depend: it stays as it is."""
+        idle = {i for i, grad in enumerate(grads) if grad is None} - self._idle
+        if idle:
+            self._idle |= idle
+            names = {id(p): name for name, p in self.network.named_parameters().items()}
+            unnamed = [(i, self.optimizer.parameters[i]) for i in sorted(idle)]
+            told = ", ".join(names.get(id(p), f"parameter {i}, {p!r}") for i, p in unnamed)
+            warnings.warn(
+                f"Trainer: the loss does not depend on {told}; not trained until it does", stacklevel=3
+            )
 
     def _end_epoch(self, evaluate: Callable | None) -> None:
         """Add a line to the history."""
@@ -211,13 +227,28 @@ class Trainer:
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             message = f"{os.fspath(path)}: has no valid state of a training: {type(error).__name__}: {error}"
             raise files.FileError(message) from None
-        # Everything has been checked: from here on nothing fails.
+        before = self.network.state_dict()
         self.network.load_state_dict(_below("network.", arrays))
-        self.optimizer.load_state_dict(_below("optimizer.", arrays))
+        try:
+            self.optimizer.load_state_dict(_below("optimizer.", arrays))
+        except BaseException:
+            self.network.load_state_dict(before)
+            raise
+        # Their states have been tried out, and the rest checked: from here on nothing fails.
         for name, generator in self.network.generators().items():
             generator.bit_generator.state = generators[name]
         self.seed, self.history, self._total = state["seed"], state["history"], state["total"]
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+
+    def __repr__(self) -> str:
+        place = f"epoch {self.epoch}, step {self.step}"
+        last = (
+            ", ".join(f"{name} {value:g}" for name, value in self.history[-1].items()) if self.history else ""
+        )
+        network = f"{type(self.network).__name__}, {self.network.num_parameters:,} parameters"
+        return f"Trainer at {place}\n  {network}\n  {self.optimizer!r}" + (
+            f"\n  last: {last}" if last else ""
+        )
 
     def _parse(self, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The state beside the arrays, and those of the generators, checked."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class Variable:
             raise TypeError(
                 f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
             )
-        self.data, self.name, self.node = data, name, Leaf(self)
+        self.data, self.name = data, name
+        self.node: Any = Leaf(self)
 
     def __init_subclass__(cls) -> None:
         raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
@@ -66,8 +68,8 @@ class Variable:
 
     @staticmethod
     def _copied(data: Any, name: str | None) -> "Variable":
-        copied = result(data, None)
-        copied.name, copied.node = name, Leaf(copied)
+        copied = constant(data)
+        copied.name = name
         return copied
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,23 +112,24 @@ class Variable:
         return f"Variable({label}shape {self.shape}, {self.dtype})"
 
 
-def result(data: Any, node: Any) -> Variable:
-    """A Variable around what a function returned, without the checks of the constructor."""
-    variable = _new(Variable)
-    variable.data, variable.node, variable.name = data, node, None
-    return variable
-
-
 def constant(data: Any) -> Variable:
-    """A Variable that depends on nothing."""
-    variable = result(np.asarray(data) if isinstance(data, np.generic) else data, None)
+    """A Variable that depends on nothing, without the checks of the constructor."""
+    variable = _new(Variable)
+    variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, None
     variable.node = Leaf(variable)
     return variable
 
 
 def linked(data: Any, node: Any) -> Any:
     """The array as the Variable that it was, of which the node is left."""
-    return data if node is None else result(data, node)
+    if node is None:
+        return data
+    variable = node.variable()
+    if variable is None or variable.data is not data:
+        known, variable = variable, _new(Variable)
+        variable.data, variable.name, variable.node = data, None, node
+        node.variable = node.variable if known is not None else ref(variable)
+    return variable
 
 
 def stop_gradient(x: Any) -> Any:

@@ -1,6 +1,6 @@
 """Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..variable import stop_gradient as stop_gradient
 from .activations import erf as erf
@@ -76,17 +76,7 @@ from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
 
+if TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    """The operators of dynarray, made differentiable from its registry."""
-    from ..lift import lifted
-
-    if name not in lifted:
-        raise AttributeError(f"module {__name__!r} has no function {name!r}")
-    return lifted[name]
-
-
-def __dir__() -> list[str]:
-    from ..lift import lifted
-
-    return sorted({*globals(), *lifted})
+    def __getattr__(name: str) -> Any:
+        """The operators of dynarray, which `autodiff.lift` adds here."""

@@ -1,21 +1,43 @@
 """Module: something with parameters."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._show import Shown
 from .._state import assign, mismatches, to_numpy
 from ..variable import Variable
+from . import _inspect
 
 
-class Module:
+class Loaded(NamedTuple):
+    """What `Module.load_state_dict` found only in the module, and what only in the state: names."""
+
+    missing: list[str]
+    unexpected: list[str]
+
+
+class Module(Shown):
     """Base of layers and networks.
 
     Attributes that are Variables are its parameters and attributes that are Modules are its parts, also those
-    in lists, tuples or dicts; attributes that are arrays are its buffers (state that is not trained).
-    Nothing is registered; the name of a parameter is the path of attributes to it, such as
-    ``blocks.0.conv.weight``.
+    in lists, tuples and dicts, at any depth; attributes that are arrays are its buffers (state that is not
+    trained). Nothing is registered; the name of a parameter is the path of attributes to it, such as
+    ``blocks.0.conv.weight``. Two of one name, and modules that contain themselves, are refused. What a module
+    holds in other ways, such as in a set, is not found: `ignored` lists it, and `parameters` warns of it.
+
+    Printing a module shows the tree of its parts.
+
+    Examples
+    --------
+    >>> from autodiff.layers import Linear, ReLU, Sequential
+    >>> print(Sequential(Linear(2, 8, rng=0), ReLU(), Linear(8, 1, rng=0)))
+    Sequential, 33 parameters
+      layers.0: Linear, 24 parameters: weight (8, 2), bias (8,)
+      layers.1: ReLU()
+      layers.2: Linear, 9 parameters: weight (1, 8), bias (1,)
     """
 
     training = True
@@ -38,22 +60,40 @@ class Module:
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """All modules from this one (its path is empty) down, with their paths."""
-        yield prefix, self
+        return self._modules(prefix, ())
+
+    def _modules(self, path: str, above: tuple) -> Iterator[tuple[str, "Module"]]:
+        if any(self is module for module in above):
+            raise ValueError(f"{type(self).__name__}: it contains itself, as {path}")
+        yield path, self
         for name, child in self.children().items():
-            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+            yield from child._modules(f"{path}.{name}" if path else name, (*above, self))
 
     def named_parameters(self) -> dict[str, Variable]:
         """Every parameter by its path."""
         return {path: value for path, _, value in self._state() if isinstance(value, Variable)}
 
     def parameters(self) -> list[Variable]:
-        """Every parameter, each once."""
-        return list({id(p): p for p in self.named_parameters().values()}.values())
+        """Every parameter, each once. Warns of Variables and modules that the network holds, but not as
+        parts.
+        """
+        if lost := {name: why for name, why in self.ignored().items() if "holds" in why or "class" in why}:
+            text = "; ".join(f"{name}: {why}" for name, why in lost.items())
+            warnings.warn(f"{type(self).__name__}: not among its parameters: {text}", stacklevel=2)
+        return list(dict.fromkeys(self.named_parameters().values()))
+
+    def ignored(self) -> dict[str, str]:
+        """By its path, what looks like a parameter, part or buffer and is none, with the reason."""
+        return {
+            f"{path}.{name}" if path else name: reason
+            for path, module in self.modules()
+            for name, reason in _inspect.ignored(module).items()
+        }
 
     @property
     def num_parameters(self) -> int:
         """Number of trained values."""
-        return sum(p.size for p in self.parameters())
+        return sum(p.size for p in set(self.named_parameters().values()))
 
     def train(self, mode: bool = True) -> "Module":
         """Set this module and its parts to training mode."""
@@ -70,7 +110,7 @@ class Module:
         return {
             f"{path}.{name}" if path else name: value
             for path, module in self.modules()
-            for name, value in vars(module).items()
+            for name, value in module._members()
             if isinstance(value, np.random.Generator)
         }
 
@@ -82,19 +122,36 @@ class Module:
         """What keeps `state` from being a `state_dict` of this module: a line per entry, none if it fits."""
         return mismatches({path: value for path, _, value in self._state()}, state)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the arrays of a `state_dict`; unless all names, shapes and dtypes agree, nothing changes.
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Loaded:
+        """Take over the arrays of a `state_dict`; if anything is wrong with it, nothing changes.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            By the names of `state_dict`.
+        strict : bool
+            Whether both must have the same names. Otherwise names of one side alone are passed over.
+
+        Returns
+        -------
+        Loaded
+            The names passed over: ``missing`` in the state, and ``unexpected`` in it.
 
         Raises
         ------
         ValueError
             With every missing, unexpected or misshapen entry.
         """
-        faults = self.state_faults(state)
+        own = {path: value for path, _, value in self._state()}
+        report = Loaded([n for n in own if n not in state], [n for n in state if n not in own])
+        common = [name for name in own if name in state]
+        faults = mismatches(own, state)
+        if not strict:
+            faults = mismatches({n: own[n] for n in common}, {n: state[n] for n in common})
         if faults:
             raise ValueError(f"{type(self).__name__}.load_state_dict:\n  " + "\n  ".join(faults))
-        for path, _, value in self._state():
-            assign(value.data if isinstance(value, Variable) else value, state[path])
+        assign((v.data if isinstance(v := own[name], Variable) else v, state[name]) for name in common)
+        return report
 
     def to_device(self, device: str) -> "Module":
         """Move parameters and buffers to ``"cpu"`` (NumPy arrays) or ``"cuda"`` (CuPy arrays), in place."""
@@ -114,27 +171,33 @@ class Module:
                 setattr(owner, path.rpartition(".")[2], array)
         return self
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
+    def _members(self) -> Iterable[tuple[str, Any]]:
         """Attributes, and the entries of those that are lists, tuples or dicts, with their names."""
+        found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
-            elif isinstance(value, Mapping):
-                yield from ((f"{name}.{key}", item) for key, item in value.items())
-            else:
-                yield name, value
+            for path, item in _inspect.flattened(name, value):
+                if path in found:
+                    raise ValueError(f"{type(self).__name__}: two of its members are called {path!r}")
+                found[path] = item
+        return found.items()
 
     def _state(self) -> Iterator[tuple[str, "Module", Any]]:
         """(path, owner, Variable or array) for every parameter and buffer."""
+        seen = set()
         for path, module in self.modules():
             for name, value in module._members():
-                if isinstance(value, Variable) or (_is_array(value) and name in vars(module)):
-                    yield (f"{path}.{name}" if path else name), module, value
+                if isinstance(value, Variable) or (_inspect.is_array(value) and name in vars(module)):
+                    whole = f"{path}.{name}" if path else name
+                    if whole in seen:
+                        raise ValueError(f"{type(self).__name__}: two of its parameters are called {whole!r}")
+                    seen.add(whole)
+                    yield whole, module, value
 
+    def _label(self) -> str:
+        return type(self).__name__
 
-def _is_array(value: Any) -> bool:
-    """NumPy's scalars have dtype and strides too, but cannot be written to."""
-    return hasattr(value, "dtype") and hasattr(value, "strides") and not isinstance(value, np.generic)
+    def __repr__(self) -> str:
+        return _inspect.tree(self)
 
 
 def generator(rng: Any) -> np.random.Generator:

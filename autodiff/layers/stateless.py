@@ -27,7 +27,7 @@ class Stateless(Module):
         """The function of x."""
         return type(self).function(x, *self.args, **self.params)
 
-    def __repr__(self) -> str:
+    def _label(self) -> str:
         given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.params.items())]
         return f"{type(self).__name__}({', '.join(given)})"
 
