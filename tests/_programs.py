@@ -73,6 +73,10 @@ class Maker(ExpressionMaker):
         self.names.append(name)
         return name
 
+    def out(self, text: str) -> str:
+        """A line that gives a value out, if it is no function: a checkpoint would run it twice."""
+        return text if self.defining else f"out({text})"
+
     def block(self, length: int, level: int) -> list[Statement]:
         makers = [self.assign] * 4 + [self.tape] * (4 if level < 2 else 1) + [self.gradient] * 4
         makers += [
@@ -173,7 +177,7 @@ class Maker(ExpressionMaker):
             options += ", keep=True"
             used = (used[0] + ", keep", *used[1:])
         if self.chance(0.1):
-            form = f"out({tape}.gradient({target.text()}, {chosen[0].text()}{options}, unused='none'))"
+            form = self.out(f"{tape}.gradient({target.text()}, {chosen[0].text()}{options}, unused='none')")
             return [Statement(form, features=(*used, "unused none"))]
         if self.chance(0.8):
             options += ", unused='zero'"
@@ -189,7 +193,7 @@ class Maker(ExpressionMaker):
             )
         else:
             form = f"{', '.join(names)}, = {tape}.gradient({target.text()}, [{', '.join(texts)}]{options})"
-        return [Statement(form, features=used), *(Statement(f"out({name})") for name in names)]
+        return [Statement(form, features=used), *(Statement(self.out(name)) for name in names)]
 
     def last_gradient(self) -> list[Statement]:
         """Whatever came before, something is asked of the last value."""
@@ -289,21 +293,19 @@ class Maker(ExpressionMaker):
         self.derivatives += 1
         body, names = self.body(NUMBER, (NUMBER,), 2, 1, ["the derivative"])
         given, box = self.expr(NUMBER, 1, 0), self.fresh("b")
-        form = f"{box} = []\nout(grad(lambda {names}: {box}.append({names} * 0.7) or {{0}})({{1}}))"
+        slope = self.out(f"grad(lambda {names}: {box}.append({names} * 0.7) or {{0}})({{1}})")
         self.names.append(Expr(f"{box}[0]"))
+        form = f"{box} = []\n{slope}"
         return [Statement(form, (body, given), features=("argument that escapes",))]
 
     def reads(self, level: int) -> list[Statement]:
         name = self.atom(NUMBER)
         if not name.sure:
             return []
-        form = self.random.choice(
-            ("out({0}.item())", "str({0}), repr({0}), bool({0} > 0)", "out(float(f'{{{0}:.3f}}'))")
+        text = self.random.choice(
+            ("{0}.item()", "float(format({0}, '.3f'))", "(str({0}) > '', float(bool({0} > 0)))[1]")
         )
-        if "f'" in form:
-            form = f"out(float(f'{{{{{name.text()}:.3f}}}}'))"
-            return [Statement(form, features=("reads",))]
-        return [Statement(form, (name,), features=("reads",))]
+        return [Statement(self.out(text), (name,), features=("reads",))]
 
     def function(self, level: int) -> list[Statement]:
         """A function of one argument, with statements of its own, and a default that it captures."""
