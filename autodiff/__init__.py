@@ -14,8 +14,8 @@ from .derivatives import vjp as vjp
 from .function import differentiable as differentiable
 from .functions import _numpy as _numpy
 from .functions import _operators as _operators
+from .functions import stop_gradient as stop_gradient
 from .lift import SecondOrderError as SecondOrderError
 from .lift import lift as lift
 from .tape import Tape as Tape
 from .variable import Variable as Variable
-from .variable import stop_gradient as stop_gradient

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._graph import Paths, paths
 from ._recording import recording
-from .function import Step
+from .function import NOTHING, Step
 from .variable import Variable, constant
 
 UNUSED = ("raise", "zero", "none")
@@ -93,7 +93,7 @@ def walk(
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
         if owner is not None and step.owner is owner:  # `Step.release`, without a call for each step
-            step.inputs, step.__dict__, step.residual, step.watched = tuple(step.inputs), {}, None, ()
+            step.inputs, step.__dict__, step.residual, step.watched = tuple(step.inputs), NOTHING, None, ()
         if last and step in last:
             for place in last[step]:
                 finish(place)

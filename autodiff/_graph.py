@@ -44,25 +44,23 @@ class Unrecorded:
         """Depend on nothing that is gone: or a running total would keep every value it ever had."""
         found: set = set()
         for node in self.inputs:
-            if type(node) is Unrecorded and node.variable() is None:
-                found |= node.inputs
-            else:
+            if node.variable() is not None:
                 found.add(node)
+            else:
+                found |= node.inputs if type(node) is Unrecorded else living(node.inputs)
         # To look at each node would take long for a network with many parameters: now and then is enough.
         self.inputs = frozenset(found) if len(found) & (len(found) - 1) else living(found)
         self.settled = True
 
 
 def living(nodes: Iterable) -> frozenset:
-    """`nodes`, with what they depend on in place of those without rules that no Variable stands for any
-    more.
-    """
+    """`nodes`, with what they depend on in place of those that no Variable stands for any more."""
     found, seen, todo = set(), {None}, list(nodes)
     while todo:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
-            if type(node.inputs) is list or node.variable() is not None:
+            if node.variable() is not None:
                 found.add(node)
             else:
                 todo += node.inputs
@@ -89,7 +87,8 @@ def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any],
     Nodes older than every source depend on none and are not looked at.
     """
     oldest = min((node.number for node in sources), default=end.number + 1)
-    steps, reached, seen, older = [], set(), {None}, set()
+    steps: list = []
+    reached, seen, older = set(), {None}, set()
     # Depth first, the first argument first: weights come later, and their gradients are final early.
     node: Any = None
     inputs, begun = iter((end,)), []

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from weakref import ref
 
 from ._backward import find
 from ._fingerprint import fingerprint, unchanged
@@ -11,8 +10,9 @@ from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
 from .function import Function, Step
+from .functions import stop_gradient
 from .tape import Tape
-from .variable import Variable, linked, stop_gradient
+from .variable import Variable, linked
 
 
 class _Given(NamedTuple):
@@ -130,11 +130,11 @@ def _recorded(
         fingerprint(output.data),
     )
     shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
-    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output.data, now)
+    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output, now)
     step.extend({"params": params}, call, now.check)
     for tape in now.tapes:
         tape.steps.append(step)
-    output.node, step.variable = step, ref(output)
+    output.node = step
     return output
 
 

@@ -23,6 +23,7 @@ from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
 # What a call may hold as it is: nobody can change it, or, if it is an array, it is watched.
+NOTHING: dict = {}  # what released steps hold
 _FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
 _TAKEN = _FIXED | {ndarray}
 
@@ -30,18 +31,10 @@ _TAKEN = _FIXED | {ndarray}
 class Function:
     """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
 
-    Attributes
-    ----------
-    forward : callable
-        The function on plain arrays.
-    arrays, variadic : tuple of str, bool
-        The names of its array arguments; whether these are any number of arrays, under one name.
-    joint, gradients : callable or None, tuple of them
-        The one rule for all array arguments, or one for each.
-    fit : callable or None
-        What brings a gradient to the shape of its argument, where the function broadcasts.
-    residual : tuple of str
-        The names of the arrays that it returns beside its output.
+    `forward` works on plain arrays; `arrays` are the names of its array arguments, one name for any number of
+    them if it is `variadic`; `joint` is the one rule for all, or `gradients` are those for each; `fit` brings a
+    gradient to the shape of its argument, where the function broadcasts; `residual` names the arrays that it
+    returns beside its output.
     """
 
     def __init__(
@@ -72,19 +65,18 @@ class Function:
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, names, variadic = rules.forward, rules.arrays, rules.variadic
-    name, leaves_residual, known_reads = rules.name, bool(rules.residual), rules.known_reads
-    signature = inspect.signature(forward)
+    forward, name, known_reads = rules.forward, rules.name, rules.known_reads
+    leaves_residual, signature = bool(rules.residual), inspect.signature(forward)
     if reserved := set(signature.parameters).intersection(Step.__slots__):
         raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
-    direct = len(names) if not variadic and len(signature.parameters) == len(names) else None
+    direct = None if rules.variadic or len(signature.parameters) > len(rules.arrays) else len(rules.arrays)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
     def call(*args: Any, **params: Any) -> Any:
         if params or len(args) != direct:
-            args, params = bind(args, params)
+            args, params = _bound(rules, signature, args, params)
         values: list[Any] = []
         nodes: list[Any] = []
         shapes, dtypes, traced, place = [], [], 0, 1
@@ -113,37 +105,37 @@ def _recorder(rules: Function) -> Callable:
         if isinstance(output, _generic):
             output = np.asarray(output)
         variable, now = _new(Variable), _now()
+        variable.data, variable.name = output, None
         if now.listener is not None:
             now.listener(args)
         if tapes := now.tapes:
             reads = known_reads.get(traced)
             if reads is None:
                 reads = rules.reads(traced)
-            step = Step(rules, reads, nodes, shapes, dtypes, values, output, now)
+            step = Step(rules, reads, nodes, shapes, dtypes, values, variable, now)
             if params or residual is not None:
                 step.extend(params, residual, now.check)
             for tape in tapes:
                 tape.steps.append(step)
-            step.variable = ref(variable)
             variable.node = step
         else:
             variable.node = Unrecorded(name, nodes, variable)
-        variable.data, variable.name = output, None
         return variable
-
-    def bind(args: tuple, params: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
-        bound = signature.bind(*args, **params)
-        bound.apply_defaults()
-        given = bound.arguments
-        args = given.pop(names[0]) if variadic else tuple([given.pop(name) for name in names])
-        for key, value in given.items():
-            if type(value) not in _FIXED:
-                given[key] = _own(value, f"{name}: {key}")
-        return args, given
 
     call.rules = rules  # type: ignore[attr-defined]
     return call
+
+
+def _bound(rules: Function, signature: inspect.Signature, args: tuple, params: dict) -> tuple[tuple, dict]:
+    """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
+    bound = signature.bind(*args, **params)
+    bound.apply_defaults()
+    given, names = bound.arguments, rules.arrays
+    args = given.pop(names[0]) if rules.variadic else tuple([given.pop(name) for name in names])
+    for key, value in given.items():
+        if type(value) not in _FIXED:
+            given[key] = _own(value, f"{rules.name}: {key}")
+    return args, given
 
 
 def _array(arg: Any, name: str) -> Any:
@@ -221,21 +213,10 @@ def differentiable(
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
-    Attributes
-    ----------
-    function : Function
-        What was called.
-    inputs : list
-        The node of each array argument that was a Variable, None for the others. A list, until the step is
-        released.
-    number, owner : int, object
-        Higher than the number of every input; the token of the tape that may release it, the outermost one.
-    shapes, dtypes, output_shape : list, list, tuple
-        Of the array arguments, and of the output.
-    residual : object
-        What the function returned beside its output.
-    watched : list
-        Of what is saved, names, values and fingerprints.
+    `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the step
+    is released. `number` is higher than that of every input, `owner` the token of the outermost tape, which may
+    release it. `shapes` and `dtypes` are those of the arguments, `residual` is what the function returned beside
+    its output, and `watched` are names, values and fingerprints of what is saved.
     """
 
     # Values and parameters, which differ from function to function, are in the dict.
@@ -252,9 +233,11 @@ class Step:
         shapes: list,
         dtypes: list,
         values: list,
-        output: Any,
+        variable: Variable,
         now: State,
     ) -> None:
+        output = variable.data
+        self.variable = ref(variable)
         self.function = function
         self.reads = reads
         self.inputs: Any = inputs
@@ -305,7 +288,7 @@ class Step:
 
     def release(self) -> None:
         """Let go of all arrays; what is left is a node without rules."""
-        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), {}, None, ()
+        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), NOTHING, None, ()
 
     def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.

@@ -60,7 +60,7 @@ class Tape:
             last = places[-1]
             state.set(State((*now.entered[:last], *now.entered[last + 1 :]), now.listener))
         if kind is not None:
-            self.steps, self.token = [], object()
+            self.steps = []
         elif not places or last + 1 < len(now.entered):
             raise ValueError(
                 "Tape: blocks must end in the reverse order of their beginnings, each in its own thread"
@@ -93,21 +93,18 @@ class Tape:
             What to do about a source from which no path of calls leads to `target`: complain, or return zeros
             or None. A path of slope zero counts, one that `stop_gradient` cut does not.
         on_final : callable, optional
-            ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, before the
-            pass goes on: its place among `sources`, or its key if they are a dict, and what will be returned
-            for it.
+            ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, with its place
+            among `sources`, or its key, and what will be returned for it; only then the pass goes on.
 
         Returns
         -------
         array, or list or dict of arrays
-            As `sources`, each with the shape and dtype of its source. While a tape records, this one or
-            another, Variables instead of arrays.
+            As `sources`, each with the shape and dtype of its source; Variables, while any tape records.
 
         Raises
         ------
         ValueError
-            If a source is not used, or if `target` may depend on a source in a way that was not recorded, or
-            was released.
+            If a source is not used, or is used in a way that was not recorded, or was released.
         RuntimeError
             If an array that the gradient needs was overwritten.
         """
@@ -138,17 +135,19 @@ class Tape:
 
     def _release(self, way: Paths | None, target: Any) -> None:
         token, steps, self.steps = self.token, self.steps, []
-        own = [step for step in steps if step.owner is token]
-        for step in own:
-            if type(step.inputs) is list:
-                step.release()
+        alive: list[Step] = []
+        dead: list[Step] = []
+        for step in steps:
+            if step.owner is token:
+                if type(step.inputs) is list:
+                    step.release()
+                (dead if step.variable() is None else alive).append(step)
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
-        for step in [step for step in own if step.variable() is not None]:
-            if step is target and way is not None:
-                dead = [other for other in own if other.variable() is None]
-                step.inputs = frozenset(way.seen.difference(dead, (None, step)).union(way.older))
-            else:
-                step.inputs = living(step.inputs)
+        for step in alive:
+            known = step is target and way is not None and step in way.seen
+            step.inputs = (
+                frozenset(way.seen - {*dead, None, step} | way.older) if known else living(step.inputs)
+            )
 
     def __repr__(self) -> str:
         return f"Tape: {total(self.steps)}"
@@ -165,21 +164,20 @@ def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:
     """The gradient to start from, once all arguments are found to be right."""
     for what, value in [("target", target), *(("sources", m) for m in members)]:
         if not isinstance(value, Variable):
+            kind = type(value).__name__
             raise TypeError(
-                f"gradient: {what} must be a Variable, got {type(value).__name__}; "
-                "it was not computed from Variables"
+                f"gradient: {what} must be a Variable, got {kind}; it does not come from Variables"
             )
     if unused not in UNUSED:
         raise ValueError(f"gradient: unused must be one of {UNUSED}, got {unused!r}")
+    shape = target.shape
     if grad is None:
         if target.size != 1:
             raise ValueError(
-                f"gradient: target must be a single number unless grad is given, got shape {target.shape}"
+                f"gradient: target must be a single number unless grad is given, got shape {shape}"
             )
         return np.ones_like(target.data)
     grad = grad if hasattr(grad, "dtype") else np.asarray(grad)
-    if tuple(grad.shape) != target.shape:
-        raise ValueError(
-            f"gradient: grad must have the shape of target, {target.shape}, got {tuple(grad.shape)}"
-        )
+    if tuple(grad.shape) != shape:
+        raise ValueError(f"gradient: grad must have the shape of target, {shape}, got {tuple(grad.shape)}")
     return grad if grad.dtype == target.dtype else grad.astype(target.dtype)

@@ -1,6 +1,5 @@
 """Variable: an array whose uses tapes record."""
 
-from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
@@ -42,7 +41,7 @@ class Variable:
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
             raise TypeError(
-                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype first"
+                f"Variable: data must be real floating-point, got dtype {data.dtype}; use .astype"
             )
         self.data, self.name = data, name
         self.node: Any = Leaf(self)
@@ -55,7 +54,6 @@ class Variable:
     dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
     ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
     size = property(lambda self: self.data.size, doc="The number of elements.")
-
     key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
 
     def __reduce__(self) -> tuple:
@@ -74,7 +72,7 @@ class Variable:
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            "a Variable is not an array: take .data, or call the function of autodiff of the same name"
+            "a Variable is not an array: take .data, or call the function of autodiff of that name"
         )
 
     def __len__(self) -> int:
@@ -130,32 +128,3 @@ def linked(data: Any, node: Any) -> Any:
         variable.data, variable.name, variable.node = data, None, node
         node.variable = node.variable if known is not None else ref(variable)
     return variable
-
-
-def stop_gradient(x: Any) -> Any:
-    """The plain array of `x`: what is computed from it is a constant to every tape.
-
-    Parameters
-    ----------
-    x : Variable, array, or tuple, list or dict of them
-        Of tuples, lists and dicts, at any depth, one of the same kind is made. Anything else is returned as
-        it is.
-
-    Examples
-    --------
-    >>> from autodiff import Variable, grad, stop_gradient
-    >>> float(grad(lambda x: x * stop_gradient(x))(3.0))
-    3.0
-    >>> stop_gradient({"state": [Variable(1.0), 2]})
-    {'state': [array(1.), 2]}
-    """
-    if isinstance(x, Variable):
-        return x.data
-    if isinstance(x, Mapping):
-        return {key: stop_gradient(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [stop_gradient(value) for value in x]
-    if isinstance(x, tuple):
-        values = [stop_gradient(value) for value in x]
-        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
-    return x

@@ -90,9 +90,7 @@ def test_a_frozen_extractor_outside_the_tape():
         loss = F.sum(F.square(head(features)))
     grads = tape.gradient(loss, head.parameters(), keep=True)
     check(lambda: (head(features.data).data ** 2).sum(), grads, head.parameters())
-    with pytest.raises(
-        ValueError, match=r"'(transpose|matmul|add|tanh)' that was not computed on this tape.*source 0"
-    ):
+    with pytest.raises(ValueError, match=r"'(transpose|matmul|add|tanh)' that was not computed.*source \d"):
         tape.gradient(loss, extractor.parameters())
 
 
