@@ -36,14 +36,16 @@ UNARY = (
     "F.sin({0})", "F.cos({0})", "F.tanh({0})", "F.sigmoid({0})", "F.exp(-F.square({0}))", "(-{0})",
     "F.sqrt(1 + F.square({0}))", "({0} ** 2)", "F.square({0})", "abs({0})", "F.clip({0}, -0.5, 1.1)",
     "(0.5 * {0})", "(1.1 - {0})", "F.log(2 + F.cos({0}))", "({0} / 1.7)", "(1 / (2 + F.sin({0})))", FLOORED,
+    "np.sin({0})", "np.square({0})", "np.abs({0})", "(1.3 ** {0})", "(np.float64(0.7) * {0})",
 )  # fmt: skip
 BINARY = (
     "({0} + {1})", "({0} - {1})", "({0} * {1})", "({0} * {1})", "({0} / (2 + F.cos({1})))",
     "F.maximum({0}, {1})", "F.minimum({0}, {1})", "F.where({1} > 0.4, {0}, 0.1)",
+    "np.multiply({0}, {1})", "np.maximum({0}, {1})", "(({1} > 0.4) * {0})",
 )  # fmt: skip
 # Shape of the result, shapes of the parts, text.
 SHAPED = (
-    (NUMBER, (VECTOR,), "F.sum({0})"), (NUMBER, (VECTOR,), "{0}[1]"), (NUMBER, (VECTOR,), "F.mean({0})"),
+    (NUMBER, (VECTOR,), "np.sum({0})"), (NUMBER, (VECTOR,), "{0}[1]"), (NUMBER, (VECTOR,), "F.mean({0})"),
     (NUMBER, (VECTOR,), "F.max({0})"), (NUMBER, (MATRIX,), "F.sum({0})"), (NUMBER, (VECTOR,), "sum({0})"),
     (NUMBER, (VECTOR, VECTOR), "({0} @ {1})"), (NUMBER, (NUMBER, NUMBER), "sum([{0}, {1}])"),
     (VECTOR, (VECTOR,), "{0}[::-1]"), (VECTOR, (VECTOR,), "{0}[np.array([1, 0])]"),
@@ -164,7 +166,7 @@ class ExpressionMaker:
         if form == FLOORED and not parts[0].sure:
             return parts[0]
         # A condition alone makes no Variable.
-        return Expr(form, parts, shape, any(part.sure for part in parts[: 1 if "where" in form else None]))
+        return Expr(form, parts, shape, any(part.sure for part in parts[: 1 if ">" in form else None]))
 
     def special(self, shape: Shape, size: int, depth: int) -> Expr | None:
         """Functions of the program, layers, pullbacks, checkpoints, constants."""

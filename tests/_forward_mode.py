@@ -72,7 +72,13 @@ class Variable:
     there is no way back through it, if so.
     """
 
-    __array_ufunc__ = None
+    def __array_ufunc__(self, f: Any, method: str, *inputs: Any, **params: Any) -> Any:
+        if method != "__call__" or params:
+            raise TypeError("a Variable is not written into an array")
+        return getattr(F, "abs" if f is np.absolute else f.__name__)(*inputs)
+
+    def __array_function__(self, f: Any, types: Any, args: tuple, params: dict) -> Any:
+        return getattr(F, f.__name__)(*args, **params)
 
     def __init__(self, data: Any, name: Any = None, inputs: tuple = (), kind: str = "leaf") -> None:
         dual = data if isinstance(data, Dual) else constant(data)
@@ -204,6 +210,7 @@ for _name, _f in _BINARY.items():
     setattr(Variable, f"__r{_name}__", lambda self, other, f=_f: f(other, self))
 for _name, _f in {"neg": F.negative, "abs": F.abs, "pow": F.power, "getitem": F.getitem}.items():
     setattr(Variable, f"__{_name}__", lambda self, *args, f=_f: f(self, *args))
+Variable.__rpow__ = lambda self, base: F.exp(self * np.log(base))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Variable, f"__{_name}__", lambda self, o, f=f"__{_name}__": getattr(self.data, f)(plain(o)))
 

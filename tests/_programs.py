@@ -142,8 +142,8 @@ class Maker(ExpressionMaker):
             tape = self.random.choice(again)
             form, used = f"with {tape}:", ("tape entered again",)
         else:
-            tape = self.fresh("t")
-            form, used = f"with Tape() as {tape}:", ()
+            tape, check = self.fresh("t"), "check=False" if self.chance(0.2) else ""
+            form, used = f"with Tape({check}) as {tape}:", ()
         if self.active and tape not in self.active:
             used += ("nested tapes",)
         held, self.active = self.active, [*self.active, tape]
@@ -232,14 +232,16 @@ class Maker(ExpressionMaker):
     def data(self, level: int) -> list[Statement]:
         if not self.chance(0.5):
             return []
-        chosen = self.random.choice(self.leaves)
-        leaf, before = chosen.form, []
-        if self.active and chosen.shape != MATRIX and self.chance(0.3):
-            # What a checkpoint used is no more what it was.
-            value = Expr(f"checkpoint(lambda a: a * {leaf})({{0}})", (chosen,), chosen.shape)
-            before = [Statement(f"{self.name('v', chosen.shape).form} = {{0}}", (value,))]
-        change = Statement(f"{leaf}.data = {leaf}.data * 0.9 + 0.05", features=("data changed",))
-        return [*before, change, *(self.gradient(level) if before else [])]
+        leaf = self.random.choice(self.leaves)
+        change = Statement(f"{leaf.form}.data = {leaf.form}.data * 0.9 + 0.05", features=("data changed",))
+        tape = next((tape for tape in self.active if tape in self.tapes), None)
+        if tape is None or leaf.shape == MATRIX or not self.chance(0.5):
+            return [change]
+        # What a checkpoint used is no more what it was.
+        form = f"checkpoint(lambda a: a * {leaf.form})({{0}})"
+        name = self.name("v", leaf.shape).form
+        value = Statement(f"{name} = {{0}}", (Expr(form, (leaf,), leaf.shape),), features=("checkpoint",))
+        return [value, change, Statement(self.out(f"{tape}.gradient(F.sum(1.0 * {name}), {leaf.form})"))]
 
     def threaded(self, level: int) -> list[Statement]:
         held, tape = self.active, self.random.choice([*self.active, *self.tapes, None])
@@ -362,6 +364,16 @@ async def {loop}():
 
     def interrupted(self, level: int) -> list[Statement]:
         """A block that an exception leaves: what was computed stays computed."""
+        if self.chance(0.3):
+            call = self.random.choice(
+                ("grad({})(0.3)", "vjp({}, 0.3)", "checkpoint({})(0.3)", "pool.submit({}).result()")
+            )
+            call = call.format("lambda a=0.3: {0} * missing")
+            return [
+                Statement(
+                    f"try:\n    {call}\nexcept NameError:\n    pass", (self.value(),), features=("exception",)
+                )
+            ]
         tape = self.fresh("t")
         held, self.active = self.active, [*self.active, tape]
         self.tapes.append(tape)
