@@ -99,7 +99,8 @@ class Variable:
         for v in inputs:
             v.uses += 1
             _world.shared = _world.shared or v.uses > 1
-        _world.scale = max(_world.scale, *(float(np.abs(part).max(initial=0)) for part in parts.values()))
+        largest = max(float(np.abs(part).max(initial=0)) for part in parts.values())
+        _world.scale = max(_world.scale, largest if largest < np.inf else np.inf)
 
     @property
     def data(self) -> Any:
@@ -235,25 +236,25 @@ class Tape:
     def gradient(
         self, target: Variable, sources: Any, *, grad: Any = None, keep: bool = False, unused: str = "raise"
     ) -> Any:
-        """As the library's, whatever the path; what the library may or must refuse is noted."""
+        """As the library's, whatever the path; what that may or must refuse is noted."""
         group = sources if isinstance(sources, list | tuple | Mapping) else [sources]
         members = list(group.values()) if isinstance(group, Mapping) else list(group)
         if grad is None and target.size != 1:
             raise ValueError("the target is no single number")
         seed = np.ones(target.shape) if grad is None else grad
-        found = []
+        found: dict = {}  # a source that is named twice has one gradient
         with Question(members) as question:
             for place, source in enumerate(members):
                 slope = pulled(question.slope(target, place), dual(seed), source.shape)
-                found.append(
-                    _verdict(target, source, slope, unused) or deliver(slope, (target, seed), members)
-                )
+                verdict = _verdict(target, source, slope, unused)
+                if source not in found:
+                    found[source] = verdict or deliver(slope, (target, seed), members)
         if not keep and self not in _tapes.get():
             self.release()
-        found = [None if value is UNUSED else value for value in found]
+        grads = [None if found[source] is UNUSED else found[source] for source in members]
         if isinstance(group, Mapping):
-            return dict(zip(group, found))
-        return found if group is sources else found[0]
+            return dict(zip(group, grads))
+        return grads if group is sources else grads[0]
 
 
 class Question:
@@ -487,7 +488,9 @@ def run(code: Any, shared: dict) -> World:
     for _ in range(6):
         _world = world = World(plan)
         names = {**{item.__name__: item for item in NAMES}, "pool": Pool(), "out": world.outputs.append}
-        contextvars.Context().run(exec, code, {**shared, **names})
+        context = contextvars.Context()
+        context.run(np.seterr, all="ignore")
+        context.run(exec, code, {**shared, **names})
         plan = {}
         for number, sources in enumerate(world.questions):
             for place, source in enumerate(sources):

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ import pytest
 from _programs import HEADER, Program, features, make, shrunk, source
 
 import autodiff
-from autodiff import Variable
+from autodiff import Variable, derivatives, function
 from autodiff import functions as F
+from autodiff.function import Step
 from autodiff.layers import Module
 
 # What the library says when it refuses, by reason.
@@ -126,8 +128,7 @@ def judge(pool: ThreadPoolExecutor, program: Program, want: Any = None) -> Outco
 def expected(code: Any) -> forward.World | None:
     """The run in forward mode; None if the program means nothing, or if its numbers become large."""
     try:
-        with np.errstate(all="raise"):
-            world = forward.run(code, SHARED)
+        world = forward.run(code, SHARED)
     except Exception:
         return None
     return world if world.scale <= LARGE else None
@@ -218,6 +219,66 @@ def check(soak: Soak, count: int) -> None:
 
 def test_no_program_is_silently_wrong() -> None:
     check(Soak(range(2000)), 2000)
+
+
+# --- what the programs are good for: faults of the engine, planted one at a time, are found ---
+
+
+def no_argument_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nested derivatives by one Variable mix: a tag is dropped."""
+    given = derivatives._argument
+    monkeypatch.setattr(derivatives, "_argument", lambda x: x if isinstance(x, Variable) else given(x))
+
+
+def last_part_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is added up in a gradient, only the last counts."""
+    right = Step.pull
+
+    def pull(step: Step, grad: Any, reached: set, grads: dict, sums: set, *rest: Any) -> None:
+        for node in step.inputs:
+            grads.pop(node, None)
+        sums.clear()
+        right(step, grad, reached, grads, sums, *rest)
+
+    monkeypatch.setattr(Step, "pull", pull)
+
+
+def rules_that_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second derivatives lose what the rules read."""
+    monkeypatch.setattr(Step, "_linked", lambda step: step)
+
+
+def constants_where_nothing_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = function.Unrecorded
+    monkeypatch.setattr(function, "Unrecorded", lambda name, nodes, *rest: right(name, [], *rest))
+
+
+def copies_that_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copied(variable: Variable, *memo: Any) -> Variable:
+        other = Variable(variable.data.copy())
+        other.node = variable.node
+        return other
+
+    monkeypatch.setattr(Variable, "__deepcopy__", copied, raising=False)
+
+
+FAULTS = (
+    no_argument_of_its_own, last_part_of_a_sum, rules_that_are_not_recorded, constants_where_nothing_records,
+    copies_that_are_the_same,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_found(plant: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for number in range(400):
+            program, want = drawn(number)
+            with monkeypatch.context() as planted:
+                plant(planted)
+                found = judge(pool, program, want).kind == "wrong"
+            if found and judge(pool, program, want).kind == "right":
+                return
+    pytest.fail("no program is wrong because of it")
 
 
 @pytest.mark.long
