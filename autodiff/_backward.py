@@ -16,7 +16,7 @@ UNUSED = ("raise", "zero", "none")
 def find(target: Variable, sources: list[Variable], unused: str, stop: Collection = ()) -> Paths:
     """The way from `target` back to `sources`; complains where there is none, or where it cannot be gone."""
 
-    def refuse(node: Any, reached: Any) -> None:
+    def refuse(node: Any, reached: set) -> None:
         raise ValueError(_refusal(node, reached, target, sources))
 
     way = paths(target.node, {source.node for source in sources}, stop, refuse)
@@ -30,9 +30,11 @@ def find(target: Variable, sources: list[Variable], unused: str, stop: Collectio
     return way
 
 
-def _refusal(node: Any, reached: Any, target: Variable, sources: list[Variable]) -> str:
-    # Where something between a source and the node was reached, the first source will do.
-    places = [i for i, source in enumerate(sources) if source.node is reached] or [0]
+def _refusal(node: Any, reached: set, target: Variable, sources: list[Variable]) -> str:
+    places, origin = {source.node: i for i, source in enumerate(sources)}, None
+    while origin not in places:
+        origin = next(other for other in (origin or node).inputs if other in reached)
+    place = places[origin]
     what = "target is" if node is target.node else "target depends on"
     cause = (
         "released by an earlier gradient() (keep=True keeps it)"
@@ -40,8 +42,8 @@ def _refusal(node: Any, reached: Any, target: Variable, sources: list[Variable])
         else "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
     )
     return (
-        f"gradient: {what} a result of {node.name!r} that was {cause}, and that may depend on source "
-        f"{places[0]}, {sources[places[0]]!r}; what is meant as a constant is passed on as stop_gradient(x)"
+        f"gradient: {what} a result of {node.name!r} that was {cause}, and that depends on source {place}, "
+        f"{sources[place]!r}; what is meant as a constant is passed on as stop_gradient(x)"
     )
 
 

@@ -83,7 +83,8 @@ class Paths(NamedTuple):
 def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any], None]) -> Paths:
     """All steps on paths from `sources` to `end`, in an order that depends on the graph alone.
 
-    Nodes in `stop` count as leaves. `refuse` is called with a node without rules and one that it depends on.
+    Nodes in `stop` count as leaves. `refuse` is called with a node without rules that depends on a source,
+    and with all that do so far.
     Nodes older than every source depend on none and are not looked at.
     """
     oldest = min((node.number for node in sources), default=end.number + 1)
@@ -111,7 +112,7 @@ def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any],
             further = node.inputs
             if not reached.isdisjoint(further):
                 if type(further) is not list:
-                    refuse(node, next(other for other in further if other in reached))
+                    refuse(node, reached)
                 steps.append(node)
                 reached.add(node)
             elif node in sources:

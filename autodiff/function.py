@@ -31,10 +31,10 @@ _TAKEN = _FIXED | {ndarray}
 class Function:
     """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
 
-    `forward` works on plain arrays; `arrays` are the names of its array arguments, one name for any number of
-    them if it is `variadic`; `joint` is the one rule for all, or `gradients` are those for each; `fit` brings a
-    gradient to the shape of its argument, where the function broadcasts; `residual` names the arrays that it
-    returns beside its output.
+    `forward` works on plain arrays. `arrays` are the names of its array arguments, one name for any number of
+    them if it is `variadic`. `joint` is the one rule for all, or `gradients` are those for each. `fit` brings
+    gradients to the shapes of their arguments, where the function broadcasts. `residual` names the arrays
+    that it returns beside its output.
     """
 
     def __init__(
@@ -193,14 +193,11 @@ def differentiable(
 
     Examples
     --------
-    >>> from autodiff import Tape, Variable, differentiable
+    >>> from autodiff import differentiable, grad
     >>> @differentiable("x", x=("x", lambda grad, saved: 3 * saved.x**2 * grad))
     ... def cube(x):
     ...     return x**3
-    >>> x = Variable(2.0)
-    >>> with Tape() as tape:
-    ...     y = cube(x)
-    >>> float(tape.gradient(y, x))
+    >>> float(grad(cube)(2.0))
     12.0
     """
 
@@ -213,10 +210,10 @@ def differentiable(
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
 
-    `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the step
-    is released. `number` is higher than that of every input, `owner` the token of the outermost tape, which may
-    release it. `shapes` and `dtypes` are those of the arguments, `residual` is what the function returned beside
-    its output, and `watched` are names, values and fingerprints of what is saved.
+    `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the
+    step is released. `number` is higher than that of every input, `owner` the token of the outermost tape,
+    which may release it. `shapes` and `dtypes` are those of the arguments, `residual` is what the function
+    returned beside its output, and `watched` are names, values and fingerprints of what is saved.
     """
 
     # Values and parameters, which differ from function to function, are in the dict.

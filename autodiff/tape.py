@@ -21,15 +21,13 @@ class Tape:
     Parameters
     ----------
     check : bool
-        Detect arrays that are overwritten between recording and `gradient`. It costs one read of each saved
-        array.
+        Detect arrays that are overwritten before `gradient`. It costs one read of each saved array.
 
     Notes
     -----
-    The graph is in the results: `gradient` follows them, whichever tape recorded them. The block counts for
-    the thread that runs it and for asyncio's tasks that are made in it; threads of a pool enter the tape
-    themselves, ``with tape:``. What is computed elsewhere is a constant, and a gradient by what it was
-    computed from is refused.
+    The graph is in the results: `gradient` follows them, whichever tape recorded them. Asyncio's tasks
+    inherit the block; threads of a pool enter it, ``with tape:``. What is computed elsewhere is a constant,
+    and a gradient by what it was computed from is refused.
 
     Examples
     --------
@@ -144,10 +142,10 @@ class Tape:
                 (dead if step.variable() is None else alive).append(step)
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
         for step in alive:
-            known = step is target and way is not None and step in way.seen
-            step.inputs = (
-                frozenset(way.seen - {*dead, None, step} | way.older) if known else living(step.inputs)
-            )
+            if way is not None and step is target and step in way.seen:
+                step.inputs = frozenset(way.seen - {*dead, None, step} | way.older)
+            else:
+                step.inputs = living(step.inputs)
 
     def __repr__(self) -> str:
         return f"Tape: {total(self.steps)}"

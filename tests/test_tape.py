@@ -27,8 +27,9 @@ def test_import_is_light():
 
 
 def test_engine_is_short_and_knows_no_function():
-    texts = [(ROOT / "autodiff" / name).read_text() for name in ("tape.py", "function.py", "variable.py")]
-    assert sum(text.count("\n") for text in texts[:1]) < 300
+    names = ("variable", "function", "tape", "_graph", "_backward", "_recording", "_fingerprint")
+    texts = [(ROOT / "autodiff" / f"{name}.py").read_text() for name in names]
+    assert sum(text.count("\n") for text in texts) < 1100
     from dynarray import OPERATORS
 
     assert not [name for name in OPERATORS for text in texts if name in text]

@@ -1,5 +1,6 @@
 """NumPy's functions of Variables: ``np.f(v)`` is the function `f` of this package, where there is one."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,13 @@ READING = frozenset(
     ]
 )
 # What NumPy calls otherwise.
-RENAMED = {"true_divide": "divide", "absolute": "abs", "amax": "max", "amin": "min", "conjugate": "conj"}
+RENAMED = {"true_divide": "divide", "absolute": "abs", "amax": "max", "amin": "min"}
+# Of these names the functions here do something else.
+OTHERS = frozenset({"resize"})
+# Arguments that have no fixed place here, and may not be there at all.
+OPTIONS = frozenset(
+    ["dtype", "out", "order", "keepdims", "initial", "where", "ddof", "mode", "casting", "subok"]
+)
 
 
 class _UfuncOverride:
@@ -54,7 +61,15 @@ def _ufunc(self: Variable, ufunc: np.ufunc, method: str, *inputs: Any, **params:
 
 
 def _function(self: Variable, function: Any, types: Any, args: tuple, params: dict) -> Any:
-    return _call(function.__name__, function, args, params)
+    try:
+        given = inspect.signature(function).bind(*args, **params)
+    except ValueError:  # some functions written in C have no signature
+        return _call(function.__name__, function, args, params)
+    if any(p.kind is p.VAR_POSITIONAL for p in given.signature.parameters.values()):
+        return _call(function.__name__, function, args, params)
+    plain = tuple(value for name, value in zip(given.signature.parameters, given.args) if name not in OPTIONS)
+    options = {name: v for name, v in given.arguments.items() if name in OPTIONS and v is not None}
+    return _call(function.__name__, function, plain, {**given.kwargs, **options})
 
 
 def _call(name: str, function: Any, args: tuple, params: dict) -> Any:
@@ -62,11 +77,14 @@ def _call(name: str, function: Any, args: tuple, params: dict) -> Any:
         args = tuple(a.data if isinstance(a, Variable) else a for a in args)
         return function(*args, **{k: v.data if isinstance(v, Variable) else v for k, v in params.items()})
     ours = getattr(functions, RENAMED.get(name, name), None)
-    if ours is None or name.startswith("_"):
+    if ours is None or name in OTHERS or name.startswith("_"):
         raise TypeError(
-            f"np.{name} takes no Variable, and autodiff.functions has no {name}; for the value take .data"
+            f"np.{name} takes no Variable, and no function of autodiff does the same; to read it take .data"
         )
-    return ours(*args, **params)
+    try:
+        return ours(*args, **params)
+    except TypeError as error:
+        raise TypeError(f"np.{name} of a Variable: {error}") from error
 
 
 Variable.__array_ufunc__ = _UfuncOverride()  # type: ignore[attr-defined]
