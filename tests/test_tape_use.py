@@ -393,7 +393,6 @@ LEAKS: dict[str, Callable] = {
     "Variable of one": Variable,
     "Variable of a list": lambda v: Variable([v, v]),
     "index": lambda v: Variable(np.ones(3))[v],
-    "bound": lambda v: F.clip(Variable(np.ones(3)), v, None),
     "no function of that name": np.hypot,
 }
 
