@@ -10,12 +10,13 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 .DELETE_ON_ERROR:
 # Two targets at once would install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-quick lint bench gpu-test gpu-test-quick clean
+.PHONY: help demo test test-quick test-long lint bench gpu-test gpu-test-quick clean
 
 help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
 	@echo "make test        all tests (about 25 minutes on 2 cores)"
 	@echo "make test-quick  the tests that are not marked slow"
+	@echo "make test-long   soaks and full sweeps, which the others leave out (about an hour)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
 	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (stopped after 10 minutes); gpu-test-quick: a part of each"
@@ -31,7 +32,10 @@ test: $(VENV)/.has-test
 	$(PYTEST)
 
 test-quick: $(VENV)/.has-test
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
+
+test-long: $(VENV)/.has-test
+	$(PYTEST) -m long
 
 lint: $(VENV)/.has-lint
 	$(RUN) -m ruff check .

@@ -281,6 +281,39 @@ def test_released_results_keep_no_arrays():
     np.testing.assert_allclose(total.item(), sum(loss.item() for loss, _ in losses))
 
 
+def test_totals_of_what_is_never_differentiated_keep_one_graph_at_most():
+    references, w, total = [], Variable(np.ones(5)), 0.0
+
+    @differentiable("x", x=("output", lambda g, s: g * s.output))
+    def layer(x):
+        y = np.exp(x * 0.1).view(Tracked)
+        references.append(weakref.ref(y))
+        return y
+
+    for _ in range(20):
+        with Tape():
+            loss = F.sum(layer(layer(w)))
+        total = total + loss
+    gc.collect()
+    assert sum(reference() is not None for reference in references) <= 2
+    with Tape() as tape:
+        y = total * w
+    with pytest.raises(ValueError, match="source 0"):
+        tape.gradient(y, w, grad=np.ones(5))
+
+
+def test_a_source_younger_than_the_target_changes_nothing():
+    x = Variable(2.0)
+    with Tape() as tape:
+        y = x * x
+    z = Variable(1.0)
+    assert tape.gradient(y, z, unused="zero") == 0
+    with Tape() as tape:
+        w = y * z
+    with pytest.raises(ValueError, match=r"'multiply' that was released.*depends on source 0"):
+        tape.gradient(w, x)
+
+
 def test_release_by_hand():
     x = Variable(np.ones(3))
     with Tape() as tape:
