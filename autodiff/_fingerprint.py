@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dynarray._operator import load
+
 SMALL = 16384
 
 
@@ -27,9 +29,7 @@ def fingerprint(array: Any) -> Any:
     words, rest = content[:whole].view("u8"), content[whole:]
     if not host:
         return _device_sum()(words), rest.copy()
-    from dynarray.cpu.engine.mixing import mixed_sum
-
-    return mixed_sum(words), rest.tobytes()
+    return load("dynarray.cpu.engine.mixing").mixed_sum(words), rest.tobytes()
 
 
 def unchanged(before: Any, array: Any) -> Any:

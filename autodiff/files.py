@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from dynarray._dispatch import is_masked
 from rawkernels.store import replaced
 
 from ._state import to_numpy
@@ -154,7 +155,7 @@ def _little_endian(name: str, array: Any) -> np.ndarray:
         raise ValueError(f"save: {name!r} cannot be the name of an array")
     if not hasattr(array, "dtype") or not hasattr(array, "strides"):
         raise TypeError(f"save: {name} must be an array, got {type(array).__name__}")
-    if isinstance(array, np.ma.MaskedArray):
+    if is_masked(array):
         raise TypeError(
             f"save: {name} is a masked array, and a file has no masks: take filled(), or data and mask"
         )

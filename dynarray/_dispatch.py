@@ -1,5 +1,6 @@
 """From arrays to the backend that works on them."""
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,9 +50,17 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.name = previous
 
 
+def is_masked(value: Any) -> bool:
+    """Whether it is a masked array, of which there is none where nobody has imported `numpy.ma`.
+
+    NumPy would import it when asked, and a fork in another thread meanwhile leave its child waiting for that.
+    """
+    return isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
+
+
 def library_of(array: Any) -> str | None:
     """``"numpy"``, ``"cupy"``, or ``None`` for anything else (CuPy is not imported to find out)."""
-    if isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray):
+    if isinstance(array, np.ndarray) and not is_masked(array):
         return "numpy"
     kind = type(array)
     if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dynarray._check import check_choice, check_flag, check_int, check_pair
+from dynarray._dispatch import is_masked
 
 from ..variable import Variable
 from ._common import library
@@ -153,7 +154,7 @@ def operand(function: str, argument: str, value: Any) -> Any:
 
 
 def _converted(function: str, argument: str, value: Any) -> Any:
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise TypeError(f"{function}: {argument} must not be a masked array; its mask would be lost")
     if value is None or isinstance(value, str | bytes | dict | set):
         raise TypeError(f"{function}: {argument} must be an array, got {value!r}")

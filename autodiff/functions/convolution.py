@@ -15,6 +15,7 @@ import numpy as np
 
 from dynarray._check import check_pair
 from dynarray._geometry import output_size, reading_inside
+from dynarray._operator import load
 
 from ..function import differentiable
 from ._arguments import arguments, array, as_parameters, integer, optional
@@ -265,8 +266,7 @@ def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
 
 def _native(x: Any, weight: Any) -> Any:
     """The module of kernels that takes these arrays; None where BLAS does the work."""
-    from dynarray.cpu import convolution
-
+    convolution = load("dynarray.cpu.convolution")
     return convolution if convolution.suits(x, weight) else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.ma  # Numba asks for it at the first call of a kernel, when no fork waits for its import
 from numba.core.compiler_lock import global_compiler_lock
 
 from rawkernels.store import log
@@ -61,8 +62,13 @@ def zero_like(array: np.ndarray) -> Any:
     return array.dtype.type(0)
 
 
+def _release() -> None:
+    """After a fork. One that was under way when this module was imported has not acquired it."""
+    if global_compiler_lock.is_locked():
+        global_compiler_lock.release()
+
+
 if hasattr(os, "register_at_fork"):  # a fork waits for compilations of other threads: see `rawkernels.forks`
-    _release = global_compiler_lock.release
     os.register_at_fork(
         before=global_compiler_lock.acquire, after_in_parent=_release, after_in_child=_release
     )

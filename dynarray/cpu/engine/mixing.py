@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from . import parallel
-from .compile import cached_jit, kernel_input
+from .compile import available, cached_jit, kernel_input
 
 # Odd numbers without pattern: the step from place to place, and the factor that mixes.
 _STEP, _FACTOR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
@@ -30,8 +30,22 @@ def _sum_pieces(start: int, stop: int, words: Any, sums: Any) -> None:
         sums[piece] = total
 
 
+def _sum_pieces_in_numpy(words: np.ndarray, sums: np.ndarray) -> None:
+    """The same where nothing can be compiled, on arrays of any length at the speed of NumPy."""
+    for piece in range(len(sums)):
+        mixed = words[piece * _PIECE : (piece + 1) * _PIECE]
+        place = np.arange(piece * _PIECE + 1, piece * _PIECE + 1 + mixed.size, dtype=np.uint64)
+        mixed = mixed ^ (place * _STEP)
+        mixed = (mixed ^ (mixed >> _FOLD)) * _FACTOR
+        mixed = (mixed ^ (mixed >> _HALF)) * _STEP
+        sums[piece] = (mixed ^ (mixed >> _FOLD)).sum()
+
+
 def mixed_sum(words: np.ndarray) -> int:
     """The sum modulo 2**64 of all 64-bit words, each mixed with its place; one pass at memory speed."""
     sums = np.zeros(-(-words.size // _PIECE), np.uint64)
-    parallel.run(_sum_pieces, sums.size, words.size, kernel_input(words), sums)
+    if available():
+        parallel.run(_sum_pieces, sums.size, words.size, kernel_input(words), sums)
+    else:
+        _sum_pieces_in_numpy(words, sums)
     return int(sums.sum())
