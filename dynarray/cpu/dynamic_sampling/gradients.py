@@ -90,7 +90,7 @@ def _weigh_centred(scratch: SampleScratch, row: SampleRow, wide: int, band: Samp
 
 @borrowing_jit
 def _sum_by_tap(
-    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: tuple, band: SampleBand
+    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: np.ndarray, band: SampleBand
 ) -> None:
     """Add a row of outputs to `scratch.by_tap`, and if `centred` to `scratch.by_centre`.
 
@@ -182,7 +182,9 @@ def first_pass_items(
     """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
     outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
     groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
-    shifts = np.arange(len(columns)) * (PRODUCT_ROWS * band.widths.pitch) - columns, -columns
+    shifts = np.empty((2, len(columns)), np.intp)
+    for j in range(len(columns)):
+        shifts[0, j], shifts[1, j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j], -columns[j]
     places = np.empty((2, len(columns) ** 2), np.intp)
     clear(scratch.kernels, 0, len(scratch.kernels))
     clear(scratch.sums, 0, len(scratch.sums))
@@ -214,7 +216,7 @@ def first_pass_items(
 def _first_row(
     scratch: SampleScratch,
     row: SampleRow,
-    shifts: tuple,
+    shifts: np.ndarray,
     has_totals: bool,
     given: SampleGradOutput,
     grads: SampleGrads,

@@ -245,9 +245,9 @@ def sum_products(target: Target, a: Factor, b: Factor, extent: Extent, add: bool
 
 
 def _many_columns(rows: int) -> Callable:
-    """`sum_products` for one group of so many rows, whose last one may stand in for some that there are not.
+    """`sum_products` for at most so many rows, at the cost of so many.
 
-    Runs are of whole registers.
+    Runs are of whole registers. Planes of the target do not overlap.
     """
     shapes = (_Block(rows, columns, REGISTER_BYTES, full=True) for columns in (WIDE, NARROW))
     wide, narrow = (_compiled(_generate_block, shape) for shape in shapes)
