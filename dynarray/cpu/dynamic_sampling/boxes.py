@@ -32,9 +32,7 @@ from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 
-BOX_TILE = (
-    2048  # positions, forward: their X stay in the cache for several outputs; short runs are slow to read
-)
+BOX_TILE = 2048  # positions, forward: X of them stays in the cache for several outputs, and runs are long
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 BOX_SLOTS = 4  # shares of the outputs in the backward pass
 
@@ -298,13 +296,13 @@ def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, s
 
 
 class _RegionBand(NamedTuple):
-    """Some rows of outputs of some images, with all that they see; n images, P positions."""
+    """Some rows of outputs of some images, with all that they read; n images, P positions."""
 
     images: slice
     rows: slice
     first: int  # position
     channel_kernel: np.ndarray  # (n, O, C, all positions)
-    x: np.ndarray  # X, (n, C, P)
+    boxes: np.ndarray  # X, (n, C, P)
     totals: np.ndarray  # T, (n, taps, P)
     by_sample: Any  # As, (n, O, P), or None
     by_position: Any  # Ap, (n, O, taps, P), or None
@@ -340,7 +338,8 @@ def _tap_steps(arrays: tuple, params: dict[str, Any]) -> BoxSteps:
     return _region_steps(arrays, params, np.ascontiguousarray(taps))
 
 
-def _bands_of_call(arrays: tuple) -> Iterator[tuple[slice, slice]]:
+def _region_bands(arrays: tuple) -> Iterator[tuple[slice, slice]]:
+    """Images and rows of outputs of each band."""
     x, channel_kernel, spatial_kernel, *attention = arrays
     n, outputs, _, high, wide = channel_kernel.shape
     taps = spatial_kernel.shape[2] * spatial_kernel.shape[3]
@@ -373,11 +372,11 @@ def _read_band(arrays: tuple, params: dict[str, Any], images: slice, rows: slice
 
 def _sum_region(arrays: tuple, params: dict[str, Any], band: _RegionBand) -> tuple[np.ndarray, Any]:
     """The region of a band, (n, O, P), without the attention of samples; and sum_c channel_kernel * X."""
-    (n, _, size), outputs = band.x.shape, band.channel_kernel.shape[1]
-    z, centre, dots = np.zeros((n, outputs, size), band.x.dtype), band.totals.shape[1] // 2, None
+    (n, _, size), outputs = band.boxes.shape, band.channel_kernel.shape[1]
+    z, centre, dots = np.zeros((n, outputs, size), band.boxes.dtype), band.totals.shape[1] // 2, None
     if band.by_position is None:
         z += _channel_residual(arrays, params) * band.totals[:, centre, None]
-    add_dots(z, band.channel_kernel, band.x, band.first)
+    add_dots(z, band.channel_kernel, band.boxes, band.first)
     if band.by_position is not None:
         dots = z.copy()
         z *= band.by_position[:, :, centre]
@@ -389,7 +388,7 @@ def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     """The output, (N, O, Ho, Wo)."""
     channel_kernel = arrays[1]
     y = np.empty((*channel_kernel.shape[:2], *channel_kernel.shape[3:]), channel_kernel.dtype)
-    for images, rows in _bands_of_call(arrays):
+    for images, rows in _region_bands(arrays):
         band = _read_band(arrays, params, images, rows)
         z, _ = _sum_region(arrays, params, band)
         part = y[images, :, rows]
@@ -405,7 +404,7 @@ def single_region_backward(
     Those of x and of the position attention are zeros; the others are written.
     """
     grad_total = None if grads[0] is None else np.zeros_like(arrays[0][:, :1])
-    for images, rows in _bands_of_call(arrays):
+    for images, rows in _region_bands(arrays):
         band = _read_band(arrays, params, images, rows)
         parts = tuple(None if grad is None else grad[images] for grad in grads)
         total = None if grad_total is None else grad_total[images]
@@ -428,7 +427,9 @@ def _backward_band(
     central = weights * band.by_position[:, :, centre] if attended else weights
     weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
     wanted = grads[0] is not None
-    grad_x = dot_gradients("grad_boxes", central, band.channel_kernel, band.x, grads[1], wanted, band.first)
+    grad_x = dot_gradients(
+        "grad_boxes", central, band.channel_kernel, band.boxes, grads[1], wanted, band.first
+    )
     grad_kernels = np.empty_like(band.kernels) if attended else grads[2]
     grad_totals = dot_gradients(
         "grad_totals", weights, band.kernels, band.totals, grad_kernels, wanted, band.kernel_start
