@@ -107,45 +107,30 @@ def pack_unit_items(
     planes: UnitPlanes,
 ) -> None:
     """Items: planes of the block, (images, source channel)."""
-    layout, block = planes.layout, planes.block
+    layout, block, cells = planes.layout, planes.block, planes.layout.cells
     for item in range(start, stop):
-        image = (block.image + item // block.sources) * layout.cells.images
+        first = (block.image + item // block.sources) * cells.images
         channel = block.source + item % block.sources
         at = layout.plane * item
-        if layout.cells.step == 1:
+        if cells.step == 1:
             clear(planes.pixels, at, layout.plane)
             at += layout.x.before - block.first * layout.stride
             ends = block.first, block.first + layout.rows
-            _blur_rows(source[image, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
-        else:
-            for row in range(0, layout.rows, field.rows):
-                _blur_field(scratch, source, (image, channel), block.first + row, blur, field, planes)
-                for k in range(min(field.rows, layout.rows - row)):
-                    to, begin = at + (row + k) * layout.stride, k * field.width
-                    columns = layout.stride // layout.cells.step
-                    interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
-
-
-@borrowing_jit
-def _blur_field(
-    scratch: BlurScratch,
-    source: np.ndarray,
-    first: tuple,
-    row: int,
-    blur: UnitBlur,
-    field: UnitField,
-    planes: UnitPlanes,
-) -> None:
-    """The images from the first (image, channel) on, from `row` of each band on; zeros around them."""
-    cells, before = planes.layout.cells, planes.layout.x.before
-    clear(scratch.field, 0, scratch.field.size)
-    for n in range(min(cells.images, len(source) - first[0])):
-        image = source[first[0] + n, first[1]]
-        for i in range(field.bands):
-            top = row + i * cells.height
-            to = (n * field.height + i * field.rows - top) * field.width + before
-            ends = top, top + field.height // field.bands
-            _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+            _blur_rows(source[first, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
+            continue
+        for row in range(0, layout.rows, field.rows):
+            clear(scratch.field, 0, scratch.field.size)
+            for n in range(min(cells.images, len(source) - first)):
+                image = source[first + n, channel]
+                for i in range(field.bands):
+                    top = block.first + row + i * cells.height
+                    to = (n * field.height + i * field.rows - top) * field.width + layout.x.before
+                    ends = top, top + field.height // field.bands
+                    _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+            for k in range(min(field.rows, layout.rows - row)):
+                to, begin = at + (row + k) * layout.stride, k * field.width
+                columns = layout.stride // cells.step
+                interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
 
 
 @cached_jit

@@ -8,7 +8,7 @@ and displacements turned round, blurred after that.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,17 +20,7 @@ from ..engine.memory import borrow, run_with_scratch
 from . import blur, gradients, kernels
 from .blur import UnitBlur, blur_scratch
 from .kernels import UnitParameters
-from .plan import (
-    UNIT_CHUNK,
-    UNIT_TARGETS,
-    UnitBlock,
-    UnitField,
-    UnitLayout,
-    UnitPlanes,
-    Units,
-    plan_units,
-    unit_scratch,
-)
+from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
 UNIT_GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
@@ -108,18 +98,28 @@ def _prepared(
         yield first, units
 
 
-def _pack_unit_planes(
-    source: np.ndarray, taps: UnitBlur, layout: UnitLayout, field: UnitField, block: UnitBlock
-) -> UnitPlanes:
+def _run_blurring(
+    kernel: Callable[..., None],
+    items: int,
+    pixels: int,
+    source: np.ndarray,
+    taps: UnitBlur,
+    *args: Any,
+    field: int = 0,
+) -> None:
+    """Run a kernel that blurs so many pixels in all; `field`: the scratch it needs beyond."""
+    operations = float(pixels * (len(taps.down) + len(taps.along)))
+    sizes = blur_scratch(taps, source.shape[3], field)
+    run_with_scratch(kernel, items, operations, sizes, source.dtype, source, taps, *args)
+
+
+def _pack_unit_planes(source: np.ndarray, taps: UnitBlur, work: UnitWork) -> UnitPlanes:
     """The planes of a block."""
-    count, cells = block.images * block.sources, layout.cells
-    size = layout.plane * count
+    (layout, field, block), items = work, work.block.images * work.block.sources
+    size = layout.plane * items
     planes = UnitPlanes(borrow("planes", size, source.dtype), layout, block)
-    operations = float(size * (len(taps.down) + len(taps.along)))
-    in_field = cells.images * field.height * field.width if cells.step > 1 else 0
-    sizes = blur_scratch(taps, layout.x.size, in_field)
-    arguments = (source, taps, field, planes)
-    run_with_scratch(blur.pack_unit_items, count, operations, sizes, source.dtype, *arguments)
+    wide = layout.cells.images * field.height * field.width if layout.cells.step > 1 else 0
+    _run_blurring(blur.pack_unit_items, items, size, source, taps, field, planes, field=wide)
     return planes
 
 
@@ -128,9 +128,9 @@ def _displace(
 ) -> None:
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
     base = base + units.poison
-    for layout, field, block in plan_units(source.shape, units, source.itemsize, True):
-        planes = _pack_unit_planes(source, taps, layout, field, block)
-        items = block.images * block.tiles * layout.parts * -(-len(base) // UNIT_CHUNK)
+    for work in plan_units(source.shape, units, source.itemsize, True):
+        planes, block = _pack_unit_planes(source, taps, work), work.block
+        items = block.images * block.tiles * work.layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
         sizes = unit_scratch(planes, units, min(UNIT_TARGETS, len(base)), correlate=False)
         arguments = (planes, units, base, target, first)
@@ -221,28 +221,18 @@ def _backward_x(
                 _displace(part, UnitBlur(one, one), some, np.zeros(len(some.y), x.dtype), grad, 0)
                 first = (image, begin + start)
                 if grad_x is not None:
-                    _blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
+                    both, items = _blur_within(down.value, along.value, x), len(part) * len(some.y)
+                    _run_blurring(blur.blur_items, items, grad.size, grad, both, grad_x, first)
                 if needs_sigma:
                     for pair in (down.by_sigma, along.value), (down.value, along.by_sigma):
                         total += _product(x, _blur_within(*pair, x), grad, first)
     return total
 
 
-def _blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
-    """The blurred images to target, from the first (image, channel) on."""
-    items = source.shape[0] * source.shape[1]
-    operations = float(source.size * (len(taps.down) + len(taps.along)))
-    sizes = blur_scratch(taps, source.shape[3])
-    run_with_scratch(blur.blur_items, items, operations, sizes, source.dtype, source, taps, target, first)
-
-
 def _product(x: np.ndarray, taps: UnitBlur, grad: np.ndarray, first: tuple[int, int]) -> float:
     """Sum of the gradient times the blurred x."""
     totals = np.zeros(grad.shape[0] * grad.shape[1])
-    operations = float(grad.size * (len(taps.down) + len(taps.along)))
-    arguments = (x, taps, grad, first, totals)
-    sizes = blur_scratch(taps, x.shape[3])
-    run_with_scratch(blur.multiply_blurred_items, len(totals), operations, sizes, x.dtype, *arguments)
+    _run_blurring(blur.multiply_blurred_items, len(totals), grad.size, x, taps, grad, first, totals)
     return float(totals.sum())
 
 
@@ -281,8 +271,8 @@ def _backward_units(
 def _correlate(inputs: UnitInputs, taps: UnitBlur, units: Units, sums: np.ndarray, first: int) -> None:
     """Add to `sums` those of the blurred x with the output gradients from channel `first` on."""
     x, targets = inputs.x, gradients.CORRELATED_TARGETS
-    for layout, field, block in plan_units(x.shape, units, x.itemsize, False):
-        planes = _pack_unit_planes(x, taps, layout, field, block)
+    for work in plan_units(x.shape, units, x.itemsize, False):
+        planes, layout, block = _pack_unit_planes(x, taps, work), work.layout, work.block
         items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
         operations = 4.0 * block.images * block.tiles * UNIT_ROWS * layout.x.size * units.y.size
         sizes = unit_scratch(planes, units, targets, correlate=True)
