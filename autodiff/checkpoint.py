@@ -9,8 +9,8 @@ from ._fingerprint import fingerprint, unchanged
 from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
+from ._stop import stop_gradient
 from .function import Function, Step
-from .functions import stop_gradient
 from .tape import Tape
 from .variable import Variable, linked
 

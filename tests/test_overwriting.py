@@ -162,7 +162,7 @@ def test_a_checkpoint_compares_what_it_computes():
 
 
 def test_a_checkpoint_compares_what_it_uses():
-    """The name in the closure means another Variable when it runs again, one that depends on the checkpoint."""
+    """The name in the closure means another Variable by then, one that depends on the checkpoint."""
     x = Variable(np.array([1.0, 2.0]))
     with Tape() as tape:
         y = F.sum(x)
