@@ -5,7 +5,7 @@ import pytest
 
 from dynarray.cpu.engine import mixing
 
-LENGTHS = (0, 1, 2, 1000, mixing._PIECE - 1, mixing._PIECE, 3 * mixing._PIECE + 17)
+LENGTHS = (0, 1, 2, 1000, mixing._PIECE_WORDS - 1, mixing._PIECE_WORDS, 3 * mixing._PIECE_WORDS + 17)
 MASK = 2**64 - 1
 
 
