@@ -9,8 +9,8 @@ from ._fingerprint import fingerprint, unchanged
 from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
+from ._stop import stop_gradient
 from .function import Function, Step
-from .functions import stop_gradient
 from .tape import Tape
 from .variable import Variable, linked
 
@@ -148,12 +148,14 @@ def _rules(f: Callable, name: str) -> Function:
                     "gradient first"
                 )
         args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
+        start = next_number()
         with replaying(call.states), Tape(check=False) as tape:
             output = f(*args, **step.params)
-        if not unchanged(call.value, output.data):
+        same = isinstance(output, Variable) and _before(output.node, start) <= set(step.inputs)
+        if not same or not unchanged(call.value, output.data):
             raise RuntimeError(
-                f"{name}: run again it gave another value than before: something that it uses changed, or "
-                "it draws random numbers of its own"
+                f"{name}: run again it gave another value than before, or used other Variables: something "
+                "that it uses changed, or it draws random numbers of its own"
             )
         inputs = zip(call.arrays, step.inputs, needs)
         wanted = [linked(value, node) for value, node, need in inputs if need]

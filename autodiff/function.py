@@ -321,12 +321,12 @@ class Step:
             total = grads.get(node)
             if total is None:
                 grads[node] = part
-            elif node in sums:
-                total += part
-                grads[node] = total
-            else:
+            elif node not in sums or recording:  # what is recorded is not written to
                 grads[node] = total + part
                 sums.add(node)
+            else:
+                total += part
+                grads[node] = total
 
     def _as_source(self, part: Any, place: int) -> Any:
         """A gradient in the shape and dtype of its source."""

@@ -159,3 +159,14 @@ def test_a_checkpoint_compares_what_it_computes():
         y = F.sum(checkpoint(lambda x: x * rng.random(2))(x))
     with pytest.raises(RuntimeError, match="draws random numbers of its own"):
         tape.gradient(y, x)
+
+
+def test_a_checkpoint_compares_what_it_uses():
+    """The name in the closure means another Variable by then, one that depends on the checkpoint."""
+    x = Variable(np.array([1.0, 2.0]))
+    with Tape() as tape:
+        y = F.sum(x)
+        for _ in range(2):
+            y = F.tanh(checkpoint(lambda a: (y - y) + F.sin(F.sum(a)))(x))  # noqa: B023
+    with pytest.raises(RuntimeError, match="or used other Variables"):
+        tape.gradient(y, x)

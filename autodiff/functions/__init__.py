@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .._stop import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -74,7 +75,6 @@ from .shapes import stack as stack
 from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
-from .stopping import stop_gradient as stop_gradient
 
 if TYPE_CHECKING:
 
