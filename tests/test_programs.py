@@ -24,13 +24,18 @@ from autodiff import functions as F
 from autodiff.function import Step
 from autodiff.layers import Module
 
-# What the library says when it refuses, by reason.
+# What the library says when it refuses, by reason: function, source, cause, and the way out.
+_CONSTANT = r".*source \d.*stop_gradient\(x\)"
 REFUSALS = {
-    forward.UNUSED: (ValueError, "does not depend on source"),
-    forward.OUTSIDE: (ValueError, "was not computed on this tape|where nothing records"),
-    forward.RELEASED: (ValueError, "was released"),
-    forward.COPIED: (TypeError, "cop(y|ied)"),
-    forward.CHANGED: (RuntimeError, "got other data|another value"),
+    forward.UNUSED: (ValueError, r"does not depend on source \d.*no path.*unused='zero' or 'none'"),
+    forward.OUTSIDE: (
+        ValueError,
+        rf"result of '[^']+' that was not computed on this tape.*no tape recorded there{_CONSTANT}"
+        r"|checkpoint of .*where nothing records.*stop_gradient\(x\)",
+    ),
+    forward.RELEASED: (ValueError, rf"result of '[^']+' that was released.*keep=True{_CONSTANT}"),
+    forward.COPIED: (TypeError, r"a result cannot be copied while a tape records.*stop_gradient\(x\)"),
+    forward.CHANGED: (RuntimeError, r"checkpoint of .*(got other data|another value|other Variables)"),
 }
 # So many times the largest number of a program is rounding; larger numbers than LARGE are not looked at.
 ROUNDING, LARGE = 1e-10, 1e3
