@@ -79,7 +79,7 @@ def walk(
             if shared or (on_final and source.node not in sums):
                 found = found.copy()
             found = np.asarray(found) if isinstance(found, np.generic) else found
-            held.add(id(found))
+            held.add(id(found))  # the array, before a Variable holds it
             found = constant(found) if records else found
         elif found is not None and (id(found) in held or found.node.number < start):
             found = _copied(found)  # a rule may hand on what it reads, too
@@ -105,9 +105,8 @@ def walk(
     for verdict, message in verdicts:
         if not verdict:
             raise RuntimeError(message)
-    for place in range(len(sources)):
-        if place not in results:
-            finish(place)
+    for place in [place for place in range(len(sources)) if place not in results]:
+        finish(place)
     return [results[place] for place in range(len(sources))]
 
 

@@ -77,8 +77,6 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     """The value of ``f(*arrays)``, and its derivative along `vectors`, one per array.
 
-    The gradient is linear in the gradient that it starts from: its derivative by that is what is wanted.
-
     Examples
     --------
     >>> from autodiff import jvp
@@ -88,6 +86,7 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
         value, inner = _recorded(f, inputs)
+        # The gradient is linear in the one it starts from: its derivative by that is what is wanted.
         start = constant(np.zeros_like(value.data))
         grads = inner.gradient(value, inputs, grad=start, unused="zero")
         along = _along("jvp", grads, vectors)
@@ -115,7 +114,6 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     argument.
 
     Its shape is that of the value, followed by that of the argument; a tuple `argnums` gives a tuple of them.
-    It takes one pass back for each element of the value.
 
     Examples
     --------

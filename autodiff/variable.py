@@ -27,8 +27,8 @@ class Variable:
     out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
     identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
 
-    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since the
-    tape would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
+    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since it
+    would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
     always work.
     """
 
