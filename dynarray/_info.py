@@ -16,7 +16,6 @@ from ._dispatch import BACKENDS
 Report = dict[str, dict[str, str]]
 
 _PACKAGES = ("dynarray", "numpy", "scipy", "numba", "llvmlite", "cupy", "ml_dtypes")
-# Variables that change what is compiled, where it is kept, or how many threads work on it.
 # Where the folders of caches are to be asked for.
 _CACHES = {
     "cpu": ("dynarray.cpu.engine.cache", "folder"),
@@ -35,6 +34,7 @@ VARIABLES = {
     "OMP_NUM_THREADS": "the same, where NUMBA_NUM_THREADS says nothing",
     "XDG_CACHE_HOME": "where the caches of a user are; ~/.cache by default",
 }
+# How others begin that change what is compiled, where it is kept, or how many threads work on it.
 _LIBRARIES = (
     "DYNARRAY_",
     "NUMBA_",

@@ -20,9 +20,8 @@ import weakref
 from typing import Any
 
 _PATIENCE, _PAUSE = 0.1, 0.01  # seconds, after which a fork lets others go first, and for how long
-_LONGEST = (
-    120.0  # seconds; whoever stays in there for longer has perhaps to wait for the forking thread itself
-)
+# Seconds; whoever stays in there for longer has perhaps to wait for the forking thread itself.
+_LONGEST = 120.0
 
 # Each thread has a lock of its own, which it holds in there; a fork takes those of all threads.
 # Reentrant, since the handler of a signal may fork anywhere.

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -78,9 +79,12 @@ def _read_entry(path: Path) -> bytes:
         os.close(handle)
         raise _RefusedError("it is no file")
     with open(handle, "rb") as file:
-        if not _is_ours(found):
+        if not (_is_ours(found) and _is_ours(os.stat(path.parent))):
             raise _RefusedError("others than this user could have written it")
-        sealed = file.read()
+        try:
+            sealed = file.read()
+        except OSError as error:
+            raise _RefusedError(f"it cannot be read: {error.strerror}") from None
     contents = sealed[:-_SEAL_BYTES]
     if sealed[-_SEAL_BYTES:] != _seal(path.name, contents):
         raise _RefusedError("it is damaged")
@@ -180,6 +184,8 @@ def replaced(path: Path, *, mode: int | None = None, lasting: bool = True) -> It
             file.flush()
             if lasting:
                 os.fsync(file.fileno())  # or the new name could be left with none of the contents
+            if fcntl is None:
+                file.close()  # Windows renames no file that is open; elsewhere it is locked until then
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -193,11 +199,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder that vanishes afterwards, or when the next one is made if this process is killed."""
     _sweep(parent, ".build-")
     lock, file = _locked(parent / ".build-", 0o600)
-    with file, tempfile.TemporaryDirectory(prefix=f"{lock.stem}-", dir=parent) as folder:
-        try:
+    try:
+        with file, tempfile.TemporaryDirectory(prefix=f"{lock.stem}-", dir=parent) as folder:
             yield Path(folder)
-        finally:
-            lock.unlink(missing_ok=True)
+    finally:
+        lock.unlink(missing_ok=True)  # last, since it is by its name that a folder left behind is found
 
 
 def _locked(begin: Path, mode: int) -> tuple[Path, BinaryIO]:
@@ -209,7 +215,10 @@ def _locked(begin: Path, mode: int) -> tuple[Path, BinaryIO]:
         file = open(handle, "wb")  # noqa: SIM115 (the caller closes it)
         if fcntl is None:
             return path, file
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # some file systems of clusters have no locks: there nobody sweeps either
+            return path, file
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(handle).st_ino:
                 return path, file
@@ -223,12 +232,10 @@ def _sweep(folder: Path, begin: str) -> None:
     for path in _named(folder, begin):
         if path.suffix != ".part":
             continue
-        with suppress(OSError), open(path, "rb") as file:
+        with suppress(OSError), open(os.open(path, _READ), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for made in _named(folder, f"{path.stem}-"):  # the folder that it stands for
-                for inside in made.iterdir():
-                    inside.unlink()
-                made.rmdir()
+                shutil.rmtree(made)
             path.unlink()
 
 

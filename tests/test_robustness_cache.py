@@ -28,6 +28,9 @@ def increase(values):
 if sys.argv[1] == "full":  # no file may grow past one page: an error on writing, as on a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+if sys.argv[1] == "edited":
+    with open("dynarray/cpu/engine/pixels.py", "a") as file:
+        print("# changed", file=file)
 if sys.argv[1].startswith("kill"):
     left, begun = int(sys.argv[1].split()[1]), False
     def step(event, arguments):
@@ -164,6 +167,17 @@ def test_a_change_of_what_kernels_call_is_seen(name: str, how: str, source: Path
     check(source, tmp_path)
     after = contents(tmp_path)
     assert len(after) == 2 * len(before) and before.items() <= after.items()
+
+
+@pytest.mark.slow
+def test_what_was_compiled_of_sources_that_changed_meanwhile_is_not_kept(
+    name: str, source: Path, tmp_path: Path
+) -> None:
+    """Neither the old sources nor the new ones need be what it was made from."""
+    check(source, tmp_path, "edited")
+    assert not files(tmp_path)
+    check(source, tmp_path)
+    assert files(tmp_path)
 
 
 @pytest.mark.slow

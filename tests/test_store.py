@@ -1,9 +1,12 @@
 """Entries of caches: what was written comes back, and nothing else is ever taken for it."""
 
+import errno
 import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +101,48 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_nothing_is_read_from_a_folder_that_others_can_write_by_now(tmp_path: Path) -> None:
+    """They could put another file there between the look at one and its use."""
+    entry = tmp_path / "folder" / "entry.code"
+    assert store.save_entry(entry, CONTENTS)
+    entry.parent.chmod(0o777)
+    assert store.load_entry(entry) is None
+
+
+def test_where_files_cannot_be_locked_all_is_kept_and_nothing_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    entry, other = tmp_path / "entry.code", tmp_path / ".build-0123456789abcdef.part"
+    other.touch()  # of a process that may be alive
+    assert store.save_entry(entry, CONTENTS)
+    with store.scratch_folder(tmp_path) as scratch:
+        (scratch / "file").touch()
+    assert store.load_entry(entry) == CONTENTS
+    assert set(tmp_path.iterdir()) == {entry, other}
+
+
+def test_where_no_open_file_can_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, which has no locks of this kind either."""
+    opened, replace = [], os.replace
+
+    def careful(source: Path, target: Path) -> None:
+        assert all(file.closed for file in opened)
+        replace(source, target)
+
+    monkeypatch.setattr(store, "fcntl", None)
+    monkeypatch.setattr(os, "replace", careful)
+    for contents in (CONTENTS, CONTENTS[:5]):
+        with store.replaced(tmp_path / "file") as file:
+            opened.append(file)
+            file.write(contents)
+        assert (tmp_path / "file").read_bytes() == contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_nobody_uses_goes_and_what_is_used_stays(tmp_path: Path) -> None:
     old, used, foreign = (tmp_path / name for name in ("old.code", "used.code", "old.txt"))
     foreign.write_text("not ours")
@@ -145,4 +190,42 @@ def test_folders_of_killed_processes_are_swept_and_those_of_living_ones_are_not(
     living.join()
     with store.scratch_folder(tmp_path):
         assert not list(tmp_path.rglob("half made"))
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rawkernels import store
+
+left, folder = int(sys.argv[1]), sys.argv[2]
+def step(event, arguments):
+    global left
+    if event.split(".")[0] in ("os", "open", "fcntl", "shutil", "tempfile"):
+        left -= 1
+        if left == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(step)
+with store.scratch_folder(Path(folder)) as scratch:
+    (scratch / "deeper").mkdir()
+    (scratch / "deeper" / "file").touch()
+"""
+
+
+def test_whenever_a_process_is_killed_its_folder_is_swept(tmp_path: Path) -> None:
+    """At each access to the disk, from the first to the last."""
+    killed, removing = 0, 0
+    while True:
+        command = [sys.executable, "-c", KILLED, str(killed), str(tmp_path)]
+        status = subprocess.run(command, cwd=Path(store.__file__).parent.parent, check=False).returncode
+        if not status:
+            break
+        assert status == -signal.SIGKILL
+        killed += 1
+        left = sorted(path.suffix for path in tmp_path.iterdir())
+        removing += left == [".part"]
+        with store.scratch_folder(tmp_path) as scratch:
+            kept = {path.stem for path in tmp_path.iterdir()}
+            assert len(kept) == 2 and scratch.name in kept, "its own folder and lock"
+    assert killed > 8 and removing > 1, "before the folder was there, and after it was removed"
     assert not list(tmp_path.iterdir())

@@ -53,12 +53,12 @@ def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **para
         return y, kept
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
     plan, sizes = plan_atoms(call, backward=False)
-    left = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), left)
-    added = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
+    packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed)
+    bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
     items = x.shape[0] * plan.tiles.row_tiles * plan.tiles.pieces
     operations = coefficients.size * y.size // outputs
-    arguments = (inputs, added, _by_position(y), plan)
+    arguments = (inputs, bias, _by_position(y), plan)
     run_with_scratch(atom_forward_items, items, operations, sizes, x.dtype, *arguments)
     return y, kept
 
@@ -81,8 +81,8 @@ def atom_conv2d_backward(
     row_tiles = plan.tiles.row_tiles
     items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))
     shares = AtomShares(*deal_tiles(call, plan.tiles, items))
-    left = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), left)
+    packed = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed)
     grads = AtomGradients(
         x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
         edges=_slots("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),

@@ -32,6 +32,16 @@ class AtomTile(NamedTuple):
     padded: int  # positions up to whole strips
 
 
+class AtomRun(NamedTuple):
+    """A packed plane: of its rows those from `top` to `bottom` have pixels, from column `left` to `end`."""
+
+    rows: int
+    top: int
+    bottom: int
+    left: int
+    end: int
+
+
 @borrowing_jit
 def atom_tile(number: int, plan: AtomPlan, itemsize: int) -> AtomTile:
     """Tile `number` of (sample, tile of rows, piece of a row)."""
@@ -65,7 +75,7 @@ def _pack_run(
     flat: np.ndarray,
     base: int,
     tile: AtomTile,
-    ranges: tuple,
+    run: AtomRun,
     origin: tuple,
     width: int,
 ) -> None:
@@ -73,7 +83,7 @@ def _pack_run(
 
     At the ends of rows are pixels of the rows beside them.
     """
-    rows, top, bottom, left, end = ranges
+    rows, top, bottom, left, end = run
     clear(target, at, top * width)
     clear(target, at + bottom * width, (rows - bottom) * width)
     start = base + (tile.row + top + origin[0]) * width + origin[1]
@@ -98,13 +108,13 @@ def pack_channels(
         origin = plane_origin(plane, tile, plan)
         top, bottom = inside(rows, tile.row, height, origin[0], planes.stride[0])
         left, end = inside(across, ZERO, width, origin[1], planes.stride[1])
-        run = planes.stride == (1, 1) and across == width and left < end
+        in_a_run = planes.stride == (1, 1) and across == width and left < end
         for c in range(count):
             at = c * planes.image + plane * planes.plane
-            if run:
+            if in_a_run:
                 base = (tile.n * x.shape[1] + first + c) * height * width
-                ranges = (rows, top, bottom, left, end)
-                _pack_run(scratch.images, at, flat, base, tile, ranges, origin, width)
+                run = AtomRun(rows, top, bottom, left, end)
+                _pack_run(scratch.images, at, flat, base, tile, run, origin, width)
             else:
                 clear(scratch.images, at, rows * across)
                 pixels = x[tile.n, first + c]

@@ -17,9 +17,8 @@ from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
 
 ATOM_TILE_BYTES = 32 * REGISTER_BYTES  # of one row of a tile: more where the second level of cache is larger
-ATOM_DEPTH = (
-    192  # filtered channels that are multiplied at once: a strip of them is a part of a common L1 cache
-)
+# Filtered channels that are multiplied at once: a strip of them is a part of a common L1 cache.
+ATOM_DEPTH = 192
 ATOM_Z_BYTES = 144 * 1024  # backward, those of a whole tile, and as much for their gradients
 ATOM_IMAGE_BYTES = 320 * ATOM_TILE_BYTES  # packed channels of a tile
 ATOM_GROUP = 8  # channels packed at once, backward

@@ -37,37 +37,43 @@ def conv_correlate(x: np.ndarray, weight: np.ndarray, output: Pair, steps: ConvS
     return result
 
 
-def conv_correlate_input(grad: np.ndarray, weight: np.ndarray, shape: tuple, steps: ConvSteps) -> np.ndarray:
+def conv_correlate_input(
+    grad_output: np.ndarray, weight: np.ndarray, shape: tuple, steps: ConvSteps
+) -> np.ndarray:
     """The gradient of x, of this shape, from that of the output."""
-    result = np.empty(shape, grad.dtype)
-    if not result.size or not grad.size:
+    result = np.empty(shape, grad_output.dtype)
+    if not result.size or not grad_output.size:
         result[...] = 0
         return result
-    grad, weight, stride = kernel_input(grad), kernel_input(weight), steps.stride
+    grad_output, weight, stride = kernel_input(grad_output), kernel_input(weight), steps.stride
     for y in range(min(stride[0], shape[2])):
         for x in range(min(stride[1], shape[3])):
-            plan = conv_plan(steps, weight.shape, grad.shape, result.shape, grad.itemsize, (y, x))
+            shapes = weight.shape, grad_output.shape, result.shape
+            plan = conv_plan(steps, *shapes, grad_output.itemsize, (y, x))
             if len(plan.places):
-                _run_correlation(grad, weight, result, plan)
+                _run_correlation(grad_output, weight, result, plan)
             else:
                 result[:, :, y :: stride[0], x :: stride[1]] = 0
     return result
 
 
-def conv_correlate_weight(grad: np.ndarray, x: np.ndarray, shape: tuple, steps: ConvSteps) -> np.ndarray:
+def conv_correlate_weight(
+    grad_output: np.ndarray, x: np.ndarray, shape: tuple, steps: ConvSteps
+) -> np.ndarray:
     """The gradient of the weight, of this shape, from that of the output."""
-    if not grad.size or not x.size:
-        return np.zeros(shape, grad.dtype)
-    (o, per, kh, kw), plan = shape, conv_weight_plan(steps, shape, grad.shape, x.shape, x.itemsize)
+    if not grad_output.size or not x.size:
+        return np.zeros(shape, grad_output.dtype)
+    o, per_group, kh, kw = shape
+    plan = conv_weight_plan(steps, shape, grad_output.shape, x.shape, x.itemsize)
     sums = np.zeros(plan.sums, x.dtype)
     slots, groups, parts = plan.sums[:3]
-    arrays, operations = (sums, kernel_input(grad), kernel_input(x)), grad.size * per * kh * kw
-    items = slots * groups * parts
-    run_with_scratch(conv_weight_items, items, operations, plan.scratch, x.dtype, *arrays, plan.planes, per)
+    items, operations = slots * groups * parts, grad_output.size * per_group * kh * kw
+    arguments = (sums, kernel_input(grad_output), kernel_input(x), plan.planes, per_group)
+    run_with_scratch(conv_weight_items, items, operations, plan.scratch, x.dtype, *arguments)
     total = sums[0] if slots == 1 else sums.sum(axis=0)
     # (groups, parts, taps, O/groups, together) -> (groups, O/groups, parts, together, taps)
     ordered = total.transpose(0, 3, 1, 4, 2).reshape(o, -1, kh, kw)
-    return np.ascontiguousarray(ordered[:, :per])
+    return np.ascontiguousarray(ordered[:, :per_group])
 
 
 def _run_correlation(image: np.ndarray, weight: np.ndarray, result: np.ndarray, plan: ConvPlan) -> None:

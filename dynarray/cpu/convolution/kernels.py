@@ -113,8 +113,8 @@ def conv_correlate_items(
     channels, rows = image.shape[1] // division.groups, shape[1] // division.groups
     output = -((origin[0] - shape[2]) // step[0]), -((origin[1] - shape[3]) // step[1])
     blocks, starts, pitch = planes.blocks, planes.starts, planes.blocks.pitch
-    depth, of_group = len(starts), -(-rows // TILE_ROWS)
-    share, tile = -(-of_group // division.parts), TILE_ROW_BYTES // image.itemsize
+    depth, panels_of_group = len(starts), -(-rows // TILE_ROWS)
+    share, tile = -(-panels_of_group // division.parts), TILE_ROW_BYTES // image.itemsize
     line = len(scratch.sums) // (share * TILE_ROWS)
     count, before = blocks.down * blocks.across, -1
     for item in range(start, stop):
@@ -129,7 +129,7 @@ def conv_correlate_items(
             _pack_block(scratch.packed, pixels, planes, top, left)
             before = place
         size, panel = (last - first, (high - 1) * pitch + wide), depth * TILE_ROWS
-        at = (group * of_group + part * share) * panel
+        at = (group * panels_of_group + part * share) * panel
         for k in range(0, depth, division.depth):
             multiply(
                 Matrix(scratch.sums, ZERO, line),
@@ -163,32 +163,33 @@ def conv_weight_items(
     stop: int,
     scratch: ConvWeightScratch,
     sums: np.ndarray,
-    grad: np.ndarray,
-    image: np.ndarray,
+    grad_output: np.ndarray,
+    x: np.ndarray,
     planes: ConvPlanes,
     channels: int,
 ) -> None:
     """sums (slots, groups, parts, taps, rows, together): products over the pixels of every slots-th block."""
     slots, groups, parts, taps, rows, together = sums.shape
-    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // image.itemsize, sums.reshape(-1)
+    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // x.itemsize, sums.reshape(-1)
     count = blocks.down * blocks.across
     for item in range(start, stop):
         slot, group, part = item // (groups * parts), item // parts % groups, item % parts
         first = part * together
-        for number in range(slot, image.shape[0] * count, slots):
+        for number in range(slot, x.shape[0] * count, slots):
             n = number // count
-            top, left, high, wide = _place(blocks, number % count, grad.shape[2:])
+            top, left, high, wide = _place(blocks, number % count, grad_output.shape[2:])
             if high <= 0 or wide <= 0:
                 continue
             for i in range(high):
                 for j in range(wide):
                     scratch.pixels[i * wide + j] = (i * blocks.pitch + j) * together
-            pixels = image[n, group * channels + first :][: min(together, channels - first)]
+            pixels = x[n, group * channels + first :][: min(together, channels - first)]
             _pack_side_by_side(scratch.packed, pixels, planes, top, left)
             steps = scratch.pixels[: high * wide]
             for row in range(0, rows, TILE_ROWS):
                 share = min(TILE_ROWS, rows - row)
-                _pack_panel(scratch.panel, grad[n, group * rows + row :][:share], top, left, high, wide)
+                outputs = grad_output[n, group * rows + row :][:share]
+                _pack_panel(scratch.panel, outputs, top, left, high, wide)
                 for t in range(taps):
                     multiply(
                         Matrix(flat, ((item * taps + t) * rows + row) * together, together),
@@ -222,13 +223,15 @@ def _pack_side_by_side(
 
 
 @jit
-def _pack_panel(panel: np.ndarray, grad: np.ndarray, top: int, left: int, high: int, wide: int) -> None:
+def _pack_panel(
+    panel: np.ndarray, grad_output: np.ndarray, top: int, left: int, high: int, wide: int
+) -> None:
     """`TILE_ROWS` channels of the output gradient as a panel, zeros for those beyond the last."""
     for row in range(TILE_ROWS):
         for i in range(high):
             at = i * wide * TILE_ROWS + row
-            if row < len(grad):
-                line = grad[row, top + i]
+            if row < len(grad_output):
+                line = grad_output[row, top + i]
                 for j in range(wide):
                     panel[at + j * TILE_ROWS] = line[left + j]
             else:

@@ -16,6 +16,7 @@ ITEM_BYTES = 640 * 1024
 CONV_DEPTH = 192
 # Sums of weight gradients waiting to be added up.
 CONV_SLOT_BYTES = 8 * 1024 * 1024
+LEAST_PIXELS = 64  # of a part of a row
 # Columns of a weight gradient's product, channels times taps, that share one packing of the output gradient.
 SHARED_COLUMNS = 288
 
@@ -73,15 +74,15 @@ def conv_plan(
     steps: ConvSteps, weight: tuple, image: tuple, result: tuple, itemsize: int, phase: Pair | None = None
 ) -> ConvPlan:
     """How a correlation is made, from shapes: a convolution, or a phase of the gradient of its input."""
-    o, per, kh, kw = weight
+    o, per_group, kh, kw = weight
     if phase is None:
         axes, stride = (_forward_axis(steps, 0, kh), _forward_axis(steps, 1, kw)), steps.stride
         origin, step = (0, 0), (1, 1)
-        rows, channels, distances = o // steps.groups, per, (per * kh * kw, kh * kw)
+        rows, channels, distances = o // steps.groups, per_group, (per_group * kh * kw, kh * kw)
     else:
         axes = _input_axis(steps, 0, kh, phase[0]), _input_axis(steps, 1, kw, phase[1])
         stride, origin, step = (1, 1), phase, steps.stride
-        rows, channels, distances = per, o // steps.groups, (kh * kw, per * kh * kw)
+        rows, channels, distances = per_group, o // steps.groups, (kh * kw, per_group * kh * kw)
     taps = _conv_taps(*axes, stride)
     output = tuple(-(-(result[2 + i] - origin[i]) // step[i]) for i in (0, 1))
     phases, panels, tile = len(taps.origins), -(-rows // TILE_ROWS), TILE_ROW_BYTES // itemsize
@@ -111,14 +112,16 @@ def conv_plan(
 
 
 @lru_cache(maxsize=128)
-def conv_weight_plan(steps: ConvSteps, shape: tuple, grad: tuple, x: tuple, itemsize: int) -> ConvWeightPlan:
+def conv_weight_plan(
+    steps: ConvSteps, shape: tuple, grad_output: tuple, x: tuple, itemsize: int
+) -> ConvWeightPlan:
     """How the gradient of a weight is made, from shapes."""
-    o, per, kh, kw = shape
+    o, per_group, kh, kw = shape
     taps = _conv_taps(_forward_axis(steps, 0, kh), _forward_axis(steps, 1, kw), steps.stride)
     width, phases, groups = TILE_ROW_BYTES // itemsize, len(taps.origins), steps.groups
-    together = max(width, min(whole(per, width), -(-SHARED_COLUMNS // (kh * kw)) // width * width))
-    parts = -(-per // together)
-    blocks = _conv_blocks(grad[2:], taps.reach, (phases * together + 2 * TILE_ROWS) * itemsize)
+    together = max(width, min(whole(per_group, width), -(-SHARED_COLUMNS // (kh * kw)) // width * width))
+    parts = -(-per_group // together)
+    blocks = _conv_blocks(grad_output[2:], taps.reach, (phases * together + 2 * TILE_ROWS) * itemsize)
     planes = _conv_planes(blocks, taps, steps.stride, together)
     pixels, count = blocks.height * blocks.width, x[0] * blocks.down * blocks.across
     slot_bytes = itemsize * groups * parts * kh * kw * (o // groups) * together
@@ -173,7 +176,7 @@ def _conv_blocks(output: Pair, reach: Pair, pixel_bytes: int) -> ConvBlocks:
     pixels = max(ITEM_BYTES // max(pixel_bytes, 1), 1)
     width = wide
     if (1 + reach[0]) * (wide + reach[1]) > pixels:
-        width = max(min(wide, pixels // (1 + reach[0]) - reach[1]), min(wide, 64))
+        width = max(min(wide, pixels // (1 + reach[0]) - reach[1]), min(wide, LEAST_PIXELS))
     height = max(1, min(high, pixels // (width + reach[1]) - reach[0]))
     rows, columns = -(-high // height), -(-wide // width)
     return ConvBlocks(rows, columns, -(-high // rows), width, width + reach[1])

@@ -37,7 +37,7 @@ def deform_weight_items(
     """Items are (chunk, output of its group): rows of a matrix with a column for each tap and channel.
 
     Without slots, from the weights to right matrices in strips; else the sum of so many gradients, which are
-    row by row, to that of the weights. One kernel takes half as long to compile as two.
+    row by row, to that of the weights. One kernel, since a second one would take as long again to compile.
     """
     taps, outputs, channels = part.sizes.taps, part.sizes.group_outputs, part.sizes.group_channels
     chunks, width = part.chunks, TILE_ROW_BYTES // weight.itemsize

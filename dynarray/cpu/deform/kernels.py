@@ -147,9 +147,9 @@ def _pack_strip(packed: np.ndarray, weight: np.ndarray, item: int, strips: int, 
 
 @cached_jit
 def deform_unpack_items(
-    start: int, stop: int, slots: np.ndarray, distance: int, x: np.ndarray, part: DeformPart
+    start: int, stop: int, slots: np.ndarray, distance: int, grad_x: np.ndarray, part: DeformPart
 ) -> None:
-    """The reverse, of the sum of packed images that lie some distance apart. Items are rows of images."""
+    """The reverse of packing: rows of images, from sums of packed gradients that lie some distance apart."""
     sizes, chunks = part.sizes, part.chunks
     height, width, pitch = sizes.image.height, sizes.image.width, sizes.image.pitch
     for item in range(start, stop):
@@ -161,7 +161,7 @@ def deform_unpack_items(
                 for k in range(uint64(width * size)):
                     slots[uint64(at) + k] += slots[uint64(other) + k]
             target = ((part.first_image + image) * sizes.channels + first) * height + row
-            transpose(x, target * width, height * width, slots, at, size, width, size)
+            transpose(grad_x, target * width, height * width, slots, at, size, width, size)
 
 
 @cached_jit

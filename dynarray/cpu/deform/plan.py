@@ -24,6 +24,7 @@ IMAGE_SPLITS = 4  # shares of an image, most: each has a gradient of its own, an
 LEAST_ITEMS = 4  # where more would make chunks of fewer channels: a point costs much whatever their number
 # Forward: positions of a tile, channels of a chunk, and samples of a position that are multiplied at once.
 TILE_POSITIONS, LEAST_POSITIONS, CHUNK_CHANNELS, SAMPLES = 128, 32, 128, 256
+CHANNEL_STEP = 16  # a chunk has a multiple of this, so that vectors of any kind are whole
 SUMS_BYTES = 4 * 1024 * 1024  # sums of points that wait to be added up
 # Packed images and packed weights: so much, and a part of the size of all arrays.
 PACKED_BYTES, PACKED_PART = 12 * 1024 * 1024, 0.03
@@ -160,7 +161,7 @@ def _channels_of_chunk(call: DeformCall) -> int:
     if call.backward:  # threads take chunks, and shares of the tiles
         wanted = min(wanted, sizes.channels * max(1, call.batch) * _splits(call) // LEAST_ITEMS)
     most = int(call.packed_budget // (sizes.image.pixels * call.itemsize * call.copies))
-    return max(1, min(most, max(16, wanted // 16 * 16)))
+    return max(1, min(most, max(CHANNEL_STEP, wanted // CHANNEL_STEP * CHANNEL_STEP)))
 
 
 def _splits(call: DeformCall) -> int:

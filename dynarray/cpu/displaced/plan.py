@@ -20,6 +20,7 @@ from .tiles import UNIT_ROWS, UNIT_SUMS, UNIT_VECTORS
 UNIT_PLANE_BYTES = 12 * 1024 * 1024
 UNIT_CACHE_BYTES = 32 * 1024  # of planes that are read for one tile after the other
 NEAR_CHANNELS = 3  # whose surroundings of a tile fit into UNIT_CACHE_BYTES, if units are near
+LEAST_SOURCES, MOST_SOURCES = 4, 16  # channels that are read together, whether or not they fit
 UNIT_TARGETS = 64  # channels that are made of one reading of the sources, if one thread makes so many
 UNIT_CHUNK = 8  # of these, that are not divided between threads
 UNIT_COLUMNS = 16  # of tiles, that a work item makes of each
@@ -216,7 +217,7 @@ def _plan_blocks(
             rows=rows,
             reads=UNIT_ROWS + reach[0],
             plane=whole_lines(stride * rows),
-            channels=max(4, min(16, UNIT_CACHE_BYTES // touched)),
+            channels=max(LEAST_SOURCES, min(MOST_SOURCES, UNIT_CACHE_BYTES // touched)),
         )
         field, some = _field(layout), min(at_once, groups - image)
         for source in range(0, sources, together):

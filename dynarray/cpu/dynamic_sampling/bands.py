@@ -35,7 +35,7 @@ SAMPLING_BLOCK_BYTES = 4 * 1024 * 1024  # of what taps read around a block: atte
 # Of that around a single row; if it is more, a band keeps to rows with samples.
 SAMPLING_ROW_BYTES = 2 * SAMPLING_BLOCK_BYTES
 SAMPLING_BLOCK_ROWS = 16  # of outputs; what taps read is made once for all
-_BEHIND = 64  # elements behind the last line, which vectors reach into
+ELEMENTS_BEHIND = 64  # behind the last line, which vectors reach into
 
 
 # ---- where everything lies; nothing of it depends on data
@@ -146,7 +146,7 @@ def _plan_band(call: SampleCall, rows: tuple[int, int]) -> SamplePlan:
             columns=tap_columns % step * stretch + tap_columns // step,
         ),
         # An odd number of cache lines, so that the same pixel of many channels finds room in the cache.
-        channel=whole_lines(len(image) * line) | 16,
+        channel=whole_lines(len(image) * line) | whole_lines(1),
     )
 
 
@@ -183,13 +183,13 @@ def pack_band(
     `margins`: whether rows in scratch have them.
     """
     x, widths = inputs.x, _widths(call, plan, margins)
-    lines = borrow("lines", call.channels * plan.channel + _BEHIND, x.dtype)
-    behind = plan.image.stretch + _BEHIND
+    lines = borrow("lines", call.channels * plan.channel + ELEMENTS_BEHIND, x.dtype)
+    behind = plan.image.stretch + ELEMENTS_BEHIND
     totals = borrow("totals", len(plan.totals.rows) * widths.line + behind, x.dtype)
     pack_line_items(0, 1, totals, 0, total[None], plan.totals)
     parallel.run(pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, plan.image)
     central = _pack_central(inputs.position_attention, call.attention_residual, plan.centres, widths.line)
-    ones = np.ones(max(call.columns.outputs, widths.line) + _BEHIND, x.dtype)
+    ones = np.ones(max(call.columns.outputs, widths.line) + ELEMENTS_BEHIND, x.dtype)
     return SampleBand(call, plan, widths, inputs, lines, totals, central, ones)
 
 
@@ -198,7 +198,7 @@ def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int)
     outputs, size = len(attention), len(lines.rows) * line
     if not attention.size:
         return np.empty(0, attention.dtype)
-    central = borrow("central", outputs * size + _BEHIND, attention.dtype)
+    central = borrow("central", outputs * size + ELEMENTS_BEHIND, attention.dtype)
     maps = attention.reshape(outputs, prod(attention.shape[1:3]), *attention.shape[3:])
     maps = np.ascontiguousarray(maps[:, maps.shape[1] // 2])
     parallel.run(pack_line_items, outputs, 4.0 * outputs * size, central, size, maps, lines)

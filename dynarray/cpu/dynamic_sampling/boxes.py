@@ -1,11 +1,11 @@
-"""What kernels with a position of their own everywhere see of an image, and their sums with it, on the CPU.
+"""Sums with a kernel of its own for every output position, of what that sees of an image, on the CPU.
 
-X, (N, terms, positions), is what each output position sees: pixels, or box sums of them, at some places
-around it. It is made for a band of rows of outputs at a time. With kernels (N, O, terms, positions) there is
-one forward kernel, `dot_items`, for the sums over terms, and one backward, `dot_gradient_items`, which reads
-each element of the kernels once, for its own gradient and that of X. Positions are contiguous in all arrays,
-so nothing is packed but X. Reading the kernels and writing their gradient is the bound of all that is done
-with these.
+X, (N, terms, positions), in the code `boxes`, is what each output position sees: pixels, or box sums of
+them, at some places around it. It is made for a band of rows of outputs at a time. With kernels (N, O, terms,
+positions) there is one forward kernel, `dot_items`, for the sums over terms, and one backward,
+`dot_gradient_items`, which reads each element of the kernels once, for its own gradient and that of X.
+Positions are contiguous in all arrays, so nothing is packed but X. Reading the kernels and writing their
+gradient is the bound of all that is done with these.
 
 That is `dynamic_conv2d`, where X is x under each tap. And it is `dynamic_sampling_conv2d` where kernels see
 one region: with one sample, or without attention, for a sum over S*S regions is one region of box sums. With
@@ -32,7 +32,8 @@ from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 
-BOX_TILE = 2048  # positions, forward: X of them stays in the cache for several outputs, and runs are long
+# Positions, forward: their boxes stay in the cache for some outputs; short runs are slow to read.
+BOX_TILE = 2048
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 BOX_SLOTS = 4  # shares of the outputs in the backward pass
 
@@ -58,7 +59,7 @@ class DotGrads(NamedTuple):
     """What `dot_gradient_items` makes; what is not wanted has no elements."""
 
     kernels: np.ndarray  # of all positions, flat
-    x: np.ndarray  # (N, slots, terms, positions)
+    boxes: np.ndarray  # (N, slots, terms, positions)
 
 
 @cached_jit
@@ -137,16 +138,16 @@ def spread_box_items(
 
 @cached_jit
 def dot_items(
-    start: int, stop: int, y: np.ndarray, kernels: np.ndarray, x: np.ndarray, first: int, chunks: int
+    start: int, stop: int, y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int, chunks: int
 ) -> None:
-    """Items (image, tile of positions, chunk of outputs): y += sum over terms of kernels * x.
+    """Items (image, tile of positions, chunk of outputs): y += sum over terms of kernels * boxes.
 
-    y is (N, O, positions), x (N, terms, positions), and kernels (N, O, terms, all positions), of which these
-    are those from `first` on.
+    y is (N, O, positions), boxes (N, terms, positions), and kernels (N, O, terms, all positions), of which
+    these are those from `first` on.
     """
     (outputs, size), (terms, plane) = y.shape[1:], kernels.shape[2:]
-    tiles, u, flat, to = -(-size // BOX_TILE), kernels.reshape(-1), x.reshape(-1), y.reshape(-1)
-    i, j = uint64(plane), uint64(size)
+    tiles, u, flat, to = -(-size // BOX_TILE), kernels.reshape(-1), boxes.reshape(-1), y.reshape(-1)
+    i, j = uint64(plane), uint64(size)  # from term to term, in kernels and in boxes
     for item in range(start, stop):
         n, tile, chunk = item // (tiles * chunks), item // chunks % tiles, item % chunks
         begin = tile * BOX_TILE
@@ -174,7 +175,7 @@ def dot_gradient_items(
     stop: int,
     grad_y: np.ndarray,
     kernels: np.ndarray,
-    x: np.ndarray,
+    boxes: np.ndarray,
     grads: DotGrads,
     first: int,
     tiles: int,
@@ -182,12 +183,12 @@ def dot_gradient_items(
     """Items (image, tile of positions, slot): the gradients of `dot_items` from those of y.
 
     Each slot has a share of the outputs; so a thread writes gradients of kernels one after the other, into
-    pages that are fresh from the system and in its cache. Two outputs share what is read of x, and added to
-    its gradient.
+    pages that are fresh from the system and in its cache. Two outputs share what is read of the boxes,
+    and added to their gradient.
     """
-    (outputs, size), (terms, plane), slots = grad_y.shape[1:], kernels.shape[2:], grads.x.shape[1]
-    u, flat, weights = kernels.reshape(-1), x.reshape(-1), grad_y.reshape(-1)
-    grad_u, grad_flat = grads.kernels, grads.x.reshape(-1)
+    (outputs, size), (terms, plane), slots = grad_y.shape[1:], kernels.shape[2:], grads.boxes.shape[1]
+    u, flat, weights = kernels.reshape(-1), boxes.reshape(-1), grad_y.reshape(-1)
+    grad_u, grad_flat = grads.kernels, grads.boxes.reshape(-1)
     next_u, next_w = uint64(terms * plane), uint64(size)
     for item in range(start, stop):
         n, tile, slot = item // (tiles * slots), item // slots % tiles, item % slots
@@ -253,34 +254,34 @@ def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSt
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, *arguments)
 
 
-def add_dots(y: np.ndarray, kernels: np.ndarray, x: np.ndarray, first: int) -> None:
-    """y (n, O, P) += sum over terms of kernels * x."""
-    (n, outputs, size), terms = y.shape, x.shape[1]
+def add_dots(y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int) -> None:
+    """y (n, O, P) += sum over terms of kernels * boxes."""
+    (n, outputs, size), terms = y.shape, boxes.shape[1]
     tiles = n * -(-size // BOX_TILE)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    parallel.run(dot_items, tiles * chunks, float(y.size) * terms, y, kernels, x, first, chunks)
+    parallel.run(dot_items, tiles * chunks, float(y.size) * terms, y, kernels, boxes, first, chunks)
 
 
 def dot_gradients(
     name: str,
     grad_y: np.ndarray,
     kernels: np.ndarray,
-    x: np.ndarray,
+    boxes: np.ndarray,
     grad_kernels: Any,
     wanted: bool,
     first: int,
 ) -> np.ndarray:
-    """From the gradient of y in `add_dots` that of kernels, if not None; returned, in slots, that of x."""
-    (n, outputs, size), terms = grad_y.shape, x.shape[1]
+    """From the gradient of y in `add_dots` that of kernels, if not None; returns that of boxes, in slots."""
+    (n, outputs, size), terms = grad_y.shape, boxes.shape[1]
     slots = min(BOX_SLOTS, outputs)
     shape = (n, slots, terms, size) if wanted else (0, slots, 0, 0)
-    grad_x = borrow(name, prod(shape), x.dtype).reshape(shape)
-    grad_kernels = np.zeros(0, x.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
-    if grad_kernels.size or grad_x.size:
-        tiles, grads = max(1, BOX_SLOTS // (n * slots)), DotGrads(grad_kernels, grad_x)
-        arguments = (grad_y, kernels, x, grads, first, tiles)
+    grad_boxes = borrow(name, prod(shape), boxes.dtype).reshape(shape)
+    grad_kernels = np.zeros(0, boxes.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
+    if grad_kernels.size or grad_boxes.size:
+        tiles, grads = max(1, BOX_SLOTS // (n * slots)), DotGrads(grad_kernels, grad_boxes)
+        arguments = (grad_y, kernels, boxes, grads, first, tiles)
         parallel.run(dot_gradient_items, n * tiles * slots, 2.0 * grad_y.size * terms, *arguments)
-    return grad_x
+    return grad_boxes
 
 
 def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
@@ -427,7 +428,7 @@ def _backward_band(
     central = weights * band.by_position[:, :, centre] if attended else weights
     weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
     wanted = grads[0] is not None
-    grad_x = dot_gradients(
+    grad_boxes = dot_gradients(
         "grad_boxes", central, band.channel_kernel, band.boxes, grads[1], wanted, band.first
     )
     grad_kernels = np.empty_like(band.kernels) if attended else grads[2]
@@ -438,7 +439,7 @@ def _backward_band(
         if not attended:
             grad_totals[:, 0, centre] += weights.sum(axis=1) * _channel_residual(arrays, params)
         spread_boxes(grad_totals, grad_total, band.rows, _tap_steps(arrays, params))
-        spread_boxes(grad_x, grads[0], band.rows, _pixel_steps(arrays, params))
+        spread_boxes(grad_boxes, grads[0], band.rows, _pixel_steps(arrays, params))
     if attended or band.by_sample is not None:
         _attention_gradients(grad_output, weights, grad_kernels, arrays, params, band, grads)
 

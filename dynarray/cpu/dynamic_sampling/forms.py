@@ -63,6 +63,8 @@ from .records import (
     SampleInputs,
 )
 
+# Channels of an item of the second backward pass.
+_LEAST_CHUNK, _MOST_CHUNK = 8, 64
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
 
 
@@ -84,18 +86,18 @@ def _image_inputs(arrays: tuple, n: int) -> SampleInputs:
 
 def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_sampling_conv2d`; keeps inputs and, for "max", which samples were the largest."""
-    given: tuple[Any, ...] = tuple(None if array is None else kernel_input(array) for array in arrays)
-    x, channel_kernel = given[:2]
-    if x.size and channel_kernel.size and is_single_region(given, params):
-        y = single_region_forward(given, params)
+    inputs: tuple[Any, ...] = tuple(None if array is None else kernel_input(array) for array in arrays)
+    x, channel_kernel = inputs[:2]
+    if x.size and channel_kernel.size and is_single_region(inputs, params):
+        y = single_region_forward(inputs, params)
         return y[:, None, None] if params["fuse"] == "stack" else y, arrays
-    call, fuse = sampling_call(given, params), _FUSE[params["fuse"]]
+    call, fuse = sampling_call(inputs, params), _FUSE[params["fuse"]]
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
     y = zeros((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
     if y.size and x.size:
         for n in range(x.shape[0]):
-            _forward_image(call, _image_inputs(given, n), y[n], None if largest is None else largest[n])
+            _forward_image(call, _image_inputs(inputs, n), y[n], None if largest is None else largest[n])
     if fuse == STACK:
         y = y.reshape(x.shape[0], params["samples"], params["samples"], *outputs)
     else:
@@ -148,8 +150,8 @@ def dynamic_sampling_conv2d_backward(
         slices = slices if params["fuse"] == "stack" else 1
         gradient = gradient.reshape(gradient.shape[0], slices, arrays[1].shape[1], *gradient.shape[-2:])
         for n in range(arrays[0].shape[0]):
-            chosen = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]
-            given = SampleGradOutput(gradient[n], chosen, _FUSE[params["fuse"]])
+            own = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]
+            given = SampleGradOutput(gradient[n], own, _FUSE[params["fuse"]])
             _backward_image(call, _image_inputs(arrays, n), given, _image_grads(grads, n, call), wanted)
     return tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
 
@@ -220,10 +222,10 @@ def _second_pass(given: SampleGradOutput, grads: ChannelGrads, band: SampleBand)
     """Gradients of channel kernel and x, but for what all channels share."""
     channels, operations = band.call.channels, 2 * _operations(band)
     scratch: tuple = MaximumScratch(0, band.call.columns.outputs)
-    chunk, kernel = max(8, -(-channels // parallel.ITEMS)), second_maximum_items
+    chunk, kernel = max(_LEAST_CHUNK, -(-channels // parallel.ITEMS)), second_maximum_items
     if given.fuse != MAX:
         # The more channels share the weights of the samples the better; results do not depend on it.
-        chunk = min(64, max(8, -(-channels // parallel.get_num_threads())))
+        chunk = min(_MOST_CHUNK, max(_LEAST_CHUNK, -(-channels // parallel.get_num_threads())))
         chunk = -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS
         kernel, scratch = second_pass_items, channel_scratch(band)
     arguments = (given, grads, band, chunk)

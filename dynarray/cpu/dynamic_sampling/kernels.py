@@ -23,7 +23,7 @@ from ..engine.products import (
     product_of_rows,
 )
 from ..engine.vectors import LINE_BYTES, prefetch
-from .bands import pack_lines
+from .bands import ELEMENTS_BEHIND, pack_lines
 from .records import Lines, SampleBand, SampleRow, SampleScratch
 
 SAMPLING_CHANNELS = 32  # whose kernels are multiplied while as many are fetched
@@ -34,7 +34,7 @@ def sampling_scratch(band: SampleBand, sums: bool, gradients: bool) -> SampleScr
     widths, call, samples = band.widths, band.call, len(band.plan.samples.columns)
     taps, centres = call.rows.kernel * call.columns.kernel, band.plan.block_centres
     rows, regions = PRODUCT_ROWS * widths.pitch, samples * samples
-    tap_values = (PRODUCT_ROWS if call.attended else 1) * taps * widths.tap + 64  # vectors reach behind
+    tap_values = (PRODUCT_ROWS if call.attended else 1) * taps * widths.tap + ELEMENTS_BEHIND
     return SampleScratch(
         kernels=taps * rows,
         sums=(regions * rows + widths.row) * sums,
@@ -278,12 +278,12 @@ def _join_maximum(
 ) -> bool:
     """Put one region of a row into the maximum; whether it is finite."""
     attention, attention_at, residual = factors
-    t, i, k, others, limit = uint64(to), uint64(at), uint64(attention_at), 0, sums.dtype.type(np.inf)
+    t, i, k, not_finite, limit = uint64(to), uint64(at), uint64(attention_at), 0, sums.dtype.type(np.inf)
     for w in range(uint64(wide)):
         value = sums[i + w] * (attention[k + w] + residual)
-        others += 0 if abs(value) < limit else 1
+        not_finite += 0 if abs(value) < limit else 1
         # The first maximum; the first NaN is one.
         better = s == 0 or value > y[t + w] or (value != value and y[t + w] == y[t + w])
         y[t + w] = value if better else y[t + w]
         largest[t + w] = s if better else largest[t + w]
-    return others == 0
+    return not_finite == 0

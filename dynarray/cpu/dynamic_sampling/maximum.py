@@ -154,7 +154,7 @@ def first_maximum_items(
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     plan, lines, plane = band.plan, band.lines, high * wide
     needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
-    places, u = np.empty(wide, np.uint64), band.inputs.channel_kernel.reshape(-1)
+    places, kernels = np.empty(wide, np.uint64), band.inputs.channel_kernel.reshape(-1)
     dots, weights = scratch.dots, scratch.weights
     for item in range(start, stop):
         totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
@@ -166,7 +166,7 @@ def first_maximum_items(
                 for c in range(channels if needs_dots else 0):
                     k, base = np.uint64((o * channels + c) * plane + row * wide), np.uint64(c * plan.channel)
                     for w in range(np.uint64(wide)):
-                        dots[w] += u[k + w] * lines[base + places[w]]
+                        dots[w] += kernels[k + w] * lines[base + places[w]]
                 for w in range(wide):
                     pixel = SamplePixel(o, h, w, given.largest[o, row, w])
                     grad_output = given.grad_output[0, o, row, w]
@@ -186,7 +186,8 @@ def second_maximum_items(
     """Items (chunk of channels); a gradient that is not wanted has no elements."""
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     places, weights, plan = np.empty(wide, np.uint64), scratch.weights, band.plan
-    lines, u, flat = band.lines, band.inputs.channel_kernel.reshape(-1), grads.channel_kernel.reshape(-1)
+    lines, kernels = band.lines, band.inputs.channel_kernel.reshape(-1)
+    grad_kernels = grads.channel_kernel.reshape(-1)
     centre = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2] // 2
     for item in range(start, stop):
         first, end = item * chunk, min(channels, (item + 1) * chunk)
@@ -203,11 +204,11 @@ def second_maximum_items(
                 for c in range(first, end):
                     k = np.uint64(((o * channels + c) * high + row) * wide)
                     base = np.uint64(c * plan.channel)
-                    if len(flat):
+                    if len(grad_kernels):
                         for w in range(np.uint64(wide)):
-                            flat[k + w] = weights[w] * lines[base + places[w]]
+                            grad_kernels[k + w] = weights[w] * lines[base + places[w]]
                     if len(grads.lines):
                         for w in range(np.uint64(wide)):
-                            grads.lines[base + places[w]] += weights[w] * u[k + w]
+                            grads.lines[base + places[w]] += weights[w] * kernels[k + w]
         if len(grads.lines):
             add_to_image(grads, (first, end), band)

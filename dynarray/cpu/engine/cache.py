@@ -12,7 +12,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,31 @@ from rawkernels import store
 
 
 def folder() -> Path:
-    """Where entries are kept: below ``NUMBA_CACHE_DIR`` where that is set, as for all of Numba's."""
+    """Where entries are kept: below ``DYNARRAY_CACHE_DIR``, else ``NUMBA_CACHE_DIR``, else as usual."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen and not os.environ.get("DYNARRAY_CACHE_DIR"):
         return Path(chosen) / "dynarray"
     return store.cache_folder("cpu")
 
 
-@cache
-def _sources() -> str:
-    """A hash of all sources of kernels, for a kernel calls into many of them, and of what compiles them."""
+def _hash_of_sources() -> str:
+    """Of all sources of kernels, for a kernel calls into many of them, and of what compiles them."""
     digest, top = hashlib.sha256(), Path(__file__).parent.parent
     for path in sorted(top.rglob("*.py")):
         digest.update(f"{path.relative_to(top)}\0".encode() + path.read_bytes() + b"\0")
     versions = (sys.version, platform.machine(), numba.__version__, llvmlite.__version__, np.__version__)
     return hashlib.sha256(repr((digest.digest(), versions)).encode()).hexdigest()
+
+
+# What this process compiles; who edits a source meanwhile changes the files, and not what was imported.
+_SOURCES = _hash_of_sources()
+
+
+def _sources_are_as_imported() -> bool:
+    try:
+        return _hash_of_sources() == _SOURCES
+    except OSError:  # an editor is just putting another file there
+        return False
 
 
 class KernelCache:
@@ -72,12 +81,14 @@ class KernelCache:
         """Keep a compilation, where that is possible."""
         seconds = time.perf_counter() - self._began
         store.log.info("compiled %s for %s in %.1f s", self._name, _dtypes(signature), seconds)
-        if not (any(not each.can_cache for each in made.lifted) or made.library.has_dynamic_globals):
+        if any(not each.can_cache for each in made.lifted) or made.library.has_dynamic_globals:
+            return
+        if _sources_are_as_imported():
             store.save_entry(self._entry(signature, made.target_context), serialize.dumps(made._reduce()))
 
     def _entry(self, signature: Any, target: Any) -> Path:
         arguments = signature.args if hasattr(signature, "args") else signature
-        made_from = (self._name, str(arguments), target.codegen().magic_tuple(), _sources())
+        made_from = (self._name, str(arguments), target.codegen().magic_tuple(), _SOURCES)
         return folder() / f"{self._name}-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]}.code"
 
 

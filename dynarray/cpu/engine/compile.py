@@ -24,7 +24,7 @@ from .cache import KernelCache
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
-# For what kernels call: without the wrappers for Python and C, which cost a third of the compile time.
+# For what kernels call: without the wrappers for Python and C, which take long to compile.
 _CALLED: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit: Callable = numba.njit(**_CALLED)
 # The same without counting references to arrays, for which threads wait for each other. Only for what neither

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
-# Below this many elementary operations a call costs less than waking another thread (about 0.1 ms).
+# Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16

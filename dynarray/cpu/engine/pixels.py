@@ -14,6 +14,7 @@ from .compile import borrowing_jit
 from .vectors import LINE_BYTES, Writer
 
 _SIDE = 8  # of a block that is transposed in registers
+_CACHE_SETS = 64  # of the first cache
 # Of two vectors: pairs of neighbours and pairs of these pairs, each in both halves by itself, then halves.
 _PAIRS = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
 _FOURS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
@@ -31,7 +32,7 @@ def whole_lines(elements: int) -> int:
 def staggered(elements: int, itemsize: int) -> int:
     """At least as many elements; planes one after the other share few sets of a cache at one place."""
     lines = -(-elements * itemsize // LINE_BYTES)
-    return (lines + (4 - lines) % 64) * LINE_BYTES // itemsize  # 64 sets of the first cache
+    return (lines + (4 - lines) % _CACHE_SETS) * LINE_BYTES // itemsize
 
 
 @intrinsic

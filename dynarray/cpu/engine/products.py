@@ -149,9 +149,9 @@ def _numbers(builder: Any, first: Any, count: int, end: Any) -> list:
 
 def _places(writer: Writer, target: Any, rows: list, columns: list) -> list:
     """Where the planes of a block lie, column by column."""
-    downs = [writer.place(target.rows, row) for row in rows]
-    acrosses = [writer.place(target.columns, column) for column in columns]
-    return [writer.builder.add(down, across) for across in acrosses for down in downs]
+    row_places = [writer.place(target.rows, row) for row in rows]
+    column_places = [writer.place(target.columns, column) for column in columns]
+    return [writer.builder.add(row, column) for column in column_places for row in row_places]
 
 
 def _vectors(writer: Writer, extent: Any) -> Any:

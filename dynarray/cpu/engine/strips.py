@@ -23,7 +23,7 @@ CHANNELS = 4
 STRIP_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES
 # From this size on an output does not stay in the caches, so that it is written past them.
 STREAM_BYTES = 8 * 1024 * 1024
-_PIECE = 1024  # products added up before they join a sum over a whole image, for its accuracy
+_SUMMED_PIXELS = 1024  # products added up before they join a sum over a whole image, for its accuracy
 
 
 class Planes(NamedTuple):
@@ -130,7 +130,7 @@ def _copy_strip(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
 
 @borrowing_jit
 def apply(target: StripTarget, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
-    """StripTarget = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
+    """target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
     o is + or *, as the scale says. At most CHANNELS channels, at least a strip of pixels. The same pixels of
     the next channels, if there are any, are fetched from memory meanwhile.
@@ -227,19 +227,18 @@ def correlate(
     """
     pairs = taps.number // 2 * 2 if channels == CHANNELS else 0
     for tap in range(0, pairs, 2):
-        for start in range(0, count, _PIECE):
-            piece = _Piece(0, tap, start, min(start + _PIECE, count))
+        for start in range(0, count, _SUMMED_PIXELS):
+            piece = _Piece(0, tap, start, min(start + _SUMMED_PIXELS, count))
             _correlate_all(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
     for c in range(channels):
         for tap in range(pairs, taps.number):
-            for start in range(0, count, _PIECE):
-                piece = _Piece(c, tap, start, min(start + _PIECE, count))
+            for start in range(0, count, _SUMMED_PIXELS):
+                piece = _Piece(c, tap, start, min(start + _SUMMED_PIXELS, count))
                 _correlate_one(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
 
 
-def _correlation(channels: int, taps: int) -> Callable:
-    """An intrinsic: `correlate` for a piece of so many channels and taps."""
-    channels_and_taps = channels, taps
+def _correlation(size: tuple[int, int]) -> Callable:
+    """An intrinsic: `correlate` for a piece of (channels, taps)."""
 
     @intrinsic
     def piece_of_correlation(
@@ -253,13 +252,13 @@ def _correlation(channels: int, taps: int) -> Callable:
         scale: Any,
     ) -> Any:
         signature = types.void(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
-        return signature, partial(_write_correlate, size=channels_and_taps)
+        return signature, partial(_write_correlate, size=size)
 
     return piece_of_correlation
 
 
 # Two taps at once pass over the pixels, which come from the L2 cache, half as often.
-_correlate_all, _correlate_one = _correlation(CHANNELS, 2), _correlation(1, 1)
+_correlate_all, _correlate_one = _correlation((CHANNELS, 2)), _correlation((1, 1))
 
 
 def _write_correlate(context: Any, builder: Any, signature: Any, args: Any, size: tuple[int, int]) -> Any:

@@ -141,10 +141,10 @@ class Writer:
         lane, lanes = ir.IntType(32), self.lanes
         while lanes > 1:
             lanes //= 2
-            of_half, undefined = ir.VectorType(lane, lanes), ir.Constant(vector.type, ir.Undefined)
+            half, undefined = ir.VectorType(lane, lanes), ir.Constant(vector.type, ir.Undefined)
             low, high = (
                 self.builder.shuffle_vector(
-                    vector, undefined, ir.Constant(of_half, list(range(start, start + lanes)))
+                    vector, undefined, ir.Constant(half, list(range(start, start + lanes)))
                 )
                 for start in (0, lanes)
             )

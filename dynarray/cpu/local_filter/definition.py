@@ -61,17 +61,17 @@ def definition_items(
                     grad = grad_output[n, c, h, w]
                     for a in range(kh):
                         for b in range(kw):
-                            y = h // u * stride[0] - padding[0] + a * dilation[0]
-                            z = w // u * stride[1] - padding[1] + b * dilation[1]
-                            inside = 0 <= y < rows and 0 <= z < width
-                            pixel = x[n, c, y, z] if inside else zero_like(x)
+                            row = h // u * stride[0] - padding[0] + a * dilation[0]
+                            column = w // u * stride[1] - padding[1] + b * dilation[1]
+                            inside = 0 <= row < rows and 0 <= column < width
+                            pixel = x[n, c, row, column] if inside else zero_like(x)
                             own = weight[n, g, a, b, h, w]
                             scale = (
                                 one if channel_weight is None else channel_weight[n, h % u, w % u, c, a, b]
                             )
                             if inside:
                                 both = own + scale if add is not None else own * scale
-                                grads.x[n, c, y, z] += grad * both
+                                grads.x[n, c, row, column] += grad * both
                             factor = one if add is not None else scale
                             grads.weight[n, g, a, b, h, w] += grad * pixel * factor
                             if grads.channel_weight.size:

@@ -55,8 +55,8 @@ _THERE, _BACK = FALSE, TRUE
 class InPlacePlan(NamedTuple):
     """The taps, and how work is divided."""
 
-    y: np.ndarray  # from output to input, in rows and columns
-    x: np.ndarray
+    shift_y: np.ndarray  # from output to input, in rows and columns
+    shift_x: np.ndarray
     offset: np.ndarray  # and in elements
     back: np.ndarray  # from input to output
     filter_at: np.ndarray  # of the packed planes of filters
@@ -91,7 +91,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
         return None
     plan, scratch = found
     y, sums = empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
-    operations, args = y.size * len(plan.y), (_in_rows(inputs), y.reshape(-1), sums, plan)
+    operations, args = y.size * len(plan.offset), (_in_rows(inputs), y.reshape(-1), sums, plan)
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
 
@@ -108,7 +108,7 @@ def in_place_backward(
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
-    operations = 3.0 * x.size * len(plan.y)
+    operations = 3.0 * x.size * len(plan.offset)
     args = (kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads), sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return sum_slots(grads, needs) if np.isfinite(sums).all() else None
@@ -194,8 +194,9 @@ def _pack_tap(
     clear(packed, at, low)
     copy(packed, at + low, weight, begin + tap * image + first + low, high - low)
     clear(packed, at + high, count - high)
-    vertical = inside(rows.height, rows.first, plan.items.rows, sign * plan.y[tap], 1)
-    return _keep(packed, at, rows.height, width, vertical, inside(width, 0, width, sign * plan.x[tap], 1))
+    vertical = inside(rows.height, rows.first, plan.items.rows, sign * plan.shift_y[tap], 1)
+    horizontal = inside(width, 0, width, sign * plan.shift_x[tap], 1)
+    return _keep(packed, at, rows.height, width, vertical, horizontal)
 
 
 @borrowing_jit
@@ -203,7 +204,7 @@ def _pack_strips(
     scratch: InPlaceScratch, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan, back: bool
 ) -> Any:
     """All taps, as `apply` takes them; each passes through a plane, which stays in the first cache."""
-    plane, total, taps = scratch.plane, zero_like(scratch.plane), len(plan.y)
+    plane, total, taps = scratch.plane, zero_like(scratch.plane), len(plan.offset)
     for tap in range(taps):
         total += _pack_tap(plane, ZERO, weight, begin, tap, rows, plan, back)
         deal(scratch.strips, tap, taps, plane, ZERO, rows.height * plan.items.width)
@@ -216,7 +217,7 @@ def _pack_planes(
 ) -> Any:
     """All taps, in planes."""
     total = zero_like(packed)
-    for tap in range(len(plan.y)):
+    for tap in range(len(plan.offset)):
         total += _pack_tap(packed, plan.filter_at[tap], weight, begin, tap, rows, plan, _THERE)
     return total
 
@@ -230,9 +231,11 @@ def _unpack_planes(
     Returns a sum as `_pack_tap` does.
     """
     width, total = plan.items.width, zero_like(packed)
-    for tap in range(len(plan.y)):
-        at, vertical = plan.filter_at[tap], inside(rows.height, rows.first, plan.items.rows, plan.y[tap], 1)
-        total += _keep(packed, at, rows.height, width, vertical, inside(width, 0, width, plan.x[tap], 1))
+    for tap in range(len(plan.offset)):
+        at = plan.filter_at[tap]
+        vertical = inside(rows.height, rows.first, plan.items.rows, plan.shift_y[tap], 1)
+        horizontal = inside(width, 0, width, plan.shift_x[tap], 1)
+        total += _keep(packed, at, rows.height, width, vertical, horizontal)
         to = begin + (tap * plan.items.rows + rows.first) * width
         copy(grad_weight, to, packed, at, rows.height * width)
     return total
@@ -274,7 +277,7 @@ def _filter_rows(
     plan: InPlacePlan,
 ) -> None:
     """The outputs of an item in a block of rows."""
-    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    items, taps, edge = plan.items, len(plan.offset), scratch.edge
     image, stream = items.rows * items.width, y.size * y.itemsize >= STREAM_BYTES
     strips = Strips(scratch.strips, plan.offset, 0, taps)
     for c in range(item.channel, item.channel_end, CHANNELS):
@@ -298,7 +301,7 @@ def in_place_forward_items(
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
     items, before, left_out = plan.items, -1, zero_like(y)
-    filters = len(plan.y) * items.rows * items.width
+    filters = len(plan.offset) * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
@@ -323,7 +326,7 @@ def _filter_rows_back(
     plan: InPlacePlan,
 ) -> None:
     """The gradients of x and the scales of an item in a block of rows; those of filters in planes."""
-    items, taps, edge = plan.items, len(plan.y), scratch.edge
+    items, taps, edge = plan.items, len(plan.offset), scratch.edge
     image, stream = items.rows * items.width, grads.x.size * grads.x.itemsize >= STREAM_BYTES
     strips = Strips(scratch.strips, plan.back, 0, taps)
     by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
@@ -359,7 +362,7 @@ def in_place_backward_items(
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
     items = plan.items
-    filters = len(plan.y) * items.rows * items.width
+    filters = len(plan.offset) * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)

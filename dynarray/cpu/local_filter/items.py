@@ -8,6 +8,8 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import borrowing_jit, kernel_input
 
+# Channels of an item, at least: it packs filters for all of them, and backward adds up their gradients.
+_LEAST_CHANNELS, _LEAST_CHANNELS_BACKWARD = 16, 64
 _SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
 
 
@@ -92,9 +94,10 @@ def divide(
     least.
     """
     samples, groups = weight[:2]
-    per_group, wanted, least = x[1] // groups, wanted_bands(weight), 16
+    per_group, wanted, least = x[1] // groups, wanted_bands(weight), _LEAST_CHANNELS
     if backward:
-        least = max(64, -(-per_group * math.prod(weight) * itemsize // _SLOT_BYTES))
+        fitting = -(-per_group * math.prod(weight) * itemsize // _SLOT_BYTES)
+        least = max(_LEAST_CHANNELS_BACKWARD, fitting)
     block, bands = -(-extent[0] // blocks), min(blocks, wanted)
     channels = max(min(per_group, least), -(-per_group * bands // wanted))
     blocks, chunks = -(-extent[0] // block), -(-per_group // channels)
