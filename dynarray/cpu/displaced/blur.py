@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
 from .plan import UnitField, UnitPlanes
 
@@ -189,3 +190,11 @@ def multiply_blurred_items(
             for i in range(rows):
                 for j in range(width):
                     totals[item] += float(own[top + i, j]) * scratch.result[i * pitch + j]
+
+
+def blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
+    """The blurred images to target, from the first (image, channel) on."""
+    items = source.shape[0] * source.shape[1]
+    operations = float(source.size * (len(taps.down) + len(taps.along)))
+    sizes = blur_scratch(taps, source.shape[3])
+    run_with_scratch(blur_items, items, operations, sizes, source.dtype, source, taps, target, first)
