@@ -4,11 +4,13 @@ Planes have zeros around their pixels: as many as units lead out of the image, o
 leads further can be moved to where a whole tile of zeros is. No loop asks for borders.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
 from .plan import UnitField, UnitPlanes
 
@@ -174,3 +176,24 @@ def multiply_blurred_items(
             for i in range(rows):
                 for j in range(width):
                     totals[item] += float(own[top + i, j]) * scratch.result[i * pitch + j]
+
+
+def run_blurring(
+    kernel: Callable[..., None],
+    items: int,
+    pixels: int,
+    source: np.ndarray,
+    taps: UnitBlur,
+    *args: Any,
+    field: int = 0,
+) -> None:
+    """Run a kernel that blurs so many pixels in all; `field`: the scratch it needs beyond."""
+    operations = float(pixels * (len(taps.down) + len(taps.along)))
+    sizes = blur_scratch(taps, source.shape[3], field)
+    run_with_scratch(kernel, items, operations, sizes, source.dtype, source, taps, *args)
+
+
+def blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
+    """The blurred images to target, from the first (image, channel) on."""
+    items = source.shape[0] * source.shape[1]
+    run_blurring(blur_items, items, source.size, source, taps, target, first)

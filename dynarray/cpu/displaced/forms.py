@@ -8,7 +8,7 @@ and displacements turned round, blurred after that.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
 from . import blur, gradients, kernels
-from .blur import UnitBlur, blur_scratch
+from .blur import UnitBlur, blur_into, run_blurring
+from .definition import UnitTargets, correlate_again, displace_again, product_again
 from .kernels import UnitParameters
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
@@ -73,14 +74,12 @@ def _blur_within(down: np.ndarray, along: np.ndarray, source: np.ndarray) -> Uni
     return UnitBlur(_within(down, source.shape[2]), _within(along, source.shape[3]))
 
 
-def _prepared(
-    weight: np.ndarray, displacement: np.ndarray, size: tuple[int, int], transposed: bool
-) -> Iterator[tuple[int, Units]]:
+def _prepared(parameters: UnitParameters, transposed: bool) -> Iterator[tuple[int, Units]]:
     """The units of as many target channels at a time as are prepared together, and the first of these."""
+    weight = parameters.weight
     shape = (weight.shape[1], weight.shape[0]) if transposed else weight.shape[:2]
     targets, sources, per_source = *shape, weight.shape[2]
     chunk = max(1, PREPARED_UNITS // (sources * per_source))
-    parameters = UnitParameters(weight, displacement, size)
     for first in range(0, targets, chunk):
         count = min(chunk, targets - first)
         table = (count, sources, per_source)
@@ -98,28 +97,13 @@ def _prepared(
         yield first, units
 
 
-def _run_blurring(
-    kernel: Callable[..., None],
-    items: int,
-    pixels: int,
-    source: np.ndarray,
-    taps: UnitBlur,
-    *args: Any,
-    field: int = 0,
-) -> None:
-    """Run a kernel that blurs so many pixels in all; `field`: the scratch it needs beyond."""
-    operations = float(pixels * (len(taps.down) + len(taps.along)))
-    sizes = blur_scratch(taps, source.shape[3], field)
-    run_with_scratch(kernel, items, operations, sizes, source.dtype, source, taps, *args)
-
-
 def _pack_unit_planes(source: np.ndarray, taps: UnitBlur, work: UnitWork) -> UnitPlanes:
     """The planes of a block."""
     (layout, field, block), items = work, work.block.images * work.block.sources
     size = layout.plane * items
     planes = UnitPlanes(borrow("planes", size, source.dtype), layout, block)
     wide = layout.cells.images * field.height * field.width if layout.cells.step > 1 else 0
-    _run_blurring(blur.pack_unit_items, items, size, source, taps, field, planes, field=wide)
+    run_blurring(blur.pack_unit_items, items, size, source, taps, field, planes, field=wide)
     return planes
 
 
@@ -164,8 +148,11 @@ def displaced_conv2d_forward(
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
     down, along = _taps_of_axes(spread, radius, x.dtype)
     taps = _blur_within(down.value, along.value, x)
-    for first, units in _prepared(weight, displacement, x.shape[2:], False):
-        _displace(x, taps, units, base[first : first + len(units.y)], y, first)
+    parameters = UnitParameters(weight, displacement, x.shape[2:])
+    for first, units in _prepared(parameters, False):
+        some = slice(first, first + len(units.y))
+        _displace(x, taps, units, base[some], y, first)
+        displace_again(x, taps, UnitTargets(parameters, False, first), base[some], y[:, some])
     return y, kept
 
 
@@ -207,10 +194,11 @@ def _backward_x(
     """Write the gradient of x, if it is needed; return that of sigma, if it is."""
     grad_output, x, weight, displacement = inputs
     down, along = taps
-    one = np.ones(1, x.dtype)
+    one = np.ones(1, x.dtype)  # the tap of no blur
     images, size, total = x.shape[0], x.shape[2:], 0.0
     image_bytes = math.prod(size) * x.itemsize
-    for begin, units in _prepared(weight, displacement, size, True):
+    parameters = UnitParameters(weight, displacement, size)
+    for begin, units in _prepared(parameters, True):
         channels = max(1, min(len(units.y), UNIT_GRADIENT_BYTES // (images * image_bytes)))
         at_once = max(1, min(images, UNIT_GRADIENT_BYTES // image_bytes))
         for start in range(0, len(units.y), channels):
@@ -218,21 +206,24 @@ def _backward_x(
             for image in range(0, images, at_once):
                 part = grad_output[image : image + at_once]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
-                _displace(part, UnitBlur(one, one), some, np.zeros(len(some.y), x.dtype), grad, 0)
-                first = (image, begin + start)
+                base, first = np.zeros(len(some.y), x.dtype), (image, begin + start)
+                _displace(part, UnitBlur(one, one), some, base, grad, 0)
+                targets = UnitTargets(parameters, True, begin + start)
+                displace_again(part, UnitBlur(one, one), targets, base, grad)
                 if grad_x is not None:
-                    both, items = _blur_within(down.value, along.value, x), len(part) * len(some.y)
-                    _run_blurring(blur.blur_items, items, grad.size, grad, both, grad_x, first)
+                    blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
                 if needs_sigma:
-                    for pair in (down.by_sigma, along.value), (down.value, along.by_sigma):
-                        total += _product(x, _blur_within(*pair, x), grad, first)
+                    by_sigma = (down.by_sigma, along.value), (down.value, along.by_sigma)
+                    both = [_blur_within(*pair, x) for pair in by_sigma]
+                    product = sum(_product(x, taps, grad, first) for taps in both)
+                    total += product if math.isfinite(product) else product_again(x, both, grad, first)
     return total
 
 
 def _product(x: np.ndarray, taps: UnitBlur, grad: np.ndarray, first: tuple[int, int]) -> float:
     """Sum of the gradient times the blurred x."""
     totals = np.zeros(grad.shape[0] * grad.shape[1])
-    _run_blurring(blur.multiply_blurred_items, len(totals), grad.size, x, taps, grad, first, totals)
+    run_blurring(blur.multiply_blurred_items, len(totals), grad.size, x, taps, grad, first, totals)
     return float(totals.sum())
 
 
@@ -256,16 +247,19 @@ def _backward_units(
         ]
     else:
         passes = [(down.value, along.value, [by_weight, by_y, by_x])]
-    for first, units in _prepared(*parameters, False):
+    for first, units in _prepared(parameters, False):
         for vertical, horizontal, wanted in passes:
             results = [(kind, result) for kind, result in wanted if result is not None]
             if not results:
                 continue
             sums = np.zeros((*units.y.shape, UNIT_SUMS))
-            _correlate(inputs, _blur_within(vertical, horizontal, x), units, sums, first)
+            blur_taps = _blur_within(vertical, horizontal, x)
+            _correlate(inputs, blur_taps, units, sums, first)
             for kind, result in results:
                 arguments = (sums, parameters, first, kind, result)
                 parallel.run(gradients.finish_unit_items, len(sums), 8.0 * units.y.size, *arguments)
+            targets = UnitTargets(parameters, False, first)
+            correlate_again(x, inputs.grad_output, blur_taps, targets, sums, results)
 
 
 def _correlate(inputs: UnitInputs, taps: UnitBlur, units: Units, sums: np.ndarray, first: int) -> None:

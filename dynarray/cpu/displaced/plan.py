@@ -34,7 +34,7 @@ class Units(NamedTuple):
     x: np.ndarray
     factors: np.ndarray  # (T, S, G, UNIT_FACTORS)
     extent: np.ndarray  # (T, 4): least y, largest y, least x, largest x
-    poison: np.ndarray  # (T,): NaN where a weight or a displacement is no number, else 0
+    poison: np.ndarray  # (T,): NaN, where a unit is left out because it is not finite, else 0
 
 
 class UnitCells(NamedTuple):
