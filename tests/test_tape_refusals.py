@@ -1,4 +1,4 @@
-"""What a checkpoint does not find again is refused; recorded gradients are Variables of their own."""
+"""Arguments of gradients that mean nothing are refused, and so is what a checkpoint does not find again."""
 
 import copy
 import math
@@ -8,8 +8,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autodiff import Tape, Variable, checkpoint, grad, hvp
+from autodiff import Tape, Variable, checkpoint, grad, hessian, hvp, jacobian
 from autodiff import functions as F
+
+
+def test_an_argument_that_is_named_twice_has_its_whole_gradient_twice() -> None:
+    def f(a: Any, b: Any) -> Any:
+        return a * a * b
+
+    assert [float(g) for g in grad(f, (0, 1, 0))(2.0, 3.0)] == [12, 4, 12]
+    assert [float(g) for g in jacobian(f, (1, 1))(2.0, 3.0)] == [4, 4]
+
+
+@pytest.mark.parametrize("value", [None, "x", {}, object()], ids=["nothing", "text", "dict", "object"])
+@pytest.mark.parametrize("of", [grad, jacobian, hessian], ids=lambda of: of.__name__)
+def test_a_function_that_returns_no_number_is_refused(of: Callable, value: Any) -> None:
+    """Such as one whose author forgot to return."""
+    with pytest.raises(TypeError, match=type(value).__name__):
+        of(lambda a: value)(1.0)
+
+
+@pytest.mark.parametrize("argnums", [1, (0, 2), -2])
+def test_arguments_that_are_not_there_are_named(argnums: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="arg"):
+        grad(lambda a: a * a, argnums)(1.0)
+
+
+@pytest.mark.parametrize("seed", [np.ones(3) * 1j, [None] * 3, "abc"], ids=["complex", "nothing", "text"])
+def test_gradients_to_start_from_are_real_numbers(seed: Any) -> None:
+    x = Variable(np.ones(3))
+    with Tape() as tape:
+        y = x * x
+    with pytest.raises((TypeError, ValueError), match="grad"):
+        tape.gradient(y, x, grad=seed)
 
 
 def test_constant_and_recorded_parts_of_a_gradient_add_up() -> None:
@@ -37,6 +68,7 @@ def test_a_recorded_gradient_is_no_variable_of_somebody_else() -> None:
 REPLACED: dict[str, Callable] = {
     "a copy": copy.deepcopy,
     "a new Variable": lambda w: Variable(w.data),
+    "an array": lambda w: w.data,
     "another result": lambda w: w * 1.0,
 }
 
@@ -51,3 +83,13 @@ def test_a_checkpoint_that_finds_another_variable_says_so(name: str) -> None:
     box[0] = REPLACED[name](w)
     with pytest.raises(RuntimeError, match="checkpoint"):
         tape.gradient(y, w, unused="zero")
+
+
+def test_a_checkpoint_that_finds_another_array_says_so() -> None:
+    """Where an activation is zero the value does not show it, and the slope does."""
+    w, c = Variable(np.array([0.0, 1.0])), np.array([2.0, 3.0])
+    with Tape() as tape:
+        y = F.sum(checkpoint(lambda a: a * c)(w))
+    c[0] = 9.0
+    with pytest.raises(RuntimeError, match="checkpoint"):
+        tape.gradient(y, w)
