@@ -118,6 +118,20 @@ def constant(data: Any) -> Variable:
     return variable
 
 
+def real(value: Any, what: str) -> Any:
+    """`value` as an array of real numbers, where NumPy takes it for one."""
+    array = value
+    if not hasattr(value, "dtype"):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError):  # such as a tuple of Variables
+            array = np.empty(0, object)
+    if array.dtype.kind not in "biufV":
+        kind = type(value).__name__ + (f" of {array.dtype}" if array is value else "")
+        raise TypeError(f"{what} must be an array of real numbers, got {kind}")
+    return array
+
+
 def linked(data: Any, node: Any) -> Any:
     """The array as the Variable that it was, of which the node is left."""
     if node is None:

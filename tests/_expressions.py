@@ -35,7 +35,7 @@ FLOORED = "F.astype(F.astype({0}, np.int64), np.float64)"
 UNARY = (
     "F.sin({0})", "F.cos({0})", "F.tanh({0})", "F.sigmoid({0})", "F.exp(-F.square({0}))", "(-{0})",
     "F.sqrt(1 + F.square({0}))", "({0} ** 2)", "F.square({0})", "abs({0})", "F.clip({0}, -0.5, 1.1)",
-    "(0.5 * {0})", "(1.1 - {0})", "F.log(2 + F.cos({0}))", "({0} / 1.7)", "(1 / (2 + F.sin({0})))",
+    "(0.5 * {0})", "(1.1 - {0})", "F.log(2 + F.cos({0}))", "({0} / 1.7)", "(1 / (2 + F.sin({0})))", FLOORED,
     "np.sin({0})", "np.square({0})", "np.abs({0})", "(1.3 ** {0})", "(np.float64(0.7) * {0})",
 )  # fmt: skip
 BINARY = (
@@ -49,7 +49,7 @@ SHAPED = (
     (NUMBER, (VECTOR,), "F.max({0})"), (NUMBER, (MATRIX,), "F.sum({0})"), (NUMBER, (VECTOR,), "sum({0})"),
     (NUMBER, (VECTOR, VECTOR), "({0} @ {1})"), (NUMBER, (NUMBER, NUMBER), "sum([{0}, {1}])"),
     (VECTOR, (VECTOR,), "{0}[::-1]"), (VECTOR, (VECTOR,), "{0}[np.array([1, 0])]"),
-    (VECTOR, (MATRIX,), "F.sum({0}, 0)"),
+    (VECTOR, (NUMBER, NUMBER), "F.stack([{0}, {1}])"), (VECTOR, (MATRIX,), "F.sum({0}, 0)"),
     (VECTOR, (VECTOR, VECTOR), "F.concatenate([{0}[1:], {1}[:1]])"), (VECTOR, (MATRIX,), "{0}[:, 1]"),
     (VECTOR, (VECTOR,), "F.where(np.array([True, False]), {0}, 0.3)"),
     (VECTOR, (MATRIX, VECTOR), "({0} @ {1})"),
