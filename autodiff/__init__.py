@@ -2,6 +2,7 @@
 
 from . import functions as functions
 from ._random import recomputing as recomputing
+from ._stop import stop_gradient as stop_gradient
 from .check import check_gradients as check_gradients
 from .checkpoint import checkpoint as checkpoint
 from .derivatives import grad as grad
@@ -14,7 +15,6 @@ from .derivatives import vjp as vjp
 from .function import differentiable as differentiable
 from .functions import _numpy as _numpy
 from .functions import _operators as _operators
-from .functions import stop_gradient as stop_gradient
 from .lift import SecondOrderError as SecondOrderError
 from .lift import lift as lift
 from .tape import Tape as Tape

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ._graph import Paths, paths
+from ._graph import Paths, next_number, paths
 from ._recording import recording
-from .function import NOTHING, Step
+from .function import NOTHING, Step, differentiable
 from .variable import Variable, constant
 
 UNUSED = ("raise", "zero", "none")
@@ -66,7 +66,7 @@ def walk(
     sums: set = set()
     verdicts: list[tuple[Any, str]] = []
     results: dict[int, Any] = {}
-    held = {id(grad)}
+    held, start = {id(grad)}, next_number()
 
     def finish(place: int) -> None:
         source = sources[place]
@@ -79,8 +79,11 @@ def walk(
             if shared or (on_final and source.node not in sums):
                 found = found.copy()
             found = np.asarray(found) if isinstance(found, np.generic) else found
-            held.add(id(found))
+            held.add(id(found))  # the array, before a Variable holds it
             found = constant(found) if records else found
+        elif found is not None and (id(found) in held or found.node.number < start):
+            found = _copied(found)  # a rule may hand on what it reads, too
+        held.add(id(found))
         results[place] = found
         if on_final:
             on_final(place, found)
@@ -102,10 +105,14 @@ def walk(
     for verdict, message in verdicts:
         if not verdict:
             raise RuntimeError(message)
-    for place in range(len(sources)):
-        if place not in results:
-            finish(place)
+    for place in [place for place in range(len(sources)) if place not in results]:
+        finish(place)
     return [results[place] for place in range(len(sources))]
+
+
+@differentiable("x", x=("", lambda g, s: g))
+def _copied(x: Any) -> Any:
+    return x.copy()
 
 
 def _last_uses(way: Paths, sources: list[Variable]) -> dict[Step, list[int]]:

@@ -20,12 +20,12 @@ class State:
         Whether saved values are watched, and the token of the outermost tape, which may release what is
         recorded.
     listener : callable or None
-        A checkpoint, which keeps no step, but wants to know what its function uses.
+        Called with the function, arguments, parameters and result of each call: what a checkpoint hears.
     """
 
     __slots__ = ("check", "entered", "listener", "owner", "tapes")
 
-    def __init__(self, entered: tuple = (), listener: Callable[[tuple], None] | None = None) -> None:
+    def __init__(self, entered: tuple = (), listener: Callable | None = None) -> None:
         self.entered, self.listener = entered, listener
         self.tapes = tuple(dict.fromkeys(entered))
         self.check = any(tape.check for tape in self.tapes)

@@ -4,15 +4,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ._backward import find
-from ._fingerprint import fingerprint, unchanged
+from ._fingerprint import fingerprint, same
 from ._graph import next_number
 from ._random import States, noting, replaying
 from ._recording import State, state
+from ._stop import stop_gradient
 from .function import Function, Step
-from .functions import stop_gradient
 from .tape import Tape
 from .variable import Variable, linked
+
+_WORDS = (bool, int, float, complex, str, type, np.dtype, np.generic, slice, range)
 
 
 class _Given(NamedTuple):
@@ -31,6 +35,7 @@ class _Call(NamedTuple):
     outside: list[tuple[Variable, Any]]
     states: States
     value: Any
+    heard: "_Listener"
 
 
 def checkpoint(f: Callable) -> Callable:
@@ -68,41 +73,88 @@ def checkpoint(f: Callable) -> Callable:
     def call(*args: Any, **params: Any) -> Any:
         if not state.get().tapes:
             return f(*args, **params)
-        start = next_number()
+        heard = _Listener(state.get().check)
+        heard.used = {arg.node: arg for arg in args if isinstance(arg, Variable)}
         with noting() as states:
-            output, used = _listened(f, args, params, start)
+            output = heard.run(f, args, params)
         if isinstance(output, tuple | list):
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
-        if not isinstance(output, Variable) or output.node.number < start:
+        if not isinstance(output, Variable) or output.node.number < heard.start:
             return output
-        before = _before(output.node, start)
-        if not before <= set(used):
+        before = _before(output.node, heard.start)
+        if not before <= set(heard.used):
             raise ValueError(
                 f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
                 "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
             )
         # An argument that is only compared, say, is watched, but the value does not depend on it.
-        return _recorded(rules, [used[node] for node in used if node in before], args, params, output, states)
+        inputs = [variable for node, variable in heard.used.items() if node in before]
+        heard.used = {}
+        return _recorded(rules, inputs, args, params, output, states, heard)
 
     name = getattr(f, "__name__", type(f).__name__)
     rules = _rules(f, f"checkpoint of {name}")
     return call
 
 
-def _listened(f: Callable, args: tuple, params: dict, start: int) -> tuple[Any, dict]:
-    """The value of `f`, and by their nodes the Variables from before `start` that it uses."""
-    now, used = state.get(), {arg.node: arg for arg in args if isinstance(arg, Variable)}
+class _Listener:
+    """Hears the calls that a function makes as it runs.
 
-    def listen(operands: tuple) -> None:
-        used.update((v.node, v) for v in operands if isinstance(v, Variable) and v.node.number < start)
-        if now.listener is not None:
-            now.listener(operands)
+    `used` are the Variables from before that it uses, by their nodes. `calls` are marks of all that each call
+    is given, so that two runs which make the same of the same have the same marks; `device` are fingerprints
+    that only the device can compare.
+    """
 
-    token = state.set(State((), listen))
-    try:
-        return f(*args, **params), used
-    finally:
-        state.reset(token)
+    def __init__(self, check: bool) -> None:
+        self.check, self.start, self.outer = check, next_number(), state.get().listener
+        self.used: dict[Any, Variable] = {}
+        self.calls: list[tuple[str, int]] = []
+        self.device: list = []
+        self._made: dict[int, int] = {}
+
+    def run(self, f: Callable, args: tuple, params: dict, entered: tuple = ()) -> Any:
+        """The value of `f`."""
+        token = state.set(State(entered, self))
+        try:
+            output = f(*args, **params)
+        finally:
+            state.reset(token)
+        self.calls.append(("return", hash(self._mark(output))))
+        self._made = {}
+        return output
+
+    def __call__(self, name: str, args: Any, params: dict, result: Variable) -> None:
+        self.calls.append((name, hash((self._mark(args), self._mark(params)))))
+        self._made[result.node.number] = len(self.calls)
+        if self.outer is not None:
+            self.outer(name, args, params, result)
+
+    def same(self, other: "_Listener") -> Any:
+        """Whether two runs gave the same to the same functions."""
+        if self.calls != other.calls or len(self.device) != len(other.device):
+            return False
+        return functools.reduce(lambda known, pair: known & same(*pair), zip(self.device, other.device), True)
+
+    def _mark(self, value: Any) -> Any:
+        if isinstance(value, Variable):
+            number = value.node.number
+            if number < self.start:
+                self.used.setdefault(value.node, value)
+                return "outside", number
+            if number in self._made:
+                return "inside", self._made[number]
+            value = value.data  # as good as an array: no call made it
+        if isinstance(value, list | tuple | dict):
+            values = value.items() if isinstance(value, dict) else value
+            return tuple([self._mark(v) for v in values])
+        if hasattr(value, "dtype") and hasattr(value, "strides") and not isinstance(value, np.generic):
+            content = fingerprint(value) if self.check else None
+            if not isinstance(value, np.ndarray):
+                self.device.append(content)
+                content = None
+            return value.shape, value.strides, str(value.dtype), content
+        # In words, for -1 and -2 have the same hash, and a NaN is not equal to itself.
+        return repr(value) if isinstance(value, _WORDS) else type(value).__name__
 
 
 def _before(node: Any, start: int) -> set:
@@ -117,7 +169,13 @@ def _before(node: Any, start: int) -> set:
 
 
 def _recorded(
-    rules: Function, inputs: list[Variable], args: tuple, params: dict, output: Variable, states: States
+    rules: Function,
+    inputs: list[Variable],
+    args: tuple,
+    params: dict,
+    output: Variable,
+    states: States,
+    heard: _Listener,
 ) -> Variable:
     """One step for the whole function: a Variable that is given twice, or used inside too, counts once."""
     now, values, given = state.get(), [v.data for v in inputs], {id(arg) for arg in args}
@@ -128,10 +186,12 @@ def _recorded(
         [(variable, variable.data) for variable in inputs if id(variable) not in given],
         states,
         fingerprint(output.data),
+        heard,
     )
     shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
     step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output, now)
     step.extend({"params": params}, call, now.check)
+    step.number = output.node.number  # by which a checkpoint around this one knows it
     for tape in now.tapes:
         tape.steps.append(step)
     output.node = step
@@ -149,11 +209,12 @@ def _rules(f: Callable, name: str) -> Function:
                 )
         args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
         with replaying(call.states), Tape(check=False) as tape:
-            output = f(*args, **step.params)
-        if not unchanged(call.value, output.data):
+            heard = _Listener(call.heard.check)
+            output = heard.run(f, tuple(args), step.params, state.get().entered)
+        if not call.heard.same(heard) or not same(call.value, fingerprint(output.data)):
             raise RuntimeError(
-                f"{name}: run again it gave another value than before: something that it uses changed, or "
-                "it draws random numbers of its own"
+                f"{name}: run again it gave another value than before, or used other Variables or arrays: "
+                "something that it uses changed, or it draws random numbers of its own"
             )
         inputs = zip(call.arrays, step.inputs, needs)
         wanted = [linked(value, node) for value, node, need in inputs if need]

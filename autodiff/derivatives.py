@@ -7,7 +7,7 @@ Variable.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ._recording import recording
 from .function import differentiable
 from .functions._common import library
 from .tape import Tape
-from .variable import Variable, constant
+from .variable import Variable, constant, real
 
 
 def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -35,13 +35,16 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> value_and_grad(lambda x: x**3)(2.0)
     (array(8.), array(12.))
     """
+    return _value_and_grad("value_and_grad", f, argnums)
 
+
+def _value_and_grad(name: str, f: Callable, argnums: Any) -> Callable:
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> tuple[Any, Any]:
-        at, inputs = _at(f, args, params, argnums)
-        value, tape = _recorded(at, inputs)
+        at, inputs = _at(name, f, args, params, argnums)
+        value, tape = _recorded(name, at, inputs)
         grads = tape.gradient(value, inputs, unused="zero")
-        return _outward(value), grads[0] if isinstance(argnums, int) else tuple(grads)
+        return _outward(value), tuple(grads) if _many(argnums) else grads[0]
 
     return evaluate
 
@@ -55,7 +58,11 @@ def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> float(grad(grad(lambda x: x**4))(3.0))
     108.0
     """
-    evaluate = value_and_grad(f, argnums)
+    return _grad("grad", f, argnums)
+
+
+def _grad(name: str, f: Callable, argnums: Any) -> Callable:
+    evaluate = _value_and_grad(name, f, argnums)
     return functools.wraps(f)(lambda *args, **params: evaluate(*args, **params)[1])
 
 
@@ -70,14 +77,12 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
     (array(40.), array(30.))
     """
     inputs = [_argument(a) for a in arrays]
-    value, tape = _recorded(f, inputs)
+    value, tape = _recorded("vjp", f, inputs)
     return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
 
 
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     """The value of ``f(*arrays)``, and its derivative along `vectors`, one per array.
-
-    The gradient is linear in the gradient that it starts from: its derivative by that is what is wanted.
 
     Examples
     --------
@@ -87,7 +92,8 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     """
     inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        value, inner = _recorded(f, inputs)
+        value, inner = _recorded("jvp", f, inputs)
+        # The gradient is linear in the one it starts from: its derivative by that is what is wanted.
         start = constant(np.zeros_like(value.data))
         grads = inner.gradient(value, inputs, grad=start, unused="zero")
         along = _along("jvp", grads, vectors)
@@ -105,7 +111,7 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
     """
     inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        value, inner = _recorded(f, inputs)
+        value, inner = _recorded("hvp", f, inputs)
         along = _along("hvp", inner.gradient(value, inputs, unused="zero"), vectors)
     return tuple(outer.gradient(along, inputs, unused="zero"))
 
@@ -115,7 +121,6 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     argument.
 
     Its shape is that of the value, followed by that of the argument; a tuple `argnums` gives a tuple of them.
-    It takes one pass back for each element of the value.
 
     Examples
     --------
@@ -125,18 +130,21 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     array([[2., 0.],
            [0., 4.]])
     """
+    return _jacobian("jacobian", f, argnums)
 
+
+def _jacobian(name: str, f: Callable, argnums: Any) -> Callable:
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        at, inputs = _at(f, args, params, argnums)
-        value, tape = _recorded(at, inputs)
+        at, inputs = _at(name, f, args, params, argnums)
+        value, tape = _recorded(name, at, inputs)
         ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
         rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
         shapes = [(*value.shape, *x.shape) for x in inputs]
         empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
         columns = [F.stack(column) for column in zip(*rows)] or empty
         found = tuple(F.reshape(column, shape) for column, shape in zip(columns, shapes))
-        return found[0] if isinstance(argnums, int) else found
+        return found if _many(argnums) else found[0]
 
     return evaluate
 
@@ -151,9 +159,9 @@ def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> hessian(lambda x, y: x * y * y, (0, 1))(2.0, 3.0)
     ((array(0.), array(6.)), (array(6.), array(4.)))
     """
-    if isinstance(argnums, int):
-        return jacobian(grad(f, argnums), argnums)
-    rows = [jacobian(grad(f, i), argnums) for i in argnums]
+    if not _many(argnums):
+        return _jacobian("hessian", _grad("hessian", f, argnums), argnums)
+    rows = [_jacobian("hessian", _grad("hessian", f, i), argnums) for i in argnums]
     return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
 
 
@@ -167,26 +175,40 @@ def _argument(x: Any) -> Variable:
     return _linked(x) if isinstance(x, Variable) else Variable(x)
 
 
-def _at(f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:
-    """`f` as a function of the arguments in some places, and these arguments."""
-    places = (argnums,) if isinstance(argnums, int) else argnums
+def _many(argnums: Any) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(argnums, tuple | list)
 
-    def at(*inputs: Any) -> Any:
+
+def _at(name: str, f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:
+    """`f` as a function of the arguments in some places, and these arguments: one for each place."""
+    try:
+        places = [range(len(args))[place] for place in (argnums if _many(argnums) else [argnums])]
+    except IndexError:
+        raise TypeError(
+            f"{name}: argnums is {argnums!r}, but the function got {len(args)} positional arguments"
+        ) from None
+    except TypeError:
+        raise TypeError(f"{name}: argnums must be an int or a tuple of int, got {argnums!r}") from None
+    inputs = {place: _argument(args[place]) for place in places}
+
+    def at(*values: Any) -> Any:
         given = list(args)
-        for place, value in zip(places, inputs):
+        for place, value in zip(places, values):
             given[place] = value
         return f(*given, **params)
 
-    return at, [_argument(args[place]) for place in places]
+    return at, [inputs[place] for place in places]
 
 
-def _recorded(f: Callable, inputs: list[Variable]) -> tuple[Variable, Tape]:
+def _recorded(name: str, f: Callable, inputs: list[Variable]) -> tuple[Variable, Tape]:
     """What a function returns, as a Variable also where it depends on nothing, and the tape that recorded
     it.
     """
     with Tape() as tape:
         value = f(*inputs)
-    return value if isinstance(value, Variable) else constant(np.asarray(value)), tape
+    if not isinstance(value, Variable):
+        value = constant(real(value, f"{name}: what the function returns"))
+    return value, tape
 
 
 def _outward(value: Variable) -> Any:
@@ -198,7 +220,8 @@ def _along(name: str, grads: list, vectors: tuple) -> Any:
     """The sum of products of gradients and vectors."""
     if len(vectors) != len(grads):
         raise ValueError(f"{name}: {len(vectors)} vectors for {len(grads)} arrays")
+    vectors = tuple([real(v, f"{name}: a vector") for v in vectors])
     for g, v in zip(grads, vectors):
-        if (shape := np.shape(v)) != g.shape:
-            raise ValueError(f"{name}: a vector must have the shape of its array, {g.shape}, got {shape}")
+        if v.shape != g.shape:
+            raise ValueError(f"{name}: a vector must have the shape of its array, {g.shape}, got {v.shape}")
     return sum(F.sum(g * v) for g, v in zip(grads, vectors))

@@ -106,8 +106,6 @@ def _recorder(rules: Function) -> Callable:
             output = np.asarray(output)
         variable, now = _new(Variable), _now()
         variable.data, variable.name = output, None
-        if now.listener is not None:
-            now.listener(args)
         if tapes := now.tapes:
             reads = known_reads.get(traced)
             if reads is None:
@@ -120,6 +118,8 @@ def _recorder(rules: Function) -> Callable:
             variable.node = step
         else:
             variable.node = Unrecorded(name, nodes, variable)
+        if now.listener is not None:
+            now.listener(name, args, params, variable)
         return variable
 
     call.rules = rules  # type: ignore[attr-defined]
@@ -321,12 +321,12 @@ class Step:
             total = grads.get(node)
             if total is None:
                 grads[node] = part
-            elif node in sums:
-                total += part
-                grads[node] = total
-            else:
+            elif node not in sums or recording:  # what is recorded is not written to
                 grads[node] = total + part
                 sums.add(node)
+            else:
+                total += part
+                grads[node] = total
 
     def _as_source(self, part: Any, place: int) -> Any:
         """A gradient in the shape and dtype of its source."""

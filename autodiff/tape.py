@@ -12,7 +12,7 @@ from ._graph import Paths, living
 from ._recording import State, recording, state
 from ._show import preformatted, table, total
 from .function import Step
-from .variable import Variable
+from .variable import Variable, real
 
 
 class Tape:
@@ -175,7 +175,7 @@ def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:
                 f"gradient: target must be a single number unless grad is given, got shape {shape}"
             )
         return np.ones_like(target.data)
-    grad = grad if hasattr(grad, "dtype") else np.asarray(grad)
+    grad = real(grad, "gradient: grad")
     if tuple(grad.shape) != shape:
         raise ValueError(f"gradient: grad must have the shape of target, {shape}, got {tuple(grad.shape)}")
     return grad if grad.dtype == target.dtype else grad.astype(target.dtype)

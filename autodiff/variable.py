@@ -27,8 +27,8 @@ class Variable:
     out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
     identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
 
-    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since the
-    tape would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
+    While a tape records, ``float(v)``, ``int(v)``, ``math.exp(v)`` and ``array[i] = v`` are errors, since it
+    would lose the value. ``v.item()``, formatting, printing, comparisons and ``bool(v)`` only read, and
     always work.
     """
 
@@ -116,6 +116,20 @@ def constant(data: Any) -> Variable:
     variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, None
     variable.node = Leaf(variable)
     return variable
+
+
+def real(value: Any, what: str) -> Any:
+    """`value` as an array of real numbers, where NumPy takes it for one."""
+    array = value
+    if not hasattr(value, "dtype"):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError):  # such as a tuple of Variables
+            array = np.empty(0, object)
+    if array.dtype.kind not in "biufV":
+        kind = type(value).__name__ + (f" of {array.dtype}" if array is value else "")
+        raise TypeError(f"{what} must be an array of real numbers, got {kind}")
+    return array
 
 
 def linked(data: Any, node: Any) -> Any:

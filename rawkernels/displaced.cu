@@ -34,8 +34,12 @@ constexpr int PATCH = 4, LANES_ACROSS = 8, LANES_DOWN = 4;
 constexpr int TILE_COLUMNS = LANES_ACROSS * PATCH, TILE_ROWS = LANES_DOWN * PATCH;
 constexpr int CORNERS = 4;
 
+// The weights of the four pixels of a unit: upper left, upper right, lower left, lower right. Of a unit that is not
+// finite: its weight, or NaN, twice, and the fractions of its displacement. Such a weight times what two pixels are
+// weighted with could be NaN where the weight times their sum is infinite.
 struct __align__(16) Corners {
-    ACC value[CORNERS];  // upper left, upper right, lower left, lower right
+    ACC value[CORNERS];
+    __device__ __forceinline__ bool finite() const { return value[0] - value[0] == 0; }
 };
 
 __device__ __forceinline__ ACC read(const T* address) { return load(address); }
@@ -114,13 +118,27 @@ extern "C" __global__ void __launch_bounds__(128) displaced_blur_last(
 
 // ---- the units -----------------------------------------------------------------------------------------------------
 
-// Whole pixels and the rest. What lies so far that nothing is read moves to the nearest such place; NaN stays in `rest`.
+struct Place {
+    int y, x;    // whole pixels
+    ACC ly, lx;  // and the rest: both NaN where a displacement is
+};
+
+// Whole pixels and the rest of one displacement. What lies so far that nothing is read moves to the nearest such place.
 __device__ __forceinline__ int split(ACC move, int size, ACC& rest) {
-    if (move > size + 1) move = size + 1;  // unlike min and max, these let NaN pass
+    if (move > size + 1) move = size + 1;
     if (move < -size - 1) move = -size - 1;
     const ACC whole = floor(move);
     rest = move - whole;
-    return whole == whole ? static_cast<int>(whole) : 0;
+    return static_cast<int>(whole);
+}
+
+__device__ __forceinline__ Place place_unit(ACC y, ACC x, int height, int width) {
+    Place place = {0, 0, y + x, y + x};
+    if (y == y && x == x) {
+        place.y = split(y, height, place.ly);
+        place.x = split(x, width, place.lx);
+    }
+    return place;
 }
 
 // place (targets, sources, G, 2) and corner (targets, sources, G, 4). Targets are the outputs, or, `transposed`, the
@@ -136,13 +154,16 @@ extern "C" __global__ void __launch_bounds__(128) displaced_prepare(
     const INDEX source = take(flat, transposed ? outputs : inputs);
     const INDEX from = (transposed ? source * inputs + flat : flat * inputs + source) * per_pair + g;
     const ACC w = load(weight + from), sign = transposed ? ACC(-1) : ACC(1);
-    ACC y, x;
-    place[2 * unit] = split(sign * load(displacement + 2 * from), height, y);
-    place[2 * unit + 1] = split(sign * load(displacement + 2 * from + 1), width, x);
-    corner[4 * unit] = w * (1 - y) * (1 - x);
-    corner[4 * unit + 1] = w * (1 - y) * x;
-    corner[4 * unit + 2] = w * y * (1 - x);
-    corner[4 * unit + 3] = w * y * x;
+    const ACC y = load(displacement + 2 * from), x = load(displacement + 2 * from + 1);
+    const Place own = place_unit(sign * y, sign * x, height, width);
+    place[2 * unit] = own.y;
+    place[2 * unit + 1] = own.x;
+    const ACC odd = w + own.ly, hy = 1 - own.ly, hx = 1 - own.lx;
+    const bool finite = odd - odd == 0;
+    corner[4 * unit] = finite ? w * hy * hx : odd;
+    corner[4 * unit + 1] = finite ? w * hy * own.lx : odd;
+    corner[4 * unit + 2] = finite ? w * own.ly * hx : own.ly;
+    corner[4 * unit + 3] = finite ? w * own.ly * own.lx : own.lx;
 }
 
 // reach[0] = the largest displacement that does not exceed `most`. One block.
@@ -258,7 +279,35 @@ __device__ __forceinline__ void add_unit(Rows rows, const Corners& corner, ACC (
     }
 }
 
+// The sum for one pixel as the definition says: `image` are the sources, `unit` is the first of the target channel. NaN
+// stays NaN whatever is added.
+template <class In>
+__device__ __forceinline__ ACC defined_sum(const In* __restrict__ image, const ACC* __restrict__ corner,
+                                           const int* __restrict__ place, INDEX unit, int row, int column,
+                                           const Geometry& geo) {
+    ACC sum = 0;
+    for (int k = 0; k < geo.sources * geo.per_pair && sum == sum; ++k, ++unit) {
+        const Corners own = *reinterpret_cast<const Corners*>(corner + CORNERS * unit);
+        const In* plane = image + static_cast<INDEX>(k / geo.per_pair) * geo.height * geo.width;
+        ACC pixel[CORNERS];
+#pragma unroll
+        for (int i = 0; i < CORNERS; ++i) {
+            const int y = row + place[2 * unit] + i / 2, x = column + place[2 * unit + 1] + i % 2;
+            pixel[i] = geo.inside(y, x) ? read(plane + static_cast<INDEX>(y) * geo.width + x) : ACC(0);
+        }
+        if (own.finite()) {
+            sum += own.value[0] * pixel[0] + own.value[1] * pixel[1] + own.value[2] * pixel[2] + own.value[3] * pixel[3];
+        } else {
+            const ACC y = own.value[2], x = own.value[3];
+            sum += own.value[0] * ((1 - y) * ((1 - x) * pixel[0] + x * pixel[1]) +
+                                   y * ((1 - x) * pixel[2] + x * pixel[3]));
+        }
+    }
+    return sum;
+}
+
 // Blocks: (image, row of tiles, column of tiles, WARPS*OUTPUTS target channels). capacity: elements of shared memory.
+// Where a unit is not finite, no sum is; sums that are not finite are made again.
 template <class In, class Out>
 __device__ __forceinline__ void displace(const In* __restrict__ image, const ACC* __restrict__ corner,
                                          const int* __restrict__ place, const int* __restrict__ reach,
@@ -299,10 +348,25 @@ __device__ __forceinline__ void displace(const In* __restrict__ image, const ACC
         if (target + s >= targets) break;
         const ACC start = base ? load(base + target + s) : ACC(0);
         Out* out = result + (n * targets + target + s) * plane;
+        bool finite = true;
 #pragma unroll
         for (int i = 0; i < PATCH * PATCH; ++i) {
             const int y = geo.row + down + i / PATCH, x = geo.column + across + i % PATCH;
-            if (geo.inside(y, x)) write(out + static_cast<INDEX>(y) * geo.width + x, start + sum[s][i]);
+            const ACC value = start + sum[s][i];
+            if (!geo.inside(y, x)) continue;
+            write(out + static_cast<INDEX>(y) * geo.width + x, value);
+            finite = finite && value - value == 0;
+        }
+        if (finite) continue;
+#pragma unroll 1
+        for (int i = 0; i < PATCH * PATCH; ++i) {
+            const int y = geo.row + down + i / PATCH, x = geo.column + across + i % PATCH;
+            if (!geo.inside(y, x)) continue;
+            Out* pixel = out + static_cast<INDEX>(y) * geo.width + x;
+            const INDEX unit = static_cast<INDEX>(target + s) * geo.sources * geo.per_pair;
+            const ACC value = read(pixel);
+            if (value - value == 0) continue;
+            write(pixel, start + defined_sum(image + n * geo.sources * plane, corner, place, unit, y, x, geo));
         }
     }
 }
@@ -339,18 +403,21 @@ extern "C" __global__ void __launch_bounds__(128, CORRELATE_BLOCKS) displaced_co
 // `kind`: 0, the gradients of the interpolated read; where the image was a derivative itself, its value at the unit
 // times the weight, 1: as that of the displacement along y, 2: along x. Null pointers are not written.
 extern "C" __global__ void __launch_bounds__(128) displaced_grad_units(
-    const double* __restrict__ partial, const T* __restrict__ weight, const T* __restrict__ displacement,
-    T* __restrict__ grad_weight, T* __restrict__ grad_displacement, INDEX units, int slots, int kind, int height,
-    int width) {
-    unit_gradients(partial, weight, displacement, grad_weight, grad_displacement, units, slots, kind, height, width);
+    const double* __restrict__ partial, const T* __restrict__ grad_output, const ACC* __restrict__ image,
+    const T* __restrict__ weight, const T* __restrict__ displacement, T* __restrict__ grad_weight,
+    T* __restrict__ grad_displacement, INDEX units, int slots, int kind, int batch, int outputs, int inputs,
+    int per_pair, int height, int width) {
+    const Correlation of = {grad_output, image, batch, outputs, inputs, per_pair, height, width};
+    unit_gradients(partial, of, weight, displacement, grad_weight, grad_displacement, units, slots, kind);
 }
 
-// partial[block] = sum of a * b over the block's share.
+// partial[block] = sum of a * (b + c) over the block's share. An infinite a times b and c apart could be NaN.
 extern "C" __global__ void __launch_bounds__(128) displaced_products(
-    const ACC* __restrict__ a, const ACC* __restrict__ b, double* __restrict__ partial, INDEX items) {
+    const ACC* __restrict__ a, const ACC* __restrict__ b, const ACC* __restrict__ c, double* __restrict__ partial,
+    INDEX items) {
     double sum = 0;
     for (INDEX i = thread_index(); i < items; i += static_cast<INDEX>(gridDim.x) * THREADS)
-        sum += static_cast<double>(a[i]) * b[i];
+        sum += static_cast<double>(a[i]) * (static_cast<double>(b[i]) + c[i]);
     sum = block_total(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }

@@ -260,10 +260,9 @@ def _grad_of_image(
         between = _along(call, "second", gradient, along[0], 3, empty(x.shape, x, wide))
         grad_x = _along(call, "last", between, down[0], 2, empty(x.shape, x))
     if needs[3]:
-        partial = empty((2, _PRODUCTS), x, np.dtype("float64"))
-        for i, (rows, columns) in enumerate(((down[1], along[0]), (down[0], along[1]))):
-            arguments = (gradient, _blurred(call, x, rows, columns), partial[i], call.index(x.size))
-            call.one("displaced_products", *arguments, count=_PRODUCTS)
+        partial = empty((_PRODUCTS,), x, np.dtype("float64"))
+        by_sigma = _blurred(call, x, down[1], along[0]), _blurred(call, x, down[0], along[1])
+        call.one("displaced_products", gradient, *by_sigma, partial, call.index(x.size), count=_PRODUCTS)
         grad_sigma = empty((), x)
         call.one("displaced_total", partial, grad_sigma, np.int32(partial.size))
     return grad_x, grad_sigma
@@ -303,7 +302,9 @@ def _grad_of_units(
         numbers = (call.index(shape.tiles), *map(np.int32, (*sizes, shape.height, shape.width)))
         arrays = (grad_output, image, units.place, units.reach, partial)
         call.one("displaced_correlate", *arrays, *numbers, count=slots * across, shared_bytes=SHARED_BYTES)
-        numbers = (call.index(shape.units), *map(np.int32, (slots, kind, shape.height, shape.width)))
-        arrays = (partial, weight, displacement, by_weight, by_displacement)
-        call.each("displaced_grad_units", shape.units, *arrays, *numbers)
+        sizes = (slots, kind, shape.batch, shape.outputs, shape.channels, shape.per_pair)
+        numbers = (call.index(shape.units), *map(np.int32, (*sizes, shape.height, shape.width)))
+        gradients = (by_weight, by_displacement)
+        arrays = (partial, grad_output, image, weight, displacement)
+        call.each("displaced_grad_units", shape.units, *arrays, *gradients, *numbers)
     return grad_weight, grad_displacement

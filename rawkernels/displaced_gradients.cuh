@@ -18,18 +18,16 @@ __device__ __forceinline__ double warp_totals(const ACC (&value)[CORNERS]) {
     return total;
 }
 
-// Sums of gradient times pixel over a patch, for the four corners, pairwise, so that little is lost to rounding. Pixels
-// that belong to no output have gradient 0; MASKED leaves them out altogether, because what they read may be no number.
-template <bool MASKED, class Rows>
-__device__ __forceinline__ double patch_totals(Rows rows, const ACC (&gradient)[PATCH * PATCH], int high, int wide) {
+// Sums of gradient times pixel over a patch and then the warp, for the four corners, pairwise, so that little is lost to
+// rounding. Pixels that belong to no output have gradient 0.
+template <class Rows>
+__device__ __forceinline__ double unit_totals(Rows rows, const ACC (&gradient)[PATCH * PATCH]) {
     ACC upper[PATCH + 1], lower[PATCH + 1], even[CORNERS], sum[CORNERS] = {};
     rows.next(upper);
 #pragma unroll
     for (int i = 0; i < PATCH; ++i) {
         rows.next(lower);
-        auto product = [&](const ACC* pixel, int j) {
-            return MASKED && (i >= high || j >= wide) ? ACC(0) : gradient[i * PATCH + j] * pixel[j];
-        };
+        auto product = [&](const ACC* pixel, int j) { return gradient[i * PATCH + j] * pixel[j]; };
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k) {
             const ACC* pixel = (k < 2 ? upper : lower) + k % 2;
@@ -43,14 +41,6 @@ __device__ __forceinline__ double patch_totals(Rows rows, const ACC (&gradient)[
         for (int j = 0; j <= PATCH; ++j) upper[j] = lower[j];
     }
     return warp_totals(sum);
-}
-
-template <class Rows>
-__device__ __forceinline__ double unit_totals(const Rows& rows, const ACC (&gradient)[PATCH * PATCH], int high,
-                                              int wide) {
-    const double total = patch_totals<false>(rows, gradient, high, wide);
-    if (!__any_sync(ALL_LANES, !(total - total == 0))) return total;
-    return patch_totals<true>(rows, gradient, high, wide);
 }
 
 __device__ __forceinline__ void correlate(const T* __restrict__ grad_output, const ACC* __restrict__ image,
@@ -92,8 +82,8 @@ __device__ __forceinline__ void correlate(const T* __restrict__ grad_output, con
                     const ACC* near = tile + c * geo.area();
                     const ACC* far = image + (n * geo.sources + first + c) * plane;
                     const double total = geo.near(y, x)
-                        ? unit_totals(NearRows<ACC>(near, far, geo, down, across, y, x), gradient, high, wide)
-                        : unit_totals(FarRows<ACC>(near, far, geo, down, across, y, x), gradient, high, wide);
+                        ? unit_totals(NearRows<ACC>(near, far, geo, down, across, y, x), gradient)
+                        : unit_totals(FarRows<ACC>(near, far, geo, down, across, y, x), gradient);
                     if (lane < CORNERS) {
                         double* sum = partial + CORNERS * (units + k) + lane;
                         *sum = which == slot ? total : *sum + total;
@@ -104,30 +94,81 @@ __device__ __forceinline__ void correlate(const T* __restrict__ grad_output, con
     }
 }
 
-__device__ __forceinline__ void unit_gradients(const double* __restrict__ partial, const T* __restrict__ weight,
-                                               const T* __restrict__ displacement, T* __restrict__ grad_weight,
-                                               T* __restrict__ grad_displacement, INDEX units, int slots, int kind,
-                                               int height, int width) {
-    const INDEX unit = thread_index();
-    if (unit >= units) return;
-    double sum[CORNERS] = {};
-    for (int slot = 0; slot < slots; ++slot)
-        for (int i = 0; i < CORNERS; ++i) sum[i] += partial[(slot * units + unit) * CORNERS + i];
-    const double w = load(weight + unit);
-    ACC rest_y, rest_x;
-    split(load(displacement + 2 * unit), height, rest_y);
-    split(load(displacement + 2 * unit + 1), width, rest_x);
-    const double y = rest_y, x = rest_x;
-    const double upper = (1 - x) * sum[0] + x * sum[1], lower = (1 - x) * sum[2] + x * sum[3];
-    const double value = (1 - y) * upper + y * lower;
-    if (kind == 0) {
+// What the sums of a unit are made of.
+struct Correlation {
+    const T* grad_output;
+    const ACC* image;
+    int batch, outputs, inputs, per_pair, height, width;
+};
+
+// The sum of gradient times what a unit reads, or (kinds 1 and 2) times its derivative by y or x, as the definition says,
+// for a whole block: an infinite gradient, or one of 0 in the place of none, can make NaN of the sums of corners, but
+// a number or an infinity of this.
+__device__ __forceinline__ double defined_total(const Correlation& of, INDEX unit, const Place& place, int kind) {
+    INDEX flat = unit / of.per_pair;
+    const INDEX source = take(flat, of.inputs), plane = static_cast<INDEX>(of.height) * of.width;
+    const double y[2] = {kind == 1 ? -1.0 : 1.0 - place.ly, kind == 1 ? 1.0 : place.ly};
+    const double x[2] = {kind == 2 ? -1.0 : 1.0 - place.lx, kind == 2 ? 1.0 : place.lx};
+    double sum = 0;
+    for (int n = 0; n < of.batch; ++n) {
+        const T* gradient = of.grad_output + (static_cast<INDEX>(n) * of.outputs + flat) * plane;
+        const ACC* image = of.image + (static_cast<INDEX>(n) * of.inputs + source) * plane;
+        for (INDEX p = threadIdx.x; p < plane; p += THREADS) {
+            const int row = static_cast<int>(p / of.width) + place.y, column = static_cast<int>(p % of.width) + place.x;
+            double read = 0;
+            for (int k = 0; k < CORNERS; ++k) {
+                const int i = row + k / 2, j = column + k % 2;
+                const bool inside = i >= 0 && i < of.height && j >= 0 && j < of.width;
+                const double pixel = inside ? image[static_cast<INDEX>(i) * of.width + j] : ACC(0);
+                read += y[k / 2] * x[k % 2] * pixel;
+            }
+            sum += load(gradient + p) * read;
+        }
+    }
+    return block_total(sum);
+}
+
+// `kind` as that of displaced_grad_units.
+__device__ __forceinline__ void unit_gradients(const double* __restrict__ partial, const Correlation& of,
+                                               const T* __restrict__ weight, const T* __restrict__ displacement,
+                                               T* __restrict__ grad_weight, T* __restrict__ grad_displacement,
+                                               INDEX units, int slots, int kind) {
+    __shared__ bool odd[THREADS];
+    const INDEX unit = thread_index(), first = unit - threadIdx.x;
+    auto write = [&](INDEX unit, double value, double slope_y, double slope_x) {
+        const double w = load(weight + unit);
+        if (kind != 0) {
+            store(grad_displacement + 2 * unit + kind - 1, static_cast<ACC>(w * value));
+            return;
+        }
         if (grad_weight) store(grad_weight + unit, static_cast<ACC>(value));
         if (grad_displacement) {
-            const double slope = (1 - y) * (sum[1] - sum[0]) + y * (sum[3] - sum[2]);
-            store(grad_displacement + 2 * unit, static_cast<ACC>(w * (lower - upper)));
-            store(grad_displacement + 2 * unit + 1, static_cast<ACC>(w * slope));
+            store(grad_displacement + 2 * unit, static_cast<ACC>(w * slope_y));
+            store(grad_displacement + 2 * unit + 1, static_cast<ACC>(w * slope_x));
         }
-    } else {
-        store(grad_displacement + 2 * unit + kind - 1, static_cast<ACC>(w * value));
+    };
+    auto placed = [&](INDEX unit) {
+        return place_unit(load(displacement + 2 * unit), load(displacement + 2 * unit + 1), of.height, of.width);
+    };
+    double sum[CORNERS] = {};
+    if (unit < units)
+        for (int slot = 0; slot < slots; ++slot)
+            for (int i = 0; i < CORNERS; ++i) sum[i] += partial[(slot * units + unit) * CORNERS + i];
+    const double all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    odd[threadIdx.x] = !(all - all == 0);
+    if (unit < units && !odd[threadIdx.x]) {
+        const Place place = placed(unit);
+        const double y = place.ly, x = place.lx;
+        const double upper = (1 - x) * sum[0] + x * sum[1], lower = (1 - x) * sum[2] + x * sum[3];
+        const double slope_x = (1 - y) * (sum[1] - sum[0]) + y * (sum[3] - sum[2]);
+        write(unit, (1 - y) * upper + y * lower, lower - upper, slope_x);
+    }
+    __syncthreads();
+    for (int k = 0; k < THREADS; ++k) {
+        if (!odd[k]) continue;
+        double total[3] = {};
+        const Place place = placed(first + k);
+        for (int i = 0; i < (kind == 0 ? 3 : 1); ++i) total[i] = defined_total(of, first + k, place, i);
+        if (threadIdx.x == 0) write(first + k, total[0], total[1], total[2]);
     }
 }

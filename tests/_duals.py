@@ -184,7 +184,8 @@ def largest(a: Dual) -> Dual:
 
 
 def absolute(a: Dual) -> Dual:
-    return chosen(a.parts[()] > 0, a, negative(a))
+    value = a.parts[()]
+    return chosen((value > 0) + 0.5 * (value == 0), a, negative(a))
 
 
 def subtract(a: Dual, b: Dual) -> Dual:

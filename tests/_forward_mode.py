@@ -129,7 +129,7 @@ class Variable:
         return bool(self.data)
 
     def __format__(self, form: str) -> str:
-        return format(self.data.item(), form)
+        return format(self.data.item() if self.data.size == 1 else str(self.data), form)
 
     def __copy__(self) -> "Variable":
         if self.kind != "leaf" and _tapes.get():

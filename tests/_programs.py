@@ -168,6 +168,11 @@ class Maker(ExpressionMaker):
         chosen = [
             self.random.choice(leaves if leaves and self.chance(0.7) else sources) for _ in range(count)
         ]
+        if (
+            self.active
+        ):  # what is named twice has one gradient, of which nothing says whether it is one Variable
+            chosen = list(dict.fromkeys(chosen))
+            count = len(chosen)
         used = ("gradient in the block",) if tape in self.active else ("gradient after the block",)
         used += () if all(c in self.leaves for c in chosen) else ("source is a result",)
         options = ""

@@ -387,19 +387,31 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     """The CPU works on as many rows as fit in some memory; here on one after the other."""
     if backend.name != "cpu":
         pytest.skip("bands are how the CPU works")
-    from dynarray.cpu.dynamic_sampling import plan as dynamic_sampling_plan
+    from dynarray.cpu.dynamic_sampling import bands
 
     for attention, fuse, stride in product(("", "sp"), ("sum", "max"), (1, 2)):
         call = sampling_call(
             5, 6, (13, 18), (3, 3), attention, samples=3, sample_stride=2, fuse=fuse, stride=stride
         )
         check(call, backend)
-        for limit in ("BAND_BYTES", "BLOCK_BYTES", "MOST_BYTES"):
+        for limit in ("SAMPLING_BAND_BYTES", "SAMPLING_BLOCK_BYTES", "SAMPLING_ROW_BYTES"):
             with monkeypatch.context() as patch:
-                patch.setattr(dynamic_sampling_plan, limit, 1)
-                dynamic_sampling_plan.plans.cache_clear()
+                patch.setattr(bands, limit, 1)
+                bands.sampling_plans.cache_clear()
                 check(call, backend)
-        dynamic_sampling_plan.plans.cache_clear()
+        bands.sampling_plans.cache_clear()
+
+
+def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise where kernels see one region."""
+    if backend.name != "cpu":
+        pytest.skip("bands are how the CPU works")
+    from dynarray.cpu.dynamic_sampling import boxes
+
+    monkeypatch.setattr(boxes, "BOX_BAND_BYTES", 1)
+    check(full_call(CONV, seed=1, N=2, H=7, W=9), backend)
+    for attention, samples in (("", 3), ("sp", 1)):
+        check(sampling_call(5, 6, (7, 9), (3, 3), attention, samples=samples, stride=(2, 1)), backend)
 
 
 @pytest.mark.parametrize("samples", [2, 3, 4])

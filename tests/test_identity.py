@@ -8,7 +8,19 @@ import pickle
 import numpy as np
 import pytest
 
-from autodiff import Tape, Variable, grad, hessian, hvp, jacobian, jvp, stop_gradient, value_and_grad, vjp
+from autodiff import (
+    Tape,
+    Variable,
+    differentiable,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    stop_gradient,
+    value_and_grad,
+    vjp,
+)
 from autodiff import functions as F
 from autodiff.layers import Linear, Sequential
 
@@ -140,6 +152,27 @@ def test_one_variable_for_several_arguments(seed):
     grads = grad(product, places)(*[v] * len(powers))
     for place, g in zip(places, grads, strict=True):
         np.testing.assert_allclose(float(g), powers[place] * v.item() ** (sum(powers) - 1), rtol=1e-12)
+
+
+def test_gradients_are_variables_of_their_own():
+    """One source twice, a Variable to start from, and a rule that hands on what it reads."""
+    x, start = Variable(np.ones(2)), Variable(np.array([2.0, 3.0]))
+    with Tape() as tape:
+        y = x * 1.0
+        first, second, third = tape.gradient(y, [y, y, x], grad=start)
+        z = F.sum(first * second * third)
+    assert len({id(v) for v in (first, second, third, start)}) == 4
+    assert not np.shares_memory(first.data, second.data)
+    assert not np.shares_memory(first.data, start.data)
+    expected = start.data**2
+    for source, slope in [(first, expected), (second, expected), (start, 3 * expected)]:
+        np.testing.assert_array_equal(tape.gradient(z, source, keep=True), slope)
+    half = differentiable("x", x=("x", lambda g, s: s.x))(lambda x: 0.5 * x * x)
+    with Tape() as tape:
+        slope = tape.gradient(half(x), x, grad=np.ones(2))
+        z = F.sum(slope * slope)
+    assert slope.node is not x.node
+    np.testing.assert_array_equal(tape.gradient(z, x), [2, 2])
 
 
 def test_products_with_the_hessian_of_what_a_closure_sees():

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -118,6 +119,21 @@ def test_arrays_in_lists_and_members_of_classes_are_named_too():
     assert set(net.ignored()) == {"scales.0", "shared.weight"}
     with pytest.warns(UserWarning, match=r"shared\.weight: a Variable of the class Shared"):
         net.parameters()
+
+
+@pytest.mark.parametrize("after", ["within a tape", "released", "outside"])
+def test_results_that_are_kept_are_no_parameters(after):
+    net = Holder(layer=Linear(2, 3, rng=0))
+    names, tape = list(net.named_parameters()), Tape()
+    with nullcontext() if after == "outside" else tape:
+        net.last = net.layer(np.ones((1, 2), np.float32))
+        net.all = {"seen": [net.last * 2.0]}
+        assert list(net.named_parameters()) == list(net.state_dict()) == names
+    if after == "released":
+        tape.release()
+    assert net.num_parameters == sum(p.size for p in net.parameters()) == 9
+    assert set(net.ignored()) == {"last", "all.seen.0"}
+    assert "not part of it: last (the result of a function" in str(net)
 
 
 def test_loading_what_is_there():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autodiff import Tape, Variable, checkpoint
+from autodiff import Tape, Variable, checkpoint, differentiable
 from autodiff import functions as F
 from autodiff._fingerprint import SMALL, fingerprint, unchanged
 
@@ -141,8 +141,19 @@ def test_a_variable_is_no_parameter():
         for array in (x, x.data):
             with pytest.raises(TypeError, match=r"getitem: index must not be a Variable.*stop_gradient"):
                 F.getitem(array, index)
-    with pytest.raises(TypeError, match="multiply: a list of Variables is no array"):
-        F.multiply(x, [v, v, v])
+
+
+def test_a_list_of_variables_is_stacked_or_refused():
+    """Functions of this package stack it; one that is made by `differentiable` gets arrays only."""
+    x, v = Variable(np.array([1.0, 2.0, 3.0])), Variable(0.5)
+    with Tape() as tape:
+        y = F.sum(F.multiply(x, [v, 4.0, v]))
+    of_x, of_v = tape.gradient(y, [x, v])
+    np.testing.assert_array_equal(of_x, [0.5, 4, 0.5])
+    assert of_v == 1 + 3
+    own = differentiable("a", a=("", lambda grad, saved: grad))(lambda a: a)
+    with pytest.raises(TypeError, match=r"a list of Variables is no array; F\.stack"):
+        own([v, v])
 
 
 def test_a_checkpoint_compares_what_it_computes():
@@ -158,4 +169,15 @@ def test_a_checkpoint_compares_what_it_computes():
     with Tape() as tape:
         y = F.sum(checkpoint(lambda x: x * rng.random(2))(x))
     with pytest.raises(RuntimeError, match="draws random numbers of its own"):
+        tape.gradient(y, x)
+
+
+def test_a_checkpoint_compares_what_it_uses():
+    """The name in the closure means another Variable by then, one that depends on the checkpoint."""
+    x = Variable(np.array([1.0, 2.0]))
+    with Tape() as tape:
+        y = F.sum(x)
+        for _ in range(2):
+            y = F.tanh(checkpoint(lambda a: (y - y) + F.sin(F.sum(a)))(x))  # noqa: B023
+    with pytest.raises(RuntimeError, match="or used other Variables"):
         tape.gradient(y, x)

@@ -385,6 +385,16 @@ def test_gradients_in_the_block_look_at_nothing_older_than_their_source():
     assert max(looked) == min(looked)
 
 
+def test_gradients_that_are_added_up_while_a_tape_records():
+    """Three parts meet in x: the first two are plain arrays, the third is a Variable."""
+    x = Variable(np.array([1.0, 2.0]))
+    with Tape() as tape:
+        y = F.sum(F.sin(x)) + F.sum(x) + F.sum(x) + F.sum(x)
+        z = F.sum(F.square(tape.gradient(y, x)))
+    slope = np.cos(x.data) + 3
+    np.testing.assert_allclose(tape.gradient(z, x), -2 * slope * np.sin(x.data), rtol=1e-12)
+
+
 def test_second_order_through_a_tape_that_has_ended():
     x = Variable(2.0)
     with Tape() as first:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dynarray
 
+from .._stop import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu
@@ -96,11 +97,10 @@ from .shapes import squeeze as squeeze
 from .shapes import sum as sum
 from .shapes import swapaxes as swapaxes
 from .shapes import transpose as transpose
-from .stopping import stop_gradient as stop_gradient
 
 # ``from autodiff.functions import *`` leaves abs, max, min and sum to Python, as NumPy does.
 __all__ = sorted(
-    {"linalg", *dynarray.OPERATORS}
+    {"linalg", "stop_gradient", *dynarray.OPERATORS}
     | {
         name
         for name, value in globals().items()

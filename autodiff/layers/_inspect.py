@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._graph import Leaf
 from ..variable import Variable
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ def flattened(name: str, value: Any, above: tuple = ()) -> Iterator[tuple[str, A
         yield from flattened(f"{name}.{key}", item, (*above, value))
 
 
+def is_parameter(value: Any) -> bool:
+    """Results are computed from parameters, and are none."""
+    return isinstance(value, Variable) and isinstance(value.node, Leaf)
+
+
 def is_array(value: Any) -> bool:
     """NumPy's scalars have dtype and strides too, but cannot be written to."""
     return hasattr(value, "dtype") and hasattr(value, "strides") and not isinstance(value, np.generic)
@@ -38,6 +44,8 @@ def ignored(module: "Module") -> dict[str, str]:
     for name, value in module._members():
         if is_array(value) and name not in vars(module):
             found[name] = "an array in a list or dict is no buffer"
+        elif isinstance(value, Variable) and not is_parameter(value):
+            found[name] = "the result of a function is no parameter; Variable(x.data) is one"
         elif what := _inside(value):
             found[name] = f"a {type(value).__name__} is not searched, and it holds a {what}"
     for kind in type(module).__mro__:
@@ -84,7 +92,7 @@ def tree(module: "Module", name: str = "", indent: str = "") -> str:
     shapes.
     """
     children = module.children()
-    own = {n: v for n, v in module._members() if isinstance(v, Variable)}
+    own = {n: v for n, v in module._members() if is_parameter(v)}
     buffers = {n: v for n, v in vars(module).items() if is_array(v)}
     line = f"{indent}{name}: {module._label()}" if name else f"{indent}{module._label()}"
     if module.num_parameters:

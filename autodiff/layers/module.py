@@ -24,9 +24,10 @@ class Module(Shown):
 
     Attributes that are Variables are its parameters and attributes that are Modules are its parts, also those
     in lists, tuples and dicts, at any depth; attributes that are arrays are its buffers (state that is not
-    trained). Nothing is registered; the name of a parameter is the path of attributes to it, such as
-    ``blocks.0.conv.weight``. Two of one name, and modules that contain themselves, are refused. What a module
-    holds in other ways, such as in a set, is not found: `ignored` lists it, and `parameters` warns of it.
+    trained). What functions of Variables returned is neither, and may be kept as well. Nothing is registered;
+    the name of a parameter is the path of attributes to it, such as ``blocks.0.conv.weight``. Two of one
+    name, and modules that contain themselves, are refused. What a module holds in other ways, such as in a
+    set, is not found: `ignored` lists it, and `parameters` warns of it.
 
     Printing a module shows the tree of its parts.
 
@@ -186,7 +187,7 @@ class Module(Shown):
         seen = set()
         for path, module in self.modules():
             for name, value in module._members():
-                if isinstance(value, Variable) or (_inspect.is_array(value) and name in vars(module)):
+                if _inspect.is_parameter(value) or (_inspect.is_array(value) and name in vars(module)):
                     whole = f"{path}.{name}" if path else name
                     if whole in seen:
                         raise ValueError(f"{type(self).__name__}: two of its parameters are called {whole!r}")

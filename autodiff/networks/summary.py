@@ -6,6 +6,7 @@ import numpy as np
 
 from ..functions._common import library
 from ..layers import Module
+from ..layers._inspect import is_parameter
 from ..variable import Variable
 
 
@@ -62,7 +63,7 @@ def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
     def watch(path: str, module: Module) -> None:
         def forward(*args: Any, **params: Any) -> Any:
             output = original(*args, **params)
-            own = [v for _, v in module._members() if isinstance(v, Variable) and v not in counted]
+            own = [v for _, v in module._members() if is_parameter(v) and v not in counted]
             counted.update(own)
             cost = module.multiply_adds(args[0], output)
             if own or cost:

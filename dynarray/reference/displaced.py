@@ -73,14 +73,15 @@ def _corners(image: Any, displacement: Any) -> _Corners:
     """`image` (N, H, W) at every pixel plus every displacement (O, G, 2)."""
     size = image.shape[1:]
     ringed = np.pad(image, ((0, 0), (1, 1), (1, 1)))
+    lost = np.isnan(displacement.real).any(axis=-1)  # a unit that is nowhere reads NaN, its slopes too
     places, fractions = [], []
     for axis in range(2):
         move = displacement[..., axis]
         outside = np.abs(move.real) > size[axis] + 1
         move = np.where(outside, size[axis] + 1, move)  # nothing to be read there, or anywhere beyond
         whole = np.floor(move.real)
-        fractions.append((move - whole)[..., None, None])
-        first = np.where(np.isnan(whole), 0, whole).astype(int)[..., None] + np.arange(size[axis])
+        fractions.append(np.where(lost, np.nan, move - whole)[..., None, None])
+        first = np.where(lost, 0, whole).astype(int)[..., None] + np.arange(size[axis])
         places.append([on_ring(first + corner, size[axis]) for corner in range(2)])
     rows, columns = places
     pixel = tuple(tuple(ringed[:, r[..., :, None], c[..., None, :]] for c in columns) for r in rows)
@@ -134,7 +135,7 @@ def backward(
     def total(read: Any) -> Any:
         return (grad_output[:, :, None] * read).sum(axis=(0, 3, 4))
 
-    for c in range(x.shape[1]):
+    for c in range(x.shape[1] if grad_output.size else 0):  # sums of nothing are 0, whatever the weight
         moves = displacement[:, c]
         corners = _corners(blurred[:, c], moves)
         grad_weight[:, c] = total(corners.value)

@@ -8,6 +8,7 @@ In the order in which a call flows:
 - `kernels`: kernels that make units of weights and displacements, and outputs of units and planes.
 - `gradients`: kernels that make the gradients of weights and displacements.
 - `tiles`: the innermost loops of both, in vector instructions.
+- `definition`: kernels that make results which are not finite once more, number by number.
 """
 
 from .forms import displaced_conv2d_backward as backward

@@ -4,11 +4,13 @@ Planes have zeros around their pixels: as many as units lead out of the image, o
 leads further can be moved to where a whole tile of zeros is. No loop asks for borders.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
 from .plan import UnitField, UnitPlanes
 
@@ -107,45 +109,30 @@ def pack_unit_items(
     planes: UnitPlanes,
 ) -> None:
     """Items: planes of the block, (images, source channel)."""
-    layout, block = planes.layout, planes.block
+    layout, block, cells = planes.layout, planes.block, planes.layout.cells
     for item in range(start, stop):
-        image = (block.image + item // block.sources) * layout.cells.images
+        first = (block.image + item // block.sources) * cells.images
         channel = block.source + item % block.sources
         at = layout.plane * item
-        if layout.cells.step == 1:
+        if cells.step == 1:
             clear(planes.pixels, at, layout.plane)
             at += layout.x.before - block.first * layout.stride
             ends = block.first, block.first + layout.rows
-            _blur_rows(source[image, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
-        else:
-            for row in range(0, layout.rows, field.rows):
-                _blur_field(scratch, source, (image, channel), block.first + row, blur, field, planes)
-                for k in range(min(field.rows, layout.rows - row)):
-                    to, begin = at + (row + k) * layout.stride, k * field.width
-                    columns = layout.stride // layout.cells.step
-                    interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
-
-
-@borrowing_jit
-def _blur_field(
-    scratch: BlurScratch,
-    source: np.ndarray,
-    first: tuple,
-    row: int,
-    blur: UnitBlur,
-    field: UnitField,
-    planes: UnitPlanes,
-) -> None:
-    """The images from the first (image, channel) on, from `row` of each band on; zeros around them."""
-    cells, before = planes.layout.cells, planes.layout.x.before
-    clear(scratch.field, 0, scratch.field.size)
-    for n in range(min(cells.images, len(source) - first[0])):
-        image = source[first[0] + n, first[1]]
-        for i in range(field.bands):
-            top = row + i * cells.height
-            to = (n * field.height + i * field.rows - top) * field.width + before
-            ends = top, top + field.height // field.bands
-            _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+            _blur_rows(source[first, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
+            continue
+        for row in range(0, layout.rows, field.rows):
+            clear(scratch.field, 0, scratch.field.size)
+            for n in range(min(cells.images, len(source) - first)):
+                image = source[first + n, channel]
+                for i in range(field.bands):
+                    top = block.first + row + i * cells.height
+                    to = (n * field.height + i * field.rows - top) * field.width + layout.x.before
+                    ends = top, top + field.height // field.bands
+                    _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+            for k in range(min(field.rows, layout.rows - row)):
+                to, begin = at + (row + k) * layout.stride, k * field.width
+                columns = layout.stride // cells.step
+                interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
 
 
 @cached_jit
@@ -189,3 +176,24 @@ def multiply_blurred_items(
             for i in range(rows):
                 for j in range(width):
                     totals[item] += float(own[top + i, j]) * scratch.result[i * pitch + j]
+
+
+def run_blurring(
+    kernel: Callable[..., None],
+    items: int,
+    pixels: int,
+    source: np.ndarray,
+    taps: UnitBlur,
+    *args: Any,
+    field: int = 0,
+) -> None:
+    """Run a kernel that blurs so many pixels in all; `field`: the scratch it needs beyond."""
+    operations = float(pixels * (len(taps.down) + len(taps.along)))
+    sizes = blur_scratch(taps, source.shape[3], field)
+    run_with_scratch(kernel, items, operations, sizes, source.dtype, source, taps, *args)
+
+
+def blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
+    """The blurred images to target, from the first (image, channel) on."""
+    items = source.shape[0] * source.shape[1]
+    run_blurring(blur_items, items, source.size, source, taps, target, first)

@@ -18,19 +18,10 @@ from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
 from . import blur, gradients, kernels
-from .blur import UnitBlur, blur_scratch
+from .blur import UnitBlur, blur_into, run_blurring
+from .definition import UnitTargets, correlate_again, displace_again, product_again
 from .kernels import UnitParameters
-from .plan import (
-    UNIT_CHUNK,
-    UNIT_TARGETS,
-    UnitBlock,
-    UnitField,
-    UnitLayout,
-    UnitPlanes,
-    Units,
-    plan_units,
-    unit_scratch,
-)
+from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
 UNIT_GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
@@ -83,14 +74,12 @@ def _blur_within(down: np.ndarray, along: np.ndarray, source: np.ndarray) -> Uni
     return UnitBlur(_within(down, source.shape[2]), _within(along, source.shape[3]))
 
 
-def _prepared(
-    weight: np.ndarray, displacement: np.ndarray, size: tuple[int, int], transposed: bool
-) -> Iterator[tuple[int, Units]]:
+def _prepared(parameters: UnitParameters, transposed: bool) -> Iterator[tuple[int, Units]]:
     """The units of as many target channels at a time as are prepared together, and the first of these."""
+    weight = parameters.weight
     shape = (weight.shape[1], weight.shape[0]) if transposed else weight.shape[:2]
     targets, sources, per_source = *shape, weight.shape[2]
     chunk = max(1, PREPARED_UNITS // (sources * per_source))
-    parameters = UnitParameters(weight, displacement, size)
     for first in range(0, targets, chunk):
         count = min(chunk, targets - first)
         table = (count, sources, per_source)
@@ -108,18 +97,13 @@ def _prepared(
         yield first, units
 
 
-def _pack_unit_planes(
-    source: np.ndarray, taps: UnitBlur, layout: UnitLayout, field: UnitField, block: UnitBlock
-) -> UnitPlanes:
+def _pack_unit_planes(source: np.ndarray, taps: UnitBlur, work: UnitWork) -> UnitPlanes:
     """The planes of a block."""
-    count, cells = block.images * block.sources, layout.cells
-    size = layout.plane * count
+    (layout, field, block), items = work, work.block.images * work.block.sources
+    size = layout.plane * items
     planes = UnitPlanes(borrow("planes", size, source.dtype), layout, block)
-    operations = float(size * (len(taps.down) + len(taps.along)))
-    in_field = cells.images * field.height * field.width if cells.step > 1 else 0
-    sizes = blur_scratch(taps, layout.x.size, in_field)
-    arguments = (source, taps, field, planes)
-    run_with_scratch(blur.pack_unit_items, count, operations, sizes, source.dtype, *arguments)
+    wide = layout.cells.images * field.height * field.width if layout.cells.step > 1 else 0
+    run_blurring(blur.pack_unit_items, items, size, source, taps, field, planes, field=wide)
     return planes
 
 
@@ -128,9 +112,9 @@ def _displace(
 ) -> None:
     """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
     base = base + units.poison
-    for layout, field, block in plan_units(source.shape, units, source.itemsize, True):
-        planes = _pack_unit_planes(source, taps, layout, field, block)
-        items = block.images * block.tiles * layout.parts * -(-len(base) // UNIT_CHUNK)
+    for work in plan_units(source.shape, units, source.itemsize, True):
+        planes, block = _pack_unit_planes(source, taps, work), work.block
+        items = block.images * block.tiles * work.layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
         sizes = unit_scratch(planes, units, min(UNIT_TARGETS, len(base)), correlate=False)
         arguments = (planes, units, base, target, first)
@@ -164,8 +148,11 @@ def displaced_conv2d_forward(
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
     down, along = _taps_of_axes(spread, radius, x.dtype)
     taps = _blur_within(down.value, along.value, x)
-    for first, units in _prepared(weight, displacement, x.shape[2:], False):
-        _displace(x, taps, units, base[first : first + len(units.y)], y, first)
+    parameters = UnitParameters(weight, displacement, x.shape[2:])
+    for first, units in _prepared(parameters, False):
+        some = slice(first, first + len(units.y))
+        _displace(x, taps, units, base[some], y, first)
+        displace_again(x, taps, UnitTargets(parameters, False, first), base[some], y[:, some])
     return y, kept
 
 
@@ -207,10 +194,11 @@ def _backward_x(
     """Write the gradient of x, if it is needed; return that of sigma, if it is."""
     grad_output, x, weight, displacement = inputs
     down, along = taps
-    one = np.ones(1, x.dtype)
+    one = np.ones(1, x.dtype)  # the tap of no blur
     images, size, total = x.shape[0], x.shape[2:], 0.0
     image_bytes = math.prod(size) * x.itemsize
-    for begin, units in _prepared(weight, displacement, size, True):
+    parameters = UnitParameters(weight, displacement, size)
+    for begin, units in _prepared(parameters, True):
         channels = max(1, min(len(units.y), UNIT_GRADIENT_BYTES // (images * image_bytes)))
         at_once = max(1, min(images, UNIT_GRADIENT_BYTES // image_bytes))
         for start in range(0, len(units.y), channels):
@@ -218,31 +206,24 @@ def _backward_x(
             for image in range(0, images, at_once):
                 part = grad_output[image : image + at_once]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
-                _displace(part, UnitBlur(one, one), some, np.zeros(len(some.y), x.dtype), grad, 0)
-                first = (image, begin + start)
+                base, first = np.zeros(len(some.y), x.dtype), (image, begin + start)
+                _displace(part, UnitBlur(one, one), some, base, grad, 0)
+                targets = UnitTargets(parameters, True, begin + start)
+                displace_again(part, UnitBlur(one, one), targets, base, grad)
                 if grad_x is not None:
-                    _blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
+                    blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
                 if needs_sigma:
-                    for pair in (down.by_sigma, along.value), (down.value, along.by_sigma):
-                        total += _product(x, _blur_within(*pair, x), grad, first)
+                    by_sigma = (down.by_sigma, along.value), (down.value, along.by_sigma)
+                    both = [_blur_within(*pair, x) for pair in by_sigma]
+                    product = sum(_product(x, taps, grad, first) for taps in both)
+                    total += product if math.isfinite(product) else product_again(x, both, grad, first)
     return total
-
-
-def _blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
-    """The blurred images to target, from the first (image, channel) on."""
-    items = source.shape[0] * source.shape[1]
-    operations = float(source.size * (len(taps.down) + len(taps.along)))
-    sizes = blur_scratch(taps, source.shape[3])
-    run_with_scratch(blur.blur_items, items, operations, sizes, source.dtype, source, taps, target, first)
 
 
 def _product(x: np.ndarray, taps: UnitBlur, grad: np.ndarray, first: tuple[int, int]) -> float:
     """Sum of the gradient times the blurred x."""
     totals = np.zeros(grad.shape[0] * grad.shape[1])
-    operations = float(grad.size * (len(taps.down) + len(taps.along)))
-    arguments = (x, taps, grad, first, totals)
-    sizes = blur_scratch(taps, x.shape[3])
-    run_with_scratch(blur.multiply_blurred_items, len(totals), operations, sizes, x.dtype, *arguments)
+    run_blurring(blur.multiply_blurred_items, len(totals), grad.size, x, taps, grad, first, totals)
     return float(totals.sum())
 
 
@@ -266,23 +247,26 @@ def _backward_units(
         ]
     else:
         passes = [(down.value, along.value, [by_weight, by_y, by_x])]
-    for first, units in _prepared(*parameters, False):
+    for first, units in _prepared(parameters, False):
         for vertical, horizontal, wanted in passes:
             results = [(kind, result) for kind, result in wanted if result is not None]
             if not results:
                 continue
             sums = np.zeros((*units.y.shape, UNIT_SUMS))
-            _correlate(inputs, _blur_within(vertical, horizontal, x), units, sums, first)
+            blur_taps = _blur_within(vertical, horizontal, x)
+            _correlate(inputs, blur_taps, units, sums, first)
             for kind, result in results:
                 arguments = (sums, parameters, first, kind, result)
                 parallel.run(gradients.finish_unit_items, len(sums), 8.0 * units.y.size, *arguments)
+            targets = UnitTargets(parameters, False, first)
+            correlate_again(x, inputs.grad_output, blur_taps, targets, sums, results)
 
 
 def _correlate(inputs: UnitInputs, taps: UnitBlur, units: Units, sums: np.ndarray, first: int) -> None:
     """Add to `sums` those of the blurred x with the output gradients from channel `first` on."""
     x, targets = inputs.x, gradients.CORRELATED_TARGETS
-    for layout, field, block in plan_units(x.shape, units, x.itemsize, False):
-        planes = _pack_unit_planes(x, taps, layout, field, block)
+    for work in plan_units(x.shape, units, x.itemsize, False):
+        planes, layout, block = _pack_unit_planes(x, taps, work), work.layout, work.block
         items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
         operations = 4.0 * block.images * block.tiles * UNIT_ROWS * layout.x.size * units.y.size
         sizes = unit_scratch(planes, units, targets, correlate=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit, zero_like
+from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES
 from .kernels import (
@@ -64,8 +64,7 @@ def correlate_unit_items(
                         correlate_units(lane_sums, tile, pixels, layout.stride, offsets, sources.units)
                     chain += 1
                     if (chain + 1) * tiles_across > CORRELATED_TILES or row + UNIT_ROWS >= bottom:
-                        rows = (row + UNIT_ROWS - chain * UNIT_ROWS, min(row + UNIT_ROWS, layout.y.size))
-                        _flush(sums, scratch.sums, t, sources, grad_plane, rows, units, planes)
+                        _flush(sums, scratch.sums, t, sources, units)
                         chain = 0
 
 
@@ -80,16 +79,7 @@ def _load_tile(tile: np.ndarray, grad_plane: np.ndarray, row: int, column: int, 
 
 
 @borrowing_jit
-def _flush(
-    sums: np.ndarray,
-    lane_sums: np.ndarray,
-    target: int,
-    sources: UnitSources,
-    grad_plane: np.ndarray,
-    rows: tuple,
-    units: Units,
-    planes: UnitPlanes,
-) -> None:
+def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSources, units: Units) -> None:
     """Move what lanes have added up into float64."""
     lanes, (all_sources, per_source) = REGISTER_BYTES // lane_sums.itemsize, units.y.shape[1:]
     flat, first = sums.reshape(sums.size), (target * all_sources + sources.first) * per_source
@@ -99,28 +89,7 @@ def _flush(
             for lane in range(np.uint64(lanes)):
                 total += float(lane_sums[begin + lane])
                 lane_sums[begin + lane] = 0
-            if not np.isfinite(total):  # was it a pixel next to the image's last, times a zero of the tile?
-                at = sources.at + k // per_source * planes.layout.plane
-                total = _sum_inside(grad_plane, rows, at, first + k, kind, units, planes)
             flat[(first + k) * UNIT_SUMS + kind] += total
-
-
-@borrowing_jit
-def _sum_inside(
-    grad_plane: np.ndarray, rows: tuple, at: int, unit: int, kind: int, units: Units, planes: UnitPlanes
-) -> float:
-    """One sum of one unit over some rows of the image, and nothing outside; `at`: where its plane begins."""
-    y, x = units.y.reshape(units.y.size)[unit], units.x.reshape(units.x.size)[unit]
-    layout, total = planes.layout, 0.0
-    for i in range(rows[0], rows[1]):
-        top = i + y + kind // 2
-        for j in range(layout.x.size):
-            left, value = j + x + kind % 2, zero_like(planes.pixels)
-            if 0 <= top < layout.y.size and 0 <= left < layout.x.size:
-                row = at + (top - planes.block.first) * layout.stride
-                value = planes.pixels[row + left + layout.x.before]
-            total += float(grad_plane[i, j]) * value
-    return total
 
 
 @cached_jit
@@ -144,8 +113,7 @@ def finish_unit_items(
         for c in range(weight.shape[1]):
             for g in range(weight.shape[2]):
                 upper, upper_right, lower, lower_right = sums[item, c, g]
-                y = split_displacement(displacement[o, c, g, 0], size[0])[1]
-                x = split_displacement(displacement[o, c, g, 1], size[1])[1]
+                _, y, _, x = split_displacement(displacement[o, c, g, 0], displacement[o, c, g, 1], size)
                 upper_slope, lower_slope = upper_right - upper, lower_right - lower
                 upper, lower = upper + x * upper_slope, lower + x * lower_slope
                 w = weight[o, c, g]

@@ -42,7 +42,10 @@ class UnitPart(NamedTuple):
 def prepare_unit_items(
     start: int, stop: int, parameters: UnitParameters, transposed: bool, first: int, units: Units
 ) -> None:
-    """Items: target channels. `transposed`: targets are the input channels, displacements are opposite."""
+    """Items: target channels. `transposed`: targets are the input channels, displacements are opposite.
+
+    A unit that is not finite gets factors of 0, and its target channel is poisoned: see `definition`.
+    """
     weight, displacement, size = parameters
     zero = zero_like(weight)
     for item in range(start, stop):
@@ -52,12 +55,11 @@ def prepare_unit_items(
             o, c = (source, target) if transposed else (target, source)
             for g in range(units.y.shape[2]):
                 w, dy, dx = weight[o, c, g], displacement[o, c, g, 0], displacement[o, c, g, 1]
-                if not (np.isfinite(w) and dy == dy and dx == dx):
-                    w, dy, dx, poison = zero, zero, zero, weight.dtype.type(np.nan)
                 if transposed:
                     dy, dx = -dy, -dx
-                y, fraction_y = split_displacement(dy, size[0])
-                x, fraction_x = split_displacement(dx, size[1])
+                y, fraction_y, x, fraction_x = split_displacement(dy, dx, size)
+                if not (np.isfinite(w) and fraction_y == fraction_y):
+                    w, fraction_y, fraction_x, poison = zero, 0.0, 0.0, weight.dtype.type(np.nan)
                 units.y[item, source, g], units.x[item, source, g] = y, x
                 units.factors[item, source, g, 0] = fraction_x
                 units.factors[item, source, g, 1] = w * (1 - fraction_y)
@@ -70,11 +72,17 @@ def prepare_unit_items(
 
 
 @borrowing_jit
-def split_displacement(move: float, size: int) -> tuple:
-    """The whole and the fractional part; what leads too far to read anything stops where that begins."""
-    move = min(max(float(move), -size - 1.0), size + 1.0)
-    whole = np.floor(move)
-    return int(whole), move - whole
+def split_displacement(dy: float, dx: float, size: tuple) -> tuple:
+    """The whole and the fractional part of either; both fractions are NaN where a displacement is.
+
+    What leads too far to read anything stops where that begins.
+    """
+    if dy != dy or dx != dx:
+        return 0, np.nan, 0, np.nan
+    y = min(max(float(dy), -size[0] - 1.0), size[0] + 1.0)
+    x = min(max(float(dx), -size[1] - 1.0), size[1] + 1.0)
+    whole_y, whole_x = np.floor(y), np.floor(x)
+    return int(whole_y), y - whole_y, int(whole_x), x - whole_x
 
 
 @borrowing_jit

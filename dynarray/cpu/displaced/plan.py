@@ -7,7 +7,6 @@ cell needs zeros or neighbours around it as far as units lead. Units that lead f
 as large as the image; then rows are kept as they are, and vectors begin anywhere.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ class Units(NamedTuple):
     x: np.ndarray
     factors: np.ndarray  # (T, S, G, UNIT_FACTORS)
     extent: np.ndarray  # (T, 4): least y, largest y, least x, largest x
-    poison: np.ndarray  # (T,): NaN where a weight or a displacement is no number, else 0
+    poison: np.ndarray  # (T,): NaN, where a unit is left out because it is not finite, else 0
 
 
 class UnitCells(NamedTuple):
@@ -108,6 +107,14 @@ class UnitField(NamedTuple):
     starts: np.ndarray  # of the cell of each lane
 
 
+class UnitWork(NamedTuple):
+    """A block, and all that is known of it before it is packed."""
+
+    layout: UnitLayout
+    field: UnitField
+    block: UnitBlock
+
+
 class UnitPlanes(NamedTuple):
     """The packed planes of a block: (images, sources) of it, each `layout.plane` elements."""
 
@@ -165,9 +172,7 @@ def _cells(shape: tuple[int, ...], lanes: int, reach: tuple[int, int]) -> UnitCe
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def plan_units(
-    shape: tuple[int, ...], units: Units, itemsize: int, in_cells: bool
-) -> tuple[tuple[UnitLayout, UnitField, UnitBlock], ...]:
+def plan_units(shape: tuple[int, ...], units: Units, itemsize: int, in_cells: bool) -> tuple[UnitWork, ...]:
     """The blocks that source images of this shape are read in: in cells, if that is wanted and pays."""
     lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
     return _plan_blocks(shape, (lows[0], highs[1], lows[2], highs[3]), itemsize, in_cells)
@@ -176,13 +181,7 @@ def plan_units(
 @lru_cache(maxsize=256)
 def _plan_blocks(
     shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, in_cells: bool
-) -> tuple[tuple[UnitLayout, UnitField, UnitBlock], ...]:
-    return tuple(_blocks(shape, extent, itemsize, in_cells))
-
-
-def _blocks(
-    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, in_cells: bool
-) -> Iterator[tuple[UnitLayout, UnitField, UnitBlock]]:
+) -> tuple[UnitWork, ...]:
     images, sources, height, width = shape
     lanes = REGISTER_BYTES // itemsize
     up, down, left, right = extent
@@ -203,6 +202,7 @@ def _blocks(
         band = -(-band // 2)
     together = max(1, min(sources, UNIT_PLANE_BYTES // plane_bytes(band)))
     at_once = max(1, min(groups, UNIT_PLANE_BYTES // (together * plane_bytes(band))))
+    works: list[UnitWork] = []
     touched = surroundings if near else itemsize * stride * (UNIT_ROWS + reach[0])
     for image, tile in product(range(0, groups, at_once), range(0, y.tiles, band)):
         count = min(band, y.tiles - tile)
@@ -222,7 +222,8 @@ def _blocks(
         field, some = _field(layout), min(at_once, groups - image)
         for source in range(0, sources, together):
             own = min(together, sources - source)
-            yield layout, field, UnitBlock(image, some, tile, count, source, own, first)
+            works.append(UnitWork(layout, field, UnitBlock(image, some, tile, count, source, own, first)))
+    return tuple(works)
 
 
 def _field(layout: UnitLayout) -> UnitField:

@@ -124,7 +124,6 @@ def _plan_band(call: SampleCall, rows: tuple[int, int]) -> SamplePlan:
     wanted = (np.arange(*rows) * call.rows.stride)[:, None] + call.rows.centres()
     within = (wanted >= 0) & (wanted < call.rows.size)
     image, centres = np.append(np.unique(wanted[within]), -1), np.unique(wanted)
-    lines = np.where(within, np.searchsorted(image[:-1], wanted), len(image) - 1)
     centre_rows = np.searchsorted(centres, wanted)
     tap_rows = centres + call.rows.taps()[:, None]
     totals, tap_columns = np.unique(tap_rows), _tap_columns(call)
@@ -137,8 +136,7 @@ def _plan_band(call: SampleCall, rows: tuple[int, int]) -> SamplePlan:
         centres=Lines(centres, stretch, left, step),
         totals=Lines(totals, stretch, left + int(call.columns.taps().min()), step),
         samples=SamplePlaces(
-            lines=(lines[:, :, None] * line + columns).reshape(len(lines), -1),
-            centres=(centre_rows[:, :, None] * line + columns).reshape(len(lines), -1),
+            image_rows=np.where(within, np.searchsorted(image[:-1], wanted), len(image) - 1),
             centre_rows=centre_rows,
             columns=columns,
             runs=_runs(columns, call.columns.outputs, stretch),

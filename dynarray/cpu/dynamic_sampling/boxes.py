@@ -297,7 +297,7 @@ def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, s
 
 
 class _RegionBand(NamedTuple):
-    """Some rows of outputs of some images, with all that they see; n images, P positions."""
+    """Some rows of outputs of some images, with all that they read; n images, P positions."""
 
     images: slice
     rows: slice
@@ -339,7 +339,8 @@ def _tap_steps(arrays: tuple, params: dict[str, Any]) -> BoxSteps:
     return _region_steps(arrays, params, np.ascontiguousarray(taps))
 
 
-def _bands_of_call(arrays: tuple) -> Iterator[tuple[slice, slice]]:
+def _region_bands(arrays: tuple) -> Iterator[tuple[slice, slice]]:
+    """Images and rows of outputs of each band."""
     x, channel_kernel, spatial_kernel, *attention = arrays
     n, outputs, _, high, wide = channel_kernel.shape
     taps = spatial_kernel.shape[2] * spatial_kernel.shape[3]
@@ -388,7 +389,7 @@ def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     """The output, (N, O, Ho, Wo)."""
     channel_kernel = arrays[1]
     y = np.empty((*channel_kernel.shape[:2], *channel_kernel.shape[3:]), channel_kernel.dtype)
-    for images, rows in _bands_of_call(arrays):
+    for images, rows in _region_bands(arrays):
         band = _read_band(arrays, params, images, rows)
         z, _ = _sum_region(arrays, params, band)
         part = y[images, :, rows]
@@ -404,7 +405,7 @@ def single_region_backward(
     Those of x and of the position attention are zeros; the others are written.
     """
     grad_total = None if grads[0] is None else np.zeros_like(arrays[0][:, :1])
-    for images, rows in _bands_of_call(arrays):
+    for images, rows in _region_bands(arrays):
         band = _read_band(arrays, params, images, rows)
         parts = tuple(None if grad is None else grad[images] for grad in grads)
         total = None if grad_total is None else grad_total[images]

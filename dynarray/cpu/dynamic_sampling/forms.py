@@ -124,7 +124,7 @@ def _forward_image(call: SampleCall, inputs: SampleInputs, y: np.ndarray, larges
 def _operations(band: SampleBand) -> float:
     """Of the sums over channels of a band."""
     share = band.plan.rows / band.call.rows.outputs
-    return float(band.inputs.channel_kernel.size) * band.plan.samples.lines.shape[1] * share
+    return float(band.inputs.channel_kernel.size) * band.call.rows.samples**2 * share
 
 
 def dynamic_sampling_conv2d_backward(
@@ -189,24 +189,15 @@ def _backward_image(
     items, dtype = min(call.groups, parallel.ITEMS), inputs.x.dtype
     none = np.zeros((0,) * 4, dtype)
     # With "max", the second pass makes the gradient of the channel kernel.
-    channel_kernel, later = (
-        (none, grads.channel_kernel) if given.fuse == MAX else (grads.channel_kernel, none)
-    )
+    later, channel_kernel = grads.channel_kernel, none
+    if given.fuse != MAX:
+        later, channel_kernel = none, grads.channel_kernel
     for plan in sampling_plans(call):
         band = pack_band(call, plan, inputs, total, margins=True)
         totals = np.zeros((items, band.totals.size) if wanted[0] else (0, 0), dtype)
         first = SampleGrads(channel_kernel, *grads[2:], totals)
         if wanted[0] or channel_kernel.size or any(wanted[2:]):
-            sums = first.sample_attention.size + first.position_attention.size > 0
-            scratch: Any = sampling_scratch(band, sums, gradients=True)
-            kernel = first_pass_items
-            if given.fuse == MAX:
-                scratch, kernel = (
-                    MaximumScratch(call.columns.outputs, call.columns.outputs),
-                    first_maximum_items,
-                )
-            arguments = (given, first, band, items)
-            run_with_scratch(kernel, items, _operations(band), scratch, dtype, *arguments)
+            _first_pass(given, first, band, items)
         if wanted[0]:
             add_line_items(0, 1, grad_total[None], totals.sum(axis=0), 0, plan.totals)
         if wanted[0] or later.size:
@@ -216,22 +207,29 @@ def _backward_image(
         grads.x[...] += grad_total
 
 
+def _first_pass(given: SampleGradOutput, grads: SampleGrads, band: SampleBand, items: int) -> None:
+    """Gradients of what belongs to output channels, and of the sum over channels."""
+    wide, sums = band.call.columns.outputs, grads.sample_attention.size + grads.position_attention.size > 0
+    scratch: tuple = MaximumScratch(wide, wide)
+    kernel = first_maximum_items
+    if given.fuse != MAX:
+        kernel, scratch = first_pass_items, sampling_scratch(band, sums, gradients=True)
+    arguments = (given, grads, band, items)
+    run_with_scratch(kernel, items, _operations(band), scratch, band.inputs.x.dtype, *arguments)
+
+
 def _second_pass(given: SampleGradOutput, grads: ChannelGrads, band: SampleBand) -> None:
     """Gradients of channel kernel and x, but for what all channels share."""
-    channels, dtype = band.call.channels, band.inputs.x.dtype
-    if given.fuse == MAX:
-        chunk, kernel = max(_LEAST_CHUNK, -(-channels // parallel.ITEMS)), second_maximum_items
-        scratch: Any = MaximumScratch(0, band.call.columns.outputs)
-    else:
+    channels, operations = band.call.channels, 2 * _operations(band)
+    scratch: tuple = MaximumScratch(0, band.call.columns.outputs)
+    chunk, kernel = max(_LEAST_CHUNK, -(-channels // parallel.ITEMS)), second_maximum_items
+    if given.fuse != MAX:
         # The more channels share the weights of the samples the better; results do not depend on it.
         chunk = min(_MOST_CHUNK, max(_LEAST_CHUNK, -(-channels // parallel.get_num_threads())))
-        chunk, kernel, scratch = (
-            -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS,
-            second_pass_items,
-            channel_scratch(band),
-        )
+        chunk = -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS
+        kernel, scratch = second_pass_items, channel_scratch(band)
     arguments = (given, grads, band, chunk)
-    run_with_scratch(kernel, -(-channels // chunk), 2 * _operations(band), scratch, dtype, *arguments)
+    run_with_scratch(kernel, -(-channels // chunk), operations, scratch, band.inputs.x.dtype, *arguments)
 
 
 # ---- dynamic_conv2d

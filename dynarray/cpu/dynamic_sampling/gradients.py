@@ -22,7 +22,15 @@ from ..engine.products import (
     product_of_terms,
 )
 from .bands import add_lines
-from .kernels import add_taps, copy_kernels, copy_maps, fetch_row, read_taps, sum_channels
+from .kernels import (
+    add_taps,
+    copy_kernels,
+    copy_maps,
+    fetch_row,
+    place_samples,
+    read_taps,
+    sum_channels,
+)
 from .records import (
     STACK,
     ChannelGrads,
@@ -52,8 +60,8 @@ def _weigh(
     attention = band.inputs.sample_attention.reshape(-1) if attended else band.ones
     residual = band.call.attention_residual if attended else band.ones[0] - band.ones[0]
     has_centre = centred and len(band.central) > 0
-    factors, places = band.central if has_centre else band.ones, band.plan.samples.centres
-    size, regions = len(band.plan.centres.rows) * band.widths.line, places.shape[1]
+    factors, regions = band.central if has_centre else band.ones, len(row.centres)
+    size = len(band.plan.centres.rows) * band.widths.line
     for s in range(samples[0], samples[1]):
         first = s * outputs if given.fuse == STACK else 0
         for k in range(row.outputs):
@@ -61,7 +69,7 @@ def _weigh(
             t = uint64(target.at + (s - samples[0]) * target.columns + k * target.rows)
             g = uint64(((first + o) * high + row.number) * wide)
             a = uint64(((o * regions + s) * high + row.number) * wide if attended else 0)
-            f = uint64(o * size + places[row.h, s] if has_centre else 0)
+            f = uint64(o * size + row.centres[s] if has_centre else 0)
             for w in range(uint64(wide)):
                 target.data[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
 
@@ -71,11 +79,10 @@ def _weigh_centred(scratch: SampleScratch, row: SampleRow, wide: int, band: Samp
     """`scratch.centred` from `scratch.weights`."""
     target, weights, widths, attended = scratch.centred, scratch.weights, band.widths, len(band.central) > 0
     factors, size = band.central if attended else band.ones, len(band.plan.centres.rows) * widths.line
-    places = band.plan.samples.centres[row.h]
     for k in range(row.outputs):
-        for s in range(len(places)):
+        for s in range(len(row.centres)):
             to, i = uint64((s * PRODUCT_ROWS + k) * widths.row), (s * PRODUCT_ROWS + k) * widths.pitch
-            f = uint64((row.first + k) * size + places[s] if attended else 0)
+            f = uint64((row.first + k) * size + row.centres[s] if attended else 0)
             at = uint64(i + widths.margin)
             for w in range(uint64(wide)):
                 target[to + w] = weights[at + w] * factors[f + w]
@@ -83,7 +90,7 @@ def _weigh_centred(scratch: SampleScratch, row: SampleRow, wide: int, band: Samp
 
 @borrowing_jit
 def _sum_by_tap(
-    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: tuple, band: SampleBand
+    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: np.ndarray, band: SampleBand
 ) -> None:
     """Add a row of outputs to `scratch.by_tap`, and if `centred` to `scratch.by_centre`.
 
@@ -175,7 +182,10 @@ def first_pass_items(
     """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
     outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
     groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
-    shifts = np.arange(len(columns)) * (PRODUCT_ROWS * band.widths.pitch) - columns, -columns
+    shifts = np.empty((2, len(columns)), np.intp)
+    for j in range(len(columns)):
+        shifts[0, j], shifts[1, j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j], -columns[j]
+    places = np.empty((2, len(columns) ** 2), np.intp)
     clear(scratch.kernels, 0, len(scratch.kernels))
     clear(scratch.sums, 0, len(scratch.sums))
     clear(scratch.weights, 0, len(scratch.weights))
@@ -192,20 +202,21 @@ def first_pass_items(
                 low, high = plan.samples.centre_rows[first, 0], plan.samples.centre_rows[end - 1, last] + 1
                 clear(scratch.by_tap, 0, len(scratch.by_tap))
                 clear(scratch.by_centre, 0, len(scratch.by_centre))
-                read_taps(scratch, SampleRow(o, count, first, plan.first + first, low), high, band)
                 for h in range(first, end):
-                    row = SampleRow(o, count, h, plan.first + h, low)
+                    place_samples(places, h, band)
+                    row = SampleRow(o, count, h, plan.first + h, low, places[0], places[1])
+                    if h == first:
+                        read_taps(scratch, row, high, band)
                     _first_row(scratch, row, shifts, len(totals) > 0, given, grads, band)
-                if len(totals) or grads.position_attention.size:
-                    row = SampleRow(o, count, first, plan.first + first, low)
-                    _spread_taps(scratch, row, high, totals, grads, band)
+                    if h == end - 1 and len(totals) + grads.position_attention.size:
+                        _spread_taps(scratch, row, high, totals, grads, band)
 
 
 @borrowing_jit
 def _first_row(
     scratch: SampleScratch,
     row: SampleRow,
-    shifts: tuple,
+    shifts: np.ndarray,
     has_totals: bool,
     given: SampleGradOutput,
     grads: SampleGrads,
@@ -219,7 +230,7 @@ def _first_row(
         sum_channels(scratch, row, band)
     copy_kernels(scratch, row, band)
     weights = Target(scratch.weights, band.widths.margin, pitch, PRODUCT_ROWS * pitch)
-    _weigh(weights, row, (ZERO, band.plan.samples.lines.shape[1]), _PLAIN, given, band)
+    _weigh(weights, row, (ZERO, len(row.lines)), _PLAIN, given, band)
     if attended:
         _clear_behind(scratch, wide, band)
     if attended or has_totals:
@@ -263,7 +274,7 @@ def _multiply_regions(
 def _sum_by_place(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * position attention."""
     (kh, kw, high, wide), flat, widths = grad.shape[1:], grad.reshape(-1), band.widths
-    taps, samples = kh * kw, band.plan.samples.centres[row.h]
+    taps, samples = kh * kw, row.centres
     extent = Extent(ONE, taps, len(samples), widths.row)
     for k in range(row.outputs):
         at, tap_at = k * widths.pitch + widths.margin, k * widths.output - row.low * widths.line
@@ -280,7 +291,7 @@ def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, ba
     """The gradient of a row of the channel kernel: sum over samples of weight * position attention * x."""
     _, channels, high, wide = grad.shape
     flat, padded, plane, channel = grad.reshape(-1), band.widths.row, high * wide, band.plan.channel
-    samples = band.plan.samples.lines[row.h]
+    samples = row.lines
     in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
     centred = Factor(scratch.centred, ZERO, padded, PRODUCT_ROWS * padded, None)
     together = channels if in_place and len(samples) == WIDE else WIDE
@@ -304,7 +315,7 @@ def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, ba
 
 def channel_scratch(band: SampleBand) -> ChannelScratch:
     """The sizes of scratch of the second pass."""
-    row, regions = band.widths.row, band.plan.samples.lines.shape[1]
+    row, regions = band.widths.row, band.call.rows.samples**2
     most = min(SAMPLING_OUTPUTS, band.call.outputs)
     batch = min(regions, max(WIDE, _WEIGHTS_BYTES // (most * row * band.call.itemsize)))
     return ChannelScratch(batch * most * row, batch * PRODUCT_ROWS * row, most * PRODUCT_ROWS * row)
@@ -322,7 +333,8 @@ def second_pass_items(
 ) -> None:
     """Items (chunk of channels, a multiple of PRODUCT_ROWS): the gradient of x, from that of its lines."""
     outputs, channels = band.inputs.channel_kernel.shape[:2]
-    padded, plan, regions = band.widths.row, band.plan, band.plan.samples.lines.shape[1]
+    padded, plan, regions = band.widths.row, band.plan, len(band.plan.samples.columns) ** 2
+    places = np.empty((2, regions), np.intp)
     batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
@@ -330,7 +342,8 @@ def second_pass_items(
         for o in range(0, outputs, SAMPLING_OUTPUTS):
             count = min(SAMPLING_OUTPUTS, outputs - o)
             for h in range(plan.rows):
-                row = SampleRow(o, count, h, plan.first + h, ZERO)
+                place_samples(places, h, band)
+                row = SampleRow(o, count, h, plan.first + h, ZERO, places[0], places[1])
                 for s in range(0, regions, batch):
                     samples = (s, min(s + batch, regions))
                     weights = Target(scratch.weights, ZERO, padded, count * padded)
@@ -360,7 +373,7 @@ def _move_to_lines(
 ) -> None:
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
     _, all_channels, high, wide = band.inputs.channel_kernel.shape
-    plane, padded, places = high * wide, band.widths.row, band.plan.samples.lines[row.h]
+    plane, padded = high * wide, band.widths.row
     target = Target(scratch.moved, ZERO, padded, PRODUCT_ROWS * padded)
     copied = Factor(scratch.copy, ZERO, padded, PRODUCT_ROWS * padded, None)
     weights = Factor(scratch.weights, ZERO, row.outputs * padded, padded, None)
@@ -375,7 +388,7 @@ def _move_to_lines(
         product_of_rows(target, copied, weights, extent, FALSE)
         for s in range(samples[0], samples[1]):
             for m in range(count):
-                t = uint64((c + m) * band.plan.channel + places[s])
+                t = uint64((c + m) * band.plan.channel + row.lines[s])
                 f = uint64(((s - samples[0]) * PRODUCT_ROWS + m) * padded)
                 for w in range(uint64(wide)):
                     grad_lines[t + w] += scratch.moved[f + w]

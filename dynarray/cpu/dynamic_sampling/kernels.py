@@ -73,6 +73,17 @@ def copy_maps(target: Factor, maps: Factor, extent: Extent, number: int, band: S
 
 
 @borrowing_jit
+def place_samples(places: np.ndarray, h: int, band: SampleBand) -> None:
+    """`SampleRow.lines` and `SampleRow.centres` of a row of the band."""
+    samples, line = band.plan.samples, band.widths.line
+    number = len(samples.columns)
+    for s in range(number * number):
+        i, column = s // number, samples.columns[s % number]
+        places[0, s] = samples.image_rows[h, i] * line + column
+        places[1, s] = samples.centre_rows[h, i] * line + column
+
+
+@borrowing_jit
 def read_taps(scratch: SampleScratch, row: SampleRow, end: int, band: SampleBand) -> None:
     """What taps read of X1 for the output channels of a row, on rows of centres from `row.low` to `end`."""
     plan, attention = band.plan, band.inputs.position_attention
@@ -156,7 +167,7 @@ def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
 
     Of the last strip, what is behind the row holds any value.
     """
-    samples, widths, kernels = band.plan.samples.lines[row.h], band.widths, band.inputs.channel_kernel
+    samples, widths, kernels = row.lines, band.widths, band.inputs.channel_kernel
     _, channels, high, wide = kernels.shape
     plane, channel = high * wide, band.plan.channel
     target = Target(scratch.sums, widths.margin, widths.pitch, PRODUCT_ROWS * widths.pitch)
@@ -181,7 +192,7 @@ def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
 def add_taps(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """From sums over channels sums[s, k] to the regions s of the output channels k."""
     sums, factors, widths, wide = scratch.sums, band.central, band.widths, band.inputs.spatial_kernel.shape[4]
-    samples, pitch = band.plan.samples.centres[row.h], widths.pitch
+    samples, pitch = row.centres, widths.pitch
     taps = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2]
     extent = Extent(ONE, len(samples), taps, widths.row)
     for k in range(row.outputs):
@@ -213,6 +224,7 @@ def sampling_forward_items(
     `largest` is None but for "max"; then `not_finite` gets the rows in which not all regions are finite.
     """
     outputs, groups, plan = y.shape[1], -(-y.shape[1] // PRODUCT_ROWS), band.plan
+    places = np.empty((2, len(plan.samples.columns) ** 2), np.intp)
     clear(scratch.kernels, 0, len(scratch.kernels))
     for item in range(start, stop):
         first, chunk = item // chunks * plan.block, item % chunks
@@ -222,7 +234,8 @@ def sampling_forward_items(
             o = PRODUCT_ROWS * group
             count = min(PRODUCT_ROWS, outputs - o)
             for h in range(first, end):
-                row = SampleRow(o, count, h, plan.first + h, low)
+                place_samples(places, h, band)
+                row = SampleRow(o, count, h, plan.first + h, low, places[0], places[1])
                 if h == first:
                     read_taps(scratch, row, high, band)
                 fetch_row(row, band)
@@ -238,7 +251,7 @@ def _fuse_samples(
     y: np.ndarray, largest: Any, scratch: SampleScratch, row: SampleRow, band: SampleBand
 ) -> bool:
     """Put the samples of a row into the output; whether all are finite, as far as that matters."""
-    regions, outputs, (high, wide) = band.plan.samples.lines.shape[1], y.shape[1], y.shape[2:]
+    regions, outputs, (high, wide) = len(row.lines), y.shape[1], y.shape[2:]
     flat, sums, finite, stacked = y.reshape(-1), scratch.sums, True, len(y) > 1
     attended = band.inputs.sample_attention.size > 0
     attention = band.inputs.sample_attention.reshape(-1) if attended else band.ones

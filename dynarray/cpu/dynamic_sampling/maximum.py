@@ -79,7 +79,7 @@ def exact_maximum_items(
     for item in range(start, stop):
         o, row = places[item, 0], places[item, 1]
         for w in range(y.shape[2]):
-            for s in range(band.plan.samples.lines.shape[1]):
+            for s in range(band.call.rows.samples * band.call.rows.samples):
                 z = _region_by_definition(SamplePixel(o, row - band.plan.first, w, s), band)
                 if s == 0 or z > y[o, row, w] or (z != z and y[o, row, w] == y[o, row, w]):
                     y[o, row, w], largest[o, row, w] = z, s
@@ -90,10 +90,12 @@ def _largest_of_row(
     places: np.ndarray, weights: np.ndarray, o: int, h: int, given: SampleGradOutput, band: SampleBand
 ) -> None:
     """Where the largest samples of a row are in the lines of x, and grad_output * sample attention."""
-    row, attention = band.plan.first + h, band.inputs.sample_attention
+    row, attention, samples = band.plan.first + h, band.inputs.sample_attention, band.plan.samples
+    number = len(samples.columns)
     for w in range(len(places)):
         s = given.largest[o, row, w]
-        places[w] = band.plan.samples.lines[h, s] + w
+        line = samples.image_rows[h, s // number] * band.widths.line
+        places[w] = line + samples.columns[s % number] + w
         weights[w] = given.grad_output[0, o, row, w]
         if attention.size:
             weights[w] *= attention[o, s, row, w] + band.call.attention_residual

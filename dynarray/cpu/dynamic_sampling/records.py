@@ -63,12 +63,11 @@ class Lines(NamedTuple):
 
 
 class SamplePlaces(NamedTuple):
-    """Where samples are: of pixel w the element w behind that."""
+    """Where samples are: in lines of x, and in lines of the rows on which samples are centred."""
 
-    lines: np.ndarray  # (rows of outputs, S*S): in the lines of x
-    centres: np.ndarray  # (rows of outputs, S*S): in lines of the rows on which samples are centred
-    centre_rows: np.ndarray  # (rows of outputs, S): which of those rows
-    columns: np.ndarray  # (S,): in a line
+    image_rows: np.ndarray  # (rows of outputs, S): which line of x
+    centre_rows: np.ndarray  # (rows of outputs, S): which row of centres
+    columns: np.ndarray  # (S,): the element of pixel 0
     runs: np.ndarray  # (., 3): the elements of a line on which samples are centred: start, end, phase
 
 
@@ -139,6 +138,8 @@ class SampleRow(NamedTuple):
     h: int  # the row, in the band
     number: int  # the row, in the image
     low: int  # the first row of centres in what taps read
+    lines: np.ndarray  # (S*S,): where pixel 0 of each sample lies in the lines of x
+    centres: np.ndarray  # and in lines of the rows on which samples are centred
 
 
 class SampleGradOutput(NamedTuple):

@@ -31,6 +31,9 @@ jit: Callable = numba.njit(**_CALLED)
 # The same without counting references to arrays, for which threads wait for each other. Only for what neither
 # allocates nor returns arrays, nor calls what does: those it is given, the kernel holds.
 borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
+# Such ones operation by operation as they are written: of (1 - f)*x + f*y LLVM may else make x + f*(y - x),
+# and that is NaN where x is infinite.
+literal_jit: Callable = numba.njit(**{**_CALLED, "fastmath": False}, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
 ZERO: Any = np.intp(0)

@@ -41,9 +41,7 @@ class Target(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """The planes of a factor: the one of line i, a row or a column of the result, and of term k begins at
-    ``at + terms[k] + lines[i]``.
-    """
+    """The planes of a factor: that of term k, row or column i begins at ``at + terms[k] + lines[i]``."""
 
     data: np.ndarray
     at: int
@@ -72,7 +70,7 @@ class _Block(NamedTuple):
     full: bool
 
 
-def _compiled(generate: Callable, *args: Any) -> Callable:
+def _compiled(generate: Callable, shape: _Block) -> Callable:
     """An intrinsic: ``target[row + i, column + j] = sum over k of a[k, row + i] * b[k, column + j]``.
 
     With `add`, which may be None for False, sums are added to what the target holds.
@@ -82,7 +80,7 @@ def _compiled(generate: Callable, *args: Any) -> Callable:
     def block(typing: Any, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any, add: Any) -> Any:
         flag = add if isinstance(add, types.NoneType) else types.boolean
         signature = types.void(target, a, b, extent, types.intp, types.intp, flag)
-        return signature, partial(generate, block=_Block(*args))
+        return signature, partial(generate, block=shape)
 
     return block
 
@@ -204,7 +202,7 @@ def _store(writer: Writer, totals: list, to: Any, places: list, add: Any, at_onc
 
 def _pair(rows: int, columns: int) -> Callable:
     """A block whose planes take a pair of registers."""
-    return _compiled(_generate_block, rows, columns, _PAIR_BYTES, False)
+    return _compiled(_generate_block, _Block(rows, columns, _PAIR_BYTES, full=False))
 
 
 _pairs, _pairs_fewer_rows = _pair(_PAIR_ROWS, _PAIR_COLUMNS), _pair(_PAIR_ROWS - 1, _PAIR_COLUMNS)
@@ -247,13 +245,12 @@ def sum_products(target: Target, a: Factor, b: Factor, extent: Extent, add: bool
 
 
 def _many_columns(rows: int) -> Callable:
-    """`sum_products` for one group of so many rows, whose last one may stand in for some that there are not.
+    """`sum_products` for at most so many rows, at the cost of so many.
 
-    Runs are of whole registers.
+    Runs are of whole registers. Planes of the target do not overlap.
     """
-    wide, narrow = (
-        _compiled(_generate_block, rows, columns, REGISTER_BYTES, True) for columns in (WIDE, NARROW)
-    )
+    shapes = (_Block(rows, columns, REGISTER_BYTES, full=True) for columns in (WIDE, NARROW))
+    wide, narrow = (_compiled(_generate_block, shape) for shape in shapes)
 
     @borrowing_jit
     def product(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
@@ -271,8 +268,10 @@ def _many_columns(rows: int) -> Callable:
 
 
 product_of_rows, product_of_row = _many_columns(PRODUCT_ROWS), _many_columns(1)
-_block_of_rows = _compiled(_generate_block, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
-_held = _compiled(_generate_held, PRODUCT_ROWS, WIDE, REGISTER_BYTES, True)
+_WIDE_BLOCK = _Block(PRODUCT_ROWS, WIDE, REGISTER_BYTES, full=True)
+_block_of_rows, _block_of_terms = (
+    _compiled(generate, _WIDE_BLOCK) for generate in (_generate_block, _generate_held)
+)
 
 
 @borrowing_jit
@@ -284,7 +283,7 @@ def product_of_block(target: Target, a: Factor, b: Factor, extent: Extent, add: 
 @borrowing_jit
 def product_of_terms(target: Target, a: Factor, b: Factor, extent: Extent) -> None:
     """`product_of_rows` for `WIDE` terms of all `PRODUCT_ROWS` rows: factors `a` stay while columns go by."""
-    _held(target, a, b, extent, ZERO, ZERO, None)
+    _block_of_terms(target, a, b, extent, ZERO, ZERO, None)
 
 
 @intrinsic

@@ -242,20 +242,21 @@ def _unpack_planes(
 
 
 @borrowing_jit
-def _leads_out(source: Planes, channels: int, edge: np.ndarray, plan: InPlacePlan) -> bool:
-    """Whether taps lead out of the array from a block of some channels; then a copy amid zeros is made.
+def _readable(source: Planes, channels: int, edge: np.ndarray, plan: InPlacePlan) -> Planes:
+    """A block of some channels, wherever taps lead: where it is, or a copy amid zeros.
 
-    Only from the first and last planes do they; filters are zero there.
+    Only from the first and last planes of an array do taps lead out of it; filters are zero there. Returns an
+    array that the caller has, who must not count references either.
     """
     reach, span, size = plan.reach, plan.span, source.values.size
     if source.at >= reach and source.at + (channels - 1) * source.apart + span - reach <= size:
-        return False
+        return source
     clear(edge, 0, channels * span)
     for c in range(channels):
         begin = source.at + c * source.apart - reach
         low, high = max(0, -begin), min(span, size - begin)
         copy(edge, c * span + low, source.values, begin + low, high - low)
-    return True
+    return Planes(edge, reach, span)
 
 
 @borrowing_jit
@@ -283,8 +284,7 @@ def _filter_rows(
         channel = item.sample * items.groups * items.per_group + c
         channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
         target = StripTarget(Planes(y, at, image), scratch.totals, stream)
-        source, copied = Planes(inputs.x, at, image), Planes(edge, plan.reach, plan.span)
-        pixels = copied if _leads_out(source, channels, edge, plan) else source
+        pixels = _readable(Planes(inputs.x, at, image), channels, edge, plan)
         scale = Scale(inputs.channel_weight, channel * taps, taps, None)
         apply(target, channels, rows.height * items.width, strips, pixels, scale)
 
@@ -330,22 +330,22 @@ def _filter_rows_back(
     image, stream = items.rows * items.width, grads.x.size * grads.x.itemsize >= STREAM_BYTES
     strips = Strips(scratch.strips, plan.back, 0, taps)
     by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
-    count, copied = rows.height * items.width, Planes(edge, plan.reach, plan.span)
+    count = rows.height * items.width
     for c in range(item.channel, item.channel_end, CHANNELS):
         channel = item.sample * items.groups * items.per_group + c
         channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
         scale = Scale(inputs.channel_weight, channel * taps, taps, None)
-        outputs, source = Planes(grad_output, at, image), Planes(inputs.x, at, image)
+        outputs = Planes(grad_output, at, image)
         if grads.x.size:
             target = StripTarget(Planes(grads.x, at, image), scratch.totals, stream)
-            pixels = copied if _leads_out(outputs, channels, edge, plan) else outputs
+            pixels = _readable(outputs, channels, edge, plan)
             apply(target, channels, count, strips, pixels, scale)
         if grads.weight.size + grads.channel_weight.size:
             grad_scale = Planes(scratch.unwanted, 0, 0)
             if grads.channel_weight.size:
                 slot = item.band * items.samples * items.groups * items.per_group + channel
                 grad_scale = Planes(grads.channel_weight, slot * taps, taps)
-            pixels = copied if _leads_out(source, channels, edge, plan) else source
+            pixels = _readable(Planes(inputs.x, at, image), channels, edge, plan)
             correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, outputs, pixels, scale)
 
 

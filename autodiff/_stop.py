@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..variable import Variable
+from .variable import Variable
 
 
 def stop_gradient(x: Any) -> Any:
