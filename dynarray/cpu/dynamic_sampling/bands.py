@@ -202,7 +202,7 @@ def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int)
     maps = attention.reshape(outputs, prod(attention.shape[1:3]), *attention.shape[3:])
     maps = np.ascontiguousarray(maps[:, maps.shape[1] // 2])
     parallel.run(pack_line_items, outputs, 4.0 * outputs * size, central, size, maps, lines)
-    central += residual
+    central[: outputs * size] += residual  # what is behind may hold anything, of which NumPy would warn
     return central
 
 
