@@ -258,16 +258,12 @@ def test_upsampling_faces_are_local_filter2d(
     np.testing.assert_array_equal(face.masks, base.weight.reshape(masks.shape))
 
 
-def test_channel_weights_without_upsampling_may_have_phases(
-    backend: Backend, rng: np.random.Generator
-) -> None:
+def test_channel_weights_may_have_one_phase(backend: Backend, rng: np.random.Generator) -> None:
     x, weight = rng.standard_normal((2, 4, 5, 6)), rng.standard_normal((2, 1, 3, 3, 5, 6))
     channel = rng.standard_normal((2, 4, 3, 3))
     phases = channel.reshape(2, 1, 1, 4, 3, 3)
-    np.testing.assert_array_equal(
-        run(backend, dyn.local_filter2d, x, weight, phases),
-        run(backend, dyn.local_filter2d, x, weight, channel),
-    )
+    with_phases, without = (run(backend, dyn.local_filter2d, x, weight, each) for each in (phases, channel))
+    np.testing.assert_array_equal(with_phases, without)
     grad = run(backend, dyn.local_filter2d_backward, x, x, weight, phases).channel_weight
     assert grad.shape == phases.shape
 
