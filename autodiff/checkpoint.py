@@ -19,19 +19,16 @@ from .variable import Variable, linked
 _WORDS = (bool, int, float, complex, str, type, np.dtype, np.generic, slice, range)
 
 
-class _Given(NamedTuple):
-    """A Variable among the arguments, with the data that it had."""
-
-    data: Any
-    node: Any
-
-
 class _Call(NamedTuple):
-    """What must be known to run a function again; `arrays` are watched for overwriting."""
+    """What must be known to run a function again.
+
+    `arrays` are watched for overwriting. `args` come with their nodes; they, and those `outside` of them,
+    with the data that they had.
+    """
 
     names: list[str]
     arrays: tuple
-    args: tuple
+    args: list[tuple[Any, Any]]
     outside: list[tuple[Variable, Any]]
     states: States
     value: Any
@@ -182,7 +179,7 @@ def _recorded(
     call = _Call(
         [variable.name or f"input {i}" for i, variable in enumerate(inputs)],
         (*values, *(array for array in map(stop_gradient, args) if hasattr(array, "nbytes"))),
-        tuple(_Given(arg.data, arg.node) if isinstance(arg, Variable) else arg for arg in args),
+        [(arg.data, arg.node) if isinstance(arg, Variable) else (arg, None) for arg in args],
         [(variable, variable.data) for variable in inputs if id(variable) not in given],
         states,
         fingerprint(output.data),
@@ -207,10 +204,10 @@ def _rules(f: Callable, name: str) -> Function:
                     f"{name}: {variable!r}, which it uses, got other data after the forward pass; take the "
                     "gradient first"
                 )
-        args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
+        args = tuple([linked(*arg) for arg in call.args])
         with replaying(call.states), Tape(check=False) as tape:
             heard = _Listener(call.heard.check)
-            output = heard.run(f, tuple(args), step.params, state.get().entered)
+            output = heard.run(f, args, step.params, state.get().entered)
         if not call.heard.same(heard) or not same(call.value, fingerprint(output.data)):
             raise RuntimeError(
                 f"{name}: run again it gave another value than before, or used other Variables or arrays: "
