@@ -45,8 +45,9 @@ def checkpoint(f: Callable) -> Callable:
     ----------
     f : callable
         Returns one array. Array arguments are positional. It may also use Variables from outside, such as the
-        parameters of a layer: they get their gradients. It must compute the same each time; random numbers
-        drawn by functions of this package (`functions.dropout`) are the same when it runs again.
+        parameters of a layer: they get their gradients. It must compute the same from the same each time, or
+        the gradient is a RuntimeError; random numbers drawn by functions of this package
+        (`functions.dropout`) are the same when it runs again.
 
     Returns
     -------
