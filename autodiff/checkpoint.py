@@ -98,15 +98,15 @@ def checkpoint(f: Callable) -> Callable:
 class _Listener:
     """Hears the calls that a function makes as it runs.
 
-    `used` are the Variables from before that it uses, by their nodes. `calls` are marks of all that each call
-    is given, so that two runs which make the same of the same have the same marks; `device` are fingerprints
-    that only the device can compare.
+    `used` are the Variables from before that it uses, by their nodes. `mark` is a hash of the calls that led
+    to its value, and of all that they were given: two runs that make the same of the same have the same, in
+    whichever order. `device` are fingerprints that only the device can compare.
     """
 
     def __init__(self, check: bool) -> None:
         self.check, self.start, self.outer = check, next_number(), state.get().listener
         self.used: dict[Any, Variable] = {}
-        self.calls: list[tuple[str, int]] = []
+        self.mark = 0
         self.device: list = []
         self._made: dict[int, int] = {}
 
@@ -117,19 +117,17 @@ class _Listener:
             output = f(*args, **params)
         finally:
             state.reset(token)
-        self.calls.append(("return", hash(self._mark(output))))
-        self._made = {}
+        self.mark, self._made = hash(self._mark(output)), {}
         return output
 
     def __call__(self, name: str, args: Any, params: dict, result: Variable) -> None:
-        self.calls.append((name, hash((self._mark(args), self._mark(params)))))
-        self._made[result.node.number] = len(self.calls)
+        self._made[result.node.number] = hash((name, self._mark(args), self._mark(params)))
         if self.outer is not None:
             self.outer(name, args, params, result)
 
     def same(self, other: "_Listener") -> Any:
-        """Whether two runs gave the same to the same functions."""
-        if self.calls != other.calls or len(self.device) != len(other.device):
+        """Whether two runs made the same of the same."""
+        if self.mark != other.mark or len(self.device) != len(other.device):
             return False
         return functools.reduce(lambda known, pair: known & same(*pair), zip(self.device, other.device), True)
 
