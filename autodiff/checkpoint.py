@@ -19,19 +19,16 @@ from .variable import Variable, linked
 _WORDS = (bool, int, float, complex, str, type, np.dtype, np.generic, slice, range)
 
 
-class _Given(NamedTuple):
-    """A Variable among the arguments, with the data that it had."""
-
-    data: Any
-    node: Any
-
-
 class _Call(NamedTuple):
-    """What must be known to run a function again; `arrays` are watched for overwriting."""
+    """What must be known to run a function again.
+
+    `arrays` are watched for overwriting. `args` come with their nodes; they, and those `outside` of them,
+    with the data that they had.
+    """
 
     names: list[str]
     arrays: tuple
-    args: tuple
+    args: list[tuple[Any, Any]]
     outside: list[tuple[Variable, Any]]
     states: States
     value: Any
@@ -48,8 +45,9 @@ def checkpoint(f: Callable) -> Callable:
     ----------
     f : callable
         Returns one array. Array arguments are positional. It may also use Variables from outside, such as the
-        parameters of a layer: they get their gradients. It must compute the same each time; random numbers
-        drawn by functions of this package (`functions.dropout`) are the same when it runs again.
+        parameters of a layer: they get their gradients. It must compute the same from the same each time, or
+        the gradient is a RuntimeError; random numbers drawn by functions of this package
+        (`functions.dropout`) are the same when it runs again.
 
     Returns
     -------
@@ -100,15 +98,15 @@ def checkpoint(f: Callable) -> Callable:
 class _Listener:
     """Hears the calls that a function makes as it runs.
 
-    `used` are the Variables from before that it uses, by their nodes. `calls` are marks of all that each call
-    is given, so that two runs which make the same of the same have the same marks; `device` are fingerprints
-    that only the device can compare.
+    `used` are the Variables from before that it uses, by their nodes. `mark` is a hash of the calls that led
+    to its value, and of all that they were given: two runs that make the same of the same have the same, in
+    whichever order. `device` are fingerprints that only the device can compare.
     """
 
     def __init__(self, check: bool) -> None:
         self.check, self.start, self.outer = check, next_number(), state.get().listener
         self.used: dict[Any, Variable] = {}
-        self.calls: list[tuple[str, int]] = []
+        self.mark = 0
         self.device: list = []
         self._made: dict[int, int] = {}
 
@@ -119,19 +117,17 @@ class _Listener:
             output = f(*args, **params)
         finally:
             state.reset(token)
-        self.calls.append(("return", hash(self._mark(output))))
-        self._made = {}
+        self.mark, self._made = hash(self._mark(output)), {}
         return output
 
     def __call__(self, name: str, args: Any, params: dict, result: Variable) -> None:
-        self.calls.append((name, hash((self._mark(args), self._mark(params)))))
-        self._made[result.node.number] = len(self.calls)
+        self._made[result.node.number] = hash((name, self._mark(args), self._mark(params)))
         if self.outer is not None:
             self.outer(name, args, params, result)
 
     def same(self, other: "_Listener") -> Any:
-        """Whether two runs gave the same to the same functions."""
-        if self.calls != other.calls or len(self.device) != len(other.device):
+        """Whether two runs made the same of the same."""
+        if self.mark != other.mark or len(self.device) != len(other.device):
             return False
         return functools.reduce(lambda known, pair: known & same(*pair), zip(self.device, other.device), True)
 
@@ -182,7 +178,7 @@ def _recorded(
     call = _Call(
         [variable.name or f"input {i}" for i, variable in enumerate(inputs)],
         (*values, *(array for array in map(stop_gradient, args) if hasattr(array, "nbytes"))),
-        tuple(_Given(arg.data, arg.node) if isinstance(arg, Variable) else arg for arg in args),
+        [(arg.data, arg.node) if isinstance(arg, Variable) else (arg, None) for arg in args],
         [(variable, variable.data) for variable in inputs if id(variable) not in given],
         states,
         fingerprint(output.data),
@@ -207,10 +203,10 @@ def _rules(f: Callable, name: str) -> Function:
                     f"{name}: {variable!r}, which it uses, got other data after the forward pass; take the "
                     "gradient first"
                 )
-        args = [linked(*arg) if isinstance(arg, _Given) else arg for arg in call.args]
+        args = tuple([linked(*arg) for arg in call.args])
         with replaying(call.states), Tape(check=False) as tape:
             heard = _Listener(call.heard.check)
-            output = heard.run(f, tuple(args), step.params, state.get().entered)
+            output = heard.run(f, args, step.params, state.get().entered)
         if not call.heard.same(heard) or not same(call.value, fingerprint(output.data)):
             raise RuntimeError(
                 f"{name}: run again it gave another value than before, or used other Variables or arrays: "

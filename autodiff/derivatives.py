@@ -35,18 +35,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> value_and_grad(lambda x: x**3)(2.0)
     (array(8.), array(12.))
     """
-    return _value_and_grad("value_and_grad", f, argnums)
-
-
-def _value_and_grad(name: str, f: Callable, argnums: Any) -> Callable:
-    @functools.wraps(f)
-    def evaluate(*args: Any, **params: Any) -> tuple[Any, Any]:
-        at, inputs = _at(name, f, args, params, argnums)
-        value, tape = _recorded(name, at, inputs)
-        grads = tape.gradient(value, inputs, unused="zero")
-        return _outward(value), tuple(grads) if _many(argnums) else grads[0]
-
-    return evaluate
+    return _derivative("value_and_grad", f, argnums, _gradients, valued=True)
 
 
 def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -58,12 +47,7 @@ def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> float(grad(grad(lambda x: x**4))(3.0))
     108.0
     """
-    return _grad("grad", f, argnums)
-
-
-def _grad(name: str, f: Callable, argnums: Any) -> Callable:
-    evaluate = _value_and_grad(name, f, argnums)
-    return functools.wraps(f)(lambda *args, **params: evaluate(*args, **params)[1])
+    return _derivative("grad", f, argnums, _gradients)
 
 
 def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
@@ -130,23 +114,7 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     array([[2., 0.],
            [0., 4.]])
     """
-    return _jacobian("jacobian", f, argnums)
-
-
-def _jacobian(name: str, f: Callable, argnums: Any) -> Callable:
-    @functools.wraps(f)
-    def evaluate(*args: Any, **params: Any) -> Any:
-        at, inputs = _at(name, f, args, params, argnums)
-        value, tape = _recorded(name, at, inputs)
-        ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
-        rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
-        shapes = [(*value.shape, *x.shape) for x in inputs]
-        empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
-        columns = [F.stack(column) for column in zip(*rows)] or empty
-        found = tuple(F.reshape(column, shape) for column, shape in zip(columns, shapes))
-        return found if _many(argnums) else found[0]
-
-    return evaluate
+    return _derivative("jacobian", f, argnums, _rows)
 
 
 def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -159,10 +127,42 @@ def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> hessian(lambda x, y: x * y * y, (0, 1))(2.0, 3.0)
     ((array(0.), array(6.)), (array(6.), array(4.)))
     """
+
+    def row(i: Any) -> Callable:
+        return _derivative("hessian", _derivative("hessian", f, i, _gradients), argnums, _rows)
+
     if not _many(argnums):
-        return _jacobian("hessian", _grad("hessian", f, argnums), argnums)
-    rows = [_jacobian("hessian", _grad("hessian", f, i), argnums) for i in argnums]
+        return row(argnums)
+    rows = [row(i) for i in argnums]
     return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
+
+
+def _derivative(name: str, f: Callable, argnums: Any, slopes: Callable, valued: bool = False) -> Callable:
+    """``g(*args) -> slopes(value, inputs, tape)``, one for each place (after the value, if `valued`)."""
+
+    @functools.wraps(f)
+    def evaluate(*args: Any, **params: Any) -> Any:
+        at, inputs = _at(name, f, args, params, argnums)
+        value, tape = _recorded(name, at, inputs)
+        found = tuple(slopes(value, inputs, tape))
+        found = found if _many(argnums) else found[0]
+        return (_outward(value), found) if valued else found
+
+    return evaluate
+
+
+def _gradients(value: Variable, inputs: list[Variable], tape: Tape) -> list:
+    return tape.gradient(value, inputs, unused="zero")
+
+
+def _rows(value: Variable, inputs: list[Variable], tape: Tape) -> list:
+    """The gradient of each element of a value, stacked."""
+    ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
+    rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
+    shapes = [(*value.shape, *x.shape) for x in inputs]
+    empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
+    columns = [F.stack(column) for column in zip(*rows)] or empty
+    return [F.reshape(column, shape) for column, shape in zip(columns, shapes)]
 
 
 @differentiable("x", x=("", lambda g, s: g))

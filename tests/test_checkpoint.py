@@ -138,6 +138,21 @@ def test_one_variable_given_twice_and_used_inside_counts_as_often_as_it_occurs()
     assert float(tape.gradient(y, x)) == 27
 
 
+def test_what_runs_again_may_come_in_another_order():
+    """As it may in threads."""
+    x, order = Variable(np.array([0.3, 0.0])), [1.0, 2.0]
+
+    def f(a):
+        parts = {k: F.sin(a * k) for k in order}
+        return parts[1.0] * parts[2.0] + a
+
+    with Tape() as tape:
+        y = F.sum(checkpoint(f)(x))
+    order.reverse()
+    expected = np.cos(x.data) * np.sin(2 * x.data) + 2 * np.sin(x.data) * np.cos(2 * x.data) + 1
+    np.testing.assert_allclose(tape.gradient(y, x), expected, rtol=1e-14)
+
+
 def test_against_numerical_derivatives_and_in_second_order():
     w = RNG.standard_normal(4)
     f = checkpoint(lambda x: F.tanh(x * x) * w)

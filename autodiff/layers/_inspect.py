@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._graph import Leaf
+from .._graph import living
 from ..variable import Variable
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ def flattened(name: str, value: Any, above: tuple = ()) -> Iterator[tuple[str, A
 
 
 def is_parameter(value: Any) -> bool:
-    """Results are computed from parameters, and are none."""
-    return isinstance(value, Variable) and isinstance(value.node, Leaf)
+    """A result is none, unless what it was computed from is gone, as for ``Variable(array) * 0.1``."""
+    if not isinstance(value, Variable):
+        return False
+    inputs = value.node.inputs
+    return type(inputs) is not list and not living(inputs)
 
 
 def is_array(value: Any) -> bool:

@@ -24,7 +24,7 @@ class Module(Shown):
 
     Attributes that are Variables are its parameters and attributes that are Modules are its parts, also those
     in lists, tuples and dicts, at any depth; attributes that are arrays are its buffers (state that is not
-    trained). What functions of Variables returned is neither, and may be kept as well. Nothing is registered;
+    trained). What was computed from Variables that still exist is neither. Nothing is registered;
     the name of a parameter is the path of attributes to it, such as ``blocks.0.conv.weight``. Two of one
     name, and modules that contain themselves, are refused. What a module holds in other ways, such as in a
     set, is not found: `ignored` lists it, and `parameters` warns of it.
