@@ -75,7 +75,7 @@ def derivatives(s: Shape) -> list[Derivative]:
     both = "(lambda r: r[0] * r[1])(value_and_grad(lambda NAMES: {0})({1}))"
     return [
         Derivative("grad", (s,), n, None, s, "grad(lambda NAMES: {0})({1})"),
-        Derivative("grad", (s, n), n, None, s, "grad(lambda NAMES: {0}, (0, 1))({1}, {2})[0]"),
+        Derivative("grad", (s, n), n, None, s, "grad(lambda NAMES: {0}, (0, 1, 0))({1}, {2})[0]"),
         Derivative("grad", (n, s), n, None, s, "grad(lambda NAMES: {0}, 1)({1}, {2})"),
         Derivative("value_and_grad", (s,), n, None, s, both),
         Derivative("vjp", (s,), n, n, s, "vjp(lambda NAMES: {0}, {1})[1]({2})[0]"),

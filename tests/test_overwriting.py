@@ -5,7 +5,7 @@ import pytest
 
 from autodiff import Tape, Variable, checkpoint, differentiable
 from autodiff import functions as F
-from autodiff._fingerprint import SMALL, fingerprint, unchanged
+from autodiff._fingerprint import SMALL, fingerprint, same, unchanged
 
 # Ways to change an array that keep its values, or move few of them.
 CHANGES = {
@@ -124,6 +124,14 @@ def test_arrays_that_a_rule_reads_are_watched_wherever_they_are_given(kind, size
         tape.gradient(y, x, keep=True)
     array[...] = before
     np.testing.assert_array_equal(tape.gradient(y, x), expected)
+
+
+@pytest.mark.parametrize(("total", "rest", "expected"), [(5, 2, True), (6, 2, False), (5, 3, False)])
+def test_fingerprints_on_a_device_are_compared_without_reading_them(total, rest, expected):
+    """Such as CuPy's: arrays, of which arrays come."""
+    one, other = ((np.array(a, np.uint64), np.array([1, b], np.uint8)) for a, b in [(5, 2), (total, rest)])
+    verdict = same(one, other)
+    assert isinstance(verdict, np.bool_) and verdict == expected
 
 
 def test_lists_are_copied_at_the_call():
