@@ -7,8 +7,9 @@ A module has, per operator,
 - ``GOOD``, ``SYMBOLS`` and the rows of ``BAD``: see `_bad_calls`;
 - ``LARGE``: a call on more than 2**31 elements, or why there can be none;
 
-and, where there is something to say, ``HEAVY``, calls whose memory is measured, and ``is_exact`` and
-``EXACT_VALUES``, of drawn calls whose results must be exact.
+and, where there is something to say, ``HEAVY``, calls whose memory is measured, ``is_exact`` and
+``EXACT_VALUES``, of drawn calls whose results must be exact, and ``UNDRAWN``, values of parameters that
+none of the cases has.
 """
 
 from importlib import import_module

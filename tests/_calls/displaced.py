@@ -111,6 +111,11 @@ BAD = [
     Bad("displaced_conv1d", {"displacement_gradient": 1}, ValueError, ("'exact'", "'smooth'", "got 1")),
 ]
 
+# Its gradient is not the derivative, which the contract asks of what is drawn.
+UNDRAWN = {
+    name: {"displacement_gradient": ("exact", "smooth")} for name in ("displaced_conv2d", "displaced_conv1d")
+}
+
 # The normalised Gaussian of so small a sigma is 1 at its centre and 0 elsewhere: exp(-2048) underflows.
 EXACT_VALUES = {"sigma": 1 / 64}
 
