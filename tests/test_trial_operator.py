@@ -18,7 +18,8 @@ IMPORT = "from .trial import *\n"
 MODULES = (
     *("test_every_operator", "test_every_operator_refusals", "test_robustness_refusals"),
     *("test_robustness_large", "test_robustness_threads", "test_operator", "test_types", "test_lift"),
-    *("test_benchmarks", "test_gpu_run", "test_documentation", "test_style", "test_nvrtc"),
+    *("test_special_values", "test_benchmarks", "test_gpu_run", "test_documentation", "test_style"),
+    "test_nvrtc",
 )
 LISTS = (
     *("every_operator_has_a_case", "grows_along", "support_table", "tables_are", "is_watched"),
