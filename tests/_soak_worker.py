@@ -5,7 +5,6 @@ process may kill it at any moment.
 """
 
 import contextlib
-import faulthandler
 import itertools
 import json
 import logging
@@ -16,16 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-# Whoever watches asks what a process hangs in by this signal.
-if hasattr(signal, "SIGUSR1"):
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-
-os.write(1, b"did begin\n")  # before what takes longest
-
 from _contract import Call, evaluate, parts, seeded_case
 from conftest import PROBLEMS, Backend
 from test_robustness_drawn import exact_call, is_exact
@@ -273,8 +265,9 @@ def ask_to_stop(*_: object) -> None:
     sys.exit(ASKED_TO_STOP)
 
 
-def main(settings: dict[str, Any]) -> None:
-    """What the settings say."""
+def main(text: str) -> None:
+    """What the settings say, which are JSON."""
+    settings = json.loads(text)
     if settings["graceful"]:
         signal.signal(signal.SIGTERM, ask_to_stop)
     store.log.addHandler(Telling())
@@ -291,7 +284,3 @@ def main(settings: dict[str, Any]) -> None:
         Worker(folder, settings["seed"]).work()
     else:
         {"tidy": tidy, "expect": write_expected}[task](folder)
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -23,11 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _soak_worker import ASKED_TO_STOP
 
 TESTS = Path(__file__).resolve().parent
 PATIENCE = 300.0  # seconds without a sign of life
 AT_ONCE = 4  # processes, on however few cores
 ROUND = 60.0  # seconds, after which all of them end and the folders are looked at
+# By that signal one asks what a process hangs in. Its imports are what takes longest, so it tells of itself
+# before.
+SCRIPT = """
+import faulthandler, os, signal, sys
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+os.write(1, b"did begin\\n")
+import _soak_worker
+_soak_worker.main(sys.argv[1])
+"""
 
 
 @dataclass
@@ -91,7 +101,7 @@ class Soak:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-W", "ignore", str(TESTS / "_soak_worker.py"), json.dumps(settings)],
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(settings)],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
@@ -199,8 +209,6 @@ class Soak:
         if process.killed:
             right = [0, -process.killed]
         if process.killed == signal.SIGTERM and process.settings["graceful"]:
-            from _soak_worker import ASKED_TO_STOP
-
             right.append(ASKED_TO_STOP)
         text = process.log.read_text(errors="replace")
         if process.status not in right:
