@@ -167,6 +167,29 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "No space left" in caplog.text
 
 
+def _write_half(entry: Path, inside: object) -> None:
+    with store.replaced(entry) as file:
+        file.write(b"half")
+        file.flush()
+        inside.set()  # type: ignore[attr-defined]
+        signal.pause()
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_entry_whichever_that_is(tmp_path: Path) -> None:
+    """Of the one that it wrote there may be no other writer: somebody was faster, and it is there."""
+    context = multiprocessing.get_context("spawn")
+    event, entry, other = context.Event(), tmp_path / "entry.code", tmp_path / "other.code"
+    writer = context.Process(target=_write_half, args=(entry, event))
+    writer.start()
+    assert event.wait(60)
+    assert store.save_entry(entry, CONTENTS)
+    assert len(list(tmp_path.iterdir())) == 2, "the writer lives, and so does its file"
+    writer.kill()
+    writer.join()
+    assert store.save_entry(other, CONTENTS)
+    assert set(tmp_path.iterdir()) == {entry, other}
+
+
 def _stay(folder: Path, inside: object) -> None:
     with store.scratch_folder(folder) as scratch:
         (scratch / "half made").write_text("...")
