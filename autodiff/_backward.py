@@ -53,26 +53,27 @@ def find(target: Variable, sources: Mapping[Any, Variable], unused: str, stop: C
                 break
             if not reached.isdisjoint(node.inputs):
                 if node.reads is None:
-                    raise ValueError(_refusal(node, reached, target, sources))
+                    raise ValueError(_refusal(node, reached, target, list(sources.values())))
                 steps.append(node)
                 reached.add(node)
             elif node in nodes:
                 reached.add(node)
             node, inputs = begun.pop()
     if unused == "raise":
-        for key, source in sources.items():
+        for place, source in enumerate(sources.values()):
             if source.node not in seen:
                 raise ValueError(
-                    f"gradient: target does not depend on source {key}, {source!r}: no path of calls leads "
+                    f"gradient: target does not depend on source {place}, {source!r}: no path of calls leads "
                     "from it to target; with unused='zero' or 'none' its gradient is that"
                 )
     return way
 
 
-def _refusal(node: Any, reached: set, target: Variable, sources: Mapping[Any, Variable]) -> str:
-    keys, origin = {source.node: key for key, source in sources.items()}, None
-    while origin not in keys:
+def _refusal(node: Any, reached: set, target: Variable, sources: list[Variable]) -> str:
+    places, origin = {source.node: i for i, source in enumerate(sources)}, None
+    while origin not in places:
         origin = next(other for other in (origin or node).inputs if other in reached)
+    place = places[origin]
     what = "target is" if node is target.node else "target depends on"
     cause = (
         "released by an earlier gradient() (keep=True keeps it)"
@@ -80,9 +81,8 @@ def _refusal(node: Any, reached: set, target: Variable, sources: Mapping[Any, Va
         else "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
     )
     return (
-        f"gradient: {what} a result of {node.name!r} that was {cause}, and that depends on source "
-        f"{keys[origin]}, {sources[keys[origin]]!r}; what is meant as a constant is passed on as "
-        "stop_gradient(x)"
+        f"gradient: {what} a result of {node.name!r} that was {cause}, and that depends on source {place}, "
+        f"{sources[place]!r}; what is meant as a constant is passed on as stop_gradient(x)"
     )
 
 
