@@ -142,7 +142,7 @@ def walk(
             if inner and step in inner:
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
-        if owner is not None and step.owner is owner:
+        if step.owner is owner:
             step.release()
         if last:
             for key in last.get(step, ()):
