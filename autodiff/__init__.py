@@ -2,7 +2,6 @@
 
 from . import functions as functions
 from ._random import recomputing as recomputing
-from ._stop import stop_gradient as stop_gradient
 from .check import check_gradients as check_gradients
 from .checkpoint import checkpoint as checkpoint
 from .derivatives import grad as grad
@@ -19,3 +18,4 @@ from .lift import SecondOrderError as SecondOrderError
 from .lift import lift as lift
 from .tape import Tape as Tape
 from .variable import Variable as Variable
+from .variable import stop_gradient as stop_gradient

@@ -1,28 +1,67 @@
 """The way back: from a result through the steps that led to it, adding up gradients."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._graph import Paths, next_number, paths
-from ._recording import recording
-from .function import NOTHING, Step, differentiable
+from ._graph import next_number, recording
+from .function import Step, differentiable
 from .variable import Variable, constant
 
-UNUSED = ("raise", "zero", "none")
+
+class Way(NamedTuple):
+    """What lies between sources and a target.
+
+    `steps` are in an order that depends on the graph alone, sources first; `reached` are the nodes that
+    depend on a source, `seen` all that the target depends on, `older` those of them that are older than every
+    source, of which only the first on each path are known.
+    """
+
+    steps: list
+    reached: set
+    seen: set
+    older: set
 
 
-def find(target: Variable, sources: list[Variable], unused: str, stop: Collection = ()) -> Paths:
-    """The way from `target` back to `sources`; complains where there is none, or where it cannot be gone."""
+def find(target: Variable, sources: Mapping[Any, Variable], unused: str, stop: Collection = ()) -> Way:
+    """The way from `target` back to `sources`; complains where there is none, or where it cannot be gone.
 
-    def refuse(node: Any, reached: set) -> None:
-        raise ValueError(_refusal(node, reached, target, sources))
-
-    way = paths(target.node, {source.node for source in sources}, stop, refuse)
+    Nodes in `stop` count as leaves. What is older than every source depends on none, and is not looked at.
+    """
+    nodes = {source.node for source in sources.values()}
+    oldest = min((node.number for node in nodes), default=target.node.number + 1)
+    steps, reached, seen, older = way = Way([], set(), {None}, set())
+    # Depth first, the first argument first: weights come later, and their gradients are final early.
+    node: Any = None
+    inputs, begun = iter((target.node,)), []
+    while True:
+        for other in inputs:
+            if other not in seen:
+                if other.number < oldest:
+                    older.add(other)
+                    continue
+                seen.add(other)
+                if (further := other.inputs) and (not stop or other not in stop):
+                    begun.append((node, inputs))
+                    node, inputs = other, iter(further)
+                    break
+                if other in nodes:
+                    reached.add(other)
+        else:
+            if not begun:
+                break
+            if not reached.isdisjoint(node.inputs):
+                if node.reads is None:
+                    raise ValueError(_refusal(node, reached, target, list(sources.values())))
+                steps.append(node)
+                reached.add(node)
+            elif node in nodes:
+                reached.add(node)
+            node, inputs = begun.pop()
     if unused == "raise":
-        for place, source in enumerate(sources):
-            if source.node not in way.seen:
+        for place, source in enumerate(sources.values()):
+            if source.node not in seen:
                 raise ValueError(
                     f"gradient: target does not depend on source {place}, {source!r}: no path of calls leads "
                     "from it to target; with unused='zero' or 'none' its gradient is that"
@@ -48,66 +87,79 @@ def _refusal(node: Any, reached: set, target: Variable, sources: list[Variable])
 
 
 def walk(
-    way: Paths,
+    way: Way,
     target: Variable,
-    sources: list[Variable],
+    sources: Mapping[Any, Variable],
     grad: Any,
     *,
     unused: str = "zero",
     owner: object = None,
-    on_final: Callable[[int, Any], None] | None = None,
-) -> list:
-    """The gradients of `sources`: none of them an alias of another, and Variables if anything records."""
+    on_final: Callable[[Any, Any], None] | None = None,
+) -> dict:
+    """The gradients of `sources`: none of them an alias of another, and Variables if anything records.
+
+    Steps of `owner` are released on the way.
+    """
     records = recording()
     if isinstance(grad, Variable) and not records:
         grad = grad.data
-    steps, reached = way.steps, way.reached
+    steps, reached, seen, _ = way
     grads = {target.node: grad} if target.node in reached else {}
-    sums: set = set()
+    sums: dict[Any, np.dtype] = {}
     verdicts: list[tuple[Any, str]] = []
-    results: dict[int, Any] = {}
+    results: dict = {}
     held, start = {id(grad)}, next_number()
 
-    def finish(place: int) -> None:
-        source = sources[place]
-        found = grads.get(source.node)
-        if found is None and (unused != "none" or source.node in way.seen):
+    def finish(key: Any) -> None:
+        source = sources[key]
+        found = _rounded(grads.get(source.node), source.node, sums)
+        if found is None and (unused != "none" or source.node in seen):
             found = np.zeros_like(source.data)
-        if found is not None and not isinstance(found, Variable):
-            # Rules may hand on a view of the gradient they are given, or one array to two arguments.
+        if isinstance(found, Variable):
+            if id(found) in held or found.node.number < start:
+                found = _copied(found)  # a rule may hand on what it reads
+        elif found is not None:
+            # Rules may hand on a view of the gradient they are given, too, or one array to two arguments.
             shared = id(found) in held or getattr(found, "base", None) is not None
             if shared or (on_final and source.node not in sums):
                 found = found.copy()
             found = np.asarray(found) if isinstance(found, np.generic) else found
             held.add(id(found))  # the array, before a Variable holds it
             found = constant(found) if records else found
-        elif found is not None and (id(found) in held or found.node.number < start):
-            found = _copied(found)  # a rule may hand on what it reads, too
         held.add(id(found))
-        results[place] = found
+        results[key] = found
         if on_final:
-            on_final(place, found)
+            on_final(key, found)
 
-    inner = {source.node for source in sources}.intersection(steps)
-    last = _last_uses(way, sources) if on_final else {}
+    inner = {source.node for source in sources.values()}.intersection(steps)
+    last = _last_uses(steps, sources) if on_final else {}
     while steps:
         step = steps.pop()
         total = grads.pop(step, None)
         if total is not None:
+            if step in sums:
+                total = _rounded(total, step, sums)
             if inner and step in inner:
                 grads[step] = total
             step.pull(total, reached, grads, sums, records, verdicts)
-        if owner is not None and step.owner is owner:  # `Step.release`, without a call for each step
-            step.inputs, step.__dict__, step.residual, step.watched = tuple(step.inputs), NOTHING, None, ()
-        if last and step in last:
-            for place in last[step]:
-                finish(place)
+        if step.owner is owner:
+            step.release()
+        if last:
+            for key in last.get(step, ()):
+                finish(key)
     for verdict, message in verdicts:
         if not verdict:
             raise RuntimeError(message)
-    for place in [place for place in range(len(sources)) if place not in results]:
-        finish(place)
-    return [results[place] for place in range(len(sources))]
+    for key in sources:
+        if key not in results:
+            finish(key)
+    return {key: results[key] for key in sources}
+
+
+def _rounded(total: Any, node: Any, sums: dict[Any, np.dtype]) -> Any:
+    """A gradient in the dtype of its parts, of which 16-bit ones are added up in float32."""
+    dtype = sums.get(node)
+    return total if dtype is None or total.dtype == dtype else total.astype(dtype)
 
 
 @differentiable("x", x=("", lambda g, s: g))
@@ -115,14 +167,14 @@ def _copied(x: Any) -> Any:
     return x.copy()
 
 
-def _last_uses(way: Paths, sources: list[Variable]) -> dict[Step, list[int]]:
+def _last_uses(steps: list[Step], sources: Mapping[Any, Variable]) -> dict[Step, list]:
     """For each step after which gradients are final, whose they are."""
-    places: dict[Any, list[int]] = {}
-    for place, source in enumerate(sources):
-        places.setdefault(source.node, []).append(place)
-    last: dict[Step, list[int]] = {}
-    for step in way.steps:
+    keys: dict[Any, list] = {}
+    for key, source in sources.items():
+        keys.setdefault(source.node, []).append(key)
+    last: dict[Step, list] = {}
+    for step in steps:
         for node in step.inputs:
-            if node in places:
-                last.setdefault(step, []).extend(places.pop(node))
+            if node in keys:
+                last.setdefault(step, []).extend(keys.pop(node))
     return last

@@ -55,16 +55,8 @@ def _device_sum() -> Any:
         word = (word ^ (word >> 32)) * step;
         return word ^ (word >> 29);
     }"""
-    return cupy.ReductionKernel(
-        "uint64 word",
-        "uint64 total",
-        "mixed(word, _i)",
-        "a + b",
-        "total = a",
-        "0",
-        "mixed_sum",
-        preamble=mixed,
-    )
+    parts = ("uint64 word", "uint64 total", "mixed(word, _i)", "a + b", "total = a", "0", "mixed_sum")
+    return cupy.ReductionKernel(*parts, preamble=mixed)
 
 
 def _flat_bytes(array: Any) -> Any:

@@ -1,16 +1,17 @@
-"""The graph that results carry: its nodes, and the way from a result back to what it depends on.
+"""The graph that results carry, and what records in this thread or task.
 
-A node is a leaf, a `Step` with rules, or without rules: a call that nothing recorded, or a step that was
-released. The inputs of a step with rules are a list; a node without rules only knows what it depends on, and
-is a constant to every gradient but one by such a node, which must be refused. It knows it exactly, yet not
+A node is a leaf, a `Step` with rules, or without rules (its `reads` are None): a call that nothing recorded,
+or a step that was released. A node without rules only knows what it depends on, and is a constant to every
+gradient but one by such a node, which must be refused. It knows it exactly, yet not
 for ever: nodes without rules that no Variable stands for any more, by which nobody can ask for a gradient,
 give way to what they depend on. One counter numbers all nodes: whatever depends on a node has a higher
 number.
 """
 
 import itertools
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any
 from weakref import ref
 
 next_number = itertools.count().__next__
@@ -21,7 +22,7 @@ class Leaf:
 
     __slots__ = ("number", "variable")
     inputs: Any = ()
-    owner: Any = None
+    reads = owner = None
 
     def __init__(self, variable: Any) -> None:
         self.number, self.variable = next_number(), ref(variable)
@@ -31,11 +32,11 @@ class Unrecorded:
     """In place of a step where nothing recorded: the name of the function, and what the result depends on."""
 
     __slots__ = ("inputs", "name", "number", "settled", "variable")
-    owner: Any = None
+    reads = owner = None
 
     def __init__(self, name: str, nodes: Iterable, variable: Any) -> None:
         self.name, self.number, self.variable, self.settled = name, next_number(), ref(variable), False
-        self.inputs = frozenset(nodes).difference((None,))
+        self.inputs = tuple(set(nodes).difference((None,)))
         for node in self.inputs:
             if type(node) is Unrecorded and not node.settled:
                 node.settle()
@@ -47,74 +48,71 @@ class Unrecorded:
             if node.variable() is not None:
                 found.add(node)
             else:
-                found |= node.inputs if type(node) is Unrecorded else living(node.inputs)
+                found.update(node.inputs if type(node) is Unrecorded else living(node.inputs))
         # To look at each node would take long for a network with many parameters: now and then is enough.
-        self.inputs = frozenset(found) if len(found) & (len(found) - 1) else living(found)
+        self.inputs = tuple(found) if len(found) & (len(found) - 1) else living(found)
         self.settled = True
 
 
-def living(nodes: Iterable) -> frozenset:
+def living(nodes: Iterable) -> tuple:
     """`nodes`, with what they depend on in place of those that no Variable stands for any more."""
-    found, seen, todo = set(), {None}, list(nodes)
+    found, seen, todo = [], {None}, list(nodes)
     while todo:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
             if node.variable() is not None:
+                found.append(node)
+            else:
+                todo += node.inputs
+    return tuple(found)
+
+
+def before(end: Any, start: int) -> set:
+    """The nodes older than `start` that `end` depends on, without those that they depend on."""
+    found: set = set()
+    seen, todo = {None}, [end]
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            if node.number < start:
                 found.add(node)
             else:
                 todo += node.inputs
-    return frozenset(found)
+    return found
 
 
-class Paths(NamedTuple):
-    """What lies between sources and a target: the steps to walk back, sources first, and sets of nodes.
+class State:
+    """The tapes that record in a thread or task, and what follows from them.
 
-    `reached` are those that depend on a source, `seen` all that the target depends on, `older` those of them
-    that are older than every source, of which only the first on each path are known.
+    Attributes
+    ----------
+    entered : tuple of Tape
+        One entry for each block that is open, outermost first.
+    tapes : tuple of Tape
+        Each of them once.
+    check, owner
+        Whether saved values are watched, and the token of the outermost tape, which may release what is
+        recorded.
+    listener : callable or None
+        Called with the function, arguments, parameters and result of each call: what a checkpoint hears.
     """
 
-    steps: list
-    reached: set
-    seen: set
-    older: set
+    __slots__ = ("check", "entered", "listener", "owner", "tapes")
+
+    def __init__(self, entered: tuple = (), listener: Callable | None = None) -> None:
+        self.entered, self.listener = entered, listener
+        self.tapes = tuple(dict.fromkeys(entered))
+        self.check = any(tape.check for tape in self.tapes)
+        self.owner: Any = self.tapes[0].token if self.tapes else None
 
 
-def paths(end: Any, sources: set, stop: Collection, refuse: Callable[[Any, Any], None]) -> Paths:
-    """All steps on paths from `sources` to `end`, in an order that depends on the graph alone.
+# A context variable: asyncio's tasks inherit it, threads do not.
+state: ContextVar[State] = ContextVar("autodiff", default=State())  # noqa: B039 (never changed, only replaced)
 
-    Nodes in `stop` count as leaves. `refuse` is called with a node without rules that depends on a source,
-    and with all that do so far.
-    Nodes older than every source depend on none and are not looked at.
-    """
-    oldest = min((node.number for node in sources), default=end.number + 1)
-    steps: list = []
-    reached, seen, older = set(), {None}, set()
-    # Depth first, the first argument first: weights come later, and their gradients are final early.
-    node: Any = None
-    inputs, begun = iter((end,)), []
-    while True:
-        for other in inputs:
-            if other not in seen:
-                if other.number < oldest:
-                    older.add(other)
-                    continue
-                seen.add(other)
-                if (further := other.inputs) and (not stop or other not in stop):
-                    begun.append((node, inputs))
-                    node, inputs = other, iter(further)
-                    break
-                if other in sources:
-                    reached.add(other)
-        else:
-            if not begun:
-                return Paths(steps, reached, seen, older)
-            further = node.inputs
-            if not reached.isdisjoint(further):
-                if type(further) is not list:
-                    refuse(node, reached)
-                steps.append(node)
-                reached.add(node)
-            elif node in sources:
-                reached.add(node)
-            node, inputs = begun.pop()
+
+def recording() -> bool:
+    """Whether a tape, or a checkpoint, wants to know what is computed here."""
+    now = state.get()
+    return bool(now.tapes) or now.listener is not None

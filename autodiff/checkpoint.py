@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._backward import find
+from ._backward import find, walk
 from ._fingerprint import fingerprint, same
-from ._graph import next_number
+from ._graph import State, before, next_number, recording, state
 from ._random import States, noting, replaying
-from ._recording import State, state
-from ._stop import stop_gradient
 from .function import Function, Step
 from .tape import Tape
-from .variable import Variable, linked
+from .variable import Variable, linked, stop_gradient
 
 _WORDS = (bool, int, float, complex, str, type, np.dtype, np.generic, slice, range)
 
@@ -78,14 +76,14 @@ def checkpoint(f: Callable) -> Callable:
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
         if not isinstance(output, Variable) or output.node.number < heard.start:
             return output
-        before = _before(output.node, heard.start)
-        if not before <= set(heard.used):
+        known = before(output.node, heard.start)
+        if not known <= set(heard.used):
             raise ValueError(
                 f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
                 "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
             )
         # An argument that is only compared, say, is watched, but the value does not depend on it.
-        inputs = [variable for node, variable in heard.used.items() if node in before]
+        inputs = [variable for node, variable in heard.used.items() if node in known]
         heard.used = {}
         return _recorded(rules, inputs, args, params, output, states, heard)
 
@@ -154,17 +152,6 @@ class _Listener:
         return repr(value) if isinstance(value, _WORDS) else type(value).__name__
 
 
-def _before(node: Any, start: int) -> set:
-    """The nodes from before `start` that a result depends on, without those that they depend on."""
-    found: set = {None}
-    todo = [node]
-    while todo:
-        new = set(todo.pop().inputs) - found
-        found |= new
-        todo += [other for other in new if other.number > start]
-    return {other for other in found - {None} if other.number < start}
-
-
 def _recorded(
     rules: Function,
     inputs: list[Variable],
@@ -212,12 +199,12 @@ def _rules(f: Callable, name: str) -> Function:
                 f"{name}: run again it gave another value than before, or used other Variables or arrays: "
                 "something that it uses changed, or it draws random numbers of its own"
             )
-        inputs = zip(call.arrays, step.inputs, needs)
-        wanted = [linked(value, node) for value, node, need in inputs if need]
+        inputs = enumerate(zip(call.arrays, step.inputs))
+        wanted = {place: linked(*given) for place, given in inputs if needs[place]}
         # What lies before its inputs is not its own: the pass around it will come there.
         way = find(output, wanted, "zero", stop=set(step.inputs))
-        found = iter(tape._walk(way, output, wanted, grad, keep=False))
-        return [next(found) if need else None for need in needs]
+        found = walk(way, output, wanted, grad, owner=None if recording() else tape.token)
+        return [found.get(place) for place in range(len(needs))]
 
     def forward(*operands: Any) -> Any:
         return f(*operands)

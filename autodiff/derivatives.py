@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from . import functions as F
-from ._recording import recording
+from ._graph import recording
 from .function import differentiable
 from .functions._common import library
 from .tape import Tape
@@ -79,8 +79,7 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
         value, inner = _recorded("jvp", f, inputs)
         # The gradient is linear in the one it starts from: its derivative by that is what is wanted.
         start = constant(np.zeros_like(value.data))
-        grads = inner.gradient(value, inputs, grad=start, unused="zero")
-        along = _along("jvp", grads, vectors)
+        along = _along("jvp", inner.gradient(value, inputs, grad=start, unused="zero"), vectors)
     return _outward(value), outer.gradient(along, start, unused="zero")
 
 
@@ -93,11 +92,9 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
     >>> hvp(lambda x: x**3, (2.0,), (10.0,))
     (array(120.),)
     """
-    inputs = [_argument(a) for a in arrays]
-    with Tape() as outer:
-        value, inner = _recorded("hvp", f, inputs)
-        along = _along("hvp", inner.gradient(value, inputs, unused="zero"), vectors)
-    return tuple(outer.gradient(along, inputs, unused="zero"))
+    every = tuple(range(len(arrays)))
+    slopes = _derivative("hvp", f, every, _gradients)
+    return _derivative("hvp", lambda *at: _along("hvp", slopes(*at), vectors), every, _gradients)(*arrays)
 
 
 def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -142,9 +139,11 @@ def _derivative(name: str, f: Callable, argnums: Any, slopes: Callable, valued: 
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        at, inputs = _at(name, f, args, params, argnums)
-        value, tape = _recorded(name, at, inputs)
-        found = tuple(slopes(value, inputs, tape))
+        places, given = _places(name, argnums, len(args)), list(args)
+        for place in places:
+            given[place] = _argument(args[place])
+        value, tape = _recorded(name, f, given, **params)
+        found = tuple(slopes(value, [given[place] for place in places], tape))
         found = found if _many(argnums) else found[0]
         return (_outward(value), found) if valued else found
 
@@ -179,33 +178,22 @@ def _many(argnums: Any) -> TypeGuard[tuple[int, ...]]:
     return isinstance(argnums, tuple | list)
 
 
-def _at(name: str, f: Callable, args: tuple, params: dict, argnums: Any) -> tuple[Callable, list[Variable]]:
-    """`f` as a function of the arguments in some places, and these arguments: one for each place."""
+def _places(name: str, argnums: Any, count: int) -> list[int]:
+    """The places `argnums` among `count` arguments."""
     try:
-        places = [range(len(args))[place] for place in (argnums if _many(argnums) else [argnums])]
+        return [range(count)[place] for place in (argnums if _many(argnums) else [argnums])]
     except IndexError:
         raise TypeError(
-            f"{name}: argnums is {argnums!r}, but the function got {len(args)} positional arguments"
+            f"{name}: argnums is {argnums!r}, but the function got {count} positional arguments"
         ) from None
     except TypeError:
         raise TypeError(f"{name}: argnums must be an int or a tuple of int, got {argnums!r}") from None
-    inputs = {place: _argument(args[place]) for place in places}
-
-    def at(*values: Any) -> Any:
-        given = list(args)
-        for place, value in zip(places, values):
-            given[place] = value
-        return f(*given, **params)
-
-    return at, [inputs[place] for place in places]
 
 
-def _recorded(name: str, f: Callable, inputs: list[Variable]) -> tuple[Variable, Tape]:
-    """What a function returns, as a Variable also where it depends on nothing, and the tape that recorded
-    it.
-    """
+def _recorded(name: str, f: Callable, args: list, /, **params: Any) -> tuple[Variable, Tape]:
+    """What a function returns, as a Variable also where it depends on nothing, and the tape of it."""
     with Tape() as tape:
-        value = f(*inputs)
+        value = f(*args, **params)
     if not isinstance(value, Variable):
         value = constant(real(value, f"{name}: what the function returns"))
     return value, tape

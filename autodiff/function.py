@@ -6,9 +6,11 @@ While a tape records, they are given Variables and are recorded in turn: gradien
 further. Where nothing records they are given bare arrays and cost nothing extra.
 """
 
+import copy
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import ref
@@ -17,13 +19,12 @@ import numpy as np
 from numpy import ndarray
 
 from ._fingerprint import SMALL, fingerprint, unchanged
-from ._graph import Unrecorded, next_number
-from ._recording import State, state
+from ._graph import State, Unrecorded, next_number, state
 from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
+_NOTHING: dict = {}  # what released steps hold
 # What a call may hold as it is: nobody can change it, or, if it is an array, it is watched.
-NOTHING: dict = {}  # what released steps hold
 _FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
 _TAKEN = _FIXED | {ndarray}
 
@@ -48,9 +49,9 @@ class Function:
         self.joint = joint and joint[1]
         self.gradients = tuple(rules[name][1] if name in rules else None for name in self.arrays)
         self._named = [joint[0]] if joint else [rules[n][0] if n in rules else "" for n in self.arrays]
-        self.known_reads: dict[int, tuple] = {}
+        self.reads = functools.cache(self._reads)
 
-    def reads(self, traced: int) -> tuple[tuple[str, int | None], ...]:
+    def _reads(self, traced: int) -> tuple[tuple[str, int | None], ...]:
         """What the gradients of the traced arguments (bits) read: names, and places among the arguments.
 
         The place -1 is the output, None all arguments.
@@ -58,15 +59,13 @@ class Function:
         rules = self._named if self.joint else [r for i, r in enumerate(self._named) if traced >> i & 1]
         names = dict.fromkeys(name for rule in rules for name in rule.split())
         places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)}
-        found = tuple((name, -1 if name == "output" else places[name]) for name in names)
-        self.known_reads[traced] = found
-        return found
+        return tuple((name, -1 if name == "output" else places[name]) for name in names)
 
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, name, known_reads = rules.forward, rules.name, rules.known_reads
-    leaves_residual, signature = bool(rules.residual), inspect.signature(forward)
+    forward, name, signature = rules.forward, rules.name, inspect.signature(rules.forward)
+    leaves_residual, bind = bool(rules.residual), _binder(rules, signature)
     if reserved := set(signature.parameters).intersection(Step.__slots__):
         raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
     # How many positional arguments make a call that needs no binding to the signature.
@@ -76,7 +75,7 @@ def _recorder(rules: Function) -> Callable:
     @functools.wraps(forward)
     def call(*args: Any, **params: Any) -> Any:
         if params or len(args) != direct:
-            args, params = _bound(rules, signature, args, params)
+            args, params = bind(args, params)
         values: list[Any] = []
         nodes: list[Any] = []
         shapes, dtypes, traced, place = [], [], 0, 1
@@ -107,10 +106,7 @@ def _recorder(rules: Function) -> Callable:
         variable, now = _new(Variable), _now()
         variable.data, variable.name = output, None
         if tapes := now.tapes:
-            reads = known_reads.get(traced)
-            if reads is None:
-                reads = rules.reads(traced)
-            step = Step(rules, reads, nodes, shapes, dtypes, values, variable, now)
+            step = Step(rules, rules.reads(traced), nodes, shapes, dtypes, values, variable, now)
             if params or residual is not None:
                 step.extend(params, residual, now.check)
             for tape in tapes:
@@ -126,16 +122,28 @@ def _recorder(rules: Function) -> Callable:
     return call
 
 
-def _bound(rules: Function, signature: inspect.Signature, args: tuple, params: dict) -> tuple[tuple, dict]:
-    """Separate arrays, which the tape follows, from parameters, whichever way each was passed."""
-    bound = signature.bind(*args, **params)
-    bound.apply_defaults()
-    given, names = bound.arguments, rules.arrays
-    args = given.pop(names[0]) if rules.variadic else tuple([given.pop(name) for name in names])
-    for key, value in given.items():
-        if type(value) not in _FIXED:
-            given[key] = _own(value, f"{rules.name}: {key}")
-    return args, given
+def _binder(rules: Function, signature: inspect.Signature) -> Callable:
+    """What separates arrays, which the tape follows, from parameters, whichever way each was passed."""
+    known = signature.parameters.values()
+    positional = tuple(p.name for p in known if p.kind <= p.POSITIONAL_OR_KEYWORD)
+    names = {p.name for p in known if p.kind is not p.VAR_POSITIONAL}
+    defaults = {p.name: p.default for p in known if p.default is not p.empty}
+    most = math.inf if rules.variadic else len(positional)
+
+    def bind(args: tuple, params: dict) -> tuple[tuple, dict]:
+        given = {**defaults, **dict(zip(positional, args)), **params}
+        if given.keys() != names or len(args) > most or not params.keys().isdisjoint(positional[: len(args)]):
+            bound = signature.bind(*args, **params)  # slow; it says what is wrong
+            bound.apply_defaults()
+            given = bound.arguments
+        if not rules.variadic:
+            args = tuple([given.pop(name) for name in rules.arrays])
+        for key, value in given.items():
+            if type(value) not in _FIXED:
+                given[key] = _own(value, f"{rules.name}: {key}")
+        return args, given
+
+    return bind
 
 
 def _array(arg: Any, name: str) -> Any:
@@ -152,7 +160,7 @@ def _own(value: Any, what: str) -> Any:
     if isinstance(value, Variable):
         raise TypeError(f"{what} must not be a Variable: it has no gradient; a constant is stop_gradient(x)")
     if isinstance(value, list | tuple):
-        values = [_own(v, what) for v in value]
+        values = list(value) if _FIXED.issuperset(map(type, value)) else [_own(v, what) for v in value]
         return values if isinstance(value, list) else getattr(type(value), "_make", tuple)(values)
     return {key: _own(v, what) for key, v in value.items()} if type(value) is dict else value
 
@@ -236,7 +244,7 @@ class Step:
         output = variable.data
         self.variable = ref(variable)
         self.function = function
-        self.reads = reads
+        self.reads: Any = reads
         self.inputs: Any = inputs
         self.number = next_number()
         self.owner = now.owner
@@ -285,13 +293,14 @@ class Step:
 
     def release(self) -> None:
         """Let go of all arrays; what is left is a node without rules."""
-        self.inputs, self.__dict__, self.residual, self.watched = tuple(self.inputs), NOTHING, None, ()
+        self.__dict__, self.residual, self.watched, self.reads = _NOTHING, None, (), None
 
-    def pull(self, grad: Any, reached: set, grads: dict, sums: set, recording: bool, verdicts: list) -> None:
+    def pull(self, grad: Any, reached: set, grads: dict, sums: dict, recording: bool, verdicts: list) -> None:
         """Add to `grads` what a gradient of the output makes of those inputs that are in `reached`.
 
-        `sums` are the nodes whose gradients were added up here, so that nobody else holds them. Complains if
-        a value that the rules read was overwritten; what a device has yet to say is added to `verdicts`.
+        `sums` are the nodes whose gradients were added up here, so that nobody else holds them, with the
+        dtype of the parts; sums of 16-bit parts are in float32. Complains if a value that the rules read was
+        overwritten; what a device has yet to say is added to `verdicts`.
         """
         for name, value, before in self.watched:
             if type(before) is bytes and before == value.tobytes():
@@ -321,9 +330,11 @@ class Step:
             total = grads.get(node)
             if total is None:
                 grads[node] = part
-            elif node not in sums or recording:  # what is recorded is not written to
+            elif node not in sums:
+                sums[node] = part.dtype
+                grads[node] = (total.astype(np.float32) if part.dtype.itemsize == 2 else total) + part
+            elif recording:  # what is recorded is not written to
                 grads[node] = total + part
-                sums.add(node)
             else:
                 total += part
                 grads[node] = total
@@ -343,10 +354,8 @@ class Step:
 
     def _linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""
-        step = _new(Step)
-        step.function, step.inputs, step.residual = self.function, self.inputs, self.residual
-        step.shapes, step.dtypes, step.output_shape = self.shapes, self.dtypes, self.output_shape
-        step.__dict__ = content = dict(self.__dict__)
+        step = copy.copy(self)
+        content = step.__dict__
         for name, place in self.reads:
             if place is None:
                 content[name] = [linked(v, node) for v, node in zip(content[name], self.inputs)]

@@ -15,7 +15,7 @@ from typing import Any
 import dynarray
 
 from . import functions
-from ._recording import recording
+from ._graph import recording
 from .function import Step, differentiable
 from .functions._common import plain
 from .tape import Tape

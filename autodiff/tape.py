@@ -2,17 +2,18 @@
 recorded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ._backward import UNUSED, find, walk
-from ._graph import Paths, living
-from ._recording import State, recording, state
+from ._backward import Way, find, walk
+from ._graph import State, living, recording, state
 from ._show import preformatted, table, total
 from .function import Step
 from .variable import Variable, real
+
+UNUSED = ("raise", "zero", "none")
 
 
 class Tape:
@@ -106,44 +107,36 @@ class Tape:
         RuntimeError
             If an array that the gradient needs was overwritten.
         """
-        group = sources if isinstance(sources, list | tuple | Mapping) else [sources]
-        members = list(group.values()) if isinstance(group, Mapping) else list(group)
-        grad = _checked(target, members, grad, unused)
-        keys = list(group) if isinstance(group, Mapping) else range(len(members))
-        told = on_final and (lambda place, gradient: on_final(keys[place], gradient))
-        way = find(target, members, unused)
-        grads = self._walk(way, target, members, grad, keep, unused=unused, on_final=told)
-        if isinstance(group, Mapping):
-            return dict(zip(group, grads, strict=True))
-        return grads if group is sources else grads[0]
-
-    def _walk(
-        self, way: Paths, target: Variable, sources: list, grad: Any, keep: bool, **options: Any
-    ) -> list:
-        if keep or recording():
-            return walk(way, target, sources, grad, **options)
+        many = isinstance(sources, list | tuple)
+        group = sources if isinstance(sources, Mapping) else dict(enumerate(sources if many else [sources]))
+        grad = _checked(target, group.values(), grad, unused)
+        way, owner = find(target, group, unused), None if keep or recording() else self.token
         try:
-            return walk(way, target, sources, grad, owner=self.token, **options)
+            found = walk(way, target, group, grad, unused=unused, owner=owner, on_final=on_final)
         finally:
-            self._release(way, target.node)
+            if owner is not None:
+                self._release(way, target.node)
+        if isinstance(sources, Mapping):
+            return found
+        return list(found.values()) if many else found[0]
 
     def release(self) -> None:
         """Let go of all arrays that were recorded; a gradient that would need one of them says so."""
         self._release(None, None)
 
-    def _release(self, way: Paths | None, target: Any) -> None:
+    def _release(self, way: Way | None, target: Any) -> None:
         token, steps, self.steps = self.token, self.steps, []
-        alive: list[Step] = []
         dead: list[Step] = []
+        alive: list[Step] = []
         for step in steps:
             if step.owner is token:
-                if type(step.inputs) is list:
+                if step.reads is not None:
                     step.release()
                 (dead if step.variable() is None else alive).append(step)
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
         for step in alive:
             if way is not None and step is target and step in way.seen:
-                step.inputs = frozenset(way.seen - {*dead, None, step} | way.older)
+                step.inputs = tuple(way.seen.difference(dead, (None, step)) | way.older)
             else:
                 step.inputs = living(step.inputs)
 
@@ -158,7 +151,7 @@ class Tape:
         print(table(self.steps))
 
 
-def _checked(target: Any, members: list, grad: Any, unused: str) -> Any:
+def _checked(target: Any, members: Iterable, grad: Any, unused: str) -> Any:
     """The gradient to start from, once all arguments are found to be right."""
     for what, value in [("target", target), *(("sources", m) for m in members)]:
         if not isinstance(value, Variable):

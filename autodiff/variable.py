@@ -1,12 +1,12 @@
 """Variable: an array whose uses tapes record."""
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
 import numpy as np
 
-from ._graph import Leaf
-from ._recording import recording
+from ._graph import Leaf, recording
 
 _new = object.__new__
 
@@ -57,18 +57,12 @@ class Variable:
     key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
 
     def __reduce__(self) -> tuple:
-        if recording() and type(self.node.inputs) is list:
+        if recording() and self.node.reads is not None:
             raise TypeError(
                 "Variable: a result cannot be copied while a tape records, for the copy would not know "
                 "where it is from; copy stop_gradient(x), or copy outside"
             )
-        return Variable._copied, (self.data, self.name)
-
-    @staticmethod
-    def _copied(data: Any, name: str | None) -> "Variable":
-        copied = constant(data)
-        copied.name = name
-        return copied
+        return constant, (self.data, self.name)
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -110,10 +104,10 @@ class Variable:
         return f"Variable({label}shape {self.shape}, {self.dtype})"
 
 
-def constant(data: Any) -> Variable:
+def constant(data: Any, name: str | None = None) -> Variable:
     """A Variable that depends on nothing, without the checks of the constructor."""
     variable = _new(Variable)
-    variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, None
+    variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, name
     variable.node = Leaf(variable)
     return variable
 
@@ -142,3 +136,32 @@ def linked(data: Any, node: Any) -> Any:
         variable.data, variable.name, variable.node = data, None, node
         node.variable = node.variable if known is not None else ref(variable)
     return variable
+
+
+def stop_gradient(x: Any) -> Any:
+    """The plain array of `x`: what is computed from it is a constant to every tape.
+
+    Parameters
+    ----------
+    x : Variable, array, or tuple, list or dict of them
+        Of tuples, lists and dicts, at any depth, one of the same kind is made. Anything else is returned as
+        it is.
+
+    Examples
+    --------
+    >>> from autodiff import Variable, grad, stop_gradient
+    >>> float(grad(lambda x: x * stop_gradient(x))(3.0))
+    3.0
+    >>> stop_gradient({"state": [Variable(1.0), 2]})
+    {'state': [array(1.), 2]}
+    """
+    if isinstance(x, Variable):
+        return x.data
+    if isinstance(x, Mapping):
+        return {key: stop_gradient(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [stop_gradient(value) for value in x]
+    if isinstance(x, tuple):
+        values = [stop_gradient(value) for value in x]
+        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
+    return x

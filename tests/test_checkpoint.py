@@ -7,8 +7,8 @@ import pytest
 
 from autodiff import Tape, Variable, check_gradients, checkpoint, grad, hvp, recomputing, stop_gradient
 from autodiff import functions as F
+from autodiff._graph import state
 from autodiff._random import _thread
-from autodiff._recording import state
 
 LAYERS, SIZE = 50, 20_000
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 
 from autodiff import Tape, Variable, checkpoint, differentiable, grad, hvp, stop_gradient
 from autodiff import functions as F
-from autodiff._recording import state
+from autodiff._graph import state
 
 
 class Tracked(np.ndarray):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # registers bfloat16 with NumPy
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from autodiff import Tape, Variable, checkpoint, grad, stop_gradient
 from autodiff import functions as F
 
 ROOT = Path(__file__).resolve().parent.parent
+HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
 
 def work(f: Callable, *args: Any) -> int:
@@ -404,3 +406,40 @@ def test_arrays_go_as_soon_as_the_last_result_does() -> None:
             assert seen() is None
     finally:
         gc.enable()
+
+
+def _one_unit(value: float, dtype: np.dtype) -> float:
+    """The distance of neighbours in a 16-bit dtype around a value."""
+    digits = 10 if dtype == np.float16 else 7
+    return 2.0 ** (np.floor(np.log2(abs(value))) - digits)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("inner", [False, True], ids=["leaf", "result"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_gradients_of_16_bits_are_rounded_once(dtype: np.dtype, inner: bool, recorded: bool) -> None:
+    """A weight that is used many times, as in a recurrence: its gradient is a long sum."""
+    uses = 400 if recorded else 3000
+    factors = np.random.default_rng(0).uniform(0.5, 1.5, uses).astype(dtype)
+    expected = factors.astype(np.float64).sum()
+    leaf = Variable(np.ones(1, dtype))
+    with Tape() as tape:
+        w = leaf * np.ones(1, dtype) if inner else leaf
+        parts = F.concatenate([w * factor for factor in factors.reshape(-1, 1)])
+        loss = F.sum(parts.astype(np.float32))
+        if recorded:
+            found = tape.gradient(loss, [leaf, w])
+            assert all(isinstance(g, Variable) for g in found)
+    if not recorded:
+        found = tape.gradient(loss, [leaf, w])
+    for gradient in stop_gradient(found):
+        assert gradient.dtype == dtype
+        assert abs(gradient.astype(np.float64).item() - expected) <= 0.5001 * _one_unit(expected, dtype)
+
+
+def test_a_sum_of_gradients_may_pass_beyond_the_range_of_16_bits() -> None:
+    w = Variable(np.ones(1, np.float16))
+    factors = [np.full(1, 60000 * sign, np.float16) for sign in (1, 1, 1, -1, -1)]
+    with Tape() as tape:
+        loss = F.sum(F.concatenate([w * factor for factor in factors]).astype(np.float32))
+    assert tape.gradient(loss, w) == 60000

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dynarray
 
-from .._stop import stop_gradient as stop_gradient
+from ..variable import stop_gradient as stop_gradient
 from .activations import erf as erf
 from .activations import gelu as gelu
 from .activations import leaky_relu as leaky_relu

@@ -262,7 +262,9 @@ def each_integer(function: str, argument: str, value: Any, least: int = -LARGEST
 
 def _plain_integers(values: tuple) -> bool:
     """Whether all of them are Python's ints, and not large."""
-    return all(type(value) is int and -LARGEST <= value <= LARGEST for value in values)
+    # No generator, which costs small arrays as much as the function that is called.
+    known = set(map(type, values)) <= {int}
+    return known and (not values or -LARGEST <= min(values) <= max(values) <= LARGEST)
 
 
 def axes(function: str, argument: str, value: Any) -> Any:
@@ -349,6 +351,8 @@ def as_parameters(function: str, x: Any, *, argument: str = "x", **parameters: A
     from .shapes import astype
 
     given = {**parameters, argument: x}
+    if is_fractional(x.dtype) and {v.dtype for v in given.values() if v is not None} == {x.dtype}:
+        return [x, *parameters.values()]  # as in nearly all calls
     fractions = {n: v.dtype for n, v in given.items() if v is not None and is_fractional(v.dtype)}
     if fractions:
         name, first = next(iter(fractions.items()))

@@ -20,9 +20,9 @@ from ._arguments import (
     optional,
 )
 from ._common import normal_axes, plain
-from .arithmetic import sqrt, square
-from .reductions import centred, mean
-from .shapes import fit, narrow, reshape, sum, wide
+from .arithmetic import sqrt
+from .reductions import centred
+from .shapes import fit, narrow, reshape, wide
 
 IMAGE = (0, 2, 3)
 
@@ -45,7 +45,7 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
 
 def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     centre, rest = centred(x, axes)
-    return centre, mean(square(rest), axes, keepdims=True)
+    return centre, (rest * rest).mean(axis=axes, keepdims=True)
 
 
 def _standardized(s: Any) -> tuple[Any, Any]:
@@ -62,8 +62,8 @@ def _normalize_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
     gx = None
     if needs[0]:
         scaled = g * s.weight
-        total = sum(scaled, s.axes, keepdims=True)
-        along = sum(scaled * standard, s.axes, keepdims=True)
+        total = scaled.sum(axis=s.axes, keepdims=True)
+        along = (scaled * standard).sum(axis=s.axes, keepdims=True)
         count = math.prod(s.shapes[0][i] for i in s.axes) or 1
         gx = (scaled - (total + standard * along) / count) * inverse
     return gx, fit(g * standard, s.shapes[1]), fit(g, s.shapes[2])
@@ -128,7 +128,7 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
     """
     x, weight, bias = as_parameters("batch_norm", x, weight=weight, bias=bias)
     weight, bias = _by_channel("batch_norm", x.shape[1], (1, -1, 1, 1), weight=weight, bias=bias)
-    return normalize(x, weight, bias, axes=IMAGE, epsilon=epsilon, statistics=statistics)
+    return _normalize(x, weight, bias, IMAGE, epsilon, statistics)
 
 
 def _by_channel(function: str, channels: int, shape: tuple[int, ...], **values: Any) -> list[Any]:
@@ -138,7 +138,7 @@ def _by_channel(function: str, channels: int, shape: tuple[int, ...], **values: 
             raise ValueError(
                 f"{function}: {name} must have shape (C,) = {(channels,)}, got {tuple(value.shape)}"
             )
-    return [reshape(value, shape) for value in values.values()]
+    return [value.reshape(shape) for value in values.values()]
 
 
 @arguments(x=array, groups=integer(1), weight=fractional, bias=fractional, epsilon=number(0))
@@ -166,7 +166,7 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     grouped = reshape(x, (n, groups, c // groups, *extent))
     shape = (1, groups, c // groups, *(1 for _ in extent))
     weight, bias = _by_channel("group_norm", c, shape, weight=weight, bias=bias)
-    y = normalize(grouped, weight, bias, axes=tuple(range(2, grouped.ndim)), epsilon=epsilon)
+    y = _normalize(grouped, weight, bias, tuple(range(2, grouped.ndim)), epsilon, None)
     return reshape(y, x.shape)
 
 

@@ -66,10 +66,12 @@ def centred(x: Any, axis: Any) -> tuple[Any, Any]:
     Both are float32 for 16-bit values.
     """
     x = wide(x)
+    # Here and in the rules of normalisation methods take the place of functions: checks cost small arrays as
+    # much as sums.
     centre = _mean_of_large(x, axis)
     # The mean of a constant may be off by a rounding: what is left over is small, and its mean nearly exact.
     rest = x - centre
-    centre = centre + mean(rest, axis, keepdims=True)
+    centre = centre + rest.mean(axis=axis, keepdims=True)
     if isinstance(rest, Variable):
         return centre, x - centre
     # In the memory that is there: it takes longer to get new memory than to compute.
@@ -78,7 +80,7 @@ def centred(x: Any, axis: Any) -> tuple[Any, Any]:
 
 def _mean_of_large(x: Any, axis: Any) -> Any:
     with np.errstate(over="ignore"):
-        centre = mean(x, axis, keepdims=True)
+        centre = x.mean(axis=axis, keepdims=True)
     # Perhaps only the sum is too large. On a device, looking would mean waiting.
     if library(plain(x)) is np and not np.isfinite(plain(centre)).all():
         centre = sum(x * (1 / (_count(x.shape, axis) or 1)), axis, keepdims=True)

@@ -30,8 +30,7 @@ def is_parameter(value: Any) -> bool:
     """A result is none, unless what it was computed from is gone, as for ``Variable(array) * 0.1``."""
     if not isinstance(value, Variable):
         return False
-    inputs = value.node.inputs
-    return type(inputs) is not list and not living(inputs)
+    return value.node.reads is None and not living(value.node.inputs)
 
 
 def is_array(value: Any) -> bool:
