@@ -124,7 +124,7 @@ class Service(ThreadingHTTPServer):
         self.places = threading.BoundedSemaphore(threads + waiting)
         # Beyond that, connections wait in the queue of the system.
         self.connections = threading.BoundedSemaphore(4 * (threads + waiting) + 16)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(accepted=0, answered=0, working=0, filtered=0, compiled=0)
         self.counting = threading.Lock()
         self.stopping = False
 
@@ -152,7 +152,9 @@ class Service(ThreadingHTTPServer):
             raise RefusedError(503, "stopping" if self.stopping else "too many requests, come back later")
         self.count("working")
         try:
-            return self.pool.submit(denoise, image, strength, radius).result()
+            result = self.pool.submit(denoise, image, strength, radius).result()
+            self.count("filtered")
+            return result
         finally:
             self.count("working", -1)
             self.places.release()
@@ -163,10 +165,12 @@ class Service(ThreadingHTTPServer):
         self.shutdown()
         self.socket.settimeout(0)
         self.timeout = 0
-        accepted = -1
-        while accepted != self.counts["accepted"]:  # those that the system has accepted for us
-            accepted = self.counts["accepted"]
+        # Those that the system has accepted for us; not whoever comes meanwhile, or it might never end.
+        for _ in range(self.request_queue_size):
+            before = self.counts["accepted"]
             self.handle_request()
+            if self.counts["accepted"] == before:
+                break
         self.server_close()
         self.pool.shutdown()
 
@@ -260,7 +264,6 @@ def main() -> None:
     dyn.set_num_threads(1)  # requests keep the cores busy, one thread each
 
     service = Service((options.host, options.port), options.threads, options.waiting)
-    service.counts["compiled"] = 0
     logging.getLogger("dynarray").addHandler(CompilationCounter(service))
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()  # the handler of a signal may fill it at any moment
     for number in (signal.SIGTERM, signal.SIGINT):
