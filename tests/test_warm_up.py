@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from dynarray import __main__ as command
 from dynarray import _info
 
 OPERATOR = "sample_points"
+TYPICAL = {
+    name: import_module(f"dynarray.typical.{operator.stem}").CALLS[name]
+    for name, operator in dyn.OPERATORS.items()
+}
 SCRIPT = """
 import json, logging, os, signal, sys, threading, time
 import numpy as np
@@ -126,6 +131,18 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["warm-up", "--help"])
     told = capsys.readouterr().out
     assert all(name in told for name in dyn.OPERATORS)
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_typical_calls_give_and_leave_out_each_array(name: str) -> None:
+    """And they are valid; that they go every way is what tests/test_warm_up_coverage.py is for."""
+    operator = dyn.OPERATORS[name]
+    for array in operator.optional:
+        assert {array in call.shapes for call in TYPICAL[name]} == {True, False}, array
+    for call in TYPICAL[name]:
+        arrays = tuple(np.full(call.shapes[a], 0.5) if a in call.shapes else None for a in operator.arrays)
+        with dyn.use_backend("reference"):
+            assert np.isfinite(operator(arrays, **call.params)).all()
 
 
 # ---- what it compiles
