@@ -5,6 +5,7 @@ from types import ModuleType as _ModuleType
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
+from ._warm_up import *
 from .atom_bases import *
 from .atoms import *
 from .cpu.engine.parallel import get_num_threads as get_num_threads

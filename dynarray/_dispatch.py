@@ -42,12 +42,17 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    previous = getattr(_forced, "name", None)
+    previous = forced_backend()
     _forced.name = name
     try:
         yield
     finally:
         _forced.name = previous
+
+
+def forced_backend() -> str | None:
+    """The backend that `use_backend` forces in this thread, if any."""
+    return getattr(_forced, "name", None)
 
 
 def is_masked(value: Any) -> bool:
@@ -82,7 +87,7 @@ def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
         if array.dtype != first.dtype:
             raise TypeError(f"{operator}: {name} has dtype {array.dtype} but {first_name} has {first.dtype}")
     on_gpu = library_of(first) == "cupy"
-    backend = getattr(_forced, "name", None) or ("cuda" if on_gpu else "cpu")
+    backend = forced_backend() or ("cuda" if on_gpu else "cpu")
     if (backend == "cuda") != on_gpu:
         raise TypeError(f"{operator}: backend {backend!r} cannot take {first_name}, a {_kind(first)}")
     if first.dtype.name not in DTYPES[backend] or not first.dtype.isnative:

@@ -102,18 +102,29 @@ def backend_problems() -> dict[str, str | None]:
     dict
         Name of the backend to the reason.
     """
+    return {name: backend_problem(name) for name in BACKENDS}
+
+
+def backend_problem(name: str) -> str | None:
+    """Why one backend cannot be used here, or None where it can.
+
+    Parameters
+    ----------
+    name : str
+        The backend.
+
+    Returns
+    -------
+    str or None
+    """
     probes = {
         "reference": _scipy_problem,
         "cpu": _numba_problem,
         "host": _compiler_problem,
         "cuda": _cuda_problem,
     }
-    return {name: _problem(probes[name]) for name in BACKENDS}
-
-
-def _problem(probe: Callable[[], str | None]) -> str | None:
     try:
-        return probe()
+        return probes[name]()
     except Exception as error:  # as in collect
         return _one_line(error)
 

@@ -6,6 +6,7 @@ allocation, so that a warm launch can be captured in a CUDA graph. NumPy arrays 
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from dataclasses import dataclass
@@ -253,12 +254,23 @@ def _launch_cupy(
     current = cupy.cuda.runtime.getDevice()
     if device != current:
         raise ValueError(f"{entry}: arrays live on device {device}, the current device is {current}")
-    key = (program, entry, device)
-    kernel = _kernels.get(key)
-    if kernel is None:
-        with _kernels_lock:
-            kernel = _kernels.get(key)
-            if kernel is None:
-                module = cupy.RawModule(code=program.text, options=NVRTC_OPTIONS)
-                kernel = _kernels[key] = module.get_function(entry)
+    kernel = _kernels.get((program, entry, device)) or _load_kernel(cupy, program, entry, device)
     kernel(grid, block, tuple(_NULL if a is None else a for a in arguments), shared_mem=shared_bytes)
+
+
+def _load_kernel(cupy: Any, program: Program, entry: str, device: int) -> Any:
+    """The kernel on the current device, compiled where CuPy has not kept it."""
+    key = (program, entry, device)
+    with _kernels_lock:
+        if key not in _kernels:
+            module = cupy.RawModule(code=program.text, options=NVRTC_OPTIONS)
+            _kernels[key] = module.get_function(entry)
+        return _kernels[key]
+
+
+def prepare(program: Program) -> None:
+    """Load all kernels of a program for CuPy's current device, ahead of their first launch."""
+    cupy = importlib.import_module("cupy")
+    device = cupy.cuda.runtime.getDevice()
+    for entry in program.entries:
+        _load_kernel(cupy, program, entry, device)

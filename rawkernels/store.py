@@ -175,7 +175,7 @@ def replaced(path: Path, *, mode: int | None = None, lasting: bool = True) -> It
     except FileNotFoundError:
         kept = None
     begin = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
-    _sweep(path.parent, begin)
+    sweep(path.parent, begin)
     temporary, file = _locked(path.parent / begin, 0o666 if kept is None else kept)
     try:
         with file:
@@ -198,7 +198,7 @@ def replaced(path: Path, *, mode: int | None = None, lasting: bool = True) -> It
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder that vanishes afterwards, or when the next one is made if this process is killed."""
-    _sweep(parent, ".build-")
+    sweep(parent, ".build-")
     lock, file = _locked(parent / ".build-", 0o600)
     try:
         with file, tempfile.TemporaryDirectory(prefix=f"{lock.stem}-", dir=parent) as folder:
@@ -226,8 +226,8 @@ def _locked(begin: Path, mode: int) -> tuple[Path, BinaryIO]:
         file.close()  # a sweeper came between creation and lock
 
 
-def _sweep(folder: Path, begin: str) -> None:
-    """Remove what writers that were killed have left: the files of that beginning which nobody locks."""
+def sweep(folder: Path, begin: str) -> None:
+    """Remove what processes that were killed have left: the files of that beginning which nobody locks."""
     if fcntl is None:
         return
     for path in _named(folder, begin):

@@ -19,7 +19,7 @@ MODULES = (
     *("test_every_operator", "test_every_operator_refusals", "test_robustness_refusals"),
     *("test_robustness_large", "test_robustness_threads", "test_operator", "test_types", "test_lift"),
     *("test_special_values", "test_benchmarks", "test_gpu_run", "test_documentation", "test_style"),
-    "test_nvrtc",
+    *("test_nvrtc", "test_warm_up"),
 )
 LISTS = (
     *("every_operator_has_a_case", "grows_along", "support_table", "tables_are", "is_watched"),
@@ -72,15 +72,17 @@ def test_the_trial_operator_passes_the_suite(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_what_its_files_do_not_say_is_missed(copy: Path, tmp_path: Path) -> None:
-    """Without the file of its calls, or of its benchmarks, the lists are not whole."""
+    """Without the file of its calls, or of its benchmarks, or of its warm-up, the lists are not whole."""
     for path, selection in (
         ("tests/_calls/trial.py", "tests/test_robustness_refusals.py"),
         ("benchmarks/cases/trial.py", "tests/test_benchmarks.py"),
+        ("dynarray/typical/trial.py", "tests/test_warm_up.py"),
     ):
         moved = tmp_path / Path(path).name
         shutil.move(copy / path, moved)
         try:
-            with pytest.raises(AssertionError, match=r"No module named '(_calls|benchmarks\.cases)\.trial'"):
+            missed = r"No module named '(_calls|benchmarks\.cases|dynarray\.typical)\.trial'"
+            with pytest.raises(AssertionError, match=missed):
                 run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", selection)
         finally:
             shutil.move(moved, copy / path)

@@ -17,7 +17,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from rawkernels import forks, store
+from rawkernels import compilations, forks, store
 from rawkernels.source import Parameter, Program
 
 # -O1 makes a library in half the time of -O2, and what runs afterwards is a few milliseconds in tests.
@@ -173,8 +173,12 @@ def _build(
         entry = cache_directory() / name
         for attempt in range(2):
             if store.load_entry(entry) is None:
+                compilations.begins(entry)
+                began = time.perf_counter()
                 made = _compile(command, text, flags, places, entry)
-                if not store.save_entry(entry, made):
+                seconds, kept = time.perf_counter() - began, store.save_entry(entry, made)
+                compilations.ends(entry.stem, seconds, kept=kept)
+                if not kept:
                     entry = _temporary(name)
                     store.save_entry(entry, made)
             try:
@@ -205,7 +209,6 @@ def _compile(
 ) -> bytes:
     """The compiled library."""
     folder = entry.parent if store.prepare_folder(entry.parent) else Path(tempfile.gettempdir())
-    began = time.perf_counter()
     with store.scratch_folder(folder) as scratch:
         debug = "-g" in flags  # then gdb must find the source, with its own line numbers
         source = folder / f"{entry.stem}.cpp" if debug else scratch / "kernel.cpp"
@@ -216,5 +219,4 @@ def _compile(
         done = _run([*command, *flags, str(source), "-o", str(made), *places], environment)
         if done.returncode or not made.exists():
             raise RuntimeError(f"{shlex.join(command)} could not compile {entry.stem}:\n{_words(done)}")
-        store.log.info("compiled %s in %.1f s", entry.stem, time.perf_counter() - began)
         return made.read_bytes()

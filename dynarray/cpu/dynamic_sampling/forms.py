@@ -117,7 +117,7 @@ def _forward_image(call: SampleCall, inputs: SampleInputs, y: np.ndarray, larges
         scratch = sampling_scratch(band, sums=True, gradients=False)
         run_with_scratch(sampling_forward_items, blocks * chunks, operations, scratch, x.dtype, *arrays)
         if not_finite.any():
-            places = np.argwhere(not_finite)
+            places = np.ascontiguousarray(np.argwhere(not_finite))
             parallel.run(exact_maximum_items, len(places), operations, places, y[0], largest, band)
 
 

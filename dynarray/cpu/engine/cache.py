@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from numba.core import compiler, serialize
 
-from rawkernels import store
+from rawkernels import compilations, store
 
 
 def folder() -> Path:
@@ -66,25 +66,27 @@ class KernelCache:
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The compilation for this signature, or None."""
         target.refresh()
-        self._began = time.perf_counter()
         entry = self._entry(signature, target)
         found = store.load_entry(entry)
-        if found is None:
-            return None
-        try:
-            return compiler.CompileResult._rebuild(target, *pickle.loads(found))
-        except Exception as error:  # whatever it was made with is not what is here
-            store.drop_entry(entry, f"{type(error).__name__}: {error}")
-            return None
+        if found is not None:
+            try:
+                return compiler.CompileResult._rebuild(target, *pickle.loads(found))
+            except Exception as error:  # whatever it was made with is not what is here
+                store.drop_entry(entry, f"{type(error).__name__}: {error}")
+        compilations.begins(entry)
+        self._began = time.perf_counter()
+        return None
 
     def save_overload(self, signature: Any, made: Any) -> None:
         """Keep a compilation, where that is possible."""
         seconds = time.perf_counter() - self._began
-        store.log.info("compiled %s for %s in %.1f s", self._name, _dtypes(signature), seconds)
-        if any(not each.can_cache for each in made.lifted) or made.library.has_dynamic_globals:
-            return
-        if _sources_are_as_imported():
-            store.save_entry(self._entry(signature, made.target_context), serialize.dumps(made._reduce()))
+        can_keep = all(each.can_cache for each in made.lifted) and not made.library.has_dynamic_globals
+        kept = can_keep and _sources_are_as_imported() and self._save(signature, made)
+        compilations.ends(f"{self._name} for {_dtypes(signature)}", seconds, kept=kept)
+
+    def _save(self, signature: Any, made: Any) -> bool:
+        entry = self._entry(signature, made.target_context)
+        return store.save_entry(entry, serialize.dumps(made._reduce()))
 
     def _entry(self, signature: Any, target: Any) -> Path:
         arguments = signature.args if hasattr(signature, "args") else signature

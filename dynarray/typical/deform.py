@@ -1,0 +1,20 @@
+"""Calls of `deform_conv2d`, `deform_conv1d` and `sample_points`."""
+
+from . import TypicalCall
+
+_PLANE, _LINE = (6, 6), (24,)
+
+
+def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:
+    """With the mask and the bias, and without; `axes` are those of an offset."""
+    kernel = (3,) * len(extent)
+    shapes = {"x": (1, 4, *extent), "offset": (1, 1, *kernel, *axes, *extent), "weight": (4, 4, *kernel)}
+    mask, bias = {"mask": (1, 1, *kernel, *extent)}, {"bias": (4,)}
+    return [TypicalCall(given, {"padding": 1}) for given in (shapes, shapes | mask, shapes | mask | bias)]
+
+
+CALLS = {
+    "deform_conv2d": _deform(_PLANE, (2,)),
+    "deform_conv1d": _deform(_LINE, ()),
+    "sample_points": [TypicalCall({"x": (1, 4, *_PLANE), "points": (1, 3, 2, *_PLANE)})],
+}

@@ -1,0 +1,18 @@
+"""Calls of `displaced_conv2d` and `displaced_conv1d`."""
+
+from . import TypicalCall
+
+_PLANE, _LINE = (6, 6), (24,)
+
+
+def _displaced(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:
+    """With sigma and a bias, and without, for both gradients of the displacement; `axes` are those of one."""
+    shapes = {"x": (1, 2, *extent), "weight": (3, 2, 2), "displacement": (3, 2, 2, *axes)}
+    return [
+        TypicalCall(given, {"displacement_gradient": gradient})
+        for given in (shapes, shapes | {"sigma": (), "bias": (3,)})
+        for gradient in ("exact", "smooth")
+    ]
+
+
+CALLS = {"displaced_conv2d": _displaced(_PLANE, (2,)), "displaced_conv1d": _displaced(_LINE, ())}
