@@ -30,6 +30,7 @@ from rawkernels.launch import (
     type_constants,
     zeros,
 )
+from rawkernels.matmul import matmul
 from rawkernels.source import Program, constants, program
 
 FILE = "atoms.cu"
@@ -253,7 +254,7 @@ def forward(
         call.place(zeros((call.outputs, tile.columns), x, call.accumulator), bias, y, tile)
         return y, kept
     for tile in _tiles(call.shape, call.accumulator.itemsize):
-        call.place(call.matrix @ call.filter(x, atoms, tile), bias, y, tile)
+        call.place(matmul(call.matrix, call.filter(x, atoms, tile)), bias, y, tile)
     return y, kept
 
 
@@ -278,13 +279,13 @@ def backward(
             grads = call.collect(grad_output, tile)
         rows = slice(tile.channel * call.shape.atoms, (tile.channel + tile.channels) * call.shape.atoms)
         if needs[0] or needs[1]:
-            grad_z = call.matrix[:, rows].T @ grads
+            grad_z = matmul(call.matrix[:, rows].T, grads)
         if needs[0]:
             call.grad_x(grad_z, atoms, grad_x, tile)
         if needs[1]:
             call.grad_atoms(grad_z, x, grad_atoms, tile)
         if needs[2]:
-            total[:, rows] += grads @ call.filter(x, atoms, tile).T
+            total[:, rows] += matmul(grads, call.filter(x, atoms, tile).T)
     return (
         grad_x,
         call.rounded(grad_atoms, atoms) if needs[1] else None,

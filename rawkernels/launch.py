@@ -89,6 +89,11 @@ def is_cupy(array: Any) -> bool:
     return cupy is not None and isinstance(array, cupy.ndarray)
 
 
+def capturing(array: Any) -> bool:
+    """Whether what is done with `array` now becomes part of a CUDA graph."""
+    return is_cupy(array) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+
+
 def _module_of(like: Any) -> Any:
     if is_cupy(like):
         return sys.modules["cupy"]
