@@ -25,6 +25,7 @@ from rawkernels.launch import (
     blocks,
     contiguous,
     empty,
+    int32s,
     launch,
     needs_wide_index,
     type_constants,
@@ -79,7 +80,7 @@ class Shape:
         """The numbers that kernels take last."""
         values = (self.channels, self.atoms, self.height, self.width, self.out_height, self.out_width)
         pairs = (*self.kernel, *self.stride, *self.dilation, *self.padding)
-        return tuple(np.int32(value) for value in (*values, *pairs))
+        return int32s(*values, *pairs)
 
 
 class Tile(NamedTuple):
@@ -100,12 +101,12 @@ class Tile(NamedTuple):
     @property
     def place(self) -> tuple[np.int32, ...]:
         """Samples and positions as kernels take them."""
-        return tuple(np.int32(value) for value in self[:4])
+        return int32s(*self[:4])
 
     @property
     def arguments(self) -> tuple[np.int32, ...]:
         """All of it as kernels take it."""
-        return tuple(np.int32(value) for value in self)
+        return int32s(*self)
 
 
 def choose_size(kernel: tuple[int, int], *, double: bool) -> tuple[int, int]:

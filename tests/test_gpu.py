@@ -217,6 +217,27 @@ def test_the_same_bits_beside_other_work(operator: Any, dtype: Any, backend: Bac
 
 @on_a_gpu
 @each_operator
+def test_an_array_between_two_addresses_is_refused(operator: Any, backend: Backend) -> None:
+    """A GPU reads no element at an address that is no multiple of its size; trying ends its context."""
+    import cupy
+
+    call = call_of(operator, {})
+    for place, name in enumerate((*operator.arrays, "grad_output")):
+        placed = OnDevice(call)
+        everything = [*placed.arrays, placed.grad_output]
+        if not hasattr(everything[place], "shape"):  # a number
+            continue
+        memory = cupy.zeros(everything[place].nbytes + 4, cupy.uint8)[2:-2]
+        everything[place] = memory.view(cupy.float32).reshape(everything[place].shape)
+        placed.arrays, placed.grad_output = tuple(everything[:-1]), everything[-1]
+        with pytest.raises(
+            ValueError, match=rf"{name} begins at an address that is no multiple of its element"
+        ):
+            placed.run()
+
+
+@on_a_gpu
+@each_operator
 def test_a_second_device(operator: Any, backend: Backend) -> None:
     import cupy
 

@@ -86,7 +86,7 @@ SPELLED = (
 # Neither called nor compared: that CuPy has them is all.
 PLAIN = (
     *("__version__", "cuda.Device.attributes", "cuda.Device.id", "cuda.Device.mem_info", "cuda.Event.done"),
-    *("cuda.MemoryPointer.device", "cuda.MemoryPointer.ptr", "cuda.Stream.done", "cuda.Stream.null"),
+    *("cuda.MemoryPointer.device_id", "cuda.MemoryPointer.ptr", "cuda.Stream.done", "cuda.Stream.null"),
     *("cuda.runtime.CUDARuntimeError", "cuda.runtime.cudaDevAttrL2CacheSize", "linalg"),
     *("ndarray.T", "ndarray.base", "ndarray.data", "ndarray.device", "ndarray.dtype", "ndarray.flags"),
     *("ndarray.imag", "ndarray.itemsize", "ndarray.nbytes", "ndarray.ndim", "ndarray.real", "ndarray.shape"),

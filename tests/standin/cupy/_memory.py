@@ -128,9 +128,9 @@ class MemoryPointer:
         return self._values.ctypes.data if self._values.size else 0
 
     @property
-    def device(self) -> Any:
+    def device_id(self) -> int:
         """Whose memory it is."""
-        return _streams.Device(self._block.device)
+        return self._block.device
 
     def copy_from_device_async(self, src: "MemoryPointer", size: int, stream: Any = None) -> None:
         """Copy bytes from another place of the device."""
