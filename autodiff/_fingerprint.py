@@ -67,5 +67,7 @@ def _flat_bytes(array: Any) -> Any:
     array = array[index]
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     flat = array.transpose(order).reshape(-1)
-    # Reading words needs one contiguous block: a slice with gaps is gathered first.
-    return (flat if flat.flags.c_contiguous else flat.copy()).view("u1")
+    # Reading words needs one contiguous block: a slice with gaps is gathered first. A GPU reads no word at an
+    # address that is no multiple of its size: of three floats, the last two.
+    whole = flat.flags.c_contiguous and (isinstance(flat, np.ndarray) or flat.data.ptr % 8 == 0)
+    return (flat if whole else flat.copy()).view("u1")

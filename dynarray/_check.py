@@ -55,6 +55,8 @@ def check_int(operator: str, argument: str, value: Any, minimum: int) -> int:
 
 def check_pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, int]:
     """An int, or a (y, x) pair of ints, each at least `minimum`; always returned as a pair."""
+    if type(value) is int and value >= minimum:  # as in nearly all calls
+        return value, value
     pair: Sequence[Any] = value if isinstance(value, tuple | list) else (value, value)
     numbers = tuple(_as_int(number) for number in pair)
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -82,20 +83,30 @@ def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
             raise TypeError(f"{operator}: {name} must be a numpy.ndarray or cupy.ndarray, got {_kind(array)}")
         if library != library_of(first):
             raise TypeError(f"{operator}: {name} is a {_kind(array)} but {first_name} is a {_kind(first)}")
-        if library == "cupy" and array.device != first.device:
+        if library == "cupy" and array.data.device_id != first.data.device_id:
             raise ValueError(f"{operator}: {name} is on {array.device} but {first_name} is on {first.device}")
+        if library == "cupy" and array.data.ptr % array.dtype.itemsize:
+            raise ValueError(
+                f"{operator}: {name} begins at an address that is no multiple of its element size, where a "
+                f"GPU reads nothing; {name}.copy() lies at another"
+            )
         if array.dtype != first.dtype:
             raise TypeError(f"{operator}: {name} has dtype {array.dtype} but {first_name} has {first.dtype}")
     on_gpu = library_of(first) == "cupy"
     backend = forced_backend() or ("cuda" if on_gpu else "cpu")
     if (backend == "cuda") != on_gpu:
         raise TypeError(f"{operator}: backend {backend!r} cannot take {first_name}, a {_kind(first)}")
-    if first.dtype.name not in DTYPES[backend] or not first.dtype.isnative:
+    if not _taken(backend, first.dtype):
         allowed = ", ".join(DTYPES[backend])
         raise TypeError(
             f"{operator}: {first_name} has dtype {first.dtype!s}; the {backend} backend takes {allowed}"
         )
     return backend
+
+
+@cache  # the name of a dtype takes longer to find than all the other checks
+def _taken(backend: str, dtype: np.dtype) -> bool:
+    return dtype.name in DTYPES[backend] and dtype.isnative
 
 
 def _kind(array: Any) -> str:

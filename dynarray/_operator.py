@@ -168,18 +168,15 @@ class Operator:
 
     def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
         """Check a call; return its backend and what the forms of that backend are to be given."""
-        unknown = sorted(set(params) - set(self.defaults))
-        if unknown:
+        chosen = {**self.defaults, **params}
+        if len(chosen) > len(self.defaults):
+            unknown = min(set(params) - set(self.defaults))
             raise TypeError(
-                f"{self.name}: unknown parameter {unknown[0]!r}; it takes {', '.join(self.defaults)}"
+                f"{self.name}: unknown parameter {unknown!r}; it takes {', '.join(self.defaults)}"
             )
-        missing = sorted(
-            name
-            for name, value in self.defaults.items()
-            if value is inspect.Parameter.empty and name not in params
-        )
-        if missing:
-            raise TypeError(f"{self.name}: parameter {missing[0]!r} must be given")
+        for name, value in chosen.items():
+            if value is inspect.Parameter.empty:
+                raise TypeError(f"{self.name}: parameter {name!r} must be given")
         given = {
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
@@ -187,7 +184,7 @@ class Operator:
             and not (name in self.numbers and library_of(array) is None)  # left to the check
         }
         backend = choose_backend(self.name, given)
-        return backend, self.check(*arrays, **{**self.defaults, **params})
+        return backend, self.check(*arrays, **chosen)
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""

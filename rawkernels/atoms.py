@@ -25,11 +25,13 @@ from rawkernels.launch import (
     blocks,
     contiguous,
     empty,
+    int32s,
     launch,
     needs_wide_index,
     type_constants,
     zeros,
 )
+from rawkernels.matmul import matmul
 from rawkernels.source import Program, constants, program
 
 FILE = "atoms.cu"
@@ -78,7 +80,7 @@ class Shape:
         """The numbers that kernels take last."""
         values = (self.channels, self.atoms, self.height, self.width, self.out_height, self.out_width)
         pairs = (*self.kernel, *self.stride, *self.dilation, *self.padding)
-        return tuple(np.int32(value) for value in (*values, *pairs))
+        return int32s(*values, *pairs)
 
 
 class Tile(NamedTuple):
@@ -99,12 +101,12 @@ class Tile(NamedTuple):
     @property
     def place(self) -> tuple[np.int32, ...]:
         """Samples and positions as kernels take them."""
-        return tuple(np.int32(value) for value in self[:4])
+        return int32s(*self[:4])
 
     @property
     def arguments(self) -> tuple[np.int32, ...]:
         """All of it as kernels take it."""
-        return tuple(np.int32(value) for value in self)
+        return int32s(*self)
 
 
 def choose_size(kernel: tuple[int, int], *, double: bool) -> tuple[int, int]:
@@ -253,7 +255,7 @@ def forward(
         call.place(zeros((call.outputs, tile.columns), x, call.accumulator), bias, y, tile)
         return y, kept
     for tile in _tiles(call.shape, call.accumulator.itemsize):
-        call.place(call.matrix @ call.filter(x, atoms, tile), bias, y, tile)
+        call.place(matmul(call.matrix, call.filter(x, atoms, tile)), bias, y, tile)
     return y, kept
 
 
@@ -278,13 +280,13 @@ def backward(
             grads = call.collect(grad_output, tile)
         rows = slice(tile.channel * call.shape.atoms, (tile.channel + tile.channels) * call.shape.atoms)
         if needs[0] or needs[1]:
-            grad_z = call.matrix[:, rows].T @ grads
+            grad_z = matmul(call.matrix[:, rows].T, grads)
         if needs[0]:
             call.grad_x(grad_z, atoms, grad_x, tile)
         if needs[1]:
             call.grad_atoms(grad_z, x, grad_atoms, tile)
         if needs[2]:
-            total[:, rows] += grads @ call.filter(x, atoms, tile).T
+            total[:, rows] += matmul(grads, call.filter(x, atoms, tile).T)
     return (
         grad_x,
         call.rounded(grad_atoms, atoms) if needs[1] else None,

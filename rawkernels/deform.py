@@ -30,6 +30,7 @@ from rawkernels.launch import (
     type_constants,
     zeros,
 )
+from rawkernels.matmul import matmul
 from rawkernels.source import Program, constants, program
 
 FILE = "deform.cu"
@@ -234,7 +235,7 @@ def forward(
             arrays = (call.x, offset, mask, columns)
             if columns.size:
                 call.launch_points("deform_columns", arrays, tile, call.warps(tile))
-            product = _tile_columns(columns, tile, call) @ by_group.transpose(0, 2, 1)
+            product = matmul(_tile_columns(columns, tile, call), by_group.transpose(0, 2, 1))
             _transpose_product(call, tile, product, bias, y)
     return y, (x, offset, weight, mask, bias)
 
@@ -377,13 +378,13 @@ def backward(
     total = zeros(by_group.shape, x, call.accumulator)
     for tile in call.tiles:
         gradient, matrices = _transpose_gradient(call, tile, grad_output), _tile_columns(columns, tile, call)
-        matrices[...] = gradient @ by_group
+        matrices[...] = matmul(gradient, by_group)
         grad_x.add_in_order(tile, offset, mask, columns)
         gradients = (grad_x.atomics, grad_offset, grad_mask, np.int32(need_weight))
         arrays = (call.x, offset, mask, columns, *gradients)
         call.launch_points("deform_gradients", arrays, tile, call.warps(tile))
         if need_weight:
-            total += gradient.transpose(0, 2, 1) @ matrices
+            total += matmul(gradient.transpose(0, 2, 1), matrices)
     grad_weight = _from_groups(total, weight) if need_weight else None
     return grad_x.finish(), grad_offset, grad_weight, grad_mask, grad_bias
 

@@ -18,6 +18,7 @@ from rawkernels.launch import (
     blocks,
     contiguous,
     empty,
+    int32s,
     launch,
     needs_wide_index,
     type_constants,
@@ -171,7 +172,7 @@ def _prepare(call: Call, weight: Any, displacement: Any, *, transposed: bool) ->
     corner = empty((shape.units, 4), weight, accumulator_dtype(weight.dtype))
     reach = empty((1,), weight, np.int32)
     sizes = (shape.outputs, shape.channels, shape.per_pair, shape.height, shape.width, transposed)
-    numbers = (call.index(shape.units), *map(np.int32, sizes))
+    numbers = (call.index(shape.units), *int32s(*sizes))
     call.each("displaced_prepare", shape.units, weight, displacement, place, corner, *numbers)
     call.one("displaced_reach", place, reach, call.index(shape.units), np.int32(shape.reach))
     return Units(place, corner, reach)
@@ -181,7 +182,7 @@ def _displace(call: Call, entry: str, image: Any, units: Units, base: Any, targe
     """Launch the sum over units, of `image` into `target`."""
     shape, (targets, sources) = call.shape, (target.shape[1], image.shape[1])
     numbers = (shape.capacity, targets, sources, shape.per_pair, shape.height, shape.width)
-    arguments = (image, units.corner, units.place, units.reach, base, target, *map(np.int32, numbers))
+    arguments = (image, units.corner, units.place, units.reach, base, target, *int32s(*numbers))
     count = shape.tiles * blocks(targets, WARPS * call.outputs)
     call.one(entry, *arguments, count=count, shared_bytes=SHARED_BYTES)
 
@@ -299,11 +300,11 @@ def _grad_of_units(
     for kind, rows, columns, by_weight, by_displacement in passes:
         image = _blurred(call, x, rows, columns)
         sizes = (slots, _CHANNELS, shape.capacity, shape.outputs, shape.channels, shape.per_pair)
-        numbers = (call.index(shape.tiles), *map(np.int32, (*sizes, shape.height, shape.width)))
+        numbers = (call.index(shape.tiles), *int32s(*sizes, shape.height, shape.width))
         arrays = (grad_output, image, units.place, units.reach, partial)
         call.one("displaced_correlate", *arrays, *numbers, count=slots * across, shared_bytes=SHARED_BYTES)
         sizes = (slots, kind, shape.batch, shape.outputs, shape.channels, shape.per_pair)
-        numbers = (call.index(shape.units), *map(np.int32, (*sizes, shape.height, shape.width)))
+        numbers = (call.index(shape.units), *int32s(*sizes, shape.height, shape.width))
         gradients = (by_weight, by_displacement)
         arrays = (partial, grad_output, image, weight, displacement)
         call.each("displaced_grad_units", shape.units, *arrays, *gradients, *numbers)

@@ -10,7 +10,8 @@ import importlib
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -59,6 +60,7 @@ _ALIASES = {"T": "SCALAR", "ACC": "ACCUMULATOR", "INDEX": "INDEX_TYPE"}
 _NULL = np.uint64(0)
 
 
+@cache  # the name of a dtype takes longer to find than all the rest
 def type_constants(dtype: Any, *, wide_index: bool = False) -> tuple[tuple[str, str], ...]:
     """The ``#define``s that choose element, accumulator and index type (see common.cuh)."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", str(dtype))
@@ -72,6 +74,7 @@ def type_constants(dtype: Any, *, wide_index: bool = False) -> tuple[tuple[str, 
     return tuple(found)
 
 
+@cache
 def accumulator_dtype(dtype: Any) -> np.dtype:
     """dtype of the arithmetic that kernels do on elements of `dtype`."""
     return np.dtype(_DTYPE_OF_C[_TYPES[dtype.name].accumulator])
@@ -79,15 +82,23 @@ def accumulator_dtype(dtype: Any) -> np.dtype:
 
 def needs_wide_index(*arrays: Any, work_items: int = 0) -> bool:
     """Whether an element count or a thread count leaves the range of ``int``."""
-    sizes = [array.size for array in arrays if array is not None]
     # A last block reaches past the work items: leave room for it.
-    return max([work_items + MAX_THREADS, *sizes]) > _INT32_LIMIT
+    largest = work_items + MAX_THREADS
+    for array in arrays:
+        if array is not None and array.size > largest:
+            largest = array.size
+    return largest > _INT32_LIMIT
 
 
 def is_cupy(array: Any) -> bool:
     """Whether `array` is a CuPy array; does not import CuPy."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def capturing(array: Any) -> bool:
+    """Whether what is done with `array` now becomes part of a CUDA graph."""
+    return is_cupy(array) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
 def _module_of(like: Any) -> Any:
@@ -114,6 +125,12 @@ def zeros(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """Each array in C order (copied only where it is not); None stays None."""
     return tuple(None if a is None else _module_of(a).ascontiguousarray(a) for a in arrays)
+
+
+@lru_cache(maxsize=4096)
+def int32s(*values: int) -> tuple[np.int32, ...]:
+    """Numbers as kernels take them; those of a call are the same again and again."""
+    return tuple(map(np.int32, values))
 
 
 def blocks(work_items: int, block: int) -> int:
@@ -145,11 +162,11 @@ def launch(
     shared_bytes : int
         Dynamic shared memory of a block.
     """
-    parameters = program.entries.get(entry)
-    if parameters is None:
-        raise ValueError(f"{program.file} has no kernel {entry}: it has {', '.join(program.entries)}")
-    grid, block = _check_sizes(entry, grid, block, shared_bytes)
-    arrays = _check_arguments(program, entry, parameters, arguments)
+    declared = _declarations.get((program, entry)) or _declare(program, entry)
+    grid, block = _three(grid), _three(block)
+    if not _fit(grid, block, shared_bytes):
+        _refuse_sizes(entry, grid, block, shared_bytes)
+    arrays = _known_arrays(declared, arguments) or _check_arguments(program, entry, declared, arguments)
     if 0 in grid:
         return
     if is_cupy(arrays[0]):
@@ -160,32 +177,87 @@ def launch(
         host.run(program, entry, grid, block, arguments, shared_bytes)
 
 
-def _check_sizes(
-    entry: str, grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    gx, gy, gz = (*grid, 1, 1)[:3]
-    bx, by, bz = (*block, 1, 1)[:3]
-    for axis, size, limit in zip("xyz", (gx, gy, gz), MAX_GRID, strict=True):
+@dataclass(frozen=True)
+class _Declared:
+    """The parameters of a kernel, and which types of arguments were found to fit them.
+
+    `known` leads from the types of the arguments, which for a NumPy scalar is its dtype, to the places and
+    dtypes of the arrays among them: what two calls with the same types can differ in.
+    """
+
+    parameters: tuple[Parameter, ...]
+    known: dict[tuple[type, ...], tuple[tuple[int, np.dtype], ...]]
+
+
+_declarations: dict[tuple[Program, str], _Declared] = {}
+
+
+def _declare(program: Program, entry: str) -> _Declared:
+    parameters = program.entries.get(entry)
+    if parameters is None:
+        raise ValueError(f"{program.file} has no kernel {entry}: it has {', '.join(program.entries)}")
+    return _declarations.setdefault((program, entry), _Declared(parameters, {}))
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
+
+
+def _fit(grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int) -> bool:
+    (gx, gy, gz), (bx, by, bz) = grid, block
+    return (
+        0 <= gx <= MAX_GRID[0]
+        and 0 <= gy <= MAX_GRID[1]
+        and 0 <= gz <= MAX_GRID[2]
+        and min(block) > 0
+        and bz <= 64
+        and bx * by * bz <= MAX_THREADS
+        and 0 <= shared_bytes <= MAX_SHARED_BYTES
+    )
+
+
+def _refuse_sizes(
+    entry: str, grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int
+) -> NoReturn:
+    for axis, size, limit in zip("xyz", grid, MAX_GRID, strict=True):
         if not 0 <= size <= limit:
             raise ValueError(f"{entry}: grid size {axis} = {size} is not in 0..{limit}")
-    for axis, size, limit in zip("xyz", (bx, by, bz), (MAX_THREADS, MAX_THREADS, 64), strict=True):
+    for axis, size, limit in zip("xyz", block, (MAX_THREADS, MAX_THREADS, 64), strict=True):
         if not 1 <= size <= limit:
             raise ValueError(f"{entry}: block size {axis} = {size} is not in 1..{limit}")
-    if bx * by * bz > MAX_THREADS:
-        raise ValueError(f"{entry}: a block of {bx} x {by} x {bz} has more than {MAX_THREADS} threads")
     if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
         raise ValueError(f"{entry}: {shared_bytes} bytes of shared memory, limit {MAX_SHARED_BYTES}")
-    return (gx, gy, gz), (bx, by, bz)
+    bx, by, bz = block
+    raise ValueError(f"{entry}: a block of {bx} x {by} x {bz} has more than {MAX_THREADS} threads")
+
+
+def _known_arrays(declared: _Declared, arguments: tuple[Any, ...]) -> list[Any] | None:
+    """The arrays, where arguments of these types have fitted before; None sends them to the whole check.
+
+    Here every launch passes: what it costs is counted by a test.
+    """
+    expected = declared.known.get(tuple(map(type, arguments)))
+    if expected is None:
+        return None
+    arrays = []
+    for place, dtype in expected:
+        array = arguments[place]
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            return None
+        arrays.append(array)
+    return arrays
 
 
 def _check_arguments(
-    program: Program, entry: str, parameters: tuple[Parameter, ...], arguments: tuple[Any, ...]
+    program: Program, entry: str, declared: _Declared, arguments: tuple[Any, ...]
 ) -> list[Any]:
-    """Compare each argument with its declaration; return the arrays."""
+    """Compare each argument with its declaration; return the arrays, and remember the types."""
+    parameters = declared.parameters
     if len(arguments) != len(parameters):
         raise TypeError(f"{entry} takes {len(parameters)} arguments, got {len(arguments)}")
-    arrays: list[Any] = []
-    for parameter, argument in zip(parameters, arguments, strict=True):
+    arrays: list[tuple[int, Any]] = []
+    for place, (parameter, argument) in enumerate(zip(parameters, arguments, strict=True)):
         expected = _dtype_name(program, parameter)
         if not parameter.pointer:
             if not isinstance(argument, np.generic) or argument.dtype.name != expected:
@@ -193,11 +265,13 @@ def _check_arguments(
                 raise TypeError(f"{entry}: {parameter.name} must be {wanted}, got {_describe(argument)}")
         elif argument is not None:
             _check_array(entry, parameter, expected, argument)
-            arrays.append(argument)
+            arrays.append((place, argument))
     if not arrays:
         raise TypeError(f"{entry}: no array among the arguments")
-    _check_same_place(entry, arrays)
-    return arrays
+    if len({is_cupy(array) for _, array in arrays}) > 1:
+        raise TypeError(f"{entry}: got numpy and cupy arrays together")
+    declared.known[tuple(map(type, arguments))] = tuple((place, array.dtype) for place, array in arrays)
+    return [array for _, array in arrays]
 
 
 def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any) -> None:
@@ -208,16 +282,6 @@ def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any)
         raise TypeError(f"{entry}: {parameter.name} must have dtype {expected}, got {argument.dtype.name}")
     if not argument.flags.c_contiguous:
         raise ValueError(f"{entry}: {parameter.name} must be C-contiguous, got strides {argument.strides}")
-
-
-def _check_same_place(entry: str, arrays: list[Any]) -> None:
-    on_gpu = [is_cupy(array) for array in arrays]
-    if any(on_gpu) != all(on_gpu):
-        raise TypeError(f"{entry}: got numpy and cupy arrays together")
-    if on_gpu[0]:
-        devices = {array.device.id for array in arrays}
-        if len(devices) > 1:
-            raise ValueError(f"{entry}: arrays live on different devices: {sorted(devices)}")
 
 
 def _dtype_name(program: Program, parameter: Parameter) -> str:
@@ -250,10 +314,12 @@ def _launch_cupy(
     shared_bytes: int,
 ) -> None:
     cupy = sys.modules["cupy"]
-    device = arrays[0].device.id
-    current = cupy.cuda.runtime.getDevice()
-    if device != current:
-        raise ValueError(f"{entry}: arrays live on device {device}, the current device is {current}")
+    device = cupy.cuda.runtime.getDevice()
+    places = {array.data.device_id for array in arrays}
+    if len(places) > 1:
+        raise ValueError(f"{entry}: arrays live on different devices: {sorted(places)}")
+    if device not in places:
+        raise ValueError(f"{entry}: arrays live on device {places.pop()}, the current device is {device}")
     kernel = _kernels.get((program, entry, device)) or _load_kernel(cupy, program, entry, device)
     kernel(grid, block, tuple(_NULL if a is None else a for a in arguments), shared_mem=shared_bytes)
 

@@ -10,6 +10,7 @@ are all NumPy or all CuPy, of one dtype, with any strides:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -20,6 +21,7 @@ from rawkernels.launch import (
     blocks,
     contiguous,
     empty,
+    int32s,
     launch,
     needs_wide_index,
     type_constants,
@@ -78,7 +80,7 @@ class Shape:
         """The numbers that every kernel takes last."""
         values = (self.channels, self.groups, self.height, self.width, self.out_height, self.out_width)
         pairs = (*self.kernel, *self.stride, *self.dilation, *self.padding)
-        return tuple(np.int32(value) for value in (*values, *pairs, self.upsample))
+        return int32s(*values, *pairs, self.upsample)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,19 @@ def choose_program(
     wide_index: bool = False,
 ) -> tuple[Program, Blocking]:
     """Program for one kind of call; `combine` is None where there is no channel_weight."""
+    defines, blocking = _constants(dtype, kernel, combine, unit_steps, upsample, wide_index)
+    return program(FILE, defines), blocking
+
+
+@cache
+def _constants(
+    dtype: Any,
+    kernel: tuple[int, int],
+    combine: str | None,
+    unit_steps: bool,
+    upsample: int,
+    wide_index: bool,
+) -> tuple[tuple[tuple[str, str], ...], Blocking]:
     double = getattr(dtype, "name", dtype) == "float64"
     blocking = choose_blocking(
         kernel, double=double, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
@@ -152,7 +167,7 @@ def choose_program(
         MIN_BLOCKS=blocking.min_blocks,
         MIN_BLOCKS_GRAD=blocking.min_blocks_grad,
     )
-    return program(FILE, type_constants(dtype, wide_index=wide_index) + chosen), blocking
+    return type_constants(dtype, wide_index=wide_index) + chosen, blocking
 
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:

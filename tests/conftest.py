@@ -16,6 +16,8 @@ from dynarray._info import backend_problems
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 REQUIRE_GPU = os.environ.get("DYNARRAY_REQUIRE_GPU", "") == "1"
+# The GPU is the stand-in for CuPy, whose kernels run on one core: tests choose small sizes.
+REHEARSAL = os.environ.get("DYNARRAY_GPU_REHEARSAL", "") == "1"
 
 # Kernels compile on their first call, so a deadline would measure the compiler.
 # Where the result decides something, the same examples are drawn each time; at home each run draws new ones.

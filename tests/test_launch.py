@@ -256,8 +256,8 @@ class FakeCupy:
     def array(self, size: int = 10, *, device: int = 0, dtype: str = "float32") -> Any:
         """An array of that size and place."""
         flags = SimpleNamespace(c_contiguous=True)
-        place = SimpleNamespace(id=device)
-        return self.ndarray(size=size, device=place, dtype=np.dtype(dtype), flags=flags, strides=(4,))
+        place = SimpleNamespace(device_id=device)
+        return self.ndarray(size=size, data=place, dtype=np.dtype(dtype), flags=flags, strides=(4,))
 
     def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:
         """Record the compilation; its kernels record their launches."""

@@ -185,7 +185,8 @@ FakeCupyArray.__name__ = "ndarray"
 
 
 def on_gpu(device: int, dtype: str = "float64") -> Any:
-    return FakeCupyArray(device=f"<CUDA Device {device}>", dtype=np.dtype(dtype))
+    place = SimpleNamespace(device_id=device, ptr=512)
+    return FakeCupyArray(device=f"<CUDA Device {device}>", data=place, dtype=np.dtype(dtype))
 
 
 def test_cupy_arrays_go_to_cuda_and_devices_do_not_mix() -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from dynarray._check import check_choice, check_flag, check_int, check_pair
-from dynarray._dispatch import is_masked
+from dynarray._dispatch import is_masked, library_of
 
 from ..variable import Variable
-from ._common import library
+from ._common import library, plain
 
 Check = Callable[[str, str, Any], Any]
 
@@ -122,12 +122,27 @@ def elementwise(function: Callable) -> Callable:
 
 def named(error: Exception, function: str, values: dict[str, Any]) -> Exception:
     """An error of NumPy or of Python as the same kind of error, with the names of function and arguments."""
+    mixed = _mixed(values)
+    if mixed:
+        return TypeError(f"{function}: {mixed}")
     shown = ", ".join(f"{name} {_described(value)}" for name, value in values.items())
     message = f"{function}: {error}; got {shown or 'no arguments'}"
     for kind in (np.exceptions.AxisError, np.linalg.LinAlgError, TypeError):
         if isinstance(error, kind):
             return kind(message)
     return (OutOfRangeError if isinstance(error, IndexError) else ValueError)(message)
+
+
+def _mixed(values: dict[str, Any]) -> str | None:
+    """What to say of a call with arrays of both NumPy and CuPy, which is nobody's to move; else None."""
+    first: dict[str, str] = {}
+    for name, value in values.items():
+        kind = library_of(plain(value))
+        if kind is not None:
+            first.setdefault(kind, name)
+    if len(first) < 2:
+        return None
+    return f"{first['cupy']} is a cupy.ndarray but {first['numpy']} is a numpy.ndarray"
 
 
 def _described(value: Any) -> str:

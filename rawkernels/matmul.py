@@ -1,0 +1,58 @@
+"""Products of stacks of matrices: cuBLAS, or where CuPy refuses to call it, the kernel in matmul.cu."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from rawkernels.launch import blocks, capturing, contiguous, empty, launch, needs_wide_index, type_constants
+from rawkernels.source import Program, program
+
+FILE = "matmul.cu"
+TILE = 32  # as in matmul.cu
+BLOCK = 256
+
+
+def choose_program(dtype: Any, *, wide_index: bool = False) -> Program:
+    """The program for matrices of one dtype."""
+    return program(FILE, type_constants(dtype, wide_index=wide_index))
+
+
+def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
+    """Every program of this file but for the index type, with a label: for the compile tests."""
+    return [(f"{dtype} any size", choose_program(dtype, wide_index=wide_index))]
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """``a @ b`` of arrays of one dtype with the same leading axes.
+
+    CuPy calls no library while a stream is captured; then the product is that of `multiply`, with other
+    roundings than those of the library.
+    """
+    return multiply(a, b) if capturing(a) else a @ b
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """The same by our own kernel: a (..., M, K) and b (..., K, N) with any strides, the result in C order."""
+    (*lead, rows, depth), (*other, inner, columns) = a.shape, b.shape
+    if lead != other or depth != inner or a.dtype != b.dtype:
+        raise ValueError(f"multiply: {a.dtype} {a.shape} and {b.dtype} {b.shape} have no product here")
+    c = empty((*lead, rows, columns), a)
+    if c.size:
+        (a, a_turned), (b, b_turned) = _laid_out(a), _laid_out(b)
+        count = prod(lead) * blocks(rows, TILE) * blocks(columns, TILE)
+        # A tile reaches past the end of a matrix.
+        wide = needs_wide_index(a, b, c, work_items=max(count, (depth + TILE) * (max(rows, columns) + TILE)))
+        numbers = map(np.int32, (a_turned, b_turned, rows, columns, depth))
+        launch(choose_program(a.dtype, wide_index=wide), "matmul", (count,), (BLOCK,), (a, b, c, *numbers))
+    return c
+
+
+def _laid_out(matrices: Any) -> tuple[Any, bool]:
+    """A contiguous array with these matrices, and whether they are turned in it."""
+    turned = matrices.swapaxes(-1, -2)
+    if turned.flags.c_contiguous and not matrices.flags.c_contiguous:
+        return turned, True
+    return contiguous(matrices)[0], False

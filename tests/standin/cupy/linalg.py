@@ -1,0 +1,1 @@
+"""`cupy.linalg`: filled by `cupy` itself."""
