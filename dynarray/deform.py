@@ -95,7 +95,9 @@ def deform_conv2d(
 
     The derivative by a point is that of the interpolation, from the right where a coordinate is an integer.
     Points one pixel or more outside the image, at infinity too, read zero and have zero gradient; a NaN
-    coordinate makes all that depends on it NaN. Coordinates are float32 at least, whatever the dtype.
+    coordinate makes all that depends on it NaN. Coordinates are float32 at least, whatever the dtype, and
+    kept as whole pixels and a fraction, so that the offset counts to its last digit however far q lies from
+    the origin.
 
     References
     ----------
@@ -220,6 +222,9 @@ def sample_points(
     -----
     Only the inputs are saved; the backward pass reads x once more. Points far outside, at infinity and NaN
     are treated as by `deform_conv2d`, and so are derivatives at integers.
+
+    Points are taken as they are given. From the 16,384th column on the next number in float32 is 1/512 pixel
+    away; the offsets of `deform_conv2d`, which begin at the regular grid, do not lose digits like that.
 
     References
     ----------

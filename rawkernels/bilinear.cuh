@@ -12,6 +12,7 @@
 
 constexpr int CORNERS = 4;
 constexpr int ALL_INSIDE = 15;
+constexpr double FARTHEST = 1LL << 33;  // pixels: from there no base of 32 bits leads back to an image
 
 struct Point {
     INDEX corner;  // pixel index of the top left corner; may lie outside the image where `inside` says so
@@ -19,20 +20,36 @@ struct Point {
     ACC ly, lx;    // how far the point is from the top left corner
 };
 
+// A coordinate: whole pixels away from `base` and the rest, which far from the origin their sum would round away.
+struct Coordinate {
+    int base;
+    ACC offset;
+
+    // The last whole pixel up to here and what is left; false where that is one pixel or more outside of `size`.
+    __device__ __forceinline__ bool split(int size, int& pixel, ACC& rest) const {
+        const ACC whole = floor(offset);
+        if (!(whole > ACC(-FARTHEST) && whole < ACC(FARTHEST))) return false;  // as for NaN
+        const long long at = base + static_cast<long long>(whole);
+        pixel = static_cast<int>(at);
+        rest = offset - whole;
+        return at < size && (at >= 0 || (at == -1 && rest > 0));
+    }
+};
+
 // The point (y, x) of an image whose pixels are numbered from `first`.
-__device__ __forceinline__ Point set_up_point(ACC y, ACC x, INDEX first, int height, int width) {
+__device__ __forceinline__ Point set_up_point(Coordinate y, Coordinate x, INDEX first, int height, int width) {
     Point point = {first, 0, ACC(0), ACC(0)};
-    if (y > ACC(-1) && y < ACC(height) && x > ACC(-1) && x < ACC(width)) {
-        const ACC top = floor(y), left = floor(x);
-        const int row = static_cast<int>(top), column = static_cast<int>(left);
-        point.ly = y - top;
-        point.lx = x - left;
+    int row, column;
+    ACC ly, lx;
+    if (y.split(height, row, ly) && x.split(width, column, lx)) {
+        point.ly = ly;
+        point.lx = lx;
         point.corner = first + static_cast<INDEX>(row) * width + column;
         const int rows = (row >= 0 ? 3 : 0) | (row + 1 < height ? 12 : 0);
         const int columns = (column >= 0 ? 5 : 0) | (column + 1 < width ? 10 : 0);
         point.inside = rows & columns;
-    } else if (y != y || x != x) {
-        point.ly = point.lx = y + x;
+    } else if (y.offset != y.offset || x.offset != x.offset) {
+        point.ly = point.lx = y.offset + x.offset;
     }
     return point;
 }

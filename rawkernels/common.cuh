@@ -44,6 +44,19 @@ __device__ __forceinline__ void store(T* address, ACC value) {
 #endif
 }
 
+// Reads a part of a coordinate. CuPy compiles with -ftz=true, and a number below zero that is subnormal would be taken
+// for zero, which has another pixel to its left: such numbers become the smallest ones that are not.
+__device__ __forceinline__ ACC load_coordinate(const T* address) {
+    const ACC value = load(address);
+    if constexpr (sizeof(ACC) == sizeof(float)) {
+        const unsigned bits = __float_as_uint(value);
+        const bool subnormal = (bits & 0x7f800000u) == 0 && (bits & 0x007fffffu) != 0;
+        return subnormal ? __uint_as_float((bits & 0x80000000u) | 0x00800000u) : value;
+    } else {
+        return value;
+    }
+}
+
 // Index of this thread in a one-dimensional grid.
 __device__ __forceinline__ INDEX thread_index() {
     return static_cast<INDEX>(blockIdx.x) * static_cast<INDEX>(blockDim.x) + static_cast<INDEX>(threadIdx.x);

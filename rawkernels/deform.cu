@@ -59,8 +59,10 @@ __device__ __forceinline__ Task set_up_task(
     const int h = static_cast<int>(p) / geo.out_width, w = static_cast<int>(p) - h * geo.out_width;
     const int a = tap / geo.kernel_w, b = tap - a * geo.kernel_w;
     const INDEX plane = ((n * geo.offset_groups + group) * geo.taps + tap) * geo.positions;
-    const ACC y = ACC(h * geo.stride_y - geo.pad_y + a * geo.dilation_y) + load(offset + 2 * plane + p);
-    const ACC x = ACC(w * geo.stride_x - geo.pad_x + b * geo.dilation_x) + load(offset + 2 * plane + geo.positions + p);
+    const Coordinate y = {h * geo.stride_y - geo.pad_y + a * geo.dilation_y,
+                          load_coordinate(offset + 2 * plane + p)};
+    const Coordinate x = {w * geo.stride_x - geo.pad_x + b * geo.dilation_x,
+                          load_coordinate(offset + 2 * plane + geo.positions + p)};
     const INDEX image = static_cast<INDEX>(geo.height) * geo.width;
     task.point = set_up_point(y, x, n * image, geo.height, geo.width);
     task.factor = mask == nullptr ? ACC(1) : load(mask + plane + p);

@@ -43,6 +43,7 @@ ACCESS_BYTES = 16
 TILE_BYTES = 64 * 1024 * 1024  # of columns
 SLOT_BYTES = 256 * 1024 * 1024  # of images that are added up in order
 THREADS_WANTED = 1 << 16
+SUMMED_ROWS = 64  # of the columns: least that one chain of sums of the gradient of weight has
 
 
 @dataclass(frozen=True)
@@ -375,7 +376,7 @@ def backward(
     grad_offset, grad_mask = empty(offset.shape, x) if need_offset else None, None
     if need_mask:
         grad_mask = empty(mask.shape, x)
-    total = zeros(by_group.shape, x, call.accumulator)
+    total = zeros(by_group.shape, x, np.dtype(np.float64)) if need_weight else None
     for tile in call.tiles:
         gradient, matrices = _transpose_gradient(call, tile, grad_output), _tile_columns(columns, tile, call)
         matrices[...] = matmul(gradient, by_group)
@@ -384,9 +385,25 @@ def backward(
         arrays = (call.x, offset, mask, columns, *gradients)
         call.launch_points("deform_gradients", arrays, tile, call.warps(tile))
         if need_weight:
-            total += matmul(gradient.transpose(0, 2, 1), matrices)
+            _add_products(total, gradient, matrices)
     grad_weight = _from_groups(total, weight) if need_weight else None
     return grad_x.finish(), grad_offset, grad_weight, grad_mask, grad_bias
+
+
+def _add_products(total: Any, gradient: Any, matrices: Any) -> None:
+    """Add what the rows of a tile give to the gradient of weight, which is in double precision.
+
+    One chain of sums over all rows would be off by the root of their number of roundings: runs of rows are
+    multiplied by themselves, as many as their products take no more memory than the columns.
+    """
+    groups, rows, each = gradient.shape
+    run = max(SUMMED_ROWS, each)
+    whole = rows // run * run
+    for first, last, size in ((0, whole, run), (whole, rows, rows - whole)):
+        if first < last:
+            left = gradient[:, first:last].reshape(groups, -1, size, each).transpose(0, 1, 3, 2)
+            right = matrices[:, first:last].reshape(groups, -1, size, matrices.shape[2])
+            total += matmul(left, right).sum(axis=1, dtype=total.dtype)
 
 
 def _grad_bias(grad_output: Any) -> Any:

@@ -154,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(128) displaced_prepare(
     const INDEX source = take(flat, transposed ? outputs : inputs);
     const INDEX from = (transposed ? source * inputs + flat : flat * inputs + source) * per_pair + g;
     const ACC w = load(weight + from), sign = transposed ? ACC(-1) : ACC(1);
-    const ACC y = load(displacement + 2 * from), x = load(displacement + 2 * from + 1);
+    const ACC y = load_coordinate(displacement + 2 * from), x = load_coordinate(displacement + 2 * from + 1);
     const Place own = place_unit(sign * y, sign * x, height, width);
     place[2 * unit] = own.y;
     place[2 * unit + 1] = own.x;

@@ -148,7 +148,8 @@ __device__ __forceinline__ void unit_gradients(const double* __restrict__ partia
         }
     };
     auto placed = [&](INDEX unit) {
-        return place_unit(load(displacement + 2 * unit), load(displacement + 2 * unit + 1), of.height, of.width);
+        const ACC y = load_coordinate(displacement + 2 * unit), x = load_coordinate(displacement + 2 * unit + 1);
+        return place_unit(y, x, of.height, of.width);
     };
     double sum[CORNERS] = {};
     if (unit < units)

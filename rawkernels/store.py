@@ -100,7 +100,7 @@ def save_entry(path: Path, contents: bytes) -> bool:
         return False
     try:
         _prune(path.parent, path.suffix)
-        _sweep(path.parent, ".")  # of all entries: nobody may ever write again what is there by now
+        sweep(path.parent, ".")  # of all entries: nobody may ever write again what is there by now
         with replaced(path, mode=0o600, lasting=False) as file:
             file.write(contents + _seal(path.name, contents))
     except OSError as error:

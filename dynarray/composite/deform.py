@@ -11,6 +11,7 @@ from .._geometry import input_positions
 def _sampler(functions: Any, x: Any, offset_groups: int) -> Callable[[Any, Any], Any]:
     """A function of points (y, x), each (N, D, Ho, Wo), that gives the image there: (N, D, C/D, Ho, Wo).
 
+    Either coordinate is a pair, whole pixels and an offset from there, that are never added up in one float.
     Which pixels surround a point is a constant to the derivatives; how they are weighted is not.
     """
     plain = getattr(functions, "stop_gradient", lambda array: array)
@@ -23,16 +24,22 @@ def _sampler(functions: Any, x: Any, offset_groups: int) -> Callable[[Any, Any],
         shape[axis] = image.shape[axis]
         return np.arange(image.shape[axis], like=plain(x)).reshape(shape)
 
-    def sample(at_y: Any, at_x: Any) -> Any:
-        y, x = plain(at_y), plain(at_x)
-        near = (y > -1) & (y < height) & (x > -1) & (x < width)
-        lost = np.isnan(y) | np.isnan(x)
-        first, fractions = [], []
-        for at, values in ((at_y, y), (at_x, x)):
-            pixel = np.floor(np.where(near, values, -2))
-            fraction = functions.where(near, at - pixel, np.where(lost, np.nan, 0).astype(values.dtype))
-            first.append(pixel.astype(int))
-            fractions.append(functions.expand_dims(fraction, 2))
+    def pixel(base: Any, offset: Any, size: int) -> tuple[Any, Any, Any]:
+        """The whole pixel of a coordinate, the whole part of its offset, and whether it is near the image."""
+        reaching = abs(offset) < 2.0**40  # not NaN
+        whole = np.floor(np.where(reaching, offset, 0))
+        at = base + whole.astype(int)
+        return at, whole, reaching & (at < size) & ((at >= 0) | (at == -1) & (offset > whole))
+
+    def sample(y: tuple[Any, Any], x: tuple[Any, Any]) -> Any:
+        dy, dx = plain(y[1]), plain(x[1])
+        (row, whole_y, near_y), (column, whole_x, near_x) = pixel(y[0], dy, height), pixel(x[0], dx, width)
+        near, lost = near_y & near_x, np.where(np.isnan(dy) | np.isnan(dx), np.nan, 0).astype(dy.dtype)
+        first = [np.where(near, at, -2) for at in (row, column)]
+        fractions = [
+            functions.expand_dims(functions.where(near, offset - whole, lost), 2)
+            for offset, whole in ((y[1], whole_y), (x[1], whole_x))
+        ]
         ly, lx = fractions
         sampled: Any = 0
         for i in range(2):
@@ -67,13 +74,13 @@ def forward(
 
     def positions(axis: int, tap: int) -> Any:
         found = input_positions(outputs[axis], tap, stride[axis], dilation[axis], padding[axis])
-        return np.asarray(found, plain.dtype, like=plain)
+        return np.asarray(found, like=plain)
 
     y: Any = 0
     for a in range(kh):
         for b in range(kw):
             sampled = sample(
-                offset[:, :, a, b, 0] + positions(0, a)[:, None], offset[:, :, a, b, 1] + positions(1, b)
+                (positions(0, a)[:, None], offset[:, :, a, b, 0]), (positions(1, b), offset[:, :, a, b, 1])
             )
             if mask is not None:
                 sampled = sampled * functions.expand_dims(mask[:, :, a, b], 2)
@@ -91,4 +98,4 @@ def sample_forward(functions: Any, x: Any, points: Any, *, deterministic: bool) 
     n, count, _, high, wide = points.shape
     sample = _sampler(functions, x, 1)
     at_y, at_x = (functions.reshape(points[:, :, axis], (n, 1, count * high, wide)) for axis in range(2))
-    return functions.reshape(sample(at_y, at_x), (n, x.shape[1], count, high, wide))
+    return functions.reshape(sample((0, at_y), (0, at_x)), (n, x.shape[1], count, high, wide))

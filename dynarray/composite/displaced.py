@@ -39,9 +39,12 @@ def forward(
     def moved(axis: int, size: int) -> Any:
         """(O, C, G, size, size): the weight of each pixel in each place of the output."""
         move = functions.reshape(displacement[..., axis], (*weight.shape, 1, 1))
-        beside = move + np.subtract.outer(np.arange(size), np.arange(size)).astype(x.dtype)
-        ahead = functions.where((beside >= 0) & (beside < 1), 1 - beside, x.dtype.type(0))
-        return functions.where((beside >= -1) & (beside < 0), 1 + beside, ahead)
+        # Whole pixels and the rest: a float that holds both takes what lies just below a pixel for the pixel.
+        plain = getattr(functions, "stop_gradient", lambda array: array)(move)
+        whole = np.floor(plain)
+        beside = whole + np.subtract.outer(np.arange(size), np.arange(size))
+        ahead = functions.where(beside == 0, 1 - (move - whole), x.dtype.type(0))
+        return functions.where(beside == -1, move - whole, ahead)
 
     image = functions.matmul(functions.matmul(blur(height, radius[0]), x), blur(breadth, radius[1]))
     image = functions.reshape(image, (x.shape[0], 1, x.shape[1], 1, height, breadth))

@@ -8,6 +8,8 @@ import numpy as np
 
 from .._geometry import input_positions, on_ring
 
+FARTHEST_OFFSET = 2.0**40  # pixels, far beyond any image and grid
+
 
 class _Corner(NamedTuple):
     """One of the four pixels around each point, and how the interpolation depends on it."""
@@ -18,22 +20,36 @@ class _Corner(NamedTuple):
     slope_x: Any
 
 
-def _coordinates(base: Any, offset: Any) -> Any:
+class _Coordinates(NamedTuple):
+    """Coordinates as whole pixels and the rest, which far from the origin their sum would round away."""
+
+    pixel: Any
+    rest: Any
+
+    def near(self, size: int) -> Any:
+        """Which lie less than a pixel away from the image; none that is NaN."""
+        return (self.pixel < size) & ((self.pixel >= 0) | (self.pixel == -1) & (self.rest.real > 0))
+
+
+def _coordinates(base: Any, offset: Any) -> _Coordinates:
     """Positions plus offsets, in float32 at least."""
     offset = offset.astype(np.result_type(offset.dtype, np.float32))
-    return np.asarray(base, offset.dtype) + offset
+    lost = np.isnan(offset.real)
+    reaching = np.abs(offset.real) < FARTHEST_OFFSET
+    whole = np.floor(np.where(reaching, offset.real, -FARTHEST_OFFSET))
+    rest = np.where(lost, np.nan, np.where(reaching, offset - whole, 0))
+    return _Coordinates(base + whole.astype(int), rest.astype(offset.dtype))
 
 
-def _corners(image: Any, y: Any, x: Any) -> Iterator[_Corner]:
+def _corners(image: Any, y: _Coordinates, x: _Coordinates) -> Iterator[_Corner]:
     """The corners around the points (y, x), each (N, D, Ho, Wo), in a ringed image (N, D, C/D, H+2, W+2)."""
     height, width = image.shape[3] - 2, image.shape[4] - 2
-    near = (y.real > -1) & (y.real < height) & (x.real > -1) & (x.real < width)  # False for NaN
-    lost = np.isnan(y.real) | np.isnan(x.real)
+    near = y.near(height) & x.near(width)
+    lost = np.isnan(y.rest.real) | np.isnan(x.rest.real)
     # A point that is not near any pixel is put before the image, where all four corners are zero.
-    rows, columns = (np.floor(np.where(near, at.real, -2)).astype(int) for at in (y, x))
+    rows, columns = (np.where(near, at.pixel, -2) for at in (y, x))
     ly, lx = (
-        np.where(lost, np.nan, np.where(near, at - first, 0)).astype(image.dtype)[:, :, None]
-        for at, first in ((y, rows), (x, columns))
+        np.where(lost, np.nan, np.where(near, at.rest, 0)).astype(image.dtype)[:, :, None] for at in (y, x)
     )
     n, d, c = np.ix_(*map(np.arange, image.shape[:3]))
     for i, j in product(range(2), repeat=2):

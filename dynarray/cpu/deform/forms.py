@@ -106,14 +106,15 @@ def deform_conv2d_backward(
     arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, offset, mask)]
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights, rows = borrow("weights", size, x.dtype), parts[0].chunk_count * sizes.group_outputs
-        parallel.run(deform_weight_items, rows, 2 * size, flat_weight, weights, parts[0], 0)
-        slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, x.dtype)
+        slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, np.dtype(np.float64))
+        args: tuple = (flat_weight, weights, slots, parts[0])
+        parallel.run(deform_weight_items, rows, 2 * size, *args, 0)
         slots[...] = 0
         for part in parts:
             _backward_part(arrays, weights, slots, (grad_x, grad_offset, grad_mask), plan, part)
         if grad_weight is not None:
-            target = grad_weight.reshape(-1)
-            parallel.run(deform_weight_items, rows, 2 * len(slots), target, slots, parts[0], plan.shares)
+            args = (grad_weight.reshape(-1), weights, slots, parts[0])
+            parallel.run(deform_weight_items, rows, 2 * len(slots), *args, plan.shares)
     return *grads, grad_bias
 
 
@@ -132,7 +133,7 @@ def _backward_part(
     kernel = deform_backward_items if sizes.outputs else sample_points_backward_items
     scratch = deform_scratch(part, x.itemsize, backward=True)
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
-    for band in deform_bands(part, plan, x.itemsize, points=points):
+    for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
         sums = borrow("sums", tiles * part.chunk_count * sums_of_tile(part) if points else 0, dtype)
         gradients = DeformGradients(grad_packed, slots, sums)

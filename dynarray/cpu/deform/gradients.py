@@ -5,19 +5,23 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, zero_like
+from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, zero_like
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, copy, transpose
 from ..engine.vectors import LINE_BYTES
 from .kernels import DeformInputs, DeformPart, DeformScratch, packed_at, tile_place
 from .points import PointArrays, Points, PointSource, sample_point, set_up_points, spread_point, sum_corners
 
+# Positions whose products are added up in one chain, and tiles whose sums are: a chain of n numbers is off by
+# some sqrt(n) roundings, and what is left is added up in double precision.
+SUMMED_POSITIONS, SUMMED_TILES = 64, 8
+
 
 class DeformGradients(NamedTuple):
     """What the backward pass adds to; arrays that are not wanted have no elements."""
 
     packed: np.ndarray  # of each image, one slot for each of its shares
-    weights: np.ndarray  # one slot for each share
+    weights: np.ndarray  # one slot for each share, in double precision
     corner_sums: np.ndarray  # of each point: by tile, chunk, point and corner
 
 
@@ -32,31 +36,38 @@ class DeformBand(NamedTuple):
 
 @cached_jit
 def deform_weight_items(
-    start: int, stop: int, weight: np.ndarray, packed: np.ndarray, part: DeformPart, slots: int
+    start: int,
+    stop: int,
+    weight: np.ndarray,
+    packed: np.ndarray,
+    slots: np.ndarray,
+    part: DeformPart,
+    shares: int,
 ) -> None:
     """Items are (chunk, output of its group): rows of a matrix with a column for each tap and channel.
 
-    Without slots, from the weights to right matrices in strips; else the sum of so many gradients, which are
-    row by row, to that of the weights. One kernel, since a second one would take as long again to compile.
+    Without shares, from the weights to right matrices in strips; else the sum of the slots of so many, which
+    are row by row, to the gradient of the weights. One kernel, since a second one would take as long again to
+    compile.
     """
     taps, outputs, channels = part.sizes.taps, part.sizes.group_outputs, part.sizes.group_channels
     chunks, width = part.chunks, TILE_ROW_BYTES // weight.itemsize
-    strip, distance = whole(outputs, TILE_ROWS) * width, len(packed) // max(1, slots)
+    strip, distance = whole(outputs, TILE_ROWS) * width, len(slots) // max(1, shares)
     for item in range(start, stop):
         chunk, o = part.first_chunk + item // outputs, item % outputs
         size, group, at = chunks.size[chunk], chunks.group[chunk], chunks.weight_at[chunk]
         source = ((group * outputs + o) * channels + chunks.first[chunk] - group * channels) * taps
         columns, free = taps * size, width
-        at += o * (whole(columns, width) if slots else width)
-        if not slots and columns % width:
+        at += o * (whole(columns, width) if shares else width)
+        if not shares and columns % width:
             clear(packed, at + columns // width * strip, width)
         for tap in range(taps):
             for c in range(size):
                 place = source + c * taps + tap
-                if slots:
-                    total = zero_like(weight)
-                    for slot in range(slots):
-                        total += packed[at + slot * distance]
+                if shares:
+                    total = 0.0
+                    for share in range(shares):
+                        total += slots[at + share * distance]
                     weight[place] = total
                     at += 1
                     continue
@@ -113,6 +124,25 @@ def _pull_back(
                 sample_point(source, points, k, values, at)
 
 
+@borrowing_jit
+def _add_weights(
+    sums: Matrix, by_output: Matrix, columns: Matrix, width: int, size: tuple, count: int, add: bool
+) -> None:
+    """The product of so many positions, added to what there is if `add` says so."""
+    for first in range(0, count, SUMMED_POSITIONS):
+        left = Matrix(by_output.values, by_output.at + first, by_output.stride)
+        right = RightStrips(columns.values, columns.at + first * columns.stride, width, columns.stride)
+        depth = min(SUMMED_POSITIONS, count - first)
+        multiply_rows(sums, left, right, size, depth, add or first > 0)
+
+
+@borrowing_jit
+def _flush_weights(slots: np.ndarray, at: int, sums: np.ndarray, count: int) -> None:
+    """Add so many sums to a slot."""
+    for k in range(uint64(count)):
+        slots[uint64(at) + k] += sums[k]
+
+
 @cached_jit
 def deform_backward_items(
     start: int,
@@ -129,7 +159,7 @@ def deform_backward_items(
     width, line = TILE_ROW_BYTES // grad_output.itemsize, LINE_BYTES // grad_output.itemsize
     by_output = Matrix(scratch.by_output, ZERO, part.tiles.size + line)
     by_position = Matrix(scratch.by_position, ZERO, outputs)
-    # What rows and columns beyond the matrices give is added to slots.
+    # What rows and columns beyond the matrices give is added up, too.
     clear(scratch.columns, 0, len(scratch.columns))
     clear(scratch.by_output, 0, len(scratch.by_output))
     clear(scratch.by_position, 0, len(scratch.by_position))
@@ -138,7 +168,8 @@ def deform_backward_items(
         group, weight_at = chunks.group[chunk], chunks.weight_at[chunk]
         across = whole(sizes.taps * chunks.size[chunk], width)
         columns = Matrix(scratch.columns, ZERO, across + line)
-        slot = share * (len(grads.weights) // band.shares) + weight_at
+        slot, summed = share * (len(grads.weights) // band.shares) + weight_at, 0
+        sums, count_of_sums = Matrix(scratch.weights, ZERO, across), outputs * across
         if grads.packed.size and band.start == 0:
             _clear_pixels(grads, part, band, share, chunk)
         for tile in range(band.start, band.stop):
@@ -158,9 +189,13 @@ def deform_backward_items(
                 multiply_rows(columns, by_position, right, (count, across), outputs, FALSE)
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)
             if grads.weights.size:
-                right = RightStrips(scratch.columns, ZERO, width, columns.stride)
-                slots = Matrix(grads.weights, slot, across)
-                multiply_rows(slots, by_output, right, (outputs, across), count, TRUE)
+                _add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
+                summed += 1
+                if summed == SUMMED_TILES:
+                    _flush_weights(grads.weights, slot, sums.values, count_of_sums)
+                    summed = 0
+        if summed:
+            _flush_weights(grads.weights, slot, sums.values, count_of_sums)
 
 
 @cached_jit

@@ -61,6 +61,7 @@ class DeformScratch(NamedTuple):
     columns: Any  # a row for each position of a tile: samples, or their gradients
     by_position: Any  # a row of outputs, or of their gradients, for each position
     by_output: Any  # a row of gradients for each output
+    weights: Any  # gradients of the weights of a chunk
 
 
 def deform_scratch(part: DeformPart, itemsize: int, *, backward: bool) -> DeformScratch:
@@ -69,12 +70,13 @@ def deform_scratch(part: DeformPart, itemsize: int, *, backward: bool) -> Deform
     line, width = LINE_BYTES // itemsize, TILE_ROW_BYTES // itemsize
     points = point_sizes(tiles.size * part.sizes.taps)
     if not outputs:
-        return DeformScratch(points, tiles.size * tiles.depth, 0, 0)
+        return DeformScratch(points, tiles.size * tiles.depth, 0, 0, 0)
     if backward:
-        columns = tiles.size * (whole(tiles.depth, width) + line)
-        by_output = whole(outputs, TILE_ROWS) * (tiles.size + line)
-        return DeformScratch(points, columns, tiles.size * outputs, by_output)
-    return DeformScratch(points, tiles.size * tiles.depth, tiles.size * (whole(outputs, width) + line), 0)
+        columns, rows = whole(tiles.depth, width), whole(outputs, TILE_ROWS)
+        by_column, by_output = tiles.size * (columns + line), rows * (tiles.size + line)
+        return DeformScratch(points, by_column, tiles.size * outputs, by_output, rows * columns)
+    by_position = tiles.size * (whole(outputs, width) + line)
+    return DeformScratch(points, tiles.size * tiles.depth, by_position, 0, 0)
 
 
 @borrowing_jit

@@ -208,10 +208,13 @@ def _parts(
         )
 
 
-def deform_bands(part: DeformPart, plan: DeformPlan, itemsize: int, *, points: bool) -> Iterator[DeformBand]:
-    """The tiles of a part, in bands whose sums of points, if these are wanted, may wait at a time."""
+def deform_bands(part: DeformPart, plan: DeformPlan, itemsize: int) -> Iterator[DeformBand]:
+    """The tiles of a part, in bands whose sums of points may wait at a time.
+
+    The same bands where these are not wanted: the gradient of weight is added up band by band.
+    """
     tiles = part.images * part.tiles.per_image
-    most = max(1, SUMS_BYTES // (part.chunk_count * sums_of_tile(part) * itemsize)) if points else tiles
+    most = max(1, SUMS_BYTES // (part.chunk_count * sums_of_tile(part) * itemsize))
     for start in range(0, tiles, most):
         yield DeformBand(start, min(start + most, tiles), plan.shares, plan.splits)
 

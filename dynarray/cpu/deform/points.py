@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 from ..engine.compile import borrowing_jit, zero_like
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer
 
+FARTHEST_OFFSET = 2.0**40  # pixels, far beyond any image and grid
+
 
 class PointGrid(NamedTuple):
     """The regular grid that points are displaced from."""
@@ -83,15 +85,16 @@ def point_sizes(count: int) -> Points:
 def set_up_points(
     points: Points, arrays: PointArrays, sizes: DeformSizes, image: int, group: int, start: int, count: int
 ) -> None:
-    """The points of `count` positions from `start` on.
+    """The points of `count` positions from `start` on: whole pixels from the grid, and the rest of an offset.
 
+    Far from the origin the sum of both would round the rest away.
     All four corners of a point that is not near the image lie in the zeros below it. Its distances are 0, or
     NaN where a coordinate is.
     """
     offset, mask = arrays
     grid, height, width = sizes.grid, sizes.image.height, sizes.image.width
     pitch, outside = sizes.image.pitch, (height + 1) * sizes.image.pitch
-    zero, one = zero_like(offset), offset.dtype.type(1)
+    zero, one, far = zero_like(offset), offset.dtype.type(1), offset.dtype.type(FARTHEST_OFFSET)
     for tap in range(sizes.taps):
         plane = ((image * sizes.offset_groups + group) * sizes.taps + tap) * sizes.positions
         base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
@@ -99,20 +102,25 @@ def set_up_points(
         row, column = start // grid.width, start % grid.width
         for i in range(count):
             p = start + i
-            y = offset.dtype.type(row * grid.stride[0] + base_y) + offset[2 * plane + p]
-            x = offset.dtype.type(column * grid.stride[1] + base_x) + offset[2 * plane + sizes.positions + p]
+            dy, dx = offset[2 * plane + p], offset[2 * plane + sizes.positions + p]
+            whole_y, whole_x = np.floor(dy), np.floor(dx)
+            ly, lx = dy - whole_y, dx - whole_x
+            top, left = row * grid.stride[0] + base_y, column * grid.stride[1] + base_x
+            near = abs(whole_y) < far and abs(whole_x) < far  # not if one is NaN
+            if near:
+                top, left = top + int(whole_y), left + int(whole_x)
+                near = -1 <= top < height and -1 <= left < width
+                near = near and (top >= 0 or ly > 0) and (left >= 0 or lx > 0)
             column += 1
             if column == grid.width:
                 row, column = row + 1, 0
             k = i * sizes.taps + tap
             factor = mask[plane + p] if mask.size else one
             points.factor[k] = factor
-            if y > -1 and y < height and x > -1 and x < width:
-                top, left = np.floor(y), np.floor(x)
-                points.at[k] = (int(top) + 1) * pitch + int(left) + 1
-                ly, lx = y - top, x - left
+            if near:
+                points.at[k] = (top + 1) * pitch + left + 1
             else:
-                lost = np.isnan(y) or np.isnan(x)
+                lost = np.isnan(dy) or np.isnan(dx)
                 points.at[k] = outside
                 ly = lx = offset.dtype.type(np.nan) if lost else zero
             points.ly[k], points.lx[k] = ly, lx
