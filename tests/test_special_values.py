@@ -23,6 +23,9 @@ AGREEING = [
     ("displaced_conv2d", {}),
     ("displaced_conv2d", {"displacement_gradient": "smooth"}),
     ("displaced_conv1d", {}),
+    ("deform_conv2d", {}),
+    ("deform_conv1d", {}),
+    ("sample_points", {}),
 ]
 fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
 
