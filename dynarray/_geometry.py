@@ -16,6 +16,7 @@ import numpy as np
 from ._check import check_int, check_pair
 
 FARTHEST = 2**30  # pixels from the image to a position that is computed: kernels count them in 32 bits
+FARTHEST_OFFSET = 2.0**40  # pixels from there to a point: further ones reach no image
 
 
 class Space(NamedTuple):

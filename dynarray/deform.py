@@ -99,6 +99,11 @@ def deform_conv2d(
     kept as whole pixels and a fraction, so that the offset counts to its last digit however far q lies from
     the origin.
 
+    A point is its four corners, each of which takes part with a weight, `mask` times its share of the
+    interpolation, whatever that is, and as 0 if it lies outside. The point and its mask get their gradients
+    through these weights, each from its own sum over channels. So infinite values, masks and gradients give
+    NaN where they meet a share of 0, a pixel outside, or an infinity of the other sign.
+
     References
     ----------
     Dai et al., "Deformable Convolutional Networks", ICCV 2017. Zhu et al., "Deformable ConvNets v2", CVPR
@@ -221,7 +226,7 @@ def sample_points(
     Notes
     -----
     Only the inputs are saved; the backward pass reads x once more. Points far outside, at infinity and NaN
-    are treated as by `deform_conv2d`, and so are derivatives at integers.
+    are treated as by `deform_conv2d`, and so are derivatives at integers and infinite values.
 
     Points are taken as they are given. From the 16,384th column on the next number in float32 is 1/512 pixel
     away; the offsets of `deform_conv2d`, which begin at the regular grid, do not lose digits like that.

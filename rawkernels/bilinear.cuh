@@ -7,7 +7,8 @@
 //
 // A point one pixel or more away from the image has no corner inside and fractions 0, at infinity too; a point with a
 // NaN coordinate has no corner inside and fractions NaN, so that what is computed from it is NaN. Corners outside count
-// as pixels of value 0 and take part in products: an infinite gradient there gives NaN, as in the formula.
+// as pixels of value 0 and take part in products: an infinite gradient there gives NaN, as in the formula. So does a
+// corner with a weight of 0: the definition is a sum over corners, forward and in s_0 to s_3 alike.
 #include "common.cuh"
 
 constexpr int CORNERS = 4;

@@ -26,9 +26,6 @@ from dynarray import OPERATORS, Operator
 
 # Operators of which some drawn calls differ from the definition, and where. It is to become empty.
 DIFFERING = {
-    "deform_conv2d": "infinities come out as NaN in the output and the gradients of offset and mask",
-    "deform_conv1d": "as those of deform_conv2d",
-    "sample_points": "infinities come out as NaN in the gradient of points",
     "dynamic_sampling_conv2d": "infinities come out as NaN and NaN as infinity, in output and gradients",
     "local_filter2d": "NaN comes out as 0 in the gradients of weight and channel_weight",
     "local_filter1d": "as those of local_filter2d",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._geometry import input_positions
+from .._geometry import FARTHEST_OFFSET, input_positions
 
 
 def _sampler(functions: Any, x: Any, offset_groups: int) -> Callable[[Any, Any], Any]:
@@ -26,7 +26,7 @@ def _sampler(functions: Any, x: Any, offset_groups: int) -> Callable[[Any, Any],
 
     def pixel(base: Any, offset: Any, size: int) -> tuple[Any, Any, Any]:
         """The whole pixel of a coordinate, the whole part of its offset, and whether it is near the image."""
-        reaching = abs(offset) < 2.0**40  # not NaN
+        reaching = abs(offset) < FARTHEST_OFFSET  # not NaN
         whole = np.floor(np.where(reaching, offset, 0))
         at = base + whole.astype(int)
         return at, whole, reaching & (at < size) & ((at >= 0) | (at == -1) & (offset > whole))

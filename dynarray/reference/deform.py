@@ -1,4 +1,9 @@
-"""Definitions of `deform_conv2d` and `sample_points` and of their gradients, tap by tap."""
+"""Definitions of `deform_conv2d` and `sample_points` and of their gradients, tap by tap.
+
+A point is its four corners, and all that it takes part in is a sum over them. Each takes part whatever its
+weight, which may be 0, and as a pixel of value 0 where it lies outside the image: infinite values, masks and
+gradients give NaN there.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -6,9 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._geometry import input_positions, on_ring
-
-FARTHEST_OFFSET = 2.0**40  # pixels, far beyond any image and grid
+from .._geometry import FARTHEST_OFFSET, input_positions, on_ring
 
 
 class _Corner(NamedTuple):
@@ -62,20 +65,28 @@ def _corners(image: Any, y: _Coordinates, x: _Coordinates) -> Iterator[_Corner]:
         yield _Corner(pixels, along_y * along_x, along_x if i else -along_x, along_y if j else -along_y)
 
 
-def _sample(image: Any, y: Any, x: Any) -> tuple[Any, Any, Any]:
-    """The interpolated image, and its derivatives by y and x: each (N, D, C/D, Ho, Wo)."""
-    found = [(corner, image[corner.pixels]) for corner in _corners(image, y, x)]
-    return (
-        sum(corner.weight * value for corner, value in found),
-        sum(corner.slope_y * value for corner, value in found),
-        sum(corner.slope_x * value for corner, value in found),
-    )
+def _sample(image: Any, y: _Coordinates, x: _Coordinates, factor: Any = 1) -> Any:
+    """The interpolated image, each corner times a factor (N, D, 1, Ho, Wo) besides: (N, D, C/D, Ho, Wo)."""
+    return sum(corner.weight * factor * image[corner.pixels] for corner in _corners(image, y, x))
 
 
-def _spread(grad_image: Any, y: Any, x: Any, grad: Any) -> None:
+def _point_gradients(image: Any, y: _Coordinates, x: _Coordinates, grad: Any) -> tuple[Any, Any, Any]:
+    """What points get of the gradient of their samples: by y, by x and by a factor, each (N, D, Ho, Wo)."""
+    by_y: Any = 0
+    by_x: Any = 0
+    by_factor: Any = 0
+    for corner in _corners(image, y, x):
+        by_weight = (grad * image[corner.pixels]).sum(axis=2)
+        by_y += corner.slope_y[:, :, 0] * by_weight
+        by_x += corner.slope_x[:, :, 0] * by_weight
+        by_factor += corner.weight[:, :, 0] * by_weight
+    return by_y, by_x, by_factor
+
+
+def _spread(grad_image: Any, y: _Coordinates, x: _Coordinates, grad: Any, factor: Any = 1) -> None:
     """The adjoint of interpolation: add what each point got to the pixels that it was made from."""
     for corner in _corners(grad_image, y, x):
-        np.add.at(grad_image, corner.pixels, grad * corner.weight)
+        np.add.at(grad_image, corner.pixels, grad * (corner.weight * factor))
 
 
 def _ringed(x: Any, offset_groups: int) -> Any:
@@ -95,7 +106,9 @@ def _results(grads: tuple, needs: tuple[bool, ...]) -> tuple:
     )
 
 
-def _taps(offset: Any, stride: Any, padding: Any, dilation: Any) -> Iterator[tuple[tuple, Any, Any]]:
+def _taps(
+    offset: Any, stride: Any, padding: Any, dilation: Any
+) -> Iterator[tuple[tuple, _Coordinates, _Coordinates]]:
     """Each tap (a, b) with the points (y, x) that it reads, (N, D, Ho, Wo)."""
     kernel, outputs = offset.shape[2:4], offset.shape[5:]
     for index in np.ndindex(*kernel):
@@ -134,9 +147,8 @@ def forward(
     y = np.zeros((x.shape[0], weight.shape[0], *outputs), np.result_type(*given))
     image = _ringed(x, offset.shape[1])
     for index, at_y, at_x in _taps(offset, stride, padding, dilation):
-        sampled, *_ = _sample(image, at_y, at_x)
-        if mask is not None:
-            sampled = sampled * mask[:, :, *index][:, :, None]
+        factor = 1 if mask is None else mask[:, :, *index][:, :, None]
+        sampled = _sample(image, at_y, at_x, factor)
         channels = sampled.reshape(x.shape[0], groups, 1, weight.shape[1], *outputs)
         y += (_by_group(weight[:, :, *index], groups) * channels).sum(axis=3).reshape(y.shape)
     if bias is not None:
@@ -162,18 +174,19 @@ def backward(
     grad_mask = None if mask is None else np.zeros_like(mask)
     by_output = grad_output.reshape(n, groups, weight.shape[0] // groups, 1, *outputs)
     for index, at_y, at_x in _taps(offset, stride, padding, dilation):
-        sampled, slope_y, slope_x = _sample(image, at_y, at_x)
         factor = 1 if mask is None else mask[:, :, *index][:, :, None]
-        columns = (sampled * factor).reshape(n, groups, 1, weight.shape[1], *outputs)
+        sampled = _sample(image, at_y, at_x, factor)
+        columns = sampled.reshape(n, groups, 1, weight.shape[1], *outputs)
         grad_weight[:, :, *index] = (by_output * columns).sum(axis=(0, 4, 5)).reshape(weight.shape[:2])
         grad_columns = (
             (by_output * _by_group(weight[:, :, *index], groups)).sum(axis=2).reshape(sampled.shape)
         )
-        _spread(grad_image, at_y, at_x, grad_columns * factor)
-        for axis, slope in enumerate((slope_y, slope_x)):
-            grad_offset[:, :, *index, axis] = (grad_columns * factor * slope).sum(axis=2)
+        _spread(grad_image, at_y, at_x, grad_columns, factor)
+        by_y, by_x, by_factor = _point_gradients(image, at_y, at_x, grad_columns)
+        for axis, slope in enumerate((by_y, by_x)):
+            grad_offset[:, :, *index, axis] = slope if mask is None else mask[:, :, *index] * slope
         if grad_mask is not None:
-            grad_mask[:, :, *index] = (grad_columns * sampled).sum(axis=2)
+            grad_mask[:, :, *index] = by_factor
     grad_bias = None if bias is None else grad_output.sum(axis=(0, 2, 3))
     grads = _unringed(grad_image, x.shape), grad_offset, grad_weight, grad_mask, grad_bias
     return _results(grads, needs)
@@ -185,7 +198,7 @@ def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tu
     image = _ringed(x, 1)
     for i in range(points.shape[1]):
         at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
-        y[:, :, i] = _sample(image, at_y, at_x)[0][:, 0]
+        y[:, :, i] = _sample(image, at_y, at_x)[:, 0]
     return y, (x, points)
 
 
@@ -198,6 +211,6 @@ def sample_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, 
         at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
         grad = grad_output[:, None, :, i]
         _spread(grad_image, at_y, at_x, grad)
-        for axis, slope in enumerate(_sample(image, at_y, at_x)[1:]):
-            grad_points[:, i, axis] = (grad * slope).sum(axis=2)[:, 0]
+        for axis, slope in enumerate(_point_gradients(image, at_y, at_x, grad)[:2]):
+            grad_points[:, i, axis] = slope[:, 0]
     return _results((_unringed(grad_image, x.shape), grad_points), needs)

@@ -115,6 +115,9 @@ def deform_conv2d_backward(
         if grad_weight is not None:
             args = (grad_weight.reshape(-1), weights, slots, parts[0])
             parallel.run(deform_weight_items, rows, 2 * len(slots), *args, plan.shares)
+    if len(plan.parts) > 1 and grad_offset is not None and mask is not None:
+        with np.errstate(all="ignore"):
+            grad_offset *= mask[:, :, :, :, None]
     return *grads, grad_bias
 
 
@@ -129,7 +132,9 @@ def _backward_part(
     inputs = DeformInputs(packed, PointArrays(*point_arrays), weights)
     grad_packed = borrow("gradients", 0 if grad_x is None else plan.splits * len(packed), dtype)
     grad_points = PointArrays(*(nothing if grad is None else grad.reshape(-1) for grad in grad_arrays))
-    points = any(map(len, grad_points))
+    points, masked = any(map(len, grad_points)), inputs.points
+    if len(plan.parts) > 1:  # the mask, which may be infinite, comes in front of the sum over parts
+        masked = masked._replace(mask=nothing)
     kernel = deform_backward_items if sizes.outputs else sample_points_backward_items
     scratch = deform_scratch(part, x.itemsize, backward=True)
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
@@ -143,7 +148,7 @@ def _backward_part(
         if points:
             point_scratch = point_sizes(part.tiles.size * sizes.taps)
             operations = tiles * part.tiles.size * sizes.taps * (16 + 4 * part.chunk_count)
-            args = (sums, inputs.points, grad_points, part, band)
+            args = (sums, masked, grad_points, part, band)
             run_with_scratch(deform_point_items, tiles, operations, point_scratch, dtype, *args)
     if grad_x is not None:
         items, operations = part.images * sizes.image.height, len(grad_packed)

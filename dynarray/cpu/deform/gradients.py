@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, zero_like
+from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, literal_jit, zero_like
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, copy, transpose
 from ..engine.vectors import LINE_BYTES
@@ -14,7 +14,7 @@ from .points import PointArrays, Points, PointSource, sample_point, set_up_point
 
 # Positions whose products are added up in one chain, and tiles whose sums are: a chain of n numbers is off by
 # some sqrt(n) roundings, and what is left is added up in double precision.
-SUMMED_POSITIONS, SUMMED_TILES = 64, 8
+CHAIN_POSITIONS, CHAIN_TILES = 64, 8
 
 
 class DeformGradients(NamedTuple):
@@ -129,10 +129,10 @@ def _add_weights(
     sums: Matrix, by_output: Matrix, columns: Matrix, width: int, size: tuple, count: int, add: bool
 ) -> None:
     """The product of so many positions, added to what there is if `add` says so."""
-    for first in range(0, count, SUMMED_POSITIONS):
+    for first in range(0, count, CHAIN_POSITIONS):
         left = Matrix(by_output.values, by_output.at + first, by_output.stride)
         right = RightStrips(columns.values, columns.at + first * columns.stride, width, columns.stride)
-        depth = min(SUMMED_POSITIONS, count - first)
+        depth = min(CHAIN_POSITIONS, count - first)
         multiply_rows(sums, left, right, size, depth, add or first > 0)
 
 
@@ -191,7 +191,7 @@ def deform_backward_items(
             if grads.weights.size:
                 _add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
                 summed += 1
-                if summed == SUMMED_TILES:
+                if summed == CHAIN_TILES:
                     _flush_weights(grads.weights, slot, sums.values, count_of_sums)
                     summed = 0
         if summed:
@@ -237,7 +237,7 @@ def deform_point_items(
             chunk = end
 
 
-@borrowing_jit
+@literal_jit
 def _point_gradient(
     totals: tuple, points: Points, k: int, grads: PointArrays, at: int, y_at: int, x_from_y: int
 ) -> None:

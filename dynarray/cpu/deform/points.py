@@ -11,10 +11,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, zero_like
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer
-
-FARTHEST_OFFSET = 2.0**40  # pixels, far beyond any image and grid
 
 
 class PointGrid(NamedTuple):
