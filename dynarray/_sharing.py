@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import spawn
 from pathlib import Path
@@ -132,12 +132,13 @@ class _Helper:
 
     def _read(self, done: list[Compilation]) -> None:
         for line in self._process.stdout:  # type: ignore[union-attr]
-            said = json.loads(line)
-            if "compiled" in said:
-                done.append(Compilation(*said["compiled"]))
-                compilations.announce(done[-1])
-            else:
-                store.log.log(said["level"], "%s", said["message"])
+            with suppress(ValueError, KeyError, TypeError):  # some other module may print as well
+                said = json.loads(line)
+                if "compiled" in said:
+                    done.append(Compilation(*said["compiled"]))
+                    compilations.announce(done[-1])
+                else:
+                    store.log.log(said["level"], "%s", said["message"])
 
     def end(self) -> None:
         """Let it end, or end it."""
