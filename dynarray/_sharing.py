@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import spawn
 from pathlib import Path
@@ -94,6 +94,21 @@ def _executable() -> str:
     return os.fsdecode(spawn.get_executable() or "")
 
 
+def tidy(backend: str) -> None:
+    """Remove what processes that were killed while they compiled have left."""
+    folder = cache_folder(backend)
+    if folder is not None and folder.is_dir():
+        store.sweep(folder, compilations.CLAIM)
+
+
+def cache_folder(backend: str) -> Path | None:
+    """Where a backend keeps what it compiles; None for those whose caches are not ours."""
+    if backend == "cpu":
+        folder: Path = import_module("dynarray.cpu.engine.cache").folder()
+        return folder
+    return store.cache_folder("host") if backend == "host" else None
+
+
 @contextmanager
 def helping(plan: Plan, number: int) -> Iterator[list[Compilation]]:
     """While the block runs, so many processes help; the list is of what they have compiled."""
@@ -116,7 +131,8 @@ class _Helper:
     """A process that makes the runs of a plan beginning with some part of them, and says what it compiled."""
 
     def __init__(self, plan: Plan, begin: float, done: list[Compilation]) -> None:
-        order = {"path": sys.path, "plan": plan, "begin": begin}
+        path = [place for place in sys.path if isinstance(place, str)]
+        order = {"path": path, "plan": plan, "begin": begin}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [_executable(), "-P", "-c", _START]
         self._process = subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL)
@@ -132,12 +148,13 @@ class _Helper:
 
     def _read(self, done: list[Compilation]) -> None:
         for line in self._process.stdout:  # type: ignore[union-attr]
-            said = json.loads(line)
-            if "compiled" in said:
-                done.append(Compilation(*said["compiled"]))
-                compilations.announce(done[-1])
-            else:
-                store.log.log(said["level"], "%s", said["message"])
+            with suppress(ValueError, KeyError, TypeError):  # some other module may print as well
+                said = json.loads(line)
+                if "compiled" in said:
+                    done.append(Compilation(*said["compiled"]))
+                    compilations.announce(done[-1])
+                else:
+                    store.log.log(said["level"], "%s", said["message"])
 
     def end(self) -> None:
         """Let it end, or end it."""
@@ -149,7 +166,8 @@ class _Helper:
             process.kill()
             process.wait()
         self._reader.join(_FAREWELL)
-        process.stdout.close()  # type: ignore[union-attr]
+        if not self._reader.is_alive():  # it would be waited for
+            process.stdout.close()  # type: ignore[union-attr]
 
 
 # ---- in such a process
@@ -191,18 +209,3 @@ def serve(order: dict[str, Any]) -> None:
     make_all(runs[first:] + runs[:first], _Saying())
     # What is left in the interpreter is of no use to anybody.
     os._exit(0)
-
-
-def tidy(backend: str) -> None:
-    """Remove what processes that were killed while they compiled have left."""
-    folder = cache_folder(backend)
-    if folder is not None and folder.is_dir():
-        store.sweep(folder, compilations.CLAIM)
-
-
-def cache_folder(backend: str) -> Path | None:
-    """Where a backend keeps what it compiles; None for those whose caches are not ours."""
-    if backend == "cpu":
-        folder: Path = import_module("dynarray.cpu.engine.cache").folder()
-        return folder
-    return store.cache_folder("host") if backend == "host" else None

@@ -117,13 +117,13 @@ def _names(argument: str, values: Any) -> tuple[str, ...]:
 
 
 def _make(operators: tuple[str, ...], dtypes: tuple[str, ...], backward: bool, backend: str) -> WarmUp:
-    began, sharing, helpers = time.perf_counter(), compilations.Sharing(), 0
-    together, runs_of = load("dynarray._sharing"), load("dynarray.typical._runs")
-    plan = runs_of.Plan(operators, dtypes, backward, backend)
-    runs, entries = together.missing(runs_of.make_runs(plan))
-    helpers = together.wanted(entries, together.cache_folder(backend))
-    with together.helping(plan, helpers) as by_others:
-        together.make_all(runs, sharing)
-    together.tidy(plan.backend)
+    began, sharing = time.perf_counter(), compilations.Sharing()
+    processes, typical = load("dynarray._sharing"), load("dynarray.typical._runs")
+    plan = typical.Plan(operators, dtypes, backward, backend)
+    runs, entries = processes.missing(typical.make_runs(plan))
+    helpers = processes.wanted(entries, processes.cache_folder(backend))
+    with processes.helping(plan, helpers) as by_others:
+        processes.make_all(runs, sharing)
+    processes.tidy(backend)
     seconds = time.perf_counter() - began
     return WarmUp(operators, dtypes, backend, (*sharing.done, *by_others), seconds, 1 + helpers)

@@ -301,6 +301,15 @@ def test_cupy_arrays_go_to_cupy_and_compile_once(cupy: FakeCupy) -> None:
     assert len(cupy.compiled) == 2  # modules belong to a device
 
 
+def test_what_was_prepared_is_not_compiled_at_a_launch(cupy: FakeCupy) -> None:
+    call = gpu_call(cupy)
+    launcher.prepare(call["program"])
+    prepared = len(cupy.compiled)
+    assert prepared and not cupy.launched
+    launch(**call)
+    assert len(cupy.compiled) == prepared and len(cupy.launched) == 1
+
+
 def test_none_becomes_a_null_pointer_of_eight_bytes(cupy: FakeCupy) -> None:
     launch(**gpu_call(cupy, arguments=(None, cupy.array(), np.int32(10), np.float32(3))))
     passed = cupy.launched[0][3][0]

@@ -4,6 +4,7 @@ import http.client
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -85,7 +86,9 @@ class Running:
 def service(*options: str) -> Iterator[Running]:
     """A service on a free port."""
     command = [sys.executable, str(EXAMPLES / "service.py"), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, **pipes)
     try:
         yield Running(process)
     finally:

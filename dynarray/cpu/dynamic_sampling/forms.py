@@ -139,7 +139,7 @@ def dynamic_sampling_conv2d_backward(
         grads = _make_grads(arrays, wanted, (1, 2, 3))
         size = (*arrays[1].shape[:2], *arrays[1].shape[3:])
         made = tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
-        single_region_backward(grad_output.reshape(size), arrays, params, made)
+        single_region_backward(kernel_input(grad_output).reshape(size), arrays, params, made)
     else:
         call, largest = sampling_call(arrays, params), None
         if params["fuse"] == "max":
@@ -287,7 +287,7 @@ def dynamic_conv2d_backward(
     grad_kernels = None if grad_weight is None else _weight_by_term(grad_weight)
     for images, rows in _conv_bands(weight, 1 + BOX_SLOTS):
         boxes = make_boxes("boxes", pixels[images], rows, wide, steps)
-        gradient = np.ascontiguousarray(grad_output[images, :, rows])
+        gradient = kernel_input(grad_output[images, :, rows])
         gradient = gradient.reshape(*gradient.shape[:2], boxes.shape[2])
         own, first = None if grad_kernels is None else grad_kernels[images], rows.start * wide
         arguments = (gradient, kernels[images], boxes, own, grad_x is not None, first)
