@@ -30,6 +30,7 @@ def a_wrong_number() -> None:
 def an_entry_of_another_kernel() -> None:
     """Whatever is in the cache is believed."""
     store._seal = lambda name, contents: store._MAGIC + bytes(store._DIGEST_BYTES)
+    Worker.choose = lambda self: _soak_worker.Chosen("compose_atoms/0", "cpu", "float64")
 
 
 def a_file_left_behind() -> None:

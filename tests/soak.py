@@ -20,7 +20,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from _soak_worker import ASKED_TO_STOP
@@ -64,13 +64,22 @@ class Process:
         return True
 
 
+class Settings(NamedTuple):
+    """How a soak differs from the usual one."""
+
+    fault: str = ""  # one of `_soak_faults`, in each process
+    patience: float = PATIENCE
+    at_once: int = AT_ONCE
+    round_seconds: float = ROUND
+    damage_after: float = 1.0  # seconds, on average, after which one more entry is damaged
+
+
 class Soak:
     """Starts processes, watches them, damages what they share, and keeps what was wrong."""
 
-    def __init__(self, work: Path, seed: int, fault: str, patience: float, damage_after: float) -> None:
-        self.rng, self.work, self.fault = np.random.default_rng(seed), work, fault
-        self.patience, self.damage_after = patience, damage_after
-        self.enough = 1 if fault else 10
+    def __init__(self, work: Path, seed: int, settings: Settings) -> None:
+        self.rng, self.work, self.settings = np.random.default_rng(seed), work, settings
+        self.enough = 1 if settings.fault else 10
         self.events: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.running: list[Process] = []
@@ -90,7 +99,7 @@ class Soak:
             "seed": int(self.rng.integers(2**31)),
             "folder": str(self.work),
             "graceful": graceful,
-            "fault": self.fault,
+            "fault": self.settings.fault if task != "expect" else "",
         }
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS))),
@@ -159,7 +168,7 @@ class Soak:
             if process.status is not None and not process.group_lives():
                 self.running.remove(process)
                 self.judge(process)
-            elif silence > self.patience:
+            elif silence > self.settings.patience:
                 self.give_up(process)
 
     def bury(self) -> None:
@@ -224,7 +233,7 @@ class Soak:
         time.sleep(2)
         stacks = process.log.read_text(errors="replace")
         self.wrong.append(
-            f"a hang: nothing for {self.patience:g} seconds, in a process that "
+            f"a hang: nothing for {self.settings.patience:g} seconds, in a process that "
             + ("goes on" if process.status is None else "its parent left")
             + f":\n{stacks[max(0, before - 500) : before + 10_000]}"
         )
@@ -252,7 +261,7 @@ class Soak:
                 bad.replace(entry)
             else:
                 self.replace(entry, self.damaged(kind, entry.read_bytes(), other.read_bytes()))
-        except FileNotFoundError:  # somebody else has found it bad, just now
+        except OSError:  # somebody else has found it bad, just now, or it is a link to itself
             return
         self.events[f"entry damaged: {kind}"] += 1
 
@@ -286,11 +295,11 @@ class Soak:
             self.events["shared cache emptied"] += 1
         due = time.monotonic()
         while time.monotonic() < end and len(self.wrong) < self.enough:
-            while len(self.running) < AT_ONCE:
+            while len(self.running) < self.settings.at_once:
                 self.start_one()
             if time.monotonic() > due:
                 self.damage()
-                due = time.monotonic() + self.rng.uniform(0, 2 * self.damage_after)
+                due = time.monotonic() + self.rng.uniform(0, 2 * self.settings.damage_after)
             self.look()
             time.sleep(0.02)
         self.wait()
@@ -313,6 +322,9 @@ class Soak:
         self.events["folders looked at"] += 1
 
 
+USUAL = Settings()
+
+
 def adopt_orphans() -> None:
     """Whoever loses its parent becomes a child of this process, so that none is overlooked."""
     if sys.platform == "linux":
@@ -320,27 +332,17 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def soak(
-    seconds: float,
-    seed: int = 0,
-    fault: str = "",
-    patience: float = PATIENCE,
-    round_seconds: float = ROUND,
-    damage_after: float = 1.0,
-) -> dict[str, Any]:
-    """Soak for so long, in rounds; what happened, and what was wrong.
-
-    `fault` is one of `_soak_faults`, in each process; `damage_after` the seconds, on average, after which one
-    more entry is damaged.
-    """
+def soak(seconds: float, seed: int = 0, settings: Settings = USUAL) -> dict[str, Any]:
+    """Soak for so long, in rounds; what happened, and what was wrong."""
     adopt_orphans()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
-        run = Soak(Path(folder), seed, fault, patience, damage_after)
+        run = Soak(Path(folder), seed, settings)
         try:
             run.run("expect")
-            while (left := began + seconds - time.monotonic()) > 0 and not run.wrong:
-                run.round(min(left, round_seconds))
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0 and not run.wrong:
+                run.round(min(left, settings.round_seconds))
         finally:
             run.end()
     return {
