@@ -125,18 +125,16 @@ class Tape:
         self._release(None, None)
 
     def _release(self, way: Way | None, target: Any) -> None:
-        token, steps, self.steps = self.token, self.steps, []
-        dead: list[Step] = []
-        alive: list[Step] = []
+        steps, self.steps = [step for step in self.steps if step.owner is self.token], []
         for step in steps:
-            if step.owner is token:
-                if step.reads is not None:
-                    step.release()
-                (dead if step.variable() is None else alive).append(step)
+            if step.reads is not None:
+                step.release()
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
+        alive = [step for step in steps if step.variable() is not None]
         for step in alive:
             if way is not None and step is target and step in way.seen:
-                step.inputs = tuple(way.seen.difference(dead, (None, step)) | way.older)
+                known = way.seen.difference(steps) | way.seen.intersection(alive) | way.older
+                step.inputs = tuple(known - {None, step})
             else:
                 step.inputs = living(step.inputs)
 
