@@ -9,6 +9,7 @@ from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside, transpose
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
+from ..engine.vectors import in_row
 from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, plane_origin
 from .plan import AtomPlan, AtomScratch
 
@@ -157,7 +158,7 @@ def _add_chunk(
             _add_grad_x(tile, (c, count), grads, edge, plan, scratch)
     if grads.coefficients.size:
         wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
-        grad = gemm.Matrix(grads.coefficients[edge.item].reshape(-1), begin * m * wide, wide)
+        grad = gemm.Matrix(in_row(grads.coefficients[edge.item]), begin * m * wide, wide)
         # Short sums that are added up: rounding errors grow with the length of a sum.
         for first in range(0, tile.positions, SUMMED_POSITIONS):
             z = gemm.Matrix(scratch.z, first, span)

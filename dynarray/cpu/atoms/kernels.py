@@ -9,6 +9,7 @@ from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy, inside, pack_rows
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
+from ..engine.vectors import in_row
 from .plan import AtomPlan, AtomScratch
 
 
@@ -103,7 +104,7 @@ def pack_channels(
 ) -> None:
     """The planes of so many channels."""
     (height, width), planes, across = x.shape[2:], plan.planes, plan.tiles.width
-    rows, flat = tile.rows + planes.halo, x.reshape(-1)
+    rows, flat = tile.rows + planes.halo, in_row(x)
     for plane in range(len(planes.origin_y)):
         origin = plane_origin(plane, tile, plan)
         top, bottom = inside(rows, tile.row, height, origin[0], planes.stride[0])
@@ -145,7 +146,7 @@ def atom_forward_items(
     """Items: tiles. y is (N, O, positions)."""
     x, m, strip = inputs.x, len(plan.offsets.atom), RUN_BYTES // y.itemsize
     channels, (outputs, positions) = x.shape[1], y.shape[1:]
-    flat = y.reshape(-1)
+    flat = in_row(y)
     for item in range(start, stop):
         tile = atom_tile(item, plan, y.itemsize)
         gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, plan.tiles.span)

@@ -7,6 +7,7 @@ import numpy as np
 from ..engine.compile import TRUE, ZERO, cached_jit, jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, LeftPanels, Matrix, RightStrips, multiply
 from ..engine.pixels import clear, pack_rows, unpack_rows
+from ..engine.vectors import in_row
 
 
 class ConvBlocks(NamedTuple):
@@ -170,7 +171,7 @@ def conv_weight_items(
 ) -> None:
     """sums (slots, groups, parts, taps, rows, together): products over the pixels of every slots-th block."""
     slots, groups, parts, taps, rows, together = sums.shape
-    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // x.itemsize, sums.reshape(-1)
+    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // x.itemsize, in_row(sums)
     count = blocks.down * blocks.across
     for item in range(start, stop):
         slot, group, part = item // (groups * parts), item // parts % groups, item % parts

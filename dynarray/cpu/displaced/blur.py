@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.compile import ZERO, borrowing_jit, cached_jit, shared_jit
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
+from ..engine.vectors import in_row
 from .plan import UnitField, UnitPlanes
 
 BLUR_PIXELS = 8192  # that are blurred at once
@@ -44,7 +45,7 @@ def blur_scratch(blur: UnitBlur, width: int, field: int = 0) -> BlurScratch:
 def _blur(image: np.ndarray, first: int, rows: int, blur: UnitBlur, scratch: BlurScratch) -> int:
     """Rows of the blurred image, to scratch.result; returns how far these rows lie apart."""
     height, width = image.shape
-    flat, radius = image.reshape(height * width), len(blur.down) // 2
+    flat, radius = in_row(image), len(blur.down) // 2
     clear(scratch.lines, 0, rows * width)
     for i in range(len(blur.down)):
         shift = _inwards(i, radius)
@@ -78,7 +79,7 @@ def _add_scaled(
         target[t + j] += factor * source[s + j]
 
 
-@borrowing_jit
+@shared_jit
 def _blur_rows(
     image: np.ndarray,
     ends: tuple,
@@ -149,7 +150,7 @@ def blur_items(
     height, width = source.shape[2:]
     for item in range(start, stop):
         image, channel = item // source.shape[1], item % source.shape[1]
-        out = target[first[0] + image, first[1] + channel].reshape(height * width)
+        out = in_row(target[first[0] + image, first[1] + channel])
         _blur_rows(source[image, channel], (ZERO, height), blur, out, ZERO, width, scratch)
 
 

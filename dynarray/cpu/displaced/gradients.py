@@ -4,7 +4,7 @@ import numpy as np
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.pixels import clear, copy
-from ..engine.vectors import REGISTER_BYTES
+from ..engine.vectors import REGISTER_BYTES, in_row
 from .kernels import (
     UnitParameters,
     UnitSources,
@@ -82,7 +82,7 @@ def _load_tile(tile: np.ndarray, grad_plane: np.ndarray, row: int, column: int, 
 def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSources, units: Units) -> None:
     """Move what lanes have added up into float64."""
     lanes, (all_sources, per_source) = REGISTER_BYTES // lane_sums.itemsize, units.y.shape[1:]
-    flat, first = sums.reshape(sums.size), (target * all_sources + sources.first) * per_source
+    flat, first = in_row(sums), (target * all_sources + sources.first) * per_source
     for k in range(sources.units):
         for kind in range(UNIT_SUMS):
             total, begin = 0.0, np.uint64((k * UNIT_SUMS + kind) * lanes)

@@ -1,12 +1,13 @@
 """The kernels of `displaced_conv2d` on the CPU: units from their weights and displacements, and outputs."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit, zero_like
+from ..engine.compile import ZERO, borrowing_jit, cached_jit, shared_jit, zero_like
 from ..engine.pixels import clear
-from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, prefetch
+from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, in_row, prefetch
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitLayout, UnitPlanes, Units, UnitScratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_VECTORS, UnitPointer, add_units, add_units_in_cells
 
@@ -44,7 +45,7 @@ def prepare_unit_items(
 ) -> None:
     """Items: target channels. `transposed`: targets are the input channels, displacements are opposite.
 
-    A unit that is not finite gets factors of 0, and its target channel is poisoned: see `definition`.
+    A unit that is not finite adds 0 or NaN, and its target channel is poisoned: see `definition`.
     """
     weight, displacement, size = parameters
     zero = zero_like(weight)
@@ -55,11 +56,11 @@ def prepare_unit_items(
             o, c = (source, target) if transposed else (target, source)
             for g in range(units.y.shape[2]):
                 w, dy, dx = weight[o, c, g], displacement[o, c, g, 0], displacement[o, c, g, 1]
+                if not (w - w == 0 and dy == dy and dx == dx):
+                    w, poison = zero, weight.dtype.type(np.nan)
                 if transposed:
                     dy, dx = -dy, -dx
                 y, fraction_y, x, fraction_x = split_displacement(dy, dx, size)
-                if not (np.isfinite(w) and fraction_y == fraction_y):
-                    w, fraction_y, fraction_x, poison = zero, 0.0, 0.0, weight.dtype.type(np.nan)
                 units.y[item, source, g], units.x[item, source, g] = y, x
                 units.factors[item, source, g, 0] = fraction_x
                 units.factors[item, source, g, 1] = w * (1 - fraction_y)
@@ -77,12 +78,11 @@ def split_displacement(dy: float, dx: float, size: tuple) -> tuple:
 
     What leads too far to read anything stops where that begins.
     """
-    if dy != dy or dx != dx:
-        return 0, np.nan, 0, np.nan
-    y = min(max(float(dy), -size[0] - 1.0), size[0] + 1.0)
-    x = min(max(float(dx), -size[1] - 1.0), size[1] + 1.0)
-    whole_y, whole_x = np.floor(y), np.floor(x)
-    return int(whole_y), y - whole_y, int(whole_x), x - whole_x
+    none = dy != dy or dx != dx
+    y = min(max(0.0 if none else float(dy), -size[0] - 1.0), size[0] + 1.0)
+    x = min(max(0.0 if none else float(dx), -size[1] - 1.0), size[1] + 1.0)
+    whole_y, whole_x = math.floor(y), math.floor(x)
+    return whole_y, np.nan if none else y - whole_y, whole_x, np.nan if none else x - whole_x
 
 
 @borrowing_jit
@@ -107,7 +107,7 @@ def read_together(channel: int, image: int, units: Units, planes: UnitPlanes) ->
     return UnitSources(block.source + channel, count * units.y.shape[2], at * layout.plane)
 
 
-@borrowing_jit
+@shared_jit
 def place_units(
     scratch: UnitScratch,
     units: Units,
@@ -118,7 +118,7 @@ def place_units(
 ) -> None:
     """Where the units of some targets read the tile at this corner: one row of `offsets` for each target."""
     layout, (row, column) = planes.layout, corner
-    y, x = units.y.reshape(units.y.size), units.x.reshape(units.x.size)
+    y, x = in_row(units.y), in_row(units.x)
     ahead = layout.x.before * layout.cells.step - planes.block.first * layout.stride
     all_sources, per_source = units.y.shape[1:]
     for t in range(targets[0], targets[1]):

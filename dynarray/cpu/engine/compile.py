@@ -21,16 +21,24 @@ from numba.core.compiler_lock import global_compiler_lock
 from rawkernels.store import log
 
 from .cache import KernelCache
+from .library import CalleeCompiler, KernelCompiler, SharedCompiler
 
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
 # For what kernels call: without the wrappers for Python and C, which take long to compile.
-_CALLED: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_CALLED: dict[str, Any] = {
+    **_OPTIONS,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": CalleeCompiler,
+}
 jit: Callable = numba.njit(**_CALLED)
 # The same without counting references to arrays, for which threads wait for each other. Only for what neither
 # allocates nor returns arrays, nor calls what does: those it is given, the kernel holds.
 borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
+# Such ones that a kernel calls from several places, for long work each time: they are not copied there.
+shared_jit: Callable = numba.njit(**{**_CALLED, "pipeline_class": SharedCompiler}, _nrt=False)
 # Such ones operation by operation as they are written: of (1 - f)*x + f*y LLVM may else make x + f*(y - x),
 # and that is NaN where x is infinite.
 literal_jit: Callable = numba.njit(**{**_CALLED, "fastmath": False}, _nrt=False)
@@ -54,7 +62,7 @@ def available() -> bool:
 
 def cached_jit(function: Callable) -> Callable:
     """For kernels, which Python calls: kept on disk, where that is possible."""
-    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
+    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)(function)
     kernel._cache = KernelCache(function)
     return kernel
 

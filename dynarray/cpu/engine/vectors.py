@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 _FEATURES = binding.get_host_cpu_features()
 # Of one register; and whether there are 32 of them, not 16.
@@ -185,3 +186,21 @@ def prefetch(typing: Any, array: Any, at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+@intrinsic
+def in_row(typing: Any, array: Any) -> Any:
+    """The elements of a contiguous array in a row: as `reshape`, which is much to compile.
+
+    Nothing counts references to the result: the array must be there while it is used.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (kind,), row = signature.args, signature.return_type
+        whole, part = (context.make_array(each) for each in (kind, row))
+        whole, part = whole(context, builder, args[0]), part(context, builder)
+        size, itemsize = whole.nitems, whole.itemsize
+        populate_array(part, whole.data, [size], [itemsize], itemsize, meminfo=None)
+        return part._getvalue()
+
+    return types.Array(array.dtype, 1, "C")(array) if array.layout == "C" else None, generate
