@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backend",
         choices=BACKENDS,
         default="cpu",
-        help="cpu by default; host builds every program of a family with the C++ compiler, "
+        help="cpu by default; host and ptx build every program of a family with the C++ compiler, "
         "cuda for the GPU at hand; reference needs nothing",
     )
     _add_check_kernels(commands)

@@ -142,7 +142,7 @@ def run(
     shared_bytes: int = 0,
 ) -> None:
     """Run one kernel; :func:`rawkernels.launch.launch` has checked the arguments."""
-    loaded = load(program, getattr(_chosen, "target", None) or Target())
+    loaded = load(program)
     kernel = loaded.translation.kernels[entry]
     threads = block[0] * block[1] * block[2]
     if threads > kernel.max_threads:
@@ -170,8 +170,9 @@ def run(
         raise KernelError(f"{entry}: {message.value.decode()}")
 
 
-def load(program: Program, target: Target) -> _Loaded:
-    """A program, compiled for a target, translated, and compiled again."""
+def load(program: Program, target: Target | None = None) -> _Loaded:
+    """A program, compiled for a target, by default the chosen one, translated, and compiled again."""
+    target = target or getattr(_chosen, "target", None) or Target()
     found = _loaded.get((program, target))
     if found is not None:
         return found
