@@ -52,6 +52,9 @@ FOUND = [
     Planted(
         "constant_load_after_a_write", "non-coherent load", r"reads y\[\d+\] as a constant \(.nc\), which"
     ),
+    Planted(
+        "write_after_a_constant_load_and_a_barrier", "non-coherent load", r"writes y\[\d+\], which .* read as"
+    ),
     Planted("no_barrier_before_reading", "race, read after write", r"reads tile\[\d+\], which thread", 64),
     Planted("no_barrier_before_writing_again", "race, write after read", r"writes tile\[\d+\], which", 64),
     Planted("no_barrier_at_the_end_of_a_loop", "race, (read|write) after (read|write)", r"tile\[\d+\]", 64),

@@ -104,8 +104,8 @@ const Stamp* race(Cell& cell, const Thread& self, Kind kind, What& what) {
         return &cell.write;
     }
     if (!writes) {
-        for (auto& read : cell.read)
-            if (ordered(read, self)) return read = stamp(self, kind == kind_load_nc), nullptr;
+        for (auto& read : cell.read)  // that something was read as a constant is not forgotten
+            if (ordered(read, self)) return read = stamp(self, kind == kind_load_nc || read.special), nullptr;
         return nullptr;  // two that are not ordered are enough
     }
     for (auto& read : cell.read) {

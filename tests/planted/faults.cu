@@ -57,6 +57,13 @@ extern "C" __global__ void constant_load_after_a_write(const float* x, float* y)
     y[HERE + 32] = __ldg(y + 31 - HERE);
 }
 
+extern "C" __global__ void write_after_a_constant_load_and_a_barrier(const float* x, float* y) {
+    const float before = __ldg(y + 31 - HERE);
+    __syncthreads();
+    const float again = y[HERE];
+    y[HERE] = before + again + x[HERE];
+}
+
 // ---- races ---------------------------------------------------------------------------------------------------------
 extern "C" __global__ void no_barrier_before_reading(const float* x, float* y) {
     __shared__ float tile[64];
