@@ -1,9 +1,10 @@
-"""The command line: ``python -m dynarray info`` and ``python -m dynarray warm-up``."""
+"""The command line: ``python -m dynarray`` with ``info``, ``warm-up`` or ``check-kernels``."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import OPERATORS, use_backend, warm_up
 from ._dispatch import BACKENDS
@@ -11,9 +12,11 @@ from ._info import backend_problems, collect, render
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is non-zero when it could not do what it was asked for."""
+    """Run one command; the exit status is non-zero when it could not do it, or found a fault."""
     arguments = _parser().parse_args(argv)
-    return _info(arguments.require) if arguments.command == "info" else _warm_up(arguments)
+    if arguments.command == "info":
+        return _info(arguments.require)
+    return _warm_up(arguments) if arguments.command == "warm-up" else _check_kernels(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,10 +47,24 @@ def _parser() -> argparse.ArgumentParser:
         "--backend",
         choices=BACKENDS,
         default="cpu",
-        help="cpu by default; host builds every program of a family with the C++ compiler, "
+        help="cpu by default; host and ptx build every program of a family with the C++ compiler, "
         "cuda for the GPU at hand; reference needs nothing",
     )
+    _add_check_kernels(commands)
     return parser
+
+
+def _add_check_kernels(commands: Any) -> None:
+    check = commands.add_parser(
+        "check-kernels",
+        help="run what NVRTC makes of the CUDA kernels, without a GPU, and report stray accesses and races",
+    )
+    check.add_argument("--operator", choices=OPERATORS, action="append", default=[], help="by default all")
+    check.add_argument("--architecture", action="append", help="sm_75 and sm_90 by default")
+    check.add_argument("--no-ftz", action="store_true", help="keep subnormal float32 numbers")
+    check.add_argument("--seeds", type=int, default=2, help="calls to draw, of two sizes each")
+    check.add_argument("script", nargs="?", help="a Python script to run instead of drawn calls")
+    check.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
 
 
 def _info(required: Sequence[str]) -> int:
@@ -82,6 +99,24 @@ def _warm_up(arguments: argparse.Namespace) -> int:
     if lost:
         print(f"dynarray: {lost} of them could not be kept on disk", file=sys.stderr)
     return 1 if lost else 0
+
+
+def _check_kernels(options: argparse.Namespace) -> int:
+    problem = backend_problems()["ptx"]
+    if problem is not None:
+        print(f"dynarray: {problem}", file=sys.stderr)
+        return 2
+    from rawkernels.ptx import Target
+
+    from . import _check_kernels as checks
+
+    targets = [Target(name, not options.no_ftz) for name in options.architecture or ("sm_90", "sm_75")]
+    if options.script:
+        faults = sum(checks.check_script(options.script, options.arguments, target) for target in targets)
+    else:
+        faults = checks.check_operators(options.operator, targets, options.seeds)
+    print(f"{faults or 'no'} fault{'s' if faults != 1 else ''}")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ DTYPES = {
     "reference": ("float32", "float64", "complex64", "complex128"),
     "cpu": ("float32", "float64"),
     "host": ("float16", "bfloat16", "float32", "float64"),
+    "ptx": ("float16", "bfloat16", "float32", "float64"),
     "cuda": ("float16", "bfloat16", "float32", "float64"),
 }
 BACKENDS = tuple(DTYPES)
@@ -27,10 +28,12 @@ def use_backend(name: str) -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"reference", "cpu", "host", "cuda"}
+    name : {"reference", "cpu", "host", "ptx", "cuda"}
         ``"reference"``: the textbook NumPy definition. ``"cpu"``: Numba kernels (what NumPy arrays use
         anyway). ``"host"``: the CUDA sources compiled by g++ and run on NumPy arrays, to test and debug them
-        without a GPU. ``"cuda"``: CUDA kernels on CuPy arrays (what CuPy arrays use anyway).
+        without a GPU. ``"ptx"``: what CUDA's compiler NVRTC makes of them, run the same way, each access
+        checked for bounds, alignment and races; see :mod:`rawkernels.ptx`. ``"cuda"``: CUDA kernels on CuPy
+        arrays (what CuPy arrays use anyway).
 
     Examples
     --------

@@ -20,6 +20,7 @@ _PACKAGES = ("dynarray", "numpy", "scipy", "numba", "llvmlite", "cupy", "ml_dtyp
 _CACHES = {
     "cpu": ("dynarray.cpu.engine.cache", "folder"),
     "host": ("rawkernels.host.library", "cache_directory"),
+    "ptx": ("rawkernels.ptx.nvrtc", "cache_directory"),
 }
 # Every variable of the environment that the project reads, and what for.
 VARIABLES = {
@@ -121,6 +122,7 @@ def backend_problem(name: str) -> str | None:
         "reference": _scipy_problem,
         "cpu": _numba_problem,
         "host": _compiler_problem,
+        "ptx": _ptx_problem,
         "cuda": _cuda_problem,
     }
     try:
@@ -148,6 +150,11 @@ def _compiler() -> str:
     library = import_module("rawkernels.host.library")
     command = library.compiler()
     return f"{' '.join(command)}: {library.compiler_version(*command)}"
+
+
+def _ptx_problem() -> str | None:
+    problem: str | None = import_module("rawkernels.ptx").problem()
+    return problem
 
 
 def _cuda_problem() -> str | None:

@@ -80,6 +80,17 @@ class OnCpu:
 
 
 @dataclass(frozen=True)
+class OnPtx:
+    """The form of CUDA, whose launches run what NVRTC made of the kernels, and check it."""
+
+    form: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with load("rawkernels.launch").numpy_runner("ptx"):
+            return self.form(*args, **kwargs)
+
+
+@dataclass(frozen=True)
 class LazyModule:
     """A module whose functions are `Form`: nothing is imported until one is called."""
 
@@ -100,8 +111,9 @@ def modules(stem: str) -> tuple[Any, Any, Any, Any]:
 
 
 def forms(reference: Callable[..., Any], cpu: Callable[..., Any], cuda: Callable[..., Any]) -> dict[str, Any]:
-    """One function on each backend; the host runs the same launches as CUDA."""
-    return {"reference": reference, "cpu": OnCpu(cpu, reference), "host": cuda, "cuda": cuda}
+    """One function on each backend; those that run CUDA kernels without a GPU make the same launches."""
+    on_cpu, on_ptx = OnCpu(cpu, reference), OnPtx(cuda)
+    return {"reference": reference, "cpu": on_cpu, "host": cuda, "ptx": on_ptx, "cuda": cuda}
 
 
 @dataclass(frozen=True)

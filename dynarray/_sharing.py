@@ -106,7 +106,7 @@ def cache_folder(backend: str) -> Path | None:
     if backend == "cpu":
         folder: Path = import_module("dynarray.cpu.engine.cache").folder()
         return folder
-    return store.cache_folder("host") if backend == "host" else None
+    return store.cache_folder(backend) if backend in ("host", "ptx") else None
 
 
 @contextmanager

@@ -51,9 +51,9 @@ def warm_up(
     ``dynarray``.
 
     Small calls are made that go every way through the kernels of an operator, with and without NaN. On
-    backend ``"cpu"`` and ``"host"`` other processes help, at most as many as `get_num_threads` and cores
-    allow; they are started anew, import only this package and end before this function returns. Where files
-    cannot be kept, this process compiles all by itself.
+    backend ``"cpu"``, ``"host"`` and ``"ptx"`` other processes help, at most as many as `get_num_threads`
+    and cores allow; they are started anew, import only this package and end before this function returns.
+    Where files cannot be kept, this process compiles all by itself.
 
     Parameters
     ----------
@@ -79,10 +79,11 @@ def warm_up(
     Notes
     -----
     The backend is the one that `use_backend` forces, or else ``"cpu"``. What a kernel is compiled for does
-    not depend on sizes there. On ``"host"`` and ``"cuda"`` the sizes of small kernels are compiled in, so
-    that every program of a family is compiled, for indices of 32 bits: several dozens for `local_filter2d`
-    and its faces. On ``"cuda"`` that is done for the current device, in this process, and kept by CuPy. The
-    backend ``"reference"`` compiles nothing, nor does ``"cpu"`` where ``NUMBA_DISABLE_JIT`` is set.
+    not depend on sizes there. On ``"host"``, ``"ptx"`` and ``"cuda"`` the sizes of small kernels are compiled
+    in, so that every program of a family is compiled, for indices of 32 bits: several dozens for
+    `local_filter2d` and its faces. On ``"cuda"`` that is done for the current device, in this process, and
+    kept by CuPy. The backend ``"reference"`` compiles nothing, nor does ``"cpu"`` where
+    ``NUMBA_DISABLE_JIT`` is set.
 
     Examples
     --------

@@ -31,4 +31,4 @@ Pair = SupportsIndex | tuple[SupportsIndex, SupportsIndex] | list[int]
 # Which gradients are wanted; None: all of them.
 Needs = tuple[bool, ...] | list[bool] | None
 
-Backend = Literal["reference", "cpu", "host", "cuda"]
+Backend = Literal["reference", "cpu", "host", "ptx", "cuda"]

@@ -1,7 +1,8 @@
 """Launch a kernel on CuPy or NumPy arrays: the only place that does, so every guard lives here.
 
 CuPy arrays go to ``cupy.RawModule`` on the current device and stream, without synchronisation, host copy or
-allocation, so that a warm launch can be captured in a CUDA graph. NumPy arrays go to :mod:`rawkernels.host`.
+allocation, so that a warm launch can be captured in a CUDA graph. NumPy arrays go to :mod:`rawkernels.host`,
+or to :mod:`rawkernels.ptx` where :func:`numpy_runner` says so.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -138,6 +141,20 @@ def blocks(work_items: int, block: int) -> int:
     return -(-work_items // block)
 
 
+_numpy = threading.local()
+
+
+@contextmanager
+def numpy_runner(name: Literal["host", "ptx"]) -> Iterator[None]:
+    """Which package runs launches on NumPy arrays inside the block, in this thread; "host" elsewhere."""
+    before = getattr(_numpy, "runner", "host")
+    _numpy.runner = name
+    try:
+        yield
+    finally:
+        _numpy.runner = before
+
+
 def launch(
     program: Program,
     entry: str,
@@ -172,9 +189,9 @@ def launch(
     if is_cupy(arrays[0]):
         _launch_cupy(program, entry, grid, block, arguments, arrays, shared_bytes)
     else:
-        from rawkernels import host  # compiles with g++: loaded by those who use it
-
-        host.run(program, entry, grid, block, arguments, shared_bytes)
+        # Both compile with g++: loaded by those who use them.
+        runner = importlib.import_module(f"rawkernels.{getattr(_numpy, 'runner', 'host')}")
+        runner.run(program, entry, grid, block, arguments, shared_bytes)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -40,31 +41,58 @@ def may_be_missing(backend: str) -> bool:
     return not IN_CI
 
 
+# What backend "ptx" runs: the code of two architectures, subnormal numbers kept, and wide indices.
+PTX_WAYS: dict[str, dict[str, Any]] = {
+    "ptx": {"architecture": "sm_90"},
+    "ptx-sm_75": {"architecture": "sm_75"},
+    "ptx-subnormals": {"ftz": False},
+    "ptx-wide": {},
+}
+
+
 def backend_params(*names: str) -> list[Any]:
-    """Parameters for ``pytest.mark.parametrize``: the named backends, by default all.
+    """Parameters for ``pytest.mark.parametrize``: the named backends, by default all; "ptx" in all its ways.
 
     One that is missing is skipped with the reason; one that must be there is not skipped: its tests fail.
     """
     params = []
-    for name in names or tuple(PROBLEMS):
+    wanted = [way for name in names or PROBLEMS for way in (PTX_WAYS if name == "ptx" else (name,))]
+    for way in wanted:
+        name = way.partition("-")[0]
         marks = [pytest.mark.gpu] if name == "cuda" else []
         problem = PROBLEMS[name]
         if problem is not None and may_be_missing(name):
             marks.append(pytest.mark.skip(reason=f"backend {name}: {problem}"))
-        params.append(pytest.param(name, marks=marks, id=name))
+        params.append(pytest.param(way, marks=marks, id=way))
     return params
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One backend, and the way between NumPy arrays and its own."""
+    """One backend, in one of its ways if it has several, and the way between NumPy arrays and its own."""
 
     name: str
+    way: str = ""
 
     @contextmanager
     def use(self) -> Iterator[None]:
         """The backend, forced."""
-        with dyn.use_backend(self.name):
+        with dyn.use_backend(self.name), self._target():
+            yield
+
+    @contextmanager
+    def _target(self) -> Iterator[None]:
+        if self.name != "ptx":
+            yield
+            return
+        from rawkernels import ptx
+
+        with ExitStack() as stack:
+            stack.enter_context(ptx.use_target(ptx.Target(**PTX_WAYS[self.way or "ptx"])))
+            if self.way == "ptx-wide":
+                for stem in sorted({operator.stem for operator in dyn.OPERATORS.values()}):
+                    launches = f"rawkernels.{stem}.needs_wide_index"
+                    stack.enter_context(patch(launches, lambda *arrays, work_items=0: True))
             yield
 
     def array(self, values: Any) -> Any:
@@ -83,7 +111,7 @@ class Backend:
 @pytest.fixture(params=backend_params())
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each backend in turn, forced for the length of the test."""
-    chosen = Backend(request.param)
+    chosen = Backend(request.param.partition("-")[0], request.param)
     with chosen.use():
         yield chosen
 
@@ -94,8 +122,25 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow half last, so that a plain failure shows early."""
+    """Leave to `make test-long` most of what runs on backend "ptx"; put the slow half last.
+
+    Of each test, operator and dtype, one call in one way is drawn, by the names, if it is not slow.
+    """
+    kinds: dict[tuple[str, ...], list[pytest.Item]] = {}
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("backend") in PTX_WAYS:
+            slow = item.get_closest_marker("slow") is not None
+            kind = (item.nodeid.partition("[")[0], getattr(params.get("operator"), "name", ""))
+            kinds.setdefault((*kind, str(params.get("dtype")), str(slow)), []).append(item)
+    for kind, alike in kinds.items():
+        drawn = min(alike, key=lambda item: zlib.crc32(item.nodeid.encode()))
+        for item in alike:
+            if item is not drawn or kind[-1] == "True":
+                item.add_marker(pytest.mark.long)
+    # A plain failure shows early.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

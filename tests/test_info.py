@@ -40,7 +40,7 @@ def test_the_command_prints_every_section(tmp_path: Path) -> None:
 
 
 def test_a_missing_required_backend_fails_the_command(monkeypatch, capsys) -> None:
-    problems = {"reference": None, "cpu": None, "host": None, "cuda": "the moon is in the way"}
+    problems = {"reference": None, "cpu": None, "host": None, "ptx": None, "cuda": "the moon is in the way"}
     monkeypatch.setattr(command, "backend_problems", lambda: problems)
     assert command.main(["info", "--require", "cpu"]) == 0
     assert command.main(["info", "--require", "cpu", "--require", "cuda"]) == 1
@@ -49,7 +49,7 @@ def test_a_missing_required_backend_fails_the_command(monkeypatch, capsys) -> No
 
 def test_reference_and_cpu_are_available_here() -> None:
     problems = _info.backend_problems()
-    assert list(problems) == ["reference", "cpu", "host", "cuda"]
+    assert list(problems) == ["reference", "cpu", "host", "ptx", "cuda"]
     assert problems["reference"] is None
     assert problems["cpu"] is None
 

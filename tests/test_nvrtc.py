@@ -20,22 +20,20 @@ from typing import Any
 import pytest
 
 from rawkernels.launch import DTYPES, NVRTC_OPTIONS
+from rawkernels.ptx import nvrtc
+from rawkernels.ptx.nvrtc import CUPY_ADDS
 from rawkernels.source import Program
 
-try:
-    import nvidia  # type: ignore[import-untyped]
-    from cuda.bindings import nvrtc
-except ImportError as missing:
+missing = nvrtc.problem()
+if missing is not None:
     if os.environ.get("CI") or __name__ == "__main__":
-        raise
-    reason = f"NVRTC's Python binding is not installed ({missing}): pip install 'dynarray[test]'"
-    pytest.skip(reason, allow_module_level=True)
+        raise RuntimeError(missing)
+    pytest.skip(missing, allow_module_level=True)
 
 TABLE = Path(__file__).with_name("registers.json")
 TABLE_ARCHITECTURE = "sm_90"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 OTHER_ARCHITECTURES = tuple(name for name in ARCHITECTURES if name != TABLE_ARCHITECTURE)
-CUPY_ADDS = ("-ftz=true",)  # to the options that it is given
 PART = 5  # quick tests compile one program in so many; each further architecture takes another part
 
 _USAGE = re.compile(
@@ -64,41 +62,10 @@ class Compiled:
     kernels: dict[str, Usage]
 
 
-def include_directory() -> str:
-    """CUDA's headers, from the package nvidia-cuda-runtime."""
-    for base in nvidia.__path__:
-        for header in sorted(Path(base).glob("*/include/cuda_fp16.h")):
-            return str(header.parent)
-    raise FileNotFoundError("cuda_fp16.h: install nvidia-cuda-runtime")
-
-
-def nvrtc_version() -> str:
-    """Version of the compiler, without the build."""
-    status, major, minor = nvrtc.nvrtcVersion()
-    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS
-    return f"{major}.{minor}"
-
-
-def compile_text(text: str, architecture: str) -> tuple[bool, str, int]:
-    """Whether NVRTC compiles the text, its log, and the size of the machine code."""
-    options = [f"--gpu-architecture={architecture}", f"-I{include_directory()}", "--ptxas-options=-v"]
-    options += [*NVRTC_OPTIONS, *CUPY_ADDS]
-    _, handle = nvrtc.nvrtcCreateProgram(text.encode(), b"kernel.cu", 0, [], [])
-    try:
-        (status,) = nvrtc.nvrtcCompileProgram(handle, len(options), [option.encode() for option in options])
-        _, size = nvrtc.nvrtcGetProgramLogSize(handle)
-        log = b" " * size
-        nvrtc.nvrtcGetProgramLog(handle, log)
-        done = status == nvrtc.nvrtcResult.NVRTC_SUCCESS
-        cubin_bytes = nvrtc.nvrtcGetCUBINSize(handle)[1] if done else 0
-        return done, log.decode(errors="replace"), cubin_bytes
-    finally:
-        nvrtc.nvrtcDestroyProgram(handle)
-
-
 def compile_program(label: str, program: Program, architecture: str) -> Compiled:
     """Compile, and read what ptxas says of each kernel."""
-    done, log, cubin_bytes = compile_text(program.text, architecture)
+    options = (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *NVRTC_OPTIONS, *CUPY_ADDS)
+    done, log, _, cubin_bytes = nvrtc.compile_text(program.text, options)
     assert done, f"{label} for {architecture}:\n{log}"
     kernels = {
         found["name"]: Usage(
@@ -187,7 +154,7 @@ def compare_with_table(compiled: list[Compiled]) -> None:
     found, committed = registers(compiled), table()
     assert set(found) <= set(committed["registers"]), "programs that the table lacks: write it again"
     expected = {label: committed["registers"][label] for label in found}
-    if committed["nvrtc"] == nvrtc_version():
+    if committed["nvrtc"] == nvrtc.version():
         assert found == expected
         return
     far = [
@@ -198,7 +165,7 @@ def compare_with_table(compiled: list[Compiled]) -> None:
     ]
     assert not far
     pytest.skip(
-        f"the table is of NVRTC {committed['nvrtc']}, this is {nvrtc_version()}: "
+        f"the table is of NVRTC {committed['nvrtc']}, this is {nvrtc.version()}: "
         "compared within 32 registers instead of exactly"
     )
 
@@ -275,7 +242,7 @@ def write_table() -> None:
     """Compile everything for the table's architecture and write tests/registers.json."""
     made = compile_all(all_programs(), TABLE_ARCHITECTURE)
     check(made)
-    head = {"nvrtc": nvrtc_version(), "architecture": TABLE_ARCHITECTURE}
+    head = {"nvrtc": nvrtc.version(), "architecture": TABLE_ARCHITECTURE}
     rows = [f"    {json.dumps(label)}: {json.dumps(kernels)}" for label, kernels in registers(made).items()]
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     TABLE.write_text(

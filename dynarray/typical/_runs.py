@@ -77,6 +77,8 @@ class ProgramRun:
         """Compile it, or load it."""
         if self.backend == "host":
             load("rawkernels.host.library").load(self.program)
+        elif self.backend == "ptx":
+            load("rawkernels.ptx").load(self.program)
         else:
             load("rawkernels.launch").prepare(self.program)
 

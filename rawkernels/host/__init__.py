@@ -26,7 +26,7 @@ from rawkernels.host.guard import Guarded
 from rawkernels.host.library import compiler_version, load
 from rawkernels.source import Program
 
-__all__ = ["KernelError", "compiler_version", "run"]
+__all__ = ["KernelError", "compiler_version", "launch_request", "run"]
 
 
 class KernelError(RuntimeError):
@@ -43,6 +43,15 @@ class _Request(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("message", ctypes.c_char_p),
     ]
+
+
+def launch_request(
+    grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int
+) -> tuple[ctypes.Structure, Any]:
+    """What the fibers are to run, and the text, to be kept meanwhile, where they say why they could not."""
+    message = ctypes.create_string_buffer(256)
+    seed = int(os.environ.get("DYNARRAY_HOST_SEED", "0"))
+    return _Request(grid, block, shared_bytes, seed, ctypes.cast(message, ctypes.c_char_p)), message
 
 
 def run(
@@ -72,9 +81,7 @@ def run(
         values.append(value)
         pointers[position] = ctypes.addressof(value)
 
-    message = ctypes.create_string_buffer(256)
-    seed = int(os.environ.get("DYNARRAY_HOST_SEED", "0"))
-    request = _Request(grid, block, shared_bytes, seed, ctypes.cast(message, ctypes.c_char_p))
+    request, message = launch_request(grid, block, shared_bytes)
     with forks.held_off():
         failed = function(ctypes.byref(request), pointers)
     if failed:

@@ -56,11 +56,11 @@ def load(program: Program) -> ctypes.CDLL:
     found = _loaded.get((program, debug))
     if found is not None:
         return found
-    _load_runtime()
+    load_runtime()
     include = f"-I{_directory() / 'include'}"
     headers = "".join(read_text(f"include/{name}") for name in _HEADERS)
     flags = (*_COMMON, *(_DEBUG if debug else _FAST))
-    library = _build(program.file.partition(".")[0], with_entries(program), flags, (include,), headers)
+    library = build(program.file.partition(".")[0], with_entries(program), flags, (include,), headers)
     return _loaded.setdefault((program, debug), library)
 
 
@@ -68,8 +68,9 @@ _HEADERS = ("cuda_shim.h", "cuda_fp16.h", "cuda_bf16.h")
 
 
 @cache
-def _load_runtime() -> ctypes.CDLL:
-    return _build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
+def load_runtime() -> ctypes.CDLL:
+    """The library that runs the fibers."""
+    return build("runtime", read_text("runtime.cpp"), _RUNTIME, ("-ldl",), "")
 
 
 @cache
@@ -160,17 +161,20 @@ def cache_directory() -> Path:
     return store.cache_folder("host")
 
 
-def _build(
-    stem: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], depends: str
+def build(
+    stem: str, text: str, flags: tuple[str, ...], places: tuple[str, ...], depends: str, folder: str = "host"
 ) -> ctypes.CDLL:
-    """The library made from `text`, compiled if the cache does not have it."""
+    """The library made from `text`, compiled if that folder of the cache does not have it.
+
+    Those whose stem ends with "runtime" are there for the others to find their functions.
+    """
     command = compiler()
     content = "\0".join((compiler_version(*command), *command[1:], *flags, depends, text))
     name = f"{stem}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.so"
     with _lock:
         key_lock = _key_locks.setdefault(name, threading.Lock())
     with key_lock:
-        entry = cache_directory() / name
+        entry = store.cache_folder(folder) / name
         for attempt in range(2):
             if store.load_entry(entry) is None:
                 compilations.begins(entry)

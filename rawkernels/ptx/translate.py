@@ -1,0 +1,340 @@
+"""PTX to C++: one statement an instruction, so that the two can be read side by side.
+
+    ld.global.nc.f32  %f1, [%rd5+16];     f1 = at<float>(load_nc(self, rd5 + 16ll, 4, 7));
+    fma.rn.ftz.f32    %f3, %f1, %f2, %f3; f3 = flushed(fused(flushed(f1), flushed(f2), flushed(f3)));
+    @%p4 bra          $L__BB0_5;          if (p4) goto L__BB0_5;
+
+Registers become variables of the same names; what the functions do stands in machine.h and arithmetic.h. The
+last argument of an access is its *site*, a number that leads a report back to instruction and source line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from .opcodes import ATOMIC, CPP_TYPES, expression, fill, is_float, unknown, width
+from .parse import Instruction, Kernel, Label, Operand, PtxError, parse
+
+# Each array in shared memory has a stretch of addresses of its own: past the end of one is not in the next.
+SHARED_STRETCH = 1 << 20
+_SPECIAL = {
+    f"%{name}.{axis}": f"self.at.{field}.{axis}"
+    for name, field in zip(
+        ("tid", "ctaid", "ntid", "nctaid"), ("thread", "block", "block_size", "grid_size"), strict=True
+    )
+    for axis in "xyz"
+} | {"%laneid": "self.lane"}
+# Hints for caches say nothing about what is read.
+_CACHE_HINTS = {"ca", "cg", "cs", "lu", "wb", "wt"}
+_ADDRESS = re.compile(r"\[\s*([%\w$.]+?)\s*(?:\+\s*(-?\d+))?\s*\]")
+
+
+@dataclass(frozen=True)
+class Site:
+    """An instruction that a report may name."""
+
+    kernel: str
+    opcode: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One module in C++; `kernels` by name, `sites` by number."""
+
+    text: str
+    kernels: dict[str, Kernel]
+    sites: tuple[Site, ...]
+
+
+def translate(ptx: str) -> Translation:
+    """The C++ of a PTX text."""
+    kernels = parse(ptx)
+    sites: list[Site] = []
+    functions = [_Translator(kernel, sites).function() for kernel in kernels]
+    entries = [f"ENTRY({kernel.name})" for kernel in kernels]
+    text = "\n".join(['#include "machine.h"', *functions, *entries, ""])
+    return Translation(text, {kernel.name: kernel for kernel in kernels}, tuple(sites))
+
+
+@dataclass
+class _Translator:
+    """One kernel; `sites` are shared with the others of its module."""
+
+    kernel: Kernel
+    sites: list[Site]
+    current: Instruction = field(init=False)
+
+    def function(self) -> str:
+        """The whole function."""
+        lines = [f"static void kernel_{self.kernel.name}(void** arguments) {{"]
+        lines.append("    Thread self(arguments[0]);")
+        lines += self._declarations()
+        for item in self.kernel.body:
+            if isinstance(item, Label):
+                lines.append(f"{item.name}:;")
+            else:
+                self.current = item
+                guard = f"if ({item.guard.replace('%', '')}) " if item.guard else ""
+                lines.append(f"    {guard}{self._statement()}")
+        return "\n".join([*lines, "}"])
+
+    def _declarations(self) -> list[str]:
+        used: dict[str, set[str]] = {}
+        for item in self.kernel.body:
+            if isinstance(item, Instruction):
+                for name in re.findall(r"%(\w+)", " ".join((item.guard or "", *map(str, item.operands)))):
+                    kind = self._register_type(name)
+                    if kind is not None:
+                        used.setdefault(CPP_TYPES[kind], set()).add(name)
+        return [f"    {kind} {', '.join(sorted(names))};" for kind, names in sorted(used.items())]
+
+    def _register_type(self, name: str) -> str | None:
+        return self.kernel.registers.get(name.rstrip("0123456789"))
+
+    # ---- statements
+
+    def _statement(self) -> str:
+        base = self.current.opcode.split(".")[0]
+        method = getattr(self, f"_do_{base}", self._arithmetic)
+        statement: str = method()
+        return statement
+
+    def _arithmetic(self) -> str:
+        if not self.current.operands:
+            raise unknown(self.current.opcode)
+        target, *sources = self.current.operands
+        result = expression(self.current.opcode, partial(self._value_of, sources), self._site)
+        return self._assign(target, result.text, result.type)
+
+    def _words(self, *wanted: str) -> list[str]:
+        """What follows the base of the opcode and the words `wanted`, which must be there, in order."""
+        words = self.current.opcode.split(".")[1:]
+        if tuple(words[: len(wanted)]) != wanted:
+            raise unknown(self.current.opcode)
+        return words[len(wanted) :]
+
+    def _do_ret(self) -> str:
+        self._words()
+        return "return;"
+
+    _do_exit = _do_ret
+
+    def _do_bra(self) -> str:
+        (target,) = self.current.operands
+        return f"goto {str(target).lstrip('$')};"
+
+    def _do_bar(self) -> str:
+        words, operands = self._words(), self.current.operands
+        if words == ["sync"] and operands == ("0",):
+            return f"barrier(self, {self._site});"
+        if words == ["warp", "sync"]:
+            return f"warp_barrier(self, {self._value(operands[0], 'u32')}, {self._site});"
+        raise unknown(f"{self.current.opcode} {', '.join(map(str, operands))}")
+
+    def _do_cvta(self) -> str:
+        if self._words("to", "global") != ["u64"]:
+            raise unknown(self.current.opcode)
+        target, source = self.current.operands
+        return self._assign(target, self._value(source, "u64"), "u64")
+
+    def _do_mov(self) -> str:
+        (kind,) = self._words()
+        target, source = self.current.operands
+        if isinstance(target, tuple):
+            bits = width(kind) // len(target)
+            parts = [
+                self._assign(part, f"(u{bits})(bits >> {bits * i})", f"u{bits}")
+                for i, part in enumerate(target)
+                if part != "_"
+            ]
+            return f"{{ const {CPP_TYPES[kind]} bits = {self._value(source, kind)}; {' '.join(parts)} }}"
+        if isinstance(source, tuple):
+            bits = width(kind) // len(source)
+            parts = [
+                f"({CPP_TYPES[kind]}){self._value(part, f'u{bits}')} << {bits * i}"
+                for i, part in enumerate(source)
+            ]
+            return self._assign(target, " | ".join(parts), kind)
+        return self._assign(target, self._value(source, kind), kind)
+
+    # ---- memory
+
+    def _do_ld(self) -> str:
+        words = self.current.opcode.split(".")[1:]
+        target, address = self.current.operands
+        if words[0] == "param":
+            name, offset = self._address(address)
+            if offset or len(words) != 2:
+                raise unknown(self.current.opcode)
+            place = 1 + self.kernel.parameters.index(name)
+            return self._assign(target, f"at<{CPP_TYPES[words[1]]}>(arguments[{place}])", words[1])
+        space, coherent, count, kind = self._access(words)
+        function = {"global": "load", "shared": "load_shared"}[space] + ("" if coherent else "_nc")
+        size = count * width(kind) // 8
+        memory = f"{function}(self, {self._place(address)}, {size}, {self._site})"
+        if count == 1:
+            return self._assign(target, f"at<{CPP_TYPES[kind]}>({memory})", kind)
+        parts = [
+            self._assign(part, f"at<{CPP_TYPES[kind]}>(memory, {i})", kind) for i, part in enumerate(target)
+        ]
+        return f"{{ const void* memory = {memory}; {' '.join(parts)} }}"
+
+    def _do_st(self) -> str:
+        space, coherent, count, kind = self._access(self.current.opcode.split(".")[1:])
+        address, source = self.current.operands
+        function = {"global": "store", "shared": "store_shared"}[space]
+        memory = f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site})"
+        parts = source if isinstance(source, tuple) else (source,)
+        if not coherent or len(parts) != count:
+            raise unknown(self.current.opcode)
+        puts = [
+            f"put<{CPP_TYPES[kind]}>(memory, {i}, {self._value(part, kind)});" for i, part in enumerate(parts)
+        ]
+        return f"{{ void* memory = {memory}; {' '.join(puts)} }}"
+
+    def _do_atom(self) -> str:
+        target, *others = self.current.operands
+        return self._update(others, target)
+
+    def _do_red(self) -> str:
+        return self._update(list(self.current.operands), None)
+
+    def _update(self, operands: list[Operand], target: Operand | None) -> str:
+        words = self.current.opcode.split(".")[1:]
+        operation = next((word for word in words if word in ATOMIC), "")
+        words = [word for word in words if word not in (operation, "relaxed", "gpu")]
+        space, _, count, kind = self._access(words)
+        if not operation or (is_float(kind) and operation not in ("add", "exch")):
+            raise unknown(self.current.opcode)
+        flush = space == "global" and kind == "f32" and operation == "add"
+        function = {"global": "update", "shared": "update_shared"}[space]
+        address, *sources = operands
+        lines = [f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site});"]
+        for i in range(count):
+            parts = [source[i] if isinstance(source, tuple) else source for source in sources]
+            old = f"old{i}"
+            lines.append(f"const {CPP_TYPES[kind]} {old} = at<{CPP_TYPES[kind]}>(memory, {i});")
+            read = partial(self._value_of, parts)
+            held = f"flushed({old})" if flush else old
+            value = fill(ATOMIC[operation], kind, read, flush=flush, old=held)
+            lines.append(f"put<{CPP_TYPES[kind]}>(memory, {i}, {f'flushed({value})' if flush else value});")
+            if target is not None:
+                lines.append(self._assign(target[i] if isinstance(target, tuple) else target, old, kind))
+        return f"{{ void* memory = {' '.join(lines)} }}"
+
+    def _value_of(self, operands: Sequence[Operand], position: int, kind: str) -> str:
+        return self._value(operands[position], kind)
+
+    def _access(self, words: list[str]) -> tuple[str, bool, int, str]:
+        """Space, whether it is coherent, number of elements and their type."""
+        space, *rest = [word for word in words if word not in _CACHE_HINTS]
+        coherent = "nc" not in rest
+        *vector, kind = [word for word in rest if word != "nc"] or [""]
+        counts = {(): 1, ("v2",): 2, ("v4",): 4}
+        known = space in ("global", "shared") and kind in CPP_TYPES and tuple(vector) in counts
+        if not known or (space == "shared" and not coherent):
+            raise unknown(self.current.opcode)
+        return space, coherent, counts[tuple(vector)], kind
+
+    def _address(self, operand: Operand) -> tuple[str, int]:
+        found = _ADDRESS.fullmatch(str(operand))
+        if found is None:
+            raise PtxError(f"{self.current.opcode}: no address: {operand}")
+        return found[1], int(found[2] or 0)
+
+    def _place(self, operand: Operand) -> str:
+        """An address as a number; one in shared memory has 32 bits."""
+        name, offset = self._address(operand)
+        kind = "u32" if "shared" in self.current.opcode.split(".") else "u64"
+        start = self._value(name, kind)
+        return f"{start} + {offset}" if offset >= 0 else f"{start} - {-offset}"
+
+    # ---- operations of a warp
+
+    def _do_shfl(self) -> str:
+        (mode, kind) = self._words("sync")
+        target, value, other, clamp, mask = self.current.operands
+        if mode not in ("bfly", "idx", "up", "down") or kind != "b32":
+            raise unknown(self.current.opcode)
+        result, _, inside = str(target).partition("|")
+        sources = ", ".join(self._value(operand, "u32") for operand in (value, other, clamp, mask))
+        parts = [self._assign(result, "got.value", "u32")]
+        if inside:
+            parts.append(self._assign(inside, "got.inside", "pred"))
+        call = f"const Shuffled got = shuffle(self, shuffle_{mode}, {sources}, {self._site});"
+        return f"{{ {call} {' '.join(parts)} }}"
+
+    def _do_vote(self) -> str:
+        mode, kind = self._words("sync")
+        target, source, mask = self.current.operands
+        predicate, lanes = self._value(source, "pred"), self._value(mask, "u32")
+        votes = {
+            ("any", "pred"): f"ballot(self, {predicate}, {lanes}, {self._site}) != 0",
+            ("all", "pred"): f"ballot(self, !({predicate}), {lanes}, {self._site}) == 0",
+            ("ballot", "b32"): f"ballot(self, {predicate}, {lanes}, {self._site})",
+        }
+        if (mode, kind) not in votes:
+            raise unknown(self.current.opcode)
+        return self._assign(target, votes[mode, kind], kind)
+
+    # ---- operands
+
+    @property
+    def _site(self) -> int:
+        """The number of the current instruction, which gets one when it is first asked for."""
+        site = Site(self.kernel.name, self.current.opcode, self.current.line)
+        if not self.sites or self.sites[-1] != site:
+            self.sites.append(site)
+        return len(self.sites) - 1
+
+    def _value(self, operand: Operand, kind: str) -> str:
+        """An operand as a value of a type of PTX."""
+        text = str(operand)
+        negated = text.startswith("!")
+        if negated:
+            return f"!{self._value(text[1:], kind)}"
+        if text in _SPECIAL:
+            return _SPECIAL[text]
+        if text.startswith("%"):
+            held = self._register_type(text[1:])
+            if held is None:
+                raise PtxError(f"the register {text} is unknown to the backend ptx")
+            return _converted(text[1:], held, kind)
+        if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", text):
+            return _converted(f"0x{text[2:]}u", "u32", kind)
+        if re.fullmatch(r"0[dD][0-9a-fA-F]{16}", text):
+            return _converted(f"0x{text[2:]}ull", "u64", kind)
+        if re.fullmatch(r"-?\d+|0[xX][0-9a-fA-F]+U?", text):
+            number = int(text.rstrip("U"), 0)
+            return f"({CPP_TYPES[kind]}){number}{'ull' if number >= 1 << 63 else 'll'}"
+        for position, array in enumerate(self.kernel.shared):
+            if array.name == text:
+                return f"({CPP_TYPES[kind]}){(position + 1) * SHARED_STRETCH}"
+        raise PtxError(f"{self.current.opcode}: the operand {text} is unknown to the backend ptx")
+
+    def _assign(self, target: Operand, text: str, kind: str) -> str:
+        """The statement that puts a value of a type into a register."""
+        if str(target) == "_":
+            return f"(void)({text});"
+        name = str(target).lstrip("%")
+        held = self._register_type(name)
+        if held is None or "|" in name:
+            raise PtxError(f"{self.current.opcode}: the operand {target} is unknown to the backend ptx")
+        if is_float(held) != is_float(kind):
+            text = f"same_bits<{CPP_TYPES[held]}>(({CPP_TYPES[kind]})({text}))"
+        return f"{name} = {text};"
+
+
+def _converted(text: str, held: str, wanted: str) -> str:
+    """A register or a constant of one type as a value of another."""
+    if CPP_TYPES[held] == CPP_TYPES[wanted]:
+        return text
+    if is_float(held) or is_float(wanted):
+        if width(held) != width(wanted):
+            raise PtxError(f"{text}, of {width(held)} bits, as {wanted}")
+        return f"same_bits<{CPP_TYPES[wanted]}>({text})"
+    return f"({CPP_TYPES[wanted]}){text}"
