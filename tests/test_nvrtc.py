@@ -265,6 +265,22 @@ def test_a_spill_is_seen() -> None:
         check([made])
 
 
+def test_atomics_of_four_floats_are_for_headers_that_have_them() -> None:
+    """Those of CUDA 12.0 have none: there, with the name gone, the text compiles as well."""
+    deform = importlib.import_module("rawkernels.deform")
+    atomic = "atomicAdd(reinterpret_cast<float4*>"
+    text = deform.choose_program("float32", 4).text
+    assert atomic in text
+    text = text.replace(atomic, "undeclared(reinterpret_cast<float4*>")
+    version = {"MAJOR": 12, "MINOR": 0}
+    older = "".join(
+        f"#undef __CUDACC_VER_{n}__\n#define __CUDACC_VER_{n}__ {v}\n" for n, v in version.items()
+    )
+    assert not compile_text(text, "sm_90")[0]
+    done, log, _ = compile_text(older + text, "sm_90")
+    assert done, log
+
+
 def test_an_error_is_shown() -> None:
     program = Program("wrong.cu", (), override='extern "C" __global__ void wrong() { undeclared(); }')
     with pytest.raises(AssertionError, match=r'wrong for sm_90:[\s\S]*identifier "undeclared" is undefined'):
