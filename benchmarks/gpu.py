@@ -3,6 +3,9 @@
 Each piece is some commands and the seconds they may take together; those that are run by default stay under
 ten minutes. What they print goes to a log per piece, and what came of them to a JSON file, written anew after
 each command: whoever stops it keeps what there is.
+
+The tests rehearse it on machines without a GPU (``DYNARRAY_GPU_REHEARSAL=1``): a stand-in is in the place of
+CuPy, the benchmarks take tiny arrays, a quick run takes a sample of the contract, and no sanitizer watches.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,10 @@ TOOLS = ("memcheck", "racecheck", "initcheck")
 _WORKERS = 8  # test processes that compile beside each other and share the GPU
 _GRACE_S = 15  # to print a summary in, after an interrupt
 _PARALLEL = "same_bits or graph"  # of tests/test_gpu.py; the others want the GPU for themselves
+REHEARSAL = os.environ.get("DYNARRAY_GPU_REHEARSAL", "") == "1"
+# Of the contract in a quick rehearsal: each operator, both passes, all gradients; functions of the tape.
+_SAMPLE = "needs or optional_arrays or public_functions or results_are_new or functions_gpu or matmul"
+_REHEARSAL_LIMIT_S = 1800  # of each piece: kernels run on one core
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,29 @@ class Piece:
     needs: str | None = None
 
 
-def pieces(results: Path, *, quick: bool = False) -> dict[str, Piece]:
+def pieces(results: Path, *, quick: bool = False, rehearsal: bool = REHEARSAL) -> dict[str, Piece]:
     """All pieces by name; those that a run without names takes are `DEFAULT`."""
+    made = _pieces(results, quick, ("-k", _SAMPLE) if quick and rehearsal else ())
+    return {name: _rehearsed(piece, quick) for name, piece in made.items()} if rehearsal else made
+
+
+def _rehearsed(piece: Piece, quick: bool) -> Piece:
+    """The piece as it runs on a stand-in."""
+    commands = piece.commands
+    if piece.needs:  # what it would watch runs by itself
+        commands = tuple(dict.fromkeys(command[-4:] for command in commands))
+        commands = tuple(("python", *command) for command in commands)
+    if piece.name in ("benchmarks", "growth"):
+        few = ("--operator", "ddf") if piece.name == "growth" and quick else ()
+        commands = tuple((*command, "--quick", *few) for command in commands)
+    return replace(piece, limit_s=_REHEARSAL_LIMIT_S, commands=commands, needs=None)
+
+
+def _pieces(results: Path, quick: bool, sample: tuple[str, ...]) -> dict[str, Piece]:
     # Every test by name: of a run that is stopped, one wants to know how far it came.
     pytest, bench = ("python", "-m", "pytest", "-v", "--tb=short"), ("python", "-m", "benchmarks")
     beside = _beside()
-    contract = ("-k", "test_float32 or half_precision or second_run") if quick else ()
+    contract = sample or (("-k", "test_float32 or half_precision or second_run") if quick else ())
     behaviour = "waits or graph or warm" if quick else ""
     alone = f"not ({_PARALLEL})" + (f" and ({behaviour})" if behaviour else "")
     few = ("--operator", "ddf", "deform_conv2d") if quick else ("--peers",)
@@ -227,9 +251,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=pages.RESULTS, help="default: benchmarks/results")
     arguments = parser.parse_args(argv)
     results: Path = arguments.results.resolve()
+    if REHEARSAL and results == pages.RESULTS.resolve():
+        parser.error("a rehearsal measures nothing: name another folder by --results")
     results.mkdir(parents=True, exist_ok=True)
     output = results / f"gpu-{today()}.json"
-    record: dict[str, Any] = {"schema": SCHEMA, "kind": "gpu", **describe(Cuda()), "pieces": []}
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "gpu",
+        "rehearsal": REHEARSAL,
+        **describe(Cuda()),
+        "pieces": [],
+    }
     if output.exists():  # pieces may be run one by one
         earlier = json.loads(output.read_text())
         if earlier["commit"] == record["commit"] and earlier["machine"] == record["machine"]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,8 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ._dispatch import BACKENDS
 
@@ -164,6 +167,22 @@ def _cuda_problem() -> str | None:
     return None if count else "CuPy sees no GPU"
 
 
+def bfloat16_problem() -> str | None:
+    """What CuPy lacks for arrays of bfloat16, or None.
+
+    Returns
+    -------
+    str or None
+        What is needed and what is here.
+    """
+    found = import_module("cupy").__version__
+    if int(found.partition(".")[0]) < 14:
+        return f"needs CuPy 14 or later, this is {found}"
+    if tuple(int(part) for part in re.findall(r"\d+", np.__version__)[:3]) < (2, 1, 2):
+        return f"needs NumPy 2.1.2 or later, this is {np.__version__}"
+    return None if find_spec("ml_dtypes") else "needs ml_dtypes, which is not installed"
+
+
 def _versions() -> dict[str, str]:
     found = {"python": f"{platform.python_version()} ({platform.python_implementation()}) {sys.executable}"}
     # CuPy is distributed under a name for each version of CUDA; two of them at once is a common mistake.
@@ -230,6 +249,7 @@ def _gpus() -> dict[str, str]:
         "driver": _attempt(lambda: _cuda_version(runtime.driverGetVersion())),
         "runtime": _attempt(lambda: _cuda_version(runtime.runtimeGetVersion())),
         "nvrtc": _attempt(lambda: ".".join(map(str, cuda.nvrtc.getVersion()))),
+        "bfloat16": _attempt(lambda: bfloat16_problem() or "available"),
     }
     try:
         count = runtime.getDeviceCount()

@@ -114,7 +114,9 @@ __device__ __forceinline__ void add_to_corners(
     for (int k = 0; k < CORNERS; ++k) {
         if (!(inside >> k & 1)) continue;
         ACC* target = image + pixel + corner_offset(k, step, width);
-#if VEC % 4 == 0 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// The headers of CUDA 12.0 do not declare these atomics yet.
+#if VEC % 4 == 0 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && \
+    __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201
         if constexpr (sizeof(ACC) == 4) {  // one transaction for four channels
 #pragma unroll
             for (int v = 0; v < VEC; v += 4) {

@@ -151,20 +151,49 @@ def test_summary_is_median_and_quartiles():
     assert measure.summarise([7.0]) == measure.Timing(7.0, 7.0, 7.0, 1)
 
 
-def test_cuda_events_bracket_each_call_and_wait_once():
-    log = []
+class QueueOfCalls:
+    """A device that has what is queued done at once, and a clock that says how long queueing took."""
 
-    class Event:
-        def record(self):
-            log.append("event")
+    def __init__(self, monkeypatch, seconds):
+        self.log, self.now, self.seconds = [], 0.0, list(seconds)
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+        self.cuda = SimpleNamespace(
+            Event=lambda: SimpleNamespace(record=lambda: self.log.append("event")),
+            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: self.log.append("wait")),
+            get_elapsed_time=lambda start, stop: 0.25,
+        )
 
-    cuda = SimpleNamespace(
-        Event=Event,
-        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: log.append("wait")),
-        get_elapsed_time=lambda start, stop: 0.25,
-    )
-    assert measure.CudaEvents(cuda).times(log.append, 3, 2) == [0.25, 0.25]
-    assert log == ["event", 3, "event", "event", 4, "event", "wait"]
+    def RawKernel(self, code, name):
+        return lambda grid, block, args: self.log.append("spin") or self.log.append(int(args[0]))
+
+    def call(self, index):
+        self.log.append(f"call {index}")
+        self.now += self.seconds.pop(0)
+
+
+def test_cuda_events_stand_behind_a_spin_that_outlasts_the_queueing(monkeypatch):
+    device = QueueOfCalls(monkeypatch, [1e-5] * 2)
+    assert measure.CudaEvents(device).times(device.call, 3, 2) == [0.25, 0.25]
+    spun = device.log.pop(1)
+    assert spun > 2e4
+    assert device.log == ["spin", "event", "call 3", "event", "event", "call 4", "event", "wait"]
+
+
+def test_calls_that_were_queued_too_slowly_are_measured_again_behind_a_longer_spin(monkeypatch):
+    device = QueueOfCalls(monkeypatch, [1e-2] * 5)
+    clock = measure.CudaEvents(device)
+    assert clock.times(device.call, 0, 2) == [0.25] * 2
+    spins = [device.log[at + 1] for at, what in enumerate(device.log) if what == "spin"]
+    assert len(spins) == 2 and spins[0] < 2e7 < spins[1]
+    assert clock.times(device.call, 0, 1) == [0.25]  # now it knows
+    assert device.log.count("spin") == 3
+
+
+def test_no_more_is_queued_at_once_than_a_stream_holds(monkeypatch):
+    device = QueueOfCalls(monkeypatch, [0.0] * 100)
+    assert len(measure.CudaEvents(device).times(device.call, 0, 100)) == 100
+    assert device.log.count("spin") == device.log.count("wait") == 7
+    assert [what for what in device.log if str(what).startswith("call")] == [f"call {i}" for i in range(100)]
 
 
 GLUTTON = """

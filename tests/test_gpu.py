@@ -13,23 +13,12 @@ import pytest
 from _contract import BFLOAT16, Call, check_same_bits, compare, evaluate, full_call, parts
 from conftest import REHEARSAL, Backend, backend_params
 
+from benchmarks.harness.spin import Spin
 from dynarray import OPERATORS
 from rawkernels import matmul
 from rawkernels.matmul import multiply
 
-# Whoever waits for this kernel is found out: it does nothing, for a time. On the stand-in for CuPy, where
-# work is finished only when somebody waits for it, no time need pass.
-SPIN = r"""
-extern "C" __global__ void spin(const unsigned long long nanoseconds) {
-#ifdef __CUDACC_RTC__
-    unsigned long long start, now;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
-    do {
-        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-    } while (now - start < nanoseconds);
-#endif
-}
-"""
+# Whoever waits for this is found out.
 SPIN_S = 0.5
 INT_LIMIT = 2**31
 SIZES = {"N": 2, "H": 11, "W": 13} if REHEARSAL else {"N": 2, "H": 61, "W": 83}
@@ -123,10 +112,10 @@ def test_on_a_stream_of_its_own_a_call_waits_for_nothing(
     for _ in range(2):  # kernels are compiled, the pool has what is needed
         results = placed.run()
     stream.synchronize()
-    spin = cupy.RawKernel(SPIN, "spin")
-    spin((1,), (1,), (np.uint64(1),))
+    spin = Spin(cupy)
+    spin(1e-9)
     stream.synchronize()
-    spin((1,), (1,), (np.uint64(SPIN_S * 1e9),))
+    spin(SPIN_S)
     results = placed.run()
     returned_early = not stream.done
     stream.synchronize()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from conftest import PROBLEMS
 
 from dynarray import __main__ as command
@@ -78,7 +79,7 @@ def test_gpus_are_described_and_a_missing_driver_is_reported(monkeypatch) -> Non
         getDeviceProperties=lambda index: properties,
     )
     nvrtc = SimpleNamespace(getVersion=lambda: (12, 9))
-    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, nvrtc=nvrtc))
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, nvrtc=nvrtc), __version__="14.2.0")
     monkeypatch.setattr(_info, "find_spec", lambda name: object())
     monkeypatch.setattr(
         _info, "import_module", lambda name: cupy if name == "cupy" else importlib.import_module(name)
@@ -87,6 +88,7 @@ def test_gpus_are_described_and_a_missing_driver_is_reported(monkeypatch) -> Non
         "driver": "13.1",
         "runtime": "12.9",
         "nvrtc": "12.9",
+        "bfloat16": "available",
         "device 0": "Some GPU, sm_90, 3.0 GiB, 132 multiprocessors",
     }
     assert _info.backend_problems()["cuda"] is None
@@ -99,6 +101,7 @@ def test_gpus_are_described_and_a_missing_driver_is_reported(monkeypatch) -> Non
         "driver": "13.1",
         "runtime": "12.9",
         "nvrtc": "12.9",
+        "bfloat16": "available",
         "devices": "RuntimeError: no driver",
     }
     assert _info.backend_problems()["cuda"] == "RuntimeError: no driver"
@@ -139,3 +142,19 @@ def test_every_variable_that_the_project_reads_is_listed(monkeypatch) -> None:
     for name in known:
         monkeypatch.delenv(name, raising=False)
     assert all(_info._environment()[name].startswith("not set (") for name in known)
+
+
+@pytest.mark.parametrize(
+    ("cupy", "numpy", "ml_dtypes", "problem"),
+    [
+        ("13.6.0", "2.4.6", True, "needs CuPy 14 or later, this is 13.6.0"),
+        ("14.0.0a1", "2.1.1", True, "needs NumPy 2.1.2 or later, this is 2.1.1"),
+        ("14.2.0", "2.1.2", False, "needs ml_dtypes, which is not installed"),
+        ("15.0.0", "2.10.0rc1", True, None),
+    ],
+)
+def test_what_bfloat16_needs_is_said(monkeypatch, cupy, numpy, ml_dtypes, problem) -> None:
+    monkeypatch.setattr(_info, "import_module", lambda name: SimpleNamespace(__version__=cupy))
+    monkeypatch.setattr(_info.np, "__version__", numpy)
+    monkeypatch.setattr(_info, "find_spec", lambda name: object() if ml_dtypes else None)
+    assert _info.bfloat16_problem() == problem

@@ -62,10 +62,14 @@ class Compiled:
     kernels: dict[str, Usage]
 
 
+def options_for(architecture: str) -> tuple[str, ...]:
+    """Machine code, and what ptxas says of it, with CuPy's options."""
+    return (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *NVRTC_OPTIONS, *CUPY_ADDS)
+
+
 def compile_program(label: str, program: Program, architecture: str) -> Compiled:
     """Compile, and read what ptxas says of each kernel."""
-    options = (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *NVRTC_OPTIONS, *CUPY_ADDS)
-    done, log, _, cubin_bytes = nvrtc.compile_text(program.text, options)
+    done, log, _, cubin_bytes = nvrtc.compile_text(program.text, options_for(architecture))
     assert done, f"{label} for {architecture}:\n{log}"
     kernels = {
         found["name"]: Usage(
@@ -230,6 +234,23 @@ def test_a_spill_is_seen() -> None:
     assert spills([made])
     with pytest.raises(AssertionError, match="greedy"):
         check([made])
+
+
+def test_atomics_of_four_floats_are_for_headers_that_have_them() -> None:
+    """Those of CUDA 12.0 have none: there, with the name gone, the text compiles as well."""
+    deform = importlib.import_module("rawkernels.deform")
+    atomic = "atomicAdd(reinterpret_cast<float4*>"
+    text = deform.choose_program("float32", 4).text
+    assert atomic in text
+    text = text.replace(atomic, "undeclared(reinterpret_cast<float4*>")
+    version = {"MAJOR": 12, "MINOR": 0}
+    older = "".join(
+        f"#undef __CUDACC_VER_{n}__\n#define __CUDACC_VER_{n}__ {v}\n" for n, v in version.items()
+    )
+    options = options_for(TABLE_ARCHITECTURE)
+    assert not nvrtc.compile_text(text, options).done
+    made = nvrtc.compile_text(older + text, options)
+    assert made.done, made.log
 
 
 def test_an_error_is_shown() -> None:

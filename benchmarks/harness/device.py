@@ -57,7 +57,7 @@ class Cuda:
         return self.library.random.default_rng(0)
 
     def clock(self) -> Clock:
-        return CudaEvents(self.library.cuda)
+        return CudaEvents(self.library)
 
     def cache_bytes(self) -> int:
         """Size of the L2 cache."""

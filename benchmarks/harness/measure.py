@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from .spin import Spin
+
 Call = Callable[[int], Any]
 
 
@@ -30,21 +32,46 @@ class WallClock:
 
 
 class CudaEvents:
-    """For work queued on the current stream of a CUDA device; the queue is drained once, at the end."""
+    """For work queued on the current stream of a CUDA device: the time between events before and behind it.
 
-    def __init__(self, cuda: Any) -> None:
-        self.cuda = cuda  # cupy.cuda
+    A small call takes the device less time than Python takes to queue it: measured as it comes, it would be
+    the time of Python. Hence the stream is kept busy until some calls are queued, and again if that took
+    longer than was thought.
+    """
+
+    at_once = (
+        16  # calls: all their launches must fit into the queue of a stream, which holds about a thousand
+    )
+    least_s = 1e-4
+
+    def __init__(self, cupy: Any) -> None:
+        self._cuda, self._spin = cupy.cuda, Spin(cupy)
+        self._call_s = 1e-4  # that queueing takes, as last seen
 
     def times(self, call: Call, first: int, count: int) -> list[float]:
+        milliseconds: list[float] = []
+        for start in range(first, first + count, self.at_once):
+            calls = range(start, min(start + self.at_once, first + count))
+            measured, in_time = self._behind_a_spin(call, calls)
+            milliseconds += measured if in_time else self._behind_a_spin(call, calls)[0]
+        return milliseconds
+
+    def _behind_a_spin(self, call: Call, calls: range) -> tuple[list[float], bool]:
+        """Milliseconds of each call, and whether all were queued before the first began."""
+        spun = self.least_s + 1.5 * self._call_s * len(calls)
+        begun = time.perf_counter()
+        self._spin(spun)
         events = []
-        for index in range(first, first + count):
-            start, stop = self.cuda.Event(), self.cuda.Event()
+        for index in calls:
+            start, stop = self._cuda.Event(), self._cuda.Event()
             start.record()
             call(index)
             stop.record()
             events.append((start, stop))
-        self.cuda.get_current_stream().synchronize()
-        return [self.cuda.get_elapsed_time(start, stop) for start, stop in events]
+        queued = time.perf_counter() - begun
+        self._call_s = queued / len(calls)
+        self._cuda.get_current_stream().synchronize()
+        return [self._cuda.get_elapsed_time(start, stop) for start, stop in events], queued < spun
 
 
 @dataclass(frozen=True)
