@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
+from numba import types, uint64
 from numba.extending import intrinsic
 
 from ..._geometry import FARTHEST_OFFSET
@@ -104,12 +104,11 @@ def set_up_points(
             dy, dx = offset[2 * plane + p], offset[2 * plane + sizes.positions + p]
             whole_y, whole_x = np.floor(dy), np.floor(dx)
             ly, lx = dy - whole_y, dx - whole_x
-            top, left = row * grid.stride[0] + base_y, column * grid.stride[1] + base_x
-            near = abs(whole_y) < far and abs(whole_x) < far  # not if one is NaN
-            if near:
-                top, left = top + int(whole_y), left + int(whole_x)
-                near = -1 <= top < height and -1 <= left < width
-                near = near and (top >= 0 or ly > 0) and (left >= 0 or lx > 0)
+            # What is NaN or infinite is far, too. One branch alone, as there is no telling which way it goes.
+            top = row * grid.stride[0] + base_y + int(whole_y if abs(whole_y) < far else far)
+            left = column * grid.stride[1] + base_x + int(whole_x if abs(whole_x) < far else far)
+            near = (uint64(top + 1) <= uint64(height)) & (uint64(left + 1) <= uint64(width))
+            near &= ((top >= 0) | (ly > 0)) & ((left >= 0) | (lx > 0))
             column += 1
             if column == grid.width:
                 row, column = row + 1, 0
