@@ -79,8 +79,8 @@ def checkpoint(f: Callable) -> Callable:
         known = before(output.node, heard.start)
         if not known <= set(heard.used):
             raise ValueError(
-                f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
-                "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
+                f"{rules.name}: it uses values that were computed from Variables where nothing records, or "
+                "in another thread; pass them in, or keep them as constants with stop_gradient(x)"
             )
         # An argument that is only compared, say, is watched, but the value does not depend on it.
         inputs = [variable for node, variable in heard.used.items() if node in known]

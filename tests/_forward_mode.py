@@ -54,6 +54,7 @@ class World:
 
 _world: World
 _tapes: contextvars.ContextVar[tuple] = contextvars.ContextVar("tapes", default=())
+_pooled: contextvars.ContextVar[bool] = contextvars.ContextVar("pooled", default=False)
 
 
 def _line() -> int:
@@ -89,6 +90,7 @@ class Variable:
             parts[tag,] = np.eye(size).reshape(size, *dual.shape)
         self.dual = Dual(parts, dual.shape)
         self.inputs, self.kind, self.blocked, self.uses = inputs, kind, None, 0
+        self.pooled = _pooled.get()
         self.by: list[Variable] = []
         self.owner = _tapes.get()[0] if _tapes.get() else None
         if self.owner is not None:
@@ -435,7 +437,7 @@ def checkpoint(f: Callable) -> Callable:
         todo = [value] if isinstance(value, Variable) else []
         while todo:  # it may refuse what it cannot follow inside
             v = todo.pop()
-            if v.blocked:
+            if v.blocked or v.pooled:
                 _world.refuse(OUTSIDE)
             todo += [i for i in v.inputs if i.number > start]
         return value
@@ -447,7 +449,9 @@ class Pool:
     """Like a pool of threads, which know nothing of the tapes of the caller; one task after the other."""
 
     def submit(self, f: Callable, *args: Any) -> Any:
-        value = contextvars.Context().run(f, *args)
+        context = contextvars.Context()
+        context.run(_pooled.set, True)
+        value = context.run(f, *args)
         return SimpleNamespace(result=lambda: value)
 
     def map(self, f: Callable, *columns: Any) -> Any:
@@ -465,20 +469,9 @@ class Dense:
 
 
 NAMES = (
-    Variable,
-    Tape,
-    F,
-    grad,
-    value_and_grad,
-    vjp,
-    jvp,
-    hvp,
-    jacobian,
-    hessian,
-    stop_gradient,
-    checkpoint,
+    Variable, Tape, F, grad, value_and_grad, vjp, jvp, hvp, jacobian, hessian, stop_gradient, checkpoint,
     Dense,
-)
+)  # fmt: skip
 
 
 def run(code: Any, shared: dict) -> World:
