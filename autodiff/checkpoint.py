@@ -44,7 +44,8 @@ def checkpoint(f: Callable) -> Callable:
         Returns one array. Array arguments are positional. It may also use Variables from outside, such as the
         parameters of a layer: they get their gradients. It must compute the same from the same each time, or
         the gradient is a RuntimeError; random numbers drawn by functions of this package
-        (`functions.dropout`) are the same when it runs again.
+        (`functions.dropout`) are the same when it runs again. Gradients that it takes by tapes of its own go
+        through what these recorded.
 
     Returns
     -------

@@ -44,6 +44,7 @@ class World:
         self.outputs: list = []
         self.order, self.scale, self.shared = 0, 1.0, False
         self.rebound = self.checkpoints = False
+        self.taken = 0  # gradients by tapes
 
     def refuse(self, reason: str, must: bool = False) -> None:
         line = _line()
@@ -244,6 +245,7 @@ class Tape:
         if grad is None and target.size != 1:
             raise ValueError("the target is no single number")
         seed = np.ones(target.shape) if grad is None else grad
+        _world.taken += 1
         found: dict = {}  # a source that is named twice has one gradient
         with Question(members) as question:
             for place, source in enumerate(members):
@@ -432,8 +434,10 @@ def stop_gradient(x: Any) -> Any:
 
 def checkpoint(f: Callable) -> Callable:
     def call(*args: Any) -> Any:
-        start, value = next(_world.numbers), f(*args)
+        start, taken, value = next(_world.numbers), _world.taken, f(*args)
         _world.checkpoints = True
+        if _world.taken > taken:  # inside nothing records but tapes that are entered there
+            _world.refuse(OUTSIDE)
         todo = [value] if isinstance(value, Variable) else []
         while todo:  # it may refuse what it cannot follow inside
             v = todo.pop()
