@@ -111,22 +111,13 @@ def walk(
     held, start = {id(grad)}, next_number()
 
     def finish(key: Any) -> None:
-        source = sources[key]
-        found = _rounded(grads.get(source.node), source.node, sums)
-        if found is None and (unused != "none" or source.node in seen):
-            found = np.zeros_like(source.data)
-        if isinstance(found, Variable):
-            if id(found) in held or found.node.number < start:
-                found = _copied(found)  # a rule may hand on what it reads
-        elif found is not None:
-            # Rules may hand on a view of the gradient they are given, too, or one array to two arguments.
-            shared = id(found) in held or getattr(found, "base", None) is not None
-            if shared or (on_final and source.node not in sums):
-                found = found.copy()
-            found = np.asarray(found) if isinstance(found, np.generic) else found
-            held.add(id(found))  # the array, before a Variable holds it
-            found = constant(found) if records else found
-        held.add(id(found))
+        node = sources[key].node
+        found = _rounded(grads.get(node), node, sums)
+        if found is None and (unused != "none" or node in seen):
+            found = np.zeros_like(sources[key].data)
+        if found is not None:
+            found = _own(found, held, start, on_final is not None and node not in sums)
+            found = constant(found) if records and not isinstance(found, Variable) else found
         results[key] = found
         if on_final:
             on_final(key, found)
@@ -154,6 +145,20 @@ def walk(
         if key not in results:
             finish(key)
     return {key: results[key] for key in sources}
+
+
+def _own(found: Any, held: set[int], start: int, shared: bool) -> Any:
+    """A gradient that nobody else has; `held` are the ids of those that are given away.
+
+    Rules may hand on what they read, a view of what they are given, or one array to two arguments.
+    """
+    if isinstance(found, Variable):
+        shared = found.node.number < start
+    if shared or id(found) in held or getattr(found, "base", None) is not None:
+        found = _copied(found)
+    found = np.asarray(found) if isinstance(found, np.generic) else found
+    held.add(id(found))
+    return found
 
 
 def _rounded(total: Any, node: Any, sums: dict[Any, np.dtype]) -> Any:

@@ -44,7 +44,8 @@ def checkpoint(f: Callable) -> Callable:
         Returns one array. Array arguments are positional. It may also use Variables from outside, such as the
         parameters of a layer: they get their gradients. It must compute the same from the same each time, or
         the gradient is a RuntimeError; random numbers drawn by functions of this package
-        (`functions.dropout`) are the same when it runs again.
+        (`functions.dropout`) are the same when it runs again. Gradients that it takes by tapes of its own go
+        through what these recorded.
 
     Returns
     -------
@@ -79,8 +80,8 @@ def checkpoint(f: Callable) -> Callable:
         known = before(output.node, heard.start)
         if not known <= set(heard.used):
             raise ValueError(
-                f"{rules.name}: it uses values that were computed from Variables where nothing records, such "
-                "as in a thread of a pool; pass them in, or keep them as constants with stop_gradient(x)"
+                f"{rules.name}: it uses values that were computed from Variables where nothing records, or "
+                "in another thread; pass them in, or keep them as constants with stop_gradient(x)"
             )
         # An argument that is only compared, say, is watched, but the value does not depend on it.
         inputs = [variable for node, variable in heard.used.items() if node in known]

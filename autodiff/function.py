@@ -30,12 +30,9 @@ _TAKEN = _FIXED | {ndarray}
 
 
 class Function:
-    """What is known of a differentiable function: made by `differentiable`, on whose result it is ``.rules``.
+    """What `differentiable` was given, on whose result it is ``.rules``; `forward` works on plain arrays.
 
-    `forward` works on plain arrays. `arrays` are the names of its array arguments, one name for any number of
-    them if it is `variadic`. `joint` is the one rule for all, or `gradients` are those for each. `fit` brings
-    gradients to the shapes of their arguments, where the function broadcasts. `residual` names the arrays
-    that it returns beside its output.
+    `joint` is the one rule for all arrays, or `gradients` are those for each.
     """
 
     def __init__(

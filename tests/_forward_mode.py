@@ -44,6 +44,7 @@ class World:
         self.outputs: list = []
         self.order, self.scale, self.shared = 0, 1.0, False
         self.rebound = self.checkpoints = False
+        self.taken = 0  # gradients by tapes
 
     def refuse(self, reason: str, must: bool = False) -> None:
         line = _line()
@@ -54,6 +55,7 @@ class World:
 
 _world: World
 _tapes: contextvars.ContextVar[tuple] = contextvars.ContextVar("tapes", default=())
+_pooled: contextvars.ContextVar[bool] = contextvars.ContextVar("pooled", default=False)
 
 
 def _line() -> int:
@@ -89,6 +91,7 @@ class Variable:
             parts[tag,] = np.eye(size).reshape(size, *dual.shape)
         self.dual = Dual(parts, dual.shape)
         self.inputs, self.kind, self.blocked, self.uses = inputs, kind, None, 0
+        self.pooled = _pooled.get()
         self.by: list[Variable] = []
         self.owner = _tapes.get()[0] if _tapes.get() else None
         if self.owner is not None:
@@ -242,6 +245,7 @@ class Tape:
         if grad is None and target.size != 1:
             raise ValueError("the target is no single number")
         seed = np.ones(target.shape) if grad is None else grad
+        _world.taken += 1
         found: dict = {}  # a source that is named twice has one gradient
         with Question(members) as question:
             for place, source in enumerate(members):
@@ -430,12 +434,14 @@ def stop_gradient(x: Any) -> Any:
 
 def checkpoint(f: Callable) -> Callable:
     def call(*args: Any) -> Any:
-        start, value = next(_world.numbers), f(*args)
+        start, taken, value = next(_world.numbers), _world.taken, f(*args)
         _world.checkpoints = True
+        if _world.taken > taken:  # inside nothing records but tapes that are entered there
+            _world.refuse(OUTSIDE)
         todo = [value] if isinstance(value, Variable) else []
         while todo:  # it may refuse what it cannot follow inside
             v = todo.pop()
-            if v.blocked:
+            if v.blocked or v.pooled:
                 _world.refuse(OUTSIDE)
             todo += [i for i in v.inputs if i.number > start]
         return value
@@ -447,7 +453,9 @@ class Pool:
     """Like a pool of threads, which know nothing of the tapes of the caller; one task after the other."""
 
     def submit(self, f: Callable, *args: Any) -> Any:
-        value = contextvars.Context().run(f, *args)
+        context = contextvars.Context()
+        context.run(_pooled.set, True)
+        value = context.run(f, *args)
         return SimpleNamespace(result=lambda: value)
 
     def map(self, f: Callable, *columns: Any) -> Any:
@@ -465,20 +473,9 @@ class Dense:
 
 
 NAMES = (
-    Variable,
-    Tape,
-    F,
-    grad,
-    value_and_grad,
-    vjp,
-    jvp,
-    hvp,
-    jacobian,
-    hessian,
-    stop_gradient,
-    checkpoint,
+    Variable, Tape, F, grad, value_and_grad, vjp, jvp, hvp, jacobian, hessian, stop_gradient, checkpoint,
     Dense,
-)
+)  # fmt: skip
 
 
 def run(code: Any, shared: dict) -> World:

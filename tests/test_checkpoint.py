@@ -1,6 +1,7 @@
 """Checkpoints: the same gradients for less memory; and that saved arrays go as the backward pass goes."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -280,6 +281,40 @@ def test_an_exception_leaves_no_state():
         tape.gradient(y, x)
     assert rng.bit_generator.state == drawn
     assert not recomputing()
+
+
+def test_threads_inside_are_refused_whatever_they_enter():
+    """A checkpoint hears the calls of its own thread: it cannot tell what those of another one used."""
+    x, w = Variable(np.ones(2)), Variable(np.ones(2))
+
+    def threaded(x):
+        with Tape() as inner, ThreadPoolExecutor(1) as pool:
+
+            def work():
+                with inner:
+                    return F.exp(w)
+
+            return x * pool.submit(work).result()
+
+    with Tape(), pytest.raises(ValueError, match=r"checkpoint of threaded.*another thread.*stop_gradient"):
+        checkpoint(threaded)(x)
+
+
+def test_gradients_inside_go_through_what_a_tape_of_the_function_recorded():
+    x = Variable(np.array([0.5, 2.0]))
+
+    def penalty(x, late):
+        y = F.sum(x**3) if late else None
+        with Tape() as inner:
+            y = y if late else F.sum(x**3)
+            slope = inner.gradient(y, x)
+        return F.sum(slope * slope)
+
+    with Tape() as tape:
+        with pytest.raises(ValueError, match=r"'power' that was not computed on this tape.*source 0"):
+            checkpoint(penalty)(x, True)
+        loss = checkpoint(penalty)(x, False)
+    np.testing.assert_allclose(tape.gradient(loss, x), 36 * x.data**3, rtol=1e-14)
 
 
 def test_several_outputs_are_refused():
