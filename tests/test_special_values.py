@@ -27,8 +27,6 @@ from dynarray import OPERATORS, Operator
 # Operators of which some drawn calls differ from the definition, and where. It is to become empty.
 DIFFERING = {
     "dynamic_sampling_conv2d": "infinities come out as NaN and NaN as infinity, in output and gradients",
-    "local_filter2d": "NaN comes out as 0 in the gradients of weight and channel_weight",
-    "local_filter1d": "as those of local_filter2d",
 }
 DRAWN = 10_000  # calls per operator and backend, by `make test-long`
 SAMPLE = 100  # the first of them, in every run

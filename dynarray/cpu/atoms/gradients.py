@@ -6,7 +6,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine import gemm
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import clear, copy, inside, transpose
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
@@ -181,7 +181,7 @@ def _finish_tile(
         grads.bias[item, o] += total
 
 
-@cached_jit
+@borrowing_cached_jit
 def atom_backward_items(
     start: int,
     stop: int,

@@ -6,7 +6,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine import gemm
-from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import FALSE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import clear, copy, inside, pack_rows
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
@@ -133,7 +133,7 @@ def _filter_strip(at: int, channels: int, plan: AtomPlan, scratch: AtomScratch) 
     sum_products(z, atoms, images, extent, FALSE)
 
 
-@cached_jit
+@borrowing_cached_jit
 def atom_forward_items(
     start: int,
     stop: int,

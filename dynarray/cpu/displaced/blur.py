@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit, shared_jit
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, shared_jit
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
 from ..engine.vectors import in_row
@@ -99,7 +99,7 @@ def _blur_rows(
             copy(target, at + (top + row) * stride, scratch.result, row * pitch, width)
 
 
-@cached_jit
+@borrowing_cached_jit
 def pack_unit_items(
     start: int,
     stop: int,
@@ -136,7 +136,7 @@ def pack_unit_items(
                 interleave(planes.pixels, to, scratch.field, begin, field.starts, columns)
 
 
-@cached_jit
+@borrowing_cached_jit
 def blur_items(
     start: int,
     stop: int,
@@ -154,7 +154,7 @@ def blur_items(
         _blur_rows(source[image, channel], (ZERO, height), blur, out, ZERO, width, scratch)
 
 
-@cached_jit
+@borrowing_cached_jit
 def multiply_blurred_items(
     start: int,
     stop: int,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine import parallel
-from ..engine.compile import cached_jit, literal_jit
+from ..engine.compile import borrowing_cached_jit, literal_jit
 from .blur import UnitBlur, blur_into
 from .kernels import UnitParameters, split_displacement
 
@@ -63,7 +63,7 @@ def _add_at(total: float, blurred: np.ndarray, source: int, targets: UnitTargets
     return total
 
 
-@cached_jit
+@borrowing_cached_jit
 def displace_again_items(
     start: int,
     stop: int,
@@ -94,7 +94,7 @@ def _sum_over(total: float, image: np.ndarray, grad_plane: np.ndarray, place: tu
     return total
 
 
-@cached_jit
+@borrowing_cached_jit
 def correlate_again_items(
     start: int,
     stop: int,
@@ -131,9 +131,6 @@ def displace_again(
     source: np.ndarray, taps: UnitBlur, targets: UnitTargets, base: np.ndarray, target: np.ndarray
 ) -> None:
     """Where target (N, T, H, W) is not finite: write `base` and what units read of the blurred source."""
-    with np.errstate(all="ignore"):
-        if np.isfinite(target.sum()):
-            return
     for image, result in enumerate(target):
         wrong = ~np.isfinite(result)
         if not wrong.any():

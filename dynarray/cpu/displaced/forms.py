@@ -20,7 +20,7 @@ from ..engine.memory import borrow, run_with_scratch
 from . import blur, gradients, kernels
 from .blur import UnitBlur, blur_into, run_blurring
 from .definition import UnitTargets, correlate_again, displace_again, product_again
-from .kernels import UnitParameters
+from .kernels import UnitOutput, UnitParameters
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
@@ -109,16 +109,22 @@ def _pack_unit_planes(source: np.ndarray, taps: UnitBlur, work: UnitWork) -> Uni
 
 def _displace(
     source: np.ndarray, taps: UnitBlur, units: Units, base: np.ndarray, target: np.ndarray, first: int
-) -> None:
-    """target[n, first + t] = base[t] + what the units of t read of the blurred source."""
+) -> bool:
+    """target[n, first + t] = base[t] + what the units of t read of the blurred source.
+
+    Returns whether all of that is finite for sure.
+    """
     base = base + units.poison
+    finite = bool(np.isfinite(base).all())
     for work in plan_units(source.shape, units, source.itemsize, True):
         planes, block = _pack_unit_planes(source, taps, work), work.block
         items = block.images * block.tiles * work.layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
         sizes = unit_scratch(planes, units, min(UNIT_TARGETS, len(base)), correlate=False)
-        arguments = (planes, units, base, target, first)
+        arguments = (planes, units, UnitOutput(base, target, first, np.zeros(items, source.dtype)))
         run_with_scratch(kernels.displace_items, items, operations, sizes, source.dtype, *arguments)
+        finite = finite and bool(np.isfinite(arguments[2].squares).all())
+    return finite
 
 
 def displaced_conv2d_forward(
@@ -151,8 +157,8 @@ def displaced_conv2d_forward(
     parameters = UnitParameters(weight, displacement, x.shape[2:])
     for first, units in _prepared(parameters, False):
         some = slice(first, first + len(units.y))
-        _displace(x, taps, units, base[some], y, first)
-        displace_again(x, taps, UnitTargets(parameters, False, first), base[some], y[:, some])
+        if not _displace(x, taps, units, base[some], y, first):
+            displace_again(x, taps, UnitTargets(parameters, False, first), base[some], y[:, some])
     return y, kept
 
 
@@ -207,9 +213,9 @@ def _backward_x(
                 part = grad_output[image : image + at_once]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
                 base, first = np.zeros(len(some.y), x.dtype), (image, begin + start)
-                _displace(part, UnitBlur(one, one), some, base, grad, 0)
-                targets = UnitTargets(parameters, True, begin + start)
-                displace_again(part, UnitBlur(one, one), targets, base, grad)
+                if not _displace(part, UnitBlur(one, one), some, base, grad, 0):
+                    targets = UnitTargets(parameters, True, begin + start)
+                    displace_again(part, UnitBlur(one, one), targets, base, grad)
                 if grad_x is not None:
                     blur_into(grad_x, first, grad, _blur_within(down.value, along.value, x))
                 if needs_sigma:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES, in_row
 from .kernels import (
@@ -21,7 +21,7 @@ CORRELATED_TARGETS = 32  # channels of output gradients that a work item takes
 CORRELATED_TILES = 4  # whose sums are added up, lane by lane, before they go into float64
 
 
-@cached_jit
+@borrowing_cached_jit
 def correlate_unit_items(
     start: int,
     stop: int,
@@ -92,7 +92,7 @@ def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSo
             flat[(first + k) * UNIT_SUMS + kind] += total
 
 
-@cached_jit
+@borrowing_cached_jit
 def finish_unit_items(
     start: int,
     stop: int,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit, shared_jit, zero_like
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, shared_jit, zero_like
 from ..engine.pixels import clear
 from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, in_row, prefetch
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitLayout, UnitPlanes, Units, UnitScratch
@@ -28,6 +28,15 @@ class UnitSources(NamedTuple):
     at: int  # where the plane of the first begins
 
 
+class UnitOutput(NamedTuple):
+    """Where the sums of some target channels go."""
+
+    base: np.ndarray  # (T,): what to begin with
+    target: np.ndarray  # (N, channels, H, W)
+    first: int  # the channel of the first
+    squares: np.ndarray  # one of each item, zero before: sums of squares, finite if all that is added is
+
+
 class UnitPart(NamedTuple):
     """Tiles that are made together."""
 
@@ -39,7 +48,7 @@ class UnitPart(NamedTuple):
     end: int
 
 
-@cached_jit
+@borrowing_cached_jit
 def prepare_unit_items(
     start: int, stop: int, parameters: UnitParameters, transposed: bool, first: int, units: Units
 ) -> None:
@@ -79,8 +88,10 @@ def split_displacement(dy: float, dx: float, size: tuple) -> tuple:
     What leads too far to read anything stops where that begins.
     """
     none = dy != dy or dx != dx
-    y = min(max(0.0 if none else float(dy), -size[0] - 1.0), size[0] + 1.0)
-    x = min(max(0.0 if none else float(dx), -size[1] - 1.0), size[1] + 1.0)
+    y, x = 0.0 if none else float(dy), 0.0 if none else float(dx)
+    end_y, end_x = size[0] + 1.0, size[1] + 1.0
+    y = -end_y if y < -end_y else end_y if y > end_y else y
+    x = -end_x if x < -end_x else end_x if x > end_x else x
     whole_y, whole_x = math.floor(y), math.floor(x)
     return whole_y, np.nan if none else y - whole_y, whole_x, np.nan if none else x - whole_x
 
@@ -131,30 +142,29 @@ def place_units(
             scratch.offsets[to + k] = begin + left * layout.cells.step + ahead
 
 
-@cached_jit
+@borrowing_cached_jit
 def displace_items(
     start: int,
     stop: int,
     scratch: UnitScratch,
     planes: UnitPlanes,
     units: Units,
-    base: np.ndarray,
-    target: np.ndarray,
-    first_target: int,
+    output: UnitOutput,
 ) -> None:
     """Items: (images, row of tiles, part of that, UNIT_CHUNK target channels), of which some at once.
 
-    Adds to `target` unless sources begin here.
+    Adds to the target unless sources begin here.
     """
     layout, breadth = planes.layout, unit_breadth(planes.pixels)
     all_targets, all_sources, per_source = units.y.shape
     size, chunks, item = UNIT_ROWS * breadth, -(-all_targets // UNIT_CHUNK), start
     fill_places(scratch.places, units, layout)
     while item < stop:
-        count = min(UNIT_TARGETS // UNIT_CHUNK, chunks - item % chunks, stop - item)
+        count = min(min(UNIT_TARGETS // UNIT_CHUNK, chunks - item % chunks), stop - item)
         begin = item % chunks * UNIT_CHUNK
         part = _part(item // chunks, begin, min(begin + count * UNIT_CHUNK, all_targets), planes)
-        item, targets, apart = item + count, (begin, part.end), (part.end - begin) * size
+        slot, item = item, item + count
+        targets, apart = (begin, part.end), (part.end - begin) * size
         clear(scratch.tiles, 0, (part.high - part.low) * apart)
         for channel in range(0, planes.block.sources, layout.channels):
             sources = read_together(channel, part.image, units, planes)
@@ -178,12 +188,22 @@ def displace_items(
                         add_units(tile, pixels, layout.stride, offsets, factors, sources.units)
                     else:
                         add_units_in_cells(tile, pixels, layout.stride, offsets, factors, sources.units)
-        first = (planes.block.image + part.image) * layout.cells.images
+        output.squares[slot] = _sum_squares(scratch.tiles, (part.high - part.low) * apart)
+        first, target = (planes.block.image + part.image) * layout.cells.images, output.target
         for t in range(begin, part.end):
             tile = UnitPointer(scratch.tiles, (t - begin) * size)
             for n in range(first, min(first + layout.cells.images, len(target))):
-                out, begins = target[n, first_target + t], planes.block.source == 0
-                _store_lanes(out, tile, part, n - first, base[t], begins, layout)
+                out, begins = target[n, output.first + t], planes.block.source == 0
+                _store_lanes(out, tile, part, n - first, output.base[t], begins, layout)
+
+
+@borrowing_jit
+def _sum_squares(array: np.ndarray, count: int) -> float:
+    """Of the first elements. It is not finite for finite ones either, where these are very large."""
+    total = zero_like(array)
+    for k in range(np.uint64(count)):
+        total += array[k] * array[k]
+    return total
 
 
 @borrowing_jit
@@ -244,7 +264,8 @@ def _store_lanes(
     cells, breadth = layout.cells, unit_breadth(tile.array)
     wide = breadth // cells.step  # pixels of a cell that are side by side in a tile
     apart = (part.end - part.begin) * UNIT_ROWS * breadth
-    for i, j in np.ndindex((cells.down, cells.across)):
+    for cell in range(cells.down * cells.across):
+        i, j = cell // cells.across, cell % cells.across
         lane, left = (image * cells.down + i) * cells.across + j, j * cells.width + part.low * wide
         count = min((part.high - part.low) * wide, min(layout.x.size, (j + 1) * cells.width) - left)
         row = part.row + i * cells.height

@@ -60,11 +60,17 @@ def available() -> bool:
     return not numba.config.DISABLE_JIT
 
 
-def cached_jit(function: Callable) -> Callable:
+def cached_jit(function: Callable, **options: Any) -> Callable:
     """For kernels, which Python calls: kept on disk, where that is possible."""
-    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)(function)
+    options = {**_OPTIONS, "no_cfunc_wrapper": True, "pipeline_class": KernelCompiler, **options}
+    kernel = numba.njit(**options)(function)
     kernel._cache = KernelCache(function)
     return kernel
+
+
+def borrowing_cached_jit(function: Callable) -> Callable:
+    """The same without counting references, as `borrowing_jit`: there is less to compile."""
+    return cached_jit(function, _nrt=False)
 
 
 @jit

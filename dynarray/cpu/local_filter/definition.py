@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ..engine import parallel
-from ..engine.compile import cached_jit, kernel_input, zero_like
+from ..engine.compile import borrowing_cached_jit, kernel_input, zero_like
 from .items import FilterArrays, FilterWindow
 
 
@@ -28,7 +28,10 @@ def definition_backward(
         # In double precision, as these sums run over all pixels.
         channel_weight=np.zeros(channel_weight.shape if needs[2] else (0,) * 6),
     )
-    arrays = FilterArrays(*(None if array is None else kernel_input(array) for array in inputs))
+    if channel_weight is None:  # as if all were 1
+        u = window.upsample
+        channel_weight = np.ones((weight.shape[0], u, u, x.shape[1], *weight.shape[2:4]), x.dtype)
+    arrays = FilterArrays(*map(kernel_input, (x, weight, channel_weight)))
     items, operations = (
         weight.shape[0] * weight.shape[1],
         9.0 * grad_output.size * math.prod(weight.shape[2:4]),
@@ -38,7 +41,7 @@ def definition_backward(
     return FilterArrays(*(grad if need else None for grad, need in zip(grads, needs, strict=True)))
 
 
-@cached_jit
+@borrowing_cached_jit
 def definition_items(
     start: int,
     stop: int,
@@ -66,9 +69,7 @@ def definition_items(
                             inside = 0 <= row < rows and 0 <= column < width
                             pixel = x[n, c, row, column] if inside else zero_like(x)
                             own = weight[n, g, a, b, h, w]
-                            scale = (
-                                one if channel_weight is None else channel_weight[n, h % u, w % u, c, a, b]
-                            )
+                            scale = channel_weight[n, h % u, w % u, c, a, b]
                             if inside:
                                 both = own + scale if add is not None else own * scale
                                 grads.x[n, c, row, column] += grad * both

@@ -31,14 +31,14 @@ def local_filter2d_backward(
 ) -> tuple[Any, Any, Any]:
     """Gradients of `local_filter2d` with respect to x, weight and channel_weight."""
     inputs, window = FilterArrays(*kept), FilterWindow(**params)
-    if not grad_output.size or not inputs.x.size:
+    if not grad_output.size:
         zeros = (np.zeros(a.shape, a.dtype) if need else None for a, need in zip(inputs, needs, strict=True))
         return tuple(zeros)  # type: ignore[return-value]
     add = flag(combine == "add" and inputs.channel_weight is not None)
     grads = None
     if in_place_applies(inputs, window, add):
         grads = in_place_backward(grad_output, inputs, needs, window)
-    if grads is None:
+    if grads is None and inputs.x.size:  # without pixels there are still zeros around them
         grads = general_backward(grad_output, inputs, needs, window, add)
     if grads is None:
         grads = definition_backward(grad_output, inputs, needs, window, add)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import borrowing_jit, cached_jit
+from ..engine.compile import borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import clear, pack_rows, unpack_phases, unpack_rows
 from ..engine.strips import (
     CHANNELS,
@@ -121,7 +121,7 @@ def _pack_output(
         pack_rows(target, place, grad_output, above, high, plan.items.width, origin, (u, u))
 
 
-@cached_jit
+@borrowing_cached_jit
 def general_forward_items(
     start: int,
     stop: int,
@@ -171,7 +171,7 @@ def _filter_phases(
                 unpack_phases(part, plane, y[k], rows.first, rows.height, width, row, u)
 
 
-@cached_jit
+@borrowing_cached_jit
 def general_backward_items(
     start: int,
     stop: int,

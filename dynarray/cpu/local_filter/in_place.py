@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, kernel_input, zero_like
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, inside, staggered
 from ..engine.strips import (
@@ -289,7 +289,7 @@ def _filter_rows(
         apply(target, channels, rows.height * items.width, strips, pixels, scale)
 
 
-@cached_jit
+@borrowing_cached_jit
 def in_place_forward_items(
     start: int,
     stop: int,
@@ -349,7 +349,7 @@ def _filter_rows_back(
             correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, outputs, pixels, scale)
 
 
-@cached_jit
+@borrowing_cached_jit
 def in_place_backward_items(
     start: int,
     stop: int,
