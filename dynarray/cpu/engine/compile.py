@@ -21,7 +21,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from rawkernels.store import log
 
 from .cache import KernelCache
-from .library import CalleeCompiler, KernelCompiler, SharedCompiler
+from .library import CalleeCompiler, KernelCompiler, RolledCompiler, SharedCompiler
 
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
@@ -62,7 +62,16 @@ def available() -> bool:
 
 def cached_jit(function: Callable) -> Callable:
     """For kernels, which Python calls: kept on disk, where that is possible."""
-    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)(function)
+    return _kernel(function, KernelCompiler)
+
+
+def rolled_jit(function: Callable) -> Callable:
+    """The same, with no loop unrolled: for those that are much to compile, with their loops in `products`."""
+    return _kernel(function, RolledCompiler)
+
+
+def _kernel(function: Callable, pipeline: type) -> Callable:
+    kernel = numba.njit(**_OPTIONS, no_cfunc_wrapper=True, pipeline_class=pipeline)(function)
     kernel._cache = KernelCache(function)
     return kernel
 
