@@ -17,12 +17,14 @@ from ..engine.compile import borrowing_jit, cached_jit
 from ..engine.memory import borrow
 from ..engine.pixels import clear, copy, inside, whole_lines
 from ..engine.products import PRODUCT_ROWS
-from ..engine.vectors import REGISTER_BYTES
+from ..engine.references import Reference
+from ..engine.vectors import REGISTER_BYTES, in_row
 from .records import (
     Lines,
     SampleAxis,
     SampleBand,
     SampleCall,
+    SampleDistances,
     SampleInputs,
     SamplePlaces,
     SamplePlan,
@@ -172,6 +174,16 @@ def _widths(call: SampleCall, plan: SamplePlan, margins: bool) -> SampleWidths:
     return SampleWidths(row, line, padded_line, margin, pitch, tap, output)
 
 
+def _distances(call: SampleCall, plan: SamplePlan, widths: SampleWidths) -> SampleDistances:
+    taps, regions = call.rows.kernel * call.columns.kernel, call.rows.samples * call.columns.samples
+    return SampleDistances(
+        kernels=np.arange(taps) * widths.pitch,
+        taps=np.arange(taps) * widths.tap,
+        regions=np.arange(regions) * (PRODUCT_ROWS * widths.pitch),
+        channels=np.arange(call.channels) * plan.channel,
+    )
+
+
 # ---- packing
 
 
@@ -186,11 +198,15 @@ def pack_band(
     lines = borrow("lines", call.channels * plan.channel + ELEMENTS_BEHIND, x.dtype)
     behind = plan.image.stretch + ELEMENTS_BEHIND
     totals = borrow("totals", len(plan.totals.rows) * widths.line + behind, x.dtype)
-    pack_line_items(0, 1, totals, 0, total[None], plan.totals)
-    parallel.run(pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, plan.image)
+    pack_line_items(0, 1, totals, 0, total[None], Reference(plan.totals))
+    parallel.run(
+        pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, Reference(plan.image)
+    )
     central = _pack_central(inputs.position_attention, call.attention_residual, plan.centres, widths.line)
     ones = np.ones(max(call.columns.outputs, widths.line) + ELEMENTS_BEHIND, x.dtype)
-    return SampleBand(call, plan, widths, inputs, lines, totals, central, ones)
+    return SampleBand(
+        call, plan, widths, _distances(call, plan, widths), inputs, lines, totals, central, ones
+    )
 
 
 def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int) -> np.ndarray:
@@ -201,18 +217,18 @@ def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int)
     central = borrow("central", outputs * size + ELEMENTS_BEHIND, attention.dtype)
     maps = attention.reshape(outputs, prod(attention.shape[1:3]), *attention.shape[3:])
     maps = np.ascontiguousarray(maps[:, maps.shape[1] // 2])
-    parallel.run(pack_line_items, outputs, 4.0 * outputs * size, central, size, maps, lines)
+    parallel.run(pack_line_items, outputs, 4.0 * outputs * size, central, size, maps, Reference(lines))
     central[: outputs * size] += residual  # what is behind may hold anything, of which NumPy would warn
     return central
 
 
 @borrowing_jit
-def pack_lines(target: np.ndarray, at: int, image: np.ndarray, lines: Lines) -> None:
-    """The lines of an image."""
+def pack_lines(target: np.ndarray, at: int, image: np.ndarray, rows: np.ndarray, lines: Lines) -> None:
+    """Lines of these rows of an image, or of zeros outside it."""
     height, width = image.shape
     stretch, step = lines.stretch, lines.step
-    for r in range(len(lines.rows)):
-        y = lines.rows[r]
+    for r in range(len(rows)):
+        y = rows[r]
         within = 0 <= y < height
         line = image[y if within else 0]
         for phase in range(step):
@@ -235,13 +251,13 @@ def pack_line_items(
 ) -> None:
     """Items (image): their lines, `apart` from one image to the next."""
     for item in range(start, stop):
-        pack_lines(target, item * apart, images[item], lines)
+        pack_lines(target, item * apart, images[item], lines.rows, lines)
 
 
 @borrowing_jit
 def add_lines(images: np.ndarray, image: int, source: np.ndarray, at: int, lines: Lines) -> None:
     """The adjoint of `pack_lines`, added to one of the images."""
-    (height, width), flat = images.shape[1:], images.reshape(-1)
+    (height, width), flat = images.shape[1:], in_row(images)
     for r in range(len(lines.rows)):
         y = lines.rows[r]
         for phase in range(lines.step if 0 <= y < height else 0):
@@ -257,10 +273,12 @@ def add_lines(images: np.ndarray, image: int, source: np.ndarray, at: int, lines
                     flat[to + k * by] += source[f + k]
 
 
-@cached_jit
-def add_line_items(
-    start: int, stop: int, images: np.ndarray, source: np.ndarray, apart: int, lines: Lines
-) -> None:
-    """Items (image): the adjoint of `pack_line_items`, added to the images."""
-    for item in range(start, stop):
-        add_lines(images, item, source, item * apart, lines)
+def add_total_lines(image: np.ndarray, source: np.ndarray, lines: Lines) -> None:
+    """The adjoint of packing one image, added to it."""
+    (height, width), count = image.shape, len(lines.rows)
+    phases = source[: count * lines.stretch * lines.step].reshape(count, lines.step, lines.stretch)
+    pixels = phases.swapaxes(1, 2).reshape(count, lines.stretch * lines.step)
+    within = (lines.rows >= 0) & (lines.rows < height)
+    low = max(0, lines.left)
+    end = max(low, min(width, lines.left + pixels.shape[1]))
+    image[lines.rows[within], low:end] += pixels[within, low - lines.left : end - lines.left]

@@ -33,7 +33,8 @@ from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
 from ..engine.products import PRODUCT_ROWS
-from .bands import add_line_items, pack_band, sampling_call, sampling_plans
+from ..engine.references import Reference
+from .bands import add_total_lines, pack_band, sampling_call, sampling_plans
 from .boxes import (
     BOX_SLOTS,
     BoxSteps,
@@ -113,12 +114,14 @@ def _forward_image(call: SampleCall, inputs: SampleInputs, y: np.ndarray, larges
         blocks = -(-plan.rows // plan.block)
         chunks = max(1, min(call.groups, -(-parallel.ITEMS // blocks)))
         not_finite = np.zeros(y.shape[1:3] if largest is not None else (0, 0), bool)
-        arrays = (y, largest, not_finite, band, chunks)
+        arrays = (y, largest, not_finite, Reference(band), chunks)
         scratch = sampling_scratch(band, sums=True, gradients=False)
-        run_with_scratch(sampling_forward_items, blocks * chunks, operations, scratch, x.dtype, *arrays)
+        run_with_scratch(
+            sampling_forward_items, blocks * chunks, operations, scratch, x.dtype, *arrays, by_reference=True
+        )
         if not_finite.any():
             places = np.ascontiguousarray(np.argwhere(not_finite))
-            parallel.run(exact_maximum_items, len(places), operations, places, y[0], largest, band)
+            parallel.run(exact_maximum_items, len(places), operations, places, y[0], largest, Reference(band))
 
 
 def _operations(band: SampleBand) -> float:
@@ -199,7 +202,7 @@ def _backward_image(
         if wanted[0] or channel_kernel.size or any(wanted[2:]):
             _first_pass(given, first, band, items)
         if wanted[0]:
-            add_line_items(0, 1, grad_total[None], totals.sum(axis=0), 0, plan.totals)
+            add_total_lines(grad_total, totals.sum(axis=0), plan.totals)
         if wanted[0] or later.size:
             lines = borrow("gradients", band.lines.size if wanted[0] else 0, dtype)
             _second_pass(given, ChannelGrads(grads.x, lines, later), band)
@@ -214,8 +217,10 @@ def _first_pass(given: SampleGradOutput, grads: SampleGrads, band: SampleBand, i
     kernel = first_maximum_items
     if given.fuse != MAX:
         kernel, scratch = first_pass_items, sampling_scratch(band, sums, gradients=True)
-    arguments = (given, grads, band, items)
-    run_with_scratch(kernel, items, _operations(band), scratch, band.inputs.x.dtype, *arguments)
+    arguments = (Reference(given), Reference(grads), Reference(band), items)
+    run_with_scratch(
+        kernel, items, _operations(band), scratch, band.inputs.x.dtype, *arguments, by_reference=True
+    )
 
 
 def _second_pass(given: SampleGradOutput, grads: ChannelGrads, band: SampleBand) -> None:
@@ -228,8 +233,10 @@ def _second_pass(given: SampleGradOutput, grads: ChannelGrads, band: SampleBand)
         chunk = min(_MOST_CHUNK, max(_LEAST_CHUNK, -(-channels // parallel.get_num_threads())))
         chunk = -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS
         kernel, scratch = second_pass_items, channel_scratch(band)
-    arguments = (given, grads, band, chunk)
-    run_with_scratch(kernel, -(-channels // chunk), operations, scratch, band.inputs.x.dtype, *arguments)
+    arguments = (Reference(given), Reference(grads), Reference(band), chunk)
+    run_with_scratch(
+        kernel, -(-channels // chunk), operations, scratch, band.inputs.x.dtype, *arguments, by_reference=True
+    )
 
 
 # ---- dynamic_conv2d

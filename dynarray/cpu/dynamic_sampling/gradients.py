@@ -9,7 +9,7 @@ threads.
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, rolled_jit
 from ..engine.pixels import clear, copy, inside
 from ..engine.products import (
     PRODUCT_ROWS,
@@ -21,6 +21,7 @@ from ..engine.products import (
     product_of_rows,
     product_of_terms,
 )
+from ..engine.vectors import in_row
 from .bands import add_lines
 from .kernels import (
     add_taps,
@@ -28,6 +29,7 @@ from .kernels import (
     copy_maps,
     fetch_row,
     place_samples,
+    place_scratch,
     read_taps,
     sum_channels,
 )
@@ -56,8 +58,8 @@ def _weigh(
     Of the output channels k of a row.
     """
     outputs, high, wide = given.grad_output.shape[1:]
-    gradient, attended = given.grad_output.reshape(-1), band.inputs.sample_attention.size > 0
-    attention = band.inputs.sample_attention.reshape(-1) if attended else band.ones
+    gradient, attended = in_row(given.grad_output), band.inputs.sample_attention.size > 0
+    attention = in_row(band.inputs.sample_attention) if attended else band.ones
     residual = band.call.attention_residual if attended else band.ones[0] - band.ones[0]
     has_centre = centred and len(band.central) > 0
     factors, regions = band.central if has_centre else band.ones, len(row.centres)
@@ -75,43 +77,27 @@ def _weigh(
 
 
 @borrowing_jit
-def _weigh_centred(scratch: SampleScratch, row: SampleRow, wide: int, band: SampleBand) -> None:
-    """`scratch.centred` from `scratch.weights`."""
-    target, weights, widths, attended = scratch.centred, scratch.weights, band.widths, len(band.central) > 0
-    factors, size = band.central if attended else band.ones, len(band.plan.centres.rows) * widths.line
-    for k in range(row.outputs):
-        for s in range(len(row.centres)):
-            to, i = uint64((s * PRODUCT_ROWS + k) * widths.row), (s * PRODUCT_ROWS + k) * widths.pitch
-            f = uint64((row.first + k) * size + row.centres[s] if attended else 0)
-            at = uint64(i + widths.margin)
-            for w in range(uint64(wide)):
-                target[to + w] = weights[at + w] * factors[f + w]
-
-
-@borrowing_jit
-def _sum_by_tap(
-    scratch: SampleScratch, row: SampleRow, centred: bool, shifts: np.ndarray, band: SampleBand
-) -> None:
+def _sum_by_tap(scratch: SampleScratch, row: SampleRow, centred: bool, band: SampleBand) -> None:
     """Add a row of outputs to `scratch.by_tap`, and if `centred` to `scratch.by_centre`.
 
-    The samples of one row of centres are terms, each seen from where it is centred; `shifts` are their places
-    in rows of weights and of kernels.
+    The samples of one row of centres are terms, each seen from where it is centred.
     """
     widths, centre_rows = band.widths, band.plan.samples.centre_rows[row.h]
     taps = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2]
     pitch, size = widths.pitch, band.plan.block_centres * widths.padded_line
     samples = len(centre_rows)
+    by_sample, by_column = scratch.places.by_sample, scratch.places.by_column
     for i in range(samples):
         line = (centre_rows[i] - row.low) * widths.padded_line
         for k in range(row.outputs):
             at, map_at = (i * samples * PRODUCT_ROWS + k) * pitch + widths.margin, k * taps * pitch
-            weights = Factor(scratch.weights, at, ZERO, shifts[0], None)
+            weights = Factor(scratch.weights, at, ZERO, by_sample, None)
             target = Target(scratch.by_tap, k * taps * size + line, ZERO, size)
-            kernels = Factor(scratch.kernels, map_at + widths.margin, pitch, shifts[1], None)
+            kernels = Factor(scratch.kernels, map_at + widths.margin, band.distances.kernels, by_column, None)
             product_of_row(target, weights, kernels, Extent(ONE, taps, samples, widths.padded_line), TRUE)
             if centred:
                 target = Target(scratch.by_centre, k * size + line, ZERO, ZERO)
-                sums = Factor(scratch.sums, at, ZERO, shifts[0], None)
+                sums = Factor(scratch.sums, at, band.distances.kernels, by_sample, None)
                 product_of_row(target, weights, sums, Extent(ONE, ONE, samples, widths.padded_line), TRUE)
 
 
@@ -125,7 +111,7 @@ def _spread_taps(
     """
     kh, kw = band.inputs.spatial_kernel.shape[1:3]
     (height, width), image, plan = band.inputs.x.shape[1:], band.plan.image, band.plan
-    by_tap, by_centre, flat = scratch.by_tap, scratch.by_centre, grads.position_attention.reshape(-1)
+    by_tap, by_centre, flat = scratch.by_tap, scratch.by_centre, in_row(grads.position_attention)
     attended, runs, widths = len(scratch.tap_attention) > 0, plan.samples.runs, band.widths
     factors = scratch.tap_attention if attended else band.ones
     for number in range(row.outputs * kh * kw):
@@ -139,7 +125,7 @@ def _spread_taps(
                 place = plan.taps.rows[tap // kw, row.low + r] + plan.taps.columns[tap % kw, phase] - begin
                 if len(totals):
                     f = tap_at + start if attended else ZERO
-                    _add_products(totals, place + start, 1, by_tap, line + start, factors, f, stop - start)
+                    _add_products(totals, place + start, ONE, by_tap, line + start, factors, f, stop - start)
                 if len(flat) and 0 <= y < height:
                     first, last = inside(image.stretch, 0, width, column, image.step)
                     first, last = max(begin + first, start), min(begin + last, stop)
@@ -169,7 +155,7 @@ def _add_products(
             target[t + w * by] += a[i + w] * b[k + w]
 
 
-@cached_jit
+@rolled_jit
 def first_pass_items(
     start: int,
     stop: int,
@@ -182,32 +168,32 @@ def first_pass_items(
     """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
     outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
     groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
-    shifts = np.empty((2, len(columns)), np.intp)
+    lines, centres = scratch.places.lines, scratch.places.centres
     for j in range(len(columns)):
-        shifts[0, j], shifts[1, j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j], -columns[j]
-    places = np.empty((2, len(columns) ** 2), np.intp)
+        scratch.places.by_sample[j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j]
+        scratch.places.by_column[j] = -columns[j]
     clear(scratch.kernels, 0, len(scratch.kernels))
     clear(scratch.sums, 0, len(scratch.sums))
     clear(scratch.weights, 0, len(scratch.weights))
     for item in range(start, stop):
-        totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
+        totals = grads.totals[item] if grads.totals.size else in_row(grads.totals)
         for group in range(groups * item // items, groups * (item + 1) // items):
             o = PRODUCT_ROWS * group
             count = min(PRODUCT_ROWS, outputs - o)
             if plan.first == 0 and grads.position_attention.size:
                 maps = grads.position_attention[o : o + count]
-                clear(maps.reshape(-1), 0, maps.size)
+                clear(in_row(maps), 0, maps.size)
             for first in range(0, plan.rows, plan.block):
                 end = min(first + plan.block, plan.rows)
                 low, high = plan.samples.centre_rows[first, 0], plan.samples.centre_rows[end - 1, last] + 1
                 clear(scratch.by_tap, 0, len(scratch.by_tap))
                 clear(scratch.by_centre, 0, len(scratch.by_centre))
                 for h in range(first, end):
-                    place_samples(places, h, band)
-                    row = SampleRow(o, count, h, plan.first + h, low, places[0], places[1])
+                    place_samples(lines, centres, h, band)
+                    row = SampleRow(o, count, h, plan.first + h, low, lines, centres)
                     if h == first:
                         read_taps(scratch, row, high, band)
-                    _first_row(scratch, row, shifts, len(totals) > 0, given, grads, band)
+                    _first_row(scratch, row, len(totals) > 0, given, grads, band)
                     if h == end - 1 and len(totals) + grads.position_attention.size:
                         _spread_taps(scratch, row, high, totals, grads, band)
 
@@ -216,7 +202,6 @@ def first_pass_items(
 def _first_row(
     scratch: SampleScratch,
     row: SampleRow,
-    shifts: np.ndarray,
     has_totals: bool,
     given: SampleGradOutput,
     grads: SampleGrads,
@@ -234,14 +219,15 @@ def _first_row(
     if attended:
         _clear_behind(scratch, wide, band)
     if attended or has_totals:
-        _sum_by_tap(scratch, row, attended, shifts, band)
+        _sum_by_tap(scratch, row, attended, band)
     if grads.sample_attention.size:
         add_taps(scratch, row, band)
         _multiply_regions(grads.sample_attention, scratch, row, given, band)
     if grads.spatial_kernel.size:
         _sum_by_place(grads.spatial_kernel, scratch, row, band)
     if grads.channel_kernel.size:
-        _weigh_centred(scratch, row, wide, band)
+        centred = Target(scratch.centred, ZERO, band.widths.row, PRODUCT_ROWS * band.widths.row)
+        _weigh(centred, row, (ZERO, len(row.lines)), _CENTRED, given, band)
         _sum_by_channel(grads.channel_kernel, scratch, row, band)
 
 
@@ -259,7 +245,7 @@ def _multiply_regions(
 ) -> None:
     """The gradient of the sample attention: grad_output * region."""
     outputs, (regions, high, wide) = given.grad_output.shape[1], grad.shape[1:]
-    gradient, flat, sums = given.grad_output.reshape(-1), grad.reshape(-1), scratch.sums
+    gradient, flat, sums = in_row(given.grad_output), in_row(grad), scratch.sums
     for k in range(row.outputs):
         for s in range(regions):
             o, at = row.first + k, (s * PRODUCT_ROWS + k) * band.widths.pitch + band.widths.margin
@@ -273,34 +259,34 @@ def _multiply_regions(
 @borrowing_jit
 def _sum_by_place(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * position attention."""
-    (kh, kw, high, wide), flat, widths = grad.shape[1:], grad.reshape(-1), band.widths
+    (kh, kw, high, wide), flat, widths = grad.shape[1:], in_row(grad), band.widths
     taps, samples = kh * kw, row.centres
     extent = Extent(ONE, taps, len(samples), widths.row)
     for k in range(row.outputs):
         at, tap_at = k * widths.pitch + widths.margin, k * widths.output - row.low * widths.line
-        weights = Factor(scratch.weights, at, ZERO, PRODUCT_ROWS * widths.pitch, None)
-        tap_values = Factor(scratch.tap_values, tap_at, widths.tap, samples, None)
-        product_of_row(Target(scratch.made, ZERO, ZERO, widths.row), weights, tap_values, extent, FALSE)
+        weights = Factor(scratch.weights, at, ZERO, band.distances.regions, None)
+        tap_values = Factor(scratch.tap_values, tap_at, band.distances.taps, samples, None)
+        product_of_row(Target(scratch.rows, ZERO, ZERO, widths.row), weights, tap_values, extent, FALSE)
         for tap in range(taps):
             to = (((row.first + k) * taps + tap) * high + row.number) * wide
-            copy(flat, to, scratch.made, tap * widths.row, wide)
+            copy(flat, to, scratch.rows, tap * widths.row, wide)
 
 
 @borrowing_jit
 def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """The gradient of a row of the channel kernel: sum over samples of weight * position attention * x."""
     _, channels, high, wide = grad.shape
-    flat, padded, plane, channel = grad.reshape(-1), band.widths.row, high * wide, band.plan.channel
+    flat, padded, plane, channel = in_row(grad), band.widths.row, high * wide, band.plan.channel
     samples = row.lines
     in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
     centred = Factor(scratch.centred, ZERO, padded, PRODUCT_ROWS * padded, None)
     together = channels if in_place and len(samples) == WIDE else WIDE
     for c in range(0, channels, together):
         count, to = min(together, channels - c), (row.first * channels + c) * plane + row.number * wide
-        target = Target(scratch.made, ZERO, padded, PRODUCT_ROWS * padded)
+        target = Target(scratch.rows, ZERO, padded, PRODUCT_ROWS * padded)
         if in_place:
             target = Target(flat, to, channels * plane, plane)
-        lines = Factor(band.lines, c * channel, channel, samples, None)
+        lines = Factor(band.lines, c * channel, band.distances.channels, samples, None)
         extent = Extent(row.outputs, count, len(samples), padded)
         if len(samples) == WIDE:
             product_of_terms(target, centred, lines, extent)
@@ -309,7 +295,7 @@ def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, ba
         for k in range(0 if in_place else row.outputs):
             for m in range(count):
                 copy(
-                    flat, to + (k * channels + m) * plane, scratch.made, (m * PRODUCT_ROWS + k) * padded, wide
+                    flat, to + (k * channels + m) * plane, scratch.rows, (m * PRODUCT_ROWS + k) * padded, wide
                 )
 
 
@@ -318,10 +304,15 @@ def channel_scratch(band: SampleBand) -> ChannelScratch:
     row, regions = band.widths.row, band.call.rows.samples**2
     most = min(SAMPLING_OUTPUTS, band.call.outputs)
     batch = min(regions, max(WIDE, _WEIGHTS_BYTES // (most * row * band.call.itemsize)))
-    return ChannelScratch(batch * most * row, batch * PRODUCT_ROWS * row, most * PRODUCT_ROWS * row)
+    return ChannelScratch(
+        weights=batch * most * row,
+        moved=batch * PRODUCT_ROWS * row,
+        copy=most * PRODUCT_ROWS * row,
+        places=place_scratch(band.call.rows.samples),
+    )
 
 
-@cached_jit
+@rolled_jit
 def second_pass_items(
     start: int,
     stop: int,
@@ -333,8 +324,9 @@ def second_pass_items(
 ) -> None:
     """Items (chunk of channels, a multiple of PRODUCT_ROWS): the gradient of x, from that of its lines."""
     outputs, channels = band.inputs.channel_kernel.shape[:2]
-    padded, plan, regions = band.widths.row, band.plan, len(band.plan.samples.columns) ** 2
-    places = np.empty((2, regions), np.intp)
+    padded, plan = band.widths.row, band.plan
+    regions = len(plan.samples.columns) * len(plan.samples.columns)
+    lines, centres = scratch.places.lines, scratch.places.centres
     batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
@@ -342,8 +334,8 @@ def second_pass_items(
         for o in range(0, outputs, SAMPLING_OUTPUTS):
             count = min(SAMPLING_OUTPUTS, outputs - o)
             for h in range(plan.rows):
-                place_samples(places, h, band)
-                row = SampleRow(o, count, h, plan.first + h, ZERO, places[0], places[1])
+                place_samples(lines, centres, h, band)
+                row = SampleRow(o, count, h, plan.first + h, ZERO, lines, centres)
                 for s in range(0, regions, batch):
                     samples = (s, min(s + batch, regions))
                     weights = Target(scratch.weights, ZERO, padded, count * padded)
@@ -358,7 +350,7 @@ def add_to_image(grads: ChannelGrads, channels: tuple, band: SampleBand) -> None
     plane = grads.x.shape[1] * grads.x.shape[2]
     for c in range(channels[0], channels[1]):
         if band.plan.first == 0:
-            clear(grads.x.reshape(-1), c * plane, plane)
+            clear(in_row(grads.x), c * plane, plane)
         add_lines(grads.x, c, grads.lines, c * band.plan.channel, band.plan.image)
 
 
@@ -382,7 +374,7 @@ def _move_to_lines(
         # Fetched are the kernels of the next channels, or of the next row.
         ahead = PRODUCT_ROWS * plane if c + PRODUCT_ROWS < channels[1] else wide - (c - channels[0]) * plane
         at = (row.first * all_channels + c) * plane + row.number * wide
-        maps = Factor(band.inputs.channel_kernel.reshape(-1), at, plane, all_channels * plane, ahead)
+        maps = Factor(in_row(band.inputs.channel_kernel), at, plane, all_channels * plane, ahead)
         extent = Extent(count, samples[1] - samples[0], row.outputs, padded)
         copy_maps(copied, maps, extent, row.number, band)
         product_of_rows(target, copied, weights, extent, FALSE)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import ONE, TRUE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import ONE, TRUE, ZERO, borrowing_jit, rolled_jit
 from ..engine.pixels import clear, copy
 from ..engine.products import (
     PRODUCT_ROWS,
@@ -22,11 +22,17 @@ from ..engine.products import (
     product_of_row,
     product_of_rows,
 )
-from ..engine.vectors import LINE_BYTES, prefetch
+from ..engine.vectors import LINE_BYTES, in_row, prefetch
 from .bands import ELEMENTS_BEHIND, pack_lines
-from .records import Lines, SampleBand, SampleRow, SampleScratch
+from .records import PlaceScratch, SampleBand, SampleRow, SampleScratch
 
 SAMPLING_CHANNELS = 32  # whose kernels are multiplied while as many are fetched
+
+
+def place_scratch(samples: int) -> PlaceScratch:
+    """Its sizes."""
+    regions = samples * samples
+    return PlaceScratch(*((size, np.intp) for size in (regions, regions, samples, samples)))
 
 
 def sampling_scratch(band: SampleBand, sums: bool, gradients: bool) -> SampleScratch:
@@ -38,14 +44,15 @@ def sampling_scratch(band: SampleBand, sums: bool, gradients: bool) -> SampleScr
     return SampleScratch(
         kernels=taps * rows,
         sums=(regions * rows + widths.row) * sums,
-        copy=SAMPLING_CHANNELS * PRODUCT_ROWS * widths.row * sums,
+        rows=max(SAMPLING_CHANNELS * PRODUCT_ROWS * sums, max(taps, WIDE * PRODUCT_ROWS) * gradients)
+        * widths.row,
         tap_values=tap_values,
         tap_attention=tap_values * (gradients and call.attended),
         weights=regions * rows * gradients,
         centred=regions * PRODUCT_ROWS * widths.row * gradients,
         by_tap=PRODUCT_ROWS * taps * centres * widths.padded_line * gradients,
         by_centre=PRODUCT_ROWS * centres * widths.padded_line * gradients,
-        made=max(taps, WIDE * PRODUCT_ROWS) * widths.row * gradients,
+        places=place_scratch(samples),
     )
 
 
@@ -73,14 +80,14 @@ def copy_maps(target: Factor, maps: Factor, extent: Extent, number: int, band: S
 
 
 @borrowing_jit
-def place_samples(places: np.ndarray, h: int, band: SampleBand) -> None:
+def place_samples(lines: np.ndarray, centres: np.ndarray, h: int, band: SampleBand) -> None:
     """`SampleRow.lines` and `SampleRow.centres` of a row of the band."""
     samples, line = band.plan.samples, band.widths.line
     number = len(samples.columns)
     for s in range(number * number):
         i, column = s // number, samples.columns[s % number]
-        places[0, s] = samples.image_rows[h, i] * line + column
-        places[1, s] = samples.centre_rows[h, i] * line + column
+        lines[s] = samples.image_rows[h, i] * line + column
+        centres[s] = samples.centre_rows[h, i] * line + column
 
 
 @borrowing_jit
@@ -89,12 +96,12 @@ def read_taps(scratch: SampleScratch, row: SampleRow, end: int, band: SampleBand
     plan, attention = band.plan, band.inputs.position_attention
     kh, kw = band.inputs.spatial_kernel.shape[1:3]
     image, attended = plan.image, attention.size > 0
-    lines = Lines(plan.centres.rows[row.low : end], image.stretch, image.left, image.step)
+    rows = plan.centres.rows[row.low : end]
     for k in range(row.outputs if attended else 1):
         for tap in range(kh * kw):
             at = k * band.widths.output + tap * band.widths.tap
             if attended:
-                pack_lines(scratch.tap_values, at, attention[row.first + k, tap // kw, tap % kw], lines)
+                pack_lines(scratch.tap_values, at, attention[row.first + k, tap // kw, tap % kw], rows, image)
             tap_rows, tap_columns = plan.taps.rows[tap // kw, row.low : end], plan.taps.columns[tap % kw]
             _read_totals(scratch, at, attended, tap_rows, tap_columns, band)
 
@@ -139,8 +146,8 @@ def fetch_row(row: SampleRow, band: SampleBand) -> None:
     """Fetch spatial kernels and sample attention of a row: of each map too little to be foreseen."""
     inputs = band.inputs
     _, kh, kw, high, wide = inputs.spatial_kernel.shape
-    regions, kernels = inputs.sample_attention.shape[1], inputs.spatial_kernel.reshape(-1)
-    attention = inputs.sample_attention.reshape(-1)
+    regions, kernels = inputs.sample_attention.shape[1], in_row(inputs.spatial_kernel)
+    attention = in_row(inputs.sample_attention)
     for k in range(row.first * kh * kw, (row.first + row.outputs) * kh * kw):
         _fetch(kernels, (k * high + row.number) * wide, wide)
     for k in range(row.first * regions, (row.first + row.outputs) * regions):
@@ -151,7 +158,7 @@ def fetch_row(row: SampleRow, band: SampleBand) -> None:
 def copy_kernels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """The spatial kernels of a row, with the residual on their centre."""
     _, kh, kw, high, wide = band.inputs.spatial_kernel.shape
-    flat, taps, pitch = band.inputs.spatial_kernel.reshape(-1), kh * kw, band.widths.pitch
+    flat, taps, pitch = in_row(band.inputs.spatial_kernel), kh * kw, band.widths.pitch
     for k in range(row.outputs):
         at, o = k * taps * pitch + band.widths.margin, row.first + k
         for tap in range(taps):
@@ -177,13 +184,13 @@ def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
         at = (row.first * channels + c) * plane + row.number * wide
         # What is multiplied next, of these rows or of the next one.
         ahead = SAMPLING_CHANNELS * plane if c + count < channels else wide - c * plane
-        maps = Factor(kernels.reshape(-1), at, channels * plane, plane, ahead)
-        lines = Factor(band.lines, c * channel, samples, channel, None)
+        maps = Factor(in_row(kernels), at, channels * plane, plane, ahead)
+        lines = Factor(band.lines, c * channel, samples, band.distances.channels, None)
         extent = Extent(row.outputs, len(samples), count, widths.row)
         if direct:
             product_of_block(target, maps, lines, extent, c > 0)
         else:
-            copied = Factor(scratch.copy, ZERO, widths.row, PRODUCT_ROWS * widths.row, None)
+            copied = Factor(scratch.rows, ZERO, widths.row, PRODUCT_ROWS * widths.row, None)
             copy_maps(copied, maps, extent, row.number, band)
             product_of_rows(target, copied, lines, extent, c > 0)
 
@@ -202,13 +209,15 @@ def add_taps(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
             for w in range(uint64(wide)):
                 sums[t + w] *= factors[f + w]
         target = Target(sums, at, ZERO, PRODUCT_ROWS * pitch)
-        kernels = Factor(scratch.kernels, k * taps * pitch + widths.margin, ZERO, pitch, None)
+        kernels = Factor(
+            scratch.kernels, k * taps * pitch + widths.margin, ZERO, band.distances.kernels, None
+        )
         tap_at = k * widths.output - row.low * widths.line
-        tap_values = Factor(scratch.tap_values, tap_at, samples, widths.tap, None)
+        tap_values = Factor(scratch.tap_values, tap_at, samples, band.distances.taps, None)
         product_of_row(target, kernels, tap_values, extent, TRUE)
 
 
-@cached_jit
+@rolled_jit
 def sampling_forward_items(
     start: int,
     stop: int,
@@ -224,7 +233,7 @@ def sampling_forward_items(
     `largest` is None but for "max"; then `not_finite` gets the rows in which not all regions are finite.
     """
     outputs, groups, plan = y.shape[1], -(-y.shape[1] // PRODUCT_ROWS), band.plan
-    places = np.empty((2, len(plan.samples.columns) ** 2), np.intp)
+    lines, centres = scratch.places.lines, scratch.places.centres
     clear(scratch.kernels, 0, len(scratch.kernels))
     for item in range(start, stop):
         first, chunk = item // chunks * plan.block, item % chunks
@@ -234,8 +243,8 @@ def sampling_forward_items(
             o = PRODUCT_ROWS * group
             count = min(PRODUCT_ROWS, outputs - o)
             for h in range(first, end):
-                place_samples(places, h, band)
-                row = SampleRow(o, count, h, plan.first + h, low, places[0], places[1])
+                place_samples(lines, centres, h, band)
+                row = SampleRow(o, count, h, plan.first + h, low, lines, centres)
                 if h == first:
                     read_taps(scratch, row, high, band)
                 fetch_row(row, band)
@@ -252,9 +261,9 @@ def _fuse_samples(
 ) -> bool:
     """Put the samples of a row into the output; whether all are finite, as far as that matters."""
     regions, outputs, (high, wide) = len(row.lines), y.shape[1], y.shape[2:]
-    flat, sums, finite, stacked = y.reshape(-1), scratch.sums, True, len(y) > 1
+    flat, sums, finite, stacked = in_row(y), scratch.sums, True, len(y) > 1
     attended = band.inputs.sample_attention.size > 0
-    attention = band.inputs.sample_attention.reshape(-1) if attended else band.ones
+    attention = in_row(band.inputs.sample_attention) if attended else band.ones
     residual = band.call.attention_residual if attended else band.ones[0] - band.ones[0]
     for k in range(row.outputs):
         o = row.first + k
@@ -264,7 +273,7 @@ def _fuse_samples(
             f = ((o * regions + s) * high + row.number) * wide if attended else 0
             if largest is not None:
                 factors = (attention, f, residual)
-                finite &= _join_maximum(flat, largest.reshape(-1), to, sums, at, wide, s, factors)
+                finite &= _join_maximum(flat, in_row(largest), to, sums, at, wide, s, factors)
             else:
                 t, z, a = uint64(to + (s * outputs * high * wide if stacked else 0)), uint64(at), uint64(f)
                 for w in range(uint64(wide)):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engine.compile import borrowing_jit, cached_jit, zero_like
 from ..engine.pixels import clear
+from ..engine.vectors import in_row
 from .gradients import add_to_image
 from .records import ChannelGrads, MaximumScratch, SampleBand, SampleGradOutput, SampleGrads
 
@@ -154,10 +155,10 @@ def first_maximum_items(
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     plan, lines, plane = band.plan, band.lines, high * wide
     needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
-    places, kernels = np.empty(wide, np.uint64), band.inputs.channel_kernel.reshape(-1)
+    places, kernels = np.empty(wide, np.uint64), in_row(band.inputs.channel_kernel)
     dots, weights = scratch.dots, scratch.weights
     for item in range(start, stop):
-        totals = grads.totals[item] if grads.totals.size else grads.totals.reshape(-1)
+        totals = grads.totals[item] if grads.totals.size else in_row(grads.totals)
         for o in range(outputs * item // items, outputs * (item + 1) // items):
             for h in range(plan.rows):
                 row = plan.first + h
@@ -186,8 +187,8 @@ def second_maximum_items(
     """Items (chunk of channels); a gradient that is not wanted has no elements."""
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     places, weights, plan = np.empty(wide, np.uint64), scratch.weights, band.plan
-    lines, kernels = band.lines, band.inputs.channel_kernel.reshape(-1)
-    grad_kernels = grads.channel_kernel.reshape(-1)
+    lines, kernels = band.lines, in_row(band.inputs.channel_kernel)
+    grad_kernels = in_row(grads.channel_kernel)
     centre = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2] // 2
     for item in range(start, stop):
         first, end = item * chunk, min(channels, (item + 1) * chunk)

@@ -105,6 +105,15 @@ class SampleWidths(NamedTuple):
     output: int  # from output channel to output channel there, 0 if all read the same
 
 
+class SampleDistances(NamedTuple):
+    """Where planes of products begin, from the first on: as arrays, so that one kind of product serves."""
+
+    kernels: np.ndarray  # of taps, in `SampleScratch.kernels`
+    taps: np.ndarray  # in `SampleScratch.tap_values`
+    regions: np.ndarray  # in `SampleScratch.weights`
+    channels: np.ndarray  # in `SampleBand.lines`
+
+
 class SampleInputs(NamedTuple):
     """The arrays of one image, contiguous; attention that is not given has no elements."""
 
@@ -121,6 +130,7 @@ class SampleBand(NamedTuple):
     call: SampleCall
     plan: SamplePlan
     widths: SampleWidths
+    distances: SampleDistances
     inputs: SampleInputs
     lines: np.ndarray  # of x, one channel after the other
     totals: np.ndarray  # of X1
@@ -168,6 +178,15 @@ class ChannelGrads(NamedTuple):
     channel_kernel: np.ndarray  # with "max"
 
 
+class PlaceScratch(NamedTuple):
+    """Integers: where samples are."""
+
+    lines: Any  # (S*S,): `SampleRow.lines`
+    centres: Any  # (S*S,): `SampleRow.centres`
+    by_sample: Any  # (S,): those of one row of centres in `SampleScratch.weights`, each seen from its centre
+    by_column: Any  # (S,): and in `SampleScratch.kernels`
+
+
 class SampleScratch(NamedTuple):
     """For a row of PRODUCT_ROWS output channels; the second half is for gradients alone.
 
@@ -177,14 +196,14 @@ class SampleScratch(NamedTuple):
 
     kernels: Any  # (PRODUCT_ROWS, taps, pitch): rows of the spatial kernel, with its residual
     sums: Any  # (S*S, PRODUCT_ROWS, pitch): over channels, then regions
-    copy: Any  # (channels, PRODUCT_ROWS, row): of the channel kernel
+    rows: Any  # rows of the channel kernel, copied; later rows of gradients on their way to where they belong
     tap_values: Any  # (PRODUCT_ROWS or 1, taps, block_centres, line): X1 under a tap, times the attention
     tap_attention: Any  # the same of the attention itself, with its residual
     weights: Any  # (S*S, PRODUCT_ROWS, pitch): grad_output * sample attention
     centred: Any  # (S*S, PRODUCT_ROWS, row): the same times the position attention of the centre
     by_tap: Any  # (PRODUCT_ROWS, taps, block_centres, padded line): sums of weights * spatial kernel
     by_centre: Any  # (PRODUCT_ROWS, block_centres, padded line): sums of weights * sums over channels
-    made: Any  # rows of gradients on their way to where they belong
+    places: Any  # `PlaceScratch`
 
 
 class ChannelScratch(NamedTuple):
@@ -193,6 +212,7 @@ class ChannelScratch(NamedTuple):
     weights: Any  # (samples, outputs, row)
     moved: Any  # (samples, PRODUCT_ROWS, row): what goes to the lines of x
     copy: Any  # (outputs, PRODUCT_ROWS, row): of the channel kernel
+    places: Any  # `PlaceScratch`
 
 
 class MaximumScratch(NamedTuple):

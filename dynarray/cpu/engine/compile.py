@@ -21,7 +21,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from rawkernels.store import log
 
 from .cache import KernelCache
-from .library import CalleeCompiler, KernelCompiler, SharedCompiler
+from .library import CalleeCompiler, KernelCompiler, RolledCompiler, SharedCompiler
 
 # No "nnan" or "ninf": NaN and infinity must come out where they went in.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
@@ -71,6 +71,11 @@ def cached_jit(function: Callable, **options: Any) -> Callable:
 def borrowing_cached_jit(function: Callable) -> Callable:
     """The same without counting references, as `borrowing_jit`: there is less to compile."""
     return cached_jit(function, _nrt=False)
+
+
+def rolled_jit(function: Callable) -> Callable:
+    """As `cached_jit`, with no loop unrolled: for those that are much to compile, with their loops in `products`."""
+    return cached_jit(function, pipeline_class=RolledCompiler)
 
 
 @jit

@@ -6,9 +6,11 @@ the bottom, are optimised as often as they are nested deep, and made into code t
 what a kernel calls is handed on as Numba has written it. The kernel alone is optimised.
 """
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
+from llvmlite.binding import create_pass_builder, create_pipeline_tuning_options
 from numba.core import typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -37,6 +39,20 @@ class _KernelLibrary(JITCodeLibrary):
 
     def _optimize_functions(self, module: Any) -> None:
         module.data_layout = self._codegen._data_layout
+
+
+class _RolledLibrary(_KernelLibrary):
+    """Of a kernel whose innermost loops are written as vectors: no loop is unrolled."""
+
+    def _optimize_final_module(self) -> None:
+        cheap, builder = self._codegen._module_pass_manager(
+            loop_vectorize=False, slp_vectorize=False, opt=0, cost="cheap"
+        )
+        cheap.run(self._final_module, builder)
+        options = create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization, options.loop_unrolling = True, False
+        builder = create_pass_builder(self._codegen._tm, options)
+        builder.getModulePassManager().run(self._final_module, builder)
 
 
 class _CalleeLibrary(_KernelLibrary):
@@ -77,6 +93,16 @@ class KernelCompiler(Compiler):
         library.enable_object_caching()
         super().__init__(typing, target, library, *rest)
 
+    def compile_extra(self, function: Any) -> Any:
+        """Without collecting garbage: there are a million objects, and little of that."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return super().compile_extra(function)
+        finally:
+            if collecting:
+                gc.enable()
+
     def define_pipelines(self) -> list[PassManager]:
         """One, of those passes."""
         passes = PassManager("kernel")
@@ -84,6 +110,12 @@ class KernelCompiler(Compiler):
             passes.add_pass(each, each.__name__)
         passes.finalize()
         return [passes]
+
+
+class RolledCompiler(KernelCompiler):
+    """The same for a kernel whose innermost loops are written as vectors."""
+
+    _library = _RolledLibrary
 
 
 class CalleeCompiler(KernelCompiler):

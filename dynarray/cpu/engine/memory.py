@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import parallel
+from .references import Reference
 from .vectors import LINE_BYTES
 
 _BYTE = np.dtype(np.uint8)
@@ -115,11 +116,18 @@ def _filled(sizes: Record, arrays: Iterator[np.ndarray]) -> Record:
 
 
 def run_with_scratch(
-    kernel: Callable[..., None], count: int, operations: float, sizes: tuple, dtype: np.dtype, *args: Any
+    kernel: Callable[..., None],
+    count: int,
+    operations: float,
+    sizes: tuple,
+    dtype: np.dtype,
+    *args: Any,
+    by_reference: bool = False,
 ) -> None:
     """`parallel.run` of ``kernel(start, stop, scratch, *args)``, every thread with scratch of these sizes."""
 
     def piece(start: int, stop: int, *args: Any) -> None:
-        kernel(start, stop, cut(sizes, dtype), *args)
+        scratch = cut(sizes, dtype)
+        kernel(start, stop, Reference(scratch) if by_reference else scratch, *args)
 
     parallel.run(piece, count, operations, *args)
