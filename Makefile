@@ -16,7 +16,7 @@ help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
 	@echo "make test        all tests (about 25 minutes on 2 cores)"
 	@echo "make test-quick  the tests that are not marked slow"
-	@echo "make test-long   soaks and full sweeps, which the others leave out (about an hour)"
+	@echo "make test-long   soaks and full sweeps, which the others leave out (some hours)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
 	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (stopped after 10 minutes); gpu-test-quick: a part of each"

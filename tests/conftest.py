@@ -142,6 +142,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in alike:
             if item is not drawn or kind[-1] == "True":
                 item.add_marker(pytest.mark.long)
+                item.add_marker(pytest.mark.timeout(1800))  # some compile dozens of programs
     # A plain failure shows early.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
