@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -412,3 +413,19 @@ def test_a_reduction_goes_through_all_elements_with_their_places(cupy: Any) -> N
         "uint64 word", "uint64 total", "word * (_i + 1)", "a + b", "total = a", "0", "weighed"
     )
     assert total(cupy.asarray(np.array([5, 7, 11], np.uint64))).item() == 5 + 2 * 7 + 3 * 11
+
+
+def test_another_machine_takes_the_place_of_the_host_build(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module with a `run` of the same arguments, named by the environment when the stand-in is imported."""
+    seen: list[tuple] = []
+    machine = ModuleType("another_machine")
+    machine.run = lambda *args: seen.append(args)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, machine.__name__, machine)
+    monkeypatch.setattr(sys.modules["cupy._kernels"], "MACHINE", machine.__name__)
+    x = cupy.zeros(40, np.float32)
+    cupy.RawKernel(SCALE, "scale")((2,), (32,), (x, x, np.int32(40), np.float32(3)), shared_mem=16)
+    ((program, *rest),) = seen
+    assert program.text == SCALE and rest[:3] == ["scale", (2, 1, 1), (32, 1, 1)] and rest[-1] == 16
+    assert all(type(array) is np.ndarray for array in rest[3][:2])
