@@ -186,7 +186,8 @@ def check_local_filter(
     sizes = check_shape(operator, names[1], weight, of_weights, sizes)
     window = check_window(operator, names[1], sizes, space, **steps, upsample=upsample)
     sizes |= window.sizes
-    check_shape(operator, names[1], weight, of_weights, {k: v for k, v in sizes.items() if k != "G"})
+    if weight.shape[-len(window.outputs) :] != window.outputs:
+        check_shape(operator, names[1], weight, of_weights, {k: v for k, v in sizes.items() if k != "G"})
     if sizes["C"]:
         check_divides(operator, names[1], "G", "C", sizes)
     x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N G kernel outputs")

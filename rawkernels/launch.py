@@ -189,9 +189,13 @@ def launch(
     if is_cupy(arrays[0]):
         _launch_cupy(program, entry, grid, block, arguments, arrays, shared_bytes)
     else:
-        # Both compile with g++: loaded by those who use them.
-        runner = importlib.import_module(f"rawkernels.{getattr(_numpy, 'runner', 'host')}")
-        runner.run(program, entry, grid, block, arguments, shared_bytes)
+        _runner(getattr(_numpy, "runner", "host")).run(program, entry, grid, block, arguments, shared_bytes)
+
+
+@cache
+def _runner(name: str) -> Any:
+    """A package that runs launches on NumPy arrays; both compile with g++, and are for those who use them."""
+    return importlib.import_module(f"rawkernels.{name}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,7 @@ _WARPS_WANTED = 1 << 13
 _ROWS_A_LANE = 8  # least work worth a slot of its own, in the gradient of channel_weight
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Sizes of one call, and the constants they lead to."""
 
     batch: int

@@ -26,17 +26,7 @@ __version__ = "14.2.0"
 ndarray = _array.ndarray
 RawKernel, RawModule, ReductionKernel = _kernels.RawKernel, _kernels.RawModule, _kernels.ReductionKernel
 get_default_memory_pool = _memory.get_default_memory_pool
-asnumpy = _functions.asnumpy
-newaxis, inf, nan, pi = None, _np.inf, _np.nan, _np.pi
-bool_, complex64, complex128, float16, float32 = (
-    _np.bool_,
-    _np.complex64,
-    _np.complex128,
-    _np.float16,
-    _np.float32,
-)
-float64, int8, int16, int32, int64 = _np.float64, _np.int8, _np.int16, _np.int32, _np.int64
-uint8, uint16, uint32, uint64 = _np.uint8, _np.uint16, _np.uint32, _np.uint64
+float32, float64, uint8 = _np.float32, _np.float64, _np.uint8
 
 _functions.fill(sys.modules[__name__], linalg)
 

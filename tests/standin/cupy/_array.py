@@ -357,11 +357,6 @@ def _method(name: str) -> Callable:
 
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         standin_names.bind(path, (self, *args), kwargs)
-        if name == "nonzero":
-            _streams.wait("counting what is not zero")
-        if name == "fill":
-            self[...] = args[0]
-            return None
         named = {key: value for key, value in kwargs.items() if value is not None or key in ("axis", "dtype")}
         return compute(getattr(np.ndarray, name), (self, *args), named)
 

@@ -12,23 +12,17 @@ from . import _array, _streams
 from ._array import ndarray
 
 # These call cuBLAS or cuSOLVER for floating types, which CuPy refuses while a stream is captured.
-_LIBRARY_CALLS = ("einsum", "linalg.inv", "linalg.solve", "matmul", "outer", "tensordot")
-# The host has to know what came out.
-_WAITING = ("allclose", "array_equal", "nonzero", "unique")
+_LIBRARY_CALLS = ("einsum", "linalg.inv", "linalg.solve", "matmul")
 _FROM_HOST = ("array", "asarray", "result_type")
 _OPERATORS = {
     "add": "add",
     "sub": "subtract",
     "mul": "multiply",
     "truediv": "divide",
-    "floordiv": "floor_divide",
     "mod": "remainder",
     "pow": "power",
     "and": "bitwise_and",
     "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "lshift": "left_shift",
-    "rshift": "right_shift",
     "matmul": "matmul",
 }
 _COMPARISONS = {
@@ -39,7 +33,7 @@ _COMPARISONS = {
     "eq": "equal",
     "ne": "not_equal",
 }
-_UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
+_UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert"}
 
 
 class Ufunc:
@@ -79,8 +73,6 @@ class Function:
         standin_names.bind(self._path, args, kwargs)
         if name in _LIBRARY_CALLS:
             refuse_while_capturing(args)
-        if name in _WAITING:
-            _streams.wait(f"the result of {name}")
         if name in ("array", "asarray"):
             return _moved(name, args, kwargs)
         if name == "ascontiguousarray" and not isinstance(args[0], ndarray):
@@ -88,7 +80,7 @@ class Function:
                 f"Argument 'a' has incorrect type (expected cupy.ndarray, got {type(args[0]).__name__})"
             )
         made = _array.compute(self._of_numpy, args, kwargs, host=name in _FROM_HOST)
-        if name in ("empty", "empty_like"):  # not what NumPy found in its memory
+        if name == "empty":  # not what NumPy found in its memory
             made._values.reshape(-1, order="A").view(np.uint8)[...] = 255
         return made
 
@@ -111,11 +103,6 @@ def _moved(name: str, args: tuple, kwargs: dict[str, Any]) -> ndarray:
             *rest[:1] or [kwargs.get("dtype") or first[0].dtype], copy=False
         )
     return _array.placed(getattr(np, name)(first, *rest, **kwargs))
-
-
-def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
-    """A copy on the host."""
-    return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
 
 
 def fill(cupy: ModuleType, linalg: ModuleType) -> None:

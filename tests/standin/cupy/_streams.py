@@ -127,15 +127,6 @@ class Stream:
         """Whether it is between the two."""
         return self.recorded is not None
 
-    def record(self, event: Any = None) -> "Event":
-        """Put an event behind what was begun."""
-        event = event or Event()
-        event.record(self)
-        return event
-
-    def wait_event(self, event: "Event") -> None:
-        """Go on only after an event; work is done at once here, so that there is nothing to wait for."""
-
 
 _used: list[Stream] = []
 Stream.null = Stream(null=True)

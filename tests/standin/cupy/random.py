@@ -13,10 +13,6 @@ class Generator:
     def __init__(self, seed: Any) -> None:
         self._generator = np.random.default_rng(seed)
 
-    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
-        """Between 0 and 1."""
-        return _array.placed(self._generator.random(size, _real(dtype)), out)
-
     def standard_normal(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
         """Of mean 0 and variance 1."""
         return _array.placed(self._generator.standard_normal(size, _real(dtype)), out)
@@ -24,12 +20,6 @@ class Generator:
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None, dtype: Any = np.float64) -> Any:
         """Between two bounds."""
         return _array.placed(np.asarray(self._generator.uniform(low, high, size)).astype(_real(dtype)))
-
-    def integers(
-        self, low: int, high: Any = None, size: Any = None, dtype: Any = np.int64, endpoint: bool = False
-    ) -> Any:
-        """Between two bounds."""
-        return _array.placed(self._generator.integers(low, high, size, dtype, endpoint))
 
 
 def default_rng(seed: Any = None) -> Generator:
