@@ -74,7 +74,7 @@ def borrowing_cached_jit(function: Callable) -> Callable:
 
 
 def rolled_jit(function: Callable) -> Callable:
-    """As `cached_jit`, with no loop unrolled: for those that are much to compile, with their loops in `products`."""
+    """As `cached_jit`, with no loop unrolled: for what is much to compile, with its loops in `products`."""
     return cached_jit(function, pipeline_class=RolledCompiler)
 
 
