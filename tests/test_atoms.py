@@ -237,7 +237,7 @@ def test_hard_cases(backend: Backend, case: str) -> None:
 
 @pytest.mark.parametrize("bytes_of_a_tile", [1, 1000, 20_000, 100_000])
 @pytest.mark.parametrize("case", ["many channels", "many images", "strided", "k 7", "even, odd and strided"])
-@pytest.mark.parametrize("backend", backend_params("host", "cuda"), indirect=True)
+@pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
 def test_gpu_tiles_of_any_size(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, case: str, bytes_of_a_tile: int
 ) -> None:

@@ -391,7 +391,7 @@ def test_no_channels_leave_the_bias(backend: Backend, rng: np.random.Generator) 
     assert not result.gradients[1].any() and not result.gradients[3].any()
 
 
-@pytest.mark.parametrize("backend", backend_params("host", "cuda"), indirect=True)
+@pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_coordinates_are_finer_than_16_bits(backend: Backend, dtype: str) -> None:
     """In float16, 2049 is no number and 1000.25 is next to 1000.75: points there are found all the same."""

@@ -18,7 +18,7 @@ import dynarray as dyn
 import rawkernels.deform as on_gpu
 from dynarray.cpu.deform import plan as on_cpu
 
-kernels = pytest.mark.parametrize("backend", backend_params("host", "cuda"), indirect=True)
+kernels = pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
 
 HARD: dict[str, dict[str, Any]] = {
     "k 7": {"c": 3, "o": 2, "image": (11, 13), "kernel": (7, 7), "padding": 3},

@@ -12,7 +12,9 @@ from scipy.ndimage import correlate, correlate1d
 
 import dynarray as dyn
 
-fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
+fast_backends = pytest.mark.parametrize(
+    "backend", backend_params("cpu", "host", "ptx", "cuda"), indirect=True
+)
 SHARP = 0.01  # a sigma whose blur leaves an image as it is
 
 

@@ -14,7 +14,9 @@ import dynarray as dyn
 from dynarray._geometry import shorten_steps
 from dynarray.cpu.engine import strips
 
-fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
+fast_backends = pytest.mark.parametrize(
+    "backend", backend_params("cpu", "host", "ptx", "cuda"), indirect=True
+)
 each_combine = pytest.mark.parametrize("combine", ["mul", "add"])
 
 
