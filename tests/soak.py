@@ -26,7 +26,8 @@ import numpy as np
 from _soak_worker import ASKED_TO_STOP
 
 TESTS = Path(__file__).resolve().parent
-PATIENCE = 300.0  # seconds without a sign of life
+PATIENCE = 150.0  # seconds without a word, after which a process that does nothing hangs
+BUSY = 10  # times as long, if it is busy
 AT_ONCE = 4  # processes, on however few cores
 ROUND = 60.0  # seconds, after which all of them end and the folders are looked at
 # By that signal one asks what a process hangs in. Its imports are what takes longest, so it tells of itself
@@ -50,10 +51,20 @@ class Process:
     fate: tuple[int, bool, int, float] | None  # signal, to its whole group, after so many lines and seconds
     seen: int = 0  # bytes of its log
     lines: int = 0
-    sign: float = field(default_factory=time.monotonic)  # when the last line came
+    told: float = field(default_factory=time.monotonic)  # when the last line came
+    asked: list[float] = field(default_factory=list)  # seconds of CPU that it had used, asked since then
     due: float | None = None  # when it is to be killed
     killed: int = 0
     status: int | None = None
+
+    def is_silent(self, patience: float) -> bool:
+        """Whether it has said nothing for too long: longer if it has worked meanwhile."""
+        if time.monotonic() - self.told < patience * (1 + len(self.asked)):
+            return False
+        self.asked.append(cpu_seconds(self.pid))
+        if len(self.asked) == 1:
+            return False
+        return self.asked[-1] - self.asked[-2] < 0.01 * patience or len(self.asked) > BUSY
 
     def group_lives(self) -> bool:
         """Whether any process of its group is there."""
@@ -62,6 +73,17 @@ class Process:
         except ProcessLookupError:
             return False
         return True
+
+
+def cpu_seconds(group: int) -> float:
+    """What the processes of a group have used."""
+    used = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
 
 
 class Settings(NamedTuple):
@@ -163,12 +185,11 @@ class Soak:
             self.read(process)
             if process.status is None:
                 self.decide(process)
-            silence = time.monotonic() - process.sign
-            self.longest_silence = max(self.longest_silence, silence)
+            self.longest_silence = max(self.longest_silence, time.monotonic() - process.told)
             if process.status is not None and not process.group_lives():
                 self.running.remove(process)
                 self.judge(process)
-            elif silence > self.settings.patience:
+            elif process.is_silent(self.settings.patience):
                 self.give_up(process)
 
     def bury(self) -> None:
@@ -193,7 +214,7 @@ class Soak:
         process.seen += len(text)
         for line in text.decode(errors="replace").splitlines():
             process.lines += 1
-            process.sign = time.monotonic()
+            process.told, process.asked = time.monotonic(), []
             if line.startswith("did "):
                 self.events[line[4:]] += 1
             elif line.startswith("WRONG "):
@@ -233,13 +254,13 @@ class Soak:
         time.sleep(2)
         stacks = process.log.read_text(errors="replace")
         self.wrong.append(
-            f"a hang: nothing for {self.settings.patience:g} seconds, in a process that "
+            f"a hang: not a word for {time.monotonic() - process.told:.0f} seconds from a process that "
             + ("goes on" if process.status is None else "its parent left")
             + f":\n{stacks[max(0, before - 500) : before + 10_000]}"
         )
         os.killpg(process.pid, signal.SIGKILL)
         process.killed = signal.SIGKILL
-        process.sign = time.monotonic()
+        process.told, process.asked = time.monotonic(), []
 
     # ---- damage
 

@@ -35,9 +35,9 @@ FAULTS = {
     "a_wrong_number": "number: ",
     "an_entry_of_another_kernel": "(number|error|a process ended)",
     "a_file_left_behind": r"left behind: \['files/\.",
-    "a_hang": r"a hang: .* in a process that goes on[\s\S]*_soak_faults.py[\s\S]* in call",
+    "a_hang": r"a hang: .* from a process that goes on[\s\S]*_soak_faults.py[\s\S]* in call",
     "a_child_that_nobody_waits_for": "end: a child is left",
-    "a_process_that_outlives_its_parent": "a hang: .* in a process that its parent left",
+    "a_process_that_outlives_its_parent": "a hang: .* from a process that its parent left",
     "a_file_written_in_place": "(file|array)",
     "a_crash": f"a process ended with -{signal.SIGABRT:d}",
     "an_error": r"a process ended with 1, [\s\S]*LookupError: planted",
@@ -49,7 +49,7 @@ FAULTS = {
 def test_a_fault_is_reported(fault: str) -> None:
     seconds = 600 if fault == "an_entry_of_another_kernel" else 1  # rounds, until a process finds entries
     at_once = 3 if fault == "a_file_written_in_place" else 1
-    found = soak(seconds, settings=Settings(fault, 20, at_once, round_seconds=1, damage_after=1000))
+    found = soak(seconds, settings=Settings(fault, 10, at_once, round_seconds=1, damage_after=1000))
     assert any(re.match(FAULTS[fault], what) for what in found["wrong"]), words(found)
 
 
