@@ -92,6 +92,7 @@ class Settings(NamedTuple):
     fault: str = ""  # one of `_soak_faults`, in each process
     patience: float = PATIENCE
     at_once: int = AT_ONCE
+    killed: float = 0.5  # of the processes at work
     round_seconds: float = ROUND
     damage_after: float = 1.0  # seconds, on average, after which one more entry is damaged
 
@@ -158,7 +159,7 @@ class Soak:
             self.events["process with an empty cache"] += 1
         fate = None
         graceful = bool(self.rng.random() < 0.5)
-        if self.rng.random() < 0.5:
+        if self.rng.random() < self.settings.killed:
             number = int(self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
             # A compiler that is asked to stop fails, and its parent would say so before it stops itself.
             group = bool(self.rng.random() < 0.5) and not (graceful and number == signal.SIGTERM)

@@ -49,7 +49,7 @@ FAULTS = {
 def test_a_fault_is_reported(fault: str) -> None:
     seconds = 600 if fault == "an_entry_of_another_kernel" else 1  # rounds, until a process finds entries
     at_once = 3 if fault == "a_file_written_in_place" else 1
-    found = soak(seconds, settings=Settings(fault, 10, at_once, round_seconds=1, damage_after=1000))
+    found = soak(seconds, settings=Settings(fault, 10, at_once, killed=0, round_seconds=1, damage_after=1000))
     assert any(re.match(FAULTS[fault], what) for what in found["wrong"]), words(found)
 
 
