@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import _soak_worker
 import numpy as np
@@ -25,12 +26,13 @@ def a_wrong_number() -> None:
         result.output.flat[-1] = np.nextafter(result.output.flat[-1], np.inf)
         return result
 
-    _soak_worker.evaluate = off
+    mock.patch.object(_soak_worker, "evaluate", off).start()
 
 
 def an_entry_of_another_kernel() -> None:
     """Whatever is in the cache is believed, and each process at work exchanges what it finds there."""
-    store._seal = lambda name, contents: store._MAGIC + bytes(store._DIGEST_BYTES)
+    constant = store._MAGIC + bytes(store._DIGEST_BYTES)
+    mock.patch.object(store, "_seal", lambda name, contents: constant).start()
 
     def call(self: Any) -> None:
         entries = sorted(cache.folder().glob("*.code"))
@@ -45,7 +47,7 @@ def an_entry_of_another_kernel() -> None:
 
 def a_file_left_behind() -> None:
     """What killed processes leave is not swept."""
-    store._sweep = lambda folder, begin: None
+    mock.patch.object(store, "sweep", lambda folder, begin: None).start()
 
     def call(self: Any) -> None:
         child = os.fork()
@@ -108,7 +110,7 @@ def a_file_written_in_place() -> None:
         def __exit__(self, *_: object) -> None:
             self.file.close()
 
-    files.replaced = InPlace
+    mock.patch.object(files, "replaced", InPlace).start()
     Worker.STEPS = (Worker.save, Worker.load)
 
 
