@@ -51,6 +51,9 @@ PTX_WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+KERNELS = ("cpu", "host", "ptx", "cuda")  # all backends but the reference
+
+
 def backend_params(*names: str) -> list[Any]:
     """Parameters for ``pytest.mark.parametrize``: the named backends, by default all; "ptx" in all its ways.
 

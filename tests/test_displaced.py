@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from _contract import REFERENCE, Call, check, compare, derivative, evaluate
-from conftest import Backend, backend_params
+from conftest import KERNELS, Backend, backend_params
 from scipy.ndimage import correlate, correlate1d
 
 import dynarray as dyn
 
-fast_backends = pytest.mark.parametrize(
-    "backend", backend_params("cpu", "host", "ptx", "cuda"), indirect=True
-)
+fast_backends = pytest.mark.parametrize("backend", backend_params(*KERNELS), indirect=True)
 SHARP = 0.01  # a sigma whose blur leaves an image as it is
 
 

@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from _contract import Call, check
-from conftest import Backend, backend_params
+from conftest import KERNELS, Backend, backend_params
 from scipy.ndimage import correlate
 
 import dynarray as dyn
 from dynarray._geometry import shorten_steps
 from dynarray.cpu.engine import strips
 
-fast_backends = pytest.mark.parametrize(
-    "backend", backend_params("cpu", "host", "ptx", "cuda"), indirect=True
-)
+fast_backends = pytest.mark.parametrize("backend", backend_params(*KERNELS), indirect=True)
 each_combine = pytest.mark.parametrize("combine", ["mul", "add"])
 
 
