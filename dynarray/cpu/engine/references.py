@@ -30,9 +30,8 @@ from numba.extending import (
 from numba.np.arrayobj import populate_array
 
 _MASK = (1 << 64) - 1
-_types: dict[
-    Any, "RecordReference"
-] = {}  # by description: Numba takes long to find the type of a large record
+# By description: Numba takes long to find the type of a large record.
+_types: dict[Any, "RecordReference"] = {}
 
 
 class Reference:
