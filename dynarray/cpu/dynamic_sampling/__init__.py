@@ -5,8 +5,9 @@ records     what the kernels take; the words of all files below
 bands       bands of output rows: which lines of x they read, where these lie, and packing them
 kernels     the forward pass, of a few output channels of a row of outputs at a time
 gradients   the two backward passes
-maximum     gradients where only the largest sample counts, and outputs that are not finite
+maximum     gradients where only the largest sample counts, and that one where outputs are not finite
 boxes       all of it where a kernel sees one region: one sample, no attention, or no samples at all
+definition  results that are not finite, once more
 
 Sums of products are made by `engine.products`.
 """

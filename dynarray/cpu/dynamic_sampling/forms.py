@@ -48,6 +48,7 @@ from .boxes import (
     single_region_forward,
     spread_boxes,
 )
+from .definition import backward_again, forward_again
 from .gradients import channel_scratch, first_pass_items, second_pass_items
 from .kernels import sampling_forward_items, sampling_scratch
 from .maximum import exact_maximum_items, first_maximum_items, second_maximum_items
@@ -91,7 +92,9 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
     x, channel_kernel = inputs[:2]
     if x.size and channel_kernel.size and is_single_region(inputs, params):
         y = single_region_forward(inputs, params)
-        return y[:, None, None] if params["fuse"] == "stack" else y, arrays
+        y = y[:, None, None] if params["fuse"] == "stack" else y
+        forward_again(y, inputs, params)
+        return y, arrays
     call, fuse = sampling_call(inputs, params), _FUSE[params["fuse"]]
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
     y = zeros((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
@@ -103,6 +106,8 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
         y = y.reshape(x.shape[0], params["samples"], params["samples"], *outputs)
     else:
         y = y.reshape(x.shape[0], *outputs)
+    if fuse != MAX:  # maxima are made again where the largest samples are found
+        forward_again(y, inputs, params)
     return y, arrays if largest is None else (*arrays, largest)
 
 
@@ -156,7 +161,9 @@ def dynamic_sampling_conv2d_backward(
             own = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]
             given = SampleGradOutput(gradient[n], own, _FUSE[params["fuse"]])
             _backward_image(call, _image_inputs(arrays, n), given, _image_grads(grads, n, call), wanted)
-    return tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
+    grads = tuple(grad if want else None for grad, want in zip(grads, wanted, strict=True))
+    backward_again(grads, grad_output, arrays, params)
+    return grads
 
 
 def _make_grads(arrays: tuple, wanted: tuple[bool, ...], written: Collection[int]) -> tuple:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.compile import borrowing_jit, cached_jit, zero_like
+from ..engine.compile import borrowing_jit, cached_jit, literal_jit, zero_like
 from ..engine.pixels import clear
 from ..engine.vectors import in_row
 from .gradients import add_to_image
@@ -45,7 +45,7 @@ def _position_factor(pixel: SamplePixel, tap: int, band: SampleBand) -> np.float
     return given + band.call.attention_residual
 
 
-@borrowing_jit
+@literal_jit
 def _region_by_definition(pixel: SamplePixel, band: SampleBand) -> np.floating:
     """One pixel of a region."""
     inputs, rows, columns = band.inputs, band.call.rows, band.call.columns
