@@ -24,8 +24,9 @@
 // C = 128 and 5 ps for the arithmetic. At S = 9 arithmetic and loads are: 11097 multiply-adds take 365 ps, about as long
 // as the loads from L1. Not measured: see benchmarks/results for what has been.
 //
-// Outside the image x is 0, and that zero takes part in products: an infinite kernel value there gives NaN. A maximum
-// depends on the sign of an infinity, which the factors may turn into NaN: such a region is summed up again whole.
+// Outside the image x is 0, and that zero takes part in products: an infinite kernel value there gives NaN. Of infinities
+// the factors and box sums may make NaN where whole kernels give infinities, or the other way round: what is not finite
+// is summed up again whole (dynamic_sampling_whole.cuh). What is finite in factors is finite whole.
 //
 // Constants from the Python side (dynamic_sampling.py explains the choice):
 //   OUTPUTS  output channels of a thread in the forward pass;  TILE  samples that it keeps sums of
@@ -59,6 +60,15 @@ struct Geometry {
     // From the centre of a region to tap t.
     __device__ __forceinline__ int tap_y(int t) const { return (t / kernel_w - kernel_h / 2) * dilation_y; }
     __device__ __forceinline__ int tap_x(int t) const { return (t % kernel_w - kernel_w / 2) * dilation_x; }
+    // That of the image from which box sums were made; those have a margin of `lead`.
+    __device__ __forceinline__ Geometry of_plain(int plain_samples) const {
+        Geometry plain = *this;
+        plain.height -= 2 * lead_y;
+        plain.width -= 2 * lead_x;
+        plain.lead_y = plain.lead_x = 0;
+        plain.samples = plain_samples;
+        return plain;
+    }
     __device__ __forceinline__ bool inside(int y, int x) const { return y >= 0 && y < height && x >= 0 && x < width; }
     // Offset of a pixel of x in its plane, or -1 outside.
     __device__ __forceinline__ INDEX pixel(int y, int x) const {
@@ -74,6 +84,12 @@ struct Geometry {
 struct Arrays {
     const T *x, *channel_kernel, *spatial_kernel, *sample_attention, *position_attention;
     const ACC* total;  // X1, (N,H,W)
+};
+
+// What box sums are made of: x itself, and how many samples a region has. Else those of Arrays and Geometry.
+struct Plain {
+    const T* x;
+    int samples;
 };
 
 __device__ __forceinline__ ACC at_or_zero(const T* plane, INDEX at) {
@@ -102,28 +118,6 @@ __device__ __forceinline__ ACC tap_weight(const Arrays& in, INDEX no, int t, IND
     const ACC value = load(in.spatial_kernel + (no * geo.taps() + t) * geo.y_plane() + p);
     return t == geo.centre() ? value + geo.kernel_residual : value;
 }
-
-// A region under its kernel by the definition, channel by channel and tap by tap.
-__device__ __forceinline__ ACC region_whole(
-    const Arrays& in, INDEX n, INDEX no, int y, int x, INDEX p, const Geometry& geo) {
-    const INDEX at = geo.pixel(y, x);
-    ACC sum = 0;
-    for (int t = 0; t < geo.taps(); ++t) {
-        const INDEX seen = geo.pixel(y + geo.tap_y(t), x + geo.tap_x(t));
-        const ACC shared = load(in.spatial_kernel + (no * geo.taps() + t) * geo.y_plane() + p);
-        ACC products = 0;
-        for (int c = 0; c < geo.channels; ++c) {
-            ACC kernel = shared;
-            if (t == geo.centre())
-                kernel += load(in.channel_kernel + (no * geo.channels + c) * geo.y_plane() + p) + geo.kernel_residual;
-            products += at_or_zero(in.x + (n * geo.channels + c) * geo.x_plane(), seen) * kernel;
-        }
-        sum += products * by_position(in, no, t, at, geo);
-    }
-    return sum;
-}
-
-__device__ __forceinline__ bool is_finite(ACC value) { return value - value == ACC(0); }
 
 // TILE regions, from sample `first`, under the kernels of `count` output channels.
 __device__ __forceinline__ void sum_regions(
@@ -214,6 +208,8 @@ __device__ __forceinline__ bool takes_part(const int* __restrict__ largest, INDE
 #endif
 }
 
+#include "dynamic_sampling_whole.cuh"
+
 #include "dynamic_sampling_grad.cuh"
 
 // The kernels. `items` counts threads.
@@ -250,6 +246,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_axis_sum(
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_forward(
+    const T* __restrict__ plain, int plain_samples,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ y, int* __restrict__ largest, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
@@ -259,11 +256,11 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_forward(
                           sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
                           lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
-    fuse_regions(in, y, largest, items, geo);
+    fuse_regions(in, {plain, plain_samples}, y, largest, items, geo);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_channel_kernel(
-    const T* __restrict__ grad_output, const int* __restrict__ largest,
+    const T* __restrict__ grad_output, const int* __restrict__ largest, const T* __restrict__ plain, int plain_samples,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
@@ -273,11 +270,11 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_chann
                           sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
                           lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
-    channel_kernel_gradient(grad_output, largest, in, grad, items, geo);
+    channel_kernel_gradient(grad_output, largest, in, {plain, plain_samples}, grad, items, geo);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_spatial_kernel(
-    const T* __restrict__ grad_output, const int* __restrict__ largest,
+    const T* __restrict__ grad_output, const int* __restrict__ largest, const T* __restrict__ plain, int plain_samples,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,
     T* __restrict__ grad, INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
@@ -287,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_spati
                           sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
                           lead_x, kernel_residual, attention_residual};
     const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, total};
-    spatial_kernel_gradient(grad_output, largest, in, grad, items, geo);
+    spatial_kernel_gradient(grad_output, largest, in, {plain, plain_samples}, grad, items, geo);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_sample_attention(

@@ -64,6 +64,7 @@ class Call:
     arrays: tuple[Any, ...]
     params: dict[str, Any]
     lead: tuple[int, int] = (0, 0)  # the pixel of x on which the samples of the first output are centred
+    plain: tuple[Any, ...] = ()  # x and the samples of which x has box sums
 
     @property
     def batch(self) -> int:
@@ -99,6 +100,11 @@ class Call:
     def taps(self) -> int:
         """Values in one spatial kernel."""
         return prod(self.arrays[2].shape[2:4])
+
+    def image_itself(self) -> tuple[Any, np.int32]:
+        """The image and the samples of its regions, for results that are not finite: not the box sums."""
+        x, samples = self.plain or (self.arrays[0], self.params["samples"])
+        return x, np.int32(samples)
 
     def numbers(self) -> tuple[Any, ...]:
         """What every kernel takes last."""
@@ -150,7 +156,7 @@ def _boxed(arrays: tuple[Any, ...], params: dict[str, Any]) -> Call | None:
     if prod(sizes) > _MOST_MARGIN * prod(x.shape[2:]):
         return None
     sums = _box_sums(x, sizes, lead, params)
-    return Call((sums, *arrays[1:]), {**params, "samples": 1}, lead)
+    return Call((sums, *arrays[1:]), {**params, "samples": 1}, lead, (x, params["samples"]))
 
 
 def _box_sums(image: Any, sizes: tuple[int, int], lead: tuple[int, int], params: dict[str, Any]) -> Any:
@@ -203,7 +209,7 @@ def sampling_forward(
     y = empty(shape, x)
     largest = empty((call.batch, call.outputs, *call.plane), x, np.int32) if params["fuse"] == "max" else None
     if y.size:
-        call.launch("forward", None, call.channel_sum(), (), (y, largest))
+        call.launch("forward", None, call.channel_sum(), call.image_itself(), (y, largest))
     return y, arrays if largest is None else (*arrays, largest)
 
 
@@ -233,7 +239,8 @@ def sampling_backward(grad_output: Any, kept: tuple, needs: tuple[bool, ...], **
     for (name, items), array, want in zip(threads.items(), arrays[1:], wanted[1:], strict=True):
         grads.append(empty(array.shape, array) if want else None)
         if want:
-            call.launch(f"grad_{name}", items, total, before, (grads[-1],))
+            own = call.image_itself() if name in ("channel_kernel", "spatial_kernel") else ()
+            call.launch(f"grad_{name}", items, total, (*before, *own), (grads[-1],))
     return tuple(grads)
 
 

@@ -2,31 +2,10 @@
 // dynamic_sampling_conv2d: the forward pass and the gradients, one function for each kernel. Included by
 // dynamic_sampling.cu, whose names it uses.
 
-// Whether a value comes before the largest so far, which it does if it is the first NaN.
-__device__ __forceinline__ bool is_larger(ACC value, ACC largest) {
-    return value > largest || (value != value && largest == largest);
-}
-
-// The largest of the regions of one output, each summed up whole.
-__device__ __forceinline__ void maximum_of_whole(
-    const Arrays& in, T* __restrict__ y, int* __restrict__ largest, INDEX n, INDEX no, int h, int w, INDEX p,
-    const Geometry& geo) {
-    ACC best = 0;
-    int which = 0;
-    for (int s = 0; s < geo.regions(); ++s) {
-        const int row = h * geo.stride_y + geo.offset_y(s), column = w * geo.stride_x + geo.offset_x(s);
-        const ACC z = region_whole(in, n, no, row, column, p, geo) * by_sample(in, no, s, p, geo);
-        if (s > 0 && !is_larger(z, best)) continue;
-        best = z;
-        which = s;
-    }
-    store(y + no * geo.y_plane() + p, best);
-    largest[no * geo.y_plane() + p] = which;
-}
-
 // Forward: fuse the regions of one pixel; `largest` gets the sample that a maximum comes from.
 __device__ __forceinline__ void fuse_regions(
-    const Arrays& in, T* __restrict__ y, int* __restrict__ largest, INDEX items, const Geometry& geo) {
+    const Arrays& in, const Plain& plain, T* __restrict__ y, int* __restrict__ largest, INDEX items,
+    const Geometry& geo) {
     Place at;
     if (!at.find(items, geo)) return;
     const INDEX y_plane = geo.y_plane();
@@ -49,27 +28,26 @@ __device__ __forceinline__ void fuse_regions(
                     fused[o] = z;
                     which[o] = s;
                 }
-                if (FUSE == 1) finite = finite && is_finite(value[o][k]);
+                finite = finite && is_finite(value[o][k]);
                 const INDEX stacked = (at.n * geo.regions() + s) * geo.outputs + (no - at.n * geo.outputs);
                 if (FUSE == 2) store(y + stacked * y_plane + at.p, z);
             }
         }
     }
-    if (FUSE == 2) return;
 #pragma unroll
     for (int o = 0; o < OUTPUTS; ++o) {
-        if (o >= at.count) continue;
+        if (FUSE == 2 || o >= at.count) continue;
         store(y + (at.no + o) * y_plane + at.p, fused[o]);
         if (FUSE == 1) largest[(at.no + o) * y_plane + at.p] = which[o];
     }
-    if (FUSE == 1 && !finite)
-        for (int o = 0; o < at.count; ++o) maximum_of_whole(in, y, largest, at.n, at.no + o, at.h, at.w, at.p, geo);
+    if (finite) return;
+    for (int o = 0; o < at.count; ++o) fuse_whole(in, plain, y, largest, at.n, at.no + o, at.h, at.w, at.p, geo);
 }
 
 // Gradient of channel_kernel: a thread makes one pixel of one output channel and of STRIP channels.
 __device__ __forceinline__ void channel_kernel_gradient(
-    const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, T* __restrict__ grad,
-    INDEX items, const Geometry& geo) {
+    const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, const Plain& plain,
+    T* __restrict__ grad, INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     if (flat >= items) return;
     const int w = take(flat, geo.out_width), h = take(flat, geo.out_height);
@@ -87,15 +65,23 @@ __device__ __forceinline__ void channel_kernel_gradient(
         for (int c = 0; c < STRIP; ++c)
             if (c < count) sum[c] += weight * at_or_zero(pixels + c * geo.x_plane(), at);
     }
+    bool finite = true;
 #pragma unroll
-    for (int c = 0; c < STRIP; ++c)
-        if (c < count) store(grad + (no * geo.channels + first + c) * geo.y_plane() + p, sum[c]);
+    for (int c = 0; c < STRIP; ++c) {
+        if (c >= count) continue;
+        store(grad + (no * geo.channels + first + c) * geo.y_plane() + p, sum[c]);
+        finite = finite && is_finite(sum[c]);
+    }
+    if (finite || plain.x == in.x) return;  // but for box sums these are no factors
+    const ACC weight = load(grad_output + no * geo.y_plane() + p);
+    for (int c = first; c < first + count; ++c)
+        store(grad + (no * geo.channels + c) * geo.y_plane() + p, boxed_whole(weight, plain, n, c, h, w, geo));
 }
 
 // Gradient of spatial_kernel: a thread makes one pixel of one output channel and of STRIP taps.
 __device__ __forceinline__ void spatial_kernel_gradient(
-    const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, T* __restrict__ grad,
-    INDEX items, const Geometry& geo) {
+    const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, const Plain& plain,
+    T* __restrict__ grad, INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     if (flat >= items) return;
     const int w = take(flat, geo.out_width), h = take(flat, geo.out_height);
@@ -116,9 +102,18 @@ __device__ __forceinline__ void spatial_kernel_gradient(
                       total_at(in, n, y + geo.tap_y(t), x + geo.tap_x(t), geo);
         }
     }
+    bool finite = true;
 #pragma unroll
-    for (int k = 0; k < STRIP; ++k)
-        if (k < count) store(grad + (no * geo.taps() + first + k) * geo.y_plane() + p, sum[k]);
+    for (int k = 0; k < STRIP; ++k) {
+        if (k >= count) continue;
+        store(grad + (no * geo.taps() + first + k) * geo.y_plane() + p, sum[k]);
+        finite = finite && is_finite(sum[k]);
+    }
+    if (finite) return;
+    for (int t = first; t < first + count; ++t) {
+        const ACC whole = spatial_kernel_whole(grad_output, largest, in, plain, n, no, t, h, w, p, geo);
+        store(grad + (no * geo.taps() + t) * geo.y_plane() + p, whole);
+    }
 }
 
 // Gradient of sample_attention: the regions once more, times grad_output.
@@ -129,6 +124,7 @@ __device__ __forceinline__ void sample_attention_gradient(
     if (!at.find(items, geo)) return;
     Arrays plain = in;
     plain.sample_attention = nullptr;
+    bool finite = true;
     for (int first = 0; first < geo.regions(); first += TILE) {
         ACC value[OUTPUTS][TILE];
         sum_regions(value, in, at.n, at.no, at.count, first, at.h, at.w, at.p, geo);
@@ -142,9 +138,20 @@ __device__ __forceinline__ void sample_attention_gradient(
                 const bool part = takes_part(largest, no, s, at.p, geo.y_plane());
                 const ACC weight = part ? sample_weight(grad_output, plain, at.n, no, s, at.p, geo) : ACC(0);
                 store(grad + (no * geo.regions() + s) * geo.y_plane() + at.p, part ? weight * value[o][k] : ACC(0));
+                finite = finite && is_finite(value[o][k]);
             }
         }
     }
+    if (finite) return;
+    for (int o = 0; o < at.count; ++o)
+        for (int s = 0; s < geo.regions(); ++s) {
+            const INDEX no = at.no + o;
+            if (!takes_part(largest, no, s, at.p, geo.y_plane())) continue;
+            const int y = at.h * geo.stride_y + geo.offset_y(s), x = at.w * geo.stride_x + geo.offset_x(s);
+            const ACC weight = sample_weight(grad_output, plain, at.n, no, s, at.p, geo);
+            store(grad + (no * geo.regions() + s) * geo.y_plane() + at.p,
+                  weight * region_whole(in, at.n, no, y, x, at.p, geo));
+        }
 }
 
 // Gradient of position_attention: a thread makes one pixel of x, for one output channel and STRIP taps.
@@ -178,12 +185,20 @@ __device__ __forceinline__ void position_attention_gradient(
                    load(pixels + c * geo.x_plane());
         centre += weight * dot;
     }
+    bool finite = true;
 #pragma unroll
     for (int k = 0; k < STRIP; ++k) {
         const int t = first + k;
         if (k >= count) continue;
         const ACC seen = read ? total_at(in, n, y + geo.tap_y(t), x + geo.tap_x(t), geo) : ACC(0);
-        store(grad + (no * geo.taps() + t) * geo.x_plane() + at, sum[k] * seen + (t == geo.centre() ? centre : ACC(0)));
+        const ACC value = sum[k] * seen + (t == geo.centre() ? centre : ACC(0));
+        store(grad + (no * geo.taps() + t) * geo.x_plane() + at, value);
+        finite = finite && is_finite(value);
+    }
+    if (finite) return;
+    for (int t = first; t < first + count; ++t) {
+        const ACC whole = position_attention_whole(grad_output, largest, in, n, no, t, y, x, geo);
+        store(grad + (no * geo.taps() + t) * geo.x_plane() + at, whole);
     }
 }
 
@@ -245,7 +260,16 @@ __device__ __forceinline__ void x_gradient(
                 if (c < count) sum[c] += weight * load(kernel + c * geo.y_plane());
         }
     }
+    bool finite = true;
 #pragma unroll
-    for (int c = 0; c < STRIP; ++c)
-        if (c < count) store(grad + (n * geo.channels + first + c) * geo.x_plane() + at, sum[c] + shared);
+    for (int c = 0; c < STRIP; ++c) {
+        if (c >= count) continue;
+        store(grad + (n * geo.channels + first + c) * geo.x_plane() + at, sum[c] + shared);
+        finite = finite && is_finite(sum[c] + shared);
+    }
+    if (finite) return;
+    for (int c = first; c < first + count; ++c) {
+        const ACC whole = x_whole(grad_output, largest, in, n, c, y, x, geo);
+        store(grad + (n * geo.channels + c) * geo.x_plane() + at, whole);
+    }
 }
