@@ -18,29 +18,15 @@ import numpy as np
 import pytest
 from _calls import draw_case, family
 from _calls._call import Case
-from _contract import REFERENCE, Call, evaluate, full_call, make_call, parts
+from _contract import REFERENCE, Call, each_operator, evaluate, full_call, make_call, parts
 from conftest import Backend, backend_params
 from test_robustness_drawn import exact_call, is_exact
 
 from dynarray import OPERATORS, Operator
 
-# Operators of which some drawn calls differ from the definition, and where. It is to become empty.
-DIFFERING = {
-    "dynamic_sampling_conv2d": "infinities come out as NaN and NaN as infinity, in output and gradients",
-}
 DRAWN = 10_000  # calls per operator and backend, by `make test-long`
 SAMPLE = 100  # the first of them, in every run
 fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
-each_agreeing = pytest.mark.parametrize(
-    "operator",
-    [
-        pytest.param(
-            operator, id=name, marks=pytest.mark.skip(reason=DIFFERING[name]) if name in DIFFERING else ()
-        )
-        for name, operator in OPERATORS.items()
-    ],
-)
-
 INFINITE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0])
 
 
@@ -146,7 +132,7 @@ def check_drawn(operator: Operator, backend: Backend, seeds: range) -> None:
 
 
 @fast_backends
-@each_agreeing
+@each_operator
 def test_special_values_come_out_where_the_definition_has_them(backend: Backend, operator: Operator) -> None:
     check_drawn(operator, backend, range(SAMPLE))
 
@@ -154,7 +140,7 @@ def test_special_values_come_out_where_the_definition_has_them(backend: Backend,
 @pytest.mark.long
 @pytest.mark.timeout(0)
 @fast_backends
-@each_agreeing
+@each_operator
 def test_ten_thousand_calls_with_special_values(backend: Backend, operator: Operator) -> None:
     check_drawn(operator, backend, range(SAMPLE, DRAWN))
 

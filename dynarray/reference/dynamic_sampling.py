@@ -190,7 +190,8 @@ def sampling_backward(
             of_tap, pixels = kernel[:, :, :, *tap], image[at][:, None]
             weights = (of_sample * _by_position(ringed, tap, sample, residual))[:, :, None]
             several = there[:, :, None]
-            np.add.at(grad_image, at, _product(several, weights, of_tap).sum(axis=1))
+            if needs[0]:
+                np.add.at(grad_image, at, _product(several, weights, of_tap).sum(axis=1))
             grad_kernel[:, :, :, *tap] += _product(several, weights, pixels)
             if grad_ringed is not None:
                 products = _product(there, of_sample, (pixels * of_tap).sum(axis=2))
