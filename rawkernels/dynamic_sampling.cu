@@ -301,7 +301,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_sampl
     sample_attention_gradient(grad_output, largest, in, grad, items, geo);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_grad_position_attention(
+extern "C" __global__ void __launch_bounds__(128, 2) dynamic_sampling_grad_position_attention(
     const T* __restrict__ grad_output, const int* __restrict__ largest,
     const T* __restrict__ x, const T* __restrict__ channel_kernel, const T* __restrict__ spatial_kernel,
     const T* __restrict__ sample_attention, const T* __restrict__ position_attention, const ACC* __restrict__ total,

@@ -41,6 +41,7 @@ __device__ __forceinline__ void fuse_regions(
         if (FUSE == 1) largest[(at.no + o) * y_plane + at.p] = which[o];
     }
     if (finite) return;
+#pragma unroll 1
     for (int o = 0; o < at.count; ++o) fuse_whole(in, plain, y, largest, at.n, at.no + o, at.h, at.w, at.p, geo);
 }
 
@@ -74,6 +75,7 @@ __device__ __forceinline__ void channel_kernel_gradient(
     }
     if (finite || plain.x == in.x) return;  // but for box sums these are no factors
     const ACC weight = load(grad_output + no * geo.y_plane() + p);
+#pragma unroll 1
     for (int c = first; c < first + count; ++c)
         store(grad + (no * geo.channels + c) * geo.y_plane() + p, boxed_whole(weight, plain, n, c, h, w, geo));
 }
@@ -110,6 +112,7 @@ __device__ __forceinline__ void spatial_kernel_gradient(
         finite = finite && is_finite(sum[k]);
     }
     if (finite) return;
+#pragma unroll 1
     for (int t = first; t < first + count; ++t) {
         const ACC whole = spatial_kernel_whole(grad_output, largest, in, plain, n, no, t, h, w, p, geo);
         store(grad + (no * geo.taps() + t) * geo.y_plane() + p, whole);
@@ -143,7 +146,9 @@ __device__ __forceinline__ void sample_attention_gradient(
         }
     }
     if (finite) return;
+#pragma unroll 1
     for (int o = 0; o < at.count; ++o)
+#pragma unroll 1
         for (int s = 0; s < geo.regions(); ++s) {
             const INDEX no = at.no + o;
             if (!takes_part(largest, no, s, at.p, geo.y_plane())) continue;
@@ -167,13 +172,11 @@ __device__ __forceinline__ void position_attention_gradient(
     const bool has_centre = geo.centre() >= first && geo.centre() < first + count;
     const T* pixels = in.x + n * geo.channels * geo.x_plane() + at;
     ACC sum[STRIP] = {}, centre = 0;
-    bool read = false;
     for (int s = 0; s < geo.regions(); ++s) {
         const int h = Geometry::reader(y, geo.offset_y(s), geo.stride_y, geo.out_height);
         const int w = Geometry::reader(x, geo.offset_x(s), geo.stride_x, geo.out_width);
         const INDEX p = static_cast<INDEX>(h) * geo.out_width + w;
         if (h < 0 || w < 0 || !takes_part(largest, no, s, p, geo.y_plane())) continue;
-        read = true;
         const ACC weight = sample_weight(grad_output, in, n, no, s, p, geo);
 #pragma unroll
         for (int k = 0; k < STRIP; ++k)
@@ -190,12 +193,13 @@ __device__ __forceinline__ void position_attention_gradient(
     for (int k = 0; k < STRIP; ++k) {
         const int t = first + k;
         if (k >= count) continue;
-        const ACC seen = read ? total_at(in, n, y + geo.tap_y(t), x + geo.tap_x(t), geo) : ACC(0);
+        const ACC seen = total_at(in, n, y + geo.tap_y(t), x + geo.tap_x(t), geo);
         const ACC value = sum[k] * seen + (t == geo.centre() ? centre : ACC(0));
         store(grad + (no * geo.taps() + t) * geo.x_plane() + at, value);
         finite = finite && is_finite(value);
     }
     if (finite) return;
+#pragma unroll 1
     for (int t = first; t < first + count; ++t) {
         const ACC whole = position_attention_whole(grad_output, largest, in, n, no, t, y, x, geo);
         store(grad + (no * geo.taps() + t) * geo.x_plane() + at, whole);
@@ -268,6 +272,7 @@ __device__ __forceinline__ void x_gradient(
         finite = finite && is_finite(sum[c] + shared);
     }
     if (finite) return;
+#pragma unroll 1
     for (int c = first; c < first + count; ++c) {
         const ACC whole = x_whole(grad_output, largest, in, n, c, y, x, geo);
         store(grad + (n * geo.channels + c) * geo.x_plane() + at, whole);

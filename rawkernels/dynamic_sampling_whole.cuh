@@ -1,6 +1,7 @@
 #pragma once
 // dynamic_sampling_conv2d by its definition, with whole kernels, for results that are not finite. Slow, for they are
-// rare. Included by dynamic_sampling.cu, whose names it uses.
+// rare: no loop is unrolled, which would take registers from the kernels. Included by dynamic_sampling.cu, whose names
+// it uses.
 
 __device__ __forceinline__ bool is_finite(ACC value) { return value - value == ACC(0); }
 
@@ -16,6 +17,7 @@ __device__ __forceinline__ ACC tap_whole(
     const Arrays& in, INDEX n, INDEX no, int t, int y, int x, INDEX p, const Geometry& geo) {
     const INDEX seen = geo.pixel(y + geo.tap_y(t), x + geo.tap_x(t));
     ACC products = 0;
+#pragma unroll 1
     for (int c = 0; c < geo.channels; ++c)
         products += at_or_zero(in.x + (n * geo.channels + c) * geo.x_plane(), seen) * whole_kernel(in, no, c, t, p, geo);
     return products;
@@ -26,6 +28,7 @@ __device__ __forceinline__ ACC region_whole(
     const Arrays& in, INDEX n, INDEX no, int y, int x, INDEX p, const Geometry& geo) {
     const INDEX at = geo.pixel(y, x);
     ACC sum = 0;
+#pragma unroll 1
     for (int t = 0; t < geo.taps(); ++t)
         sum += tap_whole(in, n, no, t, y, x, p, geo) * by_position(in, no, t, at, geo);
     return sum;
@@ -45,6 +48,7 @@ __device__ __forceinline__ void fuse_whole(
     whole.x = plain.x;
     ACC fused = 0;
     int which = 0;
+#pragma unroll 1
     for (int s = 0; s < geo.regions(); ++s) {
         const int row = h * geo.stride_y + geo.offset_y(s), column = w * geo.stride_x + geo.offset_x(s);
         const ACC z = region_whole(whole, n, no, row, column, p, geo) * by_sample(in, no, s, p, geo);
@@ -65,6 +69,7 @@ __device__ __forceinline__ ACC boxed_whole(
     ACC weight, const Plain& plain, INDEX n, int c, int h, int w, const Geometry& boxed) {
     const Geometry geo = boxed.of_plain(plain.samples);
     ACC sum = 0;
+#pragma unroll 1
     for (int s = 0; s < geo.regions(); ++s) {
         const INDEX at = geo.pixel(h * geo.stride_y + geo.offset_y(s), w * geo.stride_x + geo.offset_x(s));
         sum += weight * at_or_zero(plain.x + (n * geo.channels + c) * geo.x_plane(), at);
@@ -78,12 +83,14 @@ __device__ __forceinline__ ACC spatial_kernel_whole(
     INDEX no, int t, int h, int w, INDEX p, const Geometry& boxed) {
     const Geometry geo = boxed.of_plain(plain.samples);
     ACC sum = 0;
+#pragma unroll 1
     for (int s = 0; s < geo.regions(); ++s) {
         if (!takes_part(largest, no, s, p, geo.y_plane())) continue;
         const int y = h * geo.stride_y + geo.offset_y(s), x = w * geo.stride_x + geo.offset_x(s);
         const ACC weight =
             sample_weight(grad_output, in, n, no, s, p, geo) * by_position(in, no, t, geo.pixel(y, x), geo);
         const INDEX seen = geo.pixel(y + geo.tap_y(t), x + geo.tap_x(t));
+#pragma unroll 1
         for (int c = 0; c < geo.channels; ++c)
             sum += weight * at_or_zero(plain.x + (n * geo.channels + c) * geo.x_plane(), seen);
     }
@@ -95,6 +102,7 @@ __device__ __forceinline__ ACC position_attention_whole(
     const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, INDEX n, INDEX no, int t,
     int y, int x, const Geometry& geo) {
     ACC sum = 0;
+#pragma unroll 1
     for (int s = 0; s < geo.regions(); ++s) {
         const int h = Geometry::reader(y, geo.offset_y(s), geo.stride_y, geo.out_height);
         const int w = Geometry::reader(x, geo.offset_x(s), geo.stride_x, geo.out_width);
@@ -110,14 +118,17 @@ __device__ __forceinline__ ACC x_whole(
     const T* __restrict__ grad_output, const int* __restrict__ largest, const Arrays& in, INDEX n, int c, int y, int x,
     const Geometry& geo) {
     ACC sum = 0;
+#pragma unroll 1
     for (int t = 0; t < geo.taps(); ++t) {
         const int row = y - geo.tap_y(t), column = x - geo.tap_x(t);
         const INDEX at = geo.pixel(row, column);
+#pragma unroll 1
         for (int s = 0; s < geo.regions(); ++s) {
             const int h = Geometry::reader(row, geo.offset_y(s), geo.stride_y, geo.out_height);
             const int w = Geometry::reader(column, geo.offset_x(s), geo.stride_x, geo.out_width);
             if (h < 0 || w < 0) continue;
             const INDEX p = static_cast<INDEX>(h) * geo.out_width + w;
+#pragma unroll 1
             for (INDEX no = n * geo.outputs; no < (n + 1) * geo.outputs; ++no)
                 if (takes_part(largest, no, s, p, geo.y_plane()))
                     sum += sample_weight(grad_output, in, n, no, s, p, geo) * by_position(in, no, t, at, geo) *

@@ -1,14 +1,13 @@
 """`dynamic_sampling_conv2d` on the CPU as its definition reads, for results that are not finite.
 
-The kernels take the two factors of a kernel apart, (u + v) * x = u * x + v * x, sum x over channels before they
-multiply, and over samples where all have the same kernel. Where infinities take part, the parts may be
-opposite infinities, thus NaN, where the definition has an infinity, or the other way round. But whatever is not
-finite in the definition is not finite in its parts: only such results are made again. And without an
-infinity there is but NaN, which parts and definition have in the same places. So this is slow, for it is rare:
-NaN alone, as of a training that has failed, does not come here.
+The kernels take the two factors of a kernel apart, (u + v) * x = u * x + v * x. They sum x over channels
+before they multiply, and over samples where all have the same kernel. Where infinities take part, the parts
+may be opposite infinities, thus NaN, where the definition has an infinity, or the other way round. But what
+is not finite in the definition is not finite in its parts: only such results are made again. And without
+infinities there is but NaN, which parts and definition have in the same places. So this may be slow, for it
+is rare: NaN alone, as of a training that has failed, does not come here.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ def _image_backward_again(
     results: tuple, wrong: tuple, grad_output: np.ndarray, arrays: tuple, params: dict[str, Any]
 ) -> None:
     """Channel by channel of the output: the whole kernels of one of them are many numbers."""
-    needs = tuple(places is not None and bool(places.any()) for places in wrong)
+    needs: Any = tuple(places is not None and bool(places.any()) for places in wrong)
     grad_x = np.zeros_like(arrays[0])
     for o in range(arrays[1].shape[1]):
         places = _of_channel(wrong, o)
