@@ -39,7 +39,8 @@ class Reference:
     __slots__ = ("_numba_type_", "_words", "address", "record")
 
     def __init__(self, record: tuple) -> None:
-        words, parts = array("q"), []
+        words = array("q")
+        parts: list[Any] = []
         _describe(words, parts, record)
         description = tuple(parts)
         kind = _types.get(description)
