@@ -74,7 +74,7 @@ def borrowing_cached_jit(function: Callable) -> Callable:
 
 
 def rolled_jit(function: Callable) -> Callable:
-    """As `borrowing_cached_jit`, with few passes: for what is much to compile, with loops that are intrinsics."""
+    """As `borrowing_cached_jit`, with few passes: for what is much to compile, its loops intrinsics."""
     return cached_jit(function, pipeline_class=RolledCompiler, _nrt=False)
 
 
