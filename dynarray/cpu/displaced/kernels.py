@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, shared_jit, zero_like
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, rolled_jit, shared_jit, zero_like
 from ..engine.pixels import clear
 from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, in_row, prefetch
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitLayout, UnitPlanes, Units, UnitScratch
@@ -142,7 +142,7 @@ def place_units(
             scratch.offsets[to + k] = begin + left * layout.cells.step + ahead
 
 
-@borrowing_cached_jit
+@rolled_jit
 def displace_items(
     start: int,
     stop: int,

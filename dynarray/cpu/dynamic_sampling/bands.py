@@ -13,7 +13,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_jit, cached_jit
+from ..engine.compile import borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow
 from ..engine.pixels import clear, copy, inside, whole_lines
 from ..engine.products import PRODUCT_ROWS
@@ -245,7 +245,7 @@ def pack_lines(target: np.ndarray, at: int, image: np.ndarray, rows: np.ndarray,
                     target[to + k] = line[k * step + column]
 
 
-@cached_jit
+@borrowing_cached_jit
 def pack_line_items(
     start: int, stop: int, target: np.ndarray, apart: int, images: np.ndarray, lines: Lines
 ) -> None:

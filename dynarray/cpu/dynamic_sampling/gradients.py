@@ -9,7 +9,7 @@ threads.
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, rolled_jit
+from ..engine.compile import FALSE, ONE, TRUE, ZERO, borrowing_jit, rolled_jit, shared_jit
 from ..engine.pixels import clear, copy, inside
 from ..engine.products import (
     PRODUCT_ROWS,
@@ -51,18 +51,24 @@ _PLAIN, _CENTRED = FALSE, TRUE
 
 @borrowing_jit
 def _weigh(
-    target: Target, row: SampleRow, samples: tuple, centred: bool, given: SampleGradOutput, band: SampleBand
+    target: Target,
+    row: SampleRow,
+    centres: np.ndarray,
+    samples: tuple,
+    centred: bool,
+    given: SampleGradOutput,
+    band: SampleBand,
 ) -> None:
     """target[k, j] = grad_output * sample attention of samples[0] + j, if `centred` times that of the centre.
 
-    Of the output channels k of a row.
+    Of the output channels k of a row; `centres`: those of `PlaceScratch`.
     """
     outputs, high, wide = given.grad_output.shape[1:]
     gradient, attended = in_row(given.grad_output), band.inputs.sample_attention.size > 0
     attention = in_row(band.inputs.sample_attention) if attended else band.ones
     residual = band.call.attention_residual if attended else band.ones[0] - band.ones[0]
     has_centre = centred and len(band.central) > 0
-    factors, regions = band.central if has_centre else band.ones, len(row.centres)
+    factors, regions = band.central if has_centre else band.ones, len(centres)
     size = len(band.plan.centres.rows) * band.widths.line
     for s in range(samples[0], samples[1]):
         first = s * outputs if given.fuse == STACK else 0
@@ -71,7 +77,7 @@ def _weigh(
             t = uint64(target.at + (s - samples[0]) * target.columns + k * target.rows)
             g = uint64(((first + o) * high + row.number) * wide)
             a = uint64(((o * regions + s) * high + row.number) * wide if attended else 0)
-            f = uint64(o * size + row.centres[s] if has_centre else 0)
+            f = uint64(o * size + centres[s] if has_centre else 0)
             for w in range(uint64(wide)):
                 target.data[t + w] = gradient[g + w] * (attention[a + w] + residual) * factors[f + w]
 
@@ -103,17 +109,18 @@ def _sum_by_tap(scratch: SampleScratch, row: SampleRow, centred: bool, band: Sam
 
 @borrowing_jit
 def _spread_taps(
-    scratch: SampleScratch, row: SampleRow, end: int, totals: np.ndarray, grads: SampleGrads, band: SampleBand
+    scratch: SampleScratch, row: SampleRow, end: int, item: int, grads: SampleGrads, band: SampleBand
 ) -> None:
     """From `scratch.by_tap` to the gradients of X1 and of the position attention.
 
-    Of rows of centres from `row.low` to `end`.
+    Of rows of centres from `row.low` to `end`; X1 has a slot for each `item`.
     """
     kh, kw = band.inputs.spatial_kernel.shape[1:3]
     (height, width), image, plan = band.inputs.x.shape[1:], band.plan.image, band.plan
     by_tap, by_centre, flat = scratch.by_tap, scratch.by_centre, in_row(grads.position_attention)
     attended, runs, widths = len(scratch.tap_attention) > 0, plan.samples.runs, band.widths
     factors = scratch.tap_attention if attended else band.ones
+    totals, slot = in_row(grads.totals), item * band.totals.size
     for number in range(row.outputs * kh * kw):
         k, tap = number // (kh * kw), number % (kh * kw)
         for r in range(end - row.low):
@@ -124,8 +131,8 @@ def _spread_taps(
                 begin, column = phase * image.stretch, image.left + phase
                 place = plan.taps.rows[tap // kw, row.low + r] + plan.taps.columns[tap % kw, phase] - begin
                 if len(totals):
-                    f = tap_at + start if attended else ZERO
-                    _add_products(totals, place + start, ONE, by_tap, line + start, factors, f, stop - start)
+                    f, to, count = tap_at + start if attended else ZERO, slot + place + start, stop - start
+                    _add_products(totals, to, ONE, by_tap, line + start, factors, f, count)
                 if len(flat) and 0 <= y < height:
                     first, last = inside(image.stretch, 0, width, column, image.step)
                     first, last = max(begin + first, start), min(begin + last, stop)
@@ -139,7 +146,7 @@ def _spread_taps(
                             flat[to + w * image.step] += by_centre[at + w]
 
 
-@borrowing_jit
+@shared_jit
 def _add_products(
     target: np.ndarray, at: int, step: int, a: np.ndarray, a_at: int, b: np.ndarray, b_at: int, count: int
 ) -> None:
@@ -168,57 +175,51 @@ def first_pass_items(
     """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
     outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
     groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
-    lines, centres = scratch.places.lines, scratch.places.centres
+    by_sample, by_column = scratch.places.by_sample, scratch.places.by_column
     for j in range(len(columns)):
-        scratch.places.by_sample[j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j]
-        scratch.places.by_column[j] = -columns[j]
+        by_sample[j] = j * PRODUCT_ROWS * band.widths.pitch - columns[j]
+        by_column[j] = -columns[j]
     clear(scratch.kernels, 0, len(scratch.kernels))
     clear(scratch.sums, 0, len(scratch.sums))
     clear(scratch.weights, 0, len(scratch.weights))
     for item in range(start, stop):
-        totals = grads.totals[item] if grads.totals.size else in_row(grads.totals)
         for group in range(groups * item // items, groups * (item + 1) // items):
             o = PRODUCT_ROWS * group
             count = min(PRODUCT_ROWS, outputs - o)
             if plan.first == 0 and grads.position_attention.size:
-                maps = grads.position_attention[o : o + count]
-                clear(in_row(maps), 0, maps.size)
+                size = grads.position_attention.size // outputs
+                clear(in_row(grads.position_attention), o * size, count * size)
             for first in range(0, plan.rows, plan.block):
                 end = min(first + plan.block, plan.rows)
                 low, high = plan.samples.centre_rows[first, 0], plan.samples.centre_rows[end - 1, last] + 1
                 clear(scratch.by_tap, 0, len(scratch.by_tap))
                 clear(scratch.by_centre, 0, len(scratch.by_centre))
                 for h in range(first, end):
-                    place_samples(lines, centres, h, band)
-                    row = SampleRow(o, count, h, plan.first + h, low, lines, centres)
+                    place_samples(scratch.places, h, band)
+                    row = SampleRow(o, count, h, plan.first + h, low)
                     if h == first:
                         read_taps(scratch, row, high, band)
-                    _first_row(scratch, row, len(totals) > 0, given, grads, band)
-                    if h == end - 1 and len(totals) + grads.position_attention.size:
-                        _spread_taps(scratch, row, high, totals, grads, band)
+                    _first_row(scratch, row, given, grads, band)
+                    if h == end - 1 and grads.totals.size + grads.position_attention.size:
+                        _spread_taps(scratch, row, high, item, grads, band)
 
 
 @borrowing_jit
 def _first_row(
-    scratch: SampleScratch,
-    row: SampleRow,
-    has_totals: bool,
-    given: SampleGradOutput,
-    grads: SampleGrads,
-    band: SampleBand,
+    scratch: SampleScratch, row: SampleRow, given: SampleGradOutput, grads: SampleGrads, band: SampleBand
 ) -> None:
     """A row of outputs: what the samples weigh, and its part in all gradients."""
     wide, pitch = band.inputs.spatial_kernel.shape[4], band.widths.pitch
-    attended = grads.position_attention.size > 0
+    attended, centres = grads.position_attention.size > 0, scratch.places.centres
     fetch_row(row, band)
     if attended or grads.sample_attention.size:
         sum_channels(scratch, row, band)
     copy_kernels(scratch, row, band)
     weights = Target(scratch.weights, band.widths.margin, pitch, PRODUCT_ROWS * pitch)
-    _weigh(weights, row, (ZERO, len(row.lines)), _PLAIN, given, band)
+    _weigh(weights, row, centres, (ZERO, len(centres)), _PLAIN, given, band)
     if attended:
         _clear_behind(scratch, wide, band)
-    if attended or has_totals:
+    if attended or grads.totals.size:
         _sum_by_tap(scratch, row, attended, band)
     if grads.sample_attention.size:
         add_taps(scratch, row, band)
@@ -227,7 +228,7 @@ def _first_row(
         _sum_by_place(grads.spatial_kernel, scratch, row, band)
     if grads.channel_kernel.size:
         centred = Target(scratch.centred, ZERO, band.widths.row, PRODUCT_ROWS * band.widths.row)
-        _weigh(centred, row, (ZERO, len(row.lines)), _CENTRED, given, band)
+        _weigh(centred, row, centres, (ZERO, len(centres)), _CENTRED, given, band)
         _sum_by_channel(grads.channel_kernel, scratch, row, band)
 
 
@@ -260,7 +261,7 @@ def _multiply_regions(
 def _sum_by_place(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """The gradient of a row of the spatial kernel: sum over samples of weight * X1 * position attention."""
     (kh, kw, high, wide), flat, widths = grad.shape[1:], in_row(grad), band.widths
-    taps, samples = kh * kw, row.centres
+    taps, samples = kh * kw, scratch.places.centres
     extent = Extent(ONE, taps, len(samples), widths.row)
     for k in range(row.outputs):
         at, tap_at = k * widths.pitch + widths.margin, k * widths.output - row.low * widths.line
@@ -277,7 +278,7 @@ def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, ba
     """The gradient of a row of the channel kernel: sum over samples of weight * position attention * x."""
     _, channels, high, wide = grad.shape
     flat, padded, plane, channel = in_row(grad), band.widths.row, high * wide, band.plan.channel
-    samples = row.lines
+    samples = scratch.places.lines
     in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
     centred = Factor(scratch.centred, ZERO, padded, PRODUCT_ROWS * padded, None)
     together = channels if in_place and len(samples) == WIDE else WIDE
@@ -326,7 +327,6 @@ def second_pass_items(
     outputs, channels = band.inputs.channel_kernel.shape[:2]
     padded, plan = band.widths.row, band.plan
     regions = len(plan.samples.columns) * len(plan.samples.columns)
-    lines, centres = scratch.places.lines, scratch.places.centres
     batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
@@ -334,12 +334,12 @@ def second_pass_items(
         for o in range(0, outputs, SAMPLING_OUTPUTS):
             count = min(SAMPLING_OUTPUTS, outputs - o)
             for h in range(plan.rows):
-                place_samples(lines, centres, h, band)
-                row = SampleRow(o, count, h, plan.first + h, ZERO, lines, centres)
+                place_samples(scratch.places, h, band)
+                row = SampleRow(o, count, h, plan.first + h, ZERO)
                 for s in range(0, regions, batch):
                     samples = (s, min(s + batch, regions))
                     weights = Target(scratch.weights, ZERO, padded, count * padded)
-                    _weigh(weights, row, samples, _CENTRED, given, band)
+                    _weigh(weights, row, scratch.places.centres, samples, _CENTRED, given, band)
                     _move_to_lines(grads.lines, scratch, row, these, samples, band)
         add_to_image(grads, these, band)
 
@@ -365,7 +365,7 @@ def _move_to_lines(
 ) -> None:
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
     _, all_channels, high, wide = band.inputs.channel_kernel.shape
-    plane, padded = high * wide, band.widths.row
+    plane, padded, lines = high * wide, band.widths.row, scratch.places.lines
     target = Target(scratch.moved, ZERO, padded, PRODUCT_ROWS * padded)
     copied = Factor(scratch.copy, ZERO, padded, PRODUCT_ROWS * padded, None)
     weights = Factor(scratch.weights, ZERO, row.outputs * padded, padded, None)
@@ -380,7 +380,7 @@ def _move_to_lines(
         product_of_rows(target, copied, weights, extent, FALSE)
         for s in range(samples[0], samples[1]):
             for m in range(count):
-                t = uint64((c + m) * band.plan.channel + row.lines[s])
+                t = uint64((c + m) * band.plan.channel + lines[s])
                 f = uint64(((s - samples[0]) * PRODUCT_ROWS + m) * padded)
                 for w in range(uint64(wide)):
                     grad_lines[t + w] += scratch.moved[f + w]

@@ -80,9 +80,9 @@ def copy_maps(target: Factor, maps: Factor, extent: Extent, number: int, band: S
 
 
 @borrowing_jit
-def place_samples(lines: np.ndarray, centres: np.ndarray, h: int, band: SampleBand) -> None:
-    """`SampleRow.lines` and `SampleRow.centres` of a row of the band."""
-    samples, line = band.plan.samples, band.widths.line
+def place_samples(places: PlaceScratch, h: int, band: SampleBand) -> None:
+    """`PlaceScratch.lines` and `PlaceScratch.centres` of a row of the band."""
+    samples, line, lines, centres = band.plan.samples, band.widths.line, places.lines, places.centres
     number = len(samples.columns)
     for s in range(number * number):
         i, column = s // number, samples.columns[s % number]
@@ -174,7 +174,7 @@ def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
 
     Of the last strip, what is behind the row holds any value.
     """
-    samples, widths, kernels = row.lines, band.widths, band.inputs.channel_kernel
+    samples, widths, kernels = scratch.places.lines, band.widths, band.inputs.channel_kernel
     _, channels, high, wide = kernels.shape
     plane, channel = high * wide, band.plan.channel
     target = Target(scratch.sums, widths.margin, widths.pitch, PRODUCT_ROWS * widths.pitch)
@@ -199,7 +199,7 @@ def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
 def add_taps(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """From sums over channels sums[s, k] to the regions s of the output channels k."""
     sums, factors, widths, wide = scratch.sums, band.central, band.widths, band.inputs.spatial_kernel.shape[4]
-    samples, pitch = row.centres, widths.pitch
+    samples, pitch = scratch.places.centres, widths.pitch
     taps = band.inputs.spatial_kernel.shape[1] * band.inputs.spatial_kernel.shape[2]
     extent = Extent(ONE, len(samples), taps, widths.row)
     for k in range(row.outputs):
@@ -233,7 +233,6 @@ def sampling_forward_items(
     `largest` is None but for "max"; then `not_finite` gets the rows in which not all regions are finite.
     """
     outputs, groups, plan = y.shape[1], -(-y.shape[1] // PRODUCT_ROWS), band.plan
-    lines, centres = scratch.places.lines, scratch.places.centres
     clear(scratch.kernels, 0, len(scratch.kernels))
     for item in range(start, stop):
         first, chunk = item // chunks * plan.block, item % chunks
@@ -243,8 +242,8 @@ def sampling_forward_items(
             o = PRODUCT_ROWS * group
             count = min(PRODUCT_ROWS, outputs - o)
             for h in range(first, end):
-                place_samples(lines, centres, h, band)
-                row = SampleRow(o, count, h, plan.first + h, low, lines, centres)
+                place_samples(scratch.places, h, band)
+                row = SampleRow(o, count, h, plan.first + h, low)
                 if h == first:
                     read_taps(scratch, row, high, band)
                 fetch_row(row, band)
@@ -260,7 +259,7 @@ def _fuse_samples(
     y: np.ndarray, largest: Any, scratch: SampleScratch, row: SampleRow, band: SampleBand
 ) -> bool:
     """Put the samples of a row into the output; whether all are finite, as far as that matters."""
-    regions, outputs, (high, wide) = len(row.lines), y.shape[1], y.shape[2:]
+    regions, outputs, (high, wide) = len(scratch.places.lines), y.shape[1], y.shape[2:]
     flat, sums, finite, stacked = in_row(y), scratch.sums, True, len(y) > 1
     attended = band.inputs.sample_attention.size > 0
     attention = in_row(band.inputs.sample_attention) if attended else band.ones

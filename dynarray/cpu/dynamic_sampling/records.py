@@ -148,8 +148,6 @@ class SampleRow(NamedTuple):
     h: int  # the row, in the band
     number: int  # the row, in the image
     low: int  # the first row of centres in what taps read
-    lines: np.ndarray  # (S*S,): where pixel 0 of each sample lies in the lines of x
-    centres: np.ndarray  # and in lines of the rows on which samples are centred
 
 
 class SampleGradOutput(NamedTuple):
@@ -179,10 +177,10 @@ class ChannelGrads(NamedTuple):
 
 
 class PlaceScratch(NamedTuple):
-    """Integers: where samples are."""
+    """Integers: where samples are, of a row of outputs."""
 
-    lines: Any  # (S*S,): `SampleRow.lines`
-    centres: Any  # (S*S,): `SampleRow.centres`
+    lines: Any  # (S*S,): where pixel 0 of each sample lies in the lines of x
+    centres: Any  # (S*S,): and in lines of the rows on which samples are centred
     by_sample: Any  # (S,): those of one row of centres in `SampleScratch.weights`, each seen from its centre
     by_column: Any  # (S,): and in `SampleScratch.kernels`
 

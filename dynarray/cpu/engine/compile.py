@@ -74,8 +74,8 @@ def borrowing_cached_jit(function: Callable) -> Callable:
 
 
 def rolled_jit(function: Callable) -> Callable:
-    """As `cached_jit`, with no loop unrolled: for what is much to compile, with its loops in `products`."""
-    return cached_jit(function, pipeline_class=RolledCompiler)
+    """As `borrowing_cached_jit`, with few passes: for what is much to compile, its loops intrinsics."""
+    return cached_jit(function, pipeline_class=RolledCompiler, _nrt=False)
 
 
 @jit

@@ -42,14 +42,10 @@ class _KernelLibrary(JITCodeLibrary):
 
 
 class _RolledLibrary(_KernelLibrary):
-    """Of a kernel whose innermost loops are written as vectors: no loop is unrolled."""
+    """Of a kernel whose innermost loops are written as vectors: few passes, and no loop is unrolled."""
 
     def _optimize_final_module(self) -> None:
-        cheap, builder = self._codegen._module_pass_manager(
-            loop_vectorize=False, slp_vectorize=False, opt=0, cost="cheap"
-        )
-        cheap.run(self._final_module, builder)
-        options = create_pipeline_tuning_options(speed_level=2)
+        options = create_pipeline_tuning_options(speed_level=1)
         options.loop_vectorization, options.loop_unrolling = True, False
         builder = create_pass_builder(self._codegen._tm, options)
         builder.getModulePassManager().run(self._final_module, builder)

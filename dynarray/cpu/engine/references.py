@@ -29,9 +29,8 @@ from numba.extending import (
 )
 from numba.np.arrayobj import populate_array
 
-_MASK = (1 << 64) - 1
 # By description: Numba takes long to find the type of a large record.
-_types: dict[Any, "RecordReference"] = {}
+_types: dict[tuple, "RecordReference"] = {}
 
 
 class Reference:
@@ -40,8 +39,10 @@ class Reference:
     __slots__ = ("_numba_type_", "_words", "address", "record")
 
     def __init__(self, record: tuple) -> None:
-        words = array("Q")
-        description = _describe(words, record)
+        words = array("q")
+        parts: list[Any] = []
+        _describe(words, parts, record)
+        description = tuple(parts)
         kind = _types.get(description)
         if kind is None:
             kind = _types[description] = RecordReference(numba.typeof(record))
@@ -49,21 +50,29 @@ class Reference:
         self.address = words.buffer_info()[0]
 
 
-def _describe(words: array, value: Any) -> Any:
-    """Add the words of a field; what its type depends on."""
-    if isinstance(value, np.ndarray):
+def _describe(words: array, parts: list, value: Any) -> None:
+    """Add the words of a field, and what its type depends on."""
+    kind = type(value)
+    if kind is int or kind is bool:
+        words.append(value)
+    elif kind is np.ndarray:
         words.append(value.__array_interface__["data"][0])
-        words.extend([number & _MASK for number in value.shape + value.strides])
-        return value.dtype.char, value.ndim, value.flags.num
-    if isinstance(value, tuple):
-        return type(value), *[_describe(words, field) for field in value]
-    if isinstance(value, np.generic):
-        words.append(int.from_bytes(value.tobytes(), sys.byteorder))
-    elif isinstance(value, float):
-        words.append(int.from_bytes(np.float64(value).tobytes(), sys.byteorder))
+        words.extend(value.shape)
+        words.extend(value.strides)
+        parts += value.dtype.char, value.ndim, value.flags.num
+        return
+    elif isinstance(value, tuple):
+        parts += kind, len(value)
+        for field in value:
+            _describe(words, parts, field)
+        return
+    elif isinstance(value, np.generic):
+        words.append(int.from_bytes(value.tobytes(), sys.byteorder, signed=True))
+    elif kind is float:
+        words.append(int.from_bytes(np.float64(value).tobytes(), sys.byteorder, signed=True))
     elif value is not None:
-        words.append(value & _MASK)
-    return type(value)
+        raise TypeError(f"a record by reference holds no {kind.__name__}")
+    parts.append(kind)
 
 
 class RecordReference(types.Type):

@@ -203,4 +203,4 @@ def in_row(typing: Any, array: Any) -> Any:
         populate_array(part, whole.data, [size], [itemsize], itemsize, meminfo=None)
         return part._getvalue()
 
-    return types.Array(array.dtype, 1, "C")(array) if array.layout == "C" else None, generate
+    return (types.Array(array.dtype, 1, "C")(array), generate) if array.layout == "C" else None
