@@ -253,6 +253,13 @@ def test_atomics_of_four_floats_are_for_headers_that_have_them() -> None:
     assert made.done, made.log
 
 
+def test_reading_an_empty_log_leaves_the_bytes_of_python_alone() -> None:
+    """The binding writes into what it is given, and Python has one object for all texts of one byte."""
+    made = nvrtc.compile_text("", (f"--gpu-architecture={TABLE_ARCHITECTURE}",))
+    assert made.done and made.log == ""
+    assert [chr(number).encode()[0] for number in range(128)] == list(range(128))
+
+
 def test_an_error_is_shown() -> None:
     program = Program("wrong.cu", (), override='extern "C" __global__ void wrong() { undeclared(); }')
     with pytest.raises(AssertionError, match=r'wrong for sm_90:[\s\S]*identifier "undeclared" is undefined'):

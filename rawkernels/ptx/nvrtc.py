@@ -79,7 +79,9 @@ def compile_text(text: str, options: Sequence[str]) -> Compiled:
 
 def _text(size_of: Any, read: Any, handle: Any) -> str:
     _, size = size_of(handle)
-    buffer = b" " * size
+    # The binding writes into the object that it is given: never one of those that Python keeps and shares, as
+    # all of no or one byte are. An empty log is one zero.
+    buffer = bytes(size + 2)
     read(handle, buffer)
     return buffer.rstrip(b"\0").decode(errors="replace")
 
