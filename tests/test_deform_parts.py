@@ -12,7 +12,7 @@ from conftest import Backend, backend_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_deform import OPERATOR, SAMPLE, call_of
-from test_special_values import check_special, draw_special
+from test_special_values import check_drawn
 
 import dynarray as dyn
 import rawkernels.deform as on_gpu
@@ -120,8 +120,7 @@ def test_parts_on_the_cpu(
 def test_special_values_in_parts(backend: Backend, small_parts: Callable) -> None:
     """An infinite mask in front of one sum is not what it is in front of each part of that."""
     small_parts(*BOUNDS["a channel at a time"])
-    for seed in range(120):
-        check_special(draw_special(OPERATOR, seed), backend)
+    check_drawn(OPERATOR, backend, range(120))
 
 
 @pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
