@@ -33,7 +33,7 @@ def test_the_selected_tests_exist(name, quick):
             del arguments[at : at + 2]
         done = subprocess.run(
             [*arguments, "--collect-only", "-q", "-p", "no:cacheprovider"],
-            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         chosen = [line for line in done.stdout.splitlines() if line.startswith("tests/")]
