@@ -34,14 +34,14 @@ _PASSES = (
 )
 
 
-class _KernelLibrary(JITCodeLibrary):
-    """Of a kernel: all that it calls is there before anything is optimised."""
+class _UntouchedLibrary(JITCodeLibrary):
+    """Numba first optimises each function as it is written; here none is, until a kernel has all it calls."""
 
     def _optimize_functions(self, module: Any) -> None:
         module.data_layout = self._codegen._data_layout
 
 
-class _RolledLibrary(_KernelLibrary):
+class _RolledLibrary(_UntouchedLibrary):
     """Of a kernel whose innermost loops are written as vectors: few passes, and no loop is unrolled."""
 
     def _optimize_final_module(self) -> None:
@@ -51,7 +51,7 @@ class _RolledLibrary(_KernelLibrary):
         builder.getModulePassManager().run(self._final_module, builder)
 
 
-class _CalleeLibrary(_KernelLibrary):
+class _CalleeLibrary(_UntouchedLibrary):
     """Of what kernels call: linked into them, and without an address of its own."""
 
     # Numba tells the code where its globals are; in a kernel these are the kernel's.
@@ -82,7 +82,7 @@ class _SharedLibrary(_CalleeLibrary):
 class KernelCompiler(Compiler):
     """Numba's, for a kernel."""
 
-    _library: type = _KernelLibrary
+    _library: type = JITCodeLibrary  # a kernel's own loops do profit from being optimised first
 
     def __init__(self, typing: Any, target: Any, library: Any, *rest: Any) -> None:
         library = self._library(target.codegen(), "library")
