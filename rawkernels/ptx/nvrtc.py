@@ -36,7 +36,7 @@ def problem() -> str | None:
 
 def include_directory() -> str:
     """CUDA's headers, from the package nvidia-cuda-runtime."""
-    import nvidia  # type: ignore[import-untyped]
+    import nvidia
 
     for base in nvidia.__path__:
         for header in sorted(Path(base).glob("*/include/cuda_fp16.h")):
