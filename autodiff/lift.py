@@ -76,9 +76,10 @@ def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) 
         ]
         with Tape(check=False) as outer:
             with Tape(check=False) as inner:
-                named = dict(zip(operator.arrays, given[1:]))
+                g_output, *arrays = _of_one_dtype(given)
+                named = dict(zip(operator.arrays, arrays))
                 output = operator.composite(functions, *map(named.get, operator.roles), **saved.params)
-            slope = inner.gradient(output, given[1 + place], grad=given[0], unused="zero")
+            slope = inner.gradient(output, given[1 + place], grad=g_output, unused="zero")
         wanted = [a for a, need in zip(given, needs) if need]
         found = iter(outer.gradient(slope, wanted, grad=functions.reshape(g, slope.shape), unused="zero"))
         return [
@@ -90,6 +91,15 @@ def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) 
 
     backward.__name__ = f"{operator.name}_backward"
     return differentiable("*arrays", joint=("arrays", again))(backward)
+
+
+def _of_one_dtype(given: list) -> list:
+    """What an operator takes in two dtypes, 16 bits beside float32, in the wider of the two."""
+    dtypes = {a.dtype for a in given if a is not None}
+    if len(dtypes) == 1:
+        return given
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return [None if a is None else functions.astype(a, widest) for a in given]
 
 
 lifted = {name: lift(operator) for name, operator in dynarray.OPERATORS.items()}

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -77,8 +77,11 @@ def library_of(array: Any) -> str | None:
     return None
 
 
-def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
-    """The backend for these arrays, all of which must agree in library, device and dtype."""
+def choose_backend(operator: str, arrays: Mapping[str, Any], may_be_float32: Container[str] = ()) -> str:
+    """The backend for these arrays, all of which must agree in library, device and dtype.
+
+    Those named in `may_be_float32` may be that where the first has 16 bits.
+    """
     first_name, first = next(iter(arrays.items()))
     for name, array in arrays.items():
         library = library_of(array)
@@ -94,7 +97,12 @@ def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
                 f"GPU reads nothing; {name}.copy() lies at another"
             )
         if array.dtype != first.dtype:
-            raise TypeError(f"{operator}: {name} has dtype {array.dtype} but {first_name} has {first.dtype}")
+            wider = name in may_be_float32 and is_16_bits(first.dtype)
+            if not wider or array.dtype != np.float32:
+                also = f", beside which it takes {first.dtype} or float32" if wider else ""
+                raise TypeError(
+                    f"{operator}: {name} has dtype {array.dtype} but {first_name} has {first.dtype}{also}"
+                )
     on_gpu = library_of(first) == "cupy"
     backend = forced_backend() or ("cuda" if on_gpu else "cpu")
     if (backend == "cuda") != on_gpu:
@@ -105,6 +113,12 @@ def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:
             f"{operator}: {first_name} has dtype {first.dtype!s}; the {backend} backend takes {allowed}"
         )
     return backend
+
+
+@cache
+def is_16_bits(dtype: np.dtype) -> bool:
+    """Whether it is float16 or bfloat16."""
+    return dtype.name in ("float16", "bfloat16")
 
 
 @cache  # the name of a dtype takes longer to find than all the other checks

@@ -132,6 +132,9 @@ class Operator:
     numbers : tuple of str
         Those whose default is a number: they may be a plain number too, a constant without gradient, or a 0-d
         array. None stands for the default.
+    may_be_float32 : tuple of str
+        Those that may be float32 beside 16-bit others: what 16 bits would round to another pixel, or to
+        filters that no longer add up to one. All others have the dtype of the first array.
     defaults : dict
         The keyword parameters and their defaults.
     forward : dict
@@ -154,6 +157,7 @@ class Operator:
     optional: tuple[str, ...]
     keywords: tuple[str, ...]
     numbers: tuple[str, ...]
+    may_be_float32: tuple[str, ...]
     defaults: Mapping[str, Any]
     forward: Mapping[str, Any]
     backward: Mapping[str, Any]
@@ -195,7 +199,7 @@ class Operator:
             if (array is not None or name not in self.optional)
             and not (name in self.numbers and library_of(array) is None)  # left to the check
         }
-        backend = choose_backend(self.name, given)
+        backend = choose_backend(self.name, given, self.may_be_float32)
         return backend, self.check(*arrays, **chosen)
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
@@ -270,6 +274,7 @@ def register(
     roles: tuple[str, ...] | None = None,
     composite: Callable[..., Any] | None = None,
     keywords: tuple[str, ...] = (),
+    may_be_float32: tuple[str, ...] = (),
 ) -> Operator:
     """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
     parameters = inspect.signature(function).parameters
@@ -282,6 +287,7 @@ def register(
         optional=tuple(name for name in arrays if parameters[name].default is not inspect.Parameter.empty),
         keywords=keywords,
         numbers=tuple(name for name in arrays if isinstance(parameters[name].default, Real)),
+        may_be_float32=may_be_float32,
         defaults={name: p.default for name, p in parameters.items() if name not in arrays},
         forward=forward,
         backward=backward,

@@ -78,12 +78,16 @@ def local_filter2d(
     Raises
     ------
     TypeError, ValueError
-        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
-        do not match, and for parameters out of range. The message names the argument.
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype (but see below),
+        for shapes that do not match, and for parameters out of range. The message names the argument.
 
     Notes
     -----
     The backward pass needs only the inputs, so nothing else is saved and nothing is recomputed.
+
+    Where x is float16 or bfloat16, which CUDA takes, `weight` and `channel_weight` may each be float32. The
+    output and the gradient of x have the dtype of x, each other gradient that of its array. Sums are in
+    float32, and what is float32 is never rounded to 16 bits on the way.
 
     References
     ----------
@@ -150,7 +154,7 @@ def local_filter1d(
     Raises
     ------
     TypeError, ValueError
-        As `local_filter2d`.
+        As `local_filter2d`, whose notes say which dtypes go together.
 
     Examples
     --------
@@ -229,9 +233,16 @@ register_local_filter = partial(
     composite=_composite.forward,
 )
 
-LOCAL_FILTER2D = register_local_filter(local_filter2d, check=_check_local_filter2d)
+LOCAL_FILTER2D = register_local_filter(
+    local_filter2d,
+    check=_check_local_filter2d,
+    may_be_float32=("weight", "channel_weight"),
+)
 LOCAL_FILTER1D = register_local_filter(
-    local_filter1d, check=_check_local_filter1d, composite=OnALine(_composite.forward)
+    local_filter1d,
+    check=_check_local_filter1d,
+    composite=OnALine(_composite.forward),
+    may_be_float32=("weight", "channel_weight"),
 )
 
 

@@ -58,6 +58,10 @@ def ddf(
     array, (N, C, Ho, Wo)
         ``Ho = ceil(H / stride)``.
 
+    Notes
+    -----
+    Where x has 16 bits, either filter may be float32: see the notes of `local_filter2d`.
+
     References
     ----------
     Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021.
@@ -102,6 +106,10 @@ def ddf_upsample(
     -------
     array, (N, C, u*H, u*W)
         The upsampled output.
+
+    Notes
+    -----
+    Where x has 16 bits, either array of filters may be float32: see the notes of `local_filter2d`.
 
     References
     ----------
@@ -153,6 +161,11 @@ def carafe(
     array, (N, C, scale*H, scale*W)
         The upsampled output.
 
+    Notes
+    -----
+    Where x has 16 bits, `masks` may be float32, as a softmax under automatic mixed precision gives them: see
+    the notes of `local_filter2d`.
+
     References
     ----------
     Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
@@ -194,6 +207,10 @@ def involution(
     -------
     array, (N, C, Ho, Wo)
         ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Notes
+    -----
+    Where x has 16 bits, `weight` may be float32: see the notes of `local_filter2d`.
 
     References
     ----------
@@ -249,6 +266,7 @@ DDF = register_local_filter(
     ddf,
     check=_check_ddf,
     roles=("x", "spatial_filter", "channel_filter"),
+    may_be_float32=("channel_filter", "spatial_filter"),
 )
 
 
@@ -256,6 +274,7 @@ DDF_UPSAMPLE = register_local_filter(
     ddf_upsample,
     check=_check_ddf_upsample,
     roles=("x", "spatial_filters", "channel_filters"),
+    may_be_float32=("channel_filters", "spatial_filters"),
 )
 
 
@@ -263,6 +282,7 @@ CARAFE = register_local_filter(
     carafe,
     check=_check_carafe,
     roles=("x", "masks", ""),
+    may_be_float32=("masks",),
 )
 
 
@@ -270,6 +290,7 @@ INVOLUTION = register_local_filter(
     involution,
     check=_check_involution,
     roles=("x", "weight", ""),
+    may_be_float32=("weight",),
 )
 
 

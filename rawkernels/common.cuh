@@ -24,29 +24,30 @@ typedef INDEX_TYPE INDEX;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 constexpr int WARP = 32;
 
-__device__ __forceinline__ ACC load(const T* address) {
+// An element in the accumulator type. Beside 16-bit elements of type T some arrays hold float.
+__device__ __forceinline__ ACC widened(ACC value) { return value; }
 #if defined(SCALAR_IS_HALF)
-    return __half2float(*address);
+__device__ __forceinline__ ACC widened(__half value) { return __half2float(value); }
 #elif defined(SCALAR_IS_BFLOAT16)
-    return __bfloat162float(*address);
-#else
-    return *address;
+__device__ __forceinline__ ACC widened(__nv_bfloat16 value) { return __bfloat162float(value); }
 #endif
+
+template <class ELEMENT>
+__device__ __forceinline__ ACC load(const ELEMENT* address) {
+    return widened(*address);
 }
 
-__device__ __forceinline__ void store(T* address, ACC value) {
+__device__ __forceinline__ void store(ACC* address, ACC value) { *address = value; }
 #if defined(SCALAR_IS_HALF)
-    *address = __float2half(value);  // rounds to nearest even
+__device__ __forceinline__ void store(__half* address, ACC value) { *address = __float2half(value); }
 #elif defined(SCALAR_IS_BFLOAT16)
-    *address = __float2bfloat16(value);  // rounds to nearest even
-#else
-    *address = value;
+__device__ __forceinline__ void store(__nv_bfloat16* address, ACC value) { *address = __float2bfloat16(value); }
 #endif
-}
 
 // Reads a part of a coordinate. CuPy compiles with -ftz=true, and a number below zero that is subnormal would be taken
 // for zero, which has another pixel to its left: such numbers become the smallest ones that are not.
-__device__ __forceinline__ ACC load_coordinate(const T* address) {
+template <class ELEMENT>
+__device__ __forceinline__ ACC load_coordinate(const ELEMENT* address) {
     const ACC value = load(address);
     if constexpr (sizeof(ACC) == sizeof(float)) {
         const unsigned bits = __float_as_uint(value);

@@ -59,22 +59,35 @@ _DTYPE_OF_C = {
     "unsigned int": "uint32",
     "unsigned char": "uint8",
 }
-_ALIASES = {"T": "SCALAR", "ACC": "ACCUMULATOR", "INDEX": "INDEX_TYPE"}
+_ALIASES = {
+    "T": "SCALAR",
+    "ACC": "ACCUMULATOR",
+    "INDEX": "INDEX_TYPE",
+    "F": "FILTER",
+}
 _NULL = np.uint64(0)
 
 
 @cache  # the name of a dtype takes longer to find than all the rest
-def type_constants(dtype: Any, *, wide_index: bool = False) -> tuple[tuple[str, str], ...]:
-    """The ``#define``s that choose element, accumulator and index type (see common.cuh)."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", str(dtype))
-    if name not in _TYPES:
-        raise TypeError(f"no kernel for dtype {name}: expected one of {', '.join(DTYPES)}")
-    entry = _TYPES[name]
+def type_constants(dtype: Any, *, wide_index: bool = False, **others: Any) -> tuple[tuple[str, str], ...]:
+    """The ``#define``s that choose element, accumulator and index type (see common.cuh).
+
+    `others` are the dtypes of arrays whose elements have a type of their own, by the macro that chooses it.
+    """
+    entry = _scalar_type(dtype)
     found = [("SCALAR", entry.scalar), ("ACCUMULATOR", entry.accumulator)]
     found.append(("INDEX_TYPE", "long long" if wide_index else "int"))
     if entry.marker:
         found.append((entry.marker, "1"))
+    found += [(macro, _scalar_type(other).scalar) for macro, other in others.items()]
     return tuple(found)
+
+
+def _scalar_type(dtype: Any) -> ScalarType:
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", str(dtype))
+    if name not in _TYPES:
+        raise TypeError(f"no kernel for dtype {name}: expected one of {', '.join(DTYPES)}")
+    return _TYPES[name]
 
 
 @cache

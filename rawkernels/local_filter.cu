@@ -1,6 +1,7 @@
 // local_filter: one filter per output pixel, shared by the channels of a group. Forward and three gradients.
 //
 //   x (N,C,H,W)  weight (N,G,kh,kw,Ho,Wo)  channel_weight (N,u,u,C,kh,kw) or absent  y (N,C,Ho,Wo)
+//   channel_weight and its gradient are in the accumulator type, the others in T but for weight (FILTER below)
 //   y[n,c,p] = sum over taps (a,b) of (weight[n,g(c),a,b,p] o channel_weight[n,phase(p),c,a,b]) * x[n,c,q]
 //   q = ((h/u)*s_y - pad_y + a*d_y, (w/u)*s_x - pad_x + b*d_x),  phase(p) = (h%u, w%u),  o is * or +
 //
@@ -31,6 +32,7 @@
 // The gradient of x sums over existing output pixels only. No kernel uses atomics: equal inputs, equal bits.
 //
 // Constants from the Python side (local_filter.py explains the choice):
+//   FILTER      type of weight: SCALAR, or float beside 16 bits
 //   KH, KW      kernel size, or 0: any size, known at run time (the *_any_size functions)
 //   COMBINE     0: no channel_weight, 1: "mul", 2: "add"
 //   UNIT_STEPS  1: stride and dilation are 1
@@ -53,6 +55,11 @@
 #define MIN_BLOCKS_GRAD 3
 #endif
 #include "common.cuh"
+#ifndef FILTER
+#define FILTER SCALAR
+#endif
+
+typedef FILTER F;
 
 struct Geometry {
     int channels, groups;
@@ -66,20 +73,20 @@ struct Geometry {
 constexpr int STRIP = 8;  // taps or channels that a thread of the any-size functions works on at once
 
 // filter o channel_weight
-__device__ __forceinline__ ACC combined(ACC filter, const T* channel_weight) {
+__device__ __forceinline__ ACC combined(ACC filter, const ACC* channel_weight) {
 #if COMBINE == 0
     return filter;
 #elif COMBINE == 1
-    return filter * load(channel_weight);
+    return filter * *channel_weight;
 #else
-    return filter + load(channel_weight);
+    return filter + *channel_weight;
 #endif
 }
 
 // What d y / d filter leaves of channel_weight.
-__device__ __forceinline__ ACC filter_factor(const T* channel_weight) {
+__device__ __forceinline__ ACC filter_factor(const ACC* channel_weight) {
 #if COMBINE == 1
-    return load(channel_weight);
+    return *channel_weight;
 #else
     return ACC(1);
 #endif
@@ -129,7 +136,7 @@ __device__ __forceinline__ void lane_totals(ACC (&value)[WARP]) {
 // The kernels. All take the same numbers; `items` counts threads (warps in the gradient of channel_weight).
 
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_forward(
-    const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ channel_weight, T* __restrict__ y,
+    const T* __restrict__ x, const F* __restrict__ weight, const ACC* __restrict__ channel_weight, T* __restrict__ y,
     INDEX items, int chunk, int channels, int groups, int height, int width, int out_height, int out_width,
     int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x,
     int upsample) {
@@ -143,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_forwa
 }
 
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_x(
-    const T* __restrict__ grad_output, const T* __restrict__ weight, const T* __restrict__ channel_weight,
+    const T* __restrict__ grad_output, const F* __restrict__ weight, const ACC* __restrict__ channel_weight,
     T* __restrict__ grad_x,
     INDEX items, int chunk, int channels, int groups, int height, int width, int out_height, int out_width,
     int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x,
@@ -158,8 +165,8 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_grad_
 }
 
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_grad_weight(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ channel_weight,
-    T* __restrict__ grad_weight,
+    const T* __restrict__ grad_output, const T* __restrict__ x, const ACC* __restrict__ channel_weight,
+    F* __restrict__ grad_weight,
     INDEX items, int channels, int groups, int height, int width, int out_height, int out_width, int kernel_h,
     int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x, int upsample) {
     const Geometry geo = {channels, groups, height, width, out_height, out_width, kernel_h, kernel_w,
@@ -172,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_
 }
 
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_grad_channel_weight(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ weight, ACC* __restrict__ partial,
+    const T* __restrict__ grad_output, const T* __restrict__ x, const F* __restrict__ weight, ACC* __restrict__ partial,
     INDEX items, int slots, int channels, int groups, int height, int width, int out_height, int out_width,
     int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x,
     int upsample) {
@@ -187,10 +194,10 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_
 
 // Second pass of the gradient of channel_weight: add up the slots in order.
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_sum_slots(
-    const ACC* __restrict__ partial, T* __restrict__ total, INDEX count, int slots) {
+    const ACC* __restrict__ partial, ACC* __restrict__ total, INDEX count, int slots) {
     const INDEX i = thread_index();
     if (i >= count) return;
     ACC sum = 0;
     for (int slot = 0; slot < slots; ++slot) sum += partial[slot * count + i];
-    store(total + i, sum);
+    total[i] = sum;
 }

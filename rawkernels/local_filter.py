@@ -2,9 +2,12 @@
 
 Parameters arrive resolved and checked: ``combine`` is "mul" or "add"; ``stride``, ``dilation`` and
 ``padding`` are (y, x) pairs of ints; ``upsample`` is an int, and stride is (1, 1) where it exceeds 1. Arrays
-are all NumPy or all CuPy, of one dtype, with any strides:
+are all NumPy or all CuPy, with any strides:
 
 - x (N, C, H, W), weight (N, G, kh, kw, Ho, Wo), channel_weight None or (N, u, u, C, kh, kw).
+
+They are of one dtype, but where x has 16 bits, weight and channel_weight may each be float32. The output and
+its gradient have the dtype of x. Kernels take channel_weight, which is small, as float32 then in either case.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class Shape(NamedTuple):
     padding: tuple[int, int]
     upsample: int
     dtype: Any
+    filter_dtype: Any
 
     @property
     def unit_steps(self) -> bool:
@@ -128,6 +132,7 @@ def choose_blocking(
 
 def choose_program(
     dtype: Any,
+    filter_dtype: Any,
     kernel: tuple[int, int],
     combine: str | None,
     *,
@@ -136,13 +141,14 @@ def choose_program(
     wide_index: bool = False,
 ) -> tuple[Program, Blocking]:
     """Program for one kind of call; `combine` is None where there is no channel_weight."""
-    defines, blocking = _constants(dtype, kernel, combine, unit_steps, upsample, wide_index)
+    defines, blocking = _constants(dtype, filter_dtype, kernel, combine, unit_steps, upsample, wide_index)
     return program(FILE, defines), blocking
 
 
 @cache
 def _constants(
     dtype: Any,
+    filter_dtype: Any,
     kernel: tuple[int, int],
     combine: str | None,
     unit_steps: bool,
@@ -166,19 +172,21 @@ def _constants(
         MIN_BLOCKS=blocking.min_blocks,
         MIN_BLOCKS_GRAD=blocking.min_blocks_grad,
     )
-    return type_constants(dtype, wide_index=wide_index) + chosen, blocking
+    return type_constants(dtype, wide_index=wide_index, FILTER=filter_dtype) + chosen, blocking
 
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
     """Every program of this file but for the index type, with a label: for the compile tests."""
     found: dict[Program, str] = {}
     modes = ((True, 1), (False, 1), (True, 2), (False, 2), (True, 3))
-    for combine, k, (unit_steps, upsample) in product((None, "mul", "add"), (0, 1, 3, 5, 7), modes):
-        made, blocking = choose_program(
-            dtype, (k, k), combine, unit_steps=unit_steps, upsample=upsample, wide_index=wide_index
-        )
+    filters = {dtype: "", **({"float32": " float32 filters"} if dtype in ("float16", "bfloat16") else {})}
+    kinds = product(filters, (None, "mul", "add"), (0, 1, 3, 5, 7), modes)
+    for filter_dtype, combine, k, (unit_steps, upsample) in kinds:
+        chosen: Any = {"unit_steps": unit_steps, "upsample": upsample, "wide_index": wide_index}
+        made, blocking = choose_program(dtype, filter_dtype, (k, k), combine, **chosen)
         steps = "unit" if unit_steps else "strided"
-        found.setdefault(made, f"{dtype} k{blocking.size} {combine or 'plain'} {steps} u{upsample}")
+        label = f"{dtype}{filters[filter_dtype]} k{blocking.size} {combine or 'plain'} {steps} u{upsample}"
+        found.setdefault(made, label)
     return [(label, made) for made, label in found.items()]
 
 
@@ -198,7 +206,7 @@ def forward(
     shape = _shape(x, weight, stride, dilation, padding, upsample)
     y = empty((shape.batch, shape.channels, shape.out_height, shape.out_width), x)
     if y.size:
-        arrays = (x, weight, channel_weight, y)
+        arrays = (x, weight, _accumulated(channel_weight, x), y)
         _launch_planes("local_filter_forward", shape, combine, arrays, y, (shape.out_height, shape.out_width))
     return y, (x, weight, channel_weight)
 
@@ -217,14 +225,22 @@ def backward(
     """Gradients of x, weight and channel_weight; None where `needs` is False or the array was not given."""
     grad_output, x, weight, channel_weight = contiguous(grad_output, *kept)
     shape = _shape(x, weight, stride, dilation, padding, upsample)
+    given = (shape, combine, grad_output, x, weight, _accumulated(channel_weight, x))
     grads: list[Any] = [None, None, None]
     if needs[0]:
-        grads[0] = _grad_x(shape, combine, grad_output, x, weight, channel_weight)
+        grads[0] = _grad_x(*given)
     if needs[1]:
-        grads[1] = _grad_weight(shape, combine, grad_output, x, weight, channel_weight)
+        grads[1] = _grad_weight(*given)
     if needs[2] and channel_weight is not None:
-        grads[2] = _grad_channel_weight(shape, combine, grad_output, x, weight, channel_weight)
+        grads[2] = _grad_channel_weight(*given).astype(channel_weight.dtype, copy=False)
     return grads[0], grads[1], grads[2]
+
+
+def _accumulated(channel_weight: Any, x: Any) -> Any:
+    """The channel weights in the accumulator type."""
+    if channel_weight is None:
+        return None
+    return channel_weight.astype(accumulator_dtype(x.dtype), copy=False)
 
 
 def _shape(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsample: int) -> Shape:
@@ -232,7 +248,7 @@ def _shape(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsamp
     _, groups, kernel_h, kernel_w, out_height, out_width = weight.shape
     sizes = (batch, channels, groups, height, width, out_height, out_width)
     pairs = ((kernel_h, kernel_w), tuple(stride), tuple(dilation), tuple(padding))
-    return Shape(*sizes, *pairs, upsample, x.dtype)
+    return Shape(*sizes, *pairs, upsample, x.dtype, weight.dtype)
 
 
 def _choose(
@@ -241,6 +257,7 @@ def _choose(
     wide = needs_wide_index(*arrays, work_items=work_items)
     chosen, blocking = choose_program(
         shape.dtype,
+        shape.filter_dtype,
         shape.kernel,
         None if channel_weight is None else combine,
         unit_steps=shape.unit_steps,

@@ -8,7 +8,7 @@ __device__ __forceinline__ int source_position(int at, int size) { return at >= 
 
 // Forward: a thread makes one pixel of up to STRIP channels.
 __device__ __forceinline__ void forward_any_size(
-    const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ channel_weight, T* __restrict__ y,
+    const T* __restrict__ x, const F* __restrict__ weight, const ACC* __restrict__ channel_weight, T* __restrict__ y,
     INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     if (flat >= items) return;
@@ -50,7 +50,7 @@ __device__ __forceinline__ void forward_any_size(
 // Gradient of x: a thread makes one pixel of up to STRIP channels. Tap a connects row y of x with the rows
 // h = u*(y + pad - a*d)/s + i of y, i = 0 .. u-1, if that division leaves no remainder.
 __device__ __forceinline__ void grad_x_any_size(
-    const T* __restrict__ grad_output, const T* __restrict__ weight, const T* __restrict__ channel_weight,
+    const T* __restrict__ grad_output, const F* __restrict__ weight, const ACC* __restrict__ channel_weight,
     T* __restrict__ grad_x, INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     if (flat >= items) return;
@@ -111,8 +111,8 @@ struct Taps {
 
 // Gradient of weight: a thread makes STRIP taps of one pixel.
 __device__ __forceinline__ void weight_gradient_any_size(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ channel_weight,
-    T* __restrict__ grad_weight, INDEX items, const Geometry& geo) {
+    const T* __restrict__ grad_output, const T* __restrict__ x, const ACC* __restrict__ channel_weight,
+    F* __restrict__ grad_weight, INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     const bool exists = flat < items;
     if (!exists) flat = 0;  // stays for the barriers
@@ -146,7 +146,7 @@ __device__ __forceinline__ void weight_gradient_any_size(
             sum[j] += gradient * filter_factor(channel_weight + static_cast<INDEX>(c) * taps + j) * value;
         }
     }
-    T* target = grad_weight + (flat * taps + first) * y_plane + pixel;
+    F* target = grad_weight + (flat * taps + first) * y_plane + pixel;
     sum_over_y(sum, [&](int j, ACC total) {
         if (exists && j < tap.count) store(target + j * y_plane, total);
     });
@@ -154,7 +154,7 @@ __device__ __forceinline__ void weight_gradient_any_size(
 
 // Gradient of channel_weight: a warp makes STRIP taps of one channel, one phase, one slot of the pixels.
 __device__ __forceinline__ void channel_weight_partial_any_size(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ weight, ACC* __restrict__ partial,
+    const T* __restrict__ grad_output, const T* __restrict__ x, const F* __restrict__ weight, ACC* __restrict__ partial,
     INDEX items, int slots, const Geometry& geo) {
     INDEX flat = thread_index() / WARP;
     if (flat >= items) return;

@@ -77,7 +77,7 @@ __device__ __forceinline__ INDEX phase_offset(const Geometry& geo, int h, int w)
 template <bool ADJOINT, bool INTERIOR>
 __device__ __forceinline__ void apply(
     const ACC (&filter)[ROWS][TAPS], const Window<WINDOW_ROWS>& window, const INDEX (&phase)[ROWS], int count, int rows,
-    const T* __restrict__ source, INDEX source_plane, const T* __restrict__ channel_weight, T* __restrict__ target,
+    const T* __restrict__ source, INDEX source_plane, const ACC* __restrict__ channel_weight, T* __restrict__ target,
     INDEX target_plane, INDEX target_pitch) {
     for (int c = 0; c < count; ++c) {
         ACC sum[ROWS] = {};
@@ -109,7 +109,7 @@ __device__ __forceinline__ void apply(
 // Forward (x to y) or adjoint (gradient of y to gradient of x, not for UPSAMPLED): the same gather.
 template <bool ADJOINT>
 __device__ __forceinline__ void filter_planes(
-    const T* __restrict__ source, const T* __restrict__ weight, const T* __restrict__ channel_weight,
+    const T* __restrict__ source, const F* __restrict__ weight, const ACC* __restrict__ channel_weight,
     T* __restrict__ target, INDEX items, int chunk, const Geometry& geo) {
     INDEX flat = thread_index();
     if (flat >= items) return;
@@ -130,7 +130,7 @@ __device__ __forceinline__ void filter_planes(
     const int rows = min(ROWS, target_height - h);
     ACC filter[ROWS][TAPS];
     INDEX phase[ROWS];
-    const T* filters = weight + n_group * TAPS * y_plane;
+    const F* filters = weight + n_group * TAPS * y_plane;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         phase[r] = ADJOINT ? 0 : phase_offset(geo, h + r, w);
@@ -161,7 +161,7 @@ __device__ __forceinline__ void filter_planes(
 template <bool INTERIOR>
 __device__ __forceinline__ void correlate(
     ACC (&sum)[ROWS * TAPS], const Window<WINDOW_ROWS>& window, const INDEX (&phase)[ROWS], int channels, int rows,
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ channel_weight,
+    const T* __restrict__ grad_output, const T* __restrict__ x, const ACC* __restrict__ channel_weight,
     INDEX x_plane, INDEX y_plane, int out_width) {
     for (int c = threadIdx.y; c < channels; c += blockDim.y) {
         const T* source = x + c * x_plane;
@@ -188,8 +188,8 @@ __device__ __forceinline__ void correlate(
 }
 
 __device__ __forceinline__ void weight_gradient(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ channel_weight,
-    T* __restrict__ grad_weight, INDEX items, const Geometry& geo) {
+    const T* __restrict__ grad_output, const T* __restrict__ x, const ACC* __restrict__ channel_weight,
+    F* __restrict__ grad_weight, INDEX items, const Geometry& geo) {
     INDEX flat = thread_index();
     const bool exists = flat < items;
     if (!exists) flat = 0;  // stays for the barriers
@@ -218,7 +218,7 @@ __device__ __forceinline__ void weight_gradient(
             correlate<false>(sum, window, phase, group_channels, rows, grad_output, x, channel_weight, x_plane,
                              y_plane, geo.out_width);
     }
-    T* target = grad_weight + n_group * TAPS * y_plane + pixel;
+    F* target = grad_weight + n_group * TAPS * y_plane + pixel;
     auto write = [&](int index, ACC total) {
         const int r = index / TAPS, tap = index % TAPS;
         if (exists && r < rows) store(target + tap * y_plane + r * static_cast<INDEX>(geo.out_width), total);
@@ -235,7 +235,7 @@ __device__ __forceinline__ void weight_gradient(
 // (h*u + i, w*u + j) for base positions (h, w), whose windows slide by one row whatever u is. Its lanes take adjacent
 // w, BASE_ROWS rows each; their sums are added up by shuffles and go to the slot's own place in `partial`.
 __device__ __forceinline__ void channel_weight_partial(
-    const T* __restrict__ grad_output, const T* __restrict__ x, const T* __restrict__ weight, ACC* __restrict__ partial,
+    const T* __restrict__ grad_output, const T* __restrict__ x, const F* __restrict__ weight, ACC* __restrict__ partial,
     INDEX items, int slots, const Geometry& geo) {
     constexpr int BASE_SHIFT = BASE_ROWS > 1 ? 1 : 0, ROWS_IN = (BASE_ROWS - 1) * BASE_SHIFT + KH;
     INDEX flat = thread_index() / WARP;
@@ -286,7 +286,7 @@ __device__ __forceinline__ void channel_weight_partial(
                     for (int r = 0; r < BASE_ROWS; ++r) {
                         const int a = i - r * BASE_SHIFT, tap = a * KW + b;
                         if (a < 0 || a >= KH || r >= rows) continue;
-                        const T* filter = weight + tap * y_plane + pixel + r * next_row;
+                        const F* filter = weight + tap * y_plane + pixel + r * next_row;
                         sum[s * TAPS + tap] += gradient[r] * (COMBINE == 1 ? load(filter) : ACC(1)) * value;
                     }
                 }

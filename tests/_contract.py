@@ -4,9 +4,10 @@ Two things are right beyond doubt: the reference, because it is the definition, 
 steps, because they need no gradient formula. Everything is compared with one of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes  # registers bfloat16 with NumPy
@@ -31,6 +32,9 @@ RTOL_REFERENCE = 1e-11
 RTOL_DERIVATIVE = 1e-9
 
 each_operator = pytest.mark.parametrize("operator", list(OPERATORS.values()), ids=list(OPERATORS))
+each_mixed_operator = pytest.mark.parametrize(
+    "operator", [pytest.param(each, id=name) for name, each in OPERATORS.items() if each.may_be_float32]
+)
 each_array = pytest.mark.parametrize(
     ("operator", "index"),
     [
@@ -76,9 +80,15 @@ class Call:
         """The same call with every array changed."""
         return self.with_everything(tuple(None if a is None else change(a) for a in self.everything))
 
-    def astype(self, dtype: Any) -> "Call":
-        """The same call in another dtype."""
-        return self.map(lambda array: array.astype(dtype))
+    def astype(self, dtype: Any, others: Mapping[str, Any] = MappingProxyType({})) -> "Call":
+        """The same call in another dtype; `others` has those of some arrays, by name."""
+        names = (*self.operator.arrays, "grad_output")
+        return self.with_everything(
+            tuple(
+                None if array is None else array.astype(others.get(name, dtype))
+                for name, array in zip(names, self.everything, strict=True)
+            )
+        )
 
     def describe(self) -> str:
         """What one needs to repeat the call."""
@@ -186,8 +196,19 @@ def evaluate(call: Call, backend: Backend, needs: tuple[bool, ...] | None = None
 
 
 def naive(call: Call) -> Result:
-    """The textbook formula carried out in the dtype of the call, which dispatch may not offer."""
+    """The textbook formula carried out in the dtype of the call, which dispatch may not offer.
+
+    Where arrays differ in dtype, all is done in the wider one, and each result rounded once to its own.
+    """
     operator = call.operator
+    given = [array.dtype for array in call.everything if array is not None]
+    if len(set(given)) > 1:
+        wide = naive(call.astype(max(given, key=lambda dtype: dtype.itemsize)))
+        gradients = tuple(
+            None if array is None else gradient.astype(array.dtype)
+            for array, gradient in zip(call.arrays, wide.gradients, strict=True)
+        )
+        return Result(wide.output.astype(call.grad_output.dtype), gradients)
     checked = operator.check(*call.arrays, **{**operator.defaults, **call.params})
     output, saved = operator.run_checked("reference", checked, call.arrays)
     everything = (True,) * len(call.arrays)
@@ -289,20 +310,24 @@ def check(call: Call, backend: Backend) -> None:
     check_gradients(call, actual.gradients)
 
 
-def check_low_precision(call: Call, backend: Backend, dtype: Any) -> None:
-    """Require an error, against float64, of at most twice that of the naive formula in the same dtype."""
-    low = call.astype(dtype)
+def check_low_precision(call: Call, backend: Backend, dtype: Any, in_float32: Collection[str] = ()) -> None:
+    """Require an error, against float64, of at most twice that of the naive formula in the same dtypes.
+
+    That is `dtype`, but for the arrays named in `in_float32`; each gradient has the dtype of its array.
+    """
+    low = call.astype(dtype, dict.fromkeys(in_float32, np.float32))
     exact = evaluate(low.astype(np.float64), REFERENCE)
-    for what, mine, simple, right in parts(call, evaluate(low, backend), naive(low), exact):
-        assert mine.dtype == dtype, f"{call.describe()}: {what} has dtype {mine.dtype}, expected {dtype}"
+    what_came = parts(low, evaluate(low, backend), naive(low), exact)
+    own = [low.grad_output.dtype, *(array.dtype for array in low.arrays if array is not None)]
+    for (what, mine, simple, right), expected in zip(what_came, own, strict=True):
+        where = f"{call.describe()} in {dtype}{', but float32 ' if in_float32 else ''}{', '.join(in_float32)}"
+        assert mine.dtype == expected, f"{where}: {what} has dtype {mine.dtype}, expected {expected}"
         # A naive result that happens to be exact allows one unit in the last place.
-        unit = float(ml_dtypes.finfo(dtype).eps) * size_of(low, what, right)
+        unit = float(ml_dtypes.finfo(expected).eps) * size_of(low, what, right)
         allowed = 2 * largest(simple.astype(np.float64) - right) + unit
         error = largest(mine.astype(np.float64) - right)
         if not error <= allowed:
-            raise AssertionError(
-                f"{call.describe()} in {dtype}: {what} is off by {error:.3g}, allowed {allowed:.3g}"
-            )
+            raise AssertionError(f"{where}: {what} is off by {error:.3g}, allowed {allowed:.3g}")
 
 
 def check_nonfinite(call: Call, backend: Backend) -> None:

@@ -19,6 +19,7 @@ from _contract import (
     check_same_bits,
     compare,
     each_array,
+    each_mixed_operator,
     each_operator,
     evaluate,
     full_call,
@@ -106,6 +107,19 @@ def test_float32(operator: Operator, backend: Backend, seed: int) -> None:
 def test_half_precision(operator: Operator, backend: Backend, dtype: Any, seed: int) -> None:
     check_low_precision(full_call(operator, seed), backend, dtype)
     check_low_precision(full_call(operator, seed, N=1, H=29, W=35), backend, dtype)
+
+
+@each_mixed_operator
+@pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
+@pytest.mark.parametrize("dtype", [np.dtype("float16"), BFLOAT16], ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_float32_beside_half_precision(operator: Operator, backend: Backend, dtype: Any, seed: int) -> None:
+    """All that may be float32 together, and one by one."""
+    names = operator.may_be_float32
+    call = full_call(operator, seed, N=1, H=29, W=35)
+    for in_float32 in {names, names[:1], names[-1:]}:
+        check_low_precision(full_call(operator, seed), backend, dtype, in_float32)
+        check_low_precision(call, backend, dtype, in_float32)
 
 
 @each_operator

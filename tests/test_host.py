@@ -404,7 +404,7 @@ def test_any_order_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kernel_text_is_unchanged() -> None:
-    program, _ = local_filter.choose_program("float32", (3, 3), "mul", unit_steps=True, upsample=1)
+    program, _ = local_filter.choose_program("float32", "float32", (3, 3), "mul", unit_steps=True, upsample=1)
     assert program.text in library.with_entries(program)
     assert inline(read("local_filter.cu")) in program.text
 

@@ -114,6 +114,16 @@ def _exists(form: Any) -> bool:
     return form is not None and (not isinstance(form, Form) or find_spec(form.module) is not None)
 
 
+def dtypes() -> str:
+    """Which arrays may be float32 beside 16-bit others."""
+    rows = [
+        [f"`{name}`", f"`{operator.arrays[0]}`", ", ".join(f"`{array}`" for array in operator.may_be_float32)]
+        for name, operator in dyn.OPERATORS.items()
+        if operator.may_be_float32
+    ]
+    return markdown(["operator", "float16 or bfloat16", "the same, or float32"], rows)
+
+
 def example(path: Path) -> str:
     """The tables that an example measured."""
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -131,6 +141,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "all benchmarks": every_benchmark,
     "growth": growth,
     "operators": operators,
+    "dtypes": dtypes,
     **{f"example {path.stem}": partial(example, path) for path in sorted(EXAMPLES.glob("*.json"))},
 }
 
