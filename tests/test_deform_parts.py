@@ -7,15 +7,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from _calls import draw_case
-from _contract import Call, check, check_low_precision, evaluate, make_call, parts, threads
+from _contract import Call, check, check_low_precision, evaluate, parts, threads
 from conftest import Backend, backend_params
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_deform import OPERATOR, SAMPLE, call_of
 from test_special_values import check_drawn
 
-import dynarray as dyn
 import rawkernels.deform as on_gpu
 from dynarray.cpu.deform import plan as on_cpu
 from rawkernels import deform_parts
@@ -48,17 +44,6 @@ def test_hard_cases(backend: Backend, rng: np.random.Generator, case: str) -> No
     check(call_of(rng, 1, *sizes, **settings_), backend)
 
 
-@kernels
-@settings(max_examples=25)
-@given(seed=st.integers(0, 10**6), which=st.sampled_from([OPERATOR, SAMPLE]))
-def test_atomics_give_the_same_gradients(backend: Backend, seed: int, which: dyn.Operator) -> None:
-    """The contract asks for the same bits from each run."""
-    rng = np.random.default_rng(seed)
-    case = draw_case(which, lambda choices: choices[int(rng.integers(len(choices)))])
-    call = make_call(which, case, seed)
-    check(replace(call, params={**call.params, "deterministic": False}), backend)
-
-
 DIVIDED = {  # bytes to be used, tiles or parts, and what the first one has: images, channels, rows
     "all at once": (10**9, (1, 5, 12, 5 * 99)),
     "some images": (400_000, (2, 3, 12, 3 * 99)),
@@ -70,14 +55,13 @@ DIVIDED = {  # bytes to be used, tiles or parts, and what the first one has: ima
 
 
 @kernels
-@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("division", DIVIDED)
 def test_parts_of_a_call(
-    backend: Backend, rng: np.random.Generator, small_room: Callable, deterministic: bool, division: str
+    backend: Backend, rng: np.random.Generator, small_room: Callable, division: str
 ) -> None:
     room, expected = DIVIDED[division]
     small_room(room)
-    call = call_of(rng, 5, 12, 6, (9, 11), offset_groups=2, groups=2, padding=1, deterministic=deterministic)
+    call = call_of(rng, 5, 12, 6, (9, 11), offset_groups=2, groups=2, padding=1)
     shape = on_gpu._shape(*call.arrays[:3], (1, 1), (1, 1), (1, 1))
     parts_ = list(deform_parts.make_parts(shape, lambda some: on_gpu._forward_costs(some, 3), ()))
     first = parts_[0].tiles[0]
@@ -85,8 +69,7 @@ def test_parts_of_a_call(
     assert found == expected
     check(call, backend)
     x, points = call.arrays[0], rng.uniform(-2, 12, (5, 7, 2, 9, 8))
-    params = {"deterministic": deterministic}
-    check(Call(SAMPLE, (x, points), params, rng.standard_normal((5, 12, 7, 9, 8))), backend)
+    check(Call(SAMPLE, (x, points), {}, rng.standard_normal((5, 12, 7, 9, 8))), backend)
 
 
 @kernels
@@ -96,7 +79,7 @@ def test_parts_of_half_precision(
 ) -> None:
     """An image is added up from several tiles in float32."""
     small_room(60_000)
-    call = call_of(rng, 2, 12, 6, (9, 11), offset_groups=2, padding=1, deterministic=True)
+    call = call_of(rng, 2, 12, 6, (9, 11), offset_groups=2, padding=1)
     check_low_precision(call, backend, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
 
 
@@ -120,7 +103,7 @@ CROWDS: dict[str, Callable[[np.ndarray], Any]] = {
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_points_wherever_they_are(backend: Backend, rng: np.random.Generator, crowd: str) -> None:
     """Each patch of the image finds the points that reach it."""
-    call = call_of(rng, 2, 40, 3, (13, 19), padding=1, deterministic=True)
+    call = call_of(rng, 2, 40, 3, (13, 19), padding=1)
     x, offset, *others = call.arrays
     grid = np.indices((13, 19)).transpose(1, 2, 0)
     taps = np.indices((3, 3)).transpose(1, 2, 0) - 1
