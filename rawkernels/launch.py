@@ -61,9 +61,10 @@ _DTYPE_OF_C = {
 }
 _ALIASES = {
     "T": "SCALAR",
+    "F": "FILTER",
+    "P": "POSITION",
     "ACC": "ACCUMULATOR",
     "INDEX": "INDEX_TYPE",
-    "F": "FILTER",
 }
 _NULL = np.uint64(0)
 
@@ -117,7 +118,8 @@ def capturing(array: Any) -> bool:
     return is_cupy(array) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
-def _module_of(like: Any) -> Any:
+def module_of(like: Any) -> Any:
+    """The library whose array it is."""
     if is_cupy(like):
         return sys.modules["cupy"]
     if isinstance(like, np.ndarray):
@@ -127,7 +129,7 @@ def _module_of(like: Any) -> Any:
 
 def empty(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
     """Uninitialised array where `like` lives. On the host it is filled with NaN (integers: -1)."""
-    result = _module_of(like).empty(shape, dtype=like.dtype if dtype is None else dtype)
+    result = module_of(like).empty(shape, dtype=like.dtype if dtype is None else dtype)
     if isinstance(result, np.ndarray):
         result.reshape(-1).view(np.uint8)[...] = 255  # all bits set is a NaN
     return result
@@ -135,12 +137,12 @@ def empty(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
 
 def zeros(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
     """Array of zeros where `like` lives."""
-    return _module_of(like).zeros(shape, dtype=like.dtype if dtype is None else dtype)
+    return module_of(like).zeros(shape, dtype=like.dtype if dtype is None else dtype)
 
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """Each array in C order (copied only where it is not); None stays None."""
-    return tuple(None if a is None else _module_of(a).ascontiguousarray(a) for a in arrays)
+    return tuple(None if a is None else module_of(a).ascontiguousarray(a) for a in arrays)
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from rawkernels.launch import blocks, capturing, contiguous, empty, launch, needs_wide_index, type_constants
+from rawkernels.launch import (
+    blocks,
+    capturing,
+    contiguous,
+    empty,
+    launch,
+    module_of,
+    needs_wide_index,
+    type_constants,
+)
 from rawkernels.source import Program, program
 
 FILE = "matmul.cu"
@@ -25,21 +34,23 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
     return [(f"{dtype} any size", choose_program(dtype, wide_index=wide_index))]
 
 
-def matmul(a: Any, b: Any) -> Any:
-    """``a @ b`` of arrays of one dtype with the same leading axes.
+def matmul(a: Any, b: Any, out: Any = None) -> Any:
+    """``a @ b`` of arrays of one dtype with the same leading axes, in `out` if given, which is in C order.
 
     CuPy calls no library while a stream is captured; then the product is that of `multiply`, with other
     roundings than those of the library.
     """
-    return multiply(a, b) if capturing(a) else a @ b
+    if capturing(a):
+        return multiply(a, b, out)
+    return a @ b if out is None else module_of(a).matmul(a, b, out=out)
 
 
-def multiply(a: Any, b: Any) -> Any:
+def multiply(a: Any, b: Any, out: Any = None) -> Any:
     """The same by our own kernel: a (..., M, K) and b (..., K, N) with any strides, the result in C order."""
     (*lead, rows, depth), (*other, inner, columns) = a.shape, b.shape
     if lead != other or depth != inner or a.dtype != b.dtype:
         raise ValueError(f"multiply: {a.dtype} {a.shape} and {b.dtype} {b.shape} have no product here")
-    c = empty((*lead, rows, columns), a)
+    c = empty((*lead, rows, columns), a) if out is None else out
     if c.size:
         (a, a_turned), (b, b_turned) = _laid_out(a), _laid_out(b)
         count = prod(lead) * blocks(rows, TILE) * blocks(columns, TILE)

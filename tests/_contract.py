@@ -302,12 +302,22 @@ def check_gradients(call: Call, gradients: tuple, directions: int = 2) -> None:
             compare(call, what, np.vdot(gradient, direction), expected, RTOL_DERIVATIVE)
 
 
+def ways(call: Call, backend: Backend) -> list[Call]:
+    """The call and, where its kernels may add up in any order as well, the call that lets them."""
+    if not call.params.get("deterministic", call.operator.defaults.get("deterministic")):
+        return [call]
+    others = [replace(call, params={**call.params, "deterministic": False})]
+    return [call, *(others if backend.name in ("host", "ptx", "cuda") else ())]
+
+
 def check(call: Call, backend: Backend) -> None:
     """Require a float64 call on `backend` to give the output and the gradients of the definition."""
-    actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
-    for what, mine, right in parts(call, actual, expected):
-        compare(call, what, mine, right, RTOL_REFERENCE, size_of(call, what, right))
-    check_gradients(call, actual.gradients)
+    expected = evaluate(call, REFERENCE)
+    results = [evaluate(way, backend) for way in ways(call, backend)]
+    for result in results:
+        for what, mine, right in parts(call, result, expected):
+            compare(call, what, mine, right, RTOL_REFERENCE, size_of(call, what, right))
+    check_gradients(call, results[0].gradients)
 
 
 def check_low_precision(call: Call, backend: Backend, dtype: Any, in_float32: Collection[str] = ()) -> None:
@@ -317,10 +327,11 @@ def check_low_precision(call: Call, backend: Backend, dtype: Any, in_float32: Co
     """
     low = call.astype(dtype, dict.fromkeys(in_float32, np.float32))
     exact = evaluate(low.astype(np.float64), REFERENCE)
-    what_came = parts(low, evaluate(low, backend), naive(low), exact)
+    results = [evaluate(way, backend) for way in ways(low, backend)]
+    compared = [each for result in results for each in parts(low, result, naive(low), exact)]
     own = [low.grad_output.dtype, *(array.dtype for array in low.arrays if array is not None)]
-    for (what, mine, simple, right), expected in zip(what_came, own, strict=True):
-        where = f"{call.describe()} in {dtype}{', but float32 ' if in_float32 else ''}{', '.join(in_float32)}"
+    where = f"{call.describe()} in {dtype}{', but float32 ' if in_float32 else ''}{', '.join(in_float32)}"
+    for (what, mine, simple, right), expected in zip(compared, own * len(results), strict=True):
         assert mine.dtype == expected, f"{where}: {what} has dtype {mine.dtype}, expected {expected}"
         # A naive result that happens to be exact allows one unit in the last place.
         unit = float(ml_dtypes.finfo(expected).eps) * size_of(low, what, right)
@@ -333,8 +344,9 @@ def check_low_precision(call: Call, backend: Backend, dtype: Any, in_float32: Co
 def check_nonfinite(call: Call, backend: Backend) -> None:
     """Require NaN and infinities to appear where they do in the definition, and nowhere else."""
     with np.errstate(invalid="ignore"):
-        actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
-    for what, mine, right in parts(call, actual, expected):
+        expected = evaluate(call, REFERENCE)
+        results = [evaluate(way, backend) for way in ways(call, backend)]
+    for what, mine, right in (each for result in results for each in parts(call, result, expected)):
         wrong = np.argwhere(np.isfinite(mine) != np.isfinite(right))
         if len(wrong):
             raise AssertionError(
