@@ -85,8 +85,8 @@ def deform_conv2d(
     Raises
     ------
     TypeError, ValueError
-        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, for shapes that
-        do not match, and for parameters out of range. The message names the argument.
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype (but see below),
+        for shapes that do not match, and for parameters out of range. The message names the argument.
 
     Notes
     -----
@@ -103,6 +103,10 @@ def deform_conv2d(
     interpolation, whatever that is, and as 0 if it lies outside. The point and its mask get their gradients
     through these weights, each from its own sum over channels. So infinite values, masks and gradients give
     NaN where they meet a share of 0, a pixel outside, or an infinity of the other sign.
+
+    Where x is float16 or bfloat16, which CUDA takes, each of the others may be float32. The output and the
+    gradient of x have the dtype of x, each other gradient that of its array. Sums are in float32, and what is
+    float32 is never rounded to 16 bits on the way.
 
     References
     ----------
@@ -228,6 +232,9 @@ def sample_points(
     Only the inputs are saved; the backward pass reads x once more. Points far outside, at infinity and NaN
     are treated as by `deform_conv2d`, and so are derivatives at integers and infinite values.
 
+    Where x has 16 bits, `points` may be float32, and mostly must be: float16 has no half pixels from the
+    1,024th column on, bfloat16 none from the 128th. The output and the gradient of x have the dtype of x.
+
     Points are taken as they are given. From the 16,384th column on the next number in float32 is 1/512 pixel
     away; the offsets of `deform_conv2d`, which begin at the regular grid, do not lose digits like that.
 
@@ -338,6 +345,7 @@ DEFORM_CONV2D = register(
     check=partial(_check_deform_conv, "deform_conv2d", PLANE),
     composite=_composite.forward,
     keywords=("mask", "bias"),
+    may_be_float32=("offset", "weight", "mask", "bias"),
 )
 DEFORM_CONV1D = register(
     deform_conv1d,
@@ -346,6 +354,7 @@ DEFORM_CONV1D = register(
     check=partial(_check_deform_conv, "deform_conv1d", LINE),
     composite=OnALine(_composite.forward, {1: 4}),
     keywords=("mask", "bias"),
+    may_be_float32=DEFORM_CONV2D.may_be_float32,
 )
 SAMPLE_POINTS = register(
     sample_points,
@@ -353,6 +362,7 @@ SAMPLE_POINTS = register(
     backward=forms(_reference.sample_backward, _cpu.sample_backward, _cuda.sample_backward),
     check=_check_sample_points,
     composite=_composite.sample_forward,
+    may_be_float32=("points",),
 )
 
 

@@ -11,7 +11,7 @@
 // corner with a weight of 0: the definition is a sum over corners, forward and in s_0 to s_3 alike.
 #include "common.cuh"
 
-// What positions and masks are: SCALAR, or ACCUMULATOR beside images of 16 bits.
+// What positions are: SCALAR, or float beside images of 16 bits.
 #ifndef POSITION
 #define POSITION SCALAR
 #endif

@@ -27,10 +27,16 @@
 //
 // Constants from the Python side:
 //   VEC   channels of one access: divides C/G and C/D
+//   POSITION, MASK   types of offset and mask: SCALAR, or float beside images of 16 bits
 #ifndef VEC
 #define VEC 4
 #endif
+#ifndef MASK
+#define MASK SCALAR
+#endif
 #include "bilinear.cuh"
+
+typedef MASK M;
 
 struct Geometry {
     int channels, groups, offset_groups;
@@ -50,7 +56,7 @@ struct Task {
 };
 
 __device__ __forceinline__ Task set_up_task(
-    const P* __restrict__ offset, const P* __restrict__ mask, INDEX global_row, bool there, int group, int tap,
+    const P* __restrict__ offset, const M* __restrict__ mask, INDEX global_row, bool there, int group, int tap,
     const Geometry& geo) {
     Task task = {{0, 0, ACC(0), ACC(0)}, ACC(0), 0, 0, there};
     if (!there) return task;
@@ -102,7 +108,7 @@ __device__ __forceinline__ INDEX column_address(int channel, INDEX row, int tap,
 }
 
 extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
-    const T* __restrict__ x, const P* __restrict__ offset, const P* __restrict__ mask, ACC* __restrict__ columns,
+    const T* __restrict__ x, const P* __restrict__ offset, const M* __restrict__ mask, ACC* __restrict__ columns,
     INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
     int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
     int dilation_x, int pad_y, int pad_x) {
@@ -140,8 +146,8 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
 // not wanted are null. They are written, or added to where other channels of the offset group came before (`add`); with
 // the last channels the gradient of the offsets is complete.
 extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
-    const T* __restrict__ x, const P* __restrict__ offset, const P* __restrict__ mask, ACC* __restrict__ columns,
-    ACC* __restrict__ grad_x, P* __restrict__ grad_offset, P* __restrict__ grad_mask, int write_columns,
+    const T* __restrict__ x, const P* __restrict__ offset, const M* __restrict__ mask, ACC* __restrict__ columns,
+    ACC* __restrict__ grad_x, P* __restrict__ grad_offset, M* __restrict__ grad_mask, int write_columns,
     int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups,
     int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
     int dilation_y, int dilation_x, int pad_y, int pad_x) {
@@ -219,7 +225,7 @@ constexpr int TILE = 32, TILE_ROWS = 8;  // threads of a block: (TILE, TILE_ROWS
 
 template <class In, class Out>
 __device__ __forceinline__ void transpose(
-    const In* __restrict__ in, const T* __restrict__ bias, Out* __restrict__ out, const Matrices& of, bool add) {
+    const In* __restrict__ in, const ACC* __restrict__ bias, Out* __restrict__ out, const Matrices& of, bool add) {
     __shared__ ACC tile[TILE][TILE + 1];
     INDEX flat = blockIdx.x;
     const INDEX first_column = TILE * take(flat, (of.columns + TILE - 1) / TILE);
@@ -231,7 +237,7 @@ __device__ __forceinline__ void transpose(
     for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
         const INDEX row = first_row + y;
         if (row >= of.rows || column >= of.columns) continue;
-        const ACC more = bias == nullptr ? ACC(0) : load(bias + inner * of.columns + column);
+        const ACC more = bias == nullptr ? ACC(0) : bias[inner * of.columns + column];
         tile[y][threadIdx.x] = more + load(in + row * of.in_row + column);
     }
     __syncthreads();
@@ -246,7 +252,7 @@ __device__ __forceinline__ void transpose(
 
 // x to channels last.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose(
-    const T* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns, INDEX in_row,
+    const T* __restrict__ in, const ACC* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns, INDEX in_row,
     INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer, int add) {
     transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},
               add != 0);
@@ -254,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose(
 
 // To the accumulator type: gradients of the output.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_in(
-    const T* __restrict__ in, const T* __restrict__ bias, ACC* __restrict__ out, INDEX rows, INDEX columns,
+    const T* __restrict__ in, const ACC* __restrict__ bias, ACC* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
     int add) {
     transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},
@@ -263,7 +269,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_in(
 
 // From the accumulator type: outputs, and the gradient of x.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_out(
-    const ACC* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns,
+    const ACC* __restrict__ in, const ACC* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
     int add) {
     transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},

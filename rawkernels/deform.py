@@ -1,11 +1,14 @@
 """Grid, block and arguments of the kernels in deform.cu, and the matrix products between them.
 
 Parameters arrive resolved and checked: ``stride``, ``padding`` and ``dilation`` are (y, x) pairs of ints,
-``deterministic`` is a bool. Arrays are all NumPy or all CuPy, of one dtype, with any strides:
+``deterministic`` is a bool. Arrays are all NumPy or all CuPy, with any strides:
 
 - `forward`: x (N, C, H, W), offset (N, D, kh, kw, 2, Ho, Wo), weight (O, C/G, kh, kw), mask None or (N, D,
   kh, kw, Ho, Wo), bias None or (O,);
 - `sample_forward`: x (N, C, H, W), points (N, P, 2, Ho, Wo).
+
+They are of one dtype, but where x has 16 bits, each of the others may be float32. The output and its gradient
+have the dtype of x.
 
 The columns are made tile by tile, in the accumulator type, and so are the products with them: 16-bit arrays
 are multiplied in float32. What is needed beside the arrays of a call stays small, see `deform_parts`.
@@ -30,12 +33,14 @@ SUMMED_ROWS = 64  # of the columns: least that one chain of sums of the gradient
 PRODUCT_BYTES = 8 * 1024 * 1024  # of products that are added up at once to the gradient of weight
 
 
-def _shape(x: Any, offset: Any, weight: Any, stride: Any, padding: Any, dilation: Any) -> Shape:
+def _shape(
+    x: Any, offset: Any, weight: Any, stride: Any, padding: Any, dilation: Any, mask: Any = None
+) -> Shape:
     batch, channels, height, width = x.shape
     groups = channels // max(1, weight.shape[1]) or 1
     sizes = (batch, channels, groups, offset.shape[1], height, width)
     pairs = (tuple(offset.shape[5:]), tuple(weight.shape[2:]), tuple(stride), tuple(dilation), tuple(padding))
-    return Shape(*sizes, *pairs, x.dtype)
+    return Shape(*sizes, *pairs, x.dtype, (offset.dtype, x.dtype if mask is None else mask.dtype))
 
 
 def _sample_shape(x: Any, points: Any) -> Shape:
@@ -43,7 +48,7 @@ def _sample_shape(x: Any, points: Any) -> Shape:
     batch, channels, height, width = x.shape
     still = (0, 0)
     pairs = (tuple(points.shape[3:]), (points.shape[1], 1), still, still, still)
-    return Shape(batch, channels, 1, 1, height, width, *pairs, x.dtype)
+    return Shape(batch, channels, 1, 1, height, width, *pairs, x.dtype, (points.dtype, x.dtype))
 
 
 def _call(part: Part, *arrays: Any) -> Call:
@@ -74,13 +79,14 @@ def forward(
 ) -> tuple[Any, tuple]:
     """Output (N, O, Ho, Wo), and the arrays that `backward` needs: contiguous inputs."""
     x, offset, weight, mask, bias = contiguous(x, offset, weight, mask, bias)
-    shape = _shape(x, offset, weight, stride, padding, dilation)
+    shape = _shape(x, offset, weight, stride, padding, dilation, mask)
     y = empty((shape.batch, weight.shape[0], *shape.outputs), x)
     if y.size:
         each = weight.shape[0] // shape.groups
         arrays = (x, offset, weight, mask, bias, y)
+        added = None if bias is None else bias.astype(accumulator_dtype(x.dtype), copy=False)
         for part in make_parts(shape, lambda some: _forward_costs(some, each), arrays):
-            _forward_part(part, x, offset, _by_group(weight, part), mask, bias, y)
+            _forward_part(part, x, offset, _by_group(weight, part), mask, added, y)
     return y, (x, offset, weight, mask, bias)
 
 
@@ -173,9 +179,9 @@ def backward(
 ) -> tuple:
     """Gradients of x, offset, weight, mask and bias; None where not needed or not given."""
     grad_output, x, offset, weight, mask, bias = contiguous(grad_output, *kept)
-    shape = _shape(x, offset, weight, stride, padding, dilation)
+    shape = _shape(x, offset, weight, stride, padding, dilation, mask)
     needs = (*needs[:3], needs[3] and mask is not None, needs[4] and bias is not None)
-    grad_bias = _grad_bias(grad_output) if needs[4] else None
+    grad_bias = _grad_bias(grad_output).astype(bias.dtype, copy=False) if needs[4] else None
     inputs = (x, offset, weight, mask)
     if not grad_output.size or not x.shape[1] or not any(needs[:4]):
         wanted = zip(inputs, needs, strict=False)
@@ -239,8 +245,7 @@ def _add_products(total: Any, gradient: Any, matrices: Any) -> None:
 
 
 def _grad_bias(grad_output: Any) -> Any:
-    total = grad_output.astype(accumulator_dtype(grad_output.dtype)).sum(axis=(0, 2, 3))
-    return total.astype(grad_output.dtype)
+    return grad_output.astype(accumulator_dtype(grad_output.dtype)).sum(axis=(0, 2, 3))
 
 
 def _from_groups(total: Any, weight: Any) -> Any:

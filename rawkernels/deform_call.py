@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import gcd
 from typing import Any
 
@@ -17,10 +18,13 @@ TILE = (32, 8)  # threads of a block of the transposing kernels
 ACCESS_BYTES = 16
 
 
-def choose_program(dtype: Any, vector: int, *, wide_index: bool = False) -> Program:
-    """The program whose kernels read `vector` channels at once."""
-    kind = type_constants(dtype, wide_index=wide_index)
-    return program(FILE, kind + constants(VEC=vector, POSITION=dict(kind)["SCALAR"]))
+def choose_program(
+    dtype: Any, vector: int, point_dtypes: tuple[Any, Any] | None = None, *, wide_index: bool = False
+) -> Program:
+    """The program whose kernels read `vector` channels at once; `point_dtypes` are of offsets and masks."""
+    position, mask = point_dtypes or (dtype, dtype)
+    types = type_constants(dtype, wide_index=wide_index, POSITION=position, MASK=mask)
+    return program(FILE, types + constants(VEC=vector))
 
 
 def largest_vector(dtype: str) -> int:
@@ -30,10 +34,13 @@ def largest_vector(dtype: str) -> int:
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
     """Every program of this file but for the index type, with a label: for the compile tests."""
-    return [
-        (f"{dtype} vector {vector}", choose_program(dtype, vector, wide_index=wide_index))
-        for vector in (1, largest_vector(dtype))
-    ]
+    found = []
+    own = {dtype: "", **({"float32": "float32 "} if dtype in ("float16", "bfloat16") else {})}
+    for vector, position, mask in product((1, largest_vector(dtype)), own, own):
+        others = [f" {own[kind]}{name}" for kind, name in ((position, "offset"), (mask, "mask")) if own[kind]]
+        made = choose_program(dtype, vector, (position, mask), wide_index=wide_index)
+        found.append((f"{dtype}{''.join(others)} vector {vector}", made))
+    return found
 
 
 class Call:
@@ -47,7 +54,7 @@ class Call:
         self.vector = vector if step % vector == 0 else 1
         self.rows = part.rows
         self.index = np.int64 if wide_index else np.int32
-        self.program = choose_program(shape.dtype, self.vector, wide_index=wide_index)
+        self.program = choose_program(shape.dtype, self.vector, shape.point_dtypes, wide_index=wide_index)
         self.accumulator = accumulator_dtype(shape.dtype)
         self.like = like
         images = max((tile.images for tile in part.tiles), default=0)

@@ -42,7 +42,7 @@ struct Member {
 };
 
 __device__ __forceinline__ Member set_up_member(
-    const P* __restrict__ offset, const P* __restrict__ mask, INDEX number, bool there, int image, int group,
+    const P* __restrict__ offset, const M* __restrict__ mask, INDEX number, bool there, int image, int group,
     const Sets& sets, const Geometry& geo) {
     Member member;
     member.tap = static_cast<int>(number / sets.each);
@@ -252,7 +252,7 @@ __device__ __forceinline__ void write_patch(
 
 template <class Out>
 __device__ __forceinline__ void add_lists(
-    const P* __restrict__ offset, const P* __restrict__ mask, const ACC* __restrict__ columns,
+    const P* __restrict__ offset, const M* __restrict__ mask, const ACC* __restrict__ columns,
     const int* __restrict__ bounds, const int* __restrict__ lists, Out* __restrict__ grad_x, bool add, const Sets& sets,
     const Geometry& geo) {
     __shared__ Patch sums[OWNERS];
@@ -297,7 +297,7 @@ __device__ __forceinline__ void add_lists(
 }
 
 extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists(
-    const P* __restrict__ offset, const P* __restrict__ mask, const ACC* __restrict__ columns,
+    const P* __restrict__ offset, const M* __restrict__ mask, const ACC* __restrict__ columns,
     const int* __restrict__ bounds, const int* __restrict__ lists, T* __restrict__ grad_x, int add, INDEX start,
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
@@ -309,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists(
 
 // The same into sums of the accumulator type, where an image is added up from several tiles.
 extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists_wide(
-    const P* __restrict__ offset, const P* __restrict__ mask, const ACC* __restrict__ columns,
+    const P* __restrict__ offset, const M* __restrict__ mask, const ACC* __restrict__ columns,
     const int* __restrict__ bounds, const int* __restrict__ lists, ACC* __restrict__ grad_x, int add, INDEX start,
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,

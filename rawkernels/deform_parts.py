@@ -31,6 +31,7 @@ class Shape:
     dilation: tuple[int, int]
     padding: tuple[int, int]
     dtype: Any
+    point_dtypes: tuple[Any, Any]  # of offsets and masks
 
     @property
     def positions(self) -> int:

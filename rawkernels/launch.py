@@ -63,6 +63,7 @@ _ALIASES = {
     "T": "SCALAR",
     "F": "FILTER",
     "P": "POSITION",
+    "M": "MASK",
     "ACC": "ACCUMULATOR",
     "INDEX": "INDEX_TYPE",
 }

@@ -74,13 +74,15 @@ def test_parts_of_a_call(
 
 @kernels
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("in_float32", [(), OPERATOR.may_be_float32], ids=["all", "the image alone"])
 def test_parts_of_half_precision(
-    backend: Backend, rng: np.random.Generator, small_room: Callable, dtype: str
+    backend: Backend, rng: np.random.Generator, small_room: Callable, dtype: str, in_float32: tuple[str, ...]
 ) -> None:
     """An image is added up from several tiles in float32."""
     small_room(60_000)
     call = call_of(rng, 2, 12, 6, (9, 11), offset_groups=2, padding=1)
-    check_low_precision(call, backend, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    check_low_precision(call, backend, kind, in_float32)
 
 
 @pytest.mark.parametrize("backend", backend_params("host", "ptx"), indirect=True)

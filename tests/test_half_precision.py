@@ -47,6 +47,9 @@ def test_filters_and_positions_may_be_float32() -> None:
         "ddf_upsample": ("channel_filters", "spatial_filters"),
         "carafe": ("masks",),
         "involution": ("weight",),
+        "deform_conv2d": ("offset", "weight", "mask", "bias"),
+        "deform_conv1d": ("offset", "weight", "mask", "bias"),
+        "sample_points": ("points",),
     }
 
 
@@ -187,3 +190,30 @@ def test_a_network_of_16_bits_learns_filters_in_float32(
     for mine, right in zip(of_parameters, expected[1:], strict=True):
         assert mine.dtype == np.float32
         assert largest(mine - right) <= 1e-5 * largest(right)
+
+
+@each_half
+@on_kernels
+def test_float32_positions_are_exact_beside_16_bits(dtype: Any, backend: Backend) -> None:
+    """Column 3000.3 of an image is between the columns 3000 and 3001, which 16 bits cannot say."""
+    width, place = 4096, 3000.3
+    assert abs(float(np.asarray(place).astype(dtype)) - place) > 0.29
+    x = np.zeros((1, 1, 1, width), dtype)
+    x[..., 3000], x[..., 3001] = 8, 16
+    share = np.float32(place) - 3000
+    expected, unit = float(8 * (1 - share) + 16 * share), 16 * 2.0**-8
+    points = np.array([0, place], np.float32).reshape(1, 1, 2, 1, 1)
+    sampled = dyn.sample_points(backend.array(x), backend.array(points))
+    assert sampled.dtype == dtype
+    assert abs(float(sampled.item()) - expected) <= unit
+    gradient = dyn.sample_points_backward(sampled * 0 + 1, backend.array(x), backend.array(points))
+    assert backend.numpy(gradient.points).ravel()[1] == 8  # the slope between the columns, no other
+
+    # From output 0 the same point is 3000.3 pixels away; from output 3000 it is 0.3.
+    offset = np.zeros((1, 1, 1, 1, 2, 1, width), np.float32)
+    offset[..., 1, 0, 0], offset[..., 1, 0, 3000] = place, 0.3
+    weight = np.ones((1, 1, 1, 1), dtype)
+    y = dyn.deform_conv2d(*map(backend.array, (x, offset, weight)))
+    assert y.dtype == dtype
+    for column in (0, 3000):
+        assert abs(float(y[0, 0, 0, column].item()) - expected) <= unit
