@@ -93,16 +93,17 @@ def forward(
 def _forward_part(part: Part, x: Any, offset: Any, by_group: Any, mask: Any, bias: Any, y: Any) -> None:
     """Write the output, or add what some channels give."""
     x, offset, mask, y = part.of_image(x), part.of_points(offset), part.of_points(mask), part.of_outputs(y)
-    each = by_group.shape[1]
+    groups, each, depth = by_group.shape
     bias = bias[part.filters[0].start * each :] if bias is not None and part.begins_groups else None
     call = _call(part, x, offset, y)
-    columns = call.buffer(call.shape.taps * call.shape.channels)
+    columns, products = call.buffer(groups * depth), call.buffer(groups * each)
     for tile in part.tiles:
         call.read(tile, x)
         arrays = (call.x, tile.of(offset), tile.of(mask), columns)
         if columns.size:
             call.launch_points("deform_columns", arrays, tile)
-        product = matmul(_tile_columns(columns, tile, call.shape), by_group.transpose(0, 2, 1))
+        product = tile.of_rows(products, groups, each)
+        matmul(tile.of_rows(columns, groups, depth), by_group.transpose(0, 2, 1), out=product)
         _transpose_product(call, tile, product, bias, y)
 
 
@@ -113,12 +114,6 @@ def _by_group(weight: Any, part: Part) -> Any:
     split = weight.reshape(part.whole.groups, each, depth, part.shape.taps)[groups, :, channels]
     ordered = split.transpose(0, 1, 3, 2).astype(accumulator_dtype(weight.dtype))
     return ordered.reshape(*ordered.shape[:2], -1)
-
-
-def _tile_columns(columns: Any, tile: Tile, shape: Shape) -> Any:
-    """The columns of a tile as matrices (G, rows, taps*C/G)."""
-    size = tile.rows * shape.taps * shape.channels
-    return columns[:size].reshape(shape.groups, tile.rows, shape.taps * (shape.channels // shape.groups))
 
 
 def _transpose_product(call: Call, tile: Tile, product: Any, bias: Any, y: Any) -> None:
@@ -139,12 +134,11 @@ def _transpose_product(call: Call, tile: Tile, product: Any, bias: Any, y: Any) 
     )
 
 
-def _transpose_gradient(call: Call, tile: Tile, grad_output: Any) -> Any:
+def _transpose_gradient(call: Call, tile: Tile, grad_output: Any, target: Any) -> None:
     """The reverse: the tile's part of (N, G, O/G, P) -> (G, rows, O/G) in the accumulator type."""
     groups, positions = call.shape.groups, call.shape.positions
     each = grad_output.shape[1] // groups
     source = grad_output.reshape(-1)[tile.image * groups * each * positions + tile.position :]
-    target = empty((groups, tile.rows, each), grad_output, call.accumulator)
     steps = ((groups * each * positions, tile.positions * each), (each * positions, tile.rows * each))
     call.transpose(
         "_in",
@@ -155,7 +149,6 @@ def _transpose_gradient(call: Call, tile: Tile, grad_output: Any) -> Any:
         (tile.images, groups),
         steps,
     )
-    return target
 
 
 def _backward_costs(shape: Shape, outputs: int) -> Costs:
@@ -194,27 +187,29 @@ def backward(
     total = zeros((shape.groups, each, shape.taps, weight.shape[1]), x, np.float64) if needs[2] else None
     arrays = (grad_output, *inputs, *inputs)
     for part in make_parts(shape, lambda some: _backward_costs(some, each), arrays):
-        call = _call(part, x, offset, grad_output)
-        results = GradX(call, part.of_image(grad_x), deterministic), part.of_points(grad_offset)
-        _backward_part(
-            call, part.of_outputs(grad_output), inputs, (*results, part.of_points(grad_mask)), total
-        )
+        _backward_part(part, grad_output, inputs, (grad_x, grad_offset, grad_mask), total, deterministic)
     return grad_x, grad_offset, _from_groups(total, weight), grad_mask, grad_bias
 
 
-def _backward_part(call: Call, grad_output: Any, inputs: tuple, gradients: tuple, total: Any) -> None:
+def _backward_part(
+    part: Part, grad_output: Any, inputs: tuple, gradients: tuple, total: Any, deterministic: bool
+) -> None:
     """Write gradients of x, offset and mask, or add to these two and to `total` what some channels give."""
-    part, shape = call.part, call.shape
     x, offset, mask = part.of_image(inputs[0]), part.of_points(inputs[1]), part.of_points(inputs[3])
-    grad_x, grad_offset, grad_mask = gradients
-    columns, by_group = call.buffer(shape.taps * shape.channels), _by_group(inputs[2], part)
+    grad_output, (grad_offset, grad_mask) = part.of_outputs(grad_output), map(part.of_points, gradients[1:])
+    call = _call(part, x, offset, grad_output)
+    grad_x = GradX(call, part.of_image(gradients[0]), deterministic)
+    by_group = _by_group(inputs[2], part)
+    groups, each, depth = by_group.shape
+    columns, products = call.buffer(groups * depth), call.buffer(groups * each)
     if total is not None:
-        groups, channels = part.filters
-        total = total[groups, :, :, channels]
+        of_groups, channels = part.filters
+        total = total[of_groups, :, :, channels]
     for tile in part.tiles:
         call.read(tile, x)
         points = tile.of(offset), tile.of(mask), columns
-        gradient, matrices = _transpose_gradient(call, tile, grad_output), _tile_columns(columns, tile, shape)
+        gradient, matrices = tile.of_rows(products, groups, each), tile.of_rows(columns, groups, depth)
+        _transpose_gradient(call, tile, grad_output, gradient)
         matmul(gradient, by_group, out=matrices)
         grad_x.begin(tile, *points)
         found = (tile.of(grad_offset), tile.of(grad_mask), np.int32(total is not None))
@@ -267,14 +262,21 @@ def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tu
     y = empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x)
     if y.size:
         for part in make_parts(_sample_shape(x, points), _sample_costs, (x, points, y)):
-            call = _call(part, x, points, y)
-            columns = call.buffer(call.shape.taps * call.shape.channels)
-            of_x, of_points, of_y = part.of_image(x), part.of_points(points[:, None]), part.of_image(y)
-            for tile in part.tiles:
-                call.read(tile, of_x)
-                call.launch_points("deform_columns", (call.x, tile.of(of_points), None, columns), tile)
-                _move_samples(call, tile, columns, of_y, inwards=False)
+            _sample_part(part, part.of_image(x), part.of_points(points[:, None]), part.of_image(y))
     return y, (x, points)
+
+
+def _sample_part(part: Part, x: Any, points: Any, y: Any) -> None:
+    call = _call(part, x, points, y)
+    columns = call.buffer(call.shape.taps * call.shape.channels)
+    for tile in part.tiles:
+        call.read(tile, x)
+        call.launch_points("deform_columns", (call.x, tile.of(points), None, columns), tile)
+        _move_samples(call, tile, columns, y, inwards=False)
+
+
+def _sample_costs_backward(shape: Shape) -> Costs:
+    return grad_x_costs(_sample_costs(shape), shape)
 
 
 def sample_backward(
@@ -287,23 +289,28 @@ def sample_backward(
     given = zip((x, points), needs, strict=True)
     grad_x, grad_points = (empty(array.shape, array) if needed else None for array, needed in given)
     arrays = (grad_output, x, points, x, points)
-    for part in make_parts(
-        _sample_shape(x, points), lambda some: grad_x_costs(_sample_costs(some), some), arrays
-    ):
-        call = _call(part, x, points, grad_output)
-        columns = call.buffer(call.shape.taps * call.shape.channels)
-        sums = GradX(call, part.of_image(grad_x), deterministic)
-        of_x, of_output = part.of_image(x), part.of_image(grad_output)
-        of_points = part.of_points(points[:, None])
-        of_gradient = None if grad_points is None else part.of_points(grad_points[:, None])
-        for tile in part.tiles:
-            call.read(tile, of_x)
-            _move_samples(call, tile, columns, of_output, inwards=True)
-            at = (tile.of(of_points), None, columns)
-            sums.begin(tile, *at)
-            call.launch_gradients(tile, (*at, sums.sums, tile.of(of_gradient), None, np.int32(0)))
-            sums.finish(tile)
+    for part in make_parts(_sample_shape(x, points), _sample_costs_backward, arrays):
+        by_points = None if grad_points is None else part.of_points(grad_points[:, None])
+        gradients = part.of_image(grad_x), by_points
+        inputs = part.of_image(x), part.of_points(points[:, None])
+        _sample_part_backward(part, part.of_image(grad_output), inputs, gradients, deterministic)
     return grad_x, grad_points
+
+
+def _sample_part_backward(
+    part: Part, grad_output: Any, inputs: tuple, gradients: tuple, deterministic: bool
+) -> None:
+    """Write gradients of x and points, or add to the latter what some channels give."""
+    (x, points), (grad_x, grad_points) = inputs, gradients
+    call = _call(part, x, points, grad_output)
+    columns, sums = call.buffer(call.shape.taps * call.shape.channels), GradX(call, grad_x, deterministic)
+    for tile in part.tiles:
+        call.read(tile, x)
+        _move_samples(call, tile, columns, grad_output, inwards=True)
+        at = (tile.of(points), None, columns)
+        sums.begin(tile, *at)
+        call.launch_gradients(tile, (*at, sums.sums, tile.of(grad_points), None, np.int32(0)))
+        sums.finish(tile)
 
 
 def _move_samples(call: Call, tile: Tile, columns: Any, samples: Any, *, inwards: bool) -> None:

@@ -69,6 +69,10 @@ class Tile(NamedTuple):
         """Rows of the columns."""
         return self.images * self.positions
 
+    def of_rows(self, memory: Any, groups: int, size: int) -> Any:
+        """Matrices (groups, rows, size) in memory for those of the largest tile."""
+        return memory[: groups * self.rows * size].reshape(groups, self.rows, size)
+
     def of(self, array: Any) -> Any:
         """Its images of an array."""
         if array is None or len(array) == self.images:
