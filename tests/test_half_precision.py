@@ -14,6 +14,7 @@ from _contract import (
     BFLOAT16,
     REFERENCE,
     check_low_precision,
+    check_same_bits,
     each_mixed_operator,
     each_operator,
     evaluate,
@@ -129,6 +130,14 @@ def test_the_tape_passes_on_what_the_operator_gives(operator: Operator, dtype: A
     for (what, right), mine in zip(parts(call, expected), map(backend.numpy, values), strict=True):
         assert mine.dtype == right.dtype, what
         assert mine.tobytes() == right.tobytes(), what
+
+
+@each_mixed_operator
+@on_host
+def test_arrays_that_came_by_dlpack(operator: Operator, backend: Backend) -> None:
+    """They are views that cannot be written to."""
+    call = full_call(operator).astype(FLOAT16, dict.fromkeys(operator.may_be_float32, np.float32))
+    check_same_bits(call, evaluate(call.map(np.from_dlpack), backend), evaluate(call, backend))
 
 
 @each_mixed_operator

@@ -24,7 +24,7 @@ class Other:
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any, /) -> Any: ...
 
 
-def taken(x: Float32, w: Float32, g: Float32, y: Other, v: Other) -> None:
+def taken(x: Float32, w: Float32, g: Float32, y: Other, v: Other, h: NDArray[np.float16]) -> None:
     """Right calls: the arrays of one kind, and results of that kind."""
     assert_type(dyn.involution(x, w), Float32)
     assert_type(dyn.involution(y, v), Other)
@@ -46,6 +46,7 @@ def taken(x: Float32, w: Float32, g: Float32, y: Other, v: Other) -> None:
     assert_type(grad_weight, Float32)
     anything: Array = dyn.sample_points(x, w)
     anything = dyn.sample_points(y, v)
+    anything = dyn.sample_points(h, w)
     assert_type(anything.shape, tuple[int, ...])
     with dyn.use_backend("reference"):
         assert_type(dyn.OPERATORS["ddf"]((x, w, w), combine="mul"), Float32)
