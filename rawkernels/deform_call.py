@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import gcd
 from typing import Any
 
@@ -17,6 +18,7 @@ TILE = (32, 8)  # threads of a block of the transposing kernels
 ACCESS_BYTES = 16
 
 
+@cache
 def choose_program(dtype: Any, vector: int, *, wide_index: bool = False) -> Program:
     """The program whose kernels read `vector` channels at once."""
     kind = type_constants(dtype, wide_index=wide_index)
