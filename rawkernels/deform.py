@@ -85,7 +85,7 @@ def forward(
         each = weight.shape[0] // shape.groups
         arrays = (x, offset, weight, mask, bias, y)
         added = None if bias is None else bias.astype(accumulator_dtype(x.dtype), copy=False)
-        for part in make_parts(shape, lambda some: _forward_costs(some, each), arrays):
+        for part in make_parts(shape, _forward_costs, each, arrays):
             _forward_part(part, x, offset, _by_group(weight, part), mask, added, y)
     return y, (x, offset, weight, mask, bias)
 
@@ -186,7 +186,7 @@ def backward(
     each = weight.shape[0] // shape.groups
     total = zeros((shape.groups, each, shape.taps, weight.shape[1]), x, np.float64) if needs[2] else None
     arrays = (grad_output, *inputs, *inputs)
-    for part in make_parts(shape, lambda some: _backward_costs(some, each), arrays):
+    for part in make_parts(shape, _backward_costs, each, arrays):
         _backward_part(part, grad_output, inputs, (grad_x, grad_offset, grad_mask), total, deterministic)
     return grad_x, grad_offset, _from_groups(total, weight), grad_mask, grad_bias
 
@@ -251,7 +251,7 @@ def _from_groups(total: Any, weight: Any) -> Any:
     return grad.reshape(weight.shape)
 
 
-def _sample_costs(shape: Shape) -> Costs:
+def _sample_costs(shape: Shape, _: int) -> Costs:
     size = accumulator_dtype(shape.dtype).itemsize
     return Costs(0, shape.pixels * shape.channels * shape.dtype.itemsize, size * shape.taps * shape.channels)
 
@@ -261,7 +261,7 @@ def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tu
     x, points = contiguous(x, points)
     y = empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x)
     if y.size:
-        for part in make_parts(_sample_shape(x, points), _sample_costs, (x, points, y)):
+        for part in make_parts(_sample_shape(x, points), _sample_costs, 0, (x, points, y)):
             _sample_part(part, part.of_image(x), part.of_points(points[:, None]), part.of_image(y))
     return y, (x, points)
 
@@ -275,8 +275,8 @@ def _sample_part(part: Part, x: Any, points: Any, y: Any) -> None:
         _move_samples(call, tile, columns, y, inwards=False)
 
 
-def _sample_costs_backward(shape: Shape) -> Costs:
-    return grad_x_costs(_sample_costs(shape), shape)
+def _sample_costs_backward(shape: Shape, _: int) -> Costs:
+    return grad_x_costs(_sample_costs(shape, 0), shape)
 
 
 def sample_backward(
@@ -289,7 +289,7 @@ def sample_backward(
     given = zip((x, points), needs, strict=True)
     grad_x, grad_points = (empty(array.shape, array) if needed else None for array, needed in given)
     arrays = (grad_output, x, points, x, points)
-    for part in make_parts(_sample_shape(x, points), _sample_costs_backward, arrays):
+    for part in make_parts(_sample_shape(x, points), _sample_costs_backward, 0, arrays):
         by_points = None if grad_points is None else part.of_points(grad_points[:, None])
         gradients = part.of_image(grad_x), by_points
         inputs = part.of_image(x), part.of_points(points[:, None])

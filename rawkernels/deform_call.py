@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 from math import gcd
 from typing import Any
@@ -18,6 +19,7 @@ TILE = (32, 8)  # threads of a block of the transposing kernels
 ACCESS_BYTES = 16
 
 
+@cache
 def choose_program(
     dtype: Any, vector: int, point_dtypes: tuple[Any, Any] | None = None, *, wide_index: bool = False
 ) -> Program:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from rawkernels.launch import int32s
 
 WARP = 32
 
@@ -53,7 +56,7 @@ class Shape:
         """The numbers that kernels take last."""
         sizes = (self.channels, self.groups, self.offset_groups, self.height, self.width, self.outputs[1])
         steps = (*self.stride, *self.dilation, *self.padding)
-        return tuple(map(np.int32, (*sizes, self.positions, self.taps, self.kernel[1], *steps)))
+        return int32s(*sizes, self.positions, self.taps, self.kernel[1], *steps)
 
 
 class Tile(NamedTuple):
@@ -155,23 +158,35 @@ class Part(NamedTuple):
         return array[self.image, None, groups.start * each : groups.stop * each]
 
 
-def make_parts(shape: Shape, costs: Callable[[Shape], Costs], arrays: tuple[Any, ...]) -> Iterator[Part]:
-    """Parts that need no more than what may be used beside the inputs and outputs in `arrays`, in order."""
-    given = sum(array.nbytes for array in arrays if array is not None)
-    extra = EXTRA_BYTES + given // EXTRA_SHARE
+def make_parts(
+    shape: Shape, costs: Callable[[Shape, int], Costs], outputs: int, arrays: tuple[Any, ...]
+) -> tuple[Part, ...]:
+    """Parts that need no more than what may be used beside the inputs and outputs in `arrays`, in order.
+
+    `costs` takes the sizes of a part and the output channels of each group.
+    """
+    given = sum([array.nbytes for array in arrays if array is not None])
+    return _make_parts(shape, costs, outputs, EXTRA_BYTES + given // EXTRA_SHARE)
+
+
+@lru_cache(maxsize=1024)  # the calls of a program are the same again and again
+def _make_parts(
+    shape: Shape, costs: Callable[[Shape, int], Costs], outputs: int, extra: int
+) -> tuple[Part, ...]:
     for part in _divisions(shape):
-        cost = costs(part)
+        cost = costs(part, outputs)
         room = max(extra - cost.call, extra // 4)
         # At most half of it is for images: the columns of few rows are multiplied slowly.
         if 2 * cost.image <= room or cost.image + shape.positions * cost.row <= room:
             break
     if part.channels == shape.channels:
-        yield Part(shape, shape, 0, 0, tuple(_tiles(shape, cost, room)))
-        return
+        return (Part(shape, shape, 0, 0, tuple(_tiles(shape, cost, room))),)
     tiles = tuple(_tiles(part, cost, room))
-    for image in range(shape.batch):
-        for channel in range(0, shape.channels, part.channels):
-            yield Part(shape, part, image, channel, tiles)
+    return tuple(
+        Part(shape, part, image, channel, tiles)
+        for image in range(shape.batch)
+        for channel in range(0, shape.channels, part.channels)
+    )
 
 
 def _divisions(shape: Shape) -> Iterator[Shape]:

@@ -63,7 +63,7 @@ def test_parts_of_a_call(
     small_room(room)
     call = call_of(rng, 5, 12, 6, (9, 11), offset_groups=2, groups=2, padding=1)
     shape = on_gpu._shape(*call.arrays[:3], (1, 1), (1, 1), (1, 1))
-    parts_ = list(deform_parts.make_parts(shape, lambda some: on_gpu._forward_costs(some, 3), ()))
+    parts_ = list(deform_parts.make_parts(shape, on_gpu._forward_costs, 3, ()))
     first = parts_[0].tiles[0]
     found = sum(len(part.tiles) for part in parts_), first.images, parts_[0].shape.channels, first.rows
     assert found == expected
