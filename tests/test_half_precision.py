@@ -4,6 +4,7 @@ That each result is right is part of the contract, in test_every_operator.py. He
 what the tape makes of them, and what float32 is for.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -166,33 +167,41 @@ def test_gradients_of_gradients_round_once(operator: Operator, dtype: Any, backe
         assert largest(mine.astype(np.float64) - right) <= 4 * unit * largest(right), name
 
 
+# What becomes of an image (2, 4, 9, 8), of what a layer predicts for it, and of a kernel (4, 4, 3, 3).
+NETWORKS: dict[str, tuple[int, Callable]] = {
+    "filters": (18, lambda x, found, _: F.local_filter2d(x, F.reshape(found, (2, 2, 3, 3, 9, 8)))),
+    "offsets": (18, lambda x, found, kernel: F.deform_conv2d(x, found, kernel, padding=1)),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @each_half
 @on_host
-def test_a_network_of_16_bits_learns_filters_in_float32(
-    dtype: Any, backend: Backend, rng: np.random.Generator
+def test_a_network_of_16_bits_learns_in_float32(
+    network: str, dtype: Any, backend: Backend, rng: np.random.Generator
 ) -> None:
-    """A layer in float32 predicts the filters of a 16-bit image, and its parameters get float32 gradients.
+    """A layer in float32 predicts what is applied to a 16-bit image; its parameters get float32 gradients.
 
-    The loss is linear in the output, so that nothing but products of known numbers reaches the filters.
+    The loss is linear in the output, so that nothing but products of known numbers reaches the layer.
     """
-    x = rng.standard_normal((2, 4, 9, 8)).astype(dtype)
-    toward = rng.standard_normal(x.shape).astype(dtype)
-    predict = Conv2d(4, 2 * 9, 3, rng=np.random.default_rng(0))
+    outputs, apply = NETWORKS[network]
+    x, toward = (rng.standard_normal((2, 4, 9, 8)).astype(dtype) for _ in range(2))
+    kernel = rng.standard_normal((4, 4, 3, 3)).astype(dtype)
+    predict = Conv2d(4, outputs, 3, rng=np.random.default_rng(0))
 
-    def gradients(x: Any, toward: Any, predict: Any) -> list:
-        image = Variable(x)
-        parameters = list(predict.parameters())
+    def gradients(predict: Any, x: Any, toward: Any, kernel: Any) -> list:
+        image, weight = Variable(x), Variable(kernel)
         with Tape() as tape:
-            filters = F.reshape(predict(F.astype(image, predict.weight.dtype)), (2, 2, 3, 3, 9, 8))
-            loss = F.sum(F.local_filter2d(image, filters) * toward)
-        return list(tape.gradient(loss, [image, *parameters]))
+            found = predict(F.astype(image, predict.weight.dtype))
+            loss = F.sum(apply(image, found, weight) * toward)
+        return list(tape.gradient(loss, [image, *predict.parameters()]))
 
     with REFERENCE.use():
-        double = Conv2d(4, 2 * 9, 3, dtype=np.float64)
+        double = Conv2d(4, outputs, 3, dtype=np.float64)
         for mine, its in zip(double.parameters(), predict.parameters(), strict=True):
             mine.data[...] = its.data
-        expected = gradients(x.astype(np.float64), toward.astype(np.float64), double)
-    of_image, *of_parameters = gradients(x, toward, predict)
+        expected = gradients(double, *(array.astype(np.float64) for array in (x, toward, kernel)))
+    of_image, *of_parameters = gradients(predict, x, toward, kernel)
     assert of_image.dtype == dtype
     unit = 2.0**-8 if dtype == BFLOAT16 else 2.0**-10
     assert largest(of_image.astype(np.float64) - expected[0]) <= 2 * unit * largest(expected[0])
