@@ -158,10 +158,10 @@ def _kernel_of_literals(compile_callee: Callable) -> Any:
 
 
 def test_literal_code_adds_up_in_order_and_keeps_infinities() -> None:
-    array = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    array = (np.random.default_rng(0).standard_normal(1000) * 100).astype(np.float32)
     found = {}
     for compile_callee in (borrowing_jit, literal_jit):
-        found[compile_callee] = np.array([0, 0, np.inf, np.inf, 0.5], np.float32)
+        found[compile_callee] = np.array([0, 0, np.inf, np.inf, 0.5])
         _kernel_of_literals(compile_callee)(array, found[compile_callee])
     in_order = np.add.accumulate(array)[-1]
     assert (*found[literal_jit][:2],) == (in_order, np.inf)
