@@ -1,6 +1,5 @@
 """The kernels of `displaced_conv2d` on the CPU: units from their weights and displacements, and outputs."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np

@@ -17,12 +17,11 @@ import numpy as np
 
 from ...reference.dynamic_sampling import sampling_backward, sampling_forward
 
-
 KERNEL_BYTES = 4 * 1024 * 1024  # of the whole kernels of channels that are made together
 _OF_PIXELS = True, False, False, False, True  # which of the arrays go with pixels, the others with outputs
 
 
-class _Piece(NamedTuple):
+class SampleCutout(NamedTuple):
     """Rows and columns of outputs, and of the pixels that some of these read."""
 
     outputs: tuple[slice, slice]
@@ -37,7 +36,7 @@ class _Piece(NamedTuple):
         )
 
 
-def _piece(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> _Piece | None:
+def _cut_out(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> SampleCutout | None:
     """Around all that is wrong, with all that outputs read which have a part in it; None if nothing is."""
     outputs, pixels = [], []
     for axis in range(2):
@@ -46,9 +45,12 @@ def _piece(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> _Piece | None
         reach += arrays[2].shape[2 + axis] // 2 * params["dilation"][axis]
         low, end = count, 0
         for places, of_pixels in zip(wrong, _OF_PIXELS, strict=True):
-            lines = [] if places is None else np.unique(np.nonzero(places)[axis - 2])
-            if len(lines):
-                first, last = int(lines[0]), int(lines[-1])
+            if places is None:
+                continue
+            others = tuple(k for k in range(places.ndim) if k != places.ndim - 2 + axis)
+            lines = np.flatnonzero(places.any(axis=others)).tolist()
+            if lines:
+                first, last = lines[0], lines[-1]
                 if of_pixels:
                     first, last = -((reach - first) // stride), (last + reach) // stride
                 low, end = min(low, first), max(end, last + 1)
@@ -59,7 +61,7 @@ def _piece(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> _Piece | None
         first, stop = max(0, low * stride - reach) // stride, min(size, (end - 1) * stride + reach + 1)
         pixels.append(slice(first * stride, stop))
         outputs.append(slice(first, first + -(-(stop - first * stride) // stride)))
-    return _Piece((outputs[0], outputs[1]), (pixels[0], pixels[1]))
+    return SampleCutout((outputs[0], outputs[1]), (pixels[0], pixels[1]))
 
 
 def _all_finite(*arrays: Any) -> bool:
@@ -86,7 +88,7 @@ def _of_outputs(y: np.ndarray, some: slice) -> np.ndarray:
     return y[..., some, :, :]
 
 
-def _channels(arrays: tuple) -> Iterator[slice]:
+def _channels_together(arrays: tuple) -> Iterator[slice]:
     """As many output channels at a time as their whole kernels leave room for."""
     _, channel_kernel, spatial_kernel, *_ = arrays
     one = channel_kernel[:, :1].nbytes * prod(spatial_kernel.shape[2:4])
@@ -101,11 +103,11 @@ def forward_again(y: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
         image, result = _of_image(arrays, n), y[n : n + 1]
         if _all_finite(result):
             continue
-        piece = _piece((None, ~np.isfinite(result), None, None, None), image, params)
-        if piece is None:
+        cutout = _cut_out((None, ~np.isfinite(result), None, None, None), image, params)
+        if cutout is None:
             continue
-        image, result = piece.of(image), result[(..., *piece.outputs)]
-        for some in _channels(image):
+        image, result = cutout.of(image), result[(..., *cutout.outputs)]
+        for some in _channels_together(image):
             inputs, own = _of_channels(image, some), _of_outputs(result, some)
             wrong = ~np.isfinite(own)
             if wrong.any() and _has_infinity(own, *inputs):
@@ -122,10 +124,10 @@ def backward_again(grads: tuple, grad_output: np.ndarray, arrays: tuple, params:
     for n in range(len(grad_output)):
         results, inputs, given = _of_image(grads, n), _of_image(arrays, n), grad_output[n : n + 1]
         wrong = tuple(None if result is None else ~np.isfinite(result) for result in results)
-        piece = _piece(wrong, inputs, params) if _has_infinity(*results, *inputs, given) else None
-        if piece is not None:
-            results, wrong, inputs = map(piece.of, (results, wrong, inputs))
-            _image_backward_again(results, wrong, given[(..., *piece.outputs)], inputs, params)
+        cutout = _cut_out(wrong, inputs, params) if _has_infinity(*results, *inputs, given) else None
+        if cutout is not None:
+            results, wrong, inputs = map(cutout.of, (results, wrong, inputs))
+            _image_backward_again(results, wrong, given[(..., *cutout.outputs)], inputs, params)
 
 
 def _image_backward_again(
@@ -133,7 +135,7 @@ def _image_backward_again(
 ) -> None:
     needs: Any = tuple(places is not None and bool(places.any()) for places in wrong)
     grad_x = np.zeros_like(arrays[0])
-    for some in _channels(arrays):
+    for some in _channels_together(arrays):
         places = _of_channels(wrong, some)
         if not (needs[0] or any(need and own.any() for need, own in zip(needs[1:], places[1:], strict=True))):
             continue
