@@ -12,11 +12,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from . import functions as F
-from ._graph import recording
+from ._graph import Unrecorded, before, next_number, recording
 from .function import differentiable
 from .functions._common import library
 from .tape import Tape
-from .variable import Variable, constant, real
+from .variable import Variable, constant, real, stop_gradient
 
 
 def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -60,9 +60,14 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
     >>> pullback(10.0)
     (array(40.), array(30.))
     """
-    inputs = [_argument(a) for a in arrays]
+    start, inputs = next_number(), [_argument(a) for a in arrays]
     value, tape = _recorded("vjp", f, inputs)
-    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
+
+    def pullback(g: Any) -> tuple:
+        grads = tape.gradient(value, inputs, grad=g, keep=True, unused="zero")
+        return tuple([_outward("vjp", found, (value, g), start) for found in grads])
+
+    return _outward("vjp", value, (value,), start), pullback
 
 
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
@@ -74,13 +79,14 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     >>> jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 10.0))
     (array(12.), array(34.))
     """
-    inputs = [_argument(a) for a in arrays]
+    first, inputs = next_number(), [_argument(a) for a in arrays]
     with Tape() as outer:
         value, inner = _recorded("jvp", f, inputs)
         # The gradient is linear in the one it starts from: its derivative by that is what is wanted.
         start = constant(np.zeros_like(value.data))
         along = _along("jvp", inner.gradient(value, inputs, grad=start, unused="zero"), vectors)
-    return _outward(value), outer.gradient(along, start, unused="zero")
+    slope = outer.gradient(along, start, unused="zero")
+    return _outward("jvp", value, (value,), first), _outward("jvp", slope, (along,), first)
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
@@ -139,13 +145,14 @@ def _derivative(name: str, f: Callable, argnums: Any, slopes: Callable, valued: 
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        places, given = _places(name, argnums, len(args)), list(args)
+        places, given, start = _places(name, argnums, len(args)), list(args), next_number()
         for place in places:
             given[place] = _argument(args[place])
         value, tape = _recorded(name, f, given, **params)
-        found = tuple(slopes(value, [given[place] for place in places], tape))
-        found = found if _many(argnums) else found[0]
-        return (_outward(value), found) if valued else found
+        found = slopes(value, [given[place] for place in places], tape)
+        *found, value = [_outward(name, x, (value,), start) for x in (*found, value)]
+        found = tuple(found) if _many(argnums) else found[0]
+        return (value, found) if valued else found
 
     return evaluate
 
@@ -199,9 +206,20 @@ def _recorded(name: str, f: Callable, args: list, /, **params: Any) -> tuple[Var
     return value, tape
 
 
-def _outward(value: Variable) -> Any:
-    """A value as it is returned: while anything records it stays a Variable, since it may depend on one."""
-    return value if recording() else value.data
+def _outward(name: str, found: Any, of: tuple, start: int) -> Any:
+    """A result as it is returned: a Variable if it depends on one from before `start`, or while anything
+    records.
+
+    It depends on what `of` do. Where nothing records it counts as computed there, like all results.
+    """
+    if recording():
+        return found
+    known = set().union(*(before(x.node, start) for x in of if isinstance(x, Variable)))
+    found = stop_gradient(found)
+    if known:
+        found = constant(found)
+        found.node = Unrecorded(name, known, found)
+    return found
 
 
 def _along(name: str, grads: list, vectors: tuple) -> Any:
