@@ -22,6 +22,7 @@ from _programs import HEADER, Program, features, make, shrunk, source
 import autodiff
 from autodiff import Variable, derivatives, function
 from autodiff import functions as F
+from autodiff._backward import Way
 from autodiff.function import Step
 from autodiff.layers import Module
 
@@ -240,25 +241,28 @@ def no_argument_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def last_part_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is added up in a gradient, only the last counts."""
-    right = Step.pull
 
-    def pull(step: Step, grad: Any, reached: set, grads: dict, sums: set, *rest: Any) -> None:
-        for node in step.inputs:
-            grads.pop(node, None)
-        sums.clear()
-        right(step, grad, reached, grads, sums, *rest)
+    class Forgetful(dict):
+        def get(self, *node: Any) -> None:
+            return None
 
-    monkeypatch.setattr(Step, "pull", pull)
+    right = Way._pull
+
+    def pull(way: Way, *rest: Any) -> None:
+        way.grads = Forgetful(way.grads)
+        right(way, *rest)
+
+    monkeypatch.setattr(Way, "_pull", pull)
 
 
 def rules_that_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Second derivatives lose what the rules read."""
-    monkeypatch.setattr(Step, "_linked", lambda step: step)
+    monkeypatch.setattr(Step, "linked", lambda step: step)
 
 
 def constants_where_nothing_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = function.Unrecorded
-    monkeypatch.setattr(function, "Unrecorded", lambda name, nodes, *rest: right(name, [], *rest))
+    right = function.Node
+    monkeypatch.setattr(function, "Node", lambda variable, name, nodes: right(variable, name))
 
 
 def copies_that_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
