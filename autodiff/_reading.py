@@ -20,6 +20,10 @@ class Readable:
         """The number that an array of one element holds, for reading: a tape does not follow it."""
         return self.data.item()
 
+    def tolist(self) -> Any:
+        """The numbers as nested lists, for reading: a tape does not follow them."""
+        return self.data.tolist()
+
     def __len__(self) -> int:
         return len(self.data)
 
