@@ -57,7 +57,8 @@ def _forward_costs(shape: Shape, outputs: int) -> Costs:
     size = accumulator_dtype(shape.dtype).itemsize
     weight = outputs * shape.channels * shape.taps
     row = shape.taps * shape.channels + outputs * shape.groups
-    return Costs(size * weight, shape.pixels * shape.channels * shape.dtype.itemsize, size * row)
+    # The kernel is there twice: CuPy copies matrices that are turned.
+    return Costs(2 * size * weight, shape.pixels * shape.channels * shape.dtype.itemsize, size * row)
 
 
 def forward(
@@ -151,6 +152,7 @@ def _backward_costs(shape: Shape, outputs: int) -> Costs:
     weight = outputs * shape.channels * shape.taps
     sums = 2 * np.dtype(np.float64).itemsize * weight + max(PRODUCT_BYTES, size * weight)
     fixed, image, row = _forward_costs(shape, outputs)
+    row += size * outputs * shape.groups  # those that are turned, for the gradient of weight
     return grad_x_costs(Costs(fixed + sums, image, row), shape)
 
 
