@@ -1,7 +1,7 @@
 #pragma once
-// The gradient of x in a fixed order, without atomics on its sums: a block owns a patch of an image and 32 channels, and
-// adds to its sums in shared memory what the points that reach the patch give, from a list. Each of its warps adds a
-// quarter of the list, one point after the other, to sums of its own; these are added up at the end.
+// The gradient of x in a fixed order, without atomics on its sums: a block owns a patch of an image and 32 channels,
+// and adds to its sums in shared memory what the points that reach the patch give, from a list. Each of its warps adds
+// a quarter of the list, one point after the other, to sums of its own; these are added up at the end.
 //
 // The lists are made first, by counting. A set is the points of one image of the tile and one offset group, numbered
 // tap*each + row, where the image has `each` rows in the tile; they are cut into runs, each for a warp, which appends
@@ -18,6 +18,7 @@ constexpr int PATCH_HEIGHT = 4, PATCH_WIDTH = 8;
 constexpr int PATCH_PIXELS = PATCH_HEIGHT * PATCH_WIDTH;  // one for each lane when sums are written
 constexpr int OWNERS = 4;                                 // warps of a block
 constexpr int IN_FLIGHT = 8;
+constexpr int STARTING = 16;  // warps of a block of deform_start_lists
 static_assert(PATCH_PIXELS == WARP, "a lane writes one pixel");
 
 // How a tile's points are divided.
@@ -159,28 +160,42 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_list_points(
 }
 
 // Begin and length of each list, into `bounds` (sets, patches, 2); `counts` becomes where runs begin in it. What
-// follows the counts is the number of places taken.
-extern "C" __global__ void __launch_bounds__(128, 4) deform_start_lists(
-    int* __restrict__ counts, int* __restrict__ bounds, INDEX items, int runs, int patches) {
-    const INDEX list = thread_index();
-    if (list >= items) return;
-    INDEX set = list;
-    const INDEX patch = take(set, patches);
-    int* taken = counts + items * runs;
-    counts += set * runs * patches + patch;
+// follows the counts is the number of places taken. A block has 32 patches of a set, and each of its warps some runs.
+extern "C" __global__ void __launch_bounds__(512, 2) deform_start_lists(
+    int* __restrict__ counts, int* __restrict__ bounds, int sets, int runs, int patches) {
+    __shared__ int lengths[STARTING][WARP];
+    __shared__ int begins[WARP];
+    INDEX rest = blockIdx.x;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int patch = WARP * static_cast<int>(take(rest, (patches + WARP - 1) / WARP)) + lane;
+    int* taken = counts + static_cast<INDEX>(sets) * runs * patches;
+    counts += rest * runs * patches + patch;
+    const int share = (runs + STARTING - 1) / STARTING, end = patch < patches ? min(runs, (warp + 1) * share) : 0;
     int length = 0;
 #pragma unroll 8
-    for (int run = 0; run < runs; ++run) length += counts[static_cast<INDEX>(run) * patches];
-    const int begin = length == 0 ? 0 : atomicAdd(taken, length);
-    int next = begin;
-    for (int run = 0; run < (length == 0 ? 0 : runs); ++run) {
+    for (int run = warp * share; run < end; ++run) length += counts[static_cast<INDEX>(run) * patches];
+    lengths[warp][lane] = length;
+    __syncthreads();
+    if (warp == 0) {
+        int all = 0;
+#pragma unroll
+        for (int other = 0; other < STARTING; ++other) all += lengths[other][lane];
+        begins[lane] = all == 0 ? 0 : atomicAdd(taken, all);
+        if (patch < patches) {
+            bounds[2 * (rest * patches + patch)] = begins[lane];
+            bounds[2 * (rest * patches + patch) + 1] = all;
+        }
+    }
+    __syncthreads();
+    int next = begins[lane];
+    for (int other = 0; other < warp; ++other) next += lengths[other][lane];
+#pragma unroll 4
+    for (int run = warp * share; run < end; ++run) {
         int& count = counts[static_cast<INDEX>(run) * patches];
         const int here = count;
         count = next;
         next += here;
     }
-    bounds[2 * list] = begin;
-    bounds[2 * list + 1] = length;
 }
 
 // What a patch needs to know of a point, the same for all channels.
