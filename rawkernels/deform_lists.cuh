@@ -199,10 +199,11 @@ extern "C" __global__ void __launch_bounds__(512, 2) deform_start_lists(
 }
 
 // What a patch needs to know of a point, the same for all channels.
-struct Reaching {
+struct alignas(16) Reaching {
     ACC weight[CORNERS];
-    INDEX column;  // of the point's columns, in those of a group
-    int place;     // 16 * (pixel of the top left corner in the patch + WARP), and a bit for each corner in the patch
+    INDEX column;  // where the point's columns begin, in those of a group
+    int first;     // the sum of the top left corner, from where the patch's begin; outside of them for a corner outside
+    int inside;    // bit k: corner k lies in the patch
 };
 
 typedef ACC Patch[PATCH_PIXELS][WARP + 1];
@@ -222,15 +223,15 @@ __device__ __forceinline__ Reaching set_up_reaching(
         if (y >= 0 && y < PATCH_HEIGHT && x >= 0 && x < PATCH_WIDTH) inside |= 1 << k;
     }
     reaching.column = (member.row * geo.taps + member.tap) * (geo.channels / geo.groups);
-    reaching.place = 16 * (row * PATCH_WIDTH + column + WARP) + (inside & member.task.point.inside);
+    reaching.first = (row * PATCH_WIDTH + column) * (WARP + 1);
+    reaching.inside = inside & member.task.point.inside;
     return reaching;
 }
 
 // Adds the gradient of one channel of a point to the sums of that channel, which are WARP + 1 apart.
 __device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching, ACC gradient) {
-    ACC* first = sums + (reaching.place / 16 - WARP) * (WARP + 1);
-    const int inside = reaching.place % 16;
-    if (inside == ALL_INSIDE) {
+    ACC* first = sums + reaching.first;
+    if (reaching.inside == ALL_INSIDE) {
         ACC sum[CORNERS];
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k) sum[k] = first[corner_offset(k, WARP + 1, PATCH_WIDTH)];
@@ -240,7 +241,7 @@ __device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching
     } else {
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k)
-            if (inside >> k & 1)
+            if (reaching.inside >> k & 1)
                 first[corner_offset(k, WARP + 1, PATCH_WIDTH)] += gradient * reaching.weight[k];
     }
 }
@@ -280,10 +281,9 @@ __device__ __forceinline__ void add_lists(
     const int patch = static_cast<int>(take(item, sets.patches)), patch_y = patch / sets.patches_x;
     const int first_row = patch_y * PATCH_HEIGHT, first_column = (patch - patch_y * sets.patches_x) * PATCH_WIDTH;
     const int group = static_cast<int>(take(item, geo.offset_groups)), image = static_cast<int>(item);
-    // The lane's channel, and where its columns begin.
+    // Where the columns of the lane's channel begin. A lane that has none adds up the first one, for nobody.
     const int here = min(WARP, group_channels - first_channel), base = group * group_channels + first_channel;
-    const bool has_channel = lane < here;
-    columns += column_address(base + (has_channel ? lane : 0), 0, 0, sets.rows, geo);
+    columns += column_address(base + (lane < here ? lane : 0), 0, 0, sets.rows, geo);
 #pragma unroll 8
     for (int pixel = 0; pixel < PATCH_PIXELS; ++pixel) sums[warp][pixel][lane] = ACC(0);
     const int share = (length + OWNERS * WARP - 1) / (OWNERS * WARP) * WARP, end = min(length, (warp + 1) * share);
@@ -293,16 +293,18 @@ __device__ __forceinline__ void add_lists(
             const int number = lists[list + first + lane];
             const Member member = set_up_member(offset, mask, number, true, image, group, sets, geo);
             reached[warp][lane] = set_up_reaching(member, image, first_row, first_column, geo);
+        } else {  // read like the others, and added nowhere
+            reached[warp][lane] = Reaching{};
         }
         __syncwarp();
         for (int point = 0; point < count; point += IN_FLIGHT) {
             ACC gradient[IN_FLIGHT];
 #pragma unroll
             for (int i = 0; i < IN_FLIGHT; ++i)
-                gradient[i] = point + i < count && has_channel ? columns[reached[warp][point + i].column] : ACC(0);
+                gradient[i] = columns[reached[warp][point + i].column];
 #pragma unroll
             for (int i = 0; i < IN_FLIGHT; ++i)
-                if (point + i < count) add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i]);
+                add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i]);
         }
         __syncwarp();
     }
