@@ -198,12 +198,12 @@ extern "C" __global__ void __launch_bounds__(512, 2) deform_start_lists(
     }
 }
 
-// What a patch needs to know of a point, the same for all channels.
+// What a patch needs to know of a point, the same for all channels. It has no gap: whole vectors of it are read.
 struct alignas(16) Reaching {
     ACC weight[CORNERS];
-    INDEX column;  // where the point's columns begin, in those of a group
-    int first;     // the sum of the top left corner, from where the patch's begin; outside of them for a corner outside
-    int inside;    // bit k: corner k lies in the patch
+    long long column;  // where the point's columns begin, in those of a group
+    int first;         // the sum of the top left corner, from where those of the patch begin
+    int inside;        // bit k: corner k lies in the patch
 };
 
 typedef ACC Patch[PATCH_PIXELS][WARP + 1];
@@ -222,7 +222,7 @@ __device__ __forceinline__ Reaching set_up_reaching(
         reaching.weight[k] *= member.task.factor;
         if (y >= 0 && y < PATCH_HEIGHT && x >= 0 && x < PATCH_WIDTH) inside |= 1 << k;
     }
-    reaching.column = (member.row * geo.taps + member.tap) * (geo.channels / geo.groups);
+    reaching.column = static_cast<long long>(member.row * geo.taps + member.tap) * (geo.channels / geo.groups);
     reaching.first = (row * PATCH_WIDTH + column) * (WARP + 1);
     reaching.inside = inside & member.task.point.inside;
     return reaching;
