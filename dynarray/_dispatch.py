@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -75,6 +75,76 @@ def library_of(array: Any) -> str | None:
     if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":
         return "cupy"
     return None
+
+
+def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """All that checks look at, but for where the arrays lie; None where there is more to it than usual.
+
+    Types are part of it: 1 and True are equal, and not the same to a check.
+    """
+    key: list[Any] = [getattr(_forced, "name", None)]
+    for array in arrays:
+        kind = type(array)
+        if kind is np.ndarray or (kind.__name__ == "ndarray" and library_of(array) is not None):
+            key += kind, array.shape, array.dtype
+        elif array is None:
+            key.append(None)
+        else:
+            return None
+    for name, value in params.items():
+        kind = type(value)
+        if kind is tuple:
+            key += name, tuple(map(type, value))
+            if not all(each in _PLAIN for each in key[-1]):
+                return None
+        elif kind not in _PLAIN:
+            return None
+        key += name, kind, value
+    return tuple(key)
+
+
+_PLAIN = frozenset({int, bool, str, type(None)})
+
+
+def well_placed(arrays: Iterable[Any]) -> bool:
+    """Whether arrays of one library are on one device, at addresses that a GPU reads."""
+    device = None
+    for array in arrays:
+        kind = type(array)
+        if kind is np.ndarray:
+            return True
+        if array is not None:
+            pointer = array.data
+            if device is None:
+                device = pointer.device_id
+            if pointer.device_id != device or pointer.ptr % array.itemsize:
+                return False
+    return True
+
+
+def is_reshaped(array: Any, given: Any) -> bool:
+    """Whether an array is the given one, or what `reshape` makes of it without a copy."""
+    if array is given:
+        return True
+    if array is None or given is None:
+        return False
+    again = given.reshape(array.shape)
+    return _place(again) == _place(array) and _place(again)[0] == _place(given)[0]
+
+
+def _place(array: Any) -> tuple[Any, ...]:
+    begin = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return begin, array.strides, array.dtype
+
+
+def fits_backend(backend: str, array: Any, other: Any) -> bool:
+    """Whether two arrays are alike, and as `backend` takes them here; if not, `choose_backend` says why."""
+    kind = type(array)
+    if type(other) is not kind or other.dtype != array.dtype:
+        return False
+    own = "cpu" if kind is np.ndarray else "cuda" if library_of(array) == "cupy" else None
+    chosen = getattr(_forced, "name", None) or own
+    return chosen == backend and own is not None and well_placed((array, other))
 
 
 def choose_backend(operator: str, arrays: Mapping[str, Any]) -> str:

@@ -2,24 +2,26 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, wraps
 from importlib import import_module
 from itertools import zip_longest
 from numbers import Real
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 
 from rawkernels import forks
 
-from ._dispatch import choose_backend, library_of
+from ._dispatch import call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
 from .typing import ArrayT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPERATORS: dict[str, "Operator"] = {}
+
+MOST_CALLS = 1024  # kinds of calls of an operator that are remembered
 
 
 class Checked(NamedTuple):
@@ -116,6 +118,30 @@ def forms(reference: Callable[..., Any], cpu: Callable[..., Any], cuda: Callable
     return {"reference": reference, "cpu": on_cpu, "host": cuda, "ptx": on_ptx, "cuda": cuda}
 
 
+class _Move(NamedTuple):
+    """An array that a form gets: which one of the caller's, if any, and in which shape."""
+
+    place: int | None
+    shape: tuple[int, ...] | None
+
+
+class _Passed(NamedTuple):
+    """What came of a check, for calls like the one that was checked."""
+
+    backend: str
+    moves: tuple[_Move, ...]
+    checked: Checked
+
+    def again(self, arrays: tuple[Any, ...]) -> Checked:
+        """What comes of it for other arrays."""
+        formed = list[Any]()
+        for place, shape in self.moves:
+            array = None if place is None else arrays[place]
+            formed.append(array if array is None or array.shape == shape else array.reshape(shape))
+        _, params, output_shape, form_shape, zeros = self.checked
+        return Checked(tuple(formed), {**params}, output_shape, form_shape, zeros)
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator: its public function, its argument names, its check and its forms.
@@ -160,6 +186,9 @@ class Operator:
     check: Callable[..., Checked]
     roles: tuple[str, ...]
     composite: Callable[..., Any] | None = None
+    _passed: dict[tuple[Any, ...], _Passed] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def stem(self) -> str:
@@ -179,7 +208,34 @@ class Operator:
         return tuple(named.values()), by_keyword
 
     def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
-        """Check a call; return its backend and what the forms of that backend are to be given."""
+        """Check a call; return its backend and what the forms of that backend are to be given.
+
+        What a check says of arrays depends on their types, shapes and dtypes: of calls that are alike in all
+        that, the first one is checked.
+        """
+        key = None if self.numbers else call_key(arrays, params)
+        passed = None if key is None else self._passed.get(key)
+        if passed is not None and well_placed(arrays):
+            return passed.backend, passed.again(arrays)
+        backend, checked = self._check(arrays, params)
+        moves = None if key is None else self._moves(checked.arrays, arrays)
+        if key is not None and moves is not None:
+            if len(self._passed) >= MOST_CALLS:
+                self._passed.clear()
+            self._passed[key] = _Passed(backend, moves, checked._replace(arrays=()))
+        return backend, checked
+
+    def _moves(self, formed: tuple[Any, ...], arrays: tuple[Any, ...]) -> tuple[_Move, ...] | None:
+        """How the arrays of the forms follow from those of the caller; None if not by `reshape` alone."""
+        moves = list[_Move]()
+        for role, array in zip_longest(self.roles, formed):
+            place = self.arrays.index(role) if role in self.arrays else None
+            if not is_reshaped(array, None if place is None else arrays[place]):
+                return None
+            moves.append(_Move(None, None) if array is None else _Move(place, array.shape))
+        return tuple(moves)
+
+    def _check(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
         chosen = {**self.defaults, **params}
         if len(chosen) > len(self.defaults):
             unknown = min(set(params) - set(self.defaults))
@@ -204,17 +260,22 @@ class Operator:
 
     def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
         """Forward pass of a call that was checked."""
-        output, kept = self.forward[backend](*self._formed(checked.arrays, checked.zeros), **checked.params)
-        return output.reshape(checked.output_shape), self._saved(backend, checked, kept, arrays)
+        given = self._formed(checked.arrays, checked.zeros) if checked.zeros else checked.arrays
+        output, kept = self.forward[backend](*given, **checked.params)
+        if output.shape != checked.output_shape:
+            output = output.reshape(checked.output_shape)
+        return output, self._saved(backend, checked, kept, arrays)
 
     def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         """Backward pass: one gradient per array argument, None where not needed or not given."""
         shape, first = saved.output_shape, self.arrays[0]
         kept = saved.arrays[self.roles.index(first)]
-        if choose_backend(self.name, {first: kept, "grad_output": grad_output}) != saved.backend:
-            raise ValueError(
-                f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}"
-            )
+        if not fits_backend(saved.backend, kept, grad_output):
+            backend = choose_backend(self.name, {first: kept, "grad_output": grad_output})
+            if backend != saved.backend:
+                raise ValueError(
+                    f"{self.name}: forward and backward must use one backend; forward used {saved.backend!r}"
+                )
         if tuple(grad_output.shape) != shape:
             raise ValueError(
                 f"{self.name}: grad_output must have the shape of the output, {shape}, "
@@ -224,23 +285,25 @@ class Operator:
 
     def gradients_checked(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         """Backward pass with a gradient of the output that was checked."""
+        shapes = saved.shapes
         wanted = {
-            name
-            for name, needed, given in zip(self.arrays, needs, saved.shapes, strict=True)
-            if needed and given is not None
+            name for name, needed, given in zip(self.arrays, needs, shapes) if needed and given is not None
         }
         results = self.backward[saved.backend](
-            grad_output.reshape(saved.form_shape),
+            grad_output if grad_output.shape == saved.form_shape else grad_output.reshape(saved.form_shape),
             self._formed(saved.arrays, saved.zeros),
-            tuple(role in wanted for role in self.roles),
+            tuple([role in wanted for role in self.roles]),
             **saved.params,
         )
         named = dict(zip(self.roles, results, strict=True))
         for name in wanted.intersection(saved.zeros):
             named[name] = np.split(named[name], 2, saved.zeros[name])[1].copy()
+        found = [named[name] if name in wanted else None for name in self.arrays]
         return tuple(
-            named[name].reshape(given) if name in wanted else None
-            for name, given in zip(self.arrays, saved.shapes, strict=True)
+            [
+                array if array is None or array.shape == given else array.reshape(given)
+                for array, given in zip(found, shapes)
+            ]
         )
 
     def _formed(self, arrays: tuple[Any, ...], zeros: Mapping[str, int]) -> tuple[Any, ...]:
@@ -256,7 +319,10 @@ class Operator:
         if checked.zeros:  # of these the caller's own are kept
             own = zip_longest(self.roles, checked.arrays, kept)
             kept = tuple(mine if role in checked.zeros else other for role, mine, other in own)
-        shapes = tuple(tuple(array.shape) if library_of(array) else None for array in arrays)
+        if self.numbers:
+            shapes = tuple(tuple(array.shape) if library_of(array) else None for array in arrays)
+        else:
+            shapes = tuple([None if array is None else array.shape for array in arrays])
         form_shape = checked.form_shape or checked.output_shape
         return Saved(backend, kept, checked.params, checked.output_shape, form_shape, shapes, checked.zeros)
 
@@ -302,16 +368,24 @@ def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -
 
     def decorate(declared: F) -> F:
         signature = inspect.signature(declared)
+        names = set(signature.parameters)
+        positional = [n for n, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
+
+        def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{declared.__name__}: {error}") from None
+            raise AssertionError(f"{declared.__name__}{signature} takes such arguments")
 
         @wraps(declared)
         def backward(*args: Any, **kwargs: Any) -> Any:
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{declared.__name__}: {error}") from None
-            bound.apply_defaults()
-            given = bound.arguments
-            arrays = tuple(given[name] for name in operator.arrays)
+            given = {**defaults, **dict(zip(positional, args)), **kwargs}
+            twice = not kwargs.keys().isdisjoint(positional[: len(args)])
+            if twice or len(args) > len(positional) or given.keys() != names:
+                refuse(args, kwargs)
+            arrays = tuple([given[name] for name in operator.arrays])
             wants = _wanted(operator, given["needs"])
             backend, checked = operator.prepare(arrays, {name: given[name] for name in operator.defaults})
             saved = operator._saved(backend, checked, checked.arrays, arrays)

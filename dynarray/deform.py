@@ -48,7 +48,7 @@ def deform_conv2d(
     stride: Pair = 1,
     padding: Pair | None = 0,
     dilation: Pair = 1,
-    deterministic: bool = False,
+    deterministic: bool = True,
 ) -> ArrayT:
     """Convolution whose taps are read at learned points, with bilinear interpolation.
 
@@ -74,8 +74,8 @@ def deform_conv2d(
     padding : int or (y, x), optional
         Where the regular grid begins, before the image. None means "same" and needs odd kernel sizes.
     deterministic : bool
-        On CUDA, add up the gradient of x in a fixed order instead of with atomics: the same bits in each
-        run, more slowly. Everything else has the same bits in each run anyway.
+        False lets CUDA kernels add up the gradient of x by atomics, in any order: its bits may differ from
+        run to run. All else has the same bits in each run anyway.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def deform_conv1d(
     stride: SupportsIndex = 1,
     padding: SupportsIndex | None = 0,
     dilation: SupportsIndex = 1,
-    deterministic: bool = False,
+    deterministic: bool = True,
 ) -> ArrayT:
     """Convolution of a line whose taps are read at learned points, with linear interpolation.
 
@@ -197,7 +197,7 @@ def sample_points(
     x: ArrayT,
     points: ArrayT,
     *,
-    deterministic: bool = False,
+    deterministic: bool = True,
 ) -> ArrayT:
     """Read an image at any points, with bilinear interpolation.
 
@@ -211,7 +211,7 @@ def sample_points(
     points : array, (N, P, 2, Ho, Wo)
         P points (y, x) for each output position, in pixels; pixel centres have integer coordinates.
     deterministic : bool
-        On CUDA, add up the gradient of x in a fixed order instead of with atomics: see `deform_conv2d`.
+        See `deform_conv2d`.
 
     Returns
     -------
@@ -385,7 +385,7 @@ def deform_conv2d_backward(
     stride: Pair = 1,
     padding: Pair | None = 0,
     dilation: Pair = 1,
-    deterministic: bool = False,
+    deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv2dGradients[ArrayT]:
     """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`."""
@@ -413,7 +413,7 @@ def deform_conv1d_backward(
     stride: SupportsIndex = 1,
     padding: SupportsIndex | None = 0,
     dilation: SupportsIndex = 1,
-    deterministic: bool = False,
+    deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv1dGradients[ArrayT]:
     """Gradients of `deform_conv1d`: vector-Jacobian products of `grad_output`."""
@@ -425,7 +425,7 @@ def sample_points_backward(
     x: ArrayT,
     points: ArrayT,
     *,
-    deterministic: bool = False,
+    deterministic: bool = True,
     needs: Needs = None,
 ) -> SamplePointsGradients[ArrayT]:
     """Gradients of `sample_points`: vector-Jacobian products of `grad_output`."""

@@ -11,6 +11,12 @@
 // corner with a weight of 0: the definition is a sum over corners, forward and in s_0 to s_3 alike.
 #include "common.cuh"
 
+// What positions and masks are: SCALAR, or ACCUMULATOR beside images of 16 bits.
+#ifndef POSITION
+#define POSITION SCALAR
+#endif
+typedef POSITION P;
+
 constexpr int CORNERS = 4;
 constexpr int ALL_INSIDE = 15;
 constexpr double FARTHEST = 1LL << 33;  // pixels: from there no base of 32 bits leads back to an image

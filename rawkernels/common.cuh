@@ -44,10 +44,30 @@ __device__ __forceinline__ void store(T* address, ACC value) {
 #endif
 }
 
+// Elements of the type T or of the accumulator's.
+template <class E>
+__device__ __forceinline__ ACC load_any(const E* address) {
+    if constexpr (sizeof(E) == sizeof(ACC)) {
+        return *reinterpret_cast<const ACC*>(address);
+    } else {
+        return load(reinterpret_cast<const T*>(address));
+    }
+}
+
+template <class E>
+__device__ __forceinline__ void store_any(E* address, ACC value) {
+    if constexpr (sizeof(E) == sizeof(ACC)) {
+        *reinterpret_cast<ACC*>(address) = value;
+    } else {
+        store(reinterpret_cast<T*>(address), value);
+    }
+}
+
 // Reads a part of a coordinate. CuPy compiles with -ftz=true, and a number below zero that is subnormal would be taken
 // for zero, which has another pixel to its left: such numbers become the smallest ones that are not.
-__device__ __forceinline__ ACC load_coordinate(const T* address) {
-    const ACC value = load(address);
+template <class E>
+__device__ __forceinline__ ACC load_coordinate(const E* address) {
+    const ACC value = load_any(address);
     if constexpr (sizeof(ACC) == sizeof(float)) {
         const unsigned bits = __float_as_uint(value);
         const bool subnormal = (bits & 0x7f800000u) == 0 && (bits & 0x007fffffu) != 0;

@@ -9,9 +9,10 @@
 //
 // How work is laid out. x is first written channels last, (N,H,W,C), so that one corner of a point is one run of
 // memory. A warp takes 32 adjacent rows of one (offset group, tap): each lane sets up one point, which coalesces the
-// reading of offsets and masks. Then the points are worked off one after the other: `lanes` lanes share one, 32/lanes at
-// once, each lane with VEC adjacent channels (16 bytes), and strides over the channels of the offset group. A point's
-// set-up comes to its lanes by 5 shuffles, whatever the number of channels.
+// reading of offsets and masks. Then the points are worked off in rounds, which several warps share where there are few
+// points: `lanes` lanes share a point, 32/lanes at once, each lane with VEC adjacent channels (16 bytes), and strides
+// over the channels of the offset group. A point's set-up comes to its lanes by 5 shuffles, whatever the number of
+// channels.
 //
 // Costs per column element: forward, a 16-byte load of each corner and a 16-byte store make 5 requests for 4 channels,
 // 16 multiply-adds; memory traffic is the store, 4 bytes (the corners come from caches, as neighbouring points share
@@ -19,9 +20,8 @@
 // channels from which all gradients of a point follow cost 4*log2(lanes) shuffles a point. Where the channels of an
 // offset group fill a warp, that is 20 shuffles for 128 channels or more.
 //
-// The gradient of x is added up in float32 or float64 by atomics, channels last (deform_gradients), or in a fixed order
-// (deform_scatter_in_order): there each thread owns one channel of one slot of the rows and adds point after point to
-// that slot's own image; slots are added up in order.
+// The gradient of x is added up in a fixed order by the kernels of deform_lists.cuh or, where the order may be any, in
+// float32 or float64 by atomics, channels last (deform_gradients).
 //
 // Registers: the launch bounds leave 85 a thread forward and 128 backward, for 24 and 16 warps of 64 on an SM; without
 // a second bound, some compilers spill to fit more. tests/registers.json has all counts; nothing spills.
@@ -51,7 +51,7 @@ struct Task {
 };
 
 __device__ __forceinline__ Task set_up_task(
-    const T* __restrict__ offset, const T* __restrict__ mask, INDEX global_row, bool there, int group, int tap,
+    const P* __restrict__ offset, const P* __restrict__ mask, INDEX global_row, bool there, int group, int tap,
     const Geometry& geo) {
     Task task = {{0, 0, ACC(0), ACC(0)}, ACC(0), 0, 0, there};
     if (!there) return task;
@@ -65,7 +65,7 @@ __device__ __forceinline__ Task set_up_task(
                           load_coordinate(offset + 2 * plane + geo.positions + p)};
     const INDEX image = static_cast<INDEX>(geo.height) * geo.width;
     task.point = set_up_point(y, x, n * image, geo.height, geo.width);
-    task.factor = mask == nullptr ? ACC(1) : load(mask + plane + p);
+    task.factor = mask == nullptr ? ACC(1) : load_any(mask + plane + p);
     task.address = plane + p;
     task.p = p;
     return task;
@@ -82,14 +82,17 @@ __device__ __forceinline__ Task task_of_lane(const Task& mine, int lane) {
     return task;
 }
 
-// Which points a warp has: 32 rows of one (offset group, tap).
+// Which points a warp has: 32 rows of one (offset group, tap), of which it works on those of some rounds.
 struct WarpItem {
     INDEX first_row;  // in the tile
     int group, tap;
+    int first_round, rounds;
 };
 
-__device__ __forceinline__ WarpItem warp_item(INDEX warp, const Geometry& geo) {
+__device__ __forceinline__ WarpItem warp_item(INDEX warp, int rounds, int lanes, const Geometry& geo) {
     WarpItem item;
+    item.rounds = rounds;
+    item.first_round = rounds * take(warp, lanes / rounds);
     item.tap = take(warp, geo.taps);
     item.group = take(warp, geo.offset_groups);
     item.first_row = warp * WARP;
@@ -103,19 +106,19 @@ __device__ __forceinline__ INDEX column_address(int channel, INDEX row, int tap,
 }
 
 extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
-    const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, ACC* __restrict__ columns,
-    INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
-    int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
-    int dilation_x, int pad_y, int pad_x) {
+    const T* __restrict__ x, const P* __restrict__ offset, const P* __restrict__ mask, ACC* __restrict__ columns,
+    INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups, int offset_groups,
+    int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
+    int dilation_y, int dilation_x, int pad_y, int pad_x) {
     const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
                           stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
-    const WarpItem item = warp_item(warp, geo);
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;
+    const WarpItem item = warp_item(warp, rounds, lanes, geo);
     const INDEX row_of_lane = item.first_row + lane;
     const Task mine = set_up_task(offset, mask, start + row_of_lane, row_of_lane < rows, item.group, item.tap, geo);
-    for (int round = 0; round < lanes; ++round) {
+    for (int round = item.first_round; round < item.first_round + rounds; ++round) {
         const int source = round * (WARP >> lane_bits) + (lane >> lane_bits);
         const Task task = task_of_lane(mine, source);
         const INDEX row = item.first_row + source;
@@ -138,24 +141,25 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
 }
 
 // Reads the gradients of the columns and, if asked, writes the columns in their place. Arrays of gradients that are
-// not wanted are null.
+// not wanted are null. They are written, or added to where other channels of the offset group came before (`add`); with
+// the last channels the gradient of the offsets is complete.
 extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
-    const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, ACC* __restrict__ columns,
-    ACC* __restrict__ grad_x, T* __restrict__ grad_offset, T* __restrict__ grad_mask, int write_columns,
-    INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
-    int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
-    int dilation_x, int pad_y, int pad_x) {
+    const T* __restrict__ x, const P* __restrict__ offset, const P* __restrict__ mask, ACC* __restrict__ columns,
+    ACC* __restrict__ grad_x, P* __restrict__ grad_offset, P* __restrict__ grad_mask, int write_columns,
+    int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups,
+    int offset_groups, int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y,
+    int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
     const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
                           stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
-    const WarpItem item = warp_item(warp, geo);
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;
+    const WarpItem item = warp_item(warp, rounds, lanes, geo);
     const int at_once = WARP >> lane_bits;
     const INDEX row_of_lane = item.first_row + lane;
     const Task mine = set_up_task(offset, mask, start + row_of_lane, row_of_lane < rows, item.group, item.tap, geo);
     ACC sums_of_mine[CORNERS] = {};
-    for (int round = 0; round < lanes; ++round) {
+    for (int round = item.first_round; round < item.first_round + rounds; ++round) {
         const int source = round * at_once + (lane >> lane_bits);
         const Task task = task_of_lane(mine, source);
         const INDEX row = item.first_row + source;
@@ -192,79 +196,35 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
             if (lane / at_once == round) sums_of_mine[k] = total;
         }
     }
-    if (!mine.there) return;
+    const int own_round = lane / at_once - item.first_round;
+    if (!mine.there || own_round < 0 || own_round >= rounds) return;
     const PointGradient found = point_gradient(mine.point.ly, mine.point.lx, sums_of_mine);
     if (grad_offset != nullptr) {
-        store(grad_offset + 2 * mine.address - mine.p, mine.factor * found.y);
-        store(grad_offset + 2 * mine.address - mine.p + positions, mine.factor * found.x);
+        P* place = grad_offset + 2 * mine.address - mine.p;
+        const ACC down = add ? load_any(place) + found.y : found.y;
+        const ACC along = add ? load_any(place + positions) + found.x : found.x;
+        // An infinite mask in front of one sum is not what it is in front of each part of that.
+        store_any(place, last ? mine.factor * down : down);
+        store_any(place + positions, last ? mine.factor * along : along);
     }
-    if (grad_mask != nullptr) store(grad_mask + mine.address, found.value);
+    if (grad_mask != nullptr)
+        store_any(grad_mask + mine.address, add ? load_any(grad_mask + mine.address) + found.value : found.value);
 }
 
-// The gradient of x in a fixed order: a thread adds the points of one slot of each image's rows to one channel of the
-// slot's own image. `items` counts threads; partial is (slots, images, H*W, C) and holds what earlier tiles added.
-extern "C" __global__ void __launch_bounds__(128, 4) deform_scatter_in_order(
-    const T* __restrict__ offset, const T* __restrict__ mask, const ACC* __restrict__ columns,
-    ACC* __restrict__ partial, int slots, int images,
-    INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
-    int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
-    int dilation_x, int pad_y, int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
-    INDEX flat = thread_index();
-    if (flat >= items) return;
-    const int channel = take(flat, channels), group = channel / (channels / offset_groups);
-    const int image = take(flat, images), slot = flat;
-    const INDEX per_image = rows / images, share = (per_image + slots - 1) / slots;
-    const INDEX first_pixel = ((start + image * per_image) / positions) * height * width;
-    partial += (static_cast<INDEX>(slot) * images + image) * height * width * channels + channel;
-    for (INDEX i = slot * share; i < min((slot + 1) * share, per_image); ++i) {
-        const INDEX row = image * per_image + i;
-        for (int tap = 0; tap < taps; ++tap) {
-            const Task task = set_up_task(offset, mask, start + row, true, group, tap, geo);
-            const ACC gradient = columns[column_address(channel, row, tap, rows, geo)];
-            ACC weight[CORNERS];
-            corner_weights(task.point.ly, task.point.lx, weight);
-            const INDEX pixel = (task.point.corner - first_pixel) * channels;
-#pragma unroll
-            for (int k = 0; k < CORNERS; ++k)
-                if (task.point.inside >> k & 1)
-                    partial[pixel + corner_offset(k, channels, width)] += gradient * (weight[k] * task.factor);
-        }
-    }
-}
+#include "deform_lists.cuh"
 
-// Transposition of matrices: out[j*out_row + i] = bias[j] + sum over slots of in[i*in_row + j]. The matrices are
+// Transposition of matrices: out[j*out_row + i] = bias[j] + in[i*in_row + j], or += that. The matrices are
 // numbered by two indices, of which `inner` runs over inner_count.
 struct Matrices {
     INDEX rows, columns, in_row, out_row;
     INDEX inner_count, in_inner, out_inner, in_outer, out_outer;
-    INDEX slots, slot_step;
 };
 
 constexpr int TILE = 32, TILE_ROWS = 8;  // threads of a block: (TILE, TILE_ROWS)
 
-template <class In>
-__device__ __forceinline__ ACC load_any(const In* address) {
-    if constexpr (sizeof(In) == sizeof(ACC)) {
-        return *reinterpret_cast<const ACC*>(address);
-    } else {
-        return load(reinterpret_cast<const T*>(address));
-    }
-}
-
-template <class Out>
-__device__ __forceinline__ void store_any(Out* address, ACC value) {
-    if constexpr (sizeof(Out) == sizeof(ACC)) {
-        *reinterpret_cast<ACC*>(address) = value;
-    } else {
-        store(reinterpret_cast<T*>(address), value);
-    }
-}
-
 template <class In, class Out>
 __device__ __forceinline__ void transpose(
-    const In* __restrict__ in, const T* __restrict__ bias, Out* __restrict__ out, const Matrices& of) {
+    const In* __restrict__ in, const T* __restrict__ bias, Out* __restrict__ out, const Matrices& of, bool add) {
     __shared__ ACC tile[TILE][TILE + 1];
     INDEX flat = blockIdx.x;
     const INDEX first_column = TILE * take(flat, (of.columns + TILE - 1) / TILE);
@@ -276,42 +236,41 @@ __device__ __forceinline__ void transpose(
     for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
         const INDEX row = first_row + y;
         if (row >= of.rows || column >= of.columns) continue;
-        ACC sum = bias == nullptr ? ACC(0) : load(bias + inner * of.columns + column);
-        for (INDEX slot = 0; slot < of.slots; ++slot)
-            sum += load_any(in + slot * of.slot_step + row * of.in_row + column);
-        tile[y][threadIdx.x] = sum;
+        const ACC more = bias == nullptr ? ACC(0) : load(bias + inner * of.columns + column);
+        tile[y][threadIdx.x] = more + load_any(in + row * of.in_row + column);
     }
     __syncthreads();
     const INDEX row = first_row + threadIdx.x;
     for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
         const INDEX to = first_column + y;
-        if (row < of.rows && to < of.columns) store_any(out + to * of.out_row + row, tile[threadIdx.x][y]);
+        if (row >= of.rows || to >= of.columns) continue;
+        Out* target = out + to * of.out_row + row;
+        store_any(target, add ? load_any(target) + tile[threadIdx.x][y] : tile[threadIdx.x][y]);
     }
 }
 
 // x to channels last.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose(
     const T* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns, INDEX in_row,
-    INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer, INDEX slots,
-    INDEX slot_step) {
-    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer,
-                              slots, slot_step});
+    INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer, int add) {
+    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},
+              add != 0);
 }
 
 // To the accumulator type: gradients of the output.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_in(
     const T* __restrict__ in, const T* __restrict__ bias, ACC* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
-    INDEX slots, INDEX slot_step) {
-    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer,
-                              slots, slot_step});
+    int add) {
+    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},
+              add != 0);
 }
 
 // From the accumulator type: outputs, and the gradient of x.
 extern "C" __global__ void __launch_bounds__(256, 3) deform_transpose_out(
     const ACC* __restrict__ in, const T* __restrict__ bias, T* __restrict__ out, INDEX rows, INDEX columns,
     INDEX in_row, INDEX out_row, INDEX inner_count, INDEX in_inner, INDEX out_inner, INDEX in_outer, INDEX out_outer,
-    INDEX slots, INDEX slot_step) {
-    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer,
-                              slots, slot_step});
+    int add) {
+    transpose(in, bias, out, {rows, columns, in_row, out_row, inner_count, in_inner, out_inner, in_outer, out_outer},
+              add != 0);
 }

@@ -8,193 +8,27 @@ Parameters arrive resolved and checked: ``stride``, ``padding`` and ``dilation``
 - `sample_forward`: x (N, C, H, W), points (N, P, 2, Ho, Wo).
 
 The columns are made tile by tile, in the accumulator type, and so are the products with them: 16-bit arrays
-are multiplied in float32.
+are multiplied in float32. What is needed beside the arrays of a call stays small, see `deform_parts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import gcd
-from typing import Any, NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from rawkernels.launch import (
-    accumulator_dtype,
-    blocks,
-    contiguous,
-    empty,
-    launch,
-    needs_wide_index,
-    type_constants,
-    zeros,
-)
+from rawkernels.deform_call import FILE, Call, choose_program, programs
+from rawkernels.deform_grad_x import GradX, grad_x_costs
+from rawkernels.deform_parts import WARP, Costs, Part, Shape, Tile, make_parts
+from rawkernels.launch import accumulator_dtype, contiguous, empty, needs_wide_index, zeros
 from rawkernels.matmul import matmul
-from rawkernels.source import Program, constants, program
 
-FILE = "deform.cu"
-BLOCK = 128  # as the launch bounds of the kernels
-WARP = 32
-TILE = (32, 8)  # threads of a block of the transposing kernels
-ACCESS_BYTES = 16
+__all__ = ["FILE", "backward", "choose_program", "forward", "programs", "sample_backward", "sample_forward"]
 
-# Constants, and not properties of the device at hand, so that every device adds up in the same order.
-TILE_BYTES = 64 * 1024 * 1024  # of columns
-SLOT_BYTES = 256 * 1024 * 1024  # of images that are added up in order
-THREADS_WANTED = 1 << 16
 SUMMED_ROWS = 64  # of the columns: least that one chain of sums of the gradient of weight has
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of one call."""
-
-    batch: int
-    channels: int
-    groups: int
-    offset_groups: int
-    height: int
-    width: int
-    outputs: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int]
-    dtype: Any
-
-    @property
-    def positions(self) -> int:
-        """Output positions of an image."""
-        return self.outputs[0] * self.outputs[1]
-
-    @property
-    def taps(self) -> int:
-        """Points per output position and offset group."""
-        return self.kernel[0] * self.kernel[1]
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of an image."""
-        return self.height * self.width
-
-    @property
-    def arguments(self) -> tuple[np.int32, ...]:
-        """The numbers that kernels take last."""
-        sizes = (self.channels, self.groups, self.offset_groups, self.height, self.width, self.outputs[1])
-        steps = (*self.stride, *self.dilation, *self.padding)
-        return tuple(map(np.int32, (*sizes, self.positions, self.taps, self.kernel[1], *steps)))
-
-
-class Tile(NamedTuple):
-    """Some whole images, or some output positions of one image."""
-
-    image: int
-    images: int
-    position: int
-    positions: int  # of each image
-
-    @property
-    def rows(self) -> int:
-        """Rows of the columns."""
-        return self.images * self.positions
-
-
-def choose_program(dtype: Any, vector: int, *, wide_index: bool = False) -> Program:
-    """The program whose kernels read `vector` channels at once."""
-    return program(FILE, type_constants(dtype, wide_index=wide_index) + constants(VEC=vector))
-
-
-def largest_vector(dtype: str) -> int:
-    """Elements of one access."""
-    return ACCESS_BYTES // {"float64": 8, "float32": 4}.get(dtype, 2)
-
-
-def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
-    """Every program of this file but for the index type, with a label: for the compile tests."""
-    return [
-        (f"{dtype} vector {vector}", choose_program(dtype, vector, wide_index=wide_index))
-        for vector in (1, largest_vector(dtype))
-    ]
-
-
-class _Call:
-    """One call: its sizes, the program for them, and x with its channels last."""
-
-    def __init__(self, shape: Shape, x: Any, *others: Any) -> None:
-        self.shape = shape
-        step = gcd(shape.channels // shape.groups, shape.channels // shape.offset_groups)
-        vector = largest_vector(shape.dtype.name)
-        self.vector = vector if step % vector == 0 else 1
-        self.tiles = list(_tiles(shape))
-        rows = max((tile.rows for tile in self.tiles), default=0)
-        columns = rows * shape.taps * max(shape.channels, WARP * shape.offset_groups)
-        wide = needs_wide_index(x, *others, work_items=columns + WARP)
-        self.index = np.int64 if wide else np.int32
-        self.program = choose_program(shape.dtype, self.vector, wide_index=wide)
-        self.accumulator = accumulator_dtype(shape.dtype)
-        n, c, pixels = shape.batch, shape.channels, shape.pixels
-        self.x = empty((n, pixels, c), x)
-        self.transpose("", x, self.x, (c, pixels), (pixels, c), (n, 1), ((c * pixels,) * 2, (0, 0)))
-
-    def buffer(self, x: Any) -> Any:
-        """Memory for the columns of one tile."""
-        rows = max((tile.rows for tile in self.tiles), default=0)
-        return empty((rows * self.shape.taps * self.shape.channels,), x, self.accumulator)
-
-    def launch_points(self, entry: str, arrays: tuple, tile: Tile, items: int) -> None:
-        """A kernel that works on the points of a tile."""
-        start = tile.image * self.shape.positions + tile.position
-        vectors = blocks(self.shape.channels // self.shape.offset_groups, self.vector)
-        lane_bits = min(5, max(0, vectors - 1).bit_length())
-        numbers = (self.index(items), self.index(start), self.index(tile.rows), np.int32(lane_bits))
-        threads = items if entry == "deform_scatter_in_order" else items * WARP
-        arguments = (*arrays, *numbers, *self.shape.arguments)
-        launch(self.program, entry, (blocks(threads, BLOCK),), (BLOCK,), arguments)
-
-    def warps(self, tile: Tile) -> int:
-        """Warps that share the points of a tile."""
-        return blocks(tile.rows, WARP) * self.shape.offset_groups * self.shape.taps
-
-    def transpose(
-        self,
-        direction: str,
-        source: Any,
-        target: Any,
-        size: tuple[int, int],
-        row: tuple[int, int],
-        count: tuple[int, int],
-        steps: tuple[tuple[int, int], tuple[int, int]],
-        *,
-        bias: Any = None,
-        slots: tuple[int, int] = (1, 0),
-    ) -> None:
-        """Transpose matrices of `size`, with rows `row` apart before and after.
-
-        There are `count` (outer, inner) ones, `steps` ((before, after) of outer, of inner) apart.
-        """
-        (in_outer, out_outer), (in_inner, out_inner) = steps
-        numbers = (*size, *row, count[1], in_inner, out_inner, in_outer, out_outer, *slots)
-        grid = (blocks(size[0], TILE[0]) * blocks(size[1], TILE[0]) * count[0] * count[1],)
-        arguments = (source, bias, target, *map(self.index, numbers))
-        if size[0] and size[1]:
-            launch(self.program, f"deform_transpose{direction}", grid, TILE, arguments)
-
-
-def _tiles(shape: Shape) -> Iterator[Tile]:
-    """All output positions, in tiles whose columns have at most about TILE_BYTES."""
-    row_bytes = shape.taps * max(1, shape.channels) * accumulator_dtype(shape.dtype).itemsize
-    rows = max(WARP, TILE_BYTES // row_bytes // WARP * WARP)
-    if not shape.positions:
-        return
-    if rows >= shape.positions:
-        images = rows // shape.positions
-        for image in range(0, shape.batch, images):
-            yield Tile(image, min(images, shape.batch - image), 0, shape.positions)
-        return
-    for image in range(shape.batch):
-        for position in range(0, shape.positions, rows):
-            yield Tile(image, 1, position, min(rows, shape.positions - position))
+PRODUCT_BYTES = 2 * 1024 * 1024  # of products that are added up at once to the gradient of weight
 
 
 def _shape(x: Any, offset: Any, weight: Any, stride: Any, padding: Any, dilation: Any) -> Shape:
@@ -211,6 +45,21 @@ def _sample_shape(x: Any, points: Any) -> Shape:
     still = (0, 0)
     pairs = (tuple(points.shape[3:]), (points.shape[1], 1), still, still, still)
     return Shape(batch, channels, 1, 1, height, width, *pairs, x.dtype)
+
+
+def _call(part: Part, *arrays: Any) -> Call:
+    """The launches of a part of a call with these arrays."""
+    columns = part.rows * part.shape.taps * max(part.shape.channels, WARP * part.shape.offset_groups)
+    return Call(part, arrays[0], wide_index=needs_wide_index(*arrays, work_items=columns + WARP))
+
+
+def _forward_costs(shape: Shape, outputs: int) -> Costs:
+    """For so many output channels of each group."""
+    size = accumulator_dtype(shape.dtype).itemsize
+    weight = outputs * shape.channels * shape.taps
+    row = shape.taps * shape.channels + outputs * shape.groups
+    # The kernel is there twice: CuPy copies matrices that are turned.
+    return Costs(2 * size * weight, shape.pixels * shape.channels * shape.dtype.itemsize, size * row)
 
 
 def forward(
@@ -230,35 +79,41 @@ def forward(
     shape = _shape(x, offset, weight, stride, padding, dilation)
     y = empty((shape.batch, weight.shape[0], *shape.outputs), x)
     if y.size:
-        call = _Call(shape, x, offset, weight, y)
-        columns, by_group = call.buffer(x), _by_group(weight, call)
-        for tile in call.tiles:
-            arrays = (call.x, offset, mask, columns)
-            if columns.size:
-                call.launch_points("deform_columns", arrays, tile, call.warps(tile))
-            product = matmul(_tile_columns(columns, tile, call), by_group.transpose(0, 2, 1))
-            _transpose_product(call, tile, product, bias, y)
+        each = weight.shape[0] // shape.groups
+        arrays = (x, offset, weight, mask, bias, y)
+        for part in make_parts(shape, _forward_costs, each, arrays):
+            _forward_part(part, x, offset, _by_group(weight, part), mask, bias, y)
     return y, (x, offset, weight, mask, bias)
 
 
-def _by_group(weight: Any, call: _Call) -> Any:
+def _forward_part(part: Part, x: Any, offset: Any, by_group: Any, mask: Any, bias: Any, y: Any) -> None:
+    """Write the output, or add what some channels give."""
+    x, offset, mask, y = part.of_image(x), part.of_points(offset), part.of_points(mask), part.of_outputs(y)
+    groups, each, depth = by_group.shape
+    bias = bias[part.filters[0].start * each :] if bias is not None and part.begins_groups else None
+    call = _call(part, x, offset, y)
+    columns, products = call.buffer(groups * depth), call.buffer(groups * each)
+    for tile in part.tiles:
+        call.read(tile, x)
+        arrays = (call.x, tile.of(offset), tile.of(mask), columns)
+        if columns.size:
+            call.launch_points("deform_columns", arrays, tile)
+        product = tile.of_rows(products, groups, each)
+        matmul(tile.of_rows(columns, groups, depth), by_group.transpose(0, 2, 1), out=product)
+        _transpose_product(call, tile, product, bias, y)
+
+
+def _by_group(weight: Any, part: Part) -> Any:
     """The kernel as the columns are ordered: (G, O/G, taps*C/G), in the accumulator type."""
-    shape = call.shape
-    each, depth = weight.shape[0] // shape.groups, weight.shape[1]
-    split = weight.reshape(shape.groups, each, depth, shape.taps)
-    ordered = split.transpose(0, 1, 3, 2).astype(call.accumulator)
-    return ordered.reshape(shape.groups, each, shape.taps * depth)
+    each, depth = weight.shape[0] // part.whole.groups, weight.shape[1]
+    groups, channels = part.filters
+    split = weight.reshape(part.whole.groups, each, depth, part.shape.taps)[groups, :, channels]
+    ordered = split.transpose(0, 1, 3, 2).astype(accumulator_dtype(weight.dtype))
+    return ordered.reshape(*ordered.shape[:2], -1)
 
 
-def _tile_columns(columns: Any, tile: Tile, call: _Call) -> Any:
-    """The columns of a tile as matrices (G, rows, taps*C/G)."""
-    shape = call.shape
-    size = tile.rows * shape.taps * shape.channels
-    return columns[:size].reshape(shape.groups, tile.rows, shape.taps * (shape.channels // shape.groups))
-
-
-def _transpose_product(call: _Call, tile: Tile, product: Any, bias: Any, y: Any) -> None:
-    """(G, rows, O/G) -> the tile's part of (N, G, O/G, P), plus bias."""
+def _transpose_product(call: Call, tile: Tile, product: Any, bias: Any, y: Any) -> None:
+    """(G, rows, O/G) -> the tile's part of (N, G, O/G, P), plus bias, or added to what is there."""
     (groups, rows, each), positions = product.shape, call.shape.positions
     target = y.reshape(-1)[tile.image * groups * each * positions + tile.position :]
     steps = ((tile.positions * each, groups * each * positions), (rows * each, each * positions))
@@ -271,15 +126,15 @@ def _transpose_product(call: _Call, tile: Tile, product: Any, bias: Any, y: Any)
         (tile.images, groups),
         steps,
         bias=bias,
+        add=not call.part.begins_groups,
     )
 
 
-def _transpose_gradient(call: _Call, tile: Tile, grad_output: Any) -> Any:
+def _transpose_gradient(call: Call, tile: Tile, grad_output: Any, target: Any) -> None:
     """The reverse: the tile's part of (N, G, O/G, P) -> (G, rows, O/G) in the accumulator type."""
     groups, positions = call.shape.groups, call.shape.positions
     each = grad_output.shape[1] // groups
     source = grad_output.reshape(-1)[tile.image * groups * each * positions + tile.position :]
-    target = empty((groups, tile.rows, each), grad_output, call.accumulator)
     steps = ((groups * each * positions, tile.positions * each), (each * positions, tile.rows * each))
     call.transpose(
         "_in",
@@ -290,65 +145,19 @@ def _transpose_gradient(call: _Call, tile: Tile, grad_output: Any) -> Any:
         (tile.images, groups),
         steps,
     )
-    return target
 
 
-class _GradX:
-    """The gradient of x while it is added up, channels last."""
+def _backward_costs(shape: Shape, outputs: int, deterministic: bool) -> Costs:
+    """For so many output channels of each group; those of all gradients: what is needed changes no bit."""
+    size = accumulator_dtype(shape.dtype).itemsize
+    weight = outputs * shape.channels * shape.taps
+    sums = np.dtype(np.float64).itemsize * weight + max(2 * PRODUCT_BYTES, size * weight)
+    fixed, image, row = _forward_costs(shape, outputs)
+    row += size * outputs * shape.groups  # those that are turned, for the gradient of weight
+    return grad_x_costs(Costs(fixed + sums, image, row), shape, deterministic)
 
-    def __init__(self, call: _Call, x: Any, needed: bool, deterministic: bool) -> None:
-        self.call, self.needed, self.deterministic = call, needed, deterministic
-        self.slots = 1
-        self.partial: Any = None
-        self.result: Any = empty(x.shape, x) if needed else None
-        shape = call.shape
-        if needed and not deterministic:
-            self.partial = zeros((1, shape.batch, shape.pixels, shape.channels), x, call.accumulator)
-        elif needed:
-            images = max((tile.images for tile in call.tiles), default=1)
-            image_bytes = max(1, images * shape.pixels * shape.channels * call.accumulator.itemsize)
-            wanted = THREADS_WANTED // max(1, images * shape.channels)
-            self.slots = max(1, min(wanted, SLOT_BYTES // image_bytes, shape.positions // WARP))
 
-    @property
-    def atomics(self) -> Any:
-        """Where kernels add up with atomics, if they do."""
-        return None if self.deterministic else self.partial
-
-    def add_in_order(self, tile: Tile, offset: Any, mask: Any, columns: Any) -> None:
-        """Add what the gradients of the columns of a tile give; tiles come in order."""
-        if not self.needed or not self.deterministic:
-            return
-        shape = self.call.shape
-        if tile.position == 0:
-            size = (self.slots, tile.images, shape.pixels, shape.channels)
-            self.partial = zeros(size, offset, self.call.accumulator)
-        arrays = (offset, mask, columns, self.partial, np.int32(self.slots), np.int32(tile.images))
-        items = self.slots * tile.images * shape.channels
-        self.call.launch_points("deform_scatter_in_order", arrays, tile, items)
-        if tile.position + tile.positions == shape.positions:
-            self._write(tile.image, tile.images)
-
-    def finish(self) -> Any:
-        """The gradient, (N, C, H, W)."""
-        if self.needed and not self.deterministic:
-            self._write(0, self.call.shape.batch)
-        return self.result
-
-    def _write(self, image: int, images: int) -> None:
-        shape = self.call.shape
-        c, pixels = shape.channels, shape.pixels
-        target = self.result.reshape(-1)[image * c * pixels :]
-        self.call.transpose(
-            "_out",
-            self.partial,
-            target,
-            (pixels, c),
-            (c, pixels),
-            (images, 1),
-            ((c * pixels, c * pixels), (0, 0)),
-            slots=(self.slots, images * pixels * c),
-        )
+_BACKWARD_COSTS = {way: partial(_backward_costs, deterministic=way) for way in (False, True)}
 
 
 def backward(
@@ -364,46 +173,71 @@ def backward(
     """Gradients of x, offset, weight, mask and bias; None where not needed or not given."""
     grad_output, x, offset, weight, mask, bias = contiguous(grad_output, *kept)
     shape = _shape(x, offset, weight, stride, padding, dilation)
-    need_x, need_offset, need_weight, need_mask, need_bias = needs
-    need_mask, need_bias = need_mask and mask is not None, need_bias and bias is not None
-    grad_bias = _grad_bias(grad_output) if need_bias else None
-    if not grad_output.size or not x.shape[1] or not any((need_x, need_offset, need_weight, need_mask)):
-        wanted = zip((x, offset, weight, mask), (need_x, need_offset, need_weight, need_mask), strict=True)
+    needs = (*needs[:3], needs[3] and mask is not None, needs[4] and bias is not None)
+    grad_bias = _grad_bias(grad_output) if needs[4] else None
+    inputs = (x, offset, weight, mask)
+    if not grad_output.size or not x.shape[1] or not any(needs[:4]):
+        wanted = zip(inputs, needs, strict=False)
         return (*(zeros(a.shape, a) if needed else None for a, needed in wanted), grad_bias)
-    call = _Call(shape, x, offset, weight, grad_output)
-    columns, by_group = call.buffer(x), _by_group(weight, call)
-    grad_x = _GradX(call, x, need_x, deterministic)
-    grad_offset, grad_mask = empty(offset.shape, x) if need_offset else None, None
-    if need_mask:
-        grad_mask = empty(mask.shape, x)
-    total = zeros(by_group.shape, x, np.dtype(np.float64)) if need_weight else None
-    for tile in call.tiles:
-        gradient, matrices = _transpose_gradient(call, tile, grad_output), _tile_columns(columns, tile, call)
-        matrices[...] = matmul(gradient, by_group)
-        grad_x.add_in_order(tile, offset, mask, columns)
-        gradients = (grad_x.atomics, grad_offset, grad_mask, np.int32(need_weight))
-        arrays = (call.x, offset, mask, columns, *gradients)
-        call.launch_points("deform_gradients", arrays, tile, call.warps(tile))
-        if need_weight:
+    grad_x, grad_offset, grad_mask = (
+        empty(array.shape, array) if needed else None
+        for array, needed in ((x, needs[0]), (offset, needs[1]), (mask, needs[3]))
+    )
+    each = weight.shape[0] // shape.groups
+    total = zeros((shape.groups, each, shape.taps, weight.shape[1]), x, np.float64) if needs[2] else None
+    arrays = (grad_output, *inputs, *inputs)
+    for part in make_parts(shape, _BACKWARD_COSTS[deterministic], each, arrays):
+        _backward_part(part, grad_output, inputs, (grad_x, grad_offset, grad_mask), total, deterministic)
+    return grad_x, grad_offset, _from_groups(total, weight), grad_mask, grad_bias
+
+
+def _backward_part(
+    part: Part, grad_output: Any, inputs: tuple, gradients: tuple, total: Any, deterministic: bool
+) -> None:
+    """Write gradients of x, offset and mask, or add to these two and to `total` what some channels give."""
+    x, offset, mask = part.of_image(inputs[0]), part.of_points(inputs[1]), part.of_points(inputs[3])
+    grad_output, (grad_offset, grad_mask) = part.of_outputs(grad_output), map(part.of_points, gradients[1:])
+    call = _call(part, x, offset, grad_output)
+    grad_x = GradX(call, part.of_image(gradients[0]), deterministic)
+    by_group = _by_group(inputs[2], part)
+    groups, each, depth = by_group.shape
+    columns, products = call.buffer(groups * depth), call.buffer(groups * each)
+    if total is not None:
+        of_groups, channels = part.filters
+        total = total[of_groups, :, :, channels]
+    for tile in part.tiles:
+        call.read(tile, x)
+        points = tile.of(offset), tile.of(mask), columns
+        gradient, matrices = tile.of_rows(products, groups, each), tile.of_rows(columns, groups, depth)
+        _transpose_gradient(call, tile, grad_output, gradient)
+        matmul(gradient, by_group, out=matrices)
+        grad_x.begin(tile, *points)
+        found = (tile.of(grad_offset), tile.of(grad_mask), np.int32(total is not None))
+        call.launch_gradients(tile, (*points, grad_x.sums, *found))
+        grad_x.finish(tile)
+        if total is not None:
             _add_products(total, gradient, matrices)
-    grad_weight = _from_groups(total, weight) if need_weight else None
-    return grad_x.finish(), grad_offset, grad_weight, grad_mask, grad_bias
 
 
 def _add_products(total: Any, gradient: Any, matrices: Any) -> None:
     """Add what the rows of a tile give to the gradient of weight, which is in double precision.
 
     One chain of sums over all rows would be off by the root of their number of roundings: runs of rows are
-    multiplied by themselves, as many as their products take no more memory than the columns.
+    multiplied by themselves, as many at once as their products take no more than PRODUCT_BYTES.
     """
     groups, rows, each = gradient.shape
     run = max(SUMMED_ROWS, each)
     whole = rows // run * run
-    for first, last, size in ((0, whole, run), (whole, rows, rows - whole)):
+    step = run * max(1, PRODUCT_BYTES // (total.size * gradient.itemsize))
+    edges = [*range(0, whole, step), whole, rows]
+    for first, last in pairwise(edges):
         if first < last:
+            size = min(run, last - first)
             left = gradient[:, first:last].reshape(groups, -1, size, each).transpose(0, 1, 3, 2)
             right = matrices[:, first:last].reshape(groups, -1, size, matrices.shape[2])
-            total += matmul(left, right).sum(axis=1, dtype=total.dtype)
+            products = matmul(left, right)
+            sums = products if products.shape[1] == 1 else products.sum(axis=1, dtype=total.dtype)
+            total += sums.reshape(total.shape)
 
 
 def _grad_bias(grad_output: Any) -> Any:
@@ -413,11 +247,15 @@ def _grad_bias(grad_output: Any) -> Any:
 
 def _from_groups(total: Any, weight: Any) -> Any:
     """The reverse of `_by_group`."""
-    groups, each, _ = total.shape
-    taps = weight.shape[2] * weight.shape[3]
-    split = total.reshape(groups, each, taps, weight.shape[1]).transpose(0, 1, 3, 2)
-    (grad,) = contiguous(split.astype(weight.dtype).reshape(weight.shape))
-    return grad
+    if total is None:
+        return None
+    (grad,) = contiguous(total.transpose(0, 1, 3, 2).astype(weight.dtype))
+    return grad.reshape(weight.shape)
+
+
+def _sample_costs(shape: Shape, _: int) -> Costs:
+    size = accumulator_dtype(shape.dtype).itemsize
+    return Costs(0, shape.pixels * shape.channels * shape.dtype.itemsize, size * shape.taps * shape.channels)
 
 
 def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple[Any, Any]]:
@@ -425,12 +263,25 @@ def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tu
     x, points = contiguous(x, points)
     y = empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x)
     if y.size:
-        call = _Call(_sample_shape(x, points), x, points, y)
-        columns = call.buffer(x)
-        for tile in call.tiles:
-            call.launch_points("deform_columns", (call.x, points, None, columns), tile, call.warps(tile))
-            _move_samples(call, tile, columns, y, inwards=False)
+        for part in make_parts(_sample_shape(x, points), _sample_costs, 0, (x, points, y)):
+            _sample_part(part, part.of_image(x), part.of_points(points[:, None]), part.of_image(y))
     return y, (x, points)
+
+
+def _sample_part(part: Part, x: Any, points: Any, y: Any) -> None:
+    call = _call(part, x, points, y)
+    columns = call.buffer(call.shape.taps * call.shape.channels)
+    for tile in part.tiles:
+        call.read(tile, x)
+        call.launch_points("deform_columns", (call.x, tile.of(points), None, columns), tile)
+        _move_samples(call, tile, columns, y, inwards=False)
+
+
+def _sample_costs_backward(shape: Shape, _: int, deterministic: bool) -> Costs:
+    return grad_x_costs(_sample_costs(shape, 0), shape, deterministic)
+
+
+_SAMPLE_COSTS_BACKWARD = {way: partial(_sample_costs_backward, deterministic=way) for way in (False, True)}
 
 
 def sample_backward(
@@ -438,20 +289,36 @@ def sample_backward(
 ) -> tuple[Any, Any]:
     """Gradients of x and points; None where `needs` is False."""
     grad_output, x, points = contiguous(grad_output, *kept)
-    if not grad_output.size:
+    if not grad_output.size or not any(needs):
         return zeros(x.shape, x) if needs[0] else None, zeros(points.shape, x) if needs[1] else None
-    call = _Call(_sample_shape(x, points), x, points, grad_output)
-    columns, grad_x = call.buffer(x), _GradX(call, x, needs[0], deterministic)
-    grad_points = empty(points.shape, x) if needs[1] else None
-    for tile in call.tiles:
+    given = zip((x, points), needs, strict=True)
+    grad_x, grad_points = (empty(array.shape, array) if needed else None for array, needed in given)
+    arrays = (grad_output, x, points, x, points)
+    for part in make_parts(_sample_shape(x, points), _SAMPLE_COSTS_BACKWARD[deterministic], 0, arrays):
+        by_points = None if grad_points is None else part.of_points(grad_points[:, None])
+        gradients = part.of_image(grad_x), by_points
+        inputs = part.of_image(x), part.of_points(points[:, None])
+        _sample_part_backward(part, part.of_image(grad_output), inputs, gradients, deterministic)
+    return grad_x, grad_points
+
+
+def _sample_part_backward(
+    part: Part, grad_output: Any, inputs: tuple, gradients: tuple, deterministic: bool
+) -> None:
+    """Write gradients of x and points, or add to the latter what some channels give."""
+    (x, points), (grad_x, grad_points) = inputs, gradients
+    call = _call(part, x, points, grad_output)
+    columns, sums = call.buffer(call.shape.taps * call.shape.channels), GradX(call, grad_x, deterministic)
+    for tile in part.tiles:
+        call.read(tile, x)
         _move_samples(call, tile, columns, grad_output, inwards=True)
-        grad_x.add_in_order(tile, points, None, columns)
-        arrays = (call.x, points, None, columns, grad_x.atomics, grad_points, None, np.int32(0))
-        call.launch_points("deform_gradients", arrays, tile, call.warps(tile))
-    return grad_x.finish(), grad_points
+        at = (tile.of(points), None, columns)
+        sums.begin(tile, *at)
+        call.launch_gradients(tile, (*at, sums.sums, tile.of(grad_points), None, np.int32(0)))
+        sums.finish(tile)
 
 
-def _move_samples(call: _Call, tile: Tile, columns: Any, samples: Any, *, inwards: bool) -> None:
+def _move_samples(call: Call, tile: Tile, columns: Any, samples: Any, *, inwards: bool) -> None:
     """Between columns (rows, P, C) and the tile's part of (N, C, P, positions)."""
     c, taps, positions = call.shape.channels, call.shape.taps, call.shape.positions
     part = samples.reshape(-1)[tile.image * c * taps * positions + tile.position :]

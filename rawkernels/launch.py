@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -59,7 +59,7 @@ _DTYPE_OF_C = {
     "unsigned int": "uint32",
     "unsigned char": "uint8",
 }
-_ALIASES = {"T": "SCALAR", "ACC": "ACCUMULATOR", "INDEX": "INDEX_TYPE"}
+_ALIASES = {"T": "SCALAR", "P": "POSITION", "ACC": "ACCUMULATOR", "INDEX": "INDEX_TYPE"}
 _NULL = np.uint64(0)
 
 
@@ -104,7 +104,8 @@ def capturing(array: Any) -> bool:
     return is_cupy(array) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
-def _module_of(like: Any) -> Any:
+def module_of(like: Any) -> Any:
+    """The library whose array it is."""
     if is_cupy(like):
         return sys.modules["cupy"]
     if isinstance(like, np.ndarray):
@@ -114,7 +115,7 @@ def _module_of(like: Any) -> Any:
 
 def empty(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
     """Uninitialised array where `like` lives. On the host it is filled with NaN (integers: -1)."""
-    result = _module_of(like).empty(shape, dtype=like.dtype if dtype is None else dtype)
+    result = module_of(like).empty(shape, dtype=like.dtype if dtype is None else dtype)
     if isinstance(result, np.ndarray):
         result.reshape(-1).view(np.uint8)[...] = 255  # all bits set is a NaN
     return result
@@ -122,12 +123,13 @@ def empty(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
 
 def zeros(shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
     """Array of zeros where `like` lives."""
-    return _module_of(like).zeros(shape, dtype=like.dtype if dtype is None else dtype)
+    return module_of(like).zeros(shape, dtype=like.dtype if dtype is None else dtype)
 
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """Each array in C order (copied only where it is not); None stays None."""
-    return tuple(None if a is None else _module_of(a).ascontiguousarray(a) for a in arrays)
+    module = next((module_of(a) for a in arrays if a is not None), None)
+    return tuple([None if a is None or module is None else module.ascontiguousarray(a) for a in arrays])
 
 
 @lru_cache(maxsize=4096)
@@ -180,16 +182,16 @@ def launch(
         Dynamic shared memory of a block.
     """
     declared = _declarations.get((program, entry)) or _declare(program, entry)
-    grid, block = _three(grid), _three(block)
-    if not _fit(grid, block, shared_bytes):
-        _refuse_sizes(entry, grid, block, shared_bytes)
-    arrays = _known_arrays(declared, arguments) or _check_arguments(program, entry, declared, arguments)
-    if 0 in grid:
+    sizes = _sizes(grid, block, shared_bytes) or _refuse_sizes(entry, grid, block, shared_bytes)
+    fitted = declared.known.get(tuple(map(type, arguments)))
+    if fitted is None or not _fits(fitted, arguments):
+        fitted = _check_arguments(program, entry, declared, arguments)
+    if 0 in sizes[0]:
         return
-    if is_cupy(arrays[0]):
-        _launch_cupy(program, entry, grid, block, arguments, arrays, shared_bytes)
+    if fitted.cupy:
+        _launch_cupy(program, entry, sizes, arguments, fitted, shared_bytes)
     else:
-        _runner(getattr(_numpy, "runner", "host")).run(program, entry, grid, block, arguments, shared_bytes)
+        _runner(getattr(_numpy, "runner", "host")).run(program, entry, *sizes, arguments, shared_bytes)
 
 
 @cache
@@ -198,16 +200,24 @@ def _runner(name: str) -> Any:
     return importlib.import_module(f"rawkernels.{name}")
 
 
+class _Fitted(NamedTuple):
+    """Arguments of some types that were found to fit: whose arrays, where, of which dtypes; where null is."""
+
+    cupy: bool
+    arrays: tuple[tuple[int, np.dtype], ...]
+    nulls: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class _Declared:
     """The parameters of a kernel, and which types of arguments were found to fit them.
 
-    `known` leads from the types of the arguments, which for a NumPy scalar is its dtype, to the places and
-    dtypes of the arrays among them: what two calls with the same types can differ in.
+    The type of a NumPy scalar is its dtype. Two calls with the same types can differ in the dtypes of arrays
+    and in their layout.
     """
 
     parameters: tuple[Parameter, ...]
-    known: dict[tuple[type, ...], tuple[tuple[int, np.dtype], ...]]
+    known: dict[tuple[type, ...], _Fitted]
 
 
 _declarations: dict[tuple[Program, str], _Declared] = {}
@@ -220,14 +230,20 @@ def _declare(program: Program, entry: str) -> _Declared:
     return _declarations.setdefault((program, entry), _Declared(parameters, {}))
 
 
-def _three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+Sizes = tuple[int, int, int]
+
+
+def _three(sizes: tuple[int, ...]) -> Sizes:
     x, y, z = (*sizes, 1, 1)[:3]
     return x, y, z
 
 
-def _fit(grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int) -> bool:
+@lru_cache(maxsize=4096)  # the sizes of a call are the same again and again
+def _sizes(grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int) -> tuple[Sizes, Sizes] | None:
+    """Grid and block in three sizes; None if a GPU takes no such launch."""
+    grid, block = _three(grid), _three(block)
     (gx, gy, gz), (bx, by, bz) = grid, block
-    return (
+    fit = (
         0 <= gx <= MAX_GRID[0]
         and 0 <= gy <= MAX_GRID[1]
         and 0 <= gz <= MAX_GRID[2]
@@ -236,11 +252,11 @@ def _fit(grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: 
         and bx * by * bz <= MAX_THREADS
         and 0 <= shared_bytes <= MAX_SHARED_BYTES
     )
+    return (grid, block) if fit else None
 
 
-def _refuse_sizes(
-    entry: str, grid: tuple[int, int, int], block: tuple[int, int, int], shared_bytes: int
-) -> NoReturn:
+def _refuse_sizes(entry: str, grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int) -> NoReturn:
+    grid, block = _three(grid), _three(block)
     for axis, size, limit in zip("xyz", grid, MAX_GRID, strict=True):
         if not 0 <= size <= limit:
             raise ValueError(f"{entry}: grid size {axis} = {size} is not in 0..{limit}")
@@ -253,27 +269,22 @@ def _refuse_sizes(
     raise ValueError(f"{entry}: a block of {bx} x {by} x {bz} has more than {MAX_THREADS} threads")
 
 
-def _known_arrays(declared: _Declared, arguments: tuple[Any, ...]) -> list[Any] | None:
-    """The arrays, where arguments of these types have fitted before; None sends them to the whole check.
+def _fits(fitted: _Fitted, arguments: tuple[Any, ...]) -> bool:
+    """Whether arguments of these types, which have fitted before, fit again; the whole check says why not.
 
     Here every launch passes: what it costs is counted by a test.
     """
-    expected = declared.known.get(tuple(map(type, arguments)))
-    if expected is None:
-        return None
-    arrays = []
-    for place, dtype in expected:
+    for place, dtype in fitted.arrays:
         array = arguments[place]
         if array.dtype != dtype or not array.flags.c_contiguous:
-            return None
-        arrays.append(array)
-    return arrays
+            return False
+    return True
 
 
 def _check_arguments(
     program: Program, entry: str, declared: _Declared, arguments: tuple[Any, ...]
-) -> list[Any]:
-    """Compare each argument with its declaration; return the arrays, and remember the types."""
+) -> _Fitted:
+    """Compare each argument with its declaration, and remember the types."""
     parameters = declared.parameters
     if len(arguments) != len(parameters):
         raise TypeError(f"{entry} takes {len(parameters)} arguments, got {len(arguments)}")
@@ -291,8 +302,10 @@ def _check_arguments(
         raise TypeError(f"{entry}: no array among the arguments")
     if len({is_cupy(array) for _, array in arrays}) > 1:
         raise TypeError(f"{entry}: got numpy and cupy arrays together")
-    declared.known[tuple(map(type, arguments))] = tuple((place, array.dtype) for place, array in arrays)
-    return [array for _, array in arrays]
+    nulls = tuple(place for place, argument in enumerate(arguments) if argument is None)
+    dtypes = tuple((place, array.dtype) for place, array in arrays)
+    fitted = _Fitted(is_cupy(arrays[0][1]), dtypes, nulls)
+    return declared.known.setdefault(tuple(map(type, arguments)), fitted)
 
 
 def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any) -> None:
@@ -328,21 +341,27 @@ _kernels_lock = threading.Lock()
 def _launch_cupy(
     program: Program,
     entry: str,
-    grid: tuple[int, int, int],
-    block: tuple[int, int, int],
+    sizes: tuple[Sizes, Sizes],
     arguments: tuple[Any, ...],
-    arrays: list[Any],
+    fitted: _Fitted,
     shared_bytes: int,
 ) -> None:
     cupy = sys.modules["cupy"]
     device = cupy.cuda.runtime.getDevice()
+    for place, _ in fitted.arrays:
+        if arguments[place].data.device_id != device:
+            _refuse_devices(entry, [arguments[place] for place, _ in fitted.arrays], device)
+    if fitted.nulls:
+        arguments = tuple([_NULL if argument is None else argument for argument in arguments])
+    kernel = _kernels.get((program, entry, device)) or _load_kernel(cupy, program, entry, device)
+    kernel(*sizes, arguments, shared_mem=shared_bytes)
+
+
+def _refuse_devices(entry: str, arrays: list[Any], device: int) -> NoReturn:
     places = {array.data.device_id for array in arrays}
     if len(places) > 1:
         raise ValueError(f"{entry}: arrays live on different devices: {sorted(places)}")
-    if device not in places:
-        raise ValueError(f"{entry}: arrays live on device {places.pop()}, the current device is {device}")
-    kernel = _kernels.get((program, entry, device)) or _load_kernel(cupy, program, entry, device)
-    kernel(grid, block, tuple(_NULL if a is None else a for a in arguments), shared_mem=shared_bytes)
+    raise ValueError(f"{entry}: arrays live on device {places.pop()}, the current device is {device}")
 
 
 def _load_kernel(cupy: Any, program: Program, entry: str, device: int) -> Any:

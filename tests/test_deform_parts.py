@@ -4,19 +4,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
-from _calls import draw_case
-from _contract import Call, check, evaluate, make_call, parts, threads
+from _contract import Call, check, check_low_precision, evaluate, parts, threads
 from conftest import Backend, backend_params
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_deform import OPERATOR, SAMPLE, call_of
 from test_special_values import check_drawn
 
-import dynarray as dyn
 import rawkernels.deform as on_gpu
 from dynarray.cpu.deform import plan as on_cpu
+from rawkernels import deform_parts
 
 kernels = pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
 
@@ -46,37 +44,85 @@ def test_hard_cases(backend: Backend, rng: np.random.Generator, case: str) -> No
     check(call_of(rng, 1, *sizes, **settings_), backend)
 
 
-@kernels
-@settings(max_examples=25)
-@given(seed=st.integers(0, 10**6), which=st.sampled_from([OPERATOR, SAMPLE]))
-def test_atomics_give_the_same_gradients(backend: Backend, seed: int, which: dyn.Operator) -> None:
-    """The contract runs deterministic calls; this is the default."""
-    rng = np.random.default_rng(seed)
-    case = draw_case(which, lambda choices: choices[int(rng.integers(len(choices)))])
-    call = make_call(which, case, seed)
-    check(replace(call, params={**call.params, "deterministic": False}), backend)
+DIVIDED = {  # bytes to be used, tiles or parts, and what the first one has: images, channels, rows
+    "all at once": (10**9, (1, 5, 12, 5 * 99)),
+    "some images": (400_000, (2, 3, 12, 3 * 99)),
+    "an image": (200_000, (5, 1, 12, 99)),
+    "rows of an image": (100_000, (10, 1, 12, 96)),
+    "a group of channels": (14_000, (40, 1, 6, 32)),
+    "channels of a group": (5_000, (120, 1, 2, 32)),
+}
 
 
 @kernels
-@pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize(("tile_bytes", "expected"), [(1, (20, 1)), (40_000, (10, 1)), (150_000, (3, 2))])
-def test_tiles_of_images_and_of_parts_of_one(
-    backend: Backend,
-    rng: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
-    deterministic: bool,
-    tile_bytes: int,
-    expected: tuple[int, int],
+@pytest.mark.parametrize("division", DIVIDED)
+def test_parts_of_a_call(
+    backend: Backend, rng: np.random.Generator, small_room: Callable, division: str
 ) -> None:
-    monkeypatch.setattr(on_gpu, "TILE_BYTES", tile_bytes)
-    call = call_of(rng, 5, 8, 6, (9, 11), offset_groups=2, groups=2, padding=1, deterministic=deterministic)
+    room, expected = DIVIDED[division]
+    small_room(room)
+    call = call_of(rng, 5, 12, 6, (9, 11), offset_groups=2, groups=2, padding=1)
     shape = on_gpu._shape(*call.arrays[:3], (1, 1), (1, 1), (1, 1))
-    tiles = list(on_gpu._tiles(shape))
-    assert (len(tiles), tiles[0].images) == expected
+    parts_ = list(deform_parts.make_parts(shape, on_gpu._forward_costs, 3, ()))
+    first = parts_[0].tiles[0]
+    found = sum(len(part.tiles) for part in parts_), first.images, parts_[0].shape.channels, first.rows
+    assert found == expected
     check(call, backend)
     x, points = call.arrays[0], rng.uniform(-2, 12, (5, 7, 2, 9, 8))
-    params = {"deterministic": deterministic}
-    check(Call(SAMPLE, (x, points), params, rng.standard_normal((5, 8, 7, 9, 8))), backend)
+    check(Call(SAMPLE, (x, points), {}, rng.standard_normal((5, 12, 7, 9, 8))), backend)
+
+
+@kernels
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_parts_of_half_precision(
+    backend: Backend, rng: np.random.Generator, small_room: Callable, dtype: str
+) -> None:
+    """An image is added up from several tiles in float32."""
+    small_room(60_000)
+    call = call_of(rng, 2, 12, 6, (9, 11), offset_groups=2, padding=1)
+    check_low_precision(call, backend, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+
+
+@pytest.mark.parametrize("backend", backend_params("host", "ptx"), indirect=True)
+def test_special_values_in_parts_of_the_kernels(backend: Backend, small_room: Callable) -> None:
+    small_room(1)
+    check_drawn(OPERATOR, backend, range(60))
+
+
+CROWDS: dict[str, Callable[[np.ndarray], Any]] = {
+    "all at one place": lambda places: -places + 4.25,
+    "all at a corner of patches": lambda places: -places + np.array([3.5, 7.5]),
+    "on all pixels of a corner": lambda places: -places + np.array([-0.5, -0.5]),
+    "everywhere": lambda places: np.random.default_rng(1).uniform(-30, 30, places.shape),
+    "nowhere": lambda places: np.full(places.shape, 1e9),
+    "at infinity and at no number": lambda places: np.where(places % 2 == 0, np.inf, 0.5 * places),
+}
+
+
+@kernels
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_points_wherever_they_are(backend: Backend, rng: np.random.Generator, crowd: str) -> None:
+    """Each patch of the image finds the points that reach it."""
+    call = call_of(rng, 2, 40, 3, (13, 19), padding=1)
+    x, offset, *others = call.arrays
+    grid = np.indices((13, 19)).transpose(1, 2, 0)
+    taps = np.indices((3, 3)).transpose(1, 2, 0) - 1
+    places = (taps[:, :, None, None] + grid).transpose(0, 1, 4, 2, 3).astype(float)
+    offset = np.broadcast_to(
+        CROWDS[crowd](places.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3), offset.shape
+    )
+    check(replace(call, arrays=(x, np.ascontiguousarray(offset), *others)), backend)
+
+
+@pytest.fixture
+def small_room(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """A function that bounds what CUDA kernels use beside their arrays: calls go through many parts."""
+
+    def bound(room: int) -> None:
+        monkeypatch.setattr(deform_parts, "EXTRA_BYTES", room)
+        monkeypatch.setattr(deform_parts, "EXTRA_SHARE", 10**12)
+
+    return bound
 
 
 @pytest.fixture

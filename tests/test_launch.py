@@ -1,13 +1,14 @@
-"""The launcher: every guard refuses with its message, on NumPy arrays and on a stand-in for CuPy."""
+"""The launcher: every guard refuses with its message, on NumPy arrays and on the stand-in for CuPy."""
 
 import re
-import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from _standin import launches, standing_in
 
 from rawkernels import launch as launcher
 from rawkernels.launch import (
@@ -239,104 +240,94 @@ def test_program_text_begins_with_its_constants() -> None:
     assert program("local_filter.cu", made.defines) is made
 
 
-class FakeCupy:
-    """As much of CuPy as the launcher touches, recording what it is asked."""
-
-    class ndarray(SimpleNamespace):
-        """What isinstance asks for."""
-
-    def __init__(self) -> None:
-        self.compiled: list[str] = []
-        self.options: list[tuple[str, ...]] = []
-        self.launched: list[tuple[Any, ...]] = []
-        self.current = 0
-        runtime = SimpleNamespace(getDevice=lambda: self.current)
-        self.cuda = SimpleNamespace(runtime=runtime)
-
-    def array(self, size: int = 10, *, device: int = 0, dtype: str = "float32") -> Any:
-        """An array of that size and place."""
-        flags = SimpleNamespace(c_contiguous=True)
-        place = SimpleNamespace(device_id=device)
-        return self.ndarray(size=size, data=place, dtype=np.dtype(dtype), flags=flags, strides=(4,))
-
-    def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:
-        """Record the compilation; its kernels record their launches."""
-        self.compiled.append(code)
-        self.options.append(options)
-
-        def get_function(name: str) -> Any:
-            def kernel(grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
-                self.launched.append((name, grid, block, args, shared_mem))
-
-            return kernel
-
-        return SimpleNamespace(get_function=get_function)
+# ---- on CuPy's arrays
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
-    """A stand-in for CuPy in place of the module, and no kernels compiled yet."""
-    fake = FakeCupy()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(launcher, "_kernels", {})
-    return fake
+def cupy() -> Iterator[Any]:
+    """The stand-in for CuPy."""
+    with standing_in() as module:
+        yield module
 
 
-def gpu_call(cupy: FakeCupy, **changes: Any) -> dict[str, Any]:
-    """A good call on stand-ins for GPU arrays."""
-    arguments = (cupy.array(), cupy.array(), np.int32(10), np.float32(3))
-    return good_call(arguments=arguments) | changes
+@pytest.fixture
+def compiled(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Text and options of what is compiled."""
+    found: list[tuple[Any, ...]] = []
+
+    class Noted(cupy.RawModule):
+        def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+            found.append((code, options))
+            super().__init__(code=code, options=options)
+
+    monkeypatch.setattr(cupy, "RawModule", Noted)
+    return found
 
 
-def test_cupy_arrays_go_to_cupy_and_compile_once(cupy: FakeCupy) -> None:
+def gpu_call(cupy: Any, **changes: Any) -> dict[str, Any]:
+    """A good call on arrays of the current device."""
+    source, target, *numbers = good_call()["arguments"]
+    return good_call(arguments=(cupy.asarray(source), cupy.asarray(target), *numbers)) | changes
+
+
+def test_cupy_arrays_go_to_cupy_and_compile_once(cupy: Any, compiled: list) -> None:
     call = gpu_call(cupy)
-    launch(**call, shared_bytes=64)
-    launch(**call)
-    assert cupy.compiled == [call["program"].text] and cupy.options == [("-std=c++17",)]
-    assert cupy.launched[0] == ("scale", (1, 1, 1), (32, 1, 1), call["arguments"], 64)
-    assert len(cupy.launched) == 2
-    cupy.current = 1
-    there = (cupy.array(device=1), cupy.array(device=1), np.int32(10), np.float32(3))
-    launch(**gpu_call(cupy, arguments=there))
-    assert len(cupy.compiled) == 2  # modules belong to a device
+    for _ in range(2):
+        launch(**call)
+    assert call["arguments"][1].tolist() == list(range(0, 30, 3))
+    assert compiled == [(call["program"].text, ("-std=c++17",))]
+    with cupy.cuda.Device(1):
+        launch(**gpu_call(cupy))
+    assert len(compiled) == 2  # modules belong to a device
 
 
-def test_what_was_prepared_is_not_compiled_at_a_launch(cupy: FakeCupy) -> None:
+def test_cupy_gets_what_was_asked_for(cupy: Any) -> None:
+    with launches() as found:
+        launch(**gpu_call(cupy, grid=(2, 3), block=(4, 1, 8)), shared_bytes=64)
+        launch(**gpu_call(cupy, grid=(0, 5)))  # does nothing
+    ((entry, grid, block, arguments, shared_bytes),) = found
+    assert (entry, grid, block, shared_bytes) == ("scale", (2, 3, 1), (4, 1, 8), 64)
+    assert arguments[0].tolist() == list(range(10)) and arguments[2:] == (10, 3)
+
+
+def test_what_was_prepared_is_not_compiled_at_a_launch(cupy: Any, compiled: list) -> None:
     call = gpu_call(cupy)
     launcher.prepare(call["program"])
-    prepared = len(cupy.compiled)
-    assert prepared and not cupy.launched
+    prepared = len(compiled)
+    assert prepared and not any(call["arguments"][1].tolist())
     launch(**call)
-    assert len(cupy.compiled) == prepared and len(cupy.launched) == 1
+    assert len(compiled) == prepared and any(call["arguments"][1].tolist())
 
 
-def test_none_becomes_a_null_pointer_of_eight_bytes(cupy: FakeCupy) -> None:
-    launch(**gpu_call(cupy, arguments=(None, cupy.array(), np.int32(10), np.float32(3))))
-    passed = cupy.launched[0][3][0]
-    assert isinstance(passed, np.uint64) and passed == 0
+def test_none_becomes_a_null_pointer(cupy: Any) -> None:
+    """CuPy takes no None, and of a number its size."""
+    _, *others = gpu_call(cupy)["arguments"]
+    with launches() as found:
+        launch(**gpu_call(cupy, arguments=(None, *others)))
+    assert found[0].arguments[0] is None
 
 
-def test_nothing_is_launched_on_an_empty_grid(cupy: FakeCupy) -> None:
-    launch(**gpu_call(cupy, grid=(0,)))
-    assert not cupy.compiled and not cupy.launched
-
-
-def test_arrays_must_share_a_device(cupy: FakeCupy) -> None:
-    mixed = (cupy.array(), cupy.array(device=1), np.int32(10), np.float32(3))
+def test_arrays_must_share_a_device(cupy: Any) -> None:
+    source, *others = gpu_call(cupy)["arguments"]
+    with cupy.cuda.Device(1):
+        source = cupy.asarray(source.get())
     with pytest.raises(ValueError, match=r"^scale: arrays live on different devices: \[0, 1\]$"):
-        launch(**gpu_call(cupy, arguments=mixed))
+        launch(**gpu_call(cupy, arguments=(source, *others)))
 
 
-def test_arrays_must_live_on_the_current_device(cupy: FakeCupy) -> None:
-    cupy.current = 2
-    with pytest.raises(ValueError, match=r"^scale: arrays live on device 0, the current device is 2$"):
-        launch(**gpu_call(cupy))
+def test_arrays_must_live_on_the_current_device(cupy: Any) -> None:
+    call = gpu_call(cupy)
+    with (
+        cupy.cuda.Device(1),
+        pytest.raises(ValueError, match=r"^scale: arrays live on device 0, the current device is 1$"),
+    ):
+        launch(**call)
 
 
-def test_numpy_and_cupy_do_not_mix(cupy: FakeCupy) -> None:
-    mixed = (cupy.array(), np.zeros(10, np.float32), np.int32(10), np.float32(3))
+def test_numpy_and_cupy_do_not_mix(cupy: Any) -> None:
+    source, *others = good_call()["arguments"]
     with pytest.raises(TypeError, match=r"^scale: got numpy and cupy arrays together$"):
-        launch(**gpu_call(cupy, arguments=mixed))
+        launch(**gpu_call(cupy, arguments=(cupy.asarray(source), *others)))
 
 
 def test_dtype_table_is_what_the_documents_say() -> None:

@@ -15,28 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-
-STANDIN = Path(__file__).with_name("standin")
-MODULES = ("cupy", "cupyx", "standin_names")
+from _standin import FOLDER, standing_in
 
 
 @pytest.fixture(scope="module")
 def cupy() -> Iterator[Any]:
     """The stand-in, imported for these tests alone."""
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in MODULES}
-    for name in ours:
-        del sys.modules[name]
-    sys.path.insert(0, str(STANDIN))
-    try:
-        import cupy
-        import cupyx.scipy.special  # noqa: F401
-
-        yield cupy
-    finally:
-        sys.path.remove(str(STANDIN))
-        for name in [name for name in sys.modules if name.partition(".")[0] in MODULES]:
-            del sys.modules[name]
-        sys.modules.update(ours)
+    with standing_in() as module:
+        yield module
 
 
 @pytest.fixture
@@ -112,12 +98,12 @@ def test_ufuncs_have_as_many_inputs_and_outputs(names: Any) -> None:
 
 def test_what_is_recorded_is_what_cupy_says(names: Any, tmp_path: Path) -> None:
     """In a process of its own, which imports CuPy: one that is installed, or that `make test` brought."""
-    beside = [str(place) for place in (STANDIN.parents[1] / ".venv" / "cupy",) if (place / "cupy").is_dir()]
+    beside = [str(place) for place in (FOLDER.parents[1] / ".venv" / "cupy",) if (place / "cupy").is_dir()]
     code = (
         "import sys, json, importlib.util as u\n"
         f"sys.path += {beside!r}\n"
         "if u.find_spec('cupy') is None: sys.exit(3)\n"
-        f"s = u.spec_from_file_location('standin_names', {str(STANDIN / 'standin_names.py')!r})\n"
+        f"s = u.spec_from_file_location('standin_names', {str(FOLDER / 'standin_names.py')!r})\n"
         "m = u.module_from_spec(s); s.loader.exec_module(m); print(json.dumps(m.of_installed()))"
     )
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
