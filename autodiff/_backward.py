@@ -1,185 +1,207 @@
 """The way back: from a result through the steps that led to it, adding up gradients."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ._fingerprint import fingerprint
 from ._graph import next_number, recording
 from .function import Step, differentiable
 from .variable import Variable, constant
 
 
-class Way(NamedTuple):
-    """What lies between sources and a target.
+class Way:
+    """What lies between sources and a target; refused where there is no way, or none that can be gone.
 
     `steps` are in an order that depends on the graph alone, sources first; `reached` are the nodes that
     depend on a source, `seen` all that the target depends on, `older` those of them that are older than every
-    source, of which only the first on each path are known.
+    source, of which only the first on each path are known. Nodes in `stop` count as leaves. `grads` are the
+    gradients of nodes so far; those in `sums` were added up here, so that nobody else holds them: 16-bit
+    parts in float32, with their dtype in `wide`.
     """
 
-    steps: list
-    reached: set
-    seen: set
-    older: set
-
-
-def find(target: Variable, sources: Mapping[Any, Variable], unused: str, stop: Collection = ()) -> Way:
-    """The way from `target` back to `sources`; complains where there is none, or where it cannot be gone.
-
-    Nodes in `stop` count as leaves. What is older than every source depends on none, and is not looked at.
-    """
-    nodes = {source.node for source in sources.values()}
-    oldest = min((node.number for node in nodes), default=target.node.number + 1)
-    steps, reached, seen, older = way = Way([], set(), {None}, set())
-    # Depth first, the first argument first: weights come later, and their gradients are final early.
-    node: Any = None
-    inputs, begun = iter((target.node,)), []
-    while True:
-        for other in inputs:
-            if other not in seen:
-                if other.number < oldest:
-                    older.add(other)
-                    continue
-                seen.add(other)
-                if (further := other.inputs) and (not stop or other not in stop):
-                    begun.append((node, inputs))
-                    node, inputs = other, iter(further)
-                    break
-                if other in nodes:
-                    reached.add(other)
-        else:
-            if not begun:
-                break
-            if not reached.isdisjoint(node.inputs):
-                if node.reads is None:
-                    raise ValueError(_refusal(node, reached, target, list(sources.values())))
-                steps.append(node)
-                reached.add(node)
-            elif node in nodes:
-                reached.add(node)
-            node, inputs = begun.pop()
-    if unused == "raise":
+    def __init__(
+        self, target: Variable, sources: Mapping[Any, Variable], unused: str = "zero", stop: Collection = ()
+    ) -> None:
+        self.target, self.sources, self.unused, self.records = target.node, sources, unused, recording()
+        self.steps: list[Step] = []
+        self.reached: set = set()
+        self.seen: set = {None}
+        self.older: set = set()
+        self.grads: dict[Any, Any] = {}
+        self.sums: set = set()
+        self.wide: dict[Any, np.dtype] = {}
+        self.verdicts: list[tuple[Any, str]] = []
+        self._find({source.node for source in sources.values()}, stop)
         for place, source in enumerate(sources.values()):
-            if source.node not in seen:
+            if unused == "raise" and source.node not in self.seen:
                 raise ValueError(
                     f"gradient: target does not depend on source {place}, {source!r}: no path of calls leads "
                     "from it to target; with unused='zero' or 'none' its gradient is that"
                 )
-    return way
 
+    def _find(self, nodes: set, stop: Collection) -> None:
+        """Depth first, the first argument first: weights come later, and their gradients are final early."""
+        steps, reached, seen = self.steps, self.reached, self.seen
+        oldest = min((node.number for node in nodes), default=self.target.number + 1)
+        node: Any = None
+        inputs, begun = iter((self.target,)), []
+        while True:
+            for other in inputs:
+                if other in seen:
+                    continue
+                if other.number < oldest:  # it depends on no source
+                    self.older.add(other)
+                    continue
+                seen.add(other)
+                if other.inputs and (not stop or other not in stop):
+                    begun.append((node, inputs))
+                    node, inputs = other, iter(other.inputs)
+                    break
+                if other in nodes:
+                    reached.add(other)
+            else:
+                if not begun:
+                    return
+                if not reached.isdisjoint(node.inputs):
+                    if node.reads is None:
+                        raise ValueError(self._refusal(node))
+                    steps.append(node)
+                    reached.add(node)
+                elif node in nodes:
+                    reached.add(node)
+                node, inputs = begun.pop()
 
-def _refusal(node: Any, reached: set, target: Variable, sources: list[Variable]) -> str:
-    places, origin = {source.node: i for i, source in enumerate(sources)}, None
-    while origin not in places:
-        origin = next(other for other in (origin or node).inputs if other in reached)
-    place = places[origin]
-    what = "target is" if node is target.node else "target depends on"
-    cause = (
-        "released by an earlier gradient() (keep=True keeps it)"
-        if isinstance(node, Step)
-        else "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
-    )
-    return (
-        f"gradient: {what} a result of {node.name!r} that was {cause}, and that depends on source {place}, "
-        f"{sources[place]!r}; what is meant as a constant is passed on as stop_gradient(x)"
-    )
+    def _refusal(self, node: Any) -> str:
+        places = {source.node: (i, source) for i, source in enumerate(self.sources.values())}
+        origin = node
+        while origin is node or origin not in places:
+            origin = next(other for other in origin.inputs if other in self.reached)
+        place, source = places[origin]
+        cause = "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
+        if isinstance(node, Step):
+            cause = "released by an earlier gradient() (keep=True keeps it)"
+        what = "target is" if node is self.target else "target depends on"
+        return (
+            f"gradient: {what} a result of {node.name!r} that was {cause}, and that depends on source "
+            f"{place}, {source!r}; what is meant as a constant is passed on as stop_gradient(x)"
+        )
 
+    def go(self, grad: Any, owner: object = None, on_final: Callable[[Any, Any], None] | None = None) -> dict:
+        """The gradients of the sources: none of them an alias of another, and Variables if anything records.
 
-def walk(
-    way: Way,
-    target: Variable,
-    sources: Mapping[Any, Variable],
-    grad: Any,
-    *,
-    unused: str = "zero",
-    owner: object = None,
-    on_final: Callable[[Any, Any], None] | None = None,
-) -> dict:
-    """The gradients of `sources`: none of them an alias of another, and Variables if anything records.
+        Steps of `owner` are released on the way.
+        """
+        if self.target in self.reached:
+            self.grads[self.target] = grad.data if isinstance(grad, Variable) and not self.records else grad
+        results, held, start = {}, {id(grad)}, next_number()
+        # Gradients are final after the last step that uses the source.
+        last = {node: step for step in reversed(self.steps) for node in step.inputs} if on_final else {}
+        due: dict[Any, list] = {}
+        for key, source in self.sources.items():
+            due.setdefault(last.get(source.node), []).append(key)
 
-    Steps of `owner` are released on the way.
-    """
-    records = recording()
-    if isinstance(grad, Variable) and not records:
-        grad = grad.data
-    steps, reached, seen, _ = way
-    grads = {target.node: grad} if target.node in reached else {}
-    sums: dict[Any, np.dtype] = {}
-    verdicts: list[tuple[Any, str]] = []
-    results: dict = {}
-    held, start = {id(grad)}, next_number()
+        def finish(step: Step | None) -> None:
+            for key in due.get(step, ()):
+                results[key] = self._result(self.sources[key], bool(last), held, start)
+                if on_final:
+                    on_final(key, results[key])
 
-    def finish(key: Any) -> None:
-        node = sources[key].node
-        found = _rounded(grads.get(node), node, sums)
-        if found is None and (unused != "none" or node in seen):
-            found = np.zeros_like(sources[key].data)
-        if found is not None:
-            found = _own(found, held, start, on_final is not None and node not in sums)
-            found = constant(found) if records and not isinstance(found, Variable) else found
-        results[key] = found
-        if on_final:
-            on_final(key, found)
+        self._pull(owner, finish if last else None)
+        for verdict, message in self.verdicts:
+            if not verdict:
+                raise RuntimeError(message)
+        finish(None)
+        return {key: results[key] for key in self.sources}
 
-    inner = {source.node for source in sources.values()}.intersection(steps)
-    last = _last_uses(steps, sources) if on_final else {}
-    while steps:
-        step = steps.pop()
-        total = grads.pop(step, None)
-        if total is not None:
-            if step in sums:
-                total = _rounded(total, step, sums)
-            if inner and step in inner:
-                grads[step] = total
-            step.pull(total, reached, grads, sums, records, verdicts)
-        if step.owner is owner:
-            step.release()
-        if last:
-            for key in last.get(step, ()):
-                finish(key)
-    for verdict, message in verdicts:
-        if not verdict:
-            raise RuntimeError(message)
-    for key in sources:
-        if key not in results:
-            finish(key)
-    return {key: results[key] for key in sources}
+    def _pull(self, owner: object, finish: Callable | None) -> None:
+        """Add to `grads` what the rules of each step make of the gradient of its result."""
+        steps, reached, grads, records = self.steps, self.reached, self.grads, self.records
+        sums, wide = self.sums, self.wide
+        inner = {source.node for source in self.sources.values()}.intersection(steps)
+        # Each small operation passes here: hence one loop, without calls that could be saved.
+        while steps:
+            step = steps.pop()
+            grad = grads.pop(step, None)
+            if grad is not None:
+                if wide and step in wide:
+                    grad = grad.astype(wide[step])
+                if inner and step in inner:
+                    grads[step] = grad
+                for name, value, before in step.watched:
+                    if type(before) is not bytes or before != value.tobytes():
+                        self._note(before == fingerprint(value), step, name)
+                saved = step.linked() if records else step
+                joint, parts = step.function.joint, step.function.gradients
+                if joint is not None:
+                    parts = joint(grad, saved, tuple(map(reached.__contains__, step.inputs)))
+                place = -1
+                for node in step.inputs:
+                    place += 1
+                    if node not in reached:
+                        continue
+                    part = parts[place]
+                    if part is None:
+                        continue
+                    if joint is None:
+                        part = part(grad, saved)
+                    if part.shape != step.shapes[place] or part.dtype is not step.dtypes[place]:
+                        part = step.fitted(part, place)
+                    total = grads.get(node)
+                    if total is None:
+                        grads[node] = part
+                    elif node not in sums:
+                        sums.add(node)
+                        if part.dtype.itemsize == 2:
+                            wide[node], total = part.dtype, total.astype(np.float32)
+                        grads[node] = total + part
+                    elif records:  # what is recorded is not written to
+                        grads[node] = total + part
+                    else:
+                        total += part
+                        grads[node] = total
+            if step.owner is owner:
+                step.release()
+            if finish:
+                finish(step)
 
+    def _note(self, verdict: Any, step: Step, name: str) -> None:
+        """Complain if a value was overwritten: now, or when a device has come to its verdict."""
+        if verdict is not True:
+            what = "its output" if name == "output" else f"its argument {name!r}"
+            message = (
+                f"{step.name}: {what} was overwritten after the forward pass, but its gradient needs the old "
+                "values; write to a copy, or take the gradient first"
+            )
+            if verdict is False:
+                raise RuntimeError(message)
+            self.verdicts.append((verdict, message))
 
-def _own(found: Any, held: set[int], start: int, shared: bool) -> Any:
-    """A gradient that nobody else has; `held` are the ids of those that are given away.
+    def _result(self, source: Variable, shared: bool, held: set[int], start: int) -> Any:
+        """The gradient of a source, as an array or a Variable that nobody else has.
 
-    Rules may hand on what they read, a view of what they are given, or one array to two arguments.
-    """
-    if isinstance(found, Variable):
-        shared = found.node.number < start
-    if shared or id(found) in held or getattr(found, "base", None) is not None:
-        found = _copied(found)
-    found = np.asarray(found) if isinstance(found, np.generic) else found
-    held.add(id(found))
-    return found
-
-
-def _rounded(total: Any, node: Any, sums: dict[Any, np.dtype]) -> Any:
-    """A gradient in the dtype of its parts, of which 16-bit ones are added up in float32."""
-    dtype = sums.get(node)
-    return total if dtype is None or total.dtype == dtype else total.astype(dtype)
+        Rules may hand on what they read, a view of what they are given, or one array to two arguments: `held`
+        are the ids of what was given away. What is `shared` the pass may still read.
+        """
+        node = source.node
+        found = self.grads.get(node)
+        if found is None:
+            if self.unused == "none" and node not in self.seen:
+                return None
+            found = np.zeros_like(source.data)
+        elif node in self.wide:
+            found = found.astype(self.wide[node])
+        shared = shared and node not in self.sums
+        if isinstance(found, Variable):
+            shared = found.node.number < start
+        if shared or id(found) in held or getattr(found, "base", None) is not None:
+            found = _copied(found)
+        found = np.asarray(found) if isinstance(found, np.generic) else found
+        held.add(id(found))
+        return constant(found) if self.records and not isinstance(found, Variable) else found
 
 
 @differentiable("x", x=("", lambda g, s: g))
 def _copied(x: Any) -> Any:
     return x.copy()
-
-
-def _last_uses(steps: list[Step], sources: Mapping[Any, Variable]) -> dict[Step, list]:
-    """For each step after which gradients are final, whose they are."""
-    keys: dict[Any, list] = {}
-    for key, source in sources.items():
-        keys.setdefault(source.node, []).append(key)
-    last: dict[Step, list] = {}
-    for step in steps:
-        for node in step.inputs:
-            if node in keys:
-                last.setdefault(step, []).extend(keys.pop(node))
-    return last

@@ -1,12 +1,10 @@
 """Has an array been written to since the tape saved it?
 
 Small arrays are copied outright. Of a large one we keep a sum over its 64-bit words, each mixed with its
-place first, so that moving words changes it like changing them: one pass at memory speed. On CuPy arrays sums
-stay on the device and comparing two gives a 0-d device array, so that neither recording nor checking waits
-for the GPU; the tape reads all verdicts at once when its backward pass ends.
+place first, so that moving words changes it like changing them: one pass at memory speed. Sums over CuPy
+arrays stay on the device, as do verdicts, which the tape reads all at once when its backward pass ends.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,17 @@ from dynarray._operator import load
 SMALL = 16384
 
 
+class DevicePrint(tuple):
+    """The fingerprint of a CuPy array, which equals another by a 0-d device array."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: Any) -> Any:
+        return type(other) is DevicePrint and (self[0] == other[0]).all() & (self[1] == other[1]).all()
+
+
 def fingerprint(array: Any) -> Any:
-    """What `unchanged` compares; None for Python scalars, which cannot be overwritten."""
+    """What equals that of the same values in the same places; None for scalars, which nobody can change."""
     host = isinstance(array, np.ndarray)
     if host and array.nbytes <= SMALL:
         return array.tobytes()
@@ -26,45 +33,15 @@ def fingerprint(array: Any) -> Any:
     content = _flat_bytes(array)
     whole = content.size // 8 * 8
     words, rest = content[:whole].view("u8"), content[whole:]
-    if not host:
-        return _device_sum()(words), rest.copy()
-    return load("dynarray.cpu.engine.mixing").mixed_sum(words), rest.tobytes()
-
-
-def unchanged(before: Any, array: Any) -> Any:
-    """Whether `array` still has the fingerprint `before`: a bool, or a 0-d device array for CuPy."""
-    return before is None or same(before, fingerprint(array))
-
-
-def same(before: Any, after: Any) -> Any:
-    """Whether two fingerprints are the same: a bool, or a 0-d device array for CuPy."""
-    if type(before) is not tuple or type(before[1]) is bytes:
-        return before == after
-    return (before[0] == after[0]).all() & (before[1] == after[1]).all()
-
-
-@functools.cache
-def _device_sum() -> Any:
-    """The sum of `dynarray.cpu.engine.mixing` on the device."""
-    import cupy
-
-    mixed = """__device__ unsigned long long mixed(unsigned long long word, unsigned long long place) {
-        const unsigned long long step = 0x9E3779B97F4A7C15ull;
-        word ^= (place + 1) * step;
-        word = (word ^ (word >> 29)) * 0xD6E8FEB86659FD93ull;
-        word = (word ^ (word >> 32)) * step;
-        return word ^ (word >> 29);
-    }"""
-    parts = ("uint64 word", "uint64 total", "mixed(word, _i)", "a + b", "total = a", "0", "mixed_sum")
-    return cupy.ReductionKernel(*parts, preamble=mixed)
+    if host:
+        return load("dynarray.cpu.engine.mixing").mixed_sum(words), rest.tobytes()
+    return DevicePrint((load("rawkernels.mixing").mixed_sum(words), rest.copy()))
 
 
 def _flat_bytes(array: Any) -> Any:
     """The bytes of an array in the order of its memory; repeated elements (stride 0) count once."""
-    index = tuple(
-        0 if stride == 0 and size else slice(None) for size, stride in zip(array.shape, array.strides)
-    )
-    array = array[index]
+    sizes = zip(array.shape, array.strides)
+    array = array[tuple(0 if stride == 0 and size else slice(None) for size, stride in sizes)]
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     flat = array.transpose(order).reshape(-1)
     # Reading words needs one contiguous block: a slice with gaps is gathered first. A GPU reads no word at an

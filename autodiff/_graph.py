@@ -1,11 +1,10 @@
 """The graph that results carry, and what records in this thread or task.
 
-A node is a leaf, a `Step` with rules, or without rules (its `reads` are None): a call that nothing recorded,
-or a step that was released. A node without rules only knows what it depends on, and is a constant to every
-gradient but one by such a node, which must be refused. It knows it exactly, yet not
-for ever: nodes without rules that no Variable stands for any more, by which nobody can ask for a gradient,
-give way to what they depend on. One counter numbers all nodes: whatever depends on a node has a higher
-number.
+A node is a `Step`, with rules, or has none (its `reads` are None): a leaf, a call that nothing recorded, a
+step that was released. What has no rules only knows what it depends on, and is a constant to every gradient
+but one by such a node, which must be refused. It knows it exactly, yet not for ever: what no Variable stands
+for any more, by which nobody can ask for a gradient, gives way to what it depends on. One counter numbers all
+nodes: whatever depends on a node has a higher number.
 """
 
 import itertools
@@ -17,86 +16,51 @@ from weakref import ref
 next_number = itertools.count().__next__
 
 
-class Leaf:
-    """Where the graph begins."""
-
-    __slots__ = ("number", "variable")
-    inputs: Any = ()
-    reads = owner = None
-
-    def __init__(self, variable: Any) -> None:
-        self.number, self.variable = next_number(), ref(variable)
-
-
-class Unrecorded:
-    """In place of a step where nothing recorded: the name of the function, and what the result depends on."""
+class Node:
+    """A leaf; or, where nothing recorded, what was called, and what its result depends on."""
 
     __slots__ = ("inputs", "name", "number", "settled", "variable")
     reads = owner = None
 
-    def __init__(self, name: str, nodes: Iterable, variable: Any) -> None:
-        self.name, self.number, self.variable, self.settled = name, next_number(), ref(variable), False
-        self.inputs = tuple(set(nodes).difference((None,)))
+    def __init__(self, variable: Any, name: str = "", inputs: Iterable = ()) -> None:
+        self.name, self.number, self.variable, self.settled = name, next_number(), ref(variable), not name
+        self.inputs = inputs and tuple(set(inputs).difference((None,)))
         for node in self.inputs:
-            if type(node) is Unrecorded and not node.settled:
-                node.settle()
-
-    def settle(self) -> None:
-        """Depend on nothing that is gone: or a running total would keep every value it ever had."""
-        found: set = set()
-        for node in self.inputs:
-            if node.variable() is not None:
-                found.add(node)
-            else:
-                found.update(node.inputs if type(node) is Unrecorded else living(node.inputs))
-        # To look at each node would take long for a network with many parameters: now and then is enough.
-        self.inputs = tuple(found) if len(found) & (len(found) - 1) else living(found)
-        self.settled = True
+            if type(node) is Node and not node.settled:
+                # Depend on nothing that is gone: or a running total would keep every value it ever had.
+                node.inputs, node.settled = living(node.inputs), True
 
 
-def living(nodes: Iterable) -> tuple:
-    """`nodes`, with what they depend on in place of those that no Variable stands for any more."""
+def first(nodes: Iterable, wanted: Callable[[Any], bool]) -> tuple:
+    """The first wanted node on each way back from `nodes`, themselves included."""
     found, seen, todo = [], {None}, list(nodes)
     while todo:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
-            if node.variable() is not None:
+            if wanted(node):
                 found.append(node)
             else:
                 todo += node.inputs
     return tuple(found)
 
 
-def before(end: Any, start: int) -> set:
-    """The nodes older than `start` that `end` depends on, without those that they depend on."""
-    found: set = set()
-    seen, todo = {None}, [end]
-    while todo:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            if node.number < start:
-                found.add(node)
-            else:
-                todo += node.inputs
-    return found
+def living(nodes: Iterable) -> tuple:
+    """`nodes`, with what they depend on in place of those that no Variable stands for any more."""
+    return first(nodes, lambda node: node.variable() is not None)
+
+
+def before(nodes: Iterable, start: int) -> set:
+    """What is older than `start` that `nodes` depend on, without what it depends on itself."""
+    return set(first(nodes, lambda node: node.number < start))
 
 
 class State:
     """The tapes that record in a thread or task, and what follows from them.
 
-    Attributes
-    ----------
-    entered : tuple of Tape
-        One entry for each block that is open, outermost first.
-    tapes : tuple of Tape
-        Each of them once.
-    check, owner
-        Whether saved values are watched, and the token of the outermost tape, which may release what is
-        recorded.
-    listener : callable or None
-        Called with the function, arguments, parameters and result of each call: what a checkpoint hears.
+    `entered` has an entry for each block that is open, outermost first, `tapes` each of them once. `check`
+    says whether saved values are watched; `owner` is the token of the outermost tape, which may release what
+    is recorded. The `listener` of a checkpoint hears name, arguments, parameters and result of each call.
     """
 
     __slots__ = ("check", "entered", "listener", "owner", "tapes")

@@ -7,6 +7,22 @@ from typing import Any
 from .function import Step
 
 
+class ShownSteps:
+    """What shows the steps that it holds: how many as itself, each as a table."""
+
+    steps: list[Step]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {total(self.steps)}"
+
+    def _repr_html_(self) -> str:
+        return preformatted(table(self.steps))
+
+    def show(self) -> None:
+        """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
+        print(table(self.steps))
+
+
 class Shown:
     """What is shown in a notebook as it is printed."""
 

@@ -1,13 +1,14 @@
 """Memory for time: keep nothing of what happens inside a function, and run it again when it is needed."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._backward import find, walk
-from ._fingerprint import fingerprint, same
+from ._backward import Way
+from ._fingerprint import fingerprint
 from ._graph import State, before, next_number, recording, state
 from ._random import States, noting, replaying
 from .function import Function, Step
@@ -77,7 +78,7 @@ def checkpoint(f: Callable) -> Callable:
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
         if not isinstance(output, Variable) or output.node.number < heard.start:
             return output
-        known = before(output.node, heard.start)
+        known = before([output.node], heard.start)
         if not known <= set(heard.used):
             raise ValueError(
                 f"{rules.name}: it uses values that were computed from Variables where nothing records, or "
@@ -129,7 +130,8 @@ class _Listener:
         """Whether two runs made the same of the same."""
         if self.mark != other.mark or len(self.prints) != len(other.prints):
             return False
-        return functools.reduce(lambda known, pair: known & same(*pair), zip(self.prints, other.prints), True)
+        verdicts = [mine == theirs for mine, theirs in zip(self.prints, other.prints)]
+        return functools.reduce(operator.and_, verdicts, True)
 
     def _mark(self, value: Any) -> Any:
         if isinstance(value, Variable):
@@ -172,9 +174,8 @@ def _recorded(
         states,
         heard,
     )
-    shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
-    step = Step(rules, (), [v.node for v in inputs], shapes, dtypes, values, output, now)
-    step.extend({"params": params}, call, now.check)
+    nodes, shapes, dtypes = zip(*((v.node, v.data.shape, v.data.dtype) for v in inputs))
+    step = Step(rules, (), (nodes, shapes, dtypes, values), {"params": params}, call, output, now)
     step.number = output.node.number  # by which a checkpoint around this one knows it
     for tape in now.tapes:
         tape.steps.append(step)
@@ -203,8 +204,8 @@ def _rules(f: Callable, name: str) -> Function:
         inputs = enumerate(zip(call.arrays, step.inputs))
         wanted = {place: linked(*given) for place, given in inputs if needs[place]}
         # What lies before its inputs is not its own: the pass around it will come there.
-        way = find(output, wanted, "zero", stop=set(step.inputs))
-        found = walk(way, output, wanted, grad, owner=None if recording() else tape.token)
+        way = Way(output, wanted, stop=set(step.inputs))
+        found = way.go(grad, owner=None if recording() else tape.token)
         return [found.get(place) for place in range(len(needs))]
 
     def forward(*operands: Any) -> Any:

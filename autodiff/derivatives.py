@@ -1,8 +1,8 @@
 """Derivatives of functions as functions, which nest to any depth.
 
-Each call gives the function arguments of its own. While something records, these are linked to what the
-caller gave; so derivatives of derivatives never take one argument for another, even where it is the same
-Variable.
+Each call gives the function arguments of its own, linked to what the caller gave: so derivatives of
+derivatives never take one argument for another, even where it is the same Variable. Results are arrays;
+Variables while anything records, or where they depend on a Variable that the function was given or sees.
 """
 
 import functools
@@ -12,22 +12,18 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from . import functions as F
-from ._graph import recording
+from ._graph import Node, before, next_number, recording
 from .function import differentiable
 from .functions._common import library
 from .tape import Tape
-from .variable import Variable, constant, real
+from .variable import Variable, constant, real, stop_gradient
 
 
 def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     """``g(*args) -> (f(*args), gradient)`` of a function with a single number as value.
 
-    Parameters
-    ----------
-    f : callable
-        Called with Variables in the places `argnums`.
-    argnums : int or tuple of int
-        An int gives one gradient, a tuple gives a tuple of them; zeros where nothing depends.
+    The function is called with Variables in the places `argnums`: an int gives one gradient, a tuple gives a
+    tuple of them; zeros where nothing depends.
 
     Examples
     --------
@@ -35,7 +31,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> value_and_grad(lambda x: x**3)(2.0)
     (array(8.), array(12.))
     """
-    return _derivative("value_and_grad", f, argnums, _gradients, valued=True)
+    return _derivative("value_and_grad", f, argnums, _Run.gradients, valued=True)
 
 
 def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
@@ -47,7 +43,7 @@ def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> float(grad(grad(lambda x: x**4))(3.0))
     108.0
     """
-    return _derivative("grad", f, argnums, _gradients)
+    return _derivative("grad", f, argnums, _Run.gradients)
 
 
 def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
@@ -60,9 +56,8 @@ def vjp(f: Callable, *arrays: Any) -> tuple[Any, Callable]:
     >>> pullback(10.0)
     (array(40.), array(30.))
     """
-    inputs = [_argument(a) for a in arrays]
-    value, tape = _recorded("vjp", f, inputs)
-    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
+    run = _Run("vjp", f, arrays, range(len(arrays)))
+    return run.given(run.value), lambda g: tuple(run.given(slope, g) for slope in run.gradients(g, keep=True))
 
 
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
@@ -74,13 +69,12 @@ def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple[Any, Any]:
     >>> jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 10.0))
     (array(12.), array(34.))
     """
-    inputs = [_argument(a) for a in arrays]
     with Tape() as outer:
-        value, inner = _recorded("jvp", f, inputs)
+        run = _Run("jvp", f, arrays, range(len(arrays)))
         # The gradient is linear in the one it starts from: its derivative by that is what is wanted.
-        start = constant(np.zeros_like(value.data))
-        along = _along("jvp", inner.gradient(value, inputs, grad=start, unused="zero"), vectors)
-    return _outward(value), outer.gradient(along, start, unused="zero")
+        start = constant(np.zeros_like(run.value.data))
+        along = _along("jvp", run.gradients(start, keep=True), vectors)
+    return run.given(run.value), run.given(outer.gradient(along, start, unused="zero"), along)
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
@@ -93,13 +87,12 @@ def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
     (array(120.),)
     """
     every = tuple(range(len(arrays)))
-    slopes = _derivative("hvp", f, every, _gradients)
-    return _derivative("hvp", lambda *at: _along("hvp", slopes(*at), vectors), every, _gradients)(*arrays)
+    slopes = _derivative("hvp", f, every, _Run.gradients)
+    return _derivative("hvp", lambda *at: _along("hvp", slopes(*at), vectors), every, _Run.gradients)(*arrays)
 
 
 def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
-    """``J(*args)``: the derivative of each element of ``f(*args)``, one array, by each element of an
-    argument.
+    """``J(*args)``: the derivative of each element of ``f(*args)`` by each element of an argument.
 
     Its shape is that of the value, followed by that of the argument; a tuple `argnums` gives a tuple of them.
 
@@ -111,12 +104,11 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     array([[2., 0.],
            [0., 4.]])
     """
-    return _derivative("jacobian", f, argnums, _rows)
+    return _derivative("jacobian", f, argnums, _Run.rows)
 
 
 def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
-    """``H(*args)``: the second derivatives of a single number; with a tuple `argnums`, a tuple of rows of
-    them.
+    """``H(*args)``: the second derivatives of a single number; a tuple `argnums` gives a tuple of rows.
 
     Examples
     --------
@@ -126,42 +118,65 @@ def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     """
 
     def row(i: Any) -> Callable:
-        return _derivative("hessian", _derivative("hessian", f, i, _gradients), argnums, _rows)
+        return _derivative("hessian", _derivative("hessian", f, i, _Run.gradients), argnums, _Run.rows)
 
     if not _many(argnums):
         return row(argnums)
-    rows = [row(i) for i in argnums]
-    return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
+    return functools.wraps(f)(lambda *args, **params: tuple(row(i)(*args, **params) for i in argnums))
+
+
+class _Run:
+    """One run of a function on a tape of its own, with arguments of its own in some places."""
+
+    def __init__(self, name: str, f: Callable, args: tuple, places: Any, /, **params: Any) -> None:
+        self.name, self.start = name, next_number()
+        given = [_argument(x) if place in places else x for place, x in enumerate(args)]
+        self.inputs = [given[place] for place in places]
+        with Tape() as self.tape:
+            value = f(*given, **params)
+        if not isinstance(value, Variable):
+            value = constant(real(value, f"{name}: what the function returns"))
+        self.value = value
+
+    def gradients(self, grad: Any = None, keep: bool = False) -> list:
+        return self.tape.gradient(self.value, self.inputs, grad=grad, keep=keep, unused="zero")
+
+    def rows(self) -> list:
+        """The gradients of each element of the value, stacked."""
+        value, size = self.value, self.value.size
+        ones = library(value.data).eye(size, dtype=value.dtype).reshape(size, *value.shape)
+        rows = [self.gradients(one, keep=True) for one in ones]
+        shapes = [(*value.shape, *x.shape) for x in self.inputs]
+        if not rows:
+            return [np.zeros_like(x.data, shape=shape) for x, shape in zip(self.inputs, shapes)]
+        return [F.reshape(F.stack(column), shape) for column, shape in zip(zip(*rows), shapes)]
+
+    def given(self, found: Any, *of: Any) -> Any:
+        """A result as it is returned, which depends on the value, and on what else it is `of`.
+
+        Where nothing records, one that depends on a Variable from before counts as computed there.
+        """
+        if recording():
+            return found
+        nodes = [x.node for x in (self.value, *of) if isinstance(x, Variable)]
+        found, known = stop_gradient(found), before(nodes, self.start)
+        if known:
+            found = constant(found)
+            found.node = Node(found, self.name, known)
+        return found
 
 
 def _derivative(name: str, f: Callable, argnums: Any, slopes: Callable, valued: bool = False) -> Callable:
-    """``g(*args) -> slopes(value, inputs, tape)``, one for each place (after the value, if `valued`)."""
+    """``g(*args) -> slopes(run)``, one for each place (after the value, if `valued`)."""
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        places, given = _places(name, argnums, len(args)), list(args)
-        for place in places:
-            given[place] = _argument(args[place])
-        value, tape = _recorded(name, f, given, **params)
-        found = tuple(slopes(value, [given[place] for place in places], tape))
-        found = found if _many(argnums) else found[0]
-        return (_outward(value), found) if valued else found
+        run = _Run(name, f, args, _places(name, argnums, len(args)), **params)
+        found = [run.given(slope) for slope in slopes(run)]
+        slope = tuple(found) if _many(argnums) else found[0]
+        return (run.given(run.value), slope) if valued else slope
 
     return evaluate
-
-
-def _gradients(value: Variable, inputs: list[Variable], tape: Tape) -> list:
-    return tape.gradient(value, inputs, unused="zero")
-
-
-def _rows(value: Variable, inputs: list[Variable], tape: Tape) -> list:
-    """The gradient of each element of a value, stacked."""
-    ones = library(value.data).eye(value.size, dtype=value.dtype).reshape(value.size, *value.shape)
-    rows = [tape.gradient(value, inputs, grad=one, keep=True, unused="zero") for one in ones]
-    shapes = [(*value.shape, *x.shape) for x in inputs]
-    empty = [np.zeros_like(x.data, shape=shape) for x, shape in zip(inputs, shapes)]
-    columns = [F.stack(column) for column in zip(*rows)] or empty
-    return [F.reshape(column, shape) for column, shape in zip(columns, shapes)]
 
 
 @differentiable("x", x=("", lambda g, s: g))
@@ -182,26 +197,11 @@ def _places(name: str, argnums: Any, count: int) -> list[int]:
     """The places `argnums` among `count` arguments."""
     try:
         return [range(count)[place] for place in (argnums if _many(argnums) else [argnums])]
-    except IndexError:
-        raise TypeError(
-            f"{name}: argnums is {argnums!r}, but the function got {count} positional arguments"
-        ) from None
-    except TypeError:
-        raise TypeError(f"{name}: argnums must be an int or a tuple of int, got {argnums!r}") from None
-
-
-def _recorded(name: str, f: Callable, args: list, /, **params: Any) -> tuple[Variable, Tape]:
-    """What a function returns, as a Variable also where it depends on nothing, and the tape of it."""
-    with Tape() as tape:
-        value = f(*args, **params)
-    if not isinstance(value, Variable):
-        value = constant(real(value, f"{name}: what the function returns"))
-    return value, tape
-
-
-def _outward(value: Variable) -> Any:
-    """A value as it is returned: while anything records it stays a Variable, since it may depend on one."""
-    return value if recording() else value.data
+    except (IndexError, TypeError) as error:
+        wrong = f"is {argnums!r}, but the function got {count} positional arguments"
+        if isinstance(error, TypeError):
+            wrong = f"must be an int or a tuple of int, got {argnums!r}"
+        raise TypeError(f"{name}: argnums {wrong}") from None
 
 
 def _along(name: str, grads: list, vectors: tuple) -> Any:

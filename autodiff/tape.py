@@ -1,34 +1,30 @@
-"""The tape: records differentiable functions as they run, takes gradients, and lets go of what it
-recorded.
-"""
+"""The tape: records differentiable functions, takes gradients, and lets go of what it recorded."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from ._backward import Way, find, walk
+from ._backward import Way
 from ._graph import State, living, recording, state
-from ._show import preformatted, table, total
+from ._show import ShownSteps
 from .function import Step
 from .variable import Variable, real
 
 UNUSED = ("raise", "zero", "none")
 
 
-class Tape:
+class Tape(ShownSteps):
     """Records every function of a Variable called in its ``with`` block.
+
+    The graph is in the results: `gradient` follows them, whichever tape recorded them. Asyncio's tasks
+    inherit the block; threads of a pool enter it, ``with tape:``. What is computed elsewhere is a constant,
+    and a gradient by what it was computed from is refused.
 
     Parameters
     ----------
     check : bool
         Detect arrays that are overwritten before `gradient`. It costs one read of each saved array.
-
-    Notes
-    -----
-    The graph is in the results: `gradient` follows them, whichever tape recorded them. Asyncio's tasks
-    inherit the block; threads of a pool enter it, ``with tape:``. What is computed elsewhere is a constant,
-    and a gradient by what it was computed from is refused.
 
     Examples
     --------
@@ -44,8 +40,7 @@ class Tape:
     def __init__(self, check: bool = True) -> None:
         self.steps: list[Step] = []
         self.check = check
-        # Steps know it instead of the tape, which they would keep alive.
-        self.token = object()
+        self.token = object()  # what steps know of it, whom they would keep alive
 
     def __enter__(self) -> "Tape":
         now = state.get()
@@ -54,16 +49,15 @@ class Tape:
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         now = state.get()
-        places = [i for i, tape in enumerate(now.entered) if tape is self]
-        if places:
-            last = places[-1]
-            state.set(State((*now.entered[:last], *now.entered[last + 1 :]), now.listener))
+        entered, ordered = list(now.entered), now.entered[-1:] == (self,)
+        if self in entered:
+            del entered[len(entered) - 1 - entered[::-1].index(self)]
+            state.set(State(tuple(entered), now.listener))
         if kind is not None:
             self.steps = []
-        elif not places or last + 1 < len(now.entered):
-            raise ValueError(
-                "Tape: blocks must end in the reverse order of their beginnings, each in its own thread"
-            )
+        elif not ordered:
+            how = "in the reverse order of their beginnings, each in its own thread"
+            raise ValueError(f"Tape: blocks must end {how}")
 
     def gradient(
         self,
@@ -75,14 +69,14 @@ class Tape:
         unused: str = "raise",
         on_final: Callable[[Any, Any], None] | None = None,
     ) -> Any:
-        """Gradients of `target` with respect to `sources`.
+        """Gradients of `target`, with the shape and dtype of each source; Variables while any tape records.
 
         Parameters
         ----------
         target : Variable
             A single number unless `grad` is given.
         sources : Variable, or list, tuple or dict of them
-            Leaves or intermediate results.
+            Leaves or intermediate results; the gradients come as one array, a list or a dict.
         grad : array, optional
             Gradient of the final quantity with respect to `target` (a vector-Jacobian product); 1 by default.
         keep : bool
@@ -95,11 +89,6 @@ class Tape:
             ``on_final(key, gradient)`` is called as soon as the gradient of a source is final, with its place
             among `sources`, or its key, and what will be returned for it; only then the pass goes on.
 
-        Returns
-        -------
-        array, or list or dict of arrays
-            As `sources`, each with the shape and dtype of its source; Variables, while any tape records.
-
         Raises
         ------
         ValueError
@@ -110,61 +99,50 @@ class Tape:
         many = isinstance(sources, list | tuple)
         group = sources if isinstance(sources, Mapping) else dict(enumerate(sources if many else [sources]))
         grad = _checked(target, group.values(), grad, unused)
-        way, owner = find(target, group, unused), None if keep or recording() else self.token
+        way, owner = Way(target, group, unused), None if keep or recording() else self.token
         try:
-            found = walk(way, target, group, grad, unused=unused, owner=owner, on_final=on_final)
+            found = way.go(grad, owner, on_final)
         finally:
             if owner is not None:
-                self._release(way, target.node)
+                self._release(way)
         if isinstance(sources, Mapping):
             return found
         return list(found.values()) if many else found[0]
 
     def release(self) -> None:
         """Let go of all arrays that were recorded; a gradient that would need one of them says so."""
-        self._release(None, None)
+        self._release()
 
-    def _release(self, way: Way | None, target: Any) -> None:
-        steps, self.steps = [step for step in self.steps if step.owner is self.token], []
+    def _release(self, way: Way | None = None) -> None:
+        steps, self.steps = self.steps, []
         for step in steps:
-            if step.reads is not None:
+            if step.reads is not None and step.owner is self.token:
                 step.release()
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
         alive = [step for step in steps if step.variable() is not None]
         for step in alive:
-            if way is not None and step is target and step in way.seen:
+            if step.owner is not self.token:
+                continue
+            if way is not None and step is way.target and step in way.seen:
                 known = way.seen.difference(steps) | way.seen.intersection(alive) | way.older
                 step.inputs = tuple(known - {None, step})
             else:
                 step.inputs = living(step.inputs)
 
-    def __repr__(self) -> str:
-        return f"Tape: {total(self.steps)}"
 
-    def _repr_html_(self) -> str:
-        return preformatted(table(self.steps))
-
-    def show(self) -> None:
-        """Print the recorded steps: shapes, and what each saves for the backward pass, with its bytes."""
-        print(table(self.steps))
-
-
-def _checked(target: Any, members: Iterable, grad: Any, unused: str) -> Any:
+def _checked(target: Any, members: Collection, grad: Any, unused: str) -> Any:
     """The gradient to start from, once all arguments are found to be right."""
     for what, value in [("target", target), *(("sources", m) for m in members)]:
         if not isinstance(value, Variable):
-            kind = type(value).__name__
-            raise TypeError(
-                f"gradient: {what} must be a Variable, got {kind}; it does not come from Variables"
-            )
+            got = f"got {type(value).__name__}; it does not come from Variables"
+            raise TypeError(f"gradient: {what} must be a Variable, {got}")
     if unused not in UNUSED:
         raise ValueError(f"gradient: unused must be one of {UNUSED}, got {unused!r}")
     shape = target.shape
     if grad is None:
         if target.size != 1:
-            raise ValueError(
-                f"gradient: target must be a single number unless grad is given, got shape {shape}"
-            )
+            must = "must be a single number unless grad is given"
+            raise ValueError(f"gradient: target {must}, got shape {shape}")
         return np.ones_like(target.data)
     grad = real(grad, "gradient: grad")
     if tuple(grad.shape) != shape:

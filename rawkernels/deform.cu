@@ -9,9 +9,10 @@
 //
 // How work is laid out. x is first written channels last, (N,H,W,C), so that one corner of a point is one run of
 // memory. A warp takes 32 adjacent rows of one (offset group, tap): each lane sets up one point, which coalesces the
-// reading of offsets and masks. Then the points are worked off one after the other: `lanes` lanes share one, 32/lanes at
-// once, each lane with VEC adjacent channels (16 bytes), and strides over the channels of the offset group. A point's
-// set-up comes to its lanes by 5 shuffles, whatever the number of channels.
+// reading of offsets and masks. Then the points are worked off in rounds, which several warps share where there are few
+// points: `lanes` lanes share a point, 32/lanes at once, each lane with VEC adjacent channels (16 bytes), and strides
+// over the channels of the offset group. A point's set-up comes to its lanes by 5 shuffles, whatever the number of
+// channels.
 //
 // Costs per column element: forward, a 16-byte load of each corner and a 16-byte store make 5 requests for 4 channels,
 // 16 multiply-adds; memory traffic is the store, 4 bytes (the corners come from caches, as neighbouring points share
@@ -87,14 +88,17 @@ __device__ __forceinline__ Task task_of_lane(const Task& mine, int lane) {
     return task;
 }
 
-// Which points a warp has: 32 rows of one (offset group, tap).
+// Which points a warp has: 32 rows of one (offset group, tap), of which it works on those of some rounds.
 struct WarpItem {
     INDEX first_row;  // in the tile
     int group, tap;
+    int first_round, rounds;
 };
 
-__device__ __forceinline__ WarpItem warp_item(INDEX warp, const Geometry& geo) {
+__device__ __forceinline__ WarpItem warp_item(INDEX warp, int rounds, int lanes, const Geometry& geo) {
     WarpItem item;
+    item.rounds = rounds;
+    item.first_round = rounds * take(warp, lanes / rounds);
     item.tap = take(warp, geo.taps);
     item.group = take(warp, geo.offset_groups);
     item.first_row = warp * WARP;
@@ -109,18 +113,18 @@ __device__ __forceinline__ INDEX column_address(int channel, INDEX row, int tap,
 
 extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
     const T* __restrict__ x, const P* __restrict__ offset, const M* __restrict__ mask, ACC* __restrict__ columns,
-    INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups, int height,
-    int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y,
-    int dilation_x, int pad_y, int pad_x) {
+    INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups, int offset_groups,
+    int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
+    int dilation_y, int dilation_x, int pad_y, int pad_x) {
     const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
                           stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
-    const WarpItem item = warp_item(warp, geo);
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;
+    const WarpItem item = warp_item(warp, rounds, lanes, geo);
     const INDEX row_of_lane = item.first_row + lane;
     const Task mine = set_up_task(offset, mask, start + row_of_lane, row_of_lane < rows, item.group, item.tap, geo);
-    for (int round = 0; round < lanes; ++round) {
+    for (int round = item.first_round; round < item.first_round + rounds; ++round) {
         const int source = round * (WARP >> lane_bits) + (lane >> lane_bits);
         const Task task = task_of_lane(mine, source);
         const INDEX row = item.first_row + source;
@@ -148,20 +152,20 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
 extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
     const T* __restrict__ x, const P* __restrict__ offset, const M* __restrict__ mask, ACC* __restrict__ columns,
     ACC* __restrict__ grad_x, P* __restrict__ grad_offset, M* __restrict__ grad_mask, int write_columns,
-    int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int channels, int groups, int offset_groups,
-    int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
-    int dilation_y, int dilation_x, int pad_y, int pad_x) {
+    int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups,
+    int offset_groups, int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y,
+    int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
     const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
                           stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
-    const WarpItem item = warp_item(warp, geo);
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;
+    const WarpItem item = warp_item(warp, rounds, lanes, geo);
     const int at_once = WARP >> lane_bits;
     const INDEX row_of_lane = item.first_row + lane;
     const Task mine = set_up_task(offset, mask, start + row_of_lane, row_of_lane < rows, item.group, item.tap, geo);
     ACC sums_of_mine[CORNERS] = {};
-    for (int round = 0; round < lanes; ++round) {
+    for (int round = item.first_round; round < item.first_round + rounds; ++round) {
         const int source = round * at_once + (lane >> lane_bits);
         const Task task = task_of_lane(mine, source);
         const INDEX row = item.first_row + source;
@@ -198,7 +202,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
             if (lane / at_once == round) sums_of_mine[k] = total;
         }
     }
-    if (!mine.there) return;
+    const int own_round = lane / at_once - item.first_round;
+    if (!mine.there || own_round < 0 || own_round >= rounds) return;
     const PointGradient found = point_gradient(mine.point.ly, mine.point.lx, sums_of_mine);
     if (grad_offset != nullptr) {
         P* place = grad_offset + 2 * mine.address - mine.p;

@@ -16,6 +16,7 @@ are multiplied in float32. What is needed beside the arrays of a call stays smal
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,7 @@ from rawkernels.matmul import matmul
 __all__ = ["FILE", "backward", "choose_program", "forward", "programs", "sample_backward", "sample_forward"]
 
 SUMMED_ROWS = 64  # of the columns: least that one chain of sums of the gradient of weight has
-PRODUCT_BYTES = 8 * 1024 * 1024  # of products that are added up at once to the gradient of weight
+PRODUCT_BYTES = 2 * 1024 * 1024  # of products that are added up at once to the gradient of weight
 
 
 def _shape(
@@ -62,7 +63,8 @@ def _forward_costs(shape: Shape, outputs: int) -> Costs:
     size = accumulator_dtype(shape.dtype).itemsize
     weight = outputs * shape.channels * shape.taps
     row = shape.taps * shape.channels + outputs * shape.groups
-    return Costs(size * weight, shape.pixels * shape.channels * shape.dtype.itemsize, size * row)
+    # The kernel is there twice: CuPy copies matrices that are turned.
+    return Costs(2 * size * weight, shape.pixels * shape.channels * shape.dtype.itemsize, size * row)
 
 
 def forward(
@@ -151,13 +153,17 @@ def _transpose_gradient(call: Call, tile: Tile, grad_output: Any, target: Any) -
     )
 
 
-def _backward_costs(shape: Shape, outputs: int) -> Costs:
+def _backward_costs(shape: Shape, outputs: int, deterministic: bool) -> Costs:
     """For so many output channels of each group; those of all gradients: what is needed changes no bit."""
     size = accumulator_dtype(shape.dtype).itemsize
     weight = outputs * shape.channels * shape.taps
-    sums = 2 * np.dtype(np.float64).itemsize * weight + max(PRODUCT_BYTES, size * weight)
+    sums = np.dtype(np.float64).itemsize * weight + max(2 * PRODUCT_BYTES, size * weight)
     fixed, image, row = _forward_costs(shape, outputs)
-    return grad_x_costs(Costs(fixed + sums, image, row), shape)
+    row += size * outputs * shape.groups  # those that are turned, for the gradient of weight
+    return grad_x_costs(Costs(fixed + sums, image, row), shape, deterministic)
+
+
+_BACKWARD_COSTS = {way: partial(_backward_costs, deterministic=way) for way in (False, True)}
 
 
 def backward(
@@ -186,7 +192,7 @@ def backward(
     each = weight.shape[0] // shape.groups
     total = zeros((shape.groups, each, shape.taps, weight.shape[1]), x, np.float64) if needs[2] else None
     arrays = (grad_output, *inputs, *inputs)
-    for part in make_parts(shape, _backward_costs, each, arrays):
+    for part in make_parts(shape, _BACKWARD_COSTS[deterministic], each, arrays):
         _backward_part(part, grad_output, inputs, (grad_x, grad_offset, grad_mask), total, deterministic)
     return grad_x, grad_offset, _from_groups(total, weight), grad_mask, grad_bias
 
@@ -235,7 +241,8 @@ def _add_products(total: Any, gradient: Any, matrices: Any) -> None:
             size = min(run, last - first)
             left = gradient[:, first:last].reshape(groups, -1, size, each).transpose(0, 1, 3, 2)
             right = matrices[:, first:last].reshape(groups, -1, size, matrices.shape[2])
-            sums = matmul(left, right).sum(axis=1, dtype=total.dtype)
+            products = matmul(left, right)
+            sums = products if products.shape[1] == 1 else products.sum(axis=1, dtype=total.dtype)
             total += sums.reshape(total.shape)
 
 
@@ -275,8 +282,11 @@ def _sample_part(part: Part, x: Any, points: Any, y: Any) -> None:
         _move_samples(call, tile, columns, y, inwards=False)
 
 
-def _sample_costs_backward(shape: Shape, _: int) -> Costs:
-    return grad_x_costs(_sample_costs(shape, 0), shape)
+def _sample_costs_backward(shape: Shape, _: int, deterministic: bool) -> Costs:
+    return grad_x_costs(_sample_costs(shape, 0), shape, deterministic)
+
+
+_SAMPLE_COSTS_BACKWARD = {way: partial(_sample_costs_backward, deterministic=way) for way in (False, True)}
 
 
 def sample_backward(
@@ -289,7 +299,7 @@ def sample_backward(
     given = zip((x, points), needs, strict=True)
     grad_x, grad_points = (empty(array.shape, array) if needed else None for array, needed in given)
     arrays = (grad_output, x, points, x, points)
-    for part in make_parts(_sample_shape(x, points), _sample_costs_backward, 0, arrays):
+    for part in make_parts(_sample_shape(x, points), _SAMPLE_COSTS_BACKWARD[deterministic], 0, arrays):
         by_points = None if grad_points is None else part.of_points(grad_points[:, None])
         gradients = part.of_image(grad_x), by_points
         inputs = part.of_image(x), part.of_points(points[:, None])

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from rawkernels.deform_parts import WARP, Part, Tile
-from rawkernels.launch import accumulator_dtype, blocks, empty, launch, type_constants
+from rawkernels.launch import accumulator_dtype, blocks, empty, int32s, launch, type_constants
 from rawkernels.source import Program, constants, program
 
 FILE = "deform.cu"
 BLOCK = 128  # as the launch bounds of the kernels
 TILE = (32, 8)  # threads of a block of the transposing kernels
 ACCESS_BYTES = 16
+WARPS_WANTED = 132 * 24  # as many as are there at once on a large GPU
+MOST_SHARES = 8  # warps that set up the same points
 
 
 @cache
@@ -83,10 +85,15 @@ class Call:
     def launch_points(self, entry: str, arrays: tuple, tile: Tile) -> None:
         """A kernel of which each warp works on 32 points of a tile."""
         shape = self.shape
-        items = blocks(tile.rows, WARP) * shape.offset_groups * shape.taps
+        warps = blocks(tile.rows, WARP) * shape.offset_groups * shape.taps
         vectors = blocks(shape.channels // shape.offset_groups, self.vector)
         lane_bits = min(5, max(0, vectors - 1).bit_length())
-        numbers = (self.index(items), self.index(tile.position), self.index(tile.rows), np.int32(lane_bits))
+        shares = 1
+        while 2 * shares <= min(1 << lane_bits, MOST_SHARES) and warps * shares < WARPS_WANTED:
+            shares *= 2
+        items = warps * shares
+        sizes = (self.index(items), self.index(tile.position), self.index(tile.rows))
+        numbers = (*sizes, *int32s(lane_bits, (1 << lane_bits) // shares))
         arguments = (*arrays, *numbers, *shape.arguments)
         launch(self.program, entry, (blocks(items * WARP, BLOCK),), (BLOCK,), arguments)
 

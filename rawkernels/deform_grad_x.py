@@ -13,14 +13,18 @@ from rawkernels.launch import accumulator_dtype, blocks, empty, launch
 PATCH = (4, 8)  # as in deform_lists.cuh, like the next ones
 CORNERS = 4
 LEAST_RUN = 64  # points that one warp appends to the lists
+STARTING = 16  # warps that share the runs of 32 lists
 INT = np.dtype(np.int32)
 
 
-def grad_x_costs(costs: Costs, shape: Shape) -> Costs:
-    """`costs`, and what the gradient of x takes, in either way of adding up."""
-    image = shape.pixels * shape.channels * accumulator_dtype(shape.dtype).itemsize
+def grad_x_costs(costs: Costs, shape: Shape, deterministic: bool) -> Costs:
+    """`costs`, and what the gradient of x takes."""
+    size = accumulator_dtype(shape.dtype).itemsize
+    wide = shape.pixels * shape.channels * size
+    if not deterministic:
+        return costs._replace(image=costs.image + wide)
     points, patches = shape.taps * shape.offset_groups, _patches(shape)
-    image += INT.itemsize * shape.offset_groups * 3 * patches
+    image = INT.itemsize * shape.offset_groups * 3 * patches + (wide if size > shape.dtype.itemsize else 0)
     row = INT.itemsize * points * (CORNERS + blocks(patches, _run(shape)))
     return costs._replace(image=costs.image + image, row=costs.row + row)
 
@@ -73,9 +77,9 @@ class GradX:
         numbers = (call.index(sets * runs), *self._of_tile(tile))
         grid = (blocks(sets * runs * WARP, BLOCK),)
         launch(call.program, "deform_count_points", grid, (BLOCK,), (offset, self.counts, *numbers))
-        number = sets * self.patches
-        arguments = (self.counts, self.bounds, call.index(number), np.int32(runs), np.int32(self.patches))
-        launch(call.program, "deform_start_lists", (blocks(number, BLOCK),), (BLOCK,), arguments)
+        arguments = (self.counts, self.bounds, np.int32(sets), np.int32(runs), np.int32(self.patches))
+        starting = (sets * blocks(self.patches, WARP),)
+        launch(call.program, "deform_start_lists", starting, (STARTING * WARP,), arguments)
         arguments = (offset, self.counts, self.lists, *numbers)
         launch(call.program, "deform_list_points", grid, (BLOCK,), arguments)
 

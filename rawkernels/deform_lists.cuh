@@ -1,7 +1,7 @@
 #pragma once
-// The gradient of x in a fixed order, without atomics on its sums: a block owns a patch of an image and 32 channels, and
-// adds to its sums in shared memory what the points that reach the patch give, from a list. Each of its warps adds a
-// quarter of the list, one point after the other, to sums of its own; these are added up at the end.
+// The gradient of x in a fixed order, without atomics on its sums: a block owns a patch of an image and 32 channels,
+// and adds to its sums in shared memory what the points that reach the patch give, from a list. Each of its warps adds
+// a quarter of the list, one point after the other, to sums of its own; these are added up at the end.
 //
 // The lists are made first, by counting. A set is the points of one image of the tile and one offset group, numbered
 // tap*each + row, where the image has `each` rows in the tile; they are cut into runs, each for a warp, which appends
@@ -18,6 +18,7 @@ constexpr int PATCH_HEIGHT = 4, PATCH_WIDTH = 8;
 constexpr int PATCH_PIXELS = PATCH_HEIGHT * PATCH_WIDTH;  // one for each lane when sums are written
 constexpr int OWNERS = 4;                                 // warps of a block
 constexpr int IN_FLIGHT = 8;
+constexpr int STARTING = 16;  // warps of a block of deform_start_lists
 static_assert(PATCH_PIXELS == WARP, "a lane writes one pixel");
 
 // How a tile's points are divided.
@@ -159,35 +160,50 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_list_points(
 }
 
 // Begin and length of each list, into `bounds` (sets, patches, 2); `counts` becomes where runs begin in it. What
-// follows the counts is the number of places taken.
-extern "C" __global__ void __launch_bounds__(128, 4) deform_start_lists(
-    int* __restrict__ counts, int* __restrict__ bounds, INDEX items, int runs, int patches) {
-    const INDEX list = thread_index();
-    if (list >= items) return;
-    INDEX set = list;
-    const INDEX patch = take(set, patches);
-    int* taken = counts + items * runs;
-    counts += set * runs * patches + patch;
+// follows the counts is the number of places taken. A block has 32 patches of a set, and each of its warps some runs.
+extern "C" __global__ void __launch_bounds__(512, 2) deform_start_lists(
+    int* __restrict__ counts, int* __restrict__ bounds, int sets, int runs, int patches) {
+    __shared__ int lengths[STARTING][WARP];
+    __shared__ int begins[WARP];
+    INDEX rest = blockIdx.x;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int patch = WARP * static_cast<int>(take(rest, (patches + WARP - 1) / WARP)) + lane;
+    int* taken = counts + static_cast<INDEX>(sets) * runs * patches;
+    counts += rest * runs * patches + patch;
+    const int share = (runs + STARTING - 1) / STARTING, end = patch < patches ? min(runs, (warp + 1) * share) : 0;
     int length = 0;
 #pragma unroll 8
-    for (int run = 0; run < runs; ++run) length += counts[static_cast<INDEX>(run) * patches];
-    const int begin = length == 0 ? 0 : atomicAdd(taken, length);
-    int next = begin;
-    for (int run = 0; run < (length == 0 ? 0 : runs); ++run) {
+    for (int run = warp * share; run < end; ++run) length += counts[static_cast<INDEX>(run) * patches];
+    lengths[warp][lane] = length;
+    __syncthreads();
+    if (warp == 0) {
+        int all = 0;
+#pragma unroll
+        for (int other = 0; other < STARTING; ++other) all += lengths[other][lane];
+        begins[lane] = all == 0 ? 0 : atomicAdd(taken, all);
+        if (patch < patches) {
+            bounds[2 * (rest * patches + patch)] = begins[lane];
+            bounds[2 * (rest * patches + patch) + 1] = all;
+        }
+    }
+    __syncthreads();
+    int next = begins[lane];
+    for (int other = 0; other < warp; ++other) next += lengths[other][lane];
+#pragma unroll 4
+    for (int run = warp * share; run < end; ++run) {
         int& count = counts[static_cast<INDEX>(run) * patches];
         const int here = count;
         count = next;
         next += here;
     }
-    bounds[2 * list] = begin;
-    bounds[2 * list + 1] = length;
 }
 
-// What a patch needs to know of a point, the same for all channels.
-struct Reaching {
+// What a patch needs to know of a point, the same for all channels. It has no gap: whole vectors of it are read.
+struct alignas(16) Reaching {
     ACC weight[CORNERS];
-    INDEX column;  // of the point's columns, in those of a group
-    int place;     // 16 * (pixel of the top left corner in the patch + WARP), and a bit for each corner in the patch
+    long long column;  // where the point's columns begin, in those of a group
+    int first;         // the sum of the top left corner, from where those of the patch begin
+    int inside;        // bit k: corner k lies in the patch
 };
 
 typedef ACC Patch[PATCH_PIXELS][WARP + 1];
@@ -206,16 +222,16 @@ __device__ __forceinline__ Reaching set_up_reaching(
         reaching.weight[k] *= member.task.factor;
         if (y >= 0 && y < PATCH_HEIGHT && x >= 0 && x < PATCH_WIDTH) inside |= 1 << k;
     }
-    reaching.column = (member.row * geo.taps + member.tap) * (geo.channels / geo.groups);
-    reaching.place = 16 * (row * PATCH_WIDTH + column + WARP) + (inside & member.task.point.inside);
+    reaching.column = static_cast<long long>(member.row * geo.taps + member.tap) * (geo.channels / geo.groups);
+    reaching.first = (row * PATCH_WIDTH + column) * (WARP + 1);
+    reaching.inside = inside & member.task.point.inside;
     return reaching;
 }
 
 // Adds the gradient of one channel of a point to the sums of that channel, which are WARP + 1 apart.
 __device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching, ACC gradient) {
-    ACC* first = sums + (reaching.place / 16 - WARP) * (WARP + 1);
-    const int inside = reaching.place % 16;
-    if (inside == ALL_INSIDE) {
+    ACC* first = sums + reaching.first;
+    if (reaching.inside == ALL_INSIDE) {
         ACC sum[CORNERS];
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k) sum[k] = first[corner_offset(k, WARP + 1, PATCH_WIDTH)];
@@ -225,7 +241,7 @@ __device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching
     } else {
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k)
-            if (inside >> k & 1)
+            if (reaching.inside >> k & 1)
                 first[corner_offset(k, WARP + 1, PATCH_WIDTH)] += gradient * reaching.weight[k];
     }
 }
@@ -265,10 +281,9 @@ __device__ __forceinline__ void add_lists(
     const int patch = static_cast<int>(take(item, sets.patches)), patch_y = patch / sets.patches_x;
     const int first_row = patch_y * PATCH_HEIGHT, first_column = (patch - patch_y * sets.patches_x) * PATCH_WIDTH;
     const int group = static_cast<int>(take(item, geo.offset_groups)), image = static_cast<int>(item);
-    // The lane's channel, and where its columns begin.
+    // Where the columns of the lane's channel begin. A lane that has none adds up the first one, for nobody.
     const int here = min(WARP, group_channels - first_channel), base = group * group_channels + first_channel;
-    const bool has_channel = lane < here;
-    columns += column_address(base + (has_channel ? lane : 0), 0, 0, sets.rows, geo);
+    columns += column_address(base + (lane < here ? lane : 0), 0, 0, sets.rows, geo);
 #pragma unroll 8
     for (int pixel = 0; pixel < PATCH_PIXELS; ++pixel) sums[warp][pixel][lane] = ACC(0);
     const int share = (length + OWNERS * WARP - 1) / (OWNERS * WARP) * WARP, end = min(length, (warp + 1) * share);
@@ -278,16 +293,18 @@ __device__ __forceinline__ void add_lists(
             const int number = lists[list + first + lane];
             const Member member = set_up_member(offset, mask, number, true, image, group, sets, geo);
             reached[warp][lane] = set_up_reaching(member, image, first_row, first_column, geo);
+        } else {  // read like the others, and added nowhere
+            reached[warp][lane] = Reaching{};
         }
         __syncwarp();
         for (int point = 0; point < count; point += IN_FLIGHT) {
             ACC gradient[IN_FLIGHT];
 #pragma unroll
             for (int i = 0; i < IN_FLIGHT; ++i)
-                gradient[i] = point + i < count && has_channel ? columns[reached[warp][point + i].column] : ACC(0);
+                gradient[i] = columns[reached[warp][point + i].column];
 #pragma unroll
             for (int i = 0; i < IN_FLIGHT; ++i)
-                if (point + i < count) add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i]);
+                add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i]);
         }
         __syncwarp();
     }

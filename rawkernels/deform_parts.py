@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rawkernels.launch import int32s
+from rawkernels.launch import blocks, int32s
 
 WARP = 32
 
@@ -112,7 +112,9 @@ class Part(NamedTuple):
 
     def _among(self, groups: int) -> tuple[slice, slice]:
         """Of so many groups of channels those that it has, and of each of them its channels."""
-        size = self.whole.channels // groups if groups else 1
+        size = self.whole.channels // groups
+        if self.complete:
+            return slice(0, groups), slice(0, size)
         first, inside = divmod(self.channel, size)
         each = min(size, self.shape.channels)
         return slice(first, first + self.shape.channels // each), slice(inside, inside + each)
@@ -214,11 +216,17 @@ def _tiles(shape: Shape, cost: Costs, room: int) -> Iterator[Tile]:
         return
     whole = room // (cost.image + shape.positions * cost.row)
     if whole:
+        whole = _even(shape.batch, whole)
         for image in range(0, shape.batch, whole):
             yield Tile(image, min(whole, shape.batch - image), 0, shape.positions)
         return
     rows = max(room - cost.image, room // 4) // cost.row
-    rows = max(WARP, rows // WARP * WARP)
+    rows = WARP * _even(blocks(shape.positions, WARP), max(1, rows // WARP))
     for image in range(shape.batch):
         for position in range(0, shape.positions, rows):
             yield Tile(image, 1, position, min(rows, shape.positions - position))
+
+
+def _even(number: int, most: int) -> int:
+    """How many go together, of so many, so that no more than that do, and all parts are about as large."""
+    return blocks(number, blocks(number, most)) if number else 1

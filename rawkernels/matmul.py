@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 from typing import Any
 
@@ -12,6 +17,7 @@ from rawkernels.launch import (
     capturing,
     contiguous,
     empty,
+    is_cupy,
     launch,
     module_of,
     needs_wide_index,
@@ -34,15 +40,80 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
     return [(f"{dtype} any size", choose_program(dtype, wide_index=wide_index))]
 
 
+_tf32: ContextVar[bool] = ContextVar("tf32", default=False)
+_compute_type = threading.RLock()  # CuPy has one for all threads
+
+
+@contextmanager
+def allow_tf32(allowed: bool = True) -> Iterator[None]:
+    """Let cuBLAS round float32 to the 11 bits of TF32 in matrix products of the operators inside the block.
+
+    Without it products of float32 are made in float32, also where CuPy has been told otherwise for its own
+    (``CUPY_TF32=1``). It holds for this thread, and for asyncio tasks that are started inside the block. On
+    GPUs without TF32 (before compute capability 8.0), for other dtypes, for CUDA kernels, and where a CUDA
+    graph is captured, it changes nothing.
+
+    Parameters
+    ----------
+    allowed : bool
+        False takes back, inside the block, what a block around it has allowed.
+
+    Raises
+    ------
+    TypeError
+        Where `allowed` is no bool.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, offset, weight = np.ones((1, 2, 4, 4)), np.zeros((1, 1, 1, 1, 2, 4, 4)), np.ones((3, 2, 1, 1))
+    >>> with dyn.allow_tf32():  # no difference for arrays of NumPy
+    ...     y = dyn.deform_conv2d(x, offset, weight)
+    >>> float(y[0, 0, 0, 0])
+    2.0
+    """
+    if not isinstance(allowed, bool):
+        raise TypeError(f"allow_tf32: allowed must be a bool, got {allowed!r}")
+    before = _tf32.set(allowed)
+    try:
+        yield
+    finally:
+        _tf32.reset(before)
+
+
 def matmul(a: Any, b: Any, out: Any = None) -> Any:
     """``a @ b`` of arrays of one dtype with the same leading axes, in `out` if given, which is in C order.
 
     CuPy calls no library while a stream is captured; then the product is that of `multiply`, with other
     roundings than those of the library.
     """
+    if not is_cupy(a):
+        return np.matmul(a, b, out=out)
     if capturing(a):
         return multiply(a, b, out)
-    return a @ b if out is None else module_of(a).matmul(a, b, out=out)
+    with _as_allowed(a.dtype):
+        return a @ b if out is None else module_of(a).matmul(a, b, out=out)
+
+
+@contextmanager
+def _as_allowed(dtype: Any) -> Iterator[None]:
+    """CuPy computes in what `allow_tf32` says, and afterwards in what it did before."""
+    if dtype != np.float32:
+        yield
+        return
+    linalg = importlib.import_module("cupy._core._routines_linalg")
+    exact = (linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_FP32, linalg.COMPUTE_TYPE_PEDANTIC)
+    wanted = (linalg.COMPUTE_TYPE_TF32,) if _tf32.get() else exact
+    with _compute_type:
+        before = linalg.get_compute_type(dtype)
+        if before in wanted:
+            yield
+            return
+        linalg.set_compute_type(dtype, wanted[0])
+        try:
+            yield
+        finally:
+            linalg.set_compute_type(dtype, before)
 
 
 def multiply(a: Any, b: Any, out: Any = None) -> Any:

@@ -12,211 +12,26 @@ for each line of the program why the library may refuse there, and where it must
 
 import contextvars
 import copy
-import itertools
-import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import _duals as duals
 import numpy as np
-from _duals import Dual, chosen, constant, linear, product, reshaped, summed, total
-
-PROGRAM = "<program>"
-# Reasons for which a gradient, a copy, or a checkpoint that runs again may be refused.
-UNUSED, OUTSIDE, RELEASED, COPIED, CHANGED = "unused", "outside", "released", "copied", "changed"
-
-
-class World:
-    """One run of a program: which values are tagged, and what happened.
-
-    `plan` maps the numbers of values to their tags, (gradient, place among its sources); `questions` holds
-    the numbers of the sources of each gradient; `may` and `must` the reasons for refusals by line.
-    """
-
-    def __init__(self, plan: dict) -> None:
-        self.plan = plan
-        self.questions: list[list[int]] = []
-        self.answered: set = set()
-        self.numbers = itertools.count()
-        self.may: dict[int, set] = {}
-        self.must: dict[int, str] = {}
-        self.outputs: list = []
-        self.order, self.scale, self.shared = 0, 1.0, False
-        self.rebound = self.checkpoints = False
-        self.taken = 0  # gradients by tapes
-
-    def refuse(self, reason: str, must: bool = False) -> None:
-        line = _line()
-        self.may.setdefault(line, set()).add(reason)
-        if must:
-            self.must[line] = reason
-
-
-_world: World
-_tapes: contextvars.ContextVar[tuple] = contextvars.ContextVar("tapes", default=())
-_pooled: contextvars.ContextVar[bool] = contextvars.ContextVar("pooled", default=False)
-
-
-def _line() -> int:
-    """The line of the program that is running."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename != PROGRAM:
-        frame = frame.f_back
-    return frame.f_lineno if frame else 0
-
-
-class Variable:
-    """A value with its slopes and with what it was computed from.
-
-    `kind` is "leaf", "step", "argument" or "gradient": what leads to a gradient, which was taken by the
-    Variables `by`, is not known exactly, since that depends on what the rules read. `blocked` says why
-    there is no way back through it, if so.
-    """
-
-    def __array_ufunc__(self, f: Any, method: str, *inputs: Any, **params: Any) -> Any:
-        if method != "__call__" or params:
-            raise TypeError("a Variable is not written into an array")
-        return getattr(F, "abs" if f is np.absolute else f.__name__)(*inputs)
-
-    def __array_function__(self, f: Any, types: Any, args: tuple, params: dict) -> Any:
-        return getattr(F, f.__name__)(*args, **params)
-
-    def __init__(self, data: Any, name: Any = None, inputs: tuple = (), kind: str = "leaf") -> None:
-        dual = data if isinstance(data, Dual) else constant(data)
-        parts = {tags: part for tags, part in dual.parts.items() if _world.answered.isdisjoint(tags)}
-        self.number = next(_world.numbers)
-        for tag in _world.plan.get(self.number, ()):
-            size = dual.parts[()].size
-            parts[tag,] = np.eye(size).reshape(size, *dual.shape)
-        self.dual = Dual(parts, dual.shape)
-        self.inputs, self.kind, self.blocked, self.uses = inputs, kind, None, 0
-        self.pooled = _pooled.get()
-        self.by: list[Variable] = []
-        self.owner = _tapes.get()[0] if _tapes.get() else None
-        if self.owner is not None:
-            self.owner.made.append(self)
-        elif kind in ("step", "argument"):
-            self.blocked = OUTSIDE
-        self.order = max((v.order for v in inputs), default=0) + (kind == "gradient")
-        for v in inputs:
-            v.uses += 1
-            _world.shared = _world.shared or v.uses > 1
-        largest = max(float(np.abs(part).max(initial=0)) for part in parts.values())
-        _world.scale = max(_world.scale, largest if largest < np.inf else np.inf)
-
-    @property
-    def data(self) -> Any:
-        return self.dual.parts[()]
-
-    @data.setter
-    def data(self, value: Any) -> None:
-        self.dual = Dual({**self.dual.parts, (): np.asarray(value, dtype=float)}, self.dual.shape)
-        _world.rebound = True
-
-    shape = property(lambda self: self.dual.shape)
-    ndim = property(lambda self: len(self.dual.shape))
-    size = property(lambda self: self.data.size)
-    dtype = property(lambda self: self.data.dtype)
-
-    def item(self) -> float:
-        return self.data.item()
-
-    def __float__(self) -> float:
-        return float(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
-    def __format__(self, form: str) -> str:
-        return format(self.data.item() if self.data.size == 1 else str(self.data), form)
-
-    def __copy__(self) -> "Variable":
-        if self.kind != "leaf" and _tapes.get():
-            _world.refuse(COPIED, must=self.kind == "step" and not self.blocked)
-        return Variable(self.data)
-
-    def __deepcopy__(self, memo: dict) -> "Variable":
-        return copy.copy(self)
-
-    def __reduce__(self) -> tuple:
-        return Variable, (copy.copy(self).data,)
-
-    def sum(self, axis: Any = None) -> Any:
-        return F.sum(self, axis)
-
-    def mean(self) -> Any:
-        return F.mean(self)
-
-    def reshape(self, *shape: int) -> Any:
-        return F.reshape(self, shape)
-
-    T = property(lambda self: F.transpose(self))
-    __hash__ = object.__hash__
-
-
-def plain(x: Any) -> Any:
-    return x.data if isinstance(x, Variable) else x
-
-
-def dual(x: Any) -> Dual:
-    """As a Dual, without the tags of gradients that have been taken: nobody asks for them again."""
-    if not isinstance(x, Variable):
-        return constant(x)
-    if not all(map(_world.answered.isdisjoint, x.dual.parts)):
-        live = {tags: part for tags, part in x.dual.parts.items() if _world.answered.isdisjoint(tags)}
-        x.dual = Dual(live, x.dual.shape)
-    return x.dual
-
-
-def function(f: Callable, arrays: int = 1) -> Callable:
-    """A function of so many Duals, and of parameters behind them, as one of Variables or arrays."""
-
-    def call(*args: Any) -> Any:
-        operands = tuple(a for a in args[:arrays] if isinstance(a, Variable))
-        value = f(*map(dual, args[:arrays]), *args[arrays:])
-        return Variable(value, inputs=operands, kind="step") if operands else value.parts[()]
-
-    return call
-
-
-class F:
-    """The functions of the library that programs use."""
-
-    sin, cos, exp, tanh, log = map(function, (duals.sin, duals.cos, duals.exp, duals.tanh, duals.log))
-    square, sigmoid, abs, max = map(function, (duals.square, duals.sigmoid, duals.absolute, duals.largest))
-    power, clip, astype, mean = map(function, (duals.power, duals.clip, duals.astype, duals.mean))
-    sum, reshape, getitem = map(function, (duals.summed, duals.reshaped, duals.picked))
-    transpose, sqrt, negative = map(function, (duals.transposed, duals.root, duals.negative))
-    add, multiply, matmul = function(total, 2), function(product, 2), function(duals.matmul, 2)
-    subtract, divide = function(duals.subtract, 2), function(duals.divide, 2)
-    maximum, minimum = function(duals.larger, 2), function(duals.smaller, 2)
-
-    @staticmethod
-    def where(mask: Any, a: Any, b: Any) -> Any:
-        return function(lambda x, y: chosen(plain(mask), x, y), 2)(a, b)
-
-    @staticmethod
-    def stack(parts: list) -> Any:
-        return function(duals.stacked, len(parts))(*parts)
-
-    @staticmethod
-    def concatenate(parts: list) -> Any:
-        return function(duals.joined, len(parts))(*parts)
-
-
-_BINARY = {"add": F.add, "sub": F.subtract, "mul": F.multiply, "truediv": F.divide, "matmul": F.matmul}
-for _name, _f in _BINARY.items():
-    setattr(Variable, f"__{_name}__", lambda self, other, f=_f: f(self, other))
-    setattr(Variable, f"__r{_name}__", lambda self, other, f=_f: f(other, self))
-for _name, _f in {"neg": F.negative, "abs": F.abs, "pow": F.power, "getitem": F.getitem}.items():
-    setattr(Variable, f"__{_name}__", lambda self, *args, f=_f: f(self, *args))
-Variable.__rpow__ = lambda self, base: F.exp(self * np.log(base))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Variable, f"__{_name}__", lambda self, o, f=f"__{_name}__": getattr(self.data, f)(plain(o)))
+from _duals import Dual, linear, product, reshaped, summed, total
+from _forward_values import (
+    CHANGED,
+    OUTSIDE,
+    RELEASED,
+    UNUSED,
+    F,
+    Variable,
+    World,
+    dual,
+    plain,
+    pooled,
+    tapes,
+    world,
+)
 
 
 class Tape:
@@ -226,34 +41,44 @@ class Tape:
         self.made: list[Variable] = []
 
     def __enter__(self) -> "Tape":
-        _tapes.set((*_tapes.get(), self))
+        tapes.set((*tapes.get(), self))
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _tapes.set(_tapes.get()[:-1])
+        tapes.set(tapes.get()[:-1])
 
     def release(self) -> None:
         for value in self.made:
             value.blocked = value.blocked or RELEASED
 
     def gradient(
-        self, target: Variable, sources: Any, *, grad: Any = None, keep: bool = False, unused: str = "raise"
+        self,
+        target: Variable,
+        sources: Any,
+        *,
+        grad: Any = None,
+        keep: bool = False,
+        unused: str = "raise",
+        start: int = 0,
     ) -> Any:
-        """As the library's, whatever the path; what that may or must refuse is noted."""
+        """As the library's, whatever the path; what that may or must refuse is noted.
+
+        `start` is that of a derivative function, whose results from elsewhere know what is older.
+        """
         group = sources if isinstance(sources, list | tuple | Mapping) else [sources]
         members = list(group.values()) if isinstance(group, Mapping) else list(group)
         if grad is None and target.size != 1:
             raise ValueError("the target is no single number")
         seed = np.ones(target.shape) if grad is None else grad
-        _world.taken += 1
+        world.taken += 1
         found: dict = {}  # a source that is named twice has one gradient
         with Question(members) as question:
             for place, source in enumerate(members):
                 slope = pulled(question.slope(target, place), dual(seed), source.shape)
                 verdict = _verdict(target, source, slope, unused)
                 if source not in found:
-                    found[source] = verdict or deliver(slope, (target, seed), members)
-        if not keep and self not in _tapes.get():
+                    found[source] = verdict or deliver(slope, (target, seed), members, start)
+        if not keep and self not in tapes.get():
             self.release()
         grads = [None if found[source] is UNUSED else found[source] for source in members]
         if isinstance(group, Mapping):
@@ -265,16 +90,16 @@ class Question:
     """One gradient: a tag for each source."""
 
     def __init__(self, sources: list) -> None:
-        self.number, self.sources = len(_world.questions), sources
-        _world.questions.append([s.number for s in sources])
-        if _world.rebound and _world.checkpoints:
-            _world.refuse(CHANGED)
+        self.number, self.sources = len(world.questions), sources
+        world.questions.append([s.number for s in sources])
+        if world.rebound and world.checkpoints:
+            world.refuse(CHANGED)
 
     def __enter__(self) -> "Question":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _world.answered.update((self.number, place) for place in range(len(self.sources)))
+        world.answered.update((self.number, place) for place in range(len(self.sources)))
 
     def slope(self, target: Variable, place: int) -> Dual:
         """d target / d source: an axis for the elements of the source, then those of the target."""
@@ -301,15 +126,31 @@ def pushed(slope: Dual, vector: Any) -> Dual:
     return summed(product(slope, vector), 0)
 
 
-def deliver(slope: Dual, inputs: tuple, by: list) -> Any:
-    """A result of differentiation: a Variable where a tape records, an array elsewhere."""
+def deliver(slope: Dual, inputs: tuple, by: list, start: int = 0) -> Any:
+    """A result of differentiation: a Variable where a tape records, or if it depends on one from before
+    `start`; else an array.
+    """
     inputs = tuple(v for v in inputs if isinstance(v, Variable))
-    _world.order = max(_world.order, *(v.order + 1 for v in inputs))
-    if not _tapes.get():
+    world.order = max(world.order, *(v.order + 1 for v in inputs))
+    if stays_inside(inputs, start):
         return slope.parts[()]
     gradient = Variable(slope, inputs=inputs, kind="gradient")
     gradient.by = by
-    return gradient
+    return perhaps(gradient, inputs, start)
+
+
+def stays_inside(values: tuple, start: int) -> bool:
+    """Whether nothing records, and what the values were computed from is younger than `start`."""
+    return not tapes.get() and all(v.number >= start for value in values for v in ancestors(value))
+
+
+def perhaps(result: Variable, values: tuple, start: int) -> Variable:
+    """The result, marked if only gradients lead to what is older, whose rules may not have read it."""
+    older = {}
+    for v in sorted({v for value in values for v in ancestors(value)}, key=lambda v: v.number):
+        older[v] = v.number < start or (v.kind != "gradient" and any(older[i] for i in v.inputs))
+    result.perhaps = not tapes.get() and not any(older[value] for value in values)
+    return result
 
 
 class Ambiguous(Exception):
@@ -344,10 +185,10 @@ def _verdict(target: Variable, source: Variable, slope: Dual, unused: str) -> An
     """Note what may be refused; None where there is a slope, UNUSED where None is returned for certain."""
     sure, maybe, why = paths(target, source)
     for reason in why:
-        _world.refuse(reason)
+        world.refuse(reason)
     flat = all(not part.any() for part in slope.parts.values())
     if unused == "raise" and not sure and flat:
-        _world.refuse(UNUSED, must=not maybe)
+        world.refuse(UNUSED, must=not maybe)
     if unused == "none" and not sure and flat:
         return UNUSED if not maybe else ZERO_OR_NONE
     return None
@@ -361,8 +202,16 @@ def own(x: Any) -> Variable:
     return Variable(dual(x), inputs=(x,), kind="argument") if isinstance(x, Variable) else Variable(x)
 
 
-def _outward(value: Variable) -> Any:
-    return value if _tapes.get() else value.data
+def _outward(value: Variable, start: int) -> Any:
+    if tapes.get():
+        return value
+    if stays_inside((value,), start):
+        return value.data
+    return perhaps(Variable(dual(value), inputs=(value,), kind="step"), (value,), start)
+
+
+def _begun() -> int:
+    return next(world.numbers)
 
 
 def _variable(value: Any) -> Variable:
@@ -373,11 +222,12 @@ def value_and_grad(f: Callable, argnums: int | tuple = 0) -> Callable:
     places = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def evaluate(*args: Any) -> tuple:
+        start = _begun()
         with Tape() as tape:
             inputs = [own(a) if i in places else a for i, a in enumerate(args)]
             value = _variable(f(*inputs))
-        grads = tape.gradient(value, [inputs[i] for i in places], unused="zero")
-        return _outward(value), tuple(grads) if isinstance(argnums, tuple) else grads[0]
+        grads = tape.gradient(value, [inputs[i] for i in places], unused="zero", start=start)
+        return _outward(value, start), tuple(grads) if isinstance(argnums, tuple) else grads[0]
 
     return evaluate
 
@@ -387,39 +237,48 @@ def grad(f: Callable, argnums: int | tuple = 0) -> Callable:
 
 
 def vjp(f: Callable, *arrays: Any) -> tuple:
+    start = _begun()
     with Tape() as tape:
         inputs = [own(a) for a in arrays]
         value = _variable(f(*inputs))
-    return _outward(value), lambda g: tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero"))
+
+    def pullback(g: Any) -> tuple:
+        return tuple(tape.gradient(value, inputs, grad=g, keep=True, unused="zero", start=start))
+
+    return _outward(value, start), pullback
 
 
 def jvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
+    start = _begun()
     with Tape():
         inputs = [own(a) for a in arrays]
         value = _variable(f(*inputs))
     with Question(inputs) as question:
         slope = total(*(pushed(question.slope(value, i), v) for i, v in enumerate(vectors)))
-    return _outward(value), deliver(slope, (value, *vectors), inputs)
+    return _outward(value, start), deliver(slope, (value, *vectors), inputs, start)
 
 
 def hvp(f: Callable, arrays: tuple, vectors: tuple) -> tuple:
+    start = _begun()
     with Tape() as tape:
         inputs = [own(a) for a in arrays]
         grads = tape.gradient(f(*inputs), inputs, unused="zero")
     with Question(inputs) as question:
         slopes = [total(*(pushed(question.slope(g, i), v) for i, v in enumerate(vectors))) for g in grads]
-    return tuple(deliver(slope, (g, *vectors), inputs) for slope, g in zip(slopes, grads))
+    return tuple(deliver(slope, (g, *vectors), inputs, start) for slope, g in zip(slopes, grads))
 
 
 def jacobian(f: Callable, argnum: int = 0) -> Callable:
     def evaluate(*args: Any) -> Any:
+        start = _begun()
         with Tape():
             inputs = [own(a) if i == argnum else a for i, a in enumerate(args)]
             value = _variable(f(*inputs))
         with Question([inputs[argnum]]) as question:
             slope = question.slope(value, 0)
         slope = linear(slope, lambda p, k: np.moveaxis(p, k, -1))
-        return deliver(reshaped(slope, value.shape + inputs[argnum].shape), (value,), [inputs[argnum]])
+        shape = value.shape + inputs[argnum].shape
+        return deliver(reshaped(slope, shape), (value,), [inputs[argnum]], start)
 
     return evaluate
 
@@ -434,15 +293,15 @@ def stop_gradient(x: Any) -> Any:
 
 def checkpoint(f: Callable) -> Callable:
     def call(*args: Any) -> Any:
-        start, taken, value = next(_world.numbers), _world.taken, f(*args)
-        _world.checkpoints = True
-        if _world.taken > taken:  # inside nothing records but tapes that are entered there
-            _world.refuse(OUTSIDE)
+        start, taken, value = next(world.numbers), world.taken, f(*args)
+        world.checkpoints = True
+        if world.taken > taken:  # inside nothing records but tapes that are entered there
+            world.refuse(OUTSIDE)
         todo = [value] if isinstance(value, Variable) else []
         while todo:  # it may refuse what it cannot follow inside
             v = todo.pop()
             if v.blocked or v.pooled:
-                _world.refuse(OUTSIDE)
+                world.refuse(OUTSIDE)
             todo += [i for i in v.inputs if i.number > start]
         return value
 
@@ -454,7 +313,7 @@ class Pool:
 
     def submit(self, f: Callable, *args: Any) -> Any:
         context = contextvars.Context()
-        context.run(_pooled.set, True)
+        context.run(pooled.set, True)
         value = context.run(f, *args)
         return SimpleNamespace(result=lambda: value)
 
@@ -480,10 +339,9 @@ NAMES = (
 
 def run(code: Any, shared: dict) -> World:
     """Run a compiled program, with these names too, until a run finds the sources that the last one found."""
-    global _world
     plan: dict = {}
     for _ in range(6):
-        _world = world = World(plan)
+        world.begin(plan)
         names = {**{item.__name__: item for item in NAMES}, "pool": Pool(), "out": world.outputs.append}
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")
@@ -493,5 +351,5 @@ def run(code: Any, shared: dict) -> World:
             for place, source in enumerate(sources):
                 plan.setdefault(source, []).append((number, place))
         if plan == world.plan:
-            return world
+            return copy.copy(world)
     raise RuntimeError("the sources of its gradients do not settle")

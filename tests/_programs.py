@@ -43,6 +43,7 @@ class Statement:
 
 
 Program = tuple[Statement, ...]
+DERIVATIVES = {"grad", "value_and_grad", "vjp", "jvp", "hvp", "jacobian", "hessian"}
 
 
 def source(program: Program) -> str:
@@ -116,7 +117,10 @@ class Maker(ExpressionMaker):
         return self.expr(self.random.choice((NUMBER, NUMBER, VECTOR)), self.random.randint(1, 4), 3)
 
     def outside(self, expr: Expr) -> tuple[str, ...]:
-        return ("value computed outside",) if expr.sure and not self.active and not self.defining else ()
+        if self.active or self.defining:
+            return ()
+        taken = ("derivative taken outside",) if features([expr]) & DERIVATIVES else ()
+        return (*taken, "value computed outside") if expr.sure else taken
 
     def assign(self, level: int) -> list[Statement]:
         expr = self.value()
@@ -252,9 +256,10 @@ class Maker(ExpressionMaker):
         held, tape = self.active, self.random.choice([*self.active, *self.tapes, None])
         self.active = [tape] if tape else []
         expr = self.value()
-        self.active = held
+        taken, self.active = features([expr]) & DERIVATIVES, held
         if tape is None:
             used = ("thread without the tape",)
+            used += ("derivative in a thread without the tape",) if taken else ()
             form = self.random.choice(
                 ("pool.submit(lambda: {0}).result()", "sum(pool.map(lambda c: c * {0}, [0.5, 1.0]))")
             )

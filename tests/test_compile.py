@@ -114,6 +114,62 @@ def test_a_borrowing_kernel_counts_no_references() -> None:
     assert codes == {numba.njit: True, borrowing_cached_jit: False, rolled_jit: False}
 
 
+def test_a_rolled_kernel_has_each_loop_once() -> None:
+    def follow(array: np.ndarray, found: np.ndarray) -> None:
+        total = 0.0
+        for k in range(len(array)):
+            total = total * 0.75 + array[k]  # each turn needs the one before: there is no vector of these
+        found[0] = total
+        for k in range(3):
+            found[1] = found[1] / array[k]
+
+    products, quotients = {}, {}
+    for compile_kernel in (borrowing_cached_jit, rolled_jit):
+        kernel, found = _unkept(compile_kernel(follow)), np.array([0.0, 1.0])
+        kernel(np.array([4.0, 2.0, 1.0]), found)
+        np.testing.assert_array_equal(found, [(4 * 0.75 + 2) * 0.75 + 1, 1 / 8])
+        products[compile_kernel] = len(re.findall(r"= fmul\b", _code(kernel)))
+        quotients[compile_kernel] = len(re.findall(r"= fdiv\b", _code(kernel)))
+    assert (products[rolled_jit], quotients[rolled_jit]) == (1, 1)
+    assert products[borrowing_cached_jit] > 1
+    assert quotients[borrowing_cached_jit] > 1
+
+
+def _kernel_of_literals(compile_callee: Callable) -> Any:
+    """A kernel that adds numbers up, and one that lies between two others."""
+
+    @compile_callee
+    def total(array: np.ndarray) -> Any:
+        result = array.dtype.type(0)
+        for k in range(np.uint64(len(array))):
+            result += array[k]
+        return result
+
+    @compile_callee
+    def between(a: float, b: float, share: float) -> float:
+        return (1 - share) * a + share * b
+
+    @borrowing_cached_jit
+    def kernel(array: np.ndarray, found: np.ndarray) -> None:
+        found[0] = total(array)
+        found[1] = between(found[2], found[3], found[4])
+
+    return _unkept(kernel)
+
+
+def test_literal_code_adds_up_in_order_and_keeps_infinities() -> None:
+    array = (np.random.default_rng(0).standard_normal(1000) * 100).astype(np.float32)
+    found = {}
+    for compile_callee in (borrowing_jit, literal_jit):
+        found[compile_callee] = np.array([0, 0, np.inf, np.inf, 0.5])
+        _kernel_of_literals(compile_callee)(array, found[compile_callee])
+    in_order = np.add.accumulate(array)[-1]
+    assert (*found[literal_jit][:2],) == (in_order, np.inf)
+    # Other code sums by vectors, and subtracts one infinity from the other, which shows that this can tell.
+    assert found[borrowing_jit][0] != in_order
+    assert np.isnan(found[borrowing_jit][1])
+
+
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (2, 3, 4), (2, 0)])
 def test_elements_in_a_row_are_those_of_the_array(shape: tuple) -> None:
     @borrowing_cached_jit

@@ -90,34 +90,20 @@ def _converted_defaults(name: str, parameters: Any, checks: dict[str, Check]) ->
 
 
 def elementwise(function: Callable) -> Callable:
-    """Checks for a differentiable function of one or two arrays that is called so often that each counts."""
+    """Checks for a differentiable function of one or two arrays that is called so often that each counts.
+
+    They are left to the call itself, which asks for them only where an argument is no Variable.
+    """
     name, names = function.__name__, tuple(inspect.signature(function).parameters)
+    check = array if len(names) == 1 else operand
 
-    if len(names) == 1:
+    def refuse(error: Exception, args: tuple, params: dict) -> None:
+        if isinstance(error, _REFUSED) and not str(error).startswith(f"{name}: "):
+            raise named(error, name, dict(zip(names, args)) | params) from error
 
-        def unary(x: Any) -> Any:
-            try:
-                return function(x if type(x) is Variable else array(name, "x", x))
-            except _REFUSED as error:
-                if str(error).startswith(f"{name}: "):
-                    raise
-                raise named(error, name, {names[0]: x}) from error
-
-        return functools.wraps(function)(unary)
-
-    def binary(x: Any, y: Any) -> Any:
-        try:
-            if type(x) is not Variable:
-                x = operand(name, "x", x)
-            if type(y) is not Variable:
-                y = operand(name, "y", y)
-            return function(x, y)
-        except _REFUSED as error:
-            if str(error).startswith(f"{name}: "):
-                raise
-            raise named(error, name, dict(zip(names, (x, y)))) from error
-
-    return functools.wraps(function)(binary)
+    rules = function.rules  # type: ignore[attr-defined]
+    rules.check, rules.refuse = lambda place, value: check(name, names[place], value), refuse
+    return function
 
 
 def named(error: Exception, function: str, values: dict[str, Any]) -> Exception:

@@ -28,6 +28,9 @@ READING = frozenset(
         "greater_equal",
         "equal",
         "not_equal",
+        "allclose",
+        "array_equal",
+        "isclose",
     ]
 )
 # What NumPy calls otherwise.

@@ -42,6 +42,13 @@ METHODS = {
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
+def _iterated(self: Variable) -> Any:
+    """The entries along the first axis; of a number there are none, which must not look like an empty sum."""
+    if not self.ndim:
+        raise TypeError("iteration over a Variable of shape ()")
+    return (getitem(self, i) for i in range(len(self)))
+
+
 def _forward(function: Any) -> Any:
     return lambda self, *args, **params: function(self, *args, **params)
 
@@ -64,5 +71,6 @@ for name, function in {**UNARY, **METHODS}.items():
     getattr(Variable, name).__doc__ = f"The function `{name.strip('_')}` of this Variable."
 for name in COMPARISONS:
     setattr(Variable, f"__{name}__", _comparison(name))
+Variable.__iter__ = _iterated  # type: ignore[attr-defined]
 Variable.__hash__ = object.__hash__  # type: ignore[method-assign]
 Variable.T = property(transpose)  # type: ignore[attr-defined]

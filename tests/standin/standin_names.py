@@ -50,6 +50,7 @@ SPELLED = (
     *("cuda.nvrtc.getVersion", "cuda.runtime.driverGetVersion", "cuda.runtime.getDevice"),
     *("cuda.runtime.getDeviceCount", "cuda.runtime.getDeviceProperties", "cuda.runtime.runtimeGetVersion"),
     *("ndarray.__array__", "ndarray.get", "ndarray.item", "ndarray.set", "ndarray.tolist"),
+    *("_core._routines_linalg.get_compute_type", "_core._routines_linalg.set_compute_type"),
     *("random.Generator.standard_normal", "random.Generator.uniform", "random.default_rng"),
     "cupyx.scatter_add",
 )
@@ -62,6 +63,7 @@ PLAIN = (
     *("ndarray.imag", "ndarray.itemsize", "ndarray.nbytes", "ndarray.ndim", "ndarray.real", "ndarray.shape"),
     *("ndarray.size", "ndarray.strides", "cupyx.scipy.special"),
     *("float32", "float64", "uint8", "random", "cuda"),
+    *(f"_core._routines_linalg.COMPUTE_TYPE_{name}" for name in ("DEFAULT", "FP32", "PEDANTIC", "TF32")),
 )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numba import types, uint64
 from numba.extending import intrinsic
 
-from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, zero_like
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer
 
@@ -86,45 +85,42 @@ def set_up_points(
 ) -> None:
     """The points of `count` positions from `start` on: whole pixels from the grid, and the rest of an offset.
 
-    Far from the origin the sum of both would round the rest away.
+    Far from the origin the sum of both would round the rest away. So it is the offset that is compared, with
+    its bounds at a place of the grid, whole numbers that double precision holds.
     All four corners of a point that is not near the image lie in the zeros below it. Its distances are 0, or
     NaN where a coordinate is.
     """
     offset, mask = arrays
-    grid, height, width = sizes.grid, sizes.image.height, sizes.image.width
-    pitch, outside = sizes.image.pitch, (height + 1) * sizes.image.pitch
-    zero, one, far = zero_like(offset), offset.dtype.type(1), offset.dtype.type(FARTHEST_OFFSET)
+    grid, (height, width, pitch, _), taps = sizes.grid, sizes.image, uint64(sizes.taps)
+    zero, one, outside = zero_like(offset), offset.dtype.type(1), (height + 1) * pitch
+    x_from_y = uint64(sizes.positions)
     for tap in range(sizes.taps):
         plane = ((image * sizes.offset_groups + group) * sizes.taps + tap) * sizes.positions
-        base_y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0]
-        base_x = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
-        row, column = start // grid.width, start % grid.width
-        for i in range(count):
-            p = start + i
-            dy, dx = offset[2 * plane + p], offset[2 * plane + sizes.positions + p]
-            whole_y, whole_x = np.floor(dy), np.floor(dx)
-            ly, lx = dy - whole_y, dx - whole_x
-            # What is NaN or infinite is far, too. One branch alone, as there is no telling which way it goes.
-            top = row * grid.stride[0] + base_y + int(whole_y if abs(whole_y) < far else far)
-            left = column * grid.stride[1] + base_x + int(whole_x if abs(whole_x) < far else far)
-            near = (uint64(top + 1) <= uint64(height)) & (uint64(left + 1) <= uint64(width))
-            near &= ((top >= 0) | (ly > 0)) & ((left >= 0) | (lx > 0))
-            column += 1
-            if column == grid.width:
-                row, column = row + 1, 0
-            k = i * sizes.taps + tap
-            factor = mask[plane + p] if mask.size else one
-            points.factor[k] = factor
+        y_at, factor_at, k = uint64(2 * plane + start), uint64(plane + start), uint64(tap)
+        left = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
+        y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0] + start // grid.width * grid.stride[0]
+        x, end = left + start % grid.width * grid.stride[1], left + grid.width * grid.stride[1]
+        for i in range(uint64(count)):
+            dy, dx = offset[y_at + i], offset[y_at + i + x_from_y]
+            # One branch alone, as there is no telling which way it goes; NaN and infinity are outside.
+            near = (dy > float(-1 - y)) & (dy < float(height - y))
+            near &= (dx > float(-1 - x)) & (dx < float(width - x))
             if near:
-                points.at[k] = (top + 1) * pitch + left + 1
+                whole_y, whole_x = np.floor(dy), np.floor(dx)
+                points.at[k] = (y + int(whole_y) + 1) * pitch + x + int(whole_x) + 1
+                ly, lx = dy - whole_y, dx - whole_x
             else:
-                lost = np.isnan(dy) or np.isnan(dx)
                 points.at[k] = outside
-                ly = lx = offset.dtype.type(np.nan) if lost else zero
-            points.ly[k], points.lx[k] = ly, lx
-            low, high = ly * factor, (one - ly) * factor
-            points.weights[4 * k], points.weights[4 * k + 1] = high * (one - lx), high * lx
-            points.weights[4 * k + 2], points.weights[4 * k + 3] = low * (one - lx), low * lx
+                ly = lx = offset.dtype.type(np.nan) if np.isnan(dy) or np.isnan(dx) else zero
+            factor = mask[factor_at + i] if mask.size else one
+            points.factor[k], points.ly[k], points.lx[k] = factor, ly, lx
+            low, high, w = ly * factor, (one - ly) * factor, uint64(4) * k
+            points.weights[w], points.weights[w + uint64(1)] = high * (one - lx), high * lx
+            points.weights[w + uint64(2)], points.weights[w + uint64(3)] = low * (one - lx), low * lx
+            k += taps
+            x += grid.stride[1]
+            if x == end:
+                x, y = left, y + grid.stride[0]
 
 
 def _over_channels(

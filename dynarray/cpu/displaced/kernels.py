@@ -1,6 +1,5 @@
 """The kernels of `displaced_conv2d` on the CPU: units from their weights and displacements, and outputs."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -87,13 +86,15 @@ def split_displacement(dy: float, dx: float, size: tuple) -> tuple:
 
     What leads too far to read anything stops where that begins.
     """
-    none = dy != dy or dx != dx
-    y, x = 0.0 if none else float(dy), 0.0 if none else float(dx)
     end_y, end_x = size[0] + 1.0, size[1] + 1.0
-    y = -end_y if y < -end_y else end_y if y > end_y else y
-    x = -end_x if x < -end_x else end_x if x > end_x else x
-    whole_y, whole_x = math.floor(y), math.floor(x)
-    return whole_y, np.nan if none else y - whole_y, whole_x, np.nan if none else x - whole_x
+    y, x = float(dy), float(dx)
+    if not (abs(y) <= end_y and abs(x) <= end_x):
+        if y != y or x != x:
+            return 0, np.nan, 0, np.nan
+        y = -end_y if y < -end_y else end_y if y > end_y else y
+        x = -end_x if x < -end_x else end_x if x > end_x else x
+    whole_y, whole_x = np.floor(y), np.floor(x)
+    return int(whole_y), y - whole_y, int(whole_x), x - whole_x
 
 
 @borrowing_jit

@@ -5,14 +5,63 @@ before they multiply, and over samples where all have the same kernel. Where inf
 may be opposite infinities, thus NaN, where the definition has an infinity, or the other way round. But what
 is not finite in the definition is not finite in its parts: only such results are made again. And without
 infinities there is but NaN, which parts and definition have in the same places. So this may be slow, for it
-is rare: NaN alone, as of a training that has failed, does not come here.
+is rare: NaN alone, as of a training that has failed, does not come here. And an infinity reaches but some
+outputs around it: those alone are made, of a piece of the image.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...reference.dynamic_sampling import sampling_backward, sampling_forward
+
+KERNEL_BYTES = 4 * 1024 * 1024  # of the whole kernels of channels that are made together
+_OF_PIXELS = True, False, False, False, True  # which of the arrays go with pixels, the others with outputs
+
+
+class SampleCutout(NamedTuple):
+    """Rows and columns of outputs, and of the pixels that some of these read."""
+
+    outputs: tuple[slice, slice]
+    pixels: tuple[slice, slice]
+
+    def of(self, arrays: tuple) -> tuple:
+        """The piece of the five arrays, or of their gradients."""
+        places = (self.pixels if of_pixels else self.outputs for of_pixels in _OF_PIXELS)
+        return tuple(
+            None if array is None else array[(..., *place)]
+            for array, place in zip(arrays, places, strict=True)
+        )
+
+
+def _cut_out(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> SampleCutout | None:
+    """Around all that is wrong, with all that outputs read which have a part in it; None if nothing is."""
+    outputs, pixels = [], []
+    for axis in range(2):
+        stride, count, size = params["stride"][axis], arrays[1].shape[3 + axis], arrays[0].shape[2 + axis]
+        reach = params["samples"] // 2 * params["sample_stride"][axis]
+        reach += arrays[2].shape[2 + axis] // 2 * params["dilation"][axis]
+        low, end = count, 0
+        for places, of_pixels in zip(wrong, _OF_PIXELS, strict=True):
+            if places is None:
+                continue
+            others = tuple(k for k in range(places.ndim) if k != places.ndim - 2 + axis)
+            lines = np.flatnonzero(places.any(axis=others)).tolist()
+            if lines:
+                first, last = lines[0], lines[-1]
+                if of_pixels:
+                    first, last = -((reach - first) // stride), (last + reach) // stride
+                low, end = min(low, first), max(end, last + 1)
+        if low >= end:
+            return None
+        low, end = max(0, low), min(count, end)
+        # The first pixel belongs to an output, which may read others before it: that one is not used.
+        first, stop = max(0, low * stride - reach) // stride, min(size, (end - 1) * stride + reach + 1)
+        pixels.append(slice(first * stride, stop))
+        outputs.append(slice(first, first + -(-(stop - first * stride) // stride)))
+    return SampleCutout((outputs[0], outputs[1]), (pixels[0], pixels[1]))
 
 
 def _all_finite(*arrays: Any) -> bool:
@@ -29,27 +78,41 @@ def _of_image(arrays: tuple, n: int) -> tuple:
     return tuple(None if array is None else array[n : n + 1] for array in arrays)
 
 
-def _of_channel(arrays: tuple, o: int) -> tuple:
-    """Those of one output channel; x has none."""
-    return arrays[0], *(None if array is None else array[:, o : o + 1] for array in arrays[1:])
+def _of_channels(arrays: tuple, some: slice) -> tuple:
+    """Those of some output channels; x has none."""
+    return arrays[0], *(None if array is None else array[:, some] for array in arrays[1:])
 
 
-def _of_output(y: np.ndarray, o: int) -> np.ndarray:
-    """One channel of the output or its gradient; they lie behind the samples of a stack."""
-    return y[..., o : o + 1, :, :]
+def _of_outputs(y: np.ndarray, some: slice) -> np.ndarray:
+    """Channels of the output or its gradient; they lie behind the samples of a stack."""
+    return y[..., some, :, :]
+
+
+def _channels_together(arrays: tuple) -> Iterator[slice]:
+    """As many output channels at a time as their whole kernels leave room for."""
+    _, channel_kernel, spatial_kernel, *_ = arrays
+    one = channel_kernel[:, :1].nbytes * prod(spatial_kernel.shape[2:4])
+    together = max(1, KERNEL_BYTES // one)
+    for o in range(0, channel_kernel.shape[1], together):
+        yield slice(o, o + together)
 
 
 def forward_again(y: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
     """Write the output by the definition where it is not finite."""
-    if _all_finite(y):
-        return
-    for n, o in np.ndindex(*arrays[1].shape[:2]):
-        inputs, result = _of_channel(_of_image(arrays, n), o), _of_output(y[n : n + 1], o)
-        wrong = ~np.isfinite(result)
-        if wrong.any() and _has_infinity(result, *inputs):
-            with np.errstate(all="ignore"):
+    for n in range(len(y)):
+        image, result = _of_image(arrays, n), y[n : n + 1]
+        if _all_finite(result):
+            continue
+        cutout = _cut_out((None, ~np.isfinite(result), None, None, None), image, params)
+        if cutout is None:
+            continue
+        image, result = cutout.of(image), result[(..., *cutout.outputs)]
+        for some in _channels_together(image):
+            inputs, own = _of_channels(image, some), _of_outputs(result, some)
+            wrong = ~np.isfinite(own)
+            if wrong.any() and _has_infinity(own, *inputs):
                 made, _ = sampling_forward(*inputs, **params)
-            np.copyto(result, made, where=wrong)
+                np.copyto(own, made, where=wrong)
 
 
 def backward_again(grads: tuple, grad_output: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
@@ -61,25 +124,26 @@ def backward_again(grads: tuple, grad_output: np.ndarray, arrays: tuple, params:
     for n in range(len(grad_output)):
         results, inputs, given = _of_image(grads, n), _of_image(arrays, n), grad_output[n : n + 1]
         wrong = tuple(None if result is None else ~np.isfinite(result) for result in results)
-        if _has_infinity(*results, *inputs, given):
-            with np.errstate(all="ignore"):
-                _image_backward_again(results, wrong, given, inputs, params)
+        cutout = _cut_out(wrong, inputs, params) if _has_infinity(*results, *inputs, given) else None
+        if cutout is not None:
+            results, wrong, inputs = map(cutout.of, (results, wrong, inputs))
+            _image_backward_again(results, wrong, given[(..., *cutout.outputs)], inputs, params)
 
 
 def _image_backward_again(
     results: tuple, wrong: tuple, grad_output: np.ndarray, arrays: tuple, params: dict[str, Any]
 ) -> None:
-    """Channel by channel of the output: the whole kernels of one of them are many numbers."""
     needs: Any = tuple(places is not None and bool(places.any()) for places in wrong)
     grad_x = np.zeros_like(arrays[0])
-    for o in range(arrays[1].shape[1]):
-        places = _of_channel(wrong, o)
+    for some in _channels_together(arrays):
+        places = _of_channels(wrong, some)
         if not (needs[0] or any(need and own.any() for need, own in zip(needs[1:], places[1:], strict=True))):
             continue
-        made = sampling_backward(_of_output(grad_output, o), _of_channel(arrays, o), needs, **params)
+        inputs = _of_channels(arrays, some)
+        made = sampling_backward(_of_outputs(grad_output, some), inputs, needs, **params)
         if needs[0]:
             grad_x += made[0]
-        for k, result in enumerate(_of_channel(results, o)):
+        for k, result in enumerate(_of_channels(results, some)):
             if k and needs[k]:
                 np.copyto(result, made[k], where=places[k])
     if needs[0]:

@@ -67,6 +67,8 @@ from .records import (
 
 # Channels of an item of the second backward pass.
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
+# Kernels say nothing of infinities, nor may what NumPy does between them.
+_quiet = np.errstate(all="ignore")
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
 
 
@@ -86,6 +88,7 @@ def _image_inputs(arrays: tuple, n: int) -> SampleInputs:
     return SampleInputs(x[n], channel_kernel[n], spatial_kernel[n], by_sample, by_position)
 
 
+@_quiet
 def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_sampling_conv2d`; keeps inputs and, for "max", which samples were the largest."""
     inputs: tuple[Any, ...] = tuple(None if array is None else kernel_input(array) for array in arrays)
@@ -135,6 +138,7 @@ def _operations(band: SampleBand) -> float:
     return float(band.inputs.channel_kernel.size) * band.call.rows.samples**2 * share
 
 
+@_quiet
 def dynamic_sampling_conv2d_backward(
     grad_output: Any, kept: tuple, needs: tuple[bool, ...], **params: Any
 ) -> tuple:
@@ -268,6 +272,7 @@ def _conv_bands(weight: np.ndarray, numbers: int) -> Iterator[tuple[slice, slice
     return box_bands(n, high, numbers * channels * kh * kw * wide * weight.itemsize)
 
 
+@_quiet
 def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_conv2d`; keeps the inputs for the backward pass."""
     y = np.zeros((*weight.shape[:2], *weight.shape[5:]), x.dtype)
@@ -285,6 +290,7 @@ def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tup
     return y, (x, weight)
 
 
+@_quiet
 def dynamic_conv2d_backward(
     grad_output: Any, kept: tuple, needs: tuple[bool, bool], **params: Any
 ) -> tuple[Any, Any]:

@@ -41,7 +41,7 @@ borrowing_jit: Callable = numba.njit(**_CALLED, _nrt=False)
 shared_jit: Callable = numba.njit(**{**_CALLED, "pipeline_class": SharedCompiler}, _nrt=False)
 # Such ones operation by operation as they are written: of (1 - f)*x + f*y LLVM may else make x + f*(y - x),
 # and that is NaN where x is infinite.
-literal_jit: Callable = numba.njit(**{**_CALLED, "fastmath": False}, _nrt=False)
+literal_jit: Callable = numba.njit(**{**_CALLED, "fastmath": {"contract"}}, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
 ZERO: Any = np.intp(0)

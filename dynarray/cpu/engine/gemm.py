@@ -11,7 +11,8 @@ the left matrix and the rows of the right one come from the first two levels of 
 not keep a tile in registers, so the innermost loop is written as vector instructions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,54 +147,34 @@ def _store_corner(out: Matrix, part: Matrix, rows: int, columns: int, add: bool)
             out.values[at] = before + part.values[i * part.stride + j]
 
 
-@intrinsic
-def _panel_tile(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
-    """One tile of `multiply`, its sums in registers, of which the first ``tile.rows`` rows are stored."""
-    return types.void(out, left, right, tile, types.intp, types.boolean), _generate_panel_tile
+def _tile_product(in_panels: bool) -> Callable:
+    """An intrinsic: one tile, its sums in registers, of which the first ``tile.rows`` rows are stored."""
+
+    @intrinsic
+    def tile_product(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
+        signature = types.void(out, left, right, tile, types.intp, types.boolean)
+        return signature, partial(_generate_tile, in_panels=in_panels)
+
+    return tile_product
 
 
-def _generate_panel_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, TILE_ROW_BYTES)
-    out, left, right, tile, depth, add = writer.arguments
-    index = depth.type
-    panels, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
-
-    def step(k: Any, sums: list) -> list:
-        values = writer.load(strip, writer.element(right.rows, k))
-        panel = builder.gep(panels, [builder.mul(k, index(TILE_ROWS))])
-        factors = (writer.element(panel, index(i)) for i in range(TILE_ROWS))
-        return _multiply_add(writer, sums, factors, values)
-
-    _store_tile(writer, writer.sums(TILE_ROWS, depth, step), out, tile, add)
-    return context.get_dummy_value()
-
-
-@intrinsic
-def _row_tile(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
-    """One tile of `multiply_rows`."""
-    return types.void(out, left, right, tile, types.intp, types.boolean), _generate_row_tile
-
-
-def _generate_row_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _generate_tile(context: Any, builder: Any, signature: Any, args: Any, in_panels: bool) -> Any:
     writer = Writer(context, builder, signature, args, TILE_ROW_BYTES)
     out, left, right, tile, depth, add = writer.arguments
     first, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
-    lines = [builder.gep(first, [builder.mul(left.stride, depth.type(i))]) for i in range(TILE_ROWS)]
+    rows = [depth.type(i) for i in range(TILE_ROWS)]
+    lines = [builder.gep(first, [row if in_panels else builder.mul(left.stride, row)]) for row in rows]
 
     def step(k: Any, sums: list) -> list:
-        values = writer.load(strip, builder.mul(k, right.rows))
-        return _multiply_add(writer, sums, (writer.element(line, k) for line in lines), values)
+        values = writer.load(strip, writer.place(right.rows, k))
+        place = builder.mul(k, depth.type(TILE_ROWS)) if in_panels else k
+        return [
+            writer.add(total, writer.multiply(writer.broadcast(writer.element(line, place)), values))
+            for total, line in zip(sums, lines, strict=True)
+        ]
 
     _store_tile(writer, writer.sums(TILE_ROWS, depth, step), out, tile, add)
     return context.get_dummy_value()
-
-
-def _multiply_add(writer: Writer, sums: list, factors: Iterable, values: Any) -> list:
-    """One step of depth: a row of sums for each factor."""
-    return [
-        writer.add(total, writer.multiply(writer.broadcast(factor), values))
-        for total, factor in zip(sums, factors, strict=True)
-    ]
 
 
 def _store_tile(writer: Writer, sums: list, out: Any, tile: Any, add: Any) -> None:
@@ -208,3 +189,6 @@ def _store_tile(writer: Writer, sums: list, out: Any, tile: Any, add: Any) -> No
                     with builder.if_then(inside, likely=True):
                         value = writer.add(total, writer.load(first, place)) if adding else total
                         writer.store(value, first, place)
+
+
+_panel_tile, _row_tile = _tile_product(in_panels=True), _tile_product(in_panels=False)

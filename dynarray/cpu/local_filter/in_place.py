@@ -77,6 +77,16 @@ class InPlaceScratch(NamedTuple):
     unwanted: Any  # gradients of the scales that nobody needs
 
 
+class InPlaceChannels(NamedTuple):
+    """Some channels in a block of rows."""
+
+    number: int
+    first: int  # of all images
+    at: int  # where its pixels begin
+    apart: int  # from channel to channel
+    pixels: int
+
+
 def in_place_applies(inputs: FilterArrays, window: FilterWindow, add: bool | None) -> bool:
     """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
     alike = inputs.weight.shape[4:] == inputs.x.shape[2:]
@@ -268,25 +278,31 @@ def _sum(array: np.ndarray) -> Any:
 
 
 @borrowing_jit
-def _filter_rows(
-    y: np.ndarray,
+def _find_channels(c: int, item: FilterItem, rows: FilterRows, plan: InPlacePlan) -> InPlaceChannels:
+    """Up to CHANNELS channels of an item, from number `c` on."""
+    items, number = plan.items, min(CHANNELS, item.channel_end - c)
+    first, image = item.sample * items.groups * items.per_group + c, items.rows * items.width
+    at, pixels = first * image + rows.first * items.width, rows.height * items.width
+    return InPlaceChannels(number, first, at, image, pixels)
+
+
+@borrowing_jit
+def _filter_channels(
+    target: np.ndarray,
+    source: np.ndarray,
+    offset: np.ndarray,
+    scale: Scale,
     scratch: InPlaceScratch,
-    inputs: FilterArrays,
-    item: FilterItem,
-    rows: FilterRows,
+    channels: InPlaceChannels,
     plan: InPlacePlan,
 ) -> None:
-    """The outputs of an item in a block of rows."""
-    items, taps, edge = plan.items, len(plan.offset), scratch.edge
-    image, stream = items.rows * items.width, y.size * y.itemsize >= STREAM_BYTES
-    strips = Strips(scratch.strips, plan.offset, 0, taps)
-    for c in range(item.channel, item.channel_end, CHANNELS):
-        channel = item.sample * items.groups * items.per_group + c
-        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
-        target = StripTarget(Planes(y, at, image), scratch.totals, stream)
-        pixels = _readable(Planes(inputs.x, at, image), channels, edge, plan)
-        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
-        apply(target, channels, rows.height * items.width, strips, pixels, scale)
+    """The packed filters of taps at these offsets, applied to some channels."""
+    number, _, at, image, count = channels
+    stream = target.size * target.itemsize >= STREAM_BYTES
+    results = StripTarget(Planes(target, at, image), scratch.totals, stream)
+    strips = Strips(scratch.strips, offset, 0, len(offset))
+    pixels = _readable(Planes(source, at, image), number, scratch.edge, plan)
+    apply(results, number, count, strips, pixels, scale)
 
 
 @borrowing_cached_jit
@@ -300,8 +316,8 @@ def in_place_forward_items(
     plan: InPlacePlan,
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
-    items, before, left_out = plan.items, -1, zero_like(y)
-    filters = len(plan.offset) * items.rows * items.width
+    items, taps, before, left_out = plan.items, len(plan.offset), -1, zero_like(y)
+    filters = taps * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
@@ -311,7 +327,10 @@ def in_place_forward_items(
             if group * items.blocks + block != before:
                 left_out = _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _THERE)
                 before = group * items.blocks + block
-            _filter_rows(y, scratch, inputs, item, rows, plan)
+            for c in range(item.channel, item.channel_end, CHANNELS):
+                channels = _find_channels(c, item, rows, plan)
+                scale = Scale(inputs.channel_weight, channels.first * taps, taps, None)
+                _filter_channels(y, inputs.x, plan.offset, scale, scratch, channels, plan)
             sums[number] += left_out + _sum(scratch.totals)
 
 
@@ -326,27 +345,22 @@ def _filter_rows_back(
     plan: InPlacePlan,
 ) -> None:
     """The gradients of x and the scales of an item in a block of rows; those of filters in planes."""
-    items, taps, edge = plan.items, len(plan.offset), scratch.edge
-    image, stream = items.rows * items.width, grads.x.size * grads.x.itemsize >= STREAM_BYTES
-    strips = Strips(scratch.strips, plan.back, 0, taps)
+    items, taps = plan.items, len(plan.offset)
     by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
-    count = rows.height * items.width
     for c in range(item.channel, item.channel_end, CHANNELS):
-        channel = item.sample * items.groups * items.per_group + c
-        channels, at = min(CHANNELS, item.channel_end - c), channel * image + rows.first * items.width
-        scale = Scale(inputs.channel_weight, channel * taps, taps, None)
-        outputs = Planes(grad_output, at, image)
+        channels = _find_channels(c, item, rows, plan)
+        number, first, at, image, count = channels
+        scale = Scale(inputs.channel_weight, first * taps, taps, None)
         if grads.x.size:
-            target = StripTarget(Planes(grads.x, at, image), scratch.totals, stream)
-            pixels = _readable(outputs, channels, edge, plan)
-            apply(target, channels, count, strips, pixels, scale)
+            _filter_channels(grads.x, grad_output, plan.back, scale, scratch, channels, plan)
         if grads.weight.size + grads.channel_weight.size:
             grad_scale = Planes(scratch.unwanted, 0, 0)
             if grads.channel_weight.size:
-                slot = item.band * items.samples * items.groups * items.per_group + channel
+                slot = item.band * items.samples * items.groups * items.per_group + first
                 grad_scale = Planes(grads.channel_weight, slot * taps, taps)
-            pixels = _readable(Planes(inputs.x, at, image), channels, edge, plan)
-            correlate(scratch.grad_filters, grad_scale, channels, count, by_plane, outputs, pixels, scale)
+            outputs = Planes(grad_output, at, image)
+            pixels = _readable(Planes(inputs.x, at, image), number, scratch.edge, plan)
+            correlate(scratch.grad_filters, grad_scale, number, count, by_plane, outputs, pixels, scale)
 
 
 @borrowing_cached_jit

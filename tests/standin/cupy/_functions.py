@@ -8,7 +8,7 @@ import numpy as np
 import scipy.special
 import standin_names
 
-from . import _array, _streams
+from . import _array, _core, _streams
 from ._array import ndarray
 
 # These call cuBLAS or cuSOLVER for floating types, which CuPy refuses while a stream is captured.
@@ -79,7 +79,8 @@ class Function:
             raise TypeError(
                 f"Argument 'a' has incorrect type (expected cupy.ndarray, got {type(args[0]).__name__})"
             )
-        made = _array.compute(self._of_numpy, args, kwargs, host=name in _FROM_HOST)
+        of_numpy = _core.product if name == "matmul" else self._of_numpy
+        made = _array.compute(of_numpy, args, kwargs, host=name in _FROM_HOST)
         if name == "empty":  # not what NumPy found in its memory
             made._values.reshape(-1, order="A").view(np.uint8)[...] = 255
         return made

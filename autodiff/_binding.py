@@ -1,0 +1,70 @@
+"""How a call becomes arrays and parameters, and that nobody can change these later unseen."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ._reading import Readable
+
+# What nobody can change.
+FIXED = frozenset((type(None), bool, int, float, complex, str, type, np.dtype))
+
+
+def mapped(f: Callable, value: Any) -> Any:
+    """`f` of what is in lists, tuples and dicts, which are copied; it need not be asked about numbers."""
+    if isinstance(value, Mapping):
+        return {key: mapped(f, v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        values = list(value) if FIXED.issuperset(map(type, value)) else [mapped(f, v) for v in value]
+        return values if isinstance(value, list) else getattr(type(value), "_make", tuple)(values)
+    return f(value)
+
+
+def binder(name: str, arrays: tuple[str, ...], signature: inspect.Signature, variadic: bool) -> Callable:
+    """What separates `arrays`, which the tape follows, from parameters, whichever way each was passed."""
+    known = signature.parameters.values()
+    positional = tuple(p.name for p in known if p.kind <= p.POSITIONAL_OR_KEYWORD)
+    names = {p.name for p in known if p.kind is not p.VAR_POSITIONAL}
+    defaults = {p.name: p.default for p in known if p.default is not p.empty}
+    most = math.inf if variadic else len(positional)
+
+    def bind(args: tuple, params: dict) -> tuple[tuple, dict]:
+        given = {**defaults, **dict(zip(positional, args)), **params}
+        if given.keys() != names or len(args) > most or not params.keys().isdisjoint(positional[: len(args)]):
+            bound = signature.bind(*args, **params)  # slow; it says what is wrong
+            bound.apply_defaults()
+            given = bound.arguments
+        if not variadic:
+            args = tuple([given.pop(name) for name in arrays])
+        for key, value in given.items():
+            if type(value) not in FIXED:
+                given[key] = mapped(partial(_constant, f"{name}: {key}"), value)
+        return args, given
+
+    return bind
+
+
+def _constant(what: str, value: Any) -> Any:
+    if isinstance(value, Readable):  # it would be lost to the tape
+        raise TypeError(f"{what} must not be a Variable: it has no gradient; a constant is stop_gradient(x)")
+    return value
+
+
+def array(name: str, place: int, arg: Any) -> Any:
+    """An array that is none yet: a list, which may change later, or what else NumPy would take."""
+    if type(arg) in FIXED or not isinstance(arg, list | tuple | range | memoryview | bytearray):
+        return arg
+    if any(isinstance(item, Readable) for item in arg):
+        raise TypeError(f"{name}: a list of Variables is no array; F.stack makes one of it")
+    return np.array(arg)
+
+
+def arrays_in(value: Any) -> list:
+    """The arrays in a parameter: indices, masks, bounds."""
+    found: list = []
+    mapped(found.append, value)
+    return [v for v in found if hasattr(v, "strides") and not isinstance(v, np.generic | type)]
