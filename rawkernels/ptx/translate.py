@@ -1,6 +1,6 @@
 """PTX to C++: one statement an instruction, so that the two can be read side by side.
 
-    ld.global.nc.f32  %f1, [%rd5+16];     f1 = at<float>(load_nc(self, rd5 + 16ll, 4, 7));
+    ld.global.nc.f32  %f1, [%rd5+16];     f1 = at<float>(global(self, load_nc, rd5 + 16, 4, 7));
     fma.rn.ftz.f32    %f3, %f1, %f2, %f3; f3 = flushed(fused(flushed(f1), flushed(f2), flushed(f3)));
     @%p4 bra          $L__BB0_5;          if (p4) goto L__BB0_5;
 
@@ -173,9 +173,7 @@ class _Translator:
             place = 1 + self.kernel.parameters.index(name)
             return self._assign(target, f"at<{CPP_TYPES[words[1]]}>(arguments[{place}])", words[1])
         space, coherent, count, kind = self._access(words)
-        function = {"global": "load", "shared": "load_shared"}[space] + ("" if coherent else "_nc")
-        size = count * width(kind) // 8
-        memory = f"{function}(self, {self._place(address)}, {size}, {self._site})"
+        memory = self._memory(space, "load" if coherent else "load_nc", address, count * width(kind) // 8)
         if count == 1:
             return self._assign(target, f"at<{CPP_TYPES[kind]}>({memory})", kind)
         parts = [
@@ -186,8 +184,7 @@ class _Translator:
     def _do_st(self) -> str:
         space, coherent, count, kind = self._access(self.current.opcode.split(".")[1:])
         address, source = self.current.operands
-        function = {"global": "store", "shared": "store_shared"}[space]
-        memory = f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site})"
+        memory = self._memory(space, "store", address, count * width(kind) // 8)
         parts = source if isinstance(source, tuple) else (source,)
         if not coherent or len(parts) != count:
             raise unknown(self.current.opcode)
@@ -211,9 +208,8 @@ class _Translator:
         if not operation or (is_float(kind) and operation not in ("add", "exch")):
             raise unknown(self.current.opcode)
         flush = space == "global" and kind == "f32" and operation == "add"
-        function = {"global": "update", "shared": "update_shared"}[space]
         address, *sources = operands
-        lines = [f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site});"]
+        lines = [f"{self._memory(space, 'update', address, count * width(kind) // 8)};"]
         for i in range(count):
             parts = [source[i] if isinstance(source, tuple) else source for source in sources]
             old = f"old{i}"
@@ -246,11 +242,14 @@ class _Translator:
             raise PtxError(f"{self.current.opcode}: no address: {operand}")
         return found[1], int(found[2] or 0)
 
-    def _place(self, operand: Operand) -> str:
+    def _memory(self, space: str, kind: str, address: Operand, size: int) -> str:
+        """Where the bytes of an access are: a call that checks it."""
+        return f"{space}(self, {kind}, {self._place(address, space)}, {size}, {self._site})"
+
+    def _place(self, operand: Operand, space: str) -> str:
         """An address as a number; one in shared memory has 32 bits."""
         name, offset = self._address(operand)
-        kind = "u32" if "shared" in self.current.opcode.split(".") else "u64"
-        start = self._value(name, kind)
+        start = self._value(name, "u32" if space == "shared" else "u64")
         return f"{start} + {offset}" if offset >= 0 else f"{start} - {-offset}"
 
     # ---- operations of a warp
