@@ -6,6 +6,10 @@
 
 Registers become variables of the same names; what the functions do stands in machine.h and arithmetic.h. The
 last argument of an access is its *site*, a number that leads a report back to instruction and source line.
+
+Where launches are to be counted, each basic block begins with ``++counter.times[12];``, each round of a loop
+with ``next_round(counter.loops[2], counter.loops[1]);``, and the address of an access passes through
+``counter.noted``: counting.h says what these do. All else is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from .flow import Flow, flow
 from .opcodes import ATOMIC, CPP_TYPES, expression, fill, is_float, unknown, width
 from .parse import Instruction, Kernel, Label, Operand, PtxError, parse
 
@@ -34,30 +39,38 @@ _ADDRESS = re.compile(r"\[\s*([%\w$.]+?)\s*(?:\+\s*(-?\d+))?\s*\]")
 
 @dataclass(frozen=True)
 class Site:
-    """An instruction that a report may name."""
+    """An instruction that a report may name; `position` in its kernel tells apart those that are counted."""
 
     kernel: str
     opcode: str
     line: int
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One module in C++; `kernels` by name, `sites` by number."""
+    """One module in C++; `kernels` by name, `sites` by number, `flows` of what is to be counted by name."""
 
     text: str
     kernels: dict[str, Kernel]
     sites: tuple[Site, ...]
+    flows: dict[str, Flow]
 
 
-def translate(ptx: str) -> Translation:
-    """The C++ of a PTX text."""
+def translate(ptx: str, *, counting: bool = False) -> Translation:
+    """The C++ of a PTX text; with the counters that `rawkernels.ptx.counting` reads, if it says so."""
     kernels = parse(ptx)
     sites: list[Site] = []
-    functions = [_Translator(kernel, sites).function() for kernel in kernels]
+    flows = {kernel.name: flow(kernel) for kernel in kernels} if counting else {}
+    translators = [
+        _Counting(kernel, sites, flows[kernel.name]) if counting else _Translator(kernel, sites)
+        for kernel in kernels
+    ]
+    functions = [translator.function() for translator in translators]
     entries = [f"ENTRY({kernel.name})" for kernel in kernels]
-    text = "\n".join(['#include "machine.h"', *functions, *entries, ""])
-    return Translation(text, {kernel.name: kernel for kernel in kernels}, tuple(sites))
+    header = "counting.h" if counting else "machine.h"
+    text = "\n".join([f'#include "{header}"', *functions, *entries, ""])
+    return Translation(text, {kernel.name: kernel for kernel in kernels}, tuple(sites), flows)
 
 
 @dataclass
@@ -73,11 +86,12 @@ class _Translator:
         lines = [f"static void kernel_{self.kernel.name}(void** arguments) {{"]
         lines.append("    Thread self(arguments[0]);")
         lines += self._declarations()
-        for item in self.kernel.body:
+        for position, item in enumerate(self.kernel.body):
             if isinstance(item, Label):
                 lines.append(f"{item.name}:;")
             else:
                 self.current = item
+                lines += self._before(position)
                 guard = f"if ({item.guard.replace('%', '')}) " if item.guard else ""
                 lines.append(f"    {guard}{self._statement()}")
         return "\n".join([*lines, "}"])
@@ -91,6 +105,10 @@ class _Translator:
                     if kind is not None:
                         used.setdefault(CPP_TYPES[kind], set()).add(name)
         return [f"    {kind} {', '.join(sorted(names))};" for kind, names in sorted(used.items())]
+
+    def _before(self, position: int) -> list[str]:
+        """What is done before an instruction, whatever its guard says."""
+        return []
 
     def _register_type(self, name: str) -> str | None:
         return self.kernel.registers.get(name.rstrip("0123456789"))
@@ -326,6 +344,45 @@ class _Translator:
         if is_float(held) != is_float(kind):
             text = f"same_bits<{CPP_TYPES[held]}>(({CPP_TYPES[kind]})({text}))"
         return f"{name} = {text};"
+
+
+@dataclass
+class _Counting(_Translator):
+    """One kernel, with counters."""
+
+    flow: Flow
+    block: int = 0
+    position: int = 0
+
+    def _declarations(self) -> list[str]:
+        sizes = f"{len(self.flow.blocks)}, {len(self.flow.parents)}"
+        counter = f"Counter<{sizes}> counter(self, arguments[{1 + len(self.kernel.parameters)}]);"
+        return [f"    {counter}", *super()._declarations()]
+
+    def _before(self, position: int) -> list[str]:
+        self.position = position
+        if position not in self.flow.starts:
+            return []
+        self.block = self.flow.starts[position]
+        lines = [f"    ++counter.times[{self.block}];"]
+        loop = self.flow.headers.get(self.block)
+        if loop is not None:
+            around = self.flow.parents[loop]
+            lines.append(f"    next_round(counter.loops[{loop}], counter.loops[{around}]);")
+        return lines
+
+    @property
+    def _site(self) -> int:
+        """Each instruction has its own: those of one line and opcode are not counted together."""
+        site = Site(self.kernel.name, self.current.opcode, self.current.line, self.position)
+        if not self.sites or self.sites[-1] != site:
+            self.sites.append(site)
+        return len(self.sites) - 1
+
+    def _memory(self, space: str, kind: str, address: Operand, size: int) -> str:
+        loop = self.flow.loops[self.block]
+        place = f"counter.noted({kind}, {self._place(address, space)}, {size}, {self._site}, {loop})"
+        return f"{space}(self, {kind}, {place}, {size}, {self._site})"
 
 
 def _converted(text: str, held: str, wanted: str) -> str:
