@@ -164,7 +164,7 @@ def run(
     threads = block[0] * block[1] * block[2]
     if threads > kernel.max_threads:
         raise KernelError(f"{entry}: a block of {threads} threads, of at most {kernel.max_threads}")
-    total = shared_bytes + sum(array.bytes for array in kernel.shared if not array.dynamic)
+    total = shared_bytes + kernel.static_shared_bytes
     if total > _MAX_SHARED_BYTES:
         raise KernelError(f"{entry}: {total} bytes of shared memory, limit {_MAX_SHARED_BYTES}")
     found = memory.regions(program.entries[entry], arguments)
