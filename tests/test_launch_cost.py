@@ -174,6 +174,20 @@ def test_where_arrays_lie_is_looked_at_in_each_call() -> None:
             dyn.local_filter2d(x, elsewhere, padding=1)
 
 
+def test_a_check_reads_no_values() -> None:
+    """What it says holds for other values too; where a stream is captured, reading one is an error."""
+    with standing_in() as cupy, cupy.cuda.Stream(non_blocking=True) as stream:
+        calls = [full_call(each).astype("float32") for each in dyn.OPERATORS.values() if not each.numbers]
+        placed = [tuple(map(cupy.asarray, call.arrays)) for call in calls]
+        stream.begin_capture()
+        try:
+            for call, on_device in zip(calls, placed, strict=True):
+                assert call.operator._check(on_device, call.params)[0] == "cuda"
+        finally:
+            stream.end_capture()
+    assert len(calls) > 10
+
+
 def test_what_a_form_gets_is_its_own(launches: list[tuple]) -> None:
     """Parameters that were kept from one call are not those of the next one."""
     x, weight = arrays()
