@@ -103,7 +103,7 @@ def _recorder(rules: Function) -> Callable:
         nodes: list[Any] = []
         shapes: list[Any] = []
         dtypes: list[Any] = []
-        traced, place, residual = 0, 1, None
+        traced, place, level, residual = 0, 1, 0, None
         try:
             if params or len(args) != direct:
                 args, params = bind(args, params)
@@ -116,7 +116,10 @@ def _recorder(rules: Function) -> Callable:
                 else:
                     data = arg.data
                     values.append(data)
-                    nodes.append(arg.node)
+                    node = arg.node
+                    nodes.append(node)
+                    if node.level > level:
+                        level = node.level
                     shapes.append(data.shape)
                     dtypes.append(data.dtype)
                     traced += place
@@ -134,7 +137,7 @@ def _recorder(rules: Function) -> Callable:
         variable, now = _new(Variable), _now()
         variable.data, variable.name = output, None
         if tapes := now.tapes:
-            given = nodes, shapes, dtypes, values
+            given = nodes, shapes, dtypes, values, level
             variable.node = step = Step(rules, rules.reads(traced), given, params, residual, variable, now)
             for tape in tapes:
                 tape.steps.append(step)
@@ -159,7 +162,7 @@ class Step:
 
     # What lets go of arrays when it is released is in the dict: values, parameters, residual, watched.
     __slots__ = (
-        *("__dict__", "dtypes", "function", "inputs", "number", "output_shape", "owner", "reads", "shapes"),
+        *("__dict__", "dtypes", "function", "inputs", "level", "number", "output_shape", "owner", "reads", "shapes"),
         "variable",
     )
     residual: Any = None
@@ -169,11 +172,11 @@ class Step:
     def __init__(
         self, function: Function, reads: Any, given: tuple, params: dict, residual: Any, result: Any, now: Any
     ) -> None:
-        self.inputs, self.shapes, self.dtypes, values = given
+        self.inputs, self.shapes, self.dtypes, values, level = given
         output = result.data
         self.function, self.output_shape = function, output.shape
         self.variable, self.number, self.owner = ref(result), next_number(), now.owner
-        self.reads = reads
+        self.reads, self.level = reads, level + 1
         self.__dict__ = content = params.copy()
         if residual is not None:
             content["residual"] = residual
