@@ -162,8 +162,8 @@ class Step:
 
     # What lets go of arrays when it is released is in the dict: values, parameters, residual, watched.
     __slots__ = (
-        *("__dict__", "dtypes", "function", "inputs", "level", "number", "output_shape", "owner", "reads", "shapes"),
-        "variable",
+        *("__dict__", "dtypes", "function", "inputs", "level", "number"),
+        *("output_shape", "owner", "reads", "shapes", "variable"),
     )
     residual: Any = None
     watched: Any = ()
