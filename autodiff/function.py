@@ -68,8 +68,13 @@ class Function:
         self, forward: Callable, arrays: str, joint: Any, fit: Any, residual: tuple, rules: dict
     ) -> None:
         self.forward, self.fit, self.residual = forward, fit, residual
-        self.name = forward.__name__.lstrip("_")
+        self.name, signature = forward.__name__.lstrip("_"), inspect.signature(forward)
         self.variadic, self.arrays = arrays.startswith("*"), tuple(arrays.strip("*").split())
+        if reserved := set(signature.parameters).intersection(dir(Step)):
+            raise TypeError(f"{self.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+        self.bind = binder(self.name, self.arrays, signature, self.variadic)
+        # How many positional arguments make a call that needs no binding to the signature.
+        self.direct = None if self.variadic or signature.parameters.keys() - self.arrays else len(self.arrays)
         given = [rules.get(name, ("", None)) for name in self.arrays]
         self.joint, self.gradients = joint and joint[1], tuple(rule for _, rule in given)
         self._named = [joint[0]] if joint else [names for names, _ in given]
@@ -89,12 +94,8 @@ class Function:
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, name, signature = rules.forward, rules.name, inspect.signature(rules.forward)
-    leaves_residual, bind = bool(rules.residual), binder(name, rules.arrays, signature, rules.variadic)
-    if reserved := set(signature.parameters).intersection(dir(Step)):
-        raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
-    # How many positional arguments make a call that needs no binding to the signature.
-    direct = None if rules.variadic or len(signature.parameters) > len(rules.arrays) else len(rules.arrays)
+    forward, name, bind, direct = rules.forward, rules.name, rules.bind, rules.direct
+    leaves_residual = bool(rules.residual)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
