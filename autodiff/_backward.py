@@ -1,6 +1,7 @@
 """The way back: from a result through the steps that led to it, adding up gradients."""
 
 from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from ._fingerprint import fingerprint
 from ._graph import next_number, recording
 from .function import Step, differentiable
 from .variable import Variable, constant
+
+_level = attrgetter("level")
 
 
 class Way:
@@ -42,36 +45,29 @@ class Way:
                 )
 
     def _find(self, nodes: set, stop: Collection) -> None:
-        """Depth first, the first argument first: weights come later, and their gradients are final early."""
-        steps, reached, seen = self.steps, self.reached, self.seen
+        seen, older, reached = self.seen, self.older, self.reached
         oldest = min((node.number for node in nodes), default=self.target.number + 1)
-        node: Any = None
-        inputs, begun = iter((self.target,)), []
-        while True:
-            for other in inputs:
+        found = [self.target] if self.target.number >= oldest else []
+        seen.update(found)
+        for node in found:  # which grows
+            if stop and node in stop:
+                continue
+            for other in node.inputs:
                 if other in seen:
                     continue
                 if other.number < oldest:  # it depends on no source
-                    self.older.add(other)
-                    continue
-                seen.add(other)
-                if other.inputs and (not stop or other not in stop):
-                    begun.append((node, inputs))
-                    node, inputs = other, iter(other.inputs)
-                    break
-                if other in nodes:
-                    reached.add(other)
-            else:
-                if not begun:
-                    return
-                if not reached.isdisjoint(node.inputs):
-                    if node.reads is None:
-                        raise ValueError(self._refusal(node))
-                    steps.append(node)
-                    reached.add(node)
-                elif node in nodes:
-                    reached.add(node)
-                node, inputs = begun.pop()
+                    older.add(other)
+                else:
+                    seen.add(other)
+                    found.append(other)
+        reached |= nodes & seen
+        # Inputs first, and of the same level in the order of the walk: threads, which change numbers, do not.
+        for node in sorted(found, key=_level):
+            if not reached.isdisjoint(node.inputs) and not (stop and node in stop):
+                if node.reads is None:
+                    raise ValueError(self._refusal(node))
+                self.steps.append(node)
+                reached.add(node)
 
     def _refusal(self, node: Any) -> str:
         places = {source.node: (i, source) for i, source in enumerate(self.sources.values())}

@@ -4,7 +4,7 @@ A node is a `Step`, with rules, or has none (its `reads` are None): a leaf, a ca
 step that was released. What has no rules only knows what it depends on, and is a constant to every gradient
 but one by such a node, which must be refused. It knows it exactly, yet not for ever: what no Variable stands
 for any more, by which nobody can ask for a gradient, gives way to what it depends on. One counter numbers all
-nodes: whatever depends on a node has a higher number.
+nodes: what depends on a node has a higher number, and a higher level, which follows from the graph alone.
 """
 
 import itertools
@@ -19,12 +19,13 @@ next_number = itertools.count().__next__
 class Node:
     """A leaf; or, where nothing recorded, what was called, and what its result depends on."""
 
-    __slots__ = ("inputs", "name", "number", "settled", "variable")
+    __slots__ = ("inputs", "level", "name", "number", "settled", "variable")
     reads = owner = None
 
     def __init__(self, variable: Any, name: str = "", inputs: Iterable = ()) -> None:
         self.name, self.number, self.variable, self.settled = name, next_number(), ref(variable), not name
         self.inputs = inputs and tuple(set(inputs).difference((None,)))
+        self.level = max([node.level for node in self.inputs]) + 1 if self.inputs else 0
         for node in self.inputs:
             if type(node) is Node and not node.settled:
                 # Depend on nothing that is gone: or a running total would keep every value it ever had.

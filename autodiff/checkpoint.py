@@ -175,7 +175,8 @@ def _recorded(
         heard,
     )
     nodes, shapes, dtypes = zip(*((v.node, v.data.shape, v.data.dtype) for v in inputs))
-    step = Step(rules, (), (nodes, shapes, dtypes, values), {"params": params}, call, output, now)
+    level = max(node.level for node in nodes)
+    step = Step(rules, (), (nodes, shapes, dtypes, values, level), {"params": params}, call, output, now)
     step.number = output.node.number  # by which a checkpoint around this one knows it
     for tape in now.tapes:
         tape.steps.append(step)

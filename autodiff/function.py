@@ -68,8 +68,13 @@ class Function:
         self, forward: Callable, arrays: str, joint: Any, fit: Any, residual: tuple, rules: dict
     ) -> None:
         self.forward, self.fit, self.residual = forward, fit, residual
-        self.name = forward.__name__.lstrip("_")
+        self.name, signature = forward.__name__.lstrip("_"), inspect.signature(forward)
         self.variadic, self.arrays = arrays.startswith("*"), tuple(arrays.strip("*").split())
+        if reserved := set(signature.parameters).intersection(dir(Step)):
+            raise TypeError(f"{self.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+        self.bind = binder(self.name, self.arrays, signature, self.variadic)
+        # How many positional arguments make a call that needs no binding to the signature.
+        self.direct = None if self.variadic or signature.parameters.keys() - self.arrays else len(self.arrays)
         given = [rules.get(name, ("", None)) for name in self.arrays]
         self.joint, self.gradients = joint and joint[1], tuple(rule for _, rule in given)
         self._named = [joint[0]] if joint else [names for names, _ in given]
@@ -89,12 +94,8 @@ class Function:
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, name, signature = rules.forward, rules.name, inspect.signature(rules.forward)
-    leaves_residual, bind = bool(rules.residual), binder(name, rules.arrays, signature, rules.variadic)
-    if reserved := set(signature.parameters).intersection(dir(Step)):
-        raise TypeError(f"{name}: an argument must not be called {reserved.pop()!r}, as in a Step")
-    # How many positional arguments make a call that needs no binding to the signature.
-    direct = None if rules.variadic or len(signature.parameters) > len(rules.arrays) else len(rules.arrays)
+    forward, name, bind, direct = rules.forward, rules.name, rules.bind, rules.direct
+    leaves_residual = bool(rules.residual)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
@@ -103,7 +104,7 @@ def _recorder(rules: Function) -> Callable:
         nodes: list[Any] = []
         shapes: list[Any] = []
         dtypes: list[Any] = []
-        traced, place, residual = 0, 1, None
+        traced, place, level, residual = 0, 1, 0, None
         try:
             if params or len(args) != direct:
                 args, params = bind(args, params)
@@ -116,7 +117,10 @@ def _recorder(rules: Function) -> Callable:
                 else:
                     data = arg.data
                     values.append(data)
-                    nodes.append(arg.node)
+                    node = arg.node
+                    nodes.append(node)
+                    if node.level > level:
+                        level = node.level
                     shapes.append(data.shape)
                     dtypes.append(data.dtype)
                     traced += place
@@ -134,7 +138,7 @@ def _recorder(rules: Function) -> Callable:
         variable, now = _new(Variable), _now()
         variable.data, variable.name = output, None
         if tapes := now.tapes:
-            given = nodes, shapes, dtypes, values
+            given = nodes, shapes, dtypes, values, level
             variable.node = step = Step(rules, rules.reads(traced), given, params, residual, variable, now)
             for tape in tapes:
                 tape.steps.append(step)
@@ -159,8 +163,8 @@ class Step:
 
     # What lets go of arrays when it is released is in the dict: values, parameters, residual, watched.
     __slots__ = (
-        *("__dict__", "dtypes", "function", "inputs", "number", "output_shape", "owner", "reads", "shapes"),
-        "variable",
+        *("__dict__", "dtypes", "function", "inputs", "level", "number"),
+        *("output_shape", "owner", "reads", "shapes", "variable"),
     )
     residual: Any = None
     watched: Any = ()
@@ -169,11 +173,11 @@ class Step:
     def __init__(
         self, function: Function, reads: Any, given: tuple, params: dict, residual: Any, result: Any, now: Any
     ) -> None:
-        self.inputs, self.shapes, self.dtypes, values = given
+        self.inputs, self.shapes, self.dtypes, values, level = given
         output = result.data
         self.function, self.output_shape = function, output.shape
         self.variable, self.number, self.owner = ref(result), next_number(), now.owner
-        self.reads = reads
+        self.reads, self.level = reads, level + 1
         self.__dict__ = content = params.copy()
         if residual is not None:
             content["residual"] = residual

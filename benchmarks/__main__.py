@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks run``, ``growth`` and ``report``."""
+"""The command line: ``python -m benchmarks run``, ``growth``, ``kernels`` and ``report``."""
 
 import argparse
 import json
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dynarray._dispatch import BACKENDS
+from rawkernels import ptx
 
+from . import kernels, kernels_table
 from .cases import CASES
 from .harness import growth, run
 from .harness.machine import today, usable_cores
@@ -20,7 +22,9 @@ from .report.table import document, growth_table, plain
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    return {"run": _run, "growth": _growth, "report": _report}[arguments.command](arguments)
+    return {"run": _run, "growth": _growth, "kernels": _kernels, "report": _report}[arguments.command](
+        arguments
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--output", type=Path, help="default: benchmarks/results/[growth-]<backend>-<date>...json"
         )
+    counts = commands.add_parser("kernels", help="count what each kernel costs, without a GPU")
+    counts.add_argument(
+        "--only",
+        nargs="+",
+        default=(),
+        help="print cases with one of these in operator or title; write nothing",
+    )
+    counts.add_argument("--lines", action="store_true", help="by line of the sources, too")
     commands.add_parser("report", help="write results and the operator table into README and docs")
     return parser
 
@@ -83,6 +95,24 @@ def _growth(arguments: argparse.Namespace) -> int:
     print(plain(*growth_table(result)))
     _say(f"written: {output}")
     return 0
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    reason = ptx.problem()
+    if reason is not None:
+        _say(f"kernels cannot be counted: {reason}")
+        return 1
+    made = []
+    for case in kernels.chosen(arguments.only):
+        made.append(kernels.table_of(case))
+        print(kernels_table.of_case(made[-1], plain), flush=True)
+        if arguments.lines:
+            print(kernels_table.by_line(case), flush=True)
+    if arguments.only:
+        return 0  # a look at some, while kernels change
+    kernels.save(kernels.document(made))
+    _say(f"written: {kernels.FILE}")
+    return _report(arguments)
 
 
 def _output(arguments: argparse.Namespace, *first: str) -> Path:

@@ -2,7 +2,7 @@
 
 from types import ModuleType as _ModuleType
 
-from rawkernels.matmul import allow_tf32 as allow_tf32
+from rawkernels.tf32 import allow_tf32 as allow_tf32
 
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS

@@ -169,7 +169,8 @@ class Operator:
         Per backend, ``backward(grad_output, kept, needs, **params) -> tuple`` with None where not needed.
         `kept` begins with the arrays of the forward pass; whatever follows them is recomputed when missing.
     check : callable
-        ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError.
+        ``check(*arrays, **params) -> Checked``; raises TypeError or ValueError. It reads no values of arrays,
+        but of `numbers`: what it says holds for other calls with these types, shapes, dtypes and `params`.
     roles : tuple of str
         The public name of each array that the forms take, in the order in which they take them.
     composite : callable, optional
@@ -212,11 +213,7 @@ class Operator:
         return tuple(named.values()), by_keyword
 
     def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
-        """Check a call; return its backend and what the forms of that backend are to be given.
-
-        What a check says of arrays depends on their types, shapes and dtypes: of calls that are alike in all
-        that, the first one is checked.
-        """
+        """Check a call; return its backend and what the forms of that backend are to be given."""
         key = None if self.numbers else call_key(arrays, params)
         passed = None if key is None else self._passed.get(key)
         if passed is not None and well_placed(arrays):

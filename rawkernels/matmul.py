@@ -6,12 +6,12 @@ import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from rawkernels import tf32
 from rawkernels.launch import (
     blocks,
     capturing,
@@ -40,45 +40,7 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
     return [(f"{dtype} any size", choose_program(dtype, wide_index=wide_index))]
 
 
-_tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 _compute_type = threading.RLock()  # CuPy has one for all threads
-
-
-@contextmanager
-def allow_tf32(allowed: bool = True) -> Iterator[None]:
-    """Let cuBLAS round float32 to the 11 bits of TF32 in matrix products of the operators inside the block.
-
-    Without it products of float32 are made in float32, also where CuPy has been told otherwise for its own
-    (``CUPY_TF32=1``). It holds for this thread, and for asyncio tasks that are started inside the block. On
-    GPUs without TF32 (before compute capability 8.0), for other dtypes, for CUDA kernels, and where a CUDA
-    graph is captured, it changes nothing.
-
-    Parameters
-    ----------
-    allowed : bool
-        False takes back, inside the block, what a block around it has allowed.
-
-    Raises
-    ------
-    TypeError
-        Where `allowed` is no bool.
-
-    Examples
-    --------
-    >>> import numpy as np, dynarray as dyn
-    >>> x, offset, weight = np.ones((1, 2, 4, 4)), np.zeros((1, 1, 1, 1, 2, 4, 4)), np.ones((3, 2, 1, 1))
-    >>> with dyn.allow_tf32():  # no difference for arrays of NumPy
-    ...     y = dyn.deform_conv2d(x, offset, weight)
-    >>> float(y[0, 0, 0, 0])
-    2.0
-    """
-    if not isinstance(allowed, bool):
-        raise TypeError(f"allow_tf32: allowed must be a bool, got {allowed!r}")
-    before = _tf32.set(allowed)
-    try:
-        yield
-    finally:
-        _tf32.reset(before)
 
 
 def matmul(a: Any, b: Any, out: Any = None) -> Any:
@@ -103,7 +65,7 @@ def _as_allowed(dtype: Any) -> Iterator[None]:
         return
     linalg = importlib.import_module("cupy._core._routines_linalg")
     exact = (linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_FP32, linalg.COMPUTE_TYPE_PEDANTIC)
-    wanted = (linalg.COMPUTE_TYPE_TF32,) if _tf32.get() else exact
+    wanted = (linalg.COMPUTE_TYPE_TF32,) if tf32.is_allowed() else exact
     with _compute_type:
         before = linalg.get_compute_type(dtype)
         if before in wanted:

@@ -1,8 +1,12 @@
 """The sum that tells whether an array was written to: kernel and definition agree, and places count."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from autodiff._fingerprint import fingerprint
 from dynarray.cpu.engine import mixing
 
 LENGTHS = (0, 1, 2, 1000, mixing._PIECE_WORDS - 1, mixing._PIECE_WORDS, 3 * mixing._PIECE_WORDS + 17)
@@ -45,3 +49,19 @@ def test_words_that_move_and_signs_that_change_in_pairs_are_seen(
         else:
             changed[[i, j]] *= -1
         assert mixing.mixed_sum(changed.view(np.uint64)) != before
+
+
+@pytest.mark.slow
+def test_a_fingerprint_is_taken_at_the_speed_of_memory() -> None:
+    """In turn with NumPy's maximum, which reads each word once and does little else."""
+    array = np.random.default_rng(0).standard_normal(1 << 23)
+    words = array.view(np.uint64)
+
+    def seconds(call: Callable) -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    fingerprint(array)
+    ratios = [seconds(lambda: fingerprint(array)) / seconds(words.max) for _ in range(15)]
+    assert np.median(ratios) < 3

@@ -8,7 +8,6 @@ quarter of an hour) with ``python -m tests.test_nvrtc all``.
 import importlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,8 @@ from typing import Any
 
 import pytest
 
-from rawkernels.launch import DTYPES, NVRTC_OPTIONS
+from rawkernels.launch import DTYPES
 from rawkernels.ptx import nvrtc
-from rawkernels.ptx.nvrtc import CUPY_ADDS
 from rawkernels.source import Program
 
 missing = nvrtc.problem()
@@ -36,22 +34,6 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"
 OTHER_ARCHITECTURES = tuple(name for name in ARCHITECTURES if name != TABLE_ARCHITECTURE)
 PART = 5  # quick tests compile one program in so many; each further architecture takes another part
 
-_USAGE = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
-    r"Used (?P<registers>\d+) registers",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What ptxas says of one kernel."""
-
-    registers: int
-    stack: int
-    spills: int
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -59,24 +41,14 @@ class Compiled:
 
     label: str
     cubin_bytes: int
-    kernels: dict[str, Usage]
-
-
-def options_for(architecture: str) -> tuple[str, ...]:
-    """Machine code, and what ptxas says of it, with CuPy's options."""
-    return (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *NVRTC_OPTIONS, *CUPY_ADDS)
+    kernels: dict[str, nvrtc.Usage]
 
 
 def compile_program(label: str, program: Program, architecture: str) -> Compiled:
     """Compile, and read what ptxas says of each kernel."""
-    done, log, _, cubin_bytes = nvrtc.compile_text(program.text, options_for(architecture))
+    done, log, _, cubin_bytes = nvrtc.compile_text(program.text, nvrtc.machine_options(architecture))
     assert done, f"{label} for {architecture}:\n{log}"
-    kernels = {
-        found["name"]: Usage(
-            int(found["registers"]), int(found["stack"]), int(found["stores"]) + int(found["loads"])
-        )
-        for found in _USAGE.finditer(log)
-    }
+    kernels = nvrtc.read_usage(log)
     assert set(kernels) == set(program.entries), f"{label}: ptxas reports {sorted(kernels)}\n{log}"
     return Compiled(label, cubin_bytes, kernels)
 
@@ -247,7 +219,7 @@ def test_atomics_of_four_floats_are_for_headers_that_have_them() -> None:
     older = "".join(
         f"#undef __CUDACC_VER_{n}__\n#define __CUDACC_VER_{n}__ {v}\n" for n, v in version.items()
     )
-    options = options_for(TABLE_ARCHITECTURE)
+    options = nvrtc.machine_options(TABLE_ARCHITECTURE)
     assert not nvrtc.compile_text(text, options).done
     made = nvrtc.compile_text(older + text, options)
     assert made.done, made.log

@@ -67,3 +67,16 @@ def test_variables_are_not_arrays():
         y = F.sum(x * 1j)
     with pytest.raises(TypeError, match="multiply: gradients of complex functions"):
         tape.gradient(y, x)
+
+
+def test_iteration_goes_through_rows_and_refuses_a_number():
+    """The protocol of sequences would end at the first IndexError, and ``sum(v)`` of a number be 0."""
+    x = Variable(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    with Tape() as tape:
+        total = sum(row[0] * row[1] for row in x)
+    np.testing.assert_array_equal(tape.gradient(total, x), [[2, 1], [4, 3]])
+    assert [row.tolist() for row in x] == x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert list(Variable(np.zeros((0, 3)))) == []
+    for use in (list, sum, tuple, max, iter, enumerate):
+        with pytest.raises(TypeError, match=r"iteration over a Variable of shape \(\)"):
+            use(Variable(2.0))

@@ -95,14 +95,17 @@ def elementwise(function: Callable) -> Callable:
     They are left to the call itself, which asks for them only where an argument is no Variable.
     """
     name, names = function.__name__, tuple(inspect.signature(function).parameters)
-    check = array if len(names) == 1 else operand
+    numbers = _NUMBERS if len(names) > 1 else ()
+
+    def check(place: int, value: Any) -> Any:
+        return value if isinstance(value, numbers) else array(name, names[place], value)
 
     def refuse(error: Exception, args: tuple, params: dict) -> None:
         if isinstance(error, _REFUSED) and not str(error).startswith(f"{name}: "):
             raise named(error, name, dict(zip(names, args)) | params) from error
 
     rules = function.rules  # type: ignore[attr-defined]
-    rules.check, rules.refuse = lambda place, value: check(name, names[place], value), refuse
+    rules.check, rules.refuse = check, refuse
     return function
 
 

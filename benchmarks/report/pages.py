@@ -11,6 +11,7 @@ import dynarray as dyn
 from dynarray._dispatch import BACKENDS, DTYPES
 from dynarray._operator import Form
 
+from .. import kernels_table
 from ..harness.machine import ROOT
 from . import plots
 from .table import document, growth_table, growth_verdict, heading, markdown, origin, place, summary
@@ -142,6 +143,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "growth": growth,
     "operators": operators,
     "dtypes": dtypes,
+    "kernels": kernels_table.section,
     **{f"example {path.stem}": partial(example, path) for path in sorted(EXAMPLES.glob("*.json"))},
 }
 

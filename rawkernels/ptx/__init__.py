@@ -31,7 +31,7 @@ from rawkernels import forks
 from rawkernels.host import KernelError, launch_request, library
 from rawkernels.source import Program
 
-from . import memory, nvrtc
+from . import counting, memory, nvrtc
 from .parse import PtxError
 from .report import KINDS, Context, Report, describe
 from .translate import Translation, translate
@@ -44,6 +44,7 @@ __all__ = [
     "Report",
     "Target",
     "collect",
+    "count",
     "load",
     "problem",
     "run",
@@ -118,6 +119,21 @@ def collect() -> Iterator[Collected]:
         _chosen.collected = before
 
 
+@contextmanager
+def count() -> Iterator[list[counting.Counted]]:
+    """Count what each launch inside the block does, in this thread; of a large grid some blocks are run.
+
+    See `rawkernels.ptx.counting`.
+    """
+    before = getattr(_chosen, "counted", None)
+    counted: list[counting.Counted] = []
+    _chosen.counted = counted
+    try:
+        yield counted
+    finally:
+        _chosen.counted = before
+
+
 def problem() -> str | None:
     """Why this backend cannot be used here, and what to install; None where it can."""
     library.compiler()
@@ -130,7 +146,7 @@ class _Loaded:
     library: ctypes.CDLL
 
 
-_loaded: dict[tuple[Program, Target], _Loaded] = {}
+_loaded: dict[tuple[Program, Target, bool], _Loaded] = {}
 
 
 def run(
@@ -142,21 +158,31 @@ def run(
     shared_bytes: int = 0,
 ) -> None:
     """Run one kernel; :func:`rawkernels.launch.launch` has checked the arguments."""
-    loaded = load(program)
+    counted = getattr(_chosen, "counted", None)
+    loaded = load(program, counted=counted is not None)
     kernel = loaded.translation.kernels[entry]
     threads = block[0] * block[1] * block[2]
     if threads > kernel.max_threads:
         raise KernelError(f"{entry}: a block of {threads} threads, of at most {kernel.max_threads}")
-    total = shared_bytes + sum(array.bytes for array in kernel.shared if not array.dynamic)
+    total = shared_bytes + kernel.static_shared_bytes
     if total > _MAX_SHARED_BYTES:
         raise KernelError(f"{entry}: {total} bytes of shared memory, limit {_MAX_SHARED_BYTES}")
     found = memory.regions(program.entries[entry], arguments)
-    request, message = launch_request(grid, block, shared_bytes)
     with memory.launch(kernel, found, shared_bytes, threads) as made:
-        pointers, values = made.argument_list(arguments)
-        with forks.held_off():
-            failed = getattr(loaded.library, f"ptx_enter_{entry}")(ctypes.byref(request), pointers)
-        del values
+
+        def enter(grid: tuple[int, int, int], *more: Any) -> str | None:
+            request, message = launch_request(grid, block, shared_bytes)
+            pointers, _values = made.argument_list((*arguments, *more))
+            with forks.held_off():
+                failed = getattr(loaded.library, f"ptx_enter_{entry}")(ctypes.byref(request), pointers)
+            return message.value.decode() if failed else None
+
+        if counted is None:
+            failure = enter(grid)
+        else:
+            launched = counting.Launched(program, loaded.translation, entry, grid, block, shared_bytes)
+            counts, failure = counting.count(launched, found, enter)
+            counted.append(counts)
         records = made.records()
     arrays = [region.named for region in found]
     context = Context(program, loaded.translation.sites, arrays, kernel.shared, block, grid)
@@ -166,25 +192,28 @@ def run(
         collected.add(entry, reports)
     elif reports:
         raise FaultError(reports)
-    if failed:
-        raise KernelError(f"{entry}: {message.value.decode()}")
+    if failure is not None:
+        raise KernelError(f"{entry}: {failure}")
 
 
-def load(program: Program, target: Target | None = None) -> _Loaded:
+def load(program: Program, target: Target | None = None, *, counted: bool = False) -> _Loaded:
     """A program, compiled for a target, by default the chosen one, translated, and compiled again."""
     target = target or getattr(_chosen, "target", None) or Target()
-    found = _loaded.get((program, target))
+    found = _loaded.get((program, target, counted))
     if found is not None:
         return found
     reason = nvrtc.problem()
     if reason is not None:
         raise RuntimeError(f"the backend ptx needs NVRTC: {reason}")
     memory.machine_library()
-    made = translate(nvrtc.to_ptx(program.file, program.text, target.architecture, target.ftz))
+    if counted:
+        counting.counting_library()
+    ptx = nvrtc.to_ptx(program.file, program.text, target.architecture, target.ftz)
+    made = translate(ptx, counting=counted)
     stem = f"{program.file.partition('.')[0]}-{target.architecture}"
     headers = "".join(memory.read_text(name) for name in memory.HEADERS)
     built = library.build(stem, made.text, _flags(), (f"-I{memory.folder()}",), headers, "ptx")
-    return _loaded.setdefault((program, target), _Loaded(made, built))
+    return _loaded.setdefault((program, target, counted), _Loaded(made, built))
 
 
 # No product and sum becomes one unless PTX says so, and integers wrap. Unoptimised, it compiles in

@@ -96,23 +96,23 @@ bool ordered(const Stamp& before, const Thread& self) {
 
 // The access that this one races with, or null; notes this one.
 const Stamp* race(Cell& cell, const Thread& self, Kind kind, What& what) {
-    const bool writes = kind == kind_store || kind == kind_update;
-    const bool both_atomic = kind == kind_update && cell.write.special;
-    if (kind == kind_load_nc && cell.write.block) return what = incoherent, &cell.write;
+    const bool writes = kind == store || kind == update;
+    const bool both_atomic = kind == update && cell.write.special;
+    if (kind == load_nc && cell.write.block) return what = incoherent, &cell.write;
     if (!both_atomic && !ordered(cell.write, self)) {
         what = writes ? write_after_write : read_after_write;
         return &cell.write;
     }
     if (!writes) {
         for (auto& read : cell.read)  // that something was read as a constant is not forgotten
-            if (ordered(read, self)) return read = stamp(self, kind == kind_load_nc || read.special), nullptr;
+            if (ordered(read, self)) return read = stamp(self, kind == load_nc || read.special), nullptr;
         return nullptr;  // two that are not ordered are enough
     }
     for (auto& read : cell.read) {
         if (read.block && read.special) return what = written_constant, &read;
         if (!ordered(read, self)) return what = write_after_read, &read;
     }
-    Stamp now = stamp(self, kind == kind_update);
+    Stamp now = stamp(self, kind == update);
     if (both_atomic && !ordered(cell.write, self)) now.several = cell.write.block == self.block ? 1 : 2;
     if (both_atomic && cell.write.several == 2) now.several = 2;
     cell.write = now;
@@ -192,7 +192,7 @@ void* ptx_global(Thread* self, Kind kind, u64 address, u32 bytes, u32 site) {
     Region& region = regions[number];
     const Access access = {self, kind, s64(address - region.start), bytes, site, u32(number), false};
     if (!check_place(region, access, address)) return nobody(self);
-    const bool writes = kind == kind_store || kind == kind_update;
+    const bool writes = kind == store || kind == update;
     if (writes && !region.writable) {
         locate(report(self, written_const, site), access);
         return nobody(self);
@@ -220,7 +220,7 @@ void* ptx_shared(Thread* self, Kind kind, u32 address, u32 bytes, u32 site) {
         if (cell.write.block != self->block) {
             for (auto& read : cell.read) read.block = read.block == self->block ? read.block : 0;
             cell.write.block = 0;
-            if (kind == kind_load || kind == kind_update) {
+            if (kind == load || kind == update) {
                 locate(report(self, uninitialised, site), access);
                 return nobody(self);
             }

@@ -35,7 +35,7 @@ struct Thread {
           number(at.thread.x + at.block_size.x * (at.thread.y + at.block_size.y * at.thread.z)), lane(number % 32) {}
 };
 
-enum Kind { kind_load, kind_load_nc, kind_store, kind_update };
+enum Kind { load, load_nc, store, update };
 enum Shuffle { shuffle_idx, shuffle_up, shuffle_down, shuffle_bfly };
 struct Shuffled { u32 value; bool inside; };
 
@@ -59,26 +59,11 @@ template <class V> inline void put(void* memory, int index, V value) {
     memcpy(static_cast<char*>(memory) + index * sizeof(V), &value, sizeof(V));
 }
 
-inline const void* load(Thread& self, u64 address, u32 bytes, u32 site) {
-    return ptx_global(&self, kind_load, address, bytes, site);
+inline void* global(Thread& self, Kind kind, u64 address, u32 bytes, u32 site) {
+    return ptx_global(&self, kind, address, bytes, site);
 }
-inline const void* load_nc(Thread& self, u64 address, u32 bytes, u32 site) {
-    return ptx_global(&self, kind_load_nc, address, bytes, site);
-}
-inline void* store(Thread& self, u64 address, u32 bytes, u32 site) {
-    return ptx_global(&self, kind_store, address, bytes, site);
-}
-inline void* update(Thread& self, u64 address, u32 bytes, u32 site) {
-    return ptx_global(&self, kind_update, address, bytes, site);
-}
-inline const void* load_shared(Thread& self, u32 address, u32 bytes, u32 site) {
-    return ptx_shared(&self, kind_load, address, bytes, site);
-}
-inline void* store_shared(Thread& self, u32 address, u32 bytes, u32 site) {
-    return ptx_shared(&self, kind_store, address, bytes, site);
-}
-inline void* update_shared(Thread& self, u32 address, u32 bytes, u32 site) {
-    return ptx_shared(&self, kind_update, address, bytes, site);
+inline void* shared(Thread& self, Kind kind, u32 address, u32 bytes, u32 site) {
+    return ptx_shared(&self, kind, address, bytes, site);
 }
 inline void barrier(Thread& self, u32 site) { ptx_barrier(&self, site); }
 inline void warp_barrier(Thread& self, u32 mask, u32 site) { ptx_warp_barrier(&self, mask, site); }

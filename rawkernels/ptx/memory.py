@@ -112,6 +112,9 @@ class Launch:
                 value: Any = ctypes.c_uint64(0)
             elif isinstance(argument, np.ndarray):
                 value = ctypes.c_uint64(self._starts[argument.ctypes.data])
+            elif isinstance(argument, ctypes.c_void_p):
+                pointers[position] = argument.value
+                continue
             else:
                 value = ctypes.create_string_buffer(argument.tobytes(), 8)
             values.append(value)
@@ -136,7 +139,7 @@ def launch(kernel: Kernel, found: list[Region], shared_bytes: int, threads: int)
         functions.ptx_delete(ctypes.c_void_p(machine))
 
 
-_FLAGS = ("-std=c++17", "-fPIC", "-shared", "-O2")
+FLAGS = ("-std=c++17", "-fPIC", "-shared", "-O2")
 
 
 @cache
@@ -145,13 +148,13 @@ def machine_library() -> ctypes.CDLL:
     library.load_runtime()
     headers = "".join(read_text(name) for name in HEADERS)
     made = library.build(
-        "machine-runtime", read_text("machine.cpp"), _FLAGS, (f"-I{folder()}",), headers, "ptx"
+        "machine-runtime", read_text("machine.cpp"), FLAGS, (f"-I{folder()}",), headers, "ptx"
     )
     made.ptx_new.restype = ctypes.c_void_p
     return made
 
 
-HEADERS = ("arithmetic.h", "machine.h")
+HEADERS = ("arithmetic.h", "machine.h", "counting.h")
 
 
 def folder() -> str:

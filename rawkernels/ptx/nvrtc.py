@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,12 @@ from rawkernels.launch import NVRTC_OPTIONS
 
 CUPY_ADDS = ("-ftz=true",)  # to the options that it is given
 INSTALL = "pip install 'dynarray[ptx]'"
+_USAGE = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
 
 
 class Compiled(NamedTuple):
@@ -22,6 +29,14 @@ class Compiled(NamedTuple):
     log: str
     ptx: str
     cubin_bytes: int
+
+
+class Usage(NamedTuple):
+    """What ptxas says of the machine code of one kernel: registers of a thread, bytes of local memory."""
+
+    registers: int
+    stack: int
+    spills: int
 
 
 def problem() -> str | None:
@@ -93,6 +108,21 @@ def options(architecture: str, ftz: bool) -> tuple[str, ...]:
     return (f"--gpu-architecture={generation}", *NVRTC_OPTIONS, *flush, "-lineinfo")
 
 
+def machine_options(architecture: str) -> tuple[str, ...]:
+    """What CuPy passes, for machine code, and that ptxas is to say what it uses."""
+    return (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *NVRTC_OPTIONS, *CUPY_ADDS)
+
+
+def read_usage(log: str) -> dict[str, Usage]:
+    """By kernel, what ptxas says in the log of a compilation with `machine_options`."""
+    return {
+        found["name"]: Usage(
+            int(found["registers"]), int(found["stack"]), int(found["stores"]) + int(found["loads"])
+        )
+        for found in _USAGE.finditer(log)
+    }
+
+
 def cache_directory() -> Path:
     """Directory of PTX, and of the libraries made of it."""
     return store.cache_folder("ptx")
@@ -100,14 +130,24 @@ def cache_directory() -> Path:
 
 def to_ptx(name: str, text: str, architecture: str, ftz: bool) -> str:
     """The PTX of a program, from the cache where it is there."""
-    chosen = options(architecture, ftz)
+    return _cached(name, text, options(architecture, ftz), "ptx")
+
+
+def usage(name: str, text: str, architecture: str) -> dict[str, Usage]:
+    """By kernel of a program, what its machine code uses; from the cache where it is there."""
+    return read_usage(_cached(name, text, machine_options(architecture), "log"))
+
+
+def _cached(name: str, text: str, chosen: tuple[str, ...], what: str) -> str:
+    """A field of what NVRTC makes of a program."""
     key = hashlib.sha256("\0".join((version(), include_directory(), *chosen, text)).encode()).hexdigest()
-    entry = cache_directory() / f"{name.partition('.')[0]}-{key[:32]}.ptx"
+    entry = cache_directory() / f"{name.partition('.')[0]}-{key[:32]}.{what}"
     kept = store.load_entry(entry)
     if kept is not None:
         return kept.decode()
     made = compile_text(text, chosen)
     if not made.done:
-        raise RuntimeError(f"NVRTC could not compile {name} for {architecture}:\n{made.log[:4000]}")
-    store.save_entry(entry, made.ptx.encode())
-    return made.ptx
+        raise RuntimeError(f"NVRTC could not compile {name} with {' '.join(chosen)}:\n{made.log[:4000]}")
+    found: str = getattr(made, what)
+    store.save_entry(entry, found.encode())
+    return found

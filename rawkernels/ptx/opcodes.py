@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from .parse import PtxError
@@ -210,6 +211,39 @@ def _conversion(opcode: str, words: list[str], read: Read, flush: bool) -> Expre
         return Expression(f"saturated<{CPP_TYPES[to]}>({value})", to)
     text = f"({CPP_TYPES[to]}){value}"
     return Expression(f"flushed({text})" if flush and to == "f32" else text, to)
+
+
+# By the first part of an opcode; what is not here is arithmetic, and named by its type.
+_CLASSES = {
+    **dict.fromkeys(("mov", "cvta"), "move"),
+    **dict.fromkeys(("atom", "red"), "atomic"),
+    **dict.fromkeys(("bra", "ret", "exit"), "control"),
+    **dict.fromkeys(("bar", "shfl", "vote"), "warp"),
+    **dict.fromkeys(("setp", "selp"), "comparison"),
+    "cvt": "conversion",
+}
+_SLOW_FLOATING = ("div", "rcp", "sqrt")
+
+
+@cache
+def instruction_class(opcode: str) -> str:
+    """What an instruction counts as.
+
+    "global", "shared", "atomic", "warp" (barriers, shuffles and votes), "control", "comparison",
+    "conversion", "float32", "float64", "special" (floating quotients and roots), "integer", "division"
+    (integer quotients and remainders), those of 64 bits "integer64" and "division64"; and "move", of which
+    machine code has little trace: moves between registers and reads of parameters.
+    """
+    base, *words = opcode.split(".")
+    if base in _CLASSES:
+        return _CLASSES[base]
+    if base in ("ld", "st"):
+        return next((space for space in ("global", "shared") if space in words), "move")
+    kind = words[-1]
+    if is_float(kind):
+        return "special" if base in _SLOW_FLOATING else "float32" if kind == "f32" else "float64"
+    name = "division" if base in ("div", "rem") else "integer"
+    return f"{name}64" if kind[1:] == "64" else name
 
 
 def unknown(opcode: str) -> PtxError:

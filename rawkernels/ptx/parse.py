@@ -78,6 +78,11 @@ class Kernel:
     shared: tuple[SharedArray, ...]
     body: tuple[Label | Instruction, ...]
 
+    @property
+    def static_shared_bytes(self) -> int:
+        """Shared memory of a block beside what a launch gives it."""
+        return sum(array.bytes for array in self.shared if not array.dynamic)
+
     @cached_property
     def shared_granule(self) -> int:
         """Bytes of the narrowest access to shared memory."""

@@ -1,11 +1,15 @@
 """PTX to C++: one statement an instruction, so that the two can be read side by side.
 
-    ld.global.nc.f32  %f1, [%rd5+16];     f1 = at<float>(load_nc(self, rd5 + 16ll, 4, 7));
+    ld.global.nc.f32  %f1, [%rd5+16];     f1 = at<float>(global(self, load_nc, rd5 + 16, 4, 7));
     fma.rn.ftz.f32    %f3, %f1, %f2, %f3; f3 = flushed(fused(flushed(f1), flushed(f2), flushed(f3)));
     @%p4 bra          $L__BB0_5;          if (p4) goto L__BB0_5;
 
 Registers become variables of the same names; what the functions do stands in machine.h and arithmetic.h. The
 last argument of an access is its *site*, a number that leads a report back to instruction and source line.
+
+Where launches are to be counted, each basic block begins with ``++counter.times[12];``, each round of a loop
+with ``next_round(counter.loops[2], counter.loops[1]);``, and the address of an access passes through
+``counter.noted``: counting.h says what these do. All else is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from .flow import Flow, flow
 from .opcodes import ATOMIC, CPP_TYPES, expression, fill, is_float, unknown, width
 from .parse import Instruction, Kernel, Label, Operand, PtxError, parse
 
@@ -34,30 +39,38 @@ _ADDRESS = re.compile(r"\[\s*([%\w$.]+?)\s*(?:\+\s*(-?\d+))?\s*\]")
 
 @dataclass(frozen=True)
 class Site:
-    """An instruction that a report may name."""
+    """An instruction that a report may name; `position` in its kernel tells apart those that are counted."""
 
     kernel: str
     opcode: str
     line: int
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One module in C++; `kernels` by name, `sites` by number."""
+    """One module in C++; `kernels` by name, `sites` by number, `flows` of what is to be counted by name."""
 
     text: str
     kernels: dict[str, Kernel]
     sites: tuple[Site, ...]
+    flows: dict[str, Flow]
 
 
-def translate(ptx: str) -> Translation:
-    """The C++ of a PTX text."""
+def translate(ptx: str, *, counting: bool = False) -> Translation:
+    """The C++ of a PTX text; with the counters that `rawkernels.ptx.counting` reads, if it says so."""
     kernels = parse(ptx)
     sites: list[Site] = []
-    functions = [_Translator(kernel, sites).function() for kernel in kernels]
+    flows = {kernel.name: flow(kernel) for kernel in kernels} if counting else {}
+    translators = [
+        _Counting(kernel, sites, flows[kernel.name]) if counting else _Translator(kernel, sites)
+        for kernel in kernels
+    ]
+    functions = [translator.function() for translator in translators]
     entries = [f"ENTRY({kernel.name})" for kernel in kernels]
-    text = "\n".join(['#include "machine.h"', *functions, *entries, ""])
-    return Translation(text, {kernel.name: kernel for kernel in kernels}, tuple(sites))
+    header = "counting.h" if counting else "machine.h"
+    text = "\n".join([f'#include "{header}"', *functions, *entries, ""])
+    return Translation(text, {kernel.name: kernel for kernel in kernels}, tuple(sites), flows)
 
 
 @dataclass
@@ -73,11 +86,12 @@ class _Translator:
         lines = [f"static void kernel_{self.kernel.name}(void** arguments) {{"]
         lines.append("    Thread self(arguments[0]);")
         lines += self._declarations()
-        for item in self.kernel.body:
+        for position, item in enumerate(self.kernel.body):
             if isinstance(item, Label):
                 lines.append(f"{item.name}:;")
             else:
                 self.current = item
+                lines += self._before(position)
                 guard = f"if ({item.guard.replace('%', '')}) " if item.guard else ""
                 lines.append(f"    {guard}{self._statement()}")
         return "\n".join([*lines, "}"])
@@ -91,6 +105,10 @@ class _Translator:
                     if kind is not None:
                         used.setdefault(CPP_TYPES[kind], set()).add(name)
         return [f"    {kind} {', '.join(sorted(names))};" for kind, names in sorted(used.items())]
+
+    def _before(self, position: int) -> list[str]:
+        """What is done before an instruction, whatever its guard says."""
+        return []
 
     def _register_type(self, name: str) -> str | None:
         return self.kernel.registers.get(name.rstrip("0123456789"))
@@ -173,9 +191,7 @@ class _Translator:
             place = 1 + self.kernel.parameters.index(name)
             return self._assign(target, f"at<{CPP_TYPES[words[1]]}>(arguments[{place}])", words[1])
         space, coherent, count, kind = self._access(words)
-        function = {"global": "load", "shared": "load_shared"}[space] + ("" if coherent else "_nc")
-        size = count * width(kind) // 8
-        memory = f"{function}(self, {self._place(address)}, {size}, {self._site})"
+        memory = self._memory(space, "load" if coherent else "load_nc", address, count * width(kind) // 8)
         if count == 1:
             return self._assign(target, f"at<{CPP_TYPES[kind]}>({memory})", kind)
         parts = [
@@ -186,8 +202,7 @@ class _Translator:
     def _do_st(self) -> str:
         space, coherent, count, kind = self._access(self.current.opcode.split(".")[1:])
         address, source = self.current.operands
-        function = {"global": "store", "shared": "store_shared"}[space]
-        memory = f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site})"
+        memory = self._memory(space, "store", address, count * width(kind) // 8)
         parts = source if isinstance(source, tuple) else (source,)
         if not coherent or len(parts) != count:
             raise unknown(self.current.opcode)
@@ -211,9 +226,8 @@ class _Translator:
         if not operation or (is_float(kind) and operation not in ("add", "exch")):
             raise unknown(self.current.opcode)
         flush = space == "global" and kind == "f32" and operation == "add"
-        function = {"global": "update", "shared": "update_shared"}[space]
         address, *sources = operands
-        lines = [f"{function}(self, {self._place(address)}, {count * width(kind) // 8}, {self._site});"]
+        lines = [f"{self._memory(space, 'update', address, count * width(kind) // 8)};"]
         for i in range(count):
             parts = [source[i] if isinstance(source, tuple) else source for source in sources]
             old = f"old{i}"
@@ -246,11 +260,14 @@ class _Translator:
             raise PtxError(f"{self.current.opcode}: no address: {operand}")
         return found[1], int(found[2] or 0)
 
-    def _place(self, operand: Operand) -> str:
+    def _memory(self, space: str, kind: str, address: Operand, size: int) -> str:
+        """Where the bytes of an access are: a call that checks it."""
+        return f"{space}(self, {kind}, {self._place(address, space)}, {size}, {self._site})"
+
+    def _place(self, operand: Operand, space: str) -> str:
         """An address as a number; one in shared memory has 32 bits."""
         name, offset = self._address(operand)
-        kind = "u32" if "shared" in self.current.opcode.split(".") else "u64"
-        start = self._value(name, kind)
+        start = self._value(name, "u32" if space == "shared" else "u64")
         return f"{start} + {offset}" if offset >= 0 else f"{start} - {-offset}"
 
     # ---- operations of a warp
@@ -327,6 +344,45 @@ class _Translator:
         if is_float(held) != is_float(kind):
             text = f"same_bits<{CPP_TYPES[held]}>(({CPP_TYPES[kind]})({text}))"
         return f"{name} = {text};"
+
+
+@dataclass
+class _Counting(_Translator):
+    """One kernel, with counters."""
+
+    flow: Flow
+    block: int = 0
+    position: int = 0
+
+    def _declarations(self) -> list[str]:
+        sizes = f"{len(self.flow.blocks)}, {len(self.flow.parents)}"
+        counter = f"Counter<{sizes}> counter(self, arguments[{1 + len(self.kernel.parameters)}]);"
+        return [f"    {counter}", *super()._declarations()]
+
+    def _before(self, position: int) -> list[str]:
+        self.position = position
+        if position not in self.flow.starts:
+            return []
+        self.block = self.flow.starts[position]
+        lines = [f"    ++counter.times[{self.block}];"]
+        loop = self.flow.headers.get(self.block)
+        if loop is not None:
+            around = self.flow.parents[loop]
+            lines.append(f"    next_round(counter.loops[{loop}], counter.loops[{around}]);")
+        return lines
+
+    @property
+    def _site(self) -> int:
+        """Each instruction has its own: those of one line and opcode are not counted together."""
+        site = Site(self.kernel.name, self.current.opcode, self.current.line, self.position)
+        if not self.sites or self.sites[-1] != site:
+            self.sites.append(site)
+        return len(self.sites) - 1
+
+    def _memory(self, space: str, kind: str, address: Operand, size: int) -> str:
+        loop = self.flow.loops[self.block]
+        place = f"counter.noted({kind}, {self._place(address, space)}, {size}, {self._site}, {loop})"
+        return f"{space}(self, {kind}, {place}, {size}, {self._site})"
 
 
 def _converted(text: str, held: str, wanted: str) -> str:

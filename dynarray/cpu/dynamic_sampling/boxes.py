@@ -146,34 +146,36 @@ def dot_items(
     these are those from `first` on.
     """
     (outputs, size), (terms, plane) = y.shape[1:], kernels.shape[2:]
-    tiles, u, flat, to = -(-size // BOX_TILE), kernels.reshape(-1), boxes.reshape(-1), y.reshape(-1)
-    i, j = uint64(plane), uint64(size)  # from term to term, in kernels and in boxes
+    tiles, kernel, box, total = -(-size // BOX_TILE), kernels.reshape(-1), boxes.reshape(-1), y.reshape(-1)
+    next_kernel, next_box = uint64(plane), uint64(size)  # from term to term
     for item in range(start, stop):
         n, tile, chunk = item // (tiles * chunks), item // chunks % tiles, item % chunks
         begin = tile * BOX_TILE
         count = uint64(min(BOX_TILE, size - begin))
         for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
-            at = uint64((n * outputs + o) * size + begin)
+            to = uint64((n * outputs + o) * size + begin)
             for k in range(0, terms, 4):
                 a = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
                 b = uint64((n * terms + k) * size + begin)
                 if k + 4 <= terms:
+                    a1, b1 = a + next_kernel, b + next_box
+                    a2, b2 = a1 + next_kernel, b1 + next_box
+                    a3, b3 = a2 + next_kernel, b2 + next_box
                     for w in range(count):
-                        to[at + w] += (u[a + w] * flat[b + w] + u[a + i + w] * flat[b + j + w]) + (
-                            u[a + i + i + w] * flat[b + j + j + w]
-                            + u[a + i + i + i + w] * flat[b + j + j + j + w]
+                        total[to + w] += (kernel[a + w] * box[b + w] + kernel[a1 + w] * box[b1 + w]) + (
+                            kernel[a2 + w] * box[b2 + w] + kernel[a3 + w] * box[b3 + w]
                         )
                 else:
                     for m in range(uint64(terms - k)):
                         for w in range(count):
-                            to[at + w] += u[a + m * i + w] * flat[b + m * j + w]
+                            total[to + w] += kernel[a + m * next_kernel + w] * box[b + m * next_box + w]
 
 
 @cached_jit
 def dot_gradient_items(
     start: int,
     stop: int,
-    grad_y: np.ndarray,
+    grad_output: np.ndarray,
     kernels: np.ndarray,
     boxes: np.ndarray,
     grads: DotGrads,
@@ -186,37 +188,39 @@ def dot_gradient_items(
     pages that are fresh from the system and in its cache. Two outputs share what is read of the boxes,
     and added to their gradient.
     """
-    (outputs, size), (terms, plane), slots = grad_y.shape[1:], kernels.shape[2:], grads.boxes.shape[1]
-    u, flat, weights = kernels.reshape(-1), boxes.reshape(-1), grad_y.reshape(-1)
-    grad_u, grad_flat = grads.kernels, grads.boxes.reshape(-1)
-    next_u, next_w = uint64(terms * plane), uint64(size)
+    (outputs, size), (terms, plane), slots = grad_output.shape[1:], kernels.shape[2:], grads.boxes.shape[1]
+    kernel, box, weights = kernels.reshape(-1), boxes.reshape(-1), grad_output.reshape(-1)
+    grad_kernels, grad_boxes = grads.kernels, grads.boxes.reshape(-1)
+    next_kernel, next_weight = uint64(terms * plane), uint64(size)  # from output to output
     for item in range(start, stop):
         n, tile, slot = item // (tiles * slots), item // slots % tiles, item % slots
         begin, count = size * tile // tiles, size * (tile + 1) // tiles - size * tile // tiles
-        for k in range(terms if len(grad_flat) else 0):
-            clear(grad_flat, ((n * slots + slot) * terms + k) * size + begin, count)
+        for k in range(terms if len(grad_boxes) else 0):
+            clear(grad_boxes, ((n * slots + slot) * terms + k) * size + begin, count)
         o, end = outputs * slot // slots, outputs * (slot + 1) // slots
         while o < end:
-            at, together = uint64((n * outputs + o) * size + begin), 2 if o + 1 < end else 1
+            g, together = uint64((n * outputs + o) * size + begin), 2 if o + 1 < end else 1
             for k in range(terms):
-                i = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
-                line = uint64((n * terms + k) * size + begin)
+                a = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
+                b = uint64((n * terms + k) * size + begin)
                 to = uint64(((n * slots + slot) * terms + k) * size + begin)
-                if len(grad_u) and len(grad_flat) and together == 2:
+                a1, g1 = a + next_kernel, g + next_weight
+                if len(grad_kernels) and len(grad_boxes) and together == 2:
                     for w in range(uint64(count)):
-                        grad_flat[to + w] += (
-                            weights[at + w] * u[i + w] + weights[at + next_w + w] * u[i + next_u + w]
+                        grad_boxes[to + w] += (
+                            weights[g + w] * kernel[a + w] + weights[g1 + w] * kernel[a1 + w]
                         )
-                        grad_u[i + w] = weights[at + w] * flat[line + w]
-                        grad_u[i + next_u + w] = weights[at + next_w + w] * flat[line + w]
+                        grad_kernels[a + w] = weights[g + w] * box[b + w]
+                        grad_kernels[a1 + w] = weights[g1 + w] * box[b + w]
                     continue
                 for m in range(uint64(together)):
-                    if len(grad_u):
+                    own, weight = a + m * next_kernel, g + m * next_weight
+                    if len(grad_kernels):
                         for w in range(uint64(count)):
-                            grad_u[i + m * next_u + w] = weights[at + m * next_w + w] * flat[line + w]
-                    if len(grad_flat):
+                            grad_kernels[own + w] = weights[weight + w] * box[b + w]
+                    if len(grad_boxes):
                         for w in range(uint64(count)):
-                            grad_flat[to + w] += weights[at + m * next_w + w] * u[i + m * next_u + w]
+                            grad_boxes[to + w] += weights[weight + w] * kernel[own + w]
             o += together
 
 
@@ -264,7 +268,7 @@ def add_dots(y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int) 
 
 def dot_gradients(
     name: str,
-    grad_y: np.ndarray,
+    grad_output: np.ndarray,
     kernels: np.ndarray,
     boxes: np.ndarray,
     grad_kernels: Any,
@@ -272,15 +276,15 @@ def dot_gradients(
     first: int,
 ) -> np.ndarray:
     """From the gradient of y in `add_dots` that of kernels, if not None; returns that of boxes, in slots."""
-    (n, outputs, size), terms = grad_y.shape, boxes.shape[1]
+    (n, outputs, size), terms = grad_output.shape, boxes.shape[1]
     slots = min(BOX_SLOTS, outputs)
     shape = (n, slots, terms, size) if wanted else (0, slots, 0, 0)
     grad_boxes = borrow(name, prod(shape), boxes.dtype).reshape(shape)
     grad_kernels = np.zeros(0, boxes.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
     if grad_kernels.size or grad_boxes.size:
         tiles, grads = max(1, BOX_SLOTS // (n * slots)), DotGrads(grad_kernels, grad_boxes)
-        arguments = (grad_y, kernels, boxes, grads, first, tiles)
-        parallel.run(dot_gradient_items, n * tiles * slots, 2.0 * grad_y.size * terms, *arguments)
+        arguments = (grad_output, kernels, boxes, grads, first, tiles)
+        parallel.run(dot_gradient_items, n * tiles * slots, 2.0 * grad_output.size * terms, *arguments)
     return grad_boxes
 
 
@@ -293,22 +297,48 @@ def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, s
             yield slice(first, first + together), slice(*band)
 
 
-# ---- `dynamic_sampling_conv2d` where kernels see one region
+class RegionArrays(NamedTuple):
+    """The five arrays of a call that sees one region, or their gradients; what there is not is None."""
+
+    x: Any  # (N, C, H, W)
+    channel_kernel: Any  # (N, O, C, P), for P positions
+    spatial_kernel: Any  # (N, O, taps, P)
+    sample_attention: Any  # (N, O, P)
+    position_attention: Any  # (N, O, taps, Ho, Wo): of the pixels that are positions
+
+    def of(self, images: slice) -> "RegionArrays":
+        """Those of some images."""
+        return RegionArrays(*(None if array is None else array[images] for array in self))
 
 
-class _RegionBand(NamedTuple):
-    """Some rows of outputs of some images, with all that they read; n images, P positions."""
+class RegionCall(NamedTuple):
+    """What is the same for all bands."""
+
+    arrays: RegionArrays
+    wide: int  # positions of a row
+    pixel_steps: BoxSteps  # of boxes around each position
+    tap_steps: BoxSteps  # of boxes around each of its taps
+    channel_residual: Any
+    attention_residual: Any
+
+
+class RegionBand(NamedTuple):
+    """Some rows of outputs of some images, with all that they read; n images, p positions."""
 
     images: slice
     rows: slice
-    first: int  # position
-    channel_kernel: np.ndarray  # (n, O, C, all positions)
-    boxes: np.ndarray  # X, (n, C, P)
-    totals: np.ndarray  # T, (n, taps, P)
-    by_sample: Any  # As, (n, O, P), or None
-    by_position: Any  # Ap, (n, O, taps, P), or None
+    positions: slice
+    boxes: np.ndarray  # X, (n, C, p)
+    totals: np.ndarray  # T, (n, taps, p)
+    sample_attention: Any  # As, (n, O, p), or None
+    position_attention: Any  # Ap, (n, O, taps, p), or None
     kernels: np.ndarray  # (n, O, taps, .): what taps weigh; with attention and residual, if given
-    kernel_start: int  # position
+    first: int  # position of these
+
+    @property
+    def centre(self) -> int:
+        """Number of the tap in the middle."""
+        return self.totals.shape[1] // 2
 
 
 def is_single_region(arrays: tuple, params: dict[str, Any]) -> bool:
@@ -317,84 +347,83 @@ def is_single_region(arrays: tuple, params: dict[str, Any]) -> bool:
     return params["samples"] == 1 or (plain and params["fuse"] == "sum")
 
 
-def _channel_residual(arrays: tuple, params: dict[str, Any]) -> Any:
-    return arrays[0].dtype.type(params["kernel_residual"] / arrays[0].shape[1])
+def _region_arrays(arrays: tuple, stride: tuple[int, int]) -> RegionArrays:
+    """The arrays as the operator has them, without copies."""
+    x, channel_kernel, spatial_kernel, sample_attention, position_attention = arrays
+    if channel_kernel is not None:
+        channel_kernel = channel_kernel.reshape(*channel_kernel.shape[:3], -1)
+    if spatial_kernel is not None:
+        n, outputs, kh, kw, *_ = spatial_kernel.shape
+        spatial_kernel = spatial_kernel.reshape(n, outputs, kh * kw, -1)
+    if sample_attention is not None:
+        sample_attention = sample_attention.reshape(*sample_attention.shape[:2], -1)
+    if position_attention is not None:
+        n, outputs, kh, kw, *size = position_attention.shape
+        maps = position_attention.reshape(n, outputs, kh * kw, *size)
+        position_attention = maps[..., :: stride[0], :: stride[1]]
+    return RegionArrays(x, channel_kernel, spatial_kernel, sample_attention, position_attention)
 
 
-def _region_steps(arrays: tuple, params: dict[str, Any], places: np.ndarray) -> BoxSteps:
+def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
+    x, (kernel, wide), number = arrays[0], (arrays[2].shape[2:4], arrays[2].shape[5]), arrays[0].dtype.type
     samples = np.arange(params["samples"]) - (params["samples"] - 1) // 2
-    offsets = (samples * step for step in params["sample_stride"])
-    return box_steps(arrays[0].shape[2:], params["stride"], arrays[1].shape[4], places, *offsets)
-
-
-def _pixel_steps(arrays: tuple, params: dict[str, Any]) -> BoxSteps:
-    """Boxes around each position."""
-    return _region_steps(arrays, params, np.zeros((1, 2), int))
-
-
-def _tap_steps(arrays: tuple, params: dict[str, Any]) -> BoxSteps:
-    """Boxes around each tap."""
-    kernel = arrays[2].shape[2:4]
+    offsets = [samples * step for step in params["sample_stride"]]
     taps = (np.argwhere(np.ones(kernel)) - np.array(kernel) // 2) * params["dilation"]
-    return _region_steps(arrays, params, np.ascontiguousarray(taps))
-
-
-def _region_bands(arrays: tuple) -> Iterator[tuple[slice, slice]]:
-    """Images and rows of outputs of each band."""
-    x, channel_kernel, spatial_kernel, *attention = arrays
-    n, outputs, _, high, wide = channel_kernel.shape
-    taps = spatial_kernel.shape[2] * spatial_kernel.shape[3]
-    numbers = (1 + BOX_SLOTS) * (x.shape[1] + taps) + outputs * (1 if attention[1] is None else 2 * taps)
-    return box_bands(n, high, numbers * wide * x.itemsize)
-
-
-def _read_band(arrays: tuple, params: dict[str, Any], images: slice, rows: slice) -> _RegionBand:
-    own: tuple[Any, ...] = tuple(None if each is None else each[images] for each in arrays)
-    x, channel_kernel, spatial_kernel, by_sample, by_position = own
-    n, outputs, kh, kw, _, wide = spatial_kernel.shape
-    taps, centre = kh * kw, kh * kw // 2
-    boxes = make_boxes("boxes", x, rows, wide, _pixel_steps(arrays, params))
-    totals = make_boxes("totals", x.sum(axis=1)[:, None], rows, wide, _tap_steps(arrays, params))
-    kernels, first = spatial_kernel.reshape(n, outputs, taps, -1), rows.start * wide
-    size, residual = boxes.shape[2], params["attention_residual"]
-    kernel_start = first
-    if by_sample is not None:
-        by_sample = by_sample[..., rows, :].reshape(n, outputs, size) + by_sample.dtype.type(residual)
-    if by_position is not None:
-        at = by_position[..., :: params["stride"][0], :: params["stride"][1]][..., rows, :]
-        by_position = at.reshape(n, outputs, taps, size) + x.dtype.type(residual)
-        kernels, kernel_start = kernels[..., first : first + size] * by_position, 0
-        kernels[:, :, centre] += by_position[:, :, centre] * _channel_residual(arrays, params)
-    channel_kernel = channel_kernel.reshape(*channel_kernel.shape[:3], -1)
-    return _RegionBand(
-        images, rows, first, channel_kernel, boxes, totals, by_sample, by_position, kernels, kernel_start
+    pixel_steps, tap_steps = (
+        box_steps(x.shape[2:], params["stride"], wide, np.ascontiguousarray(places), *offsets)
+        for places in (np.zeros((1, 2), int), taps)
     )
+    residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
+    return RegionCall(_region_arrays(arrays, params["stride"]), wide, pixel_steps, tap_steps, *residuals)
 
 
-def _sum_region(arrays: tuple, params: dict[str, Any], band: _RegionBand) -> tuple[np.ndarray, Any]:
-    """The region of a band, (n, O, P), without the attention of samples; and sum_c channel_kernel * X."""
-    (n, _, size), outputs = band.boxes.shape, band.channel_kernel.shape[1]
-    z, centre, dots = np.zeros((n, outputs, size), band.boxes.dtype), band.totals.shape[1] // 2, None
-    if band.by_position is None:
-        z += _channel_residual(arrays, params) * band.totals[:, centre, None]
-    add_dots(z, band.channel_kernel, band.boxes, band.first)
-    if band.by_position is not None:
+def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
+    x, channel_kernel, spatial_kernel, _, position_attention = call.arrays
+    (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
+    numbers = (1 + BOX_SLOTS) * (x.shape[1] + taps) + outputs * (
+        1 if position_attention is None else 2 * taps
+    )
+    for images, rows in box_bands(n, positions // call.wide, numbers * call.wide * x.itemsize):
+        yield _read_band(call, images, rows)
+
+
+def _read_band(call: RegionCall, images: slice, rows: slice) -> RegionBand:
+    x, _, kernels, by_sample, by_position = call.arrays.of(images)
+    positions, centre = slice(rows.start * call.wide, rows.stop * call.wide), kernels.shape[2] // 2
+    boxes = make_boxes("boxes", x, rows, call.wide, call.pixel_steps)
+    totals = make_boxes("totals", x.sum(axis=1)[:, None], rows, call.wide, call.tap_steps)
+    first = positions.start
+    if by_sample is not None:
+        by_sample = by_sample[..., positions] + call.attention_residual
+    if by_position is not None:
+        by_position = by_position[..., rows, :].reshape(*kernels.shape[:3], -1) + call.attention_residual
+        kernels, first = kernels[..., positions] * by_position, 0
+        kernels[:, :, centre] += by_position[:, :, centre] * call.channel_residual
+    return RegionBand(images, rows, positions, boxes, totals, by_sample, by_position, kernels, first)
+
+
+def _sum_region(call: RegionCall, band: RegionBand) -> tuple[np.ndarray, Any]:
+    """The region of a band, (n, O, p), without the attention of samples; and sum_c channel_kernel * X."""
+    channel_kernel, dots = call.arrays.channel_kernel[band.images], None
+    z = np.zeros((*channel_kernel.shape[:2], band.boxes.shape[2]), band.boxes.dtype)
+    if band.position_attention is None:
+        z += call.channel_residual * band.totals[:, band.centre, None]
+    add_dots(z, channel_kernel, band.boxes, band.positions.start)
+    if band.position_attention is not None:
         dots = z.copy()
-        z *= band.by_position[:, :, centre]
-    add_dots(z, band.kernels, band.totals, band.kernel_start)
+        z *= band.position_attention[:, :, band.centre]
+    add_dots(z, band.kernels, band.totals, band.first)
     return z, dots
 
 
 def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     """The output, (N, O, Ho, Wo)."""
-    channel_kernel = arrays[1]
-    y = np.empty((*channel_kernel.shape[:2], *channel_kernel.shape[3:]), channel_kernel.dtype)
-    for images, rows in _region_bands(arrays):
-        band = _read_band(arrays, params, images, rows)
-        z, _ = _sum_region(arrays, params, band)
-        part = y[images, :, rows]
-        part[...] = (z if band.by_sample is None else z * band.by_sample).reshape(part.shape)
-    return y
+    n, outputs, _, high, wide = arrays[1].shape
+    call, y = _region_call(arrays, params), np.empty((n, outputs, high * wide), arrays[1].dtype)
+    for band in _region_bands(call):
+        z, _ = _sum_region(call, band)
+        y[band.images, :, band.positions] = z if band.sample_attention is None else z * band.sample_attention
+    return y.reshape(n, outputs, high, wide)
 
 
 def single_region_backward(
@@ -404,74 +433,66 @@ def single_region_backward(
 
     Those of x and of the position attention are zeros; the others are written.
     """
-    grad_total = None if grads[0] is None else np.zeros_like(arrays[0][:, :1])
-    for images, rows in _region_bands(arrays):
-        band = _read_band(arrays, params, images, rows)
-        parts = tuple(None if grad is None else grad[images] for grad in grads)
-        total = None if grad_total is None else grad_total[images]
-        gradient = grad_output[images, :, rows].reshape(*grad_output[images].shape[:2], -1)
-        _backward_band(gradient, arrays, params, band, parts, total)
+    call, targets = _region_call(arrays, params), _region_arrays(grads, params["stride"])
+    grad_output = grad_output.reshape(*grad_output.shape[:2], -1)
+    grad_total = None if targets.x is None else np.zeros_like(arrays[0][:, :1])
+    for band in _region_bands(call):
+        given, own = grad_output[band.images, :, band.positions], targets.of(band.images)
+        total = None if grad_total is None else grad_total[band.images]
+        weights, grad_kernels = _kernel_gradients(given, call, band, own, total)
+        if band.position_attention is not None or band.sample_attention is not None:
+            _attention_gradients(given, weights, grad_kernels, call, band, own)
     if grad_total is not None:
-        grads[0][...] += grad_total
+        targets.x[...] += grad_total
 
 
-def _backward_band(
-    grad_output: np.ndarray,
-    arrays: tuple,
-    params: dict[str, Any],
-    band: _RegionBand,
-    grads: tuple,
-    grad_total: Any,
-) -> None:
-    centre, attended = band.totals.shape[1] // 2, band.by_position is not None
-    weights = grad_output if band.by_sample is None else grad_output * band.by_sample
-    central = weights * band.by_position[:, :, centre] if attended else weights
+def _kernel_gradients(
+    grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays, grad_total: Any
+) -> tuple[np.ndarray, Any]:
+    """Gradients of x, of its sum over channels and of kernels; returns what regions weigh.
+
+    With position attention the gradient of the spatial kernel is not written but returned, as that of
+    `RegionBand.kernels`.
+    """
+    attended, wanted = band.position_attention is not None, grads.x is not None
+    weights = grad_output if band.sample_attention is None else grad_output * band.sample_attention
+    central = weights * band.position_attention[:, :, band.centre] if attended else weights
     weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
-    wanted = grads[0] is not None
-    grad_boxes = dot_gradients(
-        "grad_boxes", central, band.channel_kernel, band.boxes, grads[1], wanted, band.first
-    )
-    grad_kernels = np.empty_like(band.kernels) if attended else grads[2]
-    grad_totals = dot_gradients(
-        "grad_totals", weights, band.kernels, band.totals, grad_kernels, wanted, band.kernel_start
-    )
+    channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
+    arguments: tuple = (central, channel_kernel, band.boxes, grads.channel_kernel, wanted, first)
+    grad_boxes = dot_gradients("grad_boxes", *arguments)
+    grad_kernels = np.empty_like(band.kernels) if attended else grads.spatial_kernel
+    arguments = (weights, band.kernels, band.totals, grad_kernels, wanted, band.first)
+    grad_totals = dot_gradients("grad_totals", *arguments)
     if wanted:
         if not attended:
-            grad_totals[:, 0, centre] += weights.sum(axis=1) * _channel_residual(arrays, params)
-        spread_boxes(grad_totals, grad_total, band.rows, _tap_steps(arrays, params))
-        spread_boxes(grad_boxes, grads[0], band.rows, _pixel_steps(arrays, params))
-    if attended or band.by_sample is not None:
-        _attention_gradients(grad_output, weights, grad_kernels, arrays, params, band, grads)
+            grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
+        spread_boxes(grad_totals, grad_total, band.rows, call.tap_steps)
+        spread_boxes(grad_boxes, grads.x, band.rows, call.pixel_steps)
+    return weights, grad_kernels
 
 
 def _attention_gradients(
     grad_output: np.ndarray,
     weights: np.ndarray,
-    grad_kernels: np.ndarray,
-    arrays: tuple,
-    params: dict[str, Any],
-    band: _RegionBand,
-    grads: tuple,
+    grad_kernels: Any,
+    call: RegionCall,
+    band: RegionBand,
+    grads: RegionArrays,
 ) -> None:
-    """Gradients of the attention, and with that of positions, from `grad_kernels`, of spatial_kernel."""
-    grad_taps, grad_samples, grad_positions = grads[2:]
-    shape = (
-        *grad_output.shape[:2],
-        *arrays[2].shape[2:4],
-        band.rows.stop - band.rows.start,
-        arrays[2].shape[5],
-    )
-    if band.by_position is not None and grad_taps is not None:
-        grad_taps[..., band.rows, :] = (grad_kernels * band.by_position).reshape(shape)
-    if grad_samples is None and grad_positions is None:
+    """Gradients of the attention, and with that of positions, from `grad_kernels`, of the spatial kernel."""
+    if band.position_attention is not None and grads.spatial_kernel is not None:
+        grads.spatial_kernel[..., band.positions] = grad_kernels * band.position_attention
+    if grads.sample_attention is None and grads.position_attention is None:
         return
-    region, dots = _sum_region(arrays, params, band)
-    if grad_samples is not None:
-        grad_samples[..., band.rows, :] = (grad_output * region).reshape(*shape[:2], 1, 1, *shape[4:])
-    if grad_positions is not None:
-        centre = band.totals.shape[1] // 2
-        kernels = arrays[2][band.images][..., band.rows, :].reshape(grad_kernels.shape)
-        grad = grad_kernels * kernels
-        grad[:, :, centre] += grad_kernels[:, :, centre] * _channel_residual(arrays, params) + weights * dots
-        sy, sx = params["stride"]
-        grad_positions[..., ::sy, ::sx][..., band.rows, :] = grad.reshape(shape)
+    region, dots = _sum_region(call, band)
+    if grads.sample_attention is not None:
+        grads.sample_attention[..., band.positions] = grad_output * region
+    if grads.position_attention is not None:
+        grad, centre = (
+            grad_kernels * call.arrays.spatial_kernel[band.images][..., band.positions],
+            band.centre,
+        )
+        grad[:, :, centre] += grad_kernels[:, :, centre] * call.channel_residual + weights * dots
+        part = grads.position_attention[..., band.rows, :]
+        part[...] = grad.reshape(part.shape)
