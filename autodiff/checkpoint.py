@@ -174,8 +174,8 @@ def _recorded(
         states,
         heard,
     )
-    nodes, shapes, dtypes = zip(*((v.node, v.data.shape, v.data.dtype) for v in inputs))
-    level = max(node.level for node in nodes)
+    nodes, level = [v.node for v in inputs], max((v.node.level for v in inputs), default=0)
+    shapes, dtypes = [value.shape for value in values], [value.dtype for value in values]
     step = Step(rules, (), (nodes, shapes, dtypes, values, level), {"params": params}, call, output, now)
     step.number = output.node.number  # by which a checkpoint around this one knows it
     for tape in now.tapes:
