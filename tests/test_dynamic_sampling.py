@@ -325,6 +325,10 @@ HARD = {
     "box sums, strided": sampling_call(5, 6, (9, 35), (3, 5), samples=4, stride=(2, 3), dilation=2),
     "box sums, even": sampling_call(3, 4, (9, 17), (3, 3), samples=4, sample_stride=(1, 3)),
     "box sums, taps far away": sampling_call(2, 3, (4, 5), (3, 3), samples=3, dilation=40),
+    "seven samples of many": sampling_call(19, 11, (23, 9), (3, 5), "sp", samples=7, sample_stride=2),
+    "five samples, strided": sampling_call(
+        5, 7, (21, 18), (5, 3), "sp", samples=5, sample_stride=(4, 1), stride=(3, 2)
+    ),
 }
 
 
@@ -412,6 +416,33 @@ def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.Monke
     check(full_call(CONV, seed=1, N=2, H=7, W=9), backend)
     for attention, samples in (("", 3), ("sp", 1)):
         check(sampling_call(5, 6, (7, 9), (3, 3), attention, samples=samples, stride=(2, 1)), backend)
+
+
+@pytest.mark.parametrize("attention", ["s", "p", "sp"])
+def test_a_margin_changes_nothing(backend: Backend, monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
+    """CUDA kernels that know the samples have a margin around the image; compared to those without."""
+    if backend.name in ("reference", "cpu"):
+        pytest.skip("margins are how the CUDA kernels work")
+    from rawkernels import dynamic_sampling as kernels
+
+    for samples, step, values in ((3, 1, ()), (5, 2, ()), (3, 2, (np.inf, -np.inf)), (5, 1, (np.nan,))):
+        call = sampling_call(4, 5, (9, 18), (3, 3), attention, samples=samples, sample_stride=(2, step))
+        for k, value in enumerate(values):
+            for array in filter(lambda given: given is not None, call.arrays):
+                array.reshape(-1)[[0, 31 * (k + 1)]] = value
+        found = []
+        for known in (kernels.KNOWN, ()):
+            monkeypatch.setattr(kernels, "KNOWN", known)
+            y = run(backend, dyn.dynamic_sampling_conv2d, *call.arrays, **call.params)
+            grads = run(
+                backend, dyn.dynamic_sampling_conv2d_backward, call.grad_output, *call.arrays, **call.params
+            )
+            found.append((y, *(grad for grad in grads if grad is not None)))
+        monkeypatch.undo()
+        for ours, without in zip(*found, strict=True):
+            finite = np.isfinite(without)
+            np.testing.assert_array_equal(ours[~finite], without[~finite])
+            close(ours[finite], without[finite])
 
 
 @pytest.mark.parametrize(
