@@ -3,44 +3,39 @@
 //   x (N,C,H,W)  weight (O,C,G)  displacement (O,C,G,2)  y (N,O,H,W);  xb = x blurred, zero outside the image
 //   y[n,o,p] = bias[o] + sum over c and g of weight[o,c,g] * bilinear(xb[n,c], p + displacement[o,c,g])
 //
-// Order of the kernels. displaced_taps makes the taps of the blur from sigma; displaced_blur_* blur one axis at a
-// time; displaced_prepare splits displacements into whole pixels and four corner weights, each times the unit's weight;
-// displaced_reach finds how far units lead. displaced_forward then makes y. Backward, displaced_grad_blurred is the
-// same sum with channels exchanged and displacements turned round, and its result is blurred; displaced_correlate makes
-// four sums per unit, one a corner, from which displaced_grad_units makes the gradients of weight and displacement.
+// Order of the kernels. displaced_taps makes the taps of the blur from sigma; displaced_blur_* blur along one axis;
+// displaced_forward then makes y. Backward, displaced_grad_blurred is the same sum with channels exchanged and
+// displacements turned round, and its result is blurred; displaced_correlate makes four sums per unit, from which
+// displaced_grad_units makes the gradients of weight and displacement. Where there are too few tiles and targets to fill
+// a GPU, blocks share the sources of a sum, and displaced_add_* adds up what they found.
 //
-// How work is laid out. A block of four warps has one tile of TILE_ROWS x TILE_COLUMNS pixels; its lanes are 8 across
-// and 4 down, each with a patch of PATCH x PATCH pixels. Source channels are staged in shared memory with an apron as
-// wide as the largest displacement of the call, which the device reads: a host that knew it would have had to wait.
-// The wider the apron, the fewer channels are staged between two barriers. Units that lead beyond the widest apron
-// read global memory; a warp has one unit at a time, so that no branch splits it.
-// Four neighbouring pixels of a row, interpolated, need five, and the lower row of one output is the upper of the next:
-// 25 loads serve 16 pixels, 64 multiply-adds. Columns are stored in four interleaved parts (0,4,8,.. 1,5,9,..), so
-// that the 8 lanes of a row read consecutive words wherever a unit leads, and a pitch of 2 or 6 modulo 8 words puts the
-// four rows of lanes into different banks. A warp reads 1.6 words from shared memory per pixel and unit and does 4
-// multiply-adds: at 32 words and 128 multiply-adds a cycle and SM, shared memory is the bound, at 1.6 times the time of
-// the arithmetic. OUTPUTS outputs of a warp share one staging of the sources.
+// How work is laid out. A block has one tile of TILE_ROWS x TILE_COLUMNS pixels, and each of its warps one target channel;
+// a lane has a patch of PATCH_ROWS x PATCH_COLUMNS pixels. Source channels are staged in shared memory with an apron as
+// wide as the units of the block lead: it looks at them before, so that nobody else need know. The wider the apron, the
+// fewer channels are staged between two barriers. Units that lead beyond the widest apron read global memory; a warp has
+// one unit at a time, so that no branch splits it.
+// A row of a patch needs PATCH_COLUMNS + 1 pixels. Interpolated along the row they serve two rows of the output: with
+// 7 x 4 pixels a unit takes 40 words from shared memory, 64 operations along the rows and 84 between them: 1.4 and 5.3 a
+// pixel, of which an SM does 32 and 128 in a cycle. Patches are an odd number of rows high, and rows in shared memory an odd number of words apart, so
+// that the rows of lanes begin at different banks modulo 4, and lanes of one row are 4 words apart: no two lanes meet in
+// a bank. A line, an image of one row, has patches of 9 pixels side by side: an odd number again.
 //
 // No kernel uses atomics: equal inputs, equal bits. Long sums end in double, in fixed order.
 //
-// Constants from the Python side:  OUTPUTS  output channels of a warp
-#ifndef OUTPUTS
-#define OUTPUTS 2
+// Constants from the Python side:  PATCH_ROWS  1 for lines, else an odd number
+#ifndef PATCH_ROWS
+#define PATCH_ROWS 7
 #endif
 #include "common.cuh"
 
-constexpr int WARPS = 4, THREADS = WARPS * WARP;
-constexpr int PATCH = 4, LANES_ACROSS = 8, LANES_DOWN = 4;
-constexpr int TILE_COLUMNS = LANES_ACROSS * PATCH, TILE_ROWS = LANES_DOWN * PATCH;
+constexpr int WARPS = 8, THREADS = WARPS * WARP;
+constexpr bool LINE = PATCH_ROWS == 1;
+constexpr int PATCH_COLUMNS = LINE ? 9 : 4, PATCH = PATCH_ROWS * PATCH_COLUMNS;
+constexpr int LANES_ACROSS = LINE ? 32 : 8, LANES_DOWN = WARP / LANES_ACROSS;
+constexpr int TILE_COLUMNS = LANES_ACROSS * PATCH_COLUMNS, TILE_ROWS = LANES_DOWN * PATCH_ROWS;
+constexpr int UNIT_ROWS = LINE ? 1 : PATCH_ROWS + 1;  // that a unit reads for a patch
 constexpr int CORNERS = 4;
-
-// The weights of the four pixels of a unit: upper left, upper right, lower left, lower right. Of a unit that is not
-// finite: its weight, or NaN, twice, and the fractions of its displacement. Such a weight times what two pixels are
-// weighted with could be NaN where the weight times their sum is infinite.
-struct __align__(16) Corners {
-    ACC value[CORNERS];
-    __device__ __forceinline__ bool finite() const { return value[0] - value[0] == 0; }
-};
+static_assert(PATCH_ROWS % 2 == 1, "for the banks of shared memory");
 
 __device__ __forceinline__ ACC read(const T* address) { return load(address); }
 __device__ __forceinline__ void write(T* address, ACC value) { store(address, value); }
@@ -65,7 +60,7 @@ __device__ __forceinline__ double block_total(double value) {
 // ---- the blur ------------------------------------------------------------------------------------------------------
 
 // Taps -radius..radius of the normalised Gaussian, then their derivatives by sigma, then by place. One block.
-extern "C" __global__ void __launch_bounds__(128) displaced_taps(ACC* __restrict__ taps, double sigma, int radius) {
+extern "C" __global__ void __launch_bounds__(256) displaced_taps(ACC* __restrict__ taps, double sigma, int radius) {
     const int count = 2 * radius + 1;
     double bells = 0, squares = 0;
     for (int i = threadIdx.x; i < count; i += THREADS) {
@@ -83,336 +78,330 @@ extern "C" __global__ void __launch_bounds__(128) displaced_taps(ACC* __restrict
     }
 }
 
-// Correlation along one axis: neighbours lie `step` apart in memory and a line has `extent` pixels.
-template <class In, class Out>
-__device__ __forceinline__ void blur_line(const In* __restrict__ image, const ACC* __restrict__ taps,
-                                          Out* __restrict__ result, INDEX items, int step, int extent, int radius) {
-    const INDEX i = thread_index();
-    if (i >= items) return;
-    const int place = i / step % extent;
-    ACC sum = 0;
-    for (int j = min(radius, max(place, extent - 1 - place)); j > 0; --j) {  // the large terms last: less is rounded off
-        if (place >= j) sum += taps[radius - j] * read(image + i - static_cast<INDEX>(j) * step);
-        if (place + j < extent) sum += taps[radius + j] * read(image + i + static_cast<INDEX>(j) * step);
-    }
-    write(result + i, sum + taps[radius] * read(image + i));
-}
+// Correlation along one axis, of an image of `planes` planes. A thread has up to RUN pixels, one below the other, and
+// divides for all of them; blurred along rows, these may be of several planes.
+constexpr int RUN = 8;
 
-extern "C" __global__ void __launch_bounds__(128) displaced_blur_first(
-    const T* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX items, int step,
-    int extent, int radius) {
-    blur_line(image, taps, result, items, step, extent, radius);
-}
-
-extern "C" __global__ void __launch_bounds__(128) displaced_blur_second(
-    const ACC* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX items, int step,
-    int extent, int radius) {
-    blur_line(image, taps, result, items, step, extent, radius);
-}
-
-extern "C" __global__ void __launch_bounds__(128) displaced_blur_last(
-    const ACC* __restrict__ image, const ACC* __restrict__ taps, T* __restrict__ result, INDEX items, int step,
-    int extent, int radius) {
-    blur_line(image, taps, result, items, step, extent, radius);
-}
-
-// ---- the units -----------------------------------------------------------------------------------------------------
-
-struct Place {
-    int y, x;    // whole pixels
-    ACC ly, lx;  // and the rest: both NaN where a displacement is
-};
-
-// Whole pixels and the rest of one displacement. What lies so far that nothing is read moves to the nearest such place.
-__device__ __forceinline__ int split(ACC move, int size, ACC& rest) {
-    if (move > size + 1) move = size + 1;
-    if (move < -size - 1) move = -size - 1;
-    const ACC whole = floor(move);
-    rest = move - whole;
-    return static_cast<int>(whole);
-}
-
-__device__ __forceinline__ Place place_unit(ACC y, ACC x, int height, int width) {
-    Place place = {0, 0, y + x, y + x};
-    if (y == y && x == x) {
-        place.y = split(y, height, place.ly);
-        place.x = split(x, width, place.lx);
-    }
-    return place;
-}
-
-// place (targets, sources, G, 2) and corner (targets, sources, G, 4). Targets are the outputs, or, `transposed`, the
-// inputs, and then the displacements are the opposite ones.
-extern "C" __global__ void __launch_bounds__(128) displaced_prepare(
-    const T* __restrict__ weight, const T* __restrict__ displacement, int* __restrict__ place,
-    ACC* __restrict__ corner, INDEX units, int outputs, int inputs, int per_pair, int height, int width,
-    int transposed) {
-    const INDEX unit = thread_index();
-    if (unit >= units) return;
-    INDEX flat = unit;
-    const INDEX g = take(flat, per_pair);
-    const INDEX source = take(flat, transposed ? outputs : inputs);
-    const INDEX from = (transposed ? source * inputs + flat : flat * inputs + source) * per_pair + g;
-    const ACC w = load(weight + from), sign = transposed ? ACC(-1) : ACC(1);
-    const ACC y = load_coordinate(displacement + 2 * from), x = load_coordinate(displacement + 2 * from + 1);
-    const Place own = place_unit(sign * y, sign * x, height, width);
-    place[2 * unit] = own.y;
-    place[2 * unit + 1] = own.x;
-    const ACC odd = w + own.ly, hy = 1 - own.ly, hx = 1 - own.lx;
-    const bool finite = odd - odd == 0;
-    corner[4 * unit] = finite ? w * hy * hx : odd;
-    corner[4 * unit + 1] = finite ? w * hy * own.lx : odd;
-    corner[4 * unit + 2] = finite ? w * own.ly * hx : own.ly;
-    corner[4 * unit + 3] = finite ? w * own.ly * own.lx : own.lx;
-}
-
-// reach[0] = the largest displacement that does not exceed `most`. One block.
-extern "C" __global__ void __launch_bounds__(128) displaced_reach(
-    const int* __restrict__ place, int* __restrict__ reach, INDEX units, int most) {
-    __shared__ int part[THREADS];
-    int largest = 0;
-    for (INDEX unit = threadIdx.x; unit < units; unit += THREADS) {
-        const int y = place[2 * unit], x = place[2 * unit + 1];
-        const int far = max(max(y, -y), max(x, -x));
-        if (far <= most) largest = max(largest, far);
-    }
-    part[threadIdx.x] = largest;
-    __syncthreads();
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        if (static_cast<int>(threadIdx.x) < half) part[threadIdx.x] = max(part[threadIdx.x], part[threadIdx.x + half]);
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) reach[0] = part[0];
-}
-
-// ---- tiles in shared memory ----------------------------------------------------------------------------------------
-
-struct Geometry {
-    int sources, per_pair, height, width;
-    int row, column;  // of the tile
-    int reach, rows, columns, part, pitch;
-
-    // displaced.py computes the same size, to know how wide an apron may be.
-    __device__ __forceinline__ void apron(int wide) {
-        reach = wide;
-        rows = TILE_ROWS + 2 * reach + 1;
-        columns = TILE_COLUMNS + 2 * reach + 1;
-        part = (columns + PATCH - 1) / PATCH;
-        pitch = PATCH * part + (10 - PATCH * part % 8) % 8;
-    }
-    __device__ __forceinline__ int area() const { return rows * pitch; }
-    __device__ __forceinline__ int column_at(int index) const { return index % PATCH * part + index / PATCH; }
-    __device__ __forceinline__ bool inside(int y, int x) const { return y >= 0 && y < height && x >= 0 && x < width; }
-    __device__ __forceinline__ bool near(int y, int x) const {
-        return y >= -reach && y <= reach && x >= -reach && x <= reach;
-    }
-};
-
-// Copy `count` channels of an image, from `channel` on, with apron.
-template <class In>
-__device__ __forceinline__ void stage(const In* __restrict__ image, INDEX channel, int count, const Geometry& geo,
-                                      ACC* tile) {
-    const INDEX plane = static_cast<INDEX>(geo.height) * geo.width;
-    __syncthreads();
-    for (int i = threadIdx.x; i < count * geo.rows * geo.columns; i += THREADS) {
-        const int line = i / geo.columns, column = i % geo.columns, c = line / geo.rows, row = line % geo.rows;
-        const int y = geo.row - geo.reach + row, x = geo.column - geo.reach + column;
-        const In* source = image + (channel + c) * plane + static_cast<INDEX>(y) * geo.width + x;
-        tile[c * geo.area() + row * geo.pitch + geo.column_at(column)] = geo.inside(y, x) ? read(source) : ACC(0);
-    }
-    __syncthreads();
-}
-
-// The five pixels of a row that a patch needs, and the way to the next row: from shared memory or, for units that lead
-// beyond the apron, from the image.
-template <class In>
-struct NearRows {
-    const ACC* line;
-    int pitch, at[PATCH + 1];
-    __device__ __forceinline__ NearRows(const ACC* tile, const In*, const Geometry& geo, int down, int across, int y,
-                                        int x) {
-        line = tile + (down + geo.reach + y) * geo.pitch + across / PATCH;
-        pitch = geo.pitch;
+template <bool DOWN, class In, class Out>
+__device__ __forceinline__ void blur_along(const In* __restrict__ image, const ACC* __restrict__ taps,
+                                           Out* __restrict__ result, INDEX planes, int height, int width, int radius) {
+    INDEX flat = thread_index();
+    const int column = take(flat, width), row = DOWN ? RUN * take(flat, (height + RUN - 1) / RUN) : 0;
+    const INDEX line = DOWN ? flat * height + row : flat * RUN, left = planes * height - line;
+    if (left <= 0) return;
+    const int count = DOWN ? min(RUN, height - row) : static_cast<int>(min(static_cast<INDEX>(RUN), left));
+    const int place = DOWN ? row : column, extent = DOWN ? height : width;
+    const INDEX start = line * width + column, step = DOWN ? width : 1;
+    ACC sum[RUN] = {};
+    auto add = [&](int j) {
+        const ACC tap = taps[radius + j];
+        const In* source = image + start + j * step;
 #pragma unroll
-        for (int j = 0; j <= PATCH; ++j) at[j] = geo.column_at(geo.reach + x + j);
-    }
-    __device__ __forceinline__ void next(ACC (&row)[PATCH + 1]) {
-#pragma unroll
-        for (int j = 0; j <= PATCH; ++j) row[j] = line[at[j]];
-        line += pitch;
-    }
-};
-
-template <class In>
-struct FarRows {
-    const In* image;
-    int y, x, height, width;
-    __device__ __forceinline__ FarRows(const ACC*, const In* plane, const Geometry& geo, int down, int across, int move_y,
-                                       int move_x)
-        : image(plane), y(geo.row + down + move_y), x(geo.column + across + move_x), height(geo.height),
-          width(geo.width) {}
-    __device__ __forceinline__ void next(ACC (&row)[PATCH + 1]) {
-#pragma unroll
-        for (int j = 0; j <= PATCH; ++j) {
-            const bool inside = y >= 0 && y < height && x + j >= 0 && x + j < width;
-            row[j] = inside ? read(image + static_cast<INDEX>(y) * width + x + j) : ACC(0);
+        for (int k = 0; k < RUN; ++k, source += width) {
+            const int from = place + (DOWN ? k : 0) + j;
+            if (k < count && from >= 0 && from < extent) sum[k] += tap * read(source);
         }
-        ++y;
+    };
+    for (int j = min(radius, extent - 1); j > 0; --j) {  // the large terms last: less is rounded off
+        add(-j);
+        add(j);
     }
-};
+    add(0);
+    Out* to = result + start;
+#pragma unroll
+    for (int k = 0; k < RUN; ++k, to += width)
+        if (k < count) write(to, sum[k]);
+}
+
+template <class In, class Out>
+__device__ __forceinline__ void blur(const In* __restrict__ image, const ACC* __restrict__ taps, Out* __restrict__ result,
+                                     INDEX planes, int height, int width, int radius, int down) {
+    if (down)
+        blur_along<true>(image, taps, result, planes, height, width, radius);
+    else
+        blur_along<false>(image, taps, result, planes, height, width, radius);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_first(
+    const T* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX planes, int height,
+    int width, int radius, int down) {
+    blur(image, taps, result, planes, height, width, radius, down);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_second(
+    const ACC* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX planes, int height,
+    int width, int radius, int down) {
+    blur(image, taps, result, planes, height, width, radius, down);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_last(
+    const ACC* __restrict__ image, const ACC* __restrict__ taps, T* __restrict__ result, INDEX planes, int height,
+    int width, int radius, int down) {
+    blur(image, taps, result, planes, height, width, radius, down);
+}
 
 // ---- the sum over units --------------------------------------------------------------------------------------------
 
+#include "displaced_units.cuh"
+
+// One addition to each sum: there may be thousands of units, and what is rounded off grows with the additions.
 template <class Rows>
-__device__ __forceinline__ void add_unit(Rows rows, const Corners& corner, ACC (&sum)[PATCH * PATCH]) {
-    ACC upper[PATCH + 1], lower[PATCH + 1];
-    rows.next(upper);
+__device__ __forceinline__ void add_unit(Rows rows, const Factors& unit, ACC (&sum)[PATCH]) {
+    ACC above[PATCH_COLUMNS];
 #pragma unroll
-    for (int i = 0; i < PATCH; ++i) {
-        rows.next(lower);
+    for (int i = 0; i < UNIT_ROWS; ++i) {
+        ACC pixel[PATCH_COLUMNS + 1];
+        rows.next(pixel);
 #pragma unroll
-        for (int j = 0; j < PATCH; ++j)
-            sum[i * PATCH + j] += corner.value[0] * upper[j] + corner.value[1] * upper[j + 1] +
-                                  corner.value[2] * lower[j] + corner.value[3] * lower[j + 1];
-#pragma unroll
-        for (int j = 0; j <= PATCH; ++j) upper[j] = lower[j];
+        for (int j = 0; j < PATCH_COLUMNS; ++j) {
+            const ACC between = unit.left * pixel[j] + unit.right * pixel[j + 1];
+            if (LINE) sum[j] += unit.upper * between;
+            if (i > 0) sum[(i - 1) * PATCH_COLUMNS + j] += above[j] + unit.lower * between;
+            above[j] = unit.upper * between;
+        }
     }
 }
 
-// The sum for one pixel as the definition says: `image` are the sources, `unit` is the first of the target channel. NaN
-// stays NaN whatever is added.
+// The units of a warp that it goes through next.
+struct List {
+    Lead lead[WARP];
+    Factors factors[WARP];
+
+    // That of this lane: whether there is one, and it leads beyond the apron. `first` is where sources are counted from.
+    __device__ __forceinline__ bool fill(const Units& units, INDEX target, INDEX first, int count, const Tile& tile,
+                                         const Cursor& cursor) {
+        if (cursor.source >= count) return false;
+        const INDEX unit = units.index(target, first + cursor.source, cursor.g);
+        const Place place = units.place(unit, tile.height, tile.width);
+        lead[threadIdx.x % WARP] = lead_to(place, cursor.source, tile);
+        factors[threadIdx.x % WARP] = make_factors(load(units.weight + unit), place);
+        return !tile.near(place);
+    }
+};
+
+// Add the units that lead from a target to the `count` sources in shared memory; see add_far_units for others.
+__device__ __forceinline__ void add_units(const Units& units, INDEX target, INDEX first, int count, const Tile& tile,
+                                          const ACC* held, List& list, Cursor cursor, ACC (&sum)[PATCH]) {
+    const ACC* own = held + lane_row() * tile.pitch() + lane_column();
+    const int all = count * units.per_pair;
+    for (int start = 0; start < all; start += WARP, cursor.advance()) {
+        __syncwarp();
+        list.fill(units, target, first, count, tile, cursor);
+        __syncwarp();
+        for (int k = 0; k < min(WARP, all - start); ++k) {
+            const int at = list.lead[k].at;
+            if (at >= 0) add_unit(NearRows{own + at, tile.pitch()}, list.factors[k], sum);
+        }
+    }
+}
+
+// Add those that lead beyond the apron, to `count` sources of which `image` is the first. They are rare, and have a loop
+// of their own so that they take no registers from the others.
 template <class In>
-__device__ __forceinline__ ACC defined_sum(const In* __restrict__ image, const ACC* __restrict__ corner,
-                                           const int* __restrict__ place, INDEX unit, int row, int column,
-                                           const Geometry& geo) {
+__device__ __forceinline__ void add_far_units(const In* __restrict__ image, const Units& units, INDEX target, INDEX first,
+                                              int count, const Tile& tile, ACC* strip, List& list, Cursor cursor,
+                                              ACC (&sum)[PATCH]) {
+    for (int start = 0; start < count * units.per_pair; start += WARP, cursor.advance()) {
+        __syncwarp();
+        const unsigned far = __ballot_sync(ALL_LANES, list.fill(units, target, first, count, tile, cursor));
+        __syncwarp();
+        for (int k = 0; k < WARP; ++k) {
+            if (!(far >> k & 1)) continue;
+            add_unit(FarRows<In>{image, tile, list.lead[k], strip}, list.factors[k], sum);
+        }
+    }
+}
+
+// The sum for one pixel as the definition says; `image` are the sources. NaN stays NaN whatever is added.
+template <class In>
+__device__ __forceinline__ ACC defined_sum(const In* __restrict__ image, const Units& units, INDEX target, int row,
+                                           int column, const Tile& tile) {
     ACC sum = 0;
-    for (int k = 0; k < geo.sources * geo.per_pair && sum == sum; ++k, ++unit) {
-        const Corners own = *reinterpret_cast<const Corners*>(corner + CORNERS * unit);
-        const In* plane = image + static_cast<INDEX>(k / geo.per_pair) * geo.height * geo.width;
+    for (int k = 0; k < units.sources * units.per_pair && sum == sum; ++k) {
+        const INDEX source = k / units.per_pair, unit = units.index(target, source, k % units.per_pair);
+        const Place place = units.place(unit, tile.height, tile.width);
         ACC pixel[CORNERS];
 #pragma unroll
         for (int i = 0; i < CORNERS; ++i) {
-            const int y = row + place[2 * unit] + i / 2, x = column + place[2 * unit + 1] + i % 2;
-            pixel[i] = geo.inside(y, x) ? read(plane + static_cast<INDEX>(y) * geo.width + x) : ACC(0);
+            const int y = row + place.y + i / 2, x = column + place.x + i % 2;
+            const In* plane = image + source * tile.plane();
+            pixel[i] = tile.inside(y, x) ? read(plane + static_cast<INDEX>(y) * tile.width + x) : ACC(0);
         }
-        if (own.finite()) {
-            sum += own.value[0] * pixel[0] + own.value[1] * pixel[1] + own.value[2] * pixel[2] + own.value[3] * pixel[3];
-        } else {
-            const ACC y = own.value[2], x = own.value[3];
-            sum += own.value[0] * ((1 - y) * ((1 - x) * pixel[0] + x * pixel[1]) +
-                                   y * ((1 - x) * pixel[2] + x * pixel[3]));
-        }
+        sum += load(units.weight + unit) * ((1 - place.ly) * ((1 - place.lx) * pixel[0] + place.lx * pixel[1]) +
+                                            place.ly * ((1 - place.lx) * pixel[2] + place.lx * pixel[3]));
     }
     return sum;
 }
 
-// Blocks: (image, row of tiles, column of tiles, WARPS*OUTPUTS target channels). capacity: elements of shared memory.
-// Where a unit is not finite, no sum is; sums that are not finite are made again.
+// What blocks make, y or the gradient of the blurred image.
 template <class In, class Out>
-__device__ __forceinline__ void displace(const In* __restrict__ image, const ACC* __restrict__ corner,
-                                         const int* __restrict__ place, const int* __restrict__ reach,
-                                         const T* __restrict__ base, Out* __restrict__ result, int capacity, int targets,
-                                         Geometry& geo) {
-    extern __shared__ ACC tile[];
-    INDEX flat = blockIdx.x;
-    const int chunks = (targets + WARPS * OUTPUTS - 1) / (WARPS * OUTPUTS);
-    const int target = take(flat, chunks) * WARPS * OUTPUTS + threadIdx.x / WARP * OUTPUTS;
-    geo.column = TILE_COLUMNS * take(flat, (geo.width + TILE_COLUMNS - 1) / TILE_COLUMNS);
-    geo.row = TILE_ROWS * take(flat, (geo.height + TILE_ROWS - 1) / TILE_ROWS);
-    geo.apron(reach[0]);
-    const INDEX n = flat, plane = static_cast<INDEX>(geo.height) * geo.width;
-    const int lane = threadIdx.x % WARP, across = PATCH * (lane % LANES_ACROSS), down = PATCH * (lane / LANES_ACROSS);
-    const int together = max(1, capacity / geo.area());
-    ACC sum[OUTPUTS][PATCH * PATCH] = {};
-    for (int first = 0; first < geo.sources; first += together) {
-        const int count = min(together, geo.sources - first);
-        stage(image, n * geo.sources + first, count, geo, tile);
-#pragma unroll
-        for (int s = 0; s < OUTPUTS; ++s) {
-            if (target + s >= targets) break;
-            const INDEX units = (static_cast<INDEX>(target + s) * geo.sources + first) * geo.per_pair;
-            for (int k = 0; k < count * geo.per_pair; ++k) {
-                const int c = k / geo.per_pair, y = place[2 * (units + k)], x = place[2 * (units + k) + 1];
-                const Corners own = *reinterpret_cast<const Corners*>(corner + CORNERS * (units + k));
-                const ACC* near = tile + c * geo.area();
-                const In* far = image + (n * geo.sources + first + c) * plane;
-                if (geo.near(y, x))
-                    add_unit(NearRows<In>(near, far, geo, down, across, y, x), own, sum[s]);
-                else
-                    add_unit(FarRows<In>(near, far, geo, down, across, y, x), own, sum[s]);
-            }
-        }
+struct Result {
+    const In* image;
+    const T* base;  // added to the sums of each target; or null
+    Out* values;    // (N, targets, H, W)
+    ACC* sums;      // the same of a part of the sources, where blocks share those of a sum; or null
+
+    __device__ __forceinline__ ACC start(int target) const { return base ? load(base + target) : ACC(0); }
+    __device__ __forceinline__ INDEX first(const Units& units, int target, const Tile& tile) const {
+        return (static_cast<INDEX>(tile.image) * units.targets + target) * tile.plane();
     }
-#pragma unroll
-    for (int s = 0; s < OUTPUTS; ++s) {
-        if (target + s >= targets) break;
-        const ACC start = base ? load(base + target + s) : ACC(0);
-        Out* out = result + (n * targets + target + s) * plane;
+
+    // A pixel again whose value is not finite: sums of other parts can be NaN where the defined one is not.
+    __device__ __forceinline__ void define(const Units& units, int target, int y, int x, const Tile& tile) const {
+        const ACC sum = defined_sum(image + static_cast<INDEX>(tile.image) * units.sources * tile.plane(), units, target,
+                                    y, x, tile);
+        write(values + first(units, target, tile) + static_cast<INDEX>(y) * tile.width + x, start(target) + sum);
+    }
+
+    // What a warp has found, row after row of its patches through `strip`.
+    __device__ __forceinline__ void put(const ACC (&sum)[PATCH], const Units& units, int target, const Tile& tile,
+                                        ACC* strip) const {
+        const INDEX own = first(units, target, tile);
+        const ACC begin = start(target);
         bool finite = true;
 #pragma unroll
-        for (int i = 0; i < PATCH * PATCH; ++i) {
-            const int y = geo.row + down + i / PATCH, x = geo.column + across + i % PATCH;
-            const ACC value = start + sum[s][i];
-            if (!geo.inside(y, x)) continue;
-            write(out + static_cast<INDEX>(y) * geo.width + x, value);
-            finite = finite && value - value == 0;
+        for (int i = 0; i < PATCH_ROWS; ++i) {
+            __syncwarp();
+#pragma unroll
+            for (int j = 0; j < PATCH_COLUMNS; ++j) strip[strip_start() + j] = sum[i * PATCH_COLUMNS + j];
+            __syncwarp();
+#pragma unroll
+            for (int number = 0; number < PATCH_COLUMNS; ++number) {
+                const StripPixel pixel(number, i, tile);
+                if (!tile.inside(pixel.y, pixel.x)) continue;
+                const ACC value = strip[pixel.at];
+                const INDEX place = own + static_cast<INDEX>(pixel.y) * tile.width + pixel.x;
+                if (sums) {
+                    sums[place] = value;
+                } else {
+                    write(values + place, begin + value);
+                    finite = finite && value - value == 0;
+                }
+            }
         }
-        if (finite) continue;
+        if (finite) return;
 #pragma unroll 1
-        for (int i = 0; i < PATCH * PATCH; ++i) {
-            const int y = geo.row + down + i / PATCH, x = geo.column + across + i % PATCH;
-            if (!geo.inside(y, x)) continue;
-            Out* pixel = out + static_cast<INDEX>(y) * geo.width + x;
-            const INDEX unit = static_cast<INDEX>(target + s) * geo.sources * geo.per_pair;
-            const ACC value = read(pixel);
-            if (value - value == 0) continue;
-            write(pixel, start + defined_sum(image + n * geo.sources * plane, corner, place, unit, y, x, geo));
+        for (int k = 0; k < PATCH; ++k) {
+            const StripPixel pixel(k % PATCH_COLUMNS, k / PATCH_COLUMNS, tile);
+            if (!tile.inside(pixel.y, pixel.x)) continue;
+            const ACC value = read(values + own + static_cast<INDEX>(pixel.y) * tile.width + pixel.x);
+            if (!(value - value == 0)) define(units, target, pixel.y, pixel.x, tile);
         }
+    }
+};
+
+// Blocks: (tile, WARPS targets, `chunk` sources).
+template <class In, class Out>
+__device__ __forceinline__ void displace(const Result<In, Out>& result, const Units& units, int chunk, Tile tile) {
+    __shared__ ACC held[SHARED];
+    __shared__ List list[WARPS];
+    const int warp = threadIdx.x / WARP, target = blockIdx.y * WARPS + warp;
+    const int begin = blockIdx.z * chunk, end = min(begin + chunk, units.sources);
+    const Cursor cursor(units.per_pair);
+    ACC* strip = held + CAPACITY + warp * STRIP;
+    tile.find(blockIdx.x);
+    tile.find_apron(units, target, begin, end);
+    ACC sum[PATCH] = {};
+    for (int first = begin; first < end; first += tile.together) {
+        const int count = min(tile.together, end - first);
+        const INDEX plane = static_cast<INDEX>(tile.image) * units.sources + first;
+        stage(result.image, plane, count, tile, held);
+        if (target < units.targets) add_units(units, target, first, count, tile, held, list[warp], cursor, sum);
+    }
+    if (target >= units.targets) return;
+    const In* image = result.image + (static_cast<INDEX>(tile.image) * units.sources + begin) * tile.plane();
+    if (tile.beyond) add_far_units(image, units, target, begin, end - begin, tile, strip, list[warp], cursor, sum);
+    result.put(sum, units, target, tile, strip);
+}
+
+// Sums of all slots, in their order. Blocks: (plane of the result, ADDED pixels of it).
+constexpr int ADDED = 4 * THREADS;
+
+template <class In, class Out>
+__device__ __forceinline__ void add_slots(const Result<In, Out>& result, const ACC* __restrict__ sums, const Units& units,
+                                          int slots, INDEX items, Tile tile) {
+    const int target = blockIdx.x % units.targets;
+    tile.image = blockIdx.x / units.targets;
+    const INDEX own = result.first(units, target, tile);
+    const ACC begin = result.start(target);
+    for (int k = 0; k < ADDED; k += THREADS) {
+        const INDEX pixel = static_cast<INDEX>(blockIdx.y) * ADDED + k + threadIdx.x;
+        if (pixel >= tile.plane()) break;
+        ACC sum = 0;
+        for (int slot = 0; slot < slots; ++slot) sum += sums[slot * items + own + pixel];
+        if (sum - sum == 0)
+            write(result.values + own + pixel, begin + sum);
+        else
+            result.define(units, target, pixel / tile.width, pixel % tile.width, tile);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) displaced_forward(
-    const ACC* __restrict__ image, const ACC* __restrict__ corner, const int* __restrict__ place,
-    const int* __restrict__ reach, const T* __restrict__ bias, T* __restrict__ y, int capacity, int targets,
-    int sources, int per_pair, int height, int width) {
-    Geometry geo = {sources, per_pair, height, width};
-    displace(image, corner, place, reach, bias, y, capacity, targets, geo);
+// Blocks on a processor at a time, as in displaced.py: sums take registers, and sources shared memory.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+#define BLOCKS (sizeof(T) == 8 || sizeof(INDEX) == 8 ? 2 : LINE ? 4 : 3)
+#else
+#define BLOCKS 2
+#endif
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) displaced_forward(
+    const ACC* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
+    const T* __restrict__ bias, T* __restrict__ y, ACC* __restrict__ sums, INDEX items, int chunk,
+    int targets, int sources, int per_pair, int height, int width) {
+    ACC* slot = sums ? sums + blockIdx.z * items : nullptr;
+    displace(Result<ACC, T>{image, bias, y, slot},
+             {weight, displacement, targets, sources, per_pair, false}, chunk, Tile(height, width));
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) displaced_grad_blurred(
-    const T* __restrict__ image, const ACC* __restrict__ corner, const int* __restrict__ place,
-    const int* __restrict__ reach, const T* __restrict__ base, ACC* __restrict__ gradient, int capacity, int targets,
-    int sources, int per_pair, int height, int width) {
-    Geometry geo = {sources, per_pair, height, width};
-    displace(image, corner, place, reach, base, gradient, capacity, targets, geo);
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_add_forward(
+    const ACC* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
+    const T* __restrict__ bias, T* __restrict__ y, const ACC* __restrict__ sums, INDEX items, int slots,
+    int targets, int sources, int per_pair, int height, int width) {
+    add_slots(Result<ACC, T>{image, bias, y, nullptr}, sums,
+              {weight, displacement, targets, sources, per_pair, false}, slots, items, Tile(height, width));
+}
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) displaced_grad_blurred(
+    const T* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
+    ACC* __restrict__ gradient, ACC* __restrict__ sums, INDEX items, int chunk,
+    int targets, int sources, int per_pair, int height, int width) {
+    ACC* slot = sums ? sums + blockIdx.z * items : nullptr;
+    displace(Result<T, ACC>{image, nullptr, gradient, slot},
+             {weight, displacement, targets, sources, per_pair, true}, chunk, Tile(height, width));
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_add_grad_blurred(
+    const T* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
+    ACC* __restrict__ gradient, const ACC* __restrict__ sums, INDEX items, int slots,
+    int targets, int sources, int per_pair, int height, int width) {
+    add_slots(Result<T, ACC>{image, nullptr, gradient, nullptr}, sums,
+              {weight, displacement, targets, sources, per_pair, true}, slots, items, Tile(height, width));
 }
 
 #include "displaced_gradients.cuh"
 
-// The gradients of weight and displacement need, per unit and corner, the sum of grad_output times the pixels that the
-// unit reads there. Blocks: (slot, chunk of source channels, chunk of outputs); a slot has every slots-th tile.
-#define CORRELATE_BLOCKS (sizeof(T) == 8 ? 2 : 3)  // in double, sums take twice the registers
-extern "C" __global__ void __launch_bounds__(128, CORRELATE_BLOCKS) displaced_correlate(
-    const T* __restrict__ grad_output, const ACC* __restrict__ image, const int* __restrict__ place,
-    const int* __restrict__ reach, double* __restrict__ partial, INDEX tiles, int slots, int chunk, int capacity,
-    int targets, int sources, int per_pair, int height, int width) {
-    Geometry geo = {sources, per_pair, height, width};
-    correlate(grad_output, image, place, reach, partial, tiles, slots, chunk, capacity, targets, geo);
+#define CORRELATE_BLOCKS (sizeof(T) == 8 ? 1 : 2)
+// Four sums per unit; see correlate. Blocks: (slot, WARPS outputs, `chunk` inputs); a slot has every slots-th tile.
+extern "C" __global__ void __launch_bounds__(256, CORRELATE_BLOCKS) displaced_correlate(
+    const T* __restrict__ grad_output, const ACC* __restrict__ image, const T* __restrict__ displacement,
+    double* __restrict__ partial, INDEX tiles, int chunk, int outputs, int inputs, int per_pair, int height, int width) {
+    correlate(grad_output, image, {nullptr, displacement, outputs, inputs, per_pair, false}, partial, tiles, chunk,
+              Tile(height, width));
 }
 
 // `kind`: 0, the gradients of the interpolated read; where the image was a derivative itself, its value at the unit
 // times the weight, 1: as that of the displacement along y, 2: along x. Null pointers are not written.
-extern "C" __global__ void __launch_bounds__(128) displaced_grad_units(
+extern "C" __global__ void __launch_bounds__(256) displaced_grad_units(
     const double* __restrict__ partial, const T* __restrict__ grad_output, const ACC* __restrict__ image,
     const T* __restrict__ weight, const T* __restrict__ displacement, T* __restrict__ grad_weight,
     T* __restrict__ grad_displacement, INDEX units, int slots, int kind, int batch, int outputs, int inputs,
     int per_pair, int height, int width) {
-    const Correlation of = {grad_output, image, batch, outputs, inputs, per_pair, height, width};
-    unit_gradients(partial, of, weight, displacement, grad_weight, grad_displacement, units, slots, kind);
+    const Units all = {weight, displacement, outputs, inputs, per_pair, false};
+    unit_gradients(partial, {grad_output, image, all, batch, Tile(height, width)}, grad_weight, grad_displacement, units,
+                   slots, kind);
 }
 
 // partial[block] = sum of a * (b + c) over the block's share. An infinite a times b and c apart could be NaN.
-extern "C" __global__ void __launch_bounds__(128) displaced_products(
+extern "C" __global__ void __launch_bounds__(256) displaced_products(
     const ACC* __restrict__ a, const ACC* __restrict__ b, const ACC* __restrict__ c, double* __restrict__ partial,
     INDEX items) {
     double sum = 0;
@@ -423,7 +412,7 @@ extern "C" __global__ void __launch_bounds__(128) displaced_products(
 }
 
 // total[0] = sum of partial. One block.
-extern "C" __global__ void __launch_bounds__(128) displaced_total(
+extern "C" __global__ void __launch_bounds__(256) displaced_total(
     const double* __restrict__ partial, T* __restrict__ total, int count) {
     double sum = 0;
     for (int i = threadIdx.x; i < count; i += THREADS) sum += partial[i];
@@ -432,7 +421,7 @@ extern "C" __global__ void __launch_bounds__(128) displaced_total(
 }
 
 // A block adds up one output channel.
-extern "C" __global__ void __launch_bounds__(128) displaced_grad_bias(
+extern "C" __global__ void __launch_bounds__(256) displaced_grad_bias(
     const T* __restrict__ grad_output, T* __restrict__ grad_bias, INDEX batch, INDEX plane) {
     double sum = 0;
     for (INDEX n = 0; n < batch; ++n)

@@ -27,16 +27,16 @@ from rawkernels.launch import (
 from rawkernels.source import Program, constants, program
 
 FILE = "displaced.cu"
-BLOCK = 128  # as the launch bounds of the kernels
-WARPS = 4
-TILE = (16, 32)  # rows and columns, as in displaced.cu
-SHARED_BYTES = 24 * 1024  # of sources with their apron: leaves room for several blocks on an SM
+BLOCK = 256  # as the launch bounds of the kernels
+TARGETS = 8  # of a block, one of each warp
 
 # Constants, and not properties of the device at hand, so that every device adds up in the same order.
+_PROCESSORS = 132
 _BLOCKS_WANTED = 1 << 10
 _CHANNELS = 8  # source channels of a block that makes gradients of units
 _PARTIAL_BYTES = 64 * 1024 * 1024  # sums of units in slots
-_PRODUCTS = 256  # blocks that make the gradient of sigma
+_PRODUCTS = 512  # blocks that make the gradient of sigma
+_RUN, _ADDED = 8, 4 * BLOCK  # pixels of a thread that blurs, and of a block that adds up, as in displaced.cu
 
 
 @dataclass(frozen=True)
@@ -49,37 +49,35 @@ class Shape:
     per_pair: int
     height: int
     width: int
-    dtype: Any
 
     @property
-    def tiles(self) -> int:
-        """Tiles of all images."""
-        return self.batch * blocks(self.height, TILE[0]) * blocks(self.width, TILE[1])
+    def plane(self) -> int:
+        """Pixels of an image."""
+        return self.height * self.width
 
     @property
     def units(self) -> int:
         """Units of all pairs of channels."""
         return self.outputs * self.channels * self.per_pair
 
-    @property
-    def capacity(self) -> int:
-        """Elements of shared memory of a block."""
-        return SHARED_BYTES // accumulator_dtype(self.dtype).itemsize
 
-    @property
-    def reach(self) -> int:
-        """Width of the widest apron that fits into shared memory."""
-        wide = 0
-        while _apron_area(wide + 1) <= self.capacity:
-            wide += 1
-        return wide
+def _tiles(shape: Shape, patch_rows: int) -> int:
+    """Tiles of all images, as displaced.cu cuts them."""
+    rows, columns = (1, 32 * 9) if patch_rows == 1 else (4 * patch_rows, 32)
+    return shape.batch * blocks(shape.height, rows) * blocks(shape.width, columns)
 
 
-def _apron_area(reach: int) -> int:
-    """Elements of a tile with its apron, as in displaced.cu."""
-    rows, columns = (size + 2 * reach + 1 for size in TILE)
-    part = blocks(columns, 4)
-    return rows * (4 * part + (10 - 4 * part % 8) % 8)
+def _choices(dtype: Any) -> tuple[int, ...]:
+    """Rows of the patch of a lane: of lines, and of images. Sums in double take twice the registers."""
+    return (1, 5) if getattr(dtype, "name", dtype) == "float64" else (1, 5, 7)
+
+
+def _patch_rows(height: int, dtype: Any) -> int:
+    """The patches that reach least far past the lower border; a unit reads one row more than they have."""
+    line, *others = _choices(dtype)
+    if height == 1:
+        return line
+    return min(reversed(others), key=lambda rows: blocks(height, 4 * rows) * (rows + 1))
 
 
 @dataclass(frozen=True)
@@ -89,102 +87,100 @@ class Call:
     program: Program
     shape: Shape
     index: type[np.signedinteger]
-    outputs: int  # of a warp
+    tiles: int
+    at_once: int  # blocks of those that add up units
 
     def each(self, entry: str, items: int, *arguments: Any) -> None:
         """Launch with a thread for each item."""
-        launch(self.program, entry, (blocks(items, BLOCK),), (BLOCK,), arguments)
+        self.grid(entry, (blocks(items, BLOCK),), *arguments)
 
-    def one(self, entry: str, *arguments: Any, count: int = 1, shared_bytes: int = 0) -> None:
-        """Launch `count` blocks."""
-        launch(self.program, entry, (count,), (BLOCK,), arguments, shared_bytes=shared_bytes)
-
-
-@dataclass(frozen=True)
-class Units:
-    """What `displaced_prepare` and `displaced_reach` make."""
-
-    place: Any
-    corner: Any
-    reach: Any
+    def grid(self, entry: str, count: tuple[int, ...], *arguments: Any) -> None:
+        """Launch so many blocks."""
+        launch(self.program, entry, count, (BLOCK,), arguments)
 
 
-def choose_program(dtype: Any, outputs: int, *, wide_index: bool = False) -> Program:
-    """Program for warps that make so many output channels."""
-    return program(FILE, type_constants(dtype, wide_index=wide_index) + constants(OUTPUTS=outputs))
+def _blocks_of_processor(dtype: Any, patch_rows: int) -> int:
+    """Of displaced_forward, as its launch bounds say."""
+    if accumulator_dtype(dtype).itemsize == 8:
+        return 2
+    return 4 if patch_rows == 1 else 3
+
+
+def choose_program(dtype: Any, patch_rows: int, *, wide_index: bool = False) -> Program:
+    """Program for lanes with patches of so many rows."""
+    return program(FILE, type_constants(dtype, wide_index=wide_index) + constants(PATCH_ROWS=patch_rows))
 
 
 def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program]]:
     """Every program of this file but for the index type, with a label: for the compile tests."""
     return [
-        (f"{dtype} outputs{outputs}", choose_program(dtype, outputs, wide_index=wide_index))
-        for outputs in _outputs_of_a_warp(dtype)
+        (f"{dtype} rows{rows}", choose_program(dtype, rows, wide_index=wide_index))
+        for rows in _choices(dtype)
     ]
-
-
-def _outputs_of_a_warp(dtype: Any) -> tuple[int, ...]:
-    """The choices; sums in double take twice the registers."""
-    return (1, 2) if getattr(dtype, "name", dtype) == "float64" else (1, 2, 4)
 
 
 def _call(x: Any, weight: Any) -> Call:
     batch, channels, height, width = x.shape
     outputs, _, per_pair = weight.shape
-    shape = Shape(batch, channels, outputs, per_pair, height, width, x.dtype)
-    largest = max(x.size, batch * outputs * height * width, 4 * shape.units)
-    wide = needs_wide_index(x, work_items=largest)
-    choices = _outputs_of_a_warp(x.dtype)
-    least = min(channels, outputs)
-    fitting = [n for n in choices if shape.tiles * blocks(least, WARPS * n) >= _BLOCKS_WANTED]
-    of_warp = max(fitting, default=choices[0])
-    chosen = choose_program(x.dtype, of_warp, wide_index=wide)
-    return Call(chosen, shape, np.int64 if wide else np.int32, of_warp)
+    shape = Shape(batch, channels, outputs, per_pair, height, width)
+    rows = _patch_rows(height, x.dtype)
+    tiles = _tiles(shape, rows)
+    # Sums in slots are made of few tiles. A thread that blurs may look for its pixels far past the end.
+    largest = max(x.size, batch * outputs * shape.plane, 4 * shape.units)
+    wide = needs_wide_index(x, work_items=largest + _RUN * BLOCK)
+    chosen = choose_program(x.dtype, rows, wide_index=wide)
+    at_once = _PROCESSORS * _blocks_of_processor(x.dtype, rows)
+    return Call(chosen, shape, np.int64 if wide else np.int32, tiles, at_once)
 
 
-def _taps(call: Call, like: Any, spread: float, radius: tuple[int, int]) -> tuple[Any, Any]:
-    """Per axis (3, 2*radius + 1): the taps of the blur, their derivatives by sigma and by place."""
-    made = {}
+def _taps(call: Call, like: Any, spread: float, radius: tuple[int, int]) -> list[tuple[Any, Any, Any]]:
+    """Per axis the taps of the blur, None for a radius of 0, and their derivatives by sigma and by place."""
+    made: dict[int, tuple] = {}
     for reach in dict.fromkeys(radius):
-        made[reach] = empty((3, 2 * reach + 1), like, accumulator_dtype(like.dtype))
-        call.one("displaced_taps", made[reach], np.float64(spread), np.int32(reach))
-    return made[radius[0]], made[radius[1]]
+        taps = empty((3, 2 * reach + 1), like, accumulator_dtype(like.dtype))
+        call.grid("displaced_taps", (1,), taps, np.float64(spread), np.int32(reach))
+        made[reach] = (taps[0] if reach else None, taps[1], taps[2])
+    return [made[reach] for reach in radius]
 
 
 def _along(call: Call, entry: str, image: Any, taps: Any, axis: int, target: Any) -> Any:
-    step = call.shape.width if axis == 2 else 1
-    extent = call.shape.height if axis == 2 else call.shape.width
-    radius = np.int32(len(taps) // 2)
-    numbers = (call.index(image.size), np.int32(step), np.int32(extent), radius)
-    call.each(f"displaced_blur_{entry}", image.size, image, taps, target, *numbers)
+    batch, channels, height, width = image.shape
+    planes, down = batch * channels, axis == 2
+    numbers = (call.index(planes), *int32s(height, width, len(taps) // 2, down))
+    runs = planes * blocks(height, _RUN) if down else blocks(planes * height, _RUN)
+    call.each(f"displaced_blur_{entry}", runs * width, image, taps, target, *numbers)
     return target
 
 
 def _blurred(call: Call, x: Any, rows: Any, columns: Any) -> Any:
     """x correlated with `rows` down its columns and `columns` along its rows, in the accumulator's dtype."""
     wide = accumulator_dtype(x.dtype)
-    between = _along(call, "first", x, columns, 3, empty(x.shape, x, wide))
-    return _along(call, "second", between, rows, 2, empty(x.shape, x, wide))
+    image = _along(call, "first", x, columns, 3, empty(x.shape, x, wide))
+    return image if rows is None else _along(call, "second", image, rows, 2, empty(x.shape, x, wide))
 
 
-def _prepare(call: Call, weight: Any, displacement: Any, *, transposed: bool) -> Units:
-    shape = call.shape
-    place = empty((shape.units, 2), weight, np.int32)
-    corner = empty((shape.units, 4), weight, accumulator_dtype(weight.dtype))
-    reach = empty((1,), weight, np.int32)
-    sizes = (shape.outputs, shape.channels, shape.per_pair, shape.height, shape.width, transposed)
-    numbers = (call.index(shape.units), *int32s(*sizes))
-    call.each("displaced_prepare", shape.units, weight, displacement, place, corner, *numbers)
-    call.one("displaced_reach", place, reach, call.index(shape.units), np.int32(shape.reach))
-    return Units(place, corner, reach)
+def _slots(call: Call, targets: int, sources: int) -> tuple[int, int]:
+    """How many blocks share the sources of a sum, and how many of them each has.
+
+    As many blocks as fit on a GPU at a time: a few more would wait for a whole round of the others.
+    """
+    together = call.at_once // (call.tiles * blocks(targets, TARGETS))
+    chunk = blocks(sources, min(max(1, together), sources))
+    return blocks(sources, chunk), chunk
 
 
-def _displace(call: Call, entry: str, image: Any, units: Units, base: Any, target: Any) -> None:
-    """Launch the sum over units, of `image` into `target`."""
+def _displace(call: Call, entry: str, image: Any, units: tuple, base: tuple, target: Any) -> None:
+    """The sum over units, of `image` into `target`; `base` is what the kernel adds, if it adds anything."""
     shape, (targets, sources) = call.shape, (target.shape[1], image.shape[1])
-    numbers = (shape.capacity, targets, sources, shape.per_pair, shape.height, shape.width)
-    arguments = (image, units.corner, units.place, units.reach, base, target, *int32s(*numbers))
-    count = shape.tiles * blocks(targets, WARPS * call.outputs)
-    call.one(entry, *arguments, count=count, shared_bytes=SHARED_BYTES)
+    slots, chunk = _slots(call, targets, sources)
+    sums = empty((slots, *target.shape), target, accumulator_dtype(target.dtype)) if slots > 1 else None
+    sizes = (targets, sources, shape.per_pair, shape.height, shape.width)
+    arrays, items = (image, *units, *base, target, sums), call.index(target.size)
+    count = (call.tiles, blocks(targets, TARGETS), slots)
+    call.grid(f"displaced_{entry}", count, *arrays, items, *int32s(chunk, *sizes))
+    if slots > 1:
+        adding = (shape.batch * targets, blocks(shape.plane, _ADDED))
+        call.grid(f"displaced_add_{entry}", adding, *arrays, items, *int32s(slots, *sizes))
 
 
 def forward(
@@ -209,8 +205,8 @@ def forward(
         return y, kept
     call = _call(x, weight)
     down, along = _taps(call, x, spread, radius)
-    units = _prepare(call, weight, displacement, transposed=False)
-    _displace(call, "displaced_forward", _blurred(call, x, down[0], along[0]), units, bias, y)
+    image = _blurred(call, x, down[0], along[0])
+    _displace(call, "forward", image, (weight, displacement), (bias,), y)
     return y, kept
 
 
@@ -234,8 +230,8 @@ def backward(
     call = _call(x, weight)
     if needs[4] and bias is not None:
         grads[4] = empty(bias.shape, bias)
-        sizes = (call.index(call.shape.batch), call.index(call.shape.height * call.shape.width))
-        call.one("displaced_grad_bias", grad_output, grads[4], *sizes, count=call.shape.outputs)
+        sizes = (call.index(call.shape.batch), call.index(call.shape.plane))
+        call.grid("displaced_grad_bias", (call.shape.outputs,), grad_output, grads[4], *sizes)
     if not weight.size:
         return tuple(grads)
     taps = _taps(call, x, spread, radius)
@@ -254,18 +250,19 @@ def _grad_of_image(
     """Gradients of x and of sigma."""
     down, along = taps
     wide, grad_x, grad_sigma = accumulator_dtype(x.dtype), None, None
-    units = _prepare(call, weight, displacement, transposed=True)
     gradient = empty(x.shape, x, wide)
-    _displace(call, "displaced_grad_blurred", grad_output, units, None, gradient)
+    _displace(call, "grad_blurred", grad_output, (weight, displacement), (), gradient)
     if needs[0]:
-        between = _along(call, "second", gradient, along[0], 3, empty(x.shape, x, wide))
-        grad_x = _along(call, "last", between, down[0], 2, empty(x.shape, x))
+        image, grad_x = gradient, empty(x.shape, x)
+        if down[0] is not None:
+            image = _along(call, "second", gradient, down[0], 2, empty(x.shape, x, wide))
+        _along(call, "last", image, along[0], 3, grad_x)
     if needs[3]:
         partial = empty((_PRODUCTS,), x, np.dtype("float64"))
         by_sigma = _blurred(call, x, down[1], along[0]), _blurred(call, x, down[0], along[1])
-        call.one("displaced_products", gradient, *by_sigma, partial, call.index(x.size), count=_PRODUCTS)
+        call.grid("displaced_products", (_PRODUCTS,), gradient, *by_sigma, partial, call.index(x.size))
         grad_sigma = empty((), x)
-        call.one("displaced_total", partial, grad_sigma, np.int32(partial.size))
+        call.grid("displaced_total", (1,), partial, grad_sigma, np.int32(partial.size))
     return grad_x, grad_sigma
 
 
@@ -283,7 +280,6 @@ def _grad_of_units(
     down, along = taps
     grad_weight = empty(weight.shape, weight) if needs[1] else None
     grad_displacement = empty(displacement.shape, displacement) if needs[2] else None
-    units = _prepare(call, weight, displacement, transposed=False)
     if not smooth:
         passes = [(0, down[0], along[0], grad_weight, grad_displacement)]
     else:
@@ -294,18 +290,19 @@ def _grad_of_units(
                 (2, down[0], along[2], None, grad_displacement),
             ]
     shape = call.shape
-    across = blocks(shape.channels, _CHANNELS) * blocks(shape.outputs, WARPS * call.outputs)
-    slots = min(shape.tiles, blocks(_BLOCKS_WANTED, across), max(1, _PARTIAL_BYTES // (32 * shape.units)))
+    across = (blocks(shape.outputs, TARGETS), blocks(shape.channels, _CHANNELS))
+    slots = min(
+        call.tiles,
+        blocks(_BLOCKS_WANTED, across[0] * across[1]),
+        max(1, _PARTIAL_BYTES // (32 * shape.units)),
+    )
     partial = empty((slots, shape.units, 4), x, np.dtype("float64"))
+    sizes = (shape.outputs, shape.channels, shape.per_pair, shape.height, shape.width)
     for kind, rows, columns, by_weight, by_displacement in passes:
         image = _blurred(call, x, rows, columns)
-        sizes = (slots, _CHANNELS, shape.capacity, shape.outputs, shape.channels, shape.per_pair)
-        numbers = (call.index(shape.tiles), *int32s(*sizes, shape.height, shape.width))
-        arrays = (grad_output, image, units.place, units.reach, partial)
-        call.one("displaced_correlate", *arrays, *numbers, count=slots * across, shared_bytes=SHARED_BYTES)
-        sizes = (slots, kind, shape.batch, shape.outputs, shape.channels, shape.per_pair)
-        numbers = (call.index(shape.units), *int32s(*sizes, shape.height, shape.width))
-        gradients = (by_weight, by_displacement)
-        arrays = (partial, grad_output, image, weight, displacement)
-        call.each("displaced_grad_units", shape.units, *arrays, *gradients, *numbers)
+        arrays, numbers = (grad_output, image, displacement), int32s(_CHANNELS, *sizes)
+        call.grid("displaced_correlate", (slots, *across), *arrays, partial, call.index(call.tiles), *numbers)
+        sums = (partial, grad_output, image, weight, displacement, by_weight, by_displacement)
+        numbers = int32s(slots, kind, shape.batch, *sizes)
+        call.each("displaced_grad_units", shape.units, *sums, call.index(shape.units), *numbers)
     return grad_weight, grad_displacement

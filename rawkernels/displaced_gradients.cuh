@@ -1,5 +1,18 @@
 #pragma once
 // The gradients of the units of displaced.cu.
+//
+// With g the gradient of the output, and of the two rows that a unit reads for a pixel t_0, t_1 the values interpolated along
+// the row and d_0, d_1 the differences of neighbours, four sums over the pixels are all it takes:
+//   value[0] = sum g (t_0 + ly (t_1 - t_0)),  value[1] = sum g (t_1 - t_0),  value[2] = sum g d_0,  value[3] = sum g d_1
+// Slopes are sums of small differences, and not differences of large sums. On a line there is one row: value[0] = sum g t_0
+// and value[2].
+struct Fractions {
+    ACC ly, lx;
+};
+struct UnitList {
+    Lead lead[WARP];
+    Fractions fractions[WARP];
+};
 
 // Leaves in lanes with lane % 4 = k the sum of value[k] over the warp: 6 shuffles, where four sums apart take 20. The
 // last three, of the longer sums, in double.
@@ -18,108 +31,156 @@ __device__ __forceinline__ double warp_totals(const ACC (&value)[CORNERS]) {
     return total;
 }
 
-// Sums of gradient times pixel over a patch and then the warp, for the four corners, pairwise, so that little is lost to
-// rounding. Pixels that belong to no output have gradient 0.
+// The four sums over a patch and then the warp, as a tree, so that little is lost to rounding: two rows, four, eight, two
+// lanes and so on. Pixels that belong to no output have gradient 0.
 template <class Rows>
-__device__ __forceinline__ double unit_totals(Rows rows, const ACC (&gradient)[PATCH * PATCH]) {
-    ACC upper[PATCH + 1], lower[PATCH + 1], even[CORNERS], sum[CORNERS] = {};
-    rows.next(upper);
+__device__ __forceinline__ double unit_totals(Rows rows, const Fractions& unit, const ACC (&gradient)[PATCH]) {
+    constexpr int LEVELS = 4;
+    static_assert(UNIT_ROWS < 1 << LEVELS, "a tree of all rows");
+    ACC above[PATCH_COLUMNS], level[LEVELS][CORNERS], sum[CORNERS] = {};
 #pragma unroll
-    for (int i = 0; i < PATCH; ++i) {
-        rows.next(lower);
-        auto product = [&](const ACC* pixel, int j) { return gradient[i * PATCH + j] * pixel[j]; };
+    for (int i = 0; i < UNIT_ROWS; ++i) {
+        ACC pixel[PATCH_COLUMNS + 1], part[CORNERS] = {};
+        rows.next(pixel);
 #pragma unroll
-        for (int k = 0; k < CORNERS; ++k) {
-            const ACC* pixel = (k < 2 ? upper : lower) + k % 2;
-            const ACC part = (product(pixel, 0) + product(pixel, 1)) + (product(pixel, 2) + product(pixel, 3));
-            if (i % 2 == 0)
-                even[k] = part;
-            else
-                sum[k] += even[k] + part;
+        for (int j = 0; j < PATCH_COLUMNS; ++j) {
+            const ACC slope = pixel[j + 1] - pixel[j], between = pixel[j] + unit.lx * slope;
+            if (LINE) part[0] += gradient[j] * between;
+            if (i < PATCH_ROWS) part[2] += gradient[i * PATCH_COLUMNS + j] * slope;
+            if (i > 0) {
+                const ACC own = gradient[(i - 1) * PATCH_COLUMNS + j], down = between - above[j];
+                part[0] += own * (above[j] + unit.ly * down);
+                part[1] += own * down;
+                part[3] += own * slope;
+            }
+            above[j] = between;
         }
 #pragma unroll
-        for (int j = 0; j <= PATCH; ++j) upper[j] = lower[j];
+        for (int k = 0; k < CORNERS; ++k) {
+#pragma unroll
+            for (int l = 0; l < LEVELS && (i >> l & 1); ++l) part[k] += level[l][k];
+#pragma unroll
+            for (int l = 0; l < LEVELS; ++l)
+                if ((i + 1) % (1 << l) == 0 && (i + 1) >> l & 1) level[l][k] = part[k];
+        }
     }
+#pragma unroll
+    for (int l = 0; l < LEVELS; ++l)
+#pragma unroll
+        for (int k = 0; k < CORNERS; ++k)
+            if (UNIT_ROWS >> l & 1) sum[k] += level[l][k];
     return warp_totals(sum);
 }
 
-__device__ __forceinline__ void correlate(const T* __restrict__ grad_output, const ACC* __restrict__ image,
-                                          const int* __restrict__ place, const int* __restrict__ reach,
-                                          double* __restrict__ partial, INDEX tiles, int slots, int chunk, int capacity,
-                                          int targets, Geometry& geo) {
-    extern __shared__ ACC tile[];
-    INDEX flat = blockIdx.x;
-    const int target = take(flat, (targets + WARPS * OUTPUTS - 1) / (WARPS * OUTPUTS)) * WARPS * OUTPUTS +
-                       threadIdx.x / WARP * OUTPUTS;
-    const int begin = take(flat, (geo.sources + chunk - 1) / chunk) * chunk;
-    const int slot = flat, end = min(begin + chunk, geo.sources);
-    const INDEX plane = static_cast<INDEX>(geo.height) * geo.width;
-    const int lane = threadIdx.x % WARP, across = PATCH * (lane % LANES_ACROSS), down = PATCH * (lane / LANES_ACROSS);
-    geo.apron(reach[0]);
-    const int together = max(1, capacity / geo.area());
-    partial += slot * (static_cast<INDEX>(targets) * geo.sources * geo.per_pair * CORNERS);
-    for (INDEX which = slot; which < tiles; which += slots) {
-        flat = which;
-        geo.column = TILE_COLUMNS * take(flat, (geo.width + TILE_COLUMNS - 1) / TILE_COLUMNS);
-        geo.row = TILE_ROWS * take(flat, (geo.height + TILE_ROWS - 1) / TILE_ROWS);
-        const INDEX n = flat;
-        const int high = geo.height - geo.row - down, wide = geo.width - geo.column - across;
-        for (int first = begin; first < end; first += together) {
-            const int count = min(together, end - first);
-            stage(image, n * geo.sources + first, count, geo, tile);
-            for (int o = target; o < min(target + OUTPUTS, targets); ++o) {
-                const T* source = grad_output + (n * targets + o) * plane +
-                                  static_cast<INDEX>(geo.row + down) * geo.width + geo.column + across;
-                ACC gradient[PATCH * PATCH];
+// The patch of each lane, of one plane; see StripPixel.
+__device__ __forceinline__ void get_patch(const T* __restrict__ plane, const Tile& tile, ACC* strip, ACC (&patch)[PATCH]) {
 #pragma unroll
-                for (int i = 0; i < PATCH * PATCH; ++i) {
-                    const int y = i / PATCH, x = i % PATCH;
-                    gradient[i] = y < high && x < wide ? load(source + static_cast<INDEX>(y) * geo.width + x) : ACC(0);
-                }
-                const INDEX units = (static_cast<INDEX>(o) * geo.sources + first) * geo.per_pair;
-                for (int k = 0; k < count * geo.per_pair; ++k) {
-                    const int c = k / geo.per_pair, y = place[2 * (units + k)], x = place[2 * (units + k) + 1];
-                    const ACC* near = tile + c * geo.area();
-                    const ACC* far = image + (n * geo.sources + first + c) * plane;
-                    const double total = geo.near(y, x)
-                        ? unit_totals(NearRows<ACC>(near, far, geo, down, across, y, x), gradient)
-                        : unit_totals(FarRows<ACC>(near, far, geo, down, across, y, x), gradient);
-                    if (lane < CORNERS) {
-                        double* sum = partial + CORNERS * (units + k) + lane;
-                        *sum = which == slot ? total : *sum + total;
-                    }
-                }
-            }
+    for (int k = 0; k < PATCH; ++k) {
+        const StripPixel pixel(k % PATCH_COLUMNS, k / PATCH_COLUMNS, tile);
+        const bool inside = tile.inside(pixel.y, pixel.x);
+        patch[k] = inside ? load(plane + static_cast<INDEX>(pixel.y) * tile.width + pixel.x) : ACC(0);
+    }
+#pragma unroll
+    for (int i = 0; i < PATCH_ROWS; ++i) {
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < PATCH_COLUMNS; ++j) strip[StripPixel(j, i, tile).at] = patch[i * PATCH_COLUMNS + j];
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < PATCH_COLUMNS; ++j) patch[i * PATCH_COLUMNS + j] = strip[strip_start() + j];
+    }
+}
+
+// Sums of the units between a target and `count` sources, of which `image` is the first and `held` what is staged; set
+// in `partial`, or `add`ed to what is there.
+__device__ __forceinline__ void correlate_units(const ACC (&gradient)[PATCH], const ACC* __restrict__ image,
+                                                const Units& units, int target, int first, int count, const Tile& tile,
+                                                const ACC* held, ACC* strip, UnitList& list, Cursor cursor, double* partial,
+                                                bool add) {
+    const ACC* own = held + lane_row() * tile.pitch() + lane_column();
+    const int lane = threadIdx.x % WARP, all = count * units.per_pair;
+    const INDEX begin = units.index(target, first, 0);  // the units of one target lie in a row
+    for (int start = 0; start < all; start += WARP, cursor.advance()) {
+        __syncwarp();
+        if (cursor.source < count) {
+            const Place place = units.place(begin + start + lane, tile.height, tile.width);
+            list.lead[lane] = lead_to(place, cursor.source, tile);
+            list.fractions[lane] = {place.ly, place.lx};
+        }
+        __syncwarp();
+        for (int k = 0; k < min(WARP, all - start); ++k) {
+            const int at = list.lead[k].at;
+            const double total = at >= 0
+                ? unit_totals(NearRows{own + at, tile.pitch()}, list.fractions[k], gradient)
+                : unit_totals(FarRows<ACC>{image, tile, list.lead[k], strip}, list.fractions[k], gradient);
+            double* sum = partial + CORNERS * (begin + start + k) + lane;
+            if (lane < CORNERS) *sum = add ? *sum + total : total;
         }
     }
 }
 
-// What the sums of a unit are made of.
+// Blocks: (slot, WARPS targets, `chunk` sources). A slot has every slots-th tile.
+__device__ __forceinline__ void correlate(const T* __restrict__ grad_output, const ACC* __restrict__ image,
+                                          const Units& units, double* __restrict__ partial, INDEX tiles, int chunk,
+                                          Tile tile) {
+    __shared__ ACC held[SHARED];
+    __shared__ UnitList list[WARPS];
+    const int warp = threadIdx.x / WARP, target = blockIdx.y * WARPS + warp;
+    const int begin = blockIdx.z * chunk, end = min(begin + chunk, units.sources);
+    const Cursor cursor(units.per_pair);
+    ACC* strip = held + CAPACITY + warp * STRIP;
+    partial += blockIdx.x * (static_cast<INDEX>(units.targets) * units.sources * units.per_pair * CORNERS);
+    tile.find_apron(units, target, begin, end);
+    for (INDEX which = blockIdx.x; which < tiles; which += gridDim.x) {
+        tile.find(which);
+        ACC gradient[PATCH];
+        if (target < units.targets) {
+            const INDEX plane = static_cast<INDEX>(tile.image) * units.targets + target;
+            get_patch(grad_output + plane * tile.plane(), tile, strip, gradient);
+        }
+        for (int first = begin; first < end; first += tile.together) {
+            const int count = min(tile.together, end - first);
+            const INDEX plane = static_cast<INDEX>(tile.image) * units.sources + first;
+            stage(image, plane, count, tile, held);
+            if (target < units.targets)
+                correlate_units(gradient, image + plane * tile.plane(), units, target, first, count, tile, held,
+                                strip, list[warp], cursor, partial, which != blockIdx.x);
+        }
+    }
+}
+
+// Two sums of a unit, read at once.
+struct __align__(16) Pair {
+    double first, second;
+};
+
+// The pixels that go into the sums of units.
 struct Correlation {
     const T* grad_output;
     const ACC* image;
-    int batch, outputs, inputs, per_pair, height, width;
+    Units units;
+    int batch;
+    Tile tile;  // only the size of an image
 };
 
 // The sum of gradient times what a unit reads, or (kinds 1 and 2) times its derivative by y or x, as the definition says,
 // for a whole block: an infinite gradient, or one of 0 in the place of none, can make NaN of the sums of corners, but
 // a number or an infinity of this.
 __device__ __forceinline__ double defined_total(const Correlation& of, INDEX unit, const Place& place, int kind) {
-    INDEX flat = unit / of.per_pair;
-    const INDEX source = take(flat, of.inputs), plane = static_cast<INDEX>(of.height) * of.width;
+    const INDEX pair = unit / of.units.per_pair, plane = of.tile.plane();
     const double y[2] = {kind == 1 ? -1.0 : 1.0 - place.ly, kind == 1 ? 1.0 : place.ly};
     const double x[2] = {kind == 2 ? -1.0 : 1.0 - place.lx, kind == 2 ? 1.0 : place.lx};
     double sum = 0;
     for (int n = 0; n < of.batch; ++n) {
-        const T* gradient = of.grad_output + (static_cast<INDEX>(n) * of.outputs + flat) * plane;
-        const ACC* image = of.image + (static_cast<INDEX>(n) * of.inputs + source) * plane;
+        const T* gradient = of.grad_output + (static_cast<INDEX>(n) * of.units.targets + pair / of.units.sources) * plane;
+        const ACC* image = of.image + (static_cast<INDEX>(n) * of.units.sources + pair % of.units.sources) * plane;
         for (INDEX p = threadIdx.x; p < plane; p += THREADS) {
-            const int row = static_cast<int>(p / of.width) + place.y, column = static_cast<int>(p % of.width) + place.x;
+            const int row = static_cast<int>(p / of.tile.width) + place.y, column = static_cast<int>(p % of.tile.width) + place.x;
             double read = 0;
             for (int k = 0; k < CORNERS; ++k) {
                 const int i = row + k / 2, j = column + k % 2;
-                const bool inside = i >= 0 && i < of.height && j >= 0 && j < of.width;
-                const double pixel = inside ? image[static_cast<INDEX>(i) * of.width + j] : ACC(0);
+                const bool inside = of.tile.inside(i, j);
+                const double pixel = inside ? image[static_cast<INDEX>(i) * of.tile.width + j] : ACC(0);
                 read += y[k / 2] * x[k % 2] * pixel;
             }
             sum += load(gradient + p) * read;
@@ -128,15 +189,24 @@ __device__ __forceinline__ double defined_total(const Correlation& of, INDEX uni
     return block_total(sum);
 }
 
+// The four sums of a unit, from those of the line: the rows above and below are 0.
+__device__ __forceinline__ void spread_line(const Place& place, double (&sum)[CORNERS]) {
+    const bool upper = place.y == 0, lower = place.y == -1;
+    const double value = sum[0], slope = sum[2], ly = place.ly;
+    sum[0] = upper ? (1 - ly) * value : lower ? ly * value : 0;
+    sum[1] = upper ? -value : lower ? value : 0;
+    sum[2] = upper ? slope : 0;
+    sum[3] = lower ? slope : 0;
+}
+
 // `kind` as that of displaced_grad_units.
 __device__ __forceinline__ void unit_gradients(const double* __restrict__ partial, const Correlation& of,
-                                               const T* __restrict__ weight, const T* __restrict__ displacement,
                                                T* __restrict__ grad_weight, T* __restrict__ grad_displacement,
                                                INDEX units, int slots, int kind) {
-    __shared__ bool odd[THREADS];
+    __shared__ unsigned odd[WARPS];  // lanes of each warp whose unit has a sum that is not finite
     const INDEX unit = thread_index(), first = unit - threadIdx.x;
     auto write = [&](INDEX unit, double value, double slope_y, double slope_x) {
-        const double w = load(weight + unit);
+        const double w = load(of.units.weight + unit);
         if (kind != 0) {
             store(grad_displacement + 2 * unit + kind - 1, static_cast<ACC>(w * value));
             return;
@@ -147,29 +217,39 @@ __device__ __forceinline__ void unit_gradients(const double* __restrict__ partia
             store(grad_displacement + 2 * unit + 1, static_cast<ACC>(w * slope_x));
         }
     };
-    auto placed = [&](INDEX unit) {
-        const ACC y = load_coordinate(displacement + 2 * unit), x = load_coordinate(displacement + 2 * unit + 1);
-        return place_unit(y, x, of.height, of.width);
-    };
+    auto placed = [&](INDEX unit) { return of.units.place(unit, of.tile.height, of.tile.width); };
     double sum[CORNERS] = {};
     if (unit < units)
-        for (int slot = 0; slot < slots; ++slot)
-            for (int i = 0; i < CORNERS; ++i) sum[i] += partial[(slot * units + unit) * CORNERS + i];
+        for (int slot = 0; slot < slots; ++slot) {
+            const Pair* part = reinterpret_cast<const Pair*>(partial + (slot * units + unit) * CORNERS);
+            const Pair upper = part[0], lower = part[1];
+            sum[0] += upper.first;
+            sum[1] += upper.second;
+            sum[2] += lower.first;
+            sum[3] += lower.second;
+        }
     const double all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    odd[threadIdx.x] = !(all - all == 0);
-    if (unit < units && !odd[threadIdx.x]) {
+    const bool finite = all - all == 0;
+    const unsigned found = __ballot_sync(ALL_LANES, !finite);
+    if (threadIdx.x % WARP == 0) odd[threadIdx.x / WARP] = found;
+    if (unit < units && finite) {
         const Place place = placed(unit);
-        const double y = place.ly, x = place.lx;
-        const double upper = (1 - x) * sum[0] + x * sum[1], lower = (1 - x) * sum[2] + x * sum[3];
-        const double slope_x = (1 - y) * (sum[1] - sum[0]) + y * (sum[3] - sum[2]);
-        write(unit, (1 - y) * upper + y * lower, lower - upper, slope_x);
+        if (LINE) spread_line(place, sum);
+        const double y = place.ly;
+        write(unit, sum[0], sum[1], (1 - y) * sum[2] + y * sum[3]);
     }
     __syncthreads();
     for (int k = 0; k < THREADS; ++k) {
-        if (!odd[k]) continue;
+        if (odd[k / WARP] == 0) {
+            k += WARP - 1;
+            continue;
+        }
+        if (!(odd[k / WARP] >> k % WARP & 1)) continue;
         double total[3] = {};
         const Place place = placed(first + k);
-        for (int i = 0; i < (kind == 0 ? 3 : 1); ++i) total[i] = defined_total(of, first + k, place, i);
+#pragma unroll
+        for (int i = 0; i < 3; ++i)
+            if (i == 0 || kind == 0) total[i] = defined_total(of, first + k, place, i);
         if (threadIdx.x == 0) write(first + k, total[0], total[1], total[2]);
     }
 }
