@@ -122,19 +122,19 @@ __device__ __forceinline__ void blur(const In* __restrict__ image, const ACC* __
         blur_along<false>(image, taps, result, planes, height, width, radius);
 }
 
-extern "C" __global__ void __launch_bounds__(256) displaced_blur_first(
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_first(
     const T* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX planes, int height,
     int width, int radius, int down) {
     blur(image, taps, result, planes, height, width, radius, down);
 }
 
-extern "C" __global__ void __launch_bounds__(256) displaced_blur_second(
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_second(
     const ACC* __restrict__ image, const ACC* __restrict__ taps, ACC* __restrict__ result, INDEX planes, int height,
     int width, int radius, int down) {
     blur(image, taps, result, planes, height, width, radius, down);
 }
 
-extern "C" __global__ void __launch_bounds__(256) displaced_blur_last(
+extern "C" __global__ void __launch_bounds__(256, 2) displaced_blur_last(
     const ACC* __restrict__ image, const ACC* __restrict__ taps, T* __restrict__ result, INDEX planes, int height,
     int width, int radius, int down) {
     blur(image, taps, result, planes, height, width, radius, down);
@@ -338,7 +338,7 @@ __device__ __forceinline__ void add_slots(const Result<In, Out>& result, const A
 
 // Blocks on a processor at a time, as in displaced.py: sums take registers, and sources shared memory.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
-#define BLOCKS (sizeof(T) == 8 ? 2 : LINE ? 4 : 3)
+#define BLOCKS (sizeof(T) == 8 || sizeof(INDEX) == 8 ? 2 : LINE ? 4 : 3)
 #else
 #define BLOCKS 2
 #endif

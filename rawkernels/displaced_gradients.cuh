@@ -247,7 +247,9 @@ __device__ __forceinline__ void unit_gradients(const double* __restrict__ partia
         if (!(odd[k / WARP] >> k % WARP & 1)) continue;
         double total[3] = {};
         const Place place = placed(first + k);
-        for (int i = 0; i < (kind == 0 ? 3 : 1); ++i) total[i] = defined_total(of, first + k, place, i);
+#pragma unroll
+        for (int i = 0; i < 3; ++i)
+            if (i == 0 || kind == 0) total[i] = defined_total(of, first + k, place, i);
         if (threadIdx.x == 0) write(first + k, total[0], total[1], total[2]);
     }
 }
