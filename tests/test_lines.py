@@ -60,9 +60,7 @@ def atom_conv(x: Any, atoms: Any, coefficients: Any, bias: Any, **steps: Any) ->
     return y if bias is None else y + bias[:, None]
 
 
-def deform_conv(
-    x: Any, offset: Any, weight: Any, mask: Any, bias: Any, *, deterministic: bool, **steps: Any
-) -> Any:
+def deform_conv(x: Any, offset: Any, weight: Any, mask: Any, bias: Any, **steps: Any) -> Any:
     (n, c, _), (o, per, taps) = x.shape, weight.shape
     steps = {"padding": 0, **steps}
     offset = offset.reshape(n, offset.size // max(1, n * taps * offset.shape[-1]), taps, offset.shape[-1])
