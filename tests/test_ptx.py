@@ -236,6 +236,32 @@ def test_nothing_is_reported_of_a_sound_kernel(
     run(name, target, arrays(3 * 64), threads, 3)
 
 
+SINGLE = """
+extern __shared__ float tile[];
+extern "C" __global__ void single(float* y) {
+    __shared__ unsigned below, bits;
+    if (threadIdx.x == 0) below = bits = 0;
+    tile[threadIdx.x] = y[threadIdx.x];
+    __syncthreads();
+    if (tile[threadIdx.x] < 0) {
+        atomicAdd(&below, 1);
+        atomicOr(&bits, 1u << threadIdx.x);
+    }
+    __syncthreads();
+    y[threadIdx.x] = threadIdx.x ? below : __ffs(bits);
+}
+"""
+
+
+@each_target
+def test_a_single_value_in_shared_memory_has_a_place_beside_the_dynamic_array(target: ptx.Target) -> None:
+    y = np.ones(32, np.float32)
+    y[[5, 9, 31]] = -1
+    with numpy_runner("ptx"), ptx.use_target(target):
+        launch(Program("single.cu", (), override=SINGLE), "single", (1,), (32,), (y,), shared_bytes=32 * 4)
+    assert y.tolist() == [6.0, *[3.0] * 31]
+
+
 def test_every_planted_fault_has_a_test() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     faults = [name for name in FAULTS.entries if not name.startswith("sound_")]

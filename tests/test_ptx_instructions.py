@@ -99,6 +99,10 @@ def integer_cases() -> list[Case]:
         ]
         if bits > 16:
             cases.append(Case(f"bfi.{kind}", kind, (kind, kind, "u32", "u32"), inserted(bits)))
+            reverse = lambda a, bits=bits: int(f"{a:0{bits}b}"[::-1], 2)  # noqa: E731
+            leading = lambda a, bits=bits: bits - a.bit_length() if a else -1  # noqa: E731
+            cases.append(Case(f"brev.{kind}", kind, (kind,), reverse))
+            cases.append(Case(f"bfind.shiftamt.{kind.replace('b', 'u')}", "u32", (kind,), leading))
             cases.append(Case(f"popc.{kind}", "u32", (kind,), lambda a: a.bit_count()))
             cases.append(Case(f"clz.{kind}", "u32", (kind,), lambda a, bits=bits: bits - a.bit_length()))
     return cases
@@ -144,8 +148,8 @@ def floating_cases() -> list[Case]:
             Case(f"sqrt.rn.{kind}", kind, (kind,), np.sqrt),
             Case(f"abs.{kind}", kind, (kind,), np.abs),
             Case(f"neg.{kind}", kind, (kind,), np.negative),
-            Case(f"min.{kind}", kind, two, np.fmin),
-            Case(f"max.{kind}", kind, two, np.fmax),
+            Case(f"min.{kind}", kind, two, but_nan(np.fmin)),
+            Case(f"max.{kind}", kind, two, but_nan(np.fmax)),
         ]
         for rounding, function in (("rni", np.rint), ("rzi", np.trunc), ("rmi", np.floor), ("rpi", np.ceil)):
             cases.append(Case(f"cvt.{rounding}.{kind}.{kind}", kind, (kind,), function))
@@ -171,9 +175,16 @@ def floating_cases() -> list[Case]:
     ]
 
 
+def but_nan(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of two numbers for which a NaN does not count, be it one that signals."""
+    return lambda a, b: b if np.isnan(a) else a if np.isnan(b) else function(a, b)
+
+
 def fused(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
-    if not np.isfinite([a, b, c]).all():
+    if np.isfinite([a, b]).all() and not np.isfinite(c):
+        return c  # whose product, however large, is a number
+    if not np.isfinite([a, b]).all():
         return a * b + c
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
     if exact == 0:

@@ -28,6 +28,12 @@ template <class V> inline V bits_inserted(V source, V into, u32 position, u32 le
 }
 inline u32 leading_zeros(u32 value) { return value ? __builtin_clz(value) : 32; }
 inline u32 leading_zeros(u64 value) { return value ? __builtin_clzll(value) : 64; }
+template <typename U>
+inline U bits_reversed(U value) {
+    U result = 0;
+    for (unsigned i = 0; i < 8 * sizeof(U); ++i) result |= (value >> i & 1) << (8 * sizeof(U) - 1 - i);
+    return result;
+}
 inline s32 high_half(s32 a, s32 b) { return s32(s64(a) * b >> 32); }
 inline u32 high_half(u32 a, u32 b) { return u32(u64(a) * b >> 32); }
 inline s64 high_half(s64 a, s64 b) { return s64(__int128(a) * b >> 64); }

@@ -47,6 +47,8 @@ INTEGER = {
     "bfi": "bits_inserted({0}, {1}, {2:u32}, {3:u32})",
     "popc": "__builtin_popcountll({0})",
     "clz": "leading_zeros({0})",
+    "bfind.shiftamt": "{0} ? leading_zeros({0}) : 0xffffffffu",
+    "brev": "bits_reversed({0})",
     "selp": "{2:pred} ? {0} : {1}",
 }
 FLOATING = {
@@ -173,7 +175,7 @@ def expression(opcode: str, read: Read, site: int) -> Expression:
     text = fill(template, kind, read, flush=flush, site=site)
     if "wide" in words:
         kind = f"{kind[0]}{2 * width(kind)}"
-    elif base in ("popc", "clz"):
+    elif base in ("popc", "clz", "bfind"):
         kind = "u32"
     return Expression(f"flushed({text})" if flush else text, kind)
 

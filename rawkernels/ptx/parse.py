@@ -97,8 +97,9 @@ def parse(text: str) -> list[Kernel]:
     text = _PLACE.sub(_as_statement, text)
     # Names are unique in a module: a kernel has those that it mentions.
     shared = [
+        # A single value has no brackets, the dynamic array has nothing in them.
         SharedArray(name, int(bits) // 8 * int(count or 1), dynamic=count == "")
-        for _, bits, name, count in _SHARED.findall(text)
+        for _, bits, name, count in (found.groups() for found in _SHARED.finditer(text))
     ]
     return [_kernel(head, _body(text, head.end()), shared) for head in _ENTRY.finditer(text)]
 
