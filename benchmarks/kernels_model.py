@@ -11,7 +11,8 @@ A launch is given the largest of what its parts would take, each at its best:
   loads wait for memory, some at a time.
 
 Load/store and issue take the SM with the most blocks: with 144 blocks on 132 SMs twice what one block takes.
-Where a quarter of the SMs or more would stand idle, such a bound is called "too few blocks".
+Where that leaves a quarter of the places for blocks empty, or more, these three are "too few blocks".
+No launch takes less than the shortest kernel does, and memory gives a share of its bandwidth only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rawkernels.ptx.counting import SECTOR, WARP
 
 
 class Gpu(NamedTuple):
-    """As its data sheet says; the clock is what stays under load."""
+    """Memory and SMs as on the data sheet; clock under load and bandwidth of the L2 cache are assumptions."""
 
     name: str
     memory_bytes_s: float
@@ -39,7 +40,7 @@ GPUS = (Gpu("H100", 3.35e12), Gpu("H200", 4.8e12))
 _QUARTERS, _WARPS_OF_A_QUARTER, _REGISTERS_OF_A_QUARTER, _REGISTER_UNIT = 4, 16, 16384, 256
 _MOST_BLOCKS, _SHARED_BYTES, _SHARED_UNIT, _SHARED_RESERVED = 32, 228 * 1024, 128, 1024
 
-_COPY = 0.9  # of the bandwidth that a plain copy reaches
+_COPY = 0.9  # the share of the bandwidth that a copy reaches
 _LAUNCH_S = 2e-6  # the shortest kernel
 _ARITHMETIC_CYCLES = 2  # of a warp alone, per instruction: a latency of 4, and pairs that need not wait
 _L1_CYCLES, _MEMORY_CYCLES = 35, 600

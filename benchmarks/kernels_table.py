@@ -22,7 +22,7 @@ _COLUMNS = (
     "MB",
     "bank conflicts",
     "atomics",
-    *(f"{gpu.name}, us" for gpu in GPUS),
+    *(f"estimate, {gpu.name}, us" for gpu in GPUS),
     "bound",
 )
 
@@ -40,7 +40,7 @@ def of_case(case: Mapping[str, Any], render: Render) -> str:
 def _cells(row: Mapping[str, Any], outputs: int) -> list[str]:
     ratios = kernels.Ratios(row, outputs)
     times = f"{row['launches']} x " if row["launches"] > 1 else ""
-    shared = f", {row['shared_bytes'] / 1024:.3g} KB" if row["shared_bytes"] else ""
+    shared = f", {row['shared_bytes'] / 1024:.3g} KiB" if row["shared_bytes"] else ""
     local = f", {row['local_bytes']} B local" if row["local_bytes"] else ""
     sectors = [_number(ratios.sectors[kind]) for kind in ("read", "written", "updated")]
     estimates = [row["estimates"][gpu.name] for gpu in GPUS]
@@ -94,7 +94,7 @@ def by_line(case: Case) -> str:
 
 def exceptions(found: Sequence[Mapping[str, Any]]) -> str:
     """Those that are worth a look, the costliest of their pass first."""
-    header = ["case", "pass", "kernel", "divisions an output", "useful", "of the pass's time"]
+    header = ["case", "pass", "kernel", "divisions an output", "useful", "of the pass's estimated time"]
     rows = [
         [
             one["case"],

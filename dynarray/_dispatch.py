@@ -35,6 +35,16 @@ def use_backend(name: str) -> Iterator[None]:
         checked for bounds, alignment and races; see :mod:`rawkernels.ptx`. ``"cuda"``: CUDA kernels on CuPy
         arrays (what CuPy arrays use anyway).
 
+    Raises
+    ------
+    ValueError
+        If there is no backend of this name.
+
+    Notes
+    -----
+    A gradient must be taken on the backend that its forward pass used: a tape's `gradient` belongs into the
+    block as well.
+
     Examples
     --------
     >>> import numpy as np, dynarray as dyn

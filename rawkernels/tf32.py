@@ -14,12 +14,12 @@ def is_allowed() -> bool:
 
 @contextmanager
 def allow_tf32(allowed: bool = True) -> Iterator[None]:
-    """Let cuBLAS round float32 to the 11 bits of TF32 in matrix products of the operators inside the block.
+    """Let cuBLAS round float32 to TF32 (11 significant bits) in products of deformable and atom convolutions.
 
     Without it products of float32 are made in float32, also where CuPy has been told otherwise for its own
-    (``CUPY_TF32=1``). It holds for this thread, and for asyncio tasks that are started inside the block. On
-    GPUs without TF32 (before compute capability 8.0), for other dtypes, for CUDA kernels, and where a CUDA
-    graph is captured, it changes nothing.
+    (``CUPY_TF32=1``). Each pass asks for itself, a backward pass too. It holds for this thread, and for
+    asyncio tasks that are started inside the block. On GPUs without TF32 (before compute capability 8.0), for
+    other dtypes, for CUDA kernels, and where a CUDA graph is captured, it changes nothing.
 
     Parameters
     ----------
