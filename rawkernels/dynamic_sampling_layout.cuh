@@ -1,6 +1,6 @@
 #pragma once
-// dynamic_sampling: which pixel a thread has, and where the samples of a row lie. No thread divides: what all of them
-// divide by comes with a factor. Included by dynamic_sampling.cu, whose names it uses.
+// dynamic_sampling: which pixel a thread has, and where the samples of a row lie. What all threads
+// divide by, sizes of the image, comes with a factor (with wide indices it is divided by). Included by dynamic_sampling.cu, whose names it uses.
 
 // Division of numbers from 0 to 2^31 - 1 by one that is known before the launch: a product and a shift.
 struct Divisor {

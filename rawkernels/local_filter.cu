@@ -18,8 +18,9 @@
 //   arithmetic    9 multiplications, 9 multiply-adds
 //   instructions  30.5 in all; some 45 near the border, where each load asks whether it is inside
 // An H200 (4.8 TB/s; 132 SMs, each 128 lanes and one 128-byte request to L1 a cycle, at 1.8 GHz) needs 1.7 ps for
-// the bytes, 1.0 ps for the instructions and 0.9 ps for the requests: memory is the bound, by a margin that the row
-// blocking makes (one row a thread: 18 loads, 2.4 ps). k = 5 (27.5 loads, 25 + 25 operations) and k = 7 (98 loads,
+// the bytes, 1.0 ps for the instructions and 0.9 ps for the requests: in this count memory is the bound, by a margin
+// that the row blocking makes (one row a thread: 18 loads, 2.4 ps). What waiting adds, `python -m benchmarks kernels`
+// estimates. k = 5 (27.5 loads, 25 + 25 operations) and k = 7 (98 loads,
 // 49 + 49) are bound by instructions and L1. In 16 bits the bytes halve and the rest does not: memory and
 // instructions then take about the same. The gradient of x is the same loop on other arrays; the gradients of
 // weight and channel_weight read 8 bytes and do 9 multiplications and 9 multiply-adds for each element of y.
