@@ -1,7 +1,7 @@
 """The way back: from a result through the steps that led to it, adding up gradients."""
 
 from collections.abc import Callable, Collection, Mapping
-from operator import attrgetter
+from operator import attrgetter, iadd
 from typing import Any
 
 import numpy as np
@@ -85,13 +85,15 @@ class Way:
         )
 
     def go(self, grad: Any, owner: object = None, on_final: Callable[[Any, Any], None] | None = None) -> dict:
-        """The gradients of the sources: none of them an alias of another, and Variables if anything records.
+        """The gradients of the sources: arrays that nobody else has, or Variables if anything records.
 
         Steps of `owner` are released on the way.
         """
+        first = grad.data if isinstance(grad, Variable) and not self.records else grad
         if self.target in self.reached:
-            self.grads[self.target] = grad.data if isinstance(grad, Variable) and not self.records else grad
-        results, held, start = {}, {id(grad)}, next_number()
+            self.grads[self.target] = first
+        results, start = {}, next_number()
+        held = {id(grad), id(first), *(id(source.data) for source in self.sources.values())}
         # Gradients are final after the last step that uses the source.
         last = {node: step for step in reversed(self.steps) for node in step.inputs} if on_final else {}
         due: dict[Any, list] = {}
@@ -99,10 +101,10 @@ class Way:
             due.setdefault(last.get(source.node), []).append(key)
 
         def finish(step: Step | None) -> None:
-            for key in due.get(step, ()):
-                results[key] = self._result(self.sources[key], bool(last), held, start)
-                if on_final:
-                    on_final(key, results[key])
+            keys = due.get(step, ())
+            results.update({key: self._result(self.sources[key], bool(last), held, start) for key in keys})
+            for key in keys if on_final else ():  # it may write to them: hence all of them are made before
+                on_final(key, results[key])  # type: ignore[misc]
 
         self._pull(owner, finish if last else None)
         for verdict, message in self.verdicts:
@@ -132,9 +134,7 @@ class Way:
                 joint, parts = step.function.joint, step.function.gradients
                 if joint is not None:
                     parts = joint(grad, saved, tuple(map(reached.__contains__, step.inputs)))
-                place = -1
-                for node in step.inputs:
-                    place += 1
+                for place, node in enumerate(step.inputs):
                     if node not in reached:
                         continue
                     part = parts[place]
@@ -152,11 +152,8 @@ class Way:
                         if part.dtype.itemsize == 2:
                             wide[node], total = part.dtype, total.astype(np.float32)
                         grads[node] = total + part
-                    elif records:  # what is recorded is not written to
-                        grads[node] = total + part
-                    else:
-                        total += part
-                        grads[node] = total
+                    else:  # what is recorded is not written to
+                        grads[node] = total + part if records else iadd(total, part)
             if step.owner is owner:
                 step.release()
             if finish:
@@ -177,8 +174,9 @@ class Way:
     def _result(self, source: Variable, shared: bool, held: set[int], start: int) -> Any:
         """The gradient of a source, as an array or a Variable that nobody else has.
 
-        Rules may hand on what they read, a view of what they are given, or one array to two arguments: `held`
-        are the ids of what was given away. What is `shared` the pass may still read.
+        Rules may hand on a source, a view of what they are given, or one array to two arguments: `held` are
+        the ids of what others have. It is `shared` if others are told of it while the pass goes on, which may
+        still read what came from a rule, or is the gradient of a step's own result.
         """
         node = source.node
         found = self.grads.get(node)
@@ -188,7 +186,7 @@ class Way:
             found = np.zeros_like(source.data)
         elif node in self.wide:
             found = found.astype(self.wide[node])
-        shared = shared and node not in self.sums
+        shared = shared and (node not in self.sums or node.reads is not None)
         if isinstance(found, Variable):
             shared = found.node.number < start
         if shared or id(found) in held or getattr(found, "base", None) is not None:

@@ -31,6 +31,11 @@ def binder(name: str, arrays: tuple[str, ...], signature: inspect.Signature, var
     names = {p.name for p in known if p.kind is not p.VAR_POSITIONAL}
     defaults = {p.name: p.default for p in known if p.default is not p.empty}
     most = math.inf if variadic else len(positional)
+    if not variadic and [p.name for p in known if p.name in arrays] != list(arrays):
+        in_order = "arrays are named as in its signature, in the same order"
+        raise TypeError(f"{name}: {in_order}: {' '.join(arrays)}")
+    if not variadic and any(p.kind is p.VAR_KEYWORD for p in known):
+        raise TypeError(f"{name}: parameters have names of their own, not those of a caller (**)")
 
     def bind(args: tuple, params: dict) -> tuple[tuple, dict]:
         given = {**defaults, **dict(zip(positional, args)), **params}

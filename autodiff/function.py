@@ -70,8 +70,10 @@ class Function:
         self.forward, self.fit, self.residual = forward, fit, residual
         self.name, signature = forward.__name__.lstrip("_"), inspect.signature(forward)
         self.variadic, self.arrays = arrays.startswith("*"), tuple(arrays.strip("*").split())
-        if reserved := set(signature.parameters).intersection(dir(Step)):
+        if reserved := signature.parameters.keys() & {*dir(Step), *(() if self.variadic else ("output",))}:
             raise TypeError(f"{self.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
+        if self.variadic and rules:
+            raise TypeError(f"{self.name}: {arrays} has no rule for each array, but a joint one")
         self.bind = binder(self.name, self.arrays, signature, self.variadic)
         # How many positional arguments make a call that needs no binding to the signature.
         self.direct = None if self.variadic or signature.parameters.keys() - self.arrays else len(self.arrays)
@@ -202,7 +204,7 @@ class Step:
                 if value is not None:
                     yield names[i] if i < len(names) else f"intermediate {i - len(names)}", value
             return
-        for name, place in self.reads:
+        for name, place in self.reads or ():
             if place is None:
                 yield from ((f"{name}[{i}]", value) for i, value in enumerate(getattr(self, name)))
             else:

@@ -95,7 +95,7 @@ def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...
     key: list[Any] = [getattr(_forced, "name", None)]
     for array in arrays:
         kind = type(array)
-        if kind is np.ndarray or (kind.__name__ == "ndarray" and library_of(array) is not None):
+        if kind is np.ndarray or library_of(array) == "cupy":
             key += kind, array.shape, array.dtype
         elif array is None:
             key.append(None)

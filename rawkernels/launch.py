@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import index
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
@@ -249,7 +250,9 @@ Sizes = tuple[int, int, int]
 
 
 def _three(sizes: tuple[int, ...]) -> Sizes:
-    x, y, z = (*sizes, 1, 1)[:3]
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"a grid and a block have 1 to 3 sizes, got {sizes}")
+    x, y, z = (*map(index, sizes), 1, 1)[:3]  # no float gets into what is remembered
     return x, y, z
 
 
@@ -327,8 +330,9 @@ def _check_array(entry: str, parameter: Parameter, expected: str, argument: Any)
     if not isinstance(argument, np.ndarray) and not is_cupy(argument):
         wanted = f"an array of {expected}"
         raise TypeError(f"{entry}: {parameter.name} must be {wanted}, got {_describe(argument)}")
-    if argument.dtype.name != expected:
-        raise TypeError(f"{entry}: {parameter.name} must have dtype {expected}, got {argument.dtype.name}")
+    if argument.dtype.name != expected or not argument.dtype.isnative:
+        found = argument.dtype.name if argument.dtype.isnative else argument.dtype.str
+        raise TypeError(f"{entry}: {parameter.name} must have dtype {expected}, got {found}")
     if not argument.flags.c_contiguous:
         raise ValueError(f"{entry}: {parameter.name} must be C-contiguous, got strides {argument.strides}")
 

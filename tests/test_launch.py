@@ -108,6 +108,17 @@ BAD = {
         TypeError,
         "scale: source must have dtype float32, got float64",
     ),
+    "wrong byte order": (
+        with_argument(0, np.zeros(10, ">f4")),
+        TypeError,
+        "scale: source must have dtype float32, got >f4",
+    ),
+    "four sizes": (
+        good_call(grid=(1, 1, 1, 7)),
+        ValueError,
+        "a grid and a block have 1 to 3 sizes, got (1, 1, 1, 7)",
+    ),
+    "no sizes": (good_call(block=()), ValueError, "a grid and a block have 1 to 3 sizes, got ()"),
     "strides": (
         with_argument(0, np.zeros(20, np.float32)[::2]),
         ValueError,
@@ -159,6 +170,15 @@ def test_bad_call_is_refused(case: str) -> None:
     call, error, message = BAD[case]
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         launch(**call)
+
+
+def test_a_size_that_is_refused_is_not_remembered() -> None:
+    """17.0 is equal to 17, and finds what was remembered of it."""
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        launch(**good_call(grid=(17.0,)))
+    call = good_call(grid=(17,))
+    launch(**call)
+    assert np.array_equal(call["arguments"][1], 3 * np.arange(10, dtype=np.float32))
 
 
 def test_empty_grid_does_nothing() -> None:

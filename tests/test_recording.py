@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from autodiff import Tape, Variable, checkpoint, differentiable, grad, hvp, stop_gradient
+from autodiff import Tape, Variable, checkpoint, differentiable, grad, hvp, stop_gradient, vjp
 from autodiff import functions as F
 from autodiff._graph import state
 
@@ -353,6 +353,56 @@ def test_a_hook_hears_of_each_gradient_when_it_is_final(seed):
     assert {k: None if v is None else float(v) for k, v in returned.items()} == {
         k: None if v is None else 2 * float(v) for k, v in expected.items()
     }
+
+
+def test_a_hook_may_write_to_what_it_is_told():
+    """It changes neither what the pass still reads nor the gradient of a source that is given twice."""
+    rng = np.random.default_rng(0)
+    w = Variable(rng.standard_normal(4))
+    with Tape() as tape:
+        h = w * 2.0
+        y = F.sum(h * 3.0) + F.sum(h * 4.0) + F.sum(w)
+
+    def wipe(key, gradient):
+        gradient *= 0 if key < 2 else 1
+
+    of_h, again, of_w, once_more = tape.gradient(y, [h, h, w, w], on_final=wipe)
+    np.testing.assert_array_equal([of_h, again], 0)
+    np.testing.assert_array_equal([of_w, once_more], 15)
+
+    def halve(key, gradient):
+        gradient *= 0.5 if key == 0 else 1
+
+    with Tape() as tape:
+        y = F.sum(w * w)
+    halved, whole = tape.gradient(y, [w, w], on_final=halve)
+    np.testing.assert_array_equal(halved, w.data)
+    np.testing.assert_array_equal(whole, 2 * w.data)
+
+
+@pytest.mark.parametrize("kind", ["seed", "array", "source", "vjp"])
+def test_a_gradient_is_nobody_elses_array(kind):
+    w, before, seed = Variable(np.ones(3)), np.ones(3), np.full(3, 5.0)
+    hand_on = differentiable("x", x=("x", lambda grad, saved: saved.x))(lambda x: x * x / 2)
+    given = seed if kind == "array" else Variable(seed)
+    if kind == "vjp":
+        g = vjp(lambda x: x + 0.0, np.ones(3))[1](given)[0]
+    else:
+        with Tape() as tape:
+            y = hand_on(w) if kind == "source" else w + 0.0
+        g = tape.gradient(y, w, grad=given)
+    g = g.data if isinstance(g, Variable) else g
+    g *= 0
+    np.testing.assert_array_equal(w.data, before)
+    np.testing.assert_array_equal(seed, 5)
+
+
+def test_a_tape_whose_steps_another_released_is_shown():
+    w = Variable(np.ones(3))
+    with Tape() as outer, Tape() as inner:
+        y = F.sum(w * w)
+    outer.gradient(y, w)
+    assert "2 steps" in repr(inner) and "multiply" in inner._repr_html_()
 
 
 def test_a_long_chain_neither_recurses_nor_slows():

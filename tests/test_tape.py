@@ -438,6 +438,38 @@ def test_names_of_steps_are_no_names_of_arguments():
             return x
 
 
+def _two(a, b):
+    return a + 10 * b
+
+
+def _shares(*xs):
+    return sum(xs)
+
+
+def _named(x, output):
+    return x * output
+
+
+def _open(x, **options):
+    return x * options.get("scale", 1)
+
+
+@pytest.mark.parametrize(
+    "forward, arrays, message",
+    [
+        (_two, "b a", "two: arrays are named as in its signature, in the same order: b a"),
+        (_two, "a c", "two: arrays are named as in its signature, in the same order: a c"),
+        (_named, "x", "named: an argument must not be called 'output'"),
+        (_open, "x", "open: parameters have names of their own"),
+        (_shares, "*xs", r"shares: \*xs has no rule for each array"),
+    ],
+)
+def test_what_a_function_cannot_be_made_of_is_refused_where_it_is_made(forward, arrays, message):
+    rules = {name: ("", lambda grad, saved: grad) for name in arrays.strip("*").split()}
+    with pytest.raises(TypeError, match=message):
+        differentiable(arrays, **rules)(forward)
+
+
 def test_sums_do_not_write_into_arrays_of_others():
     """A gradient that a rule keeps, or that is a view of another, is not added to in place."""
     seen = []

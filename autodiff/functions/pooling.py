@@ -88,24 +88,24 @@ def _least(dtype: Any) -> Any:
 
 
 @differentiable(
-    "grad", grad=("", lambda g, s: _collect(g, s.x, s.output, s.kernel_size, s.stride, s.padding))
+    "grad", grad=("", lambda g, s: _collect(g, s.x, s.pooled, s.kernel_size, s.stride, s.padding))
 )
-def _route(grad: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
+def _route(grad: Any, x: Any, pooled: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The gradient of each window at the place of its maximum."""
     result = np.zeros_like(grad, shape=x.shape, dtype=accumulator(grad.dtype) or grad.dtype)
-    for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
+    for out, inside, chosen in _maxima(x, pooled, kernel_size, stride, padding):
         # Not a product with 0: an infinite gradient stays where it belongs.
         result[inside] += np.where(chosen, grad[out], 0)
     return narrow(result, grad.dtype)
 
 
 @differentiable(
-    "values", values=("", lambda g, s: _route(g, s.x, s.output, s.kernel_size, s.stride, s.padding))
+    "values", values=("", lambda g, s: _route(g, s.x, s.pooled, s.kernel_size, s.stride, s.padding))
 )
-def _collect(values: Any, x: Any, output: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
+def _collect(values: Any, x: Any, pooled: Any, kernel_size: Any, stride: Any, padding: Any) -> Any:
     """The value at the place of the maximum of each window: the adjoint of `_route`."""
-    result = np.zeros_like(values, shape=output.shape)
-    for out, inside, chosen in _maxima(x, output, kernel_size, stride, padding):
+    result = np.zeros_like(values, shape=pooled.shape)
+    for out, inside, chosen in _maxima(x, pooled, kernel_size, stride, padding):
         result[out] += np.where(chosen, values[inside], 0)
     return result
 
