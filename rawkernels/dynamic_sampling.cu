@@ -47,8 +47,13 @@ constexpr bool MARGIN = STEP > 0;
 constexpr int TILE = SAMPLES > 0 ? SAMPLES : 4;                   // samples of a row whose sums a thread keeps
 constexpr int WARPS = SAMPLES > 1 && SAMPLES < 4 ? SAMPLES : 4;   // of a block in the forward pass
 constexpr int FEWER = sizeof(ACC) == 8 ? 2 : 4;                    // outputs of a thread that has many channels too
-// That an SM should hold: fewer where sizes that the compiler does not know, and wide indices, take registers.
+// That an SM should hold: fewer where sizes that the compiler does not know, and wide indices, take registers, and
+// where the code for an architecture needs more of them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ > 900
+constexpr int BLOCKS = 2;
+#else
 constexpr int BLOCKS = 4 - (SAMPLES == 0) - (sizeof(INDEX) > 4);
+#endif
 constexpr int TAPS = 9, ROWS = FEWER;                               // taps and pixels of a thread in the gradients
 
 // Where the first of `parts` equal shares ends, the second begins, ...
