@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compile import borrowing_jit
-from .vectors import LINE, LINE_BYTES, Writer
+from .vectors import LINE_BYTES, Writer
 
 _SIDE = 8  # of a block that is transposed in registers
 _CACHE_SETS = 64  # of the first cache
@@ -22,8 +22,11 @@ _HALVES = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def whole_lines(elements: int) -> int:
-    """At least as many elements, filling whole cache lines: so planes one after the other stay aligned."""
-    return -(-elements // LINE) * LINE
+    """At least as many elements, filling whole cache lines: so planes one after the other stay aligned.
+
+    A line holds 16 elements of float32; those of float64 fill two.
+    """
+    return (elements + 15) // 16 * 16
 
 
 def staggered(elements: int, itemsize: int) -> int:

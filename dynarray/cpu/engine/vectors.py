@@ -19,7 +19,6 @@ REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") 
 MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine() in ("aarch64", "arm64")
 
 LINE_BYTES = 64  # of the caches
-LINE = LINE_BYTES // 4  # elements of float32; as many of float64 fill two
 # How LLVM's inline assembly calls a vector register.
 _REGISTER = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine().lower())
 
