@@ -90,8 +90,7 @@ class Way:
         Steps of `owner` are released on the way.
         """
         first = grad.data if isinstance(grad, Variable) and not self.records else grad
-        if self.target in self.reached:
-            self.grads[self.target] = first
+        self.grads[self.target] = first
         results, start = {}, next_number()
         held = {id(grad), id(first), *(id(source.data) for source in self.sources.values())}
         # Gradients are final after the last step that uses the source.
@@ -103,8 +102,9 @@ class Way:
         def finish(step: Step | None) -> None:
             keys = due.get(step, ())
             results.update({key: self._result(self.sources[key], bool(last), held, start) for key in keys})
-            for key in keys if on_final else ():  # it may write to them: hence all of them are made before
-                on_final(key, results[key])  # type: ignore[misc]
+            if on_final:  # it may write to them: hence all of them are made before
+                for key in keys:
+                    on_final(key, results[key])
 
         self._pull(owner, finish if last else None)
         for verdict, message in self.verdicts:

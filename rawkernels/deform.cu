@@ -46,6 +46,11 @@ struct Geometry {
     int taps, kernel_w;
     int stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
 };
+// The last parameters of kernels, as that record. The launcher compares arguments with parameters as they are written:
+// hence these are plain numbers, and spelled out.
+#define GEOMETRY                                                                                       \
+    {channels, groups,   offset_groups, height,     width,      out_width, positions, taps, kernel_w,  \
+     stride_y, stride_x, dilation_y,    dilation_x, pad_y,      pad_x}
 
 // One point of a lane, the factor in front of it, and what the gradients need to know of where it came from.
 struct Task {
@@ -116,8 +121,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
     INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups, int offset_groups,
     int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
     int dilation_y, int dilation_x, int pad_y, int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;
@@ -155,8 +159,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
     int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups,
     int offset_groups, int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y,
     int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
     const int lane = threadIdx.x % WARP, lanes = 1 << lane_bits, group_channels = channels / offset_groups;

@@ -93,8 +93,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_count_points(
     const P* __restrict__ offset, int* __restrict__ counts, INDEX items, INDEX start, INDEX rows, int images, int run,
     int channels, int groups, int offset_groups, int height, int width, int out_width, int positions, int taps,
     int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     const Sets sets = divide(start, rows, images, run, geo);
     INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
@@ -121,8 +120,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_list_points(
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
     int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     const Sets sets = divide(start, rows, images, run, geo);
     INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
@@ -319,8 +317,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists(
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
     int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     add_lists(offset, mask, columns, bounds, lists, grad_x, add != 0, divide(start, rows, images, run, geo), geo);
 }
 
@@ -331,7 +328,6 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists_wide(
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
     int pad_x) {
-    const Geometry geo = {channels, groups, offset_groups, height, width, out_width, positions, taps, kernel_w,
-                          stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
+    const Geometry geo = GEOMETRY;
     add_lists(offset, mask, columns, bounds, lists, grad_x, add != 0, divide(start, rows, images, run, geo), geo);
 }

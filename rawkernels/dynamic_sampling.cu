@@ -194,6 +194,15 @@ __device__ __forceinline__ bool takes_part(const int* __restrict__ largest, INDE
 // The kernels. `pixels` and what follows it are those of Area, of which a thread has one; channels, taps or output
 // channels are along the other axes of the grid.
 
+// What kernels are given, as records. The launcher compares arguments with parameters as they are written here: hence
+// these are plain numbers, and spelled out.
+#define GEOMETRY                                                                                               \
+    {channels, outputs,  height,     width,      out_height, out_width, kernel_h, kernel_w, samples,           \
+     sample_y, sample_x, dilation_y, dilation_x, stride_y,   stride_x,  lead_y,   lead_x,   kernel_residual,   \
+     attention_residual}
+#define AREA {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}}
+#define ARRAYS {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen}
+
 // X1, the sum of x over channels, and x itself with a margin, where `placed` is given. The warps of a block share the
 // channels.
 extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_channel_sum(
@@ -201,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_channel_su
     INDEX area_width, unsigned int plane_factor, unsigned int width_factor, int plane_shift, int width_shift, int channels,
     int height, int width, int lead_y, int lead_x) {
     __shared__ ACC parts[4][WARP];
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Area area = AREA;
     Pixel pixel;
     const bool active = pixel.find(area);
     ACC sum = 0;
@@ -231,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) dynamic_sampling_axis_sum(
     const T* __restrict__ in, T* __restrict__ out, INDEX pixels, INDEX area_plane, INDEX area_width,
     unsigned int plane_factor, unsigned int width_factor, int plane_shift, int width_shift, int length, int base,
     int step, int count) {
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     in += pixel.n * length * area_width + pixel.x;
@@ -251,10 +260,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_see(
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     const Geometry plain = geo.of_plain(samples);
@@ -283,11 +290,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_forwa
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     __shared__ Parts parts;
     const bool active = pixel.find(area);
@@ -314,11 +319,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_grad_
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     for (int o = blockIdx.y * FEWER; o < outputs; o += gridDim.y * FEWER) {
@@ -337,11 +340,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_grad_
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     const int strip = blockIdx.z * blockDim.y + threadIdx.y, strips = gridDim.z * blockDim.y;
@@ -361,11 +362,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_grad_
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     for (int o = blockIdx.y; o < outputs; o += gridDim.y)
@@ -384,11 +383,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_gathe
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     const Column q(pixel, {phases, phase_factor, phase_shift}, height, geo);
@@ -411,11 +408,9 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) dynamic_sampling_gathe
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     // The pixels of Area are those that see any tap; or, where taps reach too far for that, those that a single tap sees.
@@ -444,11 +439,9 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_grad_x(
     int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h, int kernel_w,
     int samples, int sample_y, int sample_x, int dilation_y, int dilation_x, int stride_y, int stride_x, int lead_y, int lead_x,
     ACC kernel_residual, ACC attention_residual) {
-    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w, samples,
-                          sample_y, sample_x, dilation_y, dilation_x, stride_y, stride_x, lead_y,
-                          lead_x, kernel_residual, attention_residual};
-    const Arrays in = {x, channel_kernel, spatial_kernel, sample_attention, position_attention, seen};
-    const Area area = {pixels, {area_plane, plane_factor, plane_shift}, {area_width, width_factor, width_shift}};
+    const Geometry geo = GEOMETRY;
+    const Arrays in = ARRAYS;
+    const Area area = AREA;
     Pixel pixel;
     if (!pixel.find(area)) return;
     for (int c = blockIdx.y * CHANNELS; c < channels; c += gridDim.y * CHANNELS)

@@ -8,7 +8,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_forwa
     int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
     INDEX flat = thread_index();
     if (flat >= items) return;
-    const INDEX x_plane = static_cast<INDEX>(height) * width, y_plane = static_cast<INDEX>(out_height) * out_width;
+    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w};
+    const INDEX x_plane = geo.x_plane(), y_plane = geo.y_plane();
     y += flat;
     const INDEX p = flat % y_plane;
     const int w = take(flat, out_width), h = take(flat, out_height);
@@ -20,8 +21,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_forwa
         const int row = h * stride_y - pad_y + a * dilation_y;
         for (int b = 0; b < kernel_w; ++b) {
             const int column = w * stride_x - pad_x + b * dilation_x;
-            const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-            const INDEX at = inside ? static_cast<INDEX>(row) * width + column : INDEX(-1);
+            const INDEX at = geo.pixel(row, column);
             const T* of_tap = weight + (a * kernel_w + b) * y_plane;
 #pragma unroll 4
             for (int c = 0; c < channels; ++c)
@@ -38,7 +38,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_grad_
     int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
     INDEX flat = thread_index();
     if (flat >= items) return;
-    const INDEX x_plane = static_cast<INDEX>(height) * width, y_plane = static_cast<INDEX>(out_height) * out_width;
+    const Geometry geo = {channels, outputs, height, width, out_height, out_width, kernel_h, kernel_w};
+    const INDEX x_plane = geo.x_plane(), y_plane = geo.y_plane();
     const INDEX p = flat % y_plane;
     const int w = take(flat, out_width), h = take(flat, out_height);
     const int taps = kernel_h * kernel_w;
@@ -50,8 +51,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_grad_
         const int row = h * stride_y - pad_y + a * dilation_y;
         for (int b = 0; b < kernel_w; ++b) {
             const int column = w * stride_x - pad_x + b * dilation_x;
-            const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-            const INDEX at = inside ? static_cast<INDEX>(row) * width + column : INDEX(-1);
+            const INDEX at = geo.pixel(row, column);
             store(grad + (a * kernel_w + b) * y_plane, gradient * at_or_zero(x, at));
         }
     }
