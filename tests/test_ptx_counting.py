@@ -207,6 +207,18 @@ def test_a_sample_of_like_blocks_equals_the_whole(monkeypatch: pytest.MonkeyPatc
     assert some.raw.executed.sum() > 0
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_arrays_are_counted_in_the_order_of_the_arguments(first: int) -> None:
+    """Wherever they lie in memory: the same array is the lower one once and the higher one once."""
+    memory = np.zeros(2 * 512, np.float32)
+    memory[512 * first : 512 * first + 512] = floats(512)
+    x, y = (memory[512 * place : 512 * place + 512] for place in (first, 1 - first))
+    one = counted("copy", (4,), (128,), x, y[:500], 500, 1, 1)
+    assert one.arrays == (("x", 64), ("y", 63))
+    np.testing.assert_array_equal(one.raw.regions[:, 0] > 0, [True, False])
+    np.testing.assert_array_equal(one.raw.regions[:, 1] > 0, [False, True])
+
+
 def copied_blocks(blocks: int) -> Counted:
     count = 128 * blocks - 47
     return counted(

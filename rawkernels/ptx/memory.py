@@ -59,7 +59,7 @@ class Region:
 
 
 def regions(parameters: Sequence[Parameter], arguments: Sequence[Any]) -> list[Region]:
-    """The arrays among the arguments; those that overlap are one."""
+    """The arrays among the arguments, in their order wherever they lie; those that overlap are one."""
     arrays = [(p, a) for p, a in zip(parameters, arguments, strict=True) if isinstance(a, np.ndarray)]
     found: list[Region] = []
     for parameter, array in sorted(arrays, key=lambda item: item[1].ctypes.data):
@@ -70,7 +70,8 @@ def regions(parameters: Sequence[Parameter], arguments: Sequence[Any]) -> list[R
             found[-1] = Region(last.low, max(high, last.high), (*last.arrays, (parameter, array)))
         else:
             found.append(Region(low, high, ((parameter, array),)))
-    return found
+    order = [parameter.name for parameter, _ in arrays]
+    return sorted(found, key=lambda region: min(order.index(p.name) for p, _ in region.arrays))
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
