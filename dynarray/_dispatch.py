@@ -1,9 +1,9 @@
 """From arrays to the backend that works on them."""
 
 import sys
-import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -19,12 +19,14 @@ DTYPES = {
 }
 BACKENDS = tuple(DTYPES)
 
-_forced = threading.local()
+_forced: ContextVar[str | None] = ContextVar("forced backend", default=None)
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Force one backend for the operators called by this thread inside the block.
+    """Force one backend for the operators called inside the block.
+
+    It holds for this thread, and for asyncio tasks that are started inside the block.
 
     Parameters
     ----------
@@ -56,17 +58,16 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    previous = forced_backend()
-    _forced.name = name
+    before = _forced.set(name)
     try:
         yield
     finally:
-        _forced.name = previous
+        _forced.reset(before)
 
 
 def forced_backend() -> str | None:
-    """The backend that `use_backend` forces in this thread, if any."""
-    return getattr(_forced, "name", None)
+    """The backend that `use_backend` forces here, if any."""
+    return _forced.get()
 
 
 def is_masked(value: Any) -> bool:
@@ -92,7 +93,7 @@ def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...
 
     Types are part of it: 1 and True are equal, and not the same to a check.
     """
-    key: list[Any] = [getattr(_forced, "name", None)]
+    key: list[Any] = [_forced.get()]
     for array in arrays:
         kind = type(array)
         if kind is np.ndarray or library_of(array) == "cupy":
@@ -153,7 +154,7 @@ def fits_backend(backend: str, array: Any, other: Any) -> bool:
     if type(other) is not kind or other.dtype != array.dtype:
         return False
     own = "cpu" if kind is np.ndarray else "cuda" if library_of(array) == "cupy" else None
-    chosen = getattr(_forced, "name", None) or own
+    chosen = _forced.get() or own
     return chosen == backend and own is not None and well_placed((array, other))
 
 

@@ -1,5 +1,6 @@
 """The parts that every operator is made of: record, registry, dispatch, checks, geometry."""
 
+import asyncio
 import inspect
 import itertools
 import threading
@@ -166,6 +167,26 @@ def test_a_forced_backend_holds_for_its_thread_alone() -> None:
         thread.start()
         thread.join()
     assert seen == ["cpu"]
+
+
+def test_a_forced_backend_holds_for_its_task_alone() -> None:
+    """Two tasks of asyncio take turns in one thread, each in a block of its own, and go on after it."""
+    seen = []
+
+    async def use(name: str, turns: int) -> None:
+        with dyn.use_backend(name):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                seen.append((name, choose_backend("op", {"a": A})))
+        await asyncio.sleep(0)
+        seen.append(("cpu", choose_backend("op", {"a": A})))
+
+    async def both() -> None:
+        await asyncio.gather(use("reference", 2), use("host", 3))
+
+    asyncio.run(both())
+    assert len(seen) == 7 and all(expected == chosen for expected, chosen in seen), seen
+    assert [chosen for _, chosen in seen[:4]] == ["reference", "host"] * 2
 
 
 @pytest.mark.parametrize("name", ["gpu", "", None, "CPU", 1])
