@@ -16,6 +16,7 @@ from .deform import *
 from .displaced import *
 from .dynamic_sampling import *
 from .local_filter import *
+from .local_filter_correlation import *
 from .local_filter_faces import *
 
 __version__ = "0.1.0"

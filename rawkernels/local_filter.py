@@ -230,10 +230,45 @@ def backward(
     if needs[0]:
         grads[0] = _grad_x(*given)
     if needs[1]:
-        grads[1] = _grad_weight(*given)
+        grads[1] = _grad_weight(shape, combine, grad_output, x, given[-1])
     if needs[2] and channel_weight is not None:
         grads[2] = _grad_channel_weight(*given).astype(channel_weight.dtype, copy=False)
     return grads[0], grads[1], grads[2]
+
+
+def correlation_forward(
+    x1: Any,
+    x2: Any,
+    *,
+    displacements: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+) -> tuple[Any, tuple[Any, Any]]:
+    """Mean products (N, 1, 2r + 1, 2r + 1, H, W): what filters get from x1 as a gradient; kept contiguous.
+
+    Maps of 16 bits are float32 until they are divided, so that they are rounded once.
+    """
+    x1, x2 = contiguous(x1, x2)
+    (n, channels, *image), filters = x1.shape, accumulator_dtype(x1.dtype)
+    pairs = displacements, stride, dilation, padding
+    shape = Shape(n, channels, 1, *image, *image, *pairs, 1, x1.dtype, filters)
+    maps = _grad_weight(shape, "mul", x1, x2, None)
+    maps /= max(1, channels)
+    return maps.astype(x1.dtype, copy=False), (x1, x2)
+
+
+def correlation_backward(
+    grad_output: Any, kept: tuple[Any, Any], needs: tuple[bool, bool], **window: Any
+) -> tuple[Any, Any]:
+    """Gradients of x1 and x2; None where `needs` is False."""
+    x1, x2 = kept
+    window.pop("displacements")
+    filters = grad_output.astype(accumulator_dtype(x1.dtype), copy=False) / max(1, x1.shape[1])
+    common: dict[str, Any] = {"combine": "mul", "upsample": 1, **window}
+    grad_x1 = forward(x2, filters, None, **common)[0] if needs[0] else None
+    grad_x2 = backward(x1, (x2, filters, None), (needs[1], False, False), **common)[0]
+    return grad_x1, grad_x2
 
 
 def _accumulated(channel_weight: Any, x: Any) -> Any:
@@ -297,14 +332,13 @@ def _grad_x(shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, c
     return grad
 
 
-def _grad_weight(
-    shape: Shape, combine: str, grad_output: Any, x: Any, weight: Any, channel_weight: Any
-) -> Any:
-    grad = empty(weight.shape, weight)
+def _grad_weight(shape: Shape, combine: str, grad_output: Any, x: Any, channel_weight: Any) -> Any:
+    outputs = shape.out_height, shape.out_width
+    grad = empty((shape.batch, shape.groups, *shape.kernel, *outputs), x, shape.filter_dtype)
     if grad.size == 0:
         return grad
     arrays = (grad_output, x, channel_weight, grad)
-    chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, weight.size)
+    chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, grad.size)
     pixels = shape.batch * shape.groups * blocks(shape.out_height, blocking.rows) * shape.out_width
     items = pixels if blocking.size else pixels * blocks(shape.taps, STRIP)
     splits = 1  # threads that share the channels of one item: more where there are few items

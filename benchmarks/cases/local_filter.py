@@ -1,4 +1,4 @@
-"""`local_filter2d` and its faces: what is measured, and how much arithmetic it takes."""
+"""`local_filter2d`, its faces and `correlation2d`: what is measured, and how much arithmetic it takes."""
 
 from dataclasses import replace
 
@@ -24,6 +24,21 @@ def flops(checked: Checked) -> tuple[int, int]:
     forward, backward = _OPERATIONS[None if channel_weight is None else params["combine"]]
     times = x.shape[0] * x.shape[1] * pairs
     return forward * times, backward * times
+
+
+def correlation_flops(checked: Checked) -> tuple[int, int]:
+    """Operations of `correlation2d`: a multiplication and an addition a pair, and two of each backward."""
+    (x1, _), params = checked.arrays, checked.params
+    pairs = pairs_inside(x1.shape[2:], params["displacements"], x1.shape[2:], {**params, "upsample": 1})
+    times = x1.shape[0] * x1.shape[1] * pairs
+    return 2 * times, 4 * times
+
+
+def correlation(n: int, c: int, h: int, w: int, displacement: int, step: int) -> Case:
+    shapes = dict.fromkeys(("x1", "x2"), (n, c, h, w))
+    title = f"correlation2d {(n, c, h, w)} d{displacement} step {step}"
+    params = {"max_displacement": displacement, "step": step}
+    return Case(title, "correlation2d", shapes, correlation_flops, params, _PEERS)
 
 
 def ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
@@ -78,6 +93,7 @@ CASES = (
     replace(involution(2, 256, 56, 56, groups=16), small=involution(1, 4, 9, 11, groups=2)),
     replace(plain(2, 256, 56, 56, groups=8), small=plain(1, 4, 9, 11, groups=2)),
     replace(line(4, 256, 2048, groups=8), small=line(1, 4, 23, groups=2)),
+    replace(correlation(1, 256, 48, 64, 20, 2), small=correlation(1, 4, 9, 11, 20, 2)),  # that of FlowNetC
 )
 
 # The feature maps of a ResNet, and a large image.
@@ -86,6 +102,7 @@ CUDA_CASES = tuple(
     for n, h, w in ((2, 200, 300), *((32, side, side) for side in (7, 14, 28, 56, 112)))
 )
 
+_DISPLACEMENTS = [((2 * reach + 1) ** 2, {"displacement": reach}) for reach in (1, 2, 3, 4)]
 GROWTH = (
     Growth(
         "local_filter2d",
@@ -118,6 +135,12 @@ GROWTH = (
         {**LINE, "groups": 4},
         {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE},
         TINY_LINE,
+    ),
+    Growth(
+        "correlation2d",
+        correlation,
+        {**BASE, "displacement": 4, "step": 1},
+        {"pixels": SIDES, "channels": CHANNELS, "displacements": _DISPLACEMENTS},
     ),
 )
 

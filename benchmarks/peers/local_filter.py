@@ -1,4 +1,4 @@
-"""`local_filter2d` and its faces in PyTorch: the formulations that ours are timed against.
+"""`local_filter2d`, its faces and `correlation2d` in PyTorch: the formulations that ours are timed against.
 
 Each takes the tensors of the operator's array arguments in order, at stride 1, and lets autograd find the
 gradients. Whichever is fastest in a run, eager and compiled, is the peer; none is best for every shape.
@@ -201,10 +201,43 @@ def _involution() -> dict[str, Callable]:
     }
 
 
+# Correlation: x1, x2 (N, C, H, W).
+
+
+def _correlation(max_displacement: int, step: int = 1) -> dict[str, Callable]:
+    reach = max_displacement // step * step
+    shifts = range(0, 2 * reach + 1, step)
+
+    def shifts_and_means(x1: Tensor, x2: Tensor) -> Tensor:
+        """The usual form: a product and a mean a displacement."""
+        (h, w), image = x1.shape[2:], F.pad(x2, (reach,) * 4)
+        maps = [(x1 * image[..., a : a + h, b : b + w]).mean(1) for a in shifts for b in shifts]
+        return torch.stack(maps, 1)
+
+    def unfold(x1: Tensor, x2: Tensor) -> Tensor:
+        """All shifted copies at once, then one sum over the channels."""
+        columns = F.unfold(x2, len(shifts), dilation=step, padding=reach)
+        columns = columns.unflatten(1, (x1.shape[1], -1))
+        return torch.einsum("ncp,nctp->ntp", x1.flatten(2), columns).unflatten(2, x1.shape[2:]) / x1.shape[1]
+
+    def rows(x1: Tensor, x2: Tensor) -> Tensor:
+        """A matrix product a displaced row, of which the diagonals are the maps."""
+        (h, w), image = x1.shape[2:], F.pad(x2, (reach,) * 4)
+        lines = x1.permute(0, 2, 3, 1) / x1.shape[1]
+        maps = []
+        for a in shifts:
+            products = lines @ image[:, :, a : a + h].permute(0, 2, 1, 3)
+            maps.append(torch.stack([products.diagonal(b, 2, 3) for b in shifts], 1)[..., :w])
+        return torch.cat(maps, 1)
+
+    return {"shifts and means": shifts_and_means, "unfold": unfold, "products of rows": rows}
+
+
 # Per operator: its parameters -> the formulations by name.
 FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
     "ddf": _ddf,
     "carafe": _carafe,
+    "correlation2d": _correlation,
     "involution": _involution,
     "local_filter2d": _involution,  # without channel weights they are one
 }

@@ -1,4 +1,4 @@
-"""`local_filter2d` in elementary functions."""
+"""`local_filter2d` and `correlation2d` in elementary functions."""
 
 from typing import Any
 
@@ -54,3 +54,23 @@ def forward(
                 filters = filters * other if combine == "mul" else filters + other
             y = y + filters * pixels(a, b)
     return y
+
+
+def correlation_forward(
+    functions: Any, x1: Any, x2: Any, *, displacements: Any, dilation: Any, padding: Any, **_: Any
+) -> Any:
+    """Means of x1 * shifted x2, one map after the other."""
+    (n, channels, height, width), (high, wide) = x1.shape, displacements
+    if 0 in x1.shape:
+        return functions.broadcast_to(x1.dtype.type(0), (n, high * wide, height, width))
+    margins = [
+        (before, (count - 1) * step - before)
+        for count, step, before in zip(displacements, dilation, padding, strict=True)
+    ]
+    image = functions.pad(x2, ((0, 0), (0, 0), *margins))
+    maps = [
+        functions.sum(x1 * image[:, :, a : a + height, b : b + width], axis=1) / channels
+        for a in range(0, high * dilation[0], dilation[0])
+        for b in range(0, wide * dilation[1], dilation[1])
+    ]
+    return functions.stack(maps, axis=1)

@@ -1,4 +1,4 @@
-"""Definition of `local_filter2d` and of its gradients, tap by tap."""
+"""Definition of `local_filter2d`, of `correlation2d`, and of their gradients, tap by tap."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class _Tap(NamedTuple):
     pixels: tuple
 
 
-def _taps(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsample: int) -> Iterator[_Tap]:
+def _taps(x: Any, weight: Any, stride: Any, dilation: Any, padding: Any, upsample: int = 1) -> Iterator[_Tap]:
     kernel, outputs = weight.shape[2:4], weight.shape[4:]
     for index in np.ndindex(*kernel):
         rows, cols = (
@@ -112,5 +112,43 @@ def backward(
     grads = grad_image[:, :, 1:-1, 1:-1], grad_weight, grad_channel
     results = (
         np.ascontiguousarray(grad) if needed else None for grad, needed in zip(grads, needs, strict=True)
+    )
+    return tuple(results)  # type: ignore[return-value]
+
+
+def correlation_forward(
+    x1: Any, x2: Any, *, displacements: Any, stride: Any, dilation: Any, padding: Any
+) -> tuple[Any, tuple]:
+    """y = mean over channels of x1 * x2 displaced, (N, 1, 2r + 1, 2r + 1, H, W)."""
+    n, channels, *image = x1.shape
+    y = np.zeros((n, 1, *displacements, *image), np.result_type(x1, x2))
+    ringed = _ringed(x2)
+    for tap in _taps(x2, y, stride, dilation, padding):
+        y[:, 0, *tap.at] = (x1 * ringed[tap.pixels]).sum(axis=1) / max(1, channels)
+    return y, (x1, x2)
+
+
+def correlation_backward(
+    grad_output: Any,
+    kept: tuple,
+    needs: tuple[bool, bool],
+    *,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    **_: Any,
+) -> tuple[Any, Any]:
+    """Each of the two gets grad_output times the other, summed over displacements."""
+    x1, x2 = kept
+    ringed = _ringed(x2)
+    grad_x1, grad_ringed = np.zeros_like(x1), np.zeros_like(ringed)
+    for tap in _taps(x2, grad_output, stride, dilation, padding):
+        of_map = grad_output[:, :, *tap.at]
+        grad_x1 += of_map * ringed[tap.pixels]
+        np.add.at(grad_ringed, tap.pixels, of_map * x1)
+    grads = grad_x1, grad_ringed[:, :, 1:-1, 1:-1]
+    results = (
+        np.ascontiguousarray(grad / max(1, x1.shape[1])) if needed else None
+        for grad, needed in zip(grads, needs, strict=True)
     )
     return tuple(results)  # type: ignore[return-value]

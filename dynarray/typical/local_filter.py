@@ -70,12 +70,19 @@ def _carafe(scale: int) -> TypicalCall:
     )
 
 
+def _correlation() -> list[TypicalCall]:
+    """Maps are filters of the images' size, made in place or in general."""
+    shapes = dict.fromkeys(("x1", "x2"), (1, _CHANNELS, _SIDE, _SIDE))
+    return [TypicalCall(shapes, {"max_displacement": 2, "step": step}) for step in (1, 2)]
+
+
 def _involution(way: dict[str, Any]) -> TypicalCall:
     shapes = _shapes(way)
     return TypicalCall({"x": shapes["x"], "weight": shapes["weight"]}, way)
 
 
 CALLS = {
+    "correlation2d": _correlation(),
     "local_filter2d": _local_filter2d(),
     "local_filter1d": _local_filter1d(),
     "ddf": _two_filters("channel_filter", "spatial_filter", _WAYS[:2]),

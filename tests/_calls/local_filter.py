@@ -93,8 +93,16 @@ def _plain_cases(pick: Any, **fixed: int) -> Case:
     return Case({"channel_weight": None, **{name: shapes[name] for name in names}}, params)
 
 
+def _correlation2d_cases(pick: Any, **fixed: int) -> Case:
+    names = ("N", (1, 2, 0)), ("C", (1, 2, 4)), ("H", range(9)), ("W", range(9))
+    shape = tuple(fixed.get(name, pick(values)) for name, values in names)
+    params = {"max_displacement": pick((2, 0, 1, 3, 11)), "step": pick((1, 2, 3))}
+    return Case({"x1": shape, "x2": shape}, params)
+
+
 CASES = {
     "local_filter2d": _local_filter2d_cases,
+    "correlation2d": _correlation2d_cases,
     "ddf": _ddf_cases,
     "ddf_upsample": _ddf_upsample_cases,
     "carafe": _carafe_cases,
@@ -106,6 +114,7 @@ CASES = {
 
 X = (2, 4, 6, 5)
 GOOD = {
+    "correlation2d": Good({"x1": X, "x2": X}, {"max_displacement": 3, "step": 2}, (2, 9, 6, 5)),
     "local_filter2d": Good({"x": X, "weight": (2, 2, 3, 3, 6, 5), "channel_weight": (2, 4, 3, 3)}, {}, X),
     "ddf": Good({"x": X, "channel_filter": (2, 4, 3, 3), "spatial_filter": (2, 2, 3, 3, 6, 5)}, {}, X),
     "ddf_upsample": Good(
@@ -125,6 +134,7 @@ GOOD = {
 }
 
 SYMBOLS = {
+    "correlation2d": {"x1": "N, C, H, W", "x2": "N, C, H, W"},
     "local_filter2d": {"x": "N, C, H, W", "weight": "N, G, kh, kw, Ho, Wo", "channel_weight": "N, C, kh, kw"},
     "ddf": {"x": "N, C, H, W", "channel_filter": "N, C, kh, kw", "spatial_filter": "N, G, kh, kw, Ho, Wo"},
     "ddf_upsample": {
@@ -250,6 +260,14 @@ BAD = [
     Bad("involution", {"stride": None}, TypeError, ("stride", "int", "None")),
     Bad("involution", {"padding": (1, 2, 3)}, TypeError, ("padding", "(y, x)", "(1, 2, 3)")),
     Bad("involution", {"dilation": [0, 1]}, ValueError, ("dilation", "at least 1", "[0, 1]")),
+    Bad("correlation2d", {"x2": (2, 4, 6, 6)}, ValueError, ("x2", "(2, 4, 6, 5)", "(2, 4, 6, 6)")),
+    Bad("correlation2d", {"x2": (2, 3, 6, 5)}, ValueError, ("x2", "(2, 4, 6, 5)", "(2, 3, 6, 5)")),
+    Bad("correlation2d", {"max_displacement": -1}, ValueError, ("max_displacement", "at least 0", "-1")),
+    Bad("correlation2d", {"max_displacement": 2**70}, ValueError, ("max_displacement", "at most", "got")),
+    Bad("correlation2d", {"max_displacement": None}, TypeError, ("max_displacement", "int", "None")),
+    Bad("correlation2d", {"max_displacement": (1, 1)}, TypeError, ("max_displacement", "int", "(1, 1)")),
+    Bad("correlation2d", {"step": 0}, ValueError, ("step", "at least 1", "got 0")),
+    Bad("correlation2d", {"step": 1.0}, TypeError, ("step", "int", "1.0")),
     # Lines.
     Bad("local_filter1d", {"weight": (2, 3, 3, 7)}, ValueError, ("weight", "G = 3", "C = 4", "divide")),
     Bad("local_filter1d", {"weight": (2, 2, 3, 6)}, ValueError, ("weight", "3, 7)", "3, 6)")),
@@ -272,6 +290,7 @@ LARGE = {
     ),
     "ddf_upsample": _WHOLE,
     "carafe": _WHOLE,
+    "correlation2d": _WHOLE,
 }
 
 _SMALL = {"x": (1, 1, 1, 1), "weight": (1, 1, 1, 1, 1, 1), "channel_weight": (1, 1, 1, 1)}
@@ -304,6 +323,13 @@ HEAVY = {
         {"kernel_size": 5},
         {"x": (1, 1, 1, 1), "masks": (1, 1, 1, 1)},
         {"kernel_size": 1, "scale": 1},
+    ),
+    "correlation": Heavy(
+        "correlation2d",
+        {"x1": (1, 64, 160, 160), "x2": (1, 64, 160, 160)},
+        {"max_displacement": 8, "step": 2},
+        {"x1": (1, 1, 1, 1), "x2": (1, 1, 1, 1)},
+        {"max_displacement": 0},
     ),
     "one wide image": Heavy(
         "local_filter2d",

@@ -119,6 +119,8 @@ def in_place_backward(
     grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
     operations = 3.0 * x.size * len(plan.offset)
+    if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
+        inputs = inputs._replace(weight=np.empty(0, x.dtype))
     args = (kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads), sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return sum_slots(grads, needs) if np.isfinite(sums).all() else None
@@ -383,8 +385,10 @@ def in_place_backward_items(
         group = item.sample * items.groups + item.group
         for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
-            left_out = _pack_planes(scratch.filters, inputs.weight, group * filters, rows, plan)
-            _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _BACK)
+            left_out = zero_like(sums)
+            if inputs.weight.size:
+                left_out += _pack_planes(scratch.filters, inputs.weight, group * filters, rows, plan)
+                _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _BACK)
             clear(scratch.grad_filters, 0, len(scratch.grad_filters))
             _filter_rows_back(grads, scratch, grad_output, inputs, item, rows, plan)
             if grads.weight.size:
