@@ -78,7 +78,7 @@ def _once_more(operator: dynarray.Operator, place: int, value: Any, saved: Any) 
             with Tape(check=False) as inner:
                 g_output, *arrays = _of_one_dtype(given)
                 named = dict(zip(operator.arrays, arrays))
-                output = operator.composite(functions, *map(named.get, operator.roles), **saved.params)
+                output = operator.compose(functions, map(named.get, operator.roles), saved)
             slope = inner.gradient(output, given[1 + place], grad=g_output, unused="zero")
         wanted = [a for a, need in zip(given, needs) if need]
         found = iter(outer.gradient(slope, wanted, grad=functions.reshape(g, slope.shape), unused="zero"))

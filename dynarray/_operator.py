@@ -1,14 +1,14 @@
 """The operator record and the registry that everything generic iterates over."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from importlib import import_module
 from itertools import zip_longest
 from numbers import Real
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from rawkernels import forks
 
 from ._dispatch import call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
 from .typing import ArrayT
+
+if TYPE_CHECKING:
+    from ._outside import Outside
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +32,8 @@ class Checked(NamedTuple):
 
     The forms may know the output by another shape than the caller, `form_shape`, which has as many elements.
     Arrays named in `zeros` get as many zeros in front, along the axis given there, before a form takes them:
-    the y coordinates of what the caller places by x alone. Zeros have no gradient.
+    the y coordinates of what the caller places by x alone. Zeros have no gradient. Images that are not zero
+    `outside` are the first array.
     """
 
     arrays: tuple[Any, ...]
@@ -37,6 +41,7 @@ class Checked(NamedTuple):
     output_shape: tuple[int, ...]
     form_shape: tuple[int, ...] | None = None
     zeros: Mapping[str, int] = {}
+    outside: "Outside | None" = None
 
 
 class Saved(NamedTuple):
@@ -49,6 +54,7 @@ class Saved(NamedTuple):
     form_shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...] | None, ...]
     zeros: Mapping[str, int]
+    outside: "Outside | None"
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,7 @@ class _Passed(NamedTuple):
         for place, shape in self.moves:
             array = None if place is None else arrays[place]
             formed.append(array if array is None or array.shape == shape else array.reshape(shape))
-        _, params, output_shape, form_shape, zeros = self.checked
-        return Checked(tuple(formed), {**params}, output_shape, form_shape, zeros)
+        return self.checked._replace(arrays=tuple(formed), params={**self.checked.params})
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,11 @@ class Operator:
     def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
         """Forward pass of a call that was checked."""
         given = self._formed(checked.arrays, checked.zeros) if checked.zeros else checked.arrays
-        output, kept = self.forward[backend](*given, **checked.params)
+        form, outside = self.forward[backend], checked.outside
+        if outside is None:
+            output, kept = form(*given, **checked.params)
+        else:
+            output, kept = outside.forward(form, given, checked.params, backend == "reference"), given
         if output.shape != checked.output_shape:
             output = output.reshape(checked.output_shape)
         return output, self._saved(backend, checked, kept, arrays)
@@ -290,12 +299,16 @@ class Operator:
         wanted = {
             name for name, needed, given in zip(self.arrays, needs, shapes) if needed and given is not None
         }
-        results = self.backward[saved.backend](
-            grad_output if grad_output.shape == saved.form_shape else grad_output.reshape(saved.form_shape),
-            self._formed(saved.arrays, saved.zeros),
-            tuple([role in wanted for role in self.roles]),
-            **saved.params,
-        )
+        if grad_output.shape != saved.form_shape:
+            grad_output = grad_output.reshape(saved.form_shape)
+        form, outside = self.backward[saved.backend], saved.outside
+        kept = self._formed(saved.arrays, saved.zeros)
+        asked = tuple([role in wanted for role in self.roles])
+        if outside is None:
+            results = form(grad_output, kept, asked, **saved.params)
+        else:
+            definition = saved.backend == "reference"
+            results = outside.backward(form, grad_output, kept, asked, saved.params, definition)
         named = dict(zip(self.roles, results, strict=True))
         for name in wanted.intersection(saved.zeros):
             named[name] = np.split(named[name], 2, saved.zeros[name])[1].copy()
@@ -306,6 +319,14 @@ class Operator:
                 for array, given in zip(found, shapes)
             ]
         )
+
+    def compose(self, functions: Any, arrays: Iterable[Any], call: Checked | Saved) -> Any:
+        """The output of the composite for arrays as the check returned them, or Variables of their shapes."""
+        composite: Any = self.composite
+        given, params, outside = list(arrays), call.params, call.outside
+        if outside is not None:
+            given[0], params = outside.compose(functions, given[0]), {**params, **outside.whole.steps}
+        return composite(functions, *given, **params)
 
     def _formed(self, arrays: tuple[Any, ...], zeros: Mapping[str, int]) -> tuple[Any, ...]:
         """The arrays as a form takes them, with the zeros of which the caller does not know."""
@@ -325,7 +346,8 @@ class Operator:
         else:
             shapes = tuple([None if array is None else array.shape for array in arrays])
         form_shape = checked.form_shape or checked.output_shape
-        return Saved(backend, kept, checked.params, checked.output_shape, form_shape, shapes, checked.zeros)
+        known = (checked.output_shape, form_shape, shapes, checked.zeros, checked.outside)
+        return Saved(backend, kept, checked.params, *known)
 
 
 def register(
@@ -342,16 +364,16 @@ def register(
     """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
     parameters = inspect.signature(function).parameters
     positional = tuple(n for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    arrays = (*positional, *keywords)
+    arrays, defaults = (*positional, *keywords), {name: p.default for name, p in parameters.items()}
     operator = Operator(
         name=function.__name__,
         function=function,
         arrays=arrays,
-        optional=tuple(name for name in arrays if parameters[name].default is not inspect.Parameter.empty),
+        optional=tuple([name for name in arrays if defaults[name] is not inspect.Parameter.empty]),
         keywords=keywords,
-        numbers=tuple(name for name in arrays if isinstance(parameters[name].default, Real)),
+        numbers=tuple([name for name in arrays if isinstance(defaults[name], Real)]),
         may_be_float32=may_be_float32,
-        defaults={name: p.default for name, p in parameters.items() if name not in arrays},
+        defaults={name: default for name, default in defaults.items() if name not in arrays},
         forward=forward,
         backward=backward,
         check=check,
@@ -373,7 +395,8 @@ def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -
         signature = inspect.signature(declared)
         names = set(signature.parameters)
         positional = [n for n, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
+        defaults = {n: p.default for n, p in signature.parameters.items()}
+        defaults = {n: default for n, default in defaults.items() if default is not inspect.Parameter.empty}
 
         def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
             try:

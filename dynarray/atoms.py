@@ -7,11 +7,12 @@ numbers per pixel.
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
+from ._border import find_outside
 from ._check import check_shape
 from ._geometry import LINE, PLANE, Space, check_kernel, check_window
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "AtomConv1dGradients",
@@ -45,13 +46,14 @@ def atom_conv2d(
     stride: Pair = 1,
     dilation: Pair = 1,
     padding: Pair | None = None,
+    border: Border = "constant",
 ) -> ArrayT:
     """Convolution with a filter per pixel, composed of a few atoms that all channels share.
 
     Each channel is filtered by each atom of the pixel, ``z[n,c,m,p] = sum_ab atoms[n,m,a,b,p] * x[n,c,q]``
-    with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)`` and x zero outside the image; then the
-    coefficients mix channels and atoms, ``y[n,o,p] = bias[o] + sum_cm coefficients[o,c,m] * z[n,c,m,p]``. The
-    filter in effect at p is ``sum_m coefficients[o,c,m] * atoms[n,m,:,:,p]``.
+    with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)`` and x outside the image as `border` says; then
+    the coefficients mix channels and atoms, ``y[n,o,p] = bias[o] + sum_cm coefficients[o,c,m] * z[n,c,m,p]``.
+    The filter in effect at p is ``sum_m coefficients[o,c,m] * atoms[n,m,:,:,p]``.
 
     Parameters
     ----------
@@ -66,7 +68,10 @@ def atom_conv2d(
     stride, dilation : int or (y, x)
         Step between outputs and between taps, in input pixels.
     padding : int or (y, x), optional
-        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+        Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -105,7 +110,9 @@ def atom_conv2d(
     >>> y[0, :, 1].round(6).tolist()
     [[3.0, 5.0, 6.0, 7.0], [30.0, 50.0, 60.0, 70.0]]
     """
-    return ATOM_CONV2D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
+    return ATOM_CONV2D(
+        (x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding, border=border
+    )
 
 
 def atom_conv1d(
@@ -117,6 +124,7 @@ def atom_conv1d(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
 ) -> ArrayT:
     """Convolution of a line with a filter per sample, composed of a few atoms that all channels share.
 
@@ -136,7 +144,10 @@ def atom_conv1d(
     stride, dilation : int
         Step between outputs and between taps, in input samples.
     padding : int, optional
-        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+        Samples added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
+        sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -157,7 +168,9 @@ def atom_conv1d(
     >>> dyn.atom_conv1d(np.array([[[1.0, 2.0, 4.0, 8.0]]]), atoms, np.array([[[1.0]], [[10.0]]])).tolist()
     [[[1.0, 1.0, 2.0, 4.0], [10.0, 10.0, 20.0, 40.0]]]
     """
-    return ATOM_CONV1D((x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding)
+    return ATOM_CONV1D(
+        (x, atoms, coefficients, bias), stride=stride, dilation=dilation, padding=padding, border=border
+    )
 
 
 def compose_atoms(
@@ -204,7 +217,15 @@ def compose_atoms(
 
 
 def _check_atom_conv(
-    name: str, space: Space, x: Any, atoms: Any, coefficients: Any, bias: Any, **steps: Any
+    name: str,
+    space: Space,
+    x: Any,
+    atoms: Any,
+    coefficients: Any,
+    bias: Any,
+    *,
+    border: Any,
+    **steps: Any,
 ) -> Checked:
     of_images, of_atoms = space.pattern("N C image"), space.pattern("N M kernel outputs")
     sizes = check_shape(name, "x", x, of_images, {})
@@ -216,7 +237,8 @@ def _check_atom_conv(
         check_shape(name, "bias", bias, "O", sizes)
     x, atoms = space.in_plane(x, "N C image"), space.in_plane(atoms, "N M kernel outputs")
     shapes = window.output_shapes(sizes["N"], sizes["O"])
-    return Checked((x, atoms, coefficients, bias), window.shortened(), *shapes)
+    outside = find_outside(name, border, window, x.shape, by_output=1, once=3)
+    return Checked((x, atoms, coefficients, bias), window.shortened(), *shapes, outside=outside)
 
 
 def _check_compose_atoms(alpha: Any, bases: Any) -> Checked:
@@ -279,6 +301,7 @@ def atom_conv2d_backward(
     stride: Pair = 1,
     dilation: Pair = 1,
     padding: Pair | None = None,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> AtomConv2dGradients[ArrayT]:
     """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`."""
@@ -304,6 +327,7 @@ def atom_conv1d_backward(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> AtomConv1dGradients[ArrayT]:
     """Gradients of `atom_conv1d`: vector-Jacobian products of `grad_output`."""

@@ -9,6 +9,7 @@ around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
+from ._border import find_outside
 from ._check import check_choice, check_flag, check_int, check_pair, check_shape
 from ._geometry import (
     FARTHEST,
@@ -21,7 +22,7 @@ from ._geometry import (
 )
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "DynamicConv1dGradients",
@@ -55,11 +56,12 @@ def dynamic_conv2d(
     stride: Pair = 1,
     dilation: Pair = 1,
     padding: Pair | None = None,
+    border: Border = "constant",
 ) -> ArrayT:
     """Convolve with a kernel of its own at every output pixel.
 
     ``y[n,o,h,w] = sum_cab weight[n,o,c,a,b,h,w] * x[n,c,q]`` with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x
-    + b*d_x)`` and x zero outside the image.
+    + b*d_x)`` and x outside the image as `border` says.
 
     Parameters
     ----------
@@ -70,7 +72,10 @@ def dynamic_conv2d(
     stride, dilation : int or (y, x)
         Step between outputs and between taps, in input pixels.
     padding : int or (y, x), optional
-        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+        Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -104,7 +109,7 @@ def dynamic_conv2d(
     >>> dyn.dynamic_conv2d(x, weight).ravel().tolist()
     [2.0, 1.0, 3.0]
     """
-    return DYNAMIC_CONV2D((x, weight), stride=stride, dilation=dilation, padding=padding)
+    return DYNAMIC_CONV2D((x, weight), stride=stride, dilation=dilation, padding=padding, border=border)
 
 
 def dynamic_conv1d(
@@ -114,6 +119,7 @@ def dynamic_conv1d(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
 ) -> ArrayT:
     """Convolve a line with a kernel of its own at every output sample.
 
@@ -129,7 +135,10 @@ def dynamic_conv1d(
     stride, dilation : int
         Step between outputs and between taps, in input samples.
     padding : int, optional
-        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+        Samples added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
+        sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -151,7 +160,7 @@ def dynamic_conv1d(
     >>> dyn.dynamic_conv1d(np.array([[[1.0, 2.0, 3.0]]]), weight).tolist()
     [[[2.0, 1.0, 3.0]]]
     """
-    return DYNAMIC_CONV1D((x, weight), stride=stride, dilation=dilation, padding=padding)
+    return DYNAMIC_CONV1D((x, weight), stride=stride, dilation=dilation, padding=padding, border=border)
 
 
 def dynamic_sampling_conv2d(
@@ -256,7 +265,9 @@ def dynamic_sampling_conv2d(
     )
 
 
-def _check_dynamic_conv(name: str, space: Space, x: Any, weight: Any, **steps: Any) -> Checked:
+def _check_dynamic_conv(
+    name: str, space: Space, x: Any, weight: Any, *, border: Any, **steps: Any
+) -> Checked:
     of_weights = space.pattern("N O C kernel outputs")
     sizes = check_shape(name, "x", x, space.pattern("N C image"), {})
     found = check_shape(name, "weight", weight, of_weights, sizes)
@@ -264,7 +275,9 @@ def _check_dynamic_conv(name: str, space: Space, x: Any, weight: Any, **steps: A
     kernel = {symbol: found[symbol] for symbol in space.kernel}
     check_shape(name, "weight", weight, of_weights, sizes | kernel | window.sizes)
     x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "N O C kernel outputs")
-    return Checked((x, weight), window.shortened(), *window.output_shapes(found["N"], found["O"]))
+    outside = find_outside(name, border, window, x.shape, by_output=1)
+    shapes = window.output_shapes(found["N"], found["O"])
+    return Checked((x, weight), window.shortened(), *shapes, outside=outside)
 
 
 def _check_dynamic_sampling_conv2d(
@@ -372,6 +385,7 @@ def dynamic_conv2d_backward(
     stride: Pair = 1,
     dilation: Pair = 1,
     padding: Pair | None = None,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> DynamicConv2dGradients[ArrayT]:
     """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`."""
@@ -393,6 +407,7 @@ def dynamic_conv1d_backward(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> DynamicConv1dGradients[ArrayT]:
     """Gradients of `dynamic_conv1d`: vector-Jacobian products of `grad_output`."""

@@ -7,11 +7,12 @@ CARAFE and involution, are in `local_filter_faces`.
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
+from ._border import find_outside
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "LocalFilter1dGradients",
@@ -45,13 +46,15 @@ def local_filter2d(
     dilation: Pair = 1,
     padding: Pair | None = None,
     upsample: SupportsIndex = 1,
+    border: Border = "constant",
 ) -> ArrayT:
     """Filter each pixel with its own kernel, shared by the channels of a group.
 
     ``y[n,c,h,w] = sum_ab (weight[n,g,a,b,h,w] o channel_weight[n,c,a,b]) * x[n,c,q]`` with group ``g = c //
-    (C/G)``, ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)``, x zero outside the image, and o the
-    operation of `combine`. With ``upsample = u`` tap (a, b) of output (h, w) reads around ``(h // u, w //
-    u)`` instead, and each of the u*u sub-pixel phases ``(h % u, w % u)`` has its own channel weights.
+    (C/G)``, ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)``, x outside the image as `border` says, and
+    o the operation of `combine`. With ``upsample = u`` tap (a, b) of output (h, w) reads around
+    ``(h // u, w // u)`` instead, and each of the u*u sub-pixel phases ``(h % u, w % u)`` has its own channel
+    weights.
 
     Parameters
     ----------
@@ -66,9 +69,12 @@ def local_filter2d(
     stride, dilation : int or (y, x)
         Step between outputs and between taps, in input pixels.
     padding : int or (y, x), optional
-        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+        Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
     upsample : int
         Outputs per input pixel and axis; above 1 it needs stride 1, odd kernels and ``padding=None``.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -113,6 +119,7 @@ def local_filter2d(
         dilation=dilation,
         padding=padding,
         upsample=upsample,
+        border=border,
     )
 
 
@@ -125,6 +132,7 @@ def local_filter1d(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
 ) -> ArrayT:
     """Filter each sample of a line with its own kernel, shared by the channels of a group.
 
@@ -144,7 +152,10 @@ def local_filter1d(
     stride, dilation : int
         Step between outputs and between taps, in input samples.
     padding : int, optional
-        Zeros added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+        Samples added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
+        sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -168,7 +179,12 @@ def local_filter1d(
     [[[2.0, 5.0, 9.0, 4.0]]]
     """
     return LOCAL_FILTER1D(
-        (x, weight, channel_weight), combine=combine, stride=stride, dilation=dilation, padding=padding
+        (x, weight, channel_weight),
+        combine=combine,
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        border=border,
     )
 
 
@@ -179,6 +195,7 @@ def check_local_filter(
     *,
     combine: Any = "mul",
     upsample: int = 1,
+    border: Any = "constant",
     space: Space = PLANE,
     **steps: Any,
 ) -> Checked:
@@ -202,8 +219,10 @@ def check_local_filter(
         check_shape(operator, names[2], channel_weight, pattern, {**sizes, "u": upsample})
         shape = (sizes["N"], upsample, upsample, sizes["C"], *weight.shape[2:4])
         channel_weight = channel_weight.reshape(shape)
+    outside = find_outside(operator, border, window, x.shape, by_output=1)
     params = {"combine": combine, **window.shortened(), "upsample": upsample}
-    return Checked((x, weight, channel_weight), params, *window.output_shapes(sizes["N"], sizes["C"]))
+    shapes = window.output_shapes(sizes["N"], sizes["C"])
+    return Checked((x, weight, channel_weight), params, *shapes, outside=outside)
 
 
 def _check_local_filter2d(
@@ -266,6 +285,7 @@ def local_filter2d_backward(
     dilation: Pair = 1,
     padding: Pair | None = None,
     upsample: SupportsIndex = 1,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> LocalFilter2dGradients[ArrayT]:
     """Gradients of `local_filter2d`: vector-Jacobian products of `grad_output`."""
@@ -290,6 +310,7 @@ def local_filter1d_backward(
     stride: SupportsIndex = 1,
     dilation: SupportsIndex = 1,
     padding: SupportsIndex | None = None,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> LocalFilter1dGradients[ArrayT]:
     """Gradients of `local_filter1d`: vector-Jacobian products of `grad_output`."""

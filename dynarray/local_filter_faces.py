@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, SupportsIndex
 from ._check import check_int, check_pair, check_shape
 from ._operator import Checked, backward_of
 from .local_filter import Combine, check_local_filter, register_local_filter
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "CarafeGradients",
@@ -34,6 +34,7 @@ def ddf(
     combine: Combine = "mul",
     stride: Pair = 1,
     dilation: Pair = 1,
+    border: Border = "constant",
 ) -> ArrayT:
     """Decoupled dynamic filter: a filter per pixel combined with a filter per channel.
 
@@ -52,6 +53,9 @@ def ddf(
         How the two filters are combined.
     stride, dilation : int or (y, x)
         Step between outputs and between taps. Padding is "same".
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -74,7 +78,9 @@ def ddf(
     >>> dyn.ddf(x, channel_filter, np.ones((1, 1, 3, 3, 3, 3)))[0, :, 1, 1].tolist()
     [9.0, 18.0]
     """
-    return DDF((x, channel_filter, spatial_filter), combine=combine, stride=stride, dilation=dilation)
+    return DDF(
+        (x, channel_filter, spatial_filter), combine=combine, stride=stride, dilation=dilation, border=border
+    )
 
 
 def ddf_upsample(
@@ -84,6 +90,7 @@ def ddf_upsample(
     *,
     combine: Combine = "mul",
     dilation: Pair = 1,
+    border: Border = "constant",
 ) -> ArrayT:
     """Decoupled dynamic filters that upsample: each sub-pixel phase has filters of its own.
 
@@ -101,6 +108,9 @@ def ddf_upsample(
         How the two filters are combined.
     dilation : int or (y, x)
         Step between taps, in pixels of x.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -126,7 +136,9 @@ def ddf_upsample(
     >>> dyn.ddf_upsample(x, np.ones((1, 2, 2, 1, 3, 3)), spatial)[0, 0].tolist()
     [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
     """
-    return DDF_UPSAMPLE((x, channel_filters, spatial_filters), combine=combine, dilation=dilation)
+    return DDF_UPSAMPLE(
+        (x, channel_filters, spatial_filters), combine=combine, dilation=dilation, border=border
+    )
 
 
 def carafe(
@@ -136,6 +148,7 @@ def carafe(
     kernel_size: Pair,
     groups: SupportsIndex = 1,
     scale: SupportsIndex = 2,
+    border: Border = "constant",
 ) -> ArrayT:
     """Content-aware reassembly: each upsampled pixel is a weighted sum of a window of x.
 
@@ -155,6 +168,9 @@ def carafe(
         G, which divides C.
     scale : int
         Upsampling factor.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -177,7 +193,7 @@ def carafe(
     >>> float(dyn.carafe(np.ones((1, 1, 2, 2)), masks, kernel_size=3)[0, 0, 0, 0].round(6))
     0.444444
     """
-    return CARAFE((x, masks), kernel_size=kernel_size, groups=groups, scale=scale)
+    return CARAFE((x, masks), kernel_size=kernel_size, groups=groups, scale=scale, border=border)
 
 
 def involution(
@@ -187,6 +203,7 @@ def involution(
     stride: Pair = 1,
     padding: Pair | None = None,
     dilation: Pair = 1,
+    border: Border = "constant",
 ) -> ArrayT:
     """Involution: a kernel per pixel, shared by the channels of a group.
 
@@ -201,7 +218,10 @@ def involution(
     stride, dilation : int or (y, x)
         Step between outputs and between taps.
     padding : int or (y, x), optional
-        Zeros added on each side; None means "same" and needs odd kernel sizes.
+        Pixels added on each side; None means "same" and needs odd kernel sizes.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -222,7 +242,7 @@ def involution(
     >>> dyn.involution(np.ones((1, 4, 5, 5)), np.ones((1, 2, 3, 3, 3, 3)), stride=2).shape
     (1, 4, 3, 3)
     """
-    return INVOLUTION((x, weight), stride=stride, padding=padding, dilation=dilation)
+    return INVOLUTION((x, weight), stride=stride, padding=padding, dilation=dilation, border=border)
 
 
 def _check_ddf(x: Any, channel_filter: Any, spatial_filter: Any, **params: Any) -> Checked:
@@ -240,7 +260,7 @@ def _check_ddf_upsample(x: Any, channel_filters: Any, spatial_filters: Any, **pa
     return check_local_filter(name, (x, spatial_filters, channel_filters), names, upsample=upsample, **params)
 
 
-def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: Any) -> Checked:
+def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: Any, border: Any) -> Checked:
     kh, kw = check_pair("carafe", "kernel_size", kernel_size, 1)
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f"carafe: kernel_size must be odd, got {kernel_size!r}")
@@ -255,7 +275,7 @@ def _check_carafe(x: Any, masks: Any, *, kernel_size: Any, groups: Any, scale: A
     }
     check_shape("carafe", "masks", masks, "N G*kh*kw scale*H scale*W", expected)
     weight = masks.reshape(masks.shape[0], groups, kh, kw, *masks.shape[2:])
-    return check_local_filter("carafe", (x, weight, None), ("x", "masks", ""), upsample=scale)
+    return check_local_filter("carafe", (x, weight, None), ("x", "masks", ""), upsample=scale, border=border)
 
 
 def _check_involution(x: Any, weight: Any, **params: Any) -> Checked:
@@ -334,6 +354,7 @@ def ddf_backward(
     combine: Combine = "mul",
     stride: Pair = 1,
     dilation: Pair = 1,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> DdfGradients[ArrayT]:
     """Gradients of `ddf`: vector-Jacobian products of `grad_output`."""
@@ -348,6 +369,7 @@ def ddf_upsample_backward(
     *,
     combine: Combine = "mul",
     dilation: Pair = 1,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> DdfUpsampleGradients[ArrayT]:
     """Gradients of `ddf_upsample`: vector-Jacobian products of `grad_output`."""
@@ -362,6 +384,7 @@ def carafe_backward(
     kernel_size: Pair,
     groups: SupportsIndex = 1,
     scale: SupportsIndex = 2,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> CarafeGradients[ArrayT]:
     """Gradients of `carafe`: vector-Jacobian products of `grad_output`."""
@@ -376,6 +399,7 @@ def involution_backward(
     stride: Pair = 1,
     padding: Pair | None = None,
     dilation: Pair = 1,
+    border: Border = "constant",
     needs: Needs = None,
 ) -> InvolutionGradients[ArrayT]:
     """Gradients of `involution`: vector-Jacobian products of `grad_output`."""

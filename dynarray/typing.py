@@ -31,4 +31,7 @@ Pair = SupportsIndex | tuple[SupportsIndex, SupportsIndex] | list[int]
 # Which gradients are wanted; None: all of them.
 Needs = tuple[bool, ...] | list[bool] | None
 
+# What is outside an image, in NumPy's words: zeros, or pixels of the image.
+Border = Literal["constant", "reflect", "symmetric", "edge", "wrap"]
+
 Backend = Literal["reference", "cpu", "host", "ptx", "cuda"]

@@ -163,12 +163,12 @@ def composite(call: Call) -> Result:
     checked = operator.check(*call.arrays, **{**operator.defaults, **call.params})
 
     def output(*arrays: Any) -> Any:
-        return operator.composite(F, *arrays, **checked.params)
+        return operator.compose(F, arrays, checked)
 
     def loss(*arrays: Any) -> Any:
         return F.sum(output(*arrays) * call.grad_output.reshape(y.shape))
 
-    y = np.asarray(operator.composite(np, *checked.arrays, **checked.params))
+    y = np.asarray(operator.compose(np, checked.arrays, checked))
     np.testing.assert_array_equal(output(*checked.arrays), y)
     gradients = grad(loss, tuple(range(len(checked.arrays))))(*checked.arrays)
     shaped = zip(gradients, call.arrays, strict=True)

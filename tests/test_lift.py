@@ -123,7 +123,7 @@ def test_composite_is_the_operator(operator, seed):
     with dynarray.use_backend("reference"):
         expected = operator(arrays, **params)
     for functions in (np, F):
-        y = operator.composite(functions, *checked.arrays, **checked.params)
+        y = operator.compose(functions, checked.arrays, checked)
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
 

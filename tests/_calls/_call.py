@@ -1,9 +1,10 @@
 """One call in words: shapes, parameters, and what becomes of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from dynarray._geometry import LINE, PLANE, check_window
+from dynarray.typing import Border
 
 Pick = Callable[[Sequence], Any]
 Shape = tuple[int, ...]
@@ -26,6 +27,18 @@ def windows(image: Sequence[int], kernel: Sequence[int], params: Mapping[str, An
     sizes = dict(zip((*space.image, *space.kernel), (*image, *kernel), strict=True))
     steps = {name: params[name] for name in ("stride", "dilation", "padding", "upsample") if name in params}
     return check_window("cases", "the kernel", sizes, space, **steps).outputs
+
+
+def with_border(cases: Callable[..., Case]) -> Callable[..., Case]:
+    """The same cases, each with a word for what is outside the image: of an empty one nothing but zeros."""
+
+    def cases_with_border(pick: Pick, **fixed: int) -> Case:
+        case = cases(pick, **fixed)
+        shape = case.shapes["x"] or ()
+        border = pick(get_args(Border) if all(shape[2:]) else ("constant",))
+        return case._replace(params={**case.params, "border": border})
+
+    return cases_with_border
 
 
 def on_a_line(

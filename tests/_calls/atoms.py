@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
+from ._call import (
+    LARGE_IMAGES,
+    LARGE_STRIDE,
+    Bad,
+    Case,
+    Good,
+    Heavy,
+    Large,
+    on_a_line,
+    windows,
+    with_border,
+    without,
+)
 
 
 def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
@@ -43,9 +55,9 @@ def _compose_atoms_cases(pick: Any, **fixed: int) -> Case:
 
 
 CASES = {
-    "atom_conv2d": _atom_conv2d_cases,
+    "atom_conv2d": with_border(_atom_conv2d_cases),
     "compose_atoms": _compose_atoms_cases,
-    "atom_conv1d": on_a_line(_atom_conv2d_cases, {"x": without(2), "atoms": without(2, 4)}),
+    "atom_conv1d": with_border(on_a_line(_atom_conv2d_cases, {"x": without(2), "atoms": without(2, 4)})),
 }
 
 X = (2, 4, 6, 5)

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
+from ._call import (
+    LARGE_IMAGES,
+    LARGE_STRIDE,
+    Bad,
+    Case,
+    Good,
+    Heavy,
+    Large,
+    on_a_line,
+    windows,
+    with_border,
+    without,
+)
 
 
 def _dynamic_conv2d_cases(pick: Any, **fixed: int) -> Case:
@@ -62,9 +74,11 @@ def _dynamic_sampling_conv2d_cases(pick: Any, **fixed: int) -> Case:
 
 
 CASES = {
-    "dynamic_conv2d": _dynamic_conv2d_cases,
+    "dynamic_conv2d": with_border(_dynamic_conv2d_cases),
     "dynamic_sampling_conv2d": _dynamic_sampling_conv2d_cases,
-    "dynamic_conv1d": on_a_line(_dynamic_conv2d_cases, {"x": without(2), "weight": without(3, 5)}),
+    "dynamic_conv1d": with_border(
+        on_a_line(_dynamic_conv2d_cases, {"x": without(2), "weight": without(3, 5)})
+    ),
 }
 
 X = (2, 4, 6, 5)

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from ._call import LARGE_IMAGES, LARGE_STRIDE, Bad, Case, Good, Heavy, Large, on_a_line, windows, without
+from ._call import (
+    LARGE_IMAGES,
+    LARGE_STRIDE,
+    Bad,
+    Case,
+    Good,
+    Heavy,
+    Large,
+    on_a_line,
+    windows,
+    with_border,
+    without,
+)
 
 
 def _draw(
@@ -100,9 +112,8 @@ def _correlation2d_cases(pick: Any, **fixed: int) -> Case:
     return Case({"x1": shape, "x2": shape}, params)
 
 
-CASES = {
+_WITH_BORDER = {
     "local_filter2d": _local_filter2d_cases,
-    "correlation2d": _correlation2d_cases,
     "ddf": _ddf_cases,
     "ddf_upsample": _ddf_upsample_cases,
     "carafe": _carafe_cases,
@@ -110,6 +121,10 @@ CASES = {
     "local_filter1d": on_a_line(
         _plain_cases, {"x": without(2), "weight": without(2, 4), "channel_weight": without(2)}
     ),
+}
+CASES = {
+    "correlation2d": _correlation2d_cases,
+    **{name: with_border(cases) for name, cases in _WITH_BORDER.items()},
 }
 
 X = (2, 4, 6, 5)
