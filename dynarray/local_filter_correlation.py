@@ -1,14 +1,23 @@
 """`correlation2d`, what FlowNetC compares: the gradient of `local_filter2d` by its filters."""
 
-from typing import Any, Generic, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_int, check_shape
 from ._geometry import FARTHEST, check_window
-from ._operator import Checked, backward_of, forms, register
-from .local_filter import _composite, _cpu, _cuda, _reference
+from ._operator import Checked, backward_of, forms, modules, register
 from .typing import ArrayT, Needs
 
 __all__ = ["Correlation2dGradients", "correlation2d", "correlation2d_backward"]
+
+
+if TYPE_CHECKING:
+    from rawkernels import local_filter as _cuda
+
+    from .composite import local_filter as _composite
+    from .cpu import local_filter as _cpu
+    from .reference import local_filter as _reference
+else:
+    _reference, _composite, _cpu, _cuda = modules("local_filter")
 
 
 def correlation2d(

@@ -250,9 +250,9 @@ def correlation_forward(
     Maps of 16 bits are float32 until they are divided, so that they are rounded once.
     """
     x1, x2 = contiguous(x1, x2)
-    (n, channels, *image), filters = x1.shape, accumulator_dtype(x1.dtype)
+    (n, channels, high, wide), filters = x1.shape, accumulator_dtype(x1.dtype)
     pairs = displacements, stride, dilation, padding
-    shape = Shape(n, channels, 1, *image, *image, *pairs, 1, x1.dtype, filters)
+    shape = Shape(n, channels, 1, high, wide, high, wide, *pairs, 1, x1.dtype, filters)
     maps = _grad_weight(shape, "mul", x1, x2, None)
     maps /= max(1, channels)
     return maps.astype(x1.dtype, copy=False), (x1, x2)
