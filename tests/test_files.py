@@ -433,7 +433,7 @@ def test_a_file_of_another_network_names_every_fault_and_changes_nothing(tmp_pat
     mine = network(2)
     before = mine.state_dict()
     # It must be refused by its header alone: arrays of any size stay unread.
-    monkeypatch.setattr(files, "_read", lambda *_: pytest.fail("an array was read"))
+    monkeypatch.setattr(files.safe, "_read", lambda *_: pytest.fail("an array was read"))
     with pytest.raises(files.FileError) as caught:
         files.load_module(tmp_path / "a", mine)
     assert str(caught.value).splitlines() == [

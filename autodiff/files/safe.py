@@ -1,4 +1,4 @@
-"""Arrays in files: the safetensors format, which holds names and numbers and nothing that could run.
+"""The safetensors format, which holds names and numbers and nothing that could run.
 
 A file is the length of its header (8 bytes, little-endian), the header, and the bytes of the arrays one after
 the other. The header is JSON: ``{name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}}``,
@@ -19,7 +19,8 @@ import numpy as np
 from dynarray._dispatch import is_masked
 from rawkernels.store import replaced
 
-from ._state import to_numpy
+from .._state import to_numpy
+from ._errors import MAX_AXES, FileError, PathLike, check_booleans, named_dtype, read_exactly
 
 CODES = {
     "C64": "complex64",
@@ -41,12 +42,6 @@ METADATA = "__metadata__"
 # Room for 100,000 arrays. The format's own library reads ten times that, but a file that needs it is damaged
 # or hostile, and to read its header would take a minute and two gigabytes.
 MAX_HEADER = 10_000_000
-MAX_AXES = 64
-PathLike = str | os.PathLike[str]
-
-
-class FileError(ValueError):
-    """A file that is not what it should be; the message names the file and what is wrong with it."""
 
 
 class Entry(NamedTuple):
@@ -257,13 +252,7 @@ def _are_sizes(values: Any) -> bool:
 def _dtype(name: str, code: Any) -> np.dtype:
     if not isinstance(code, str) or code not in CODES:
         raise FileError(f"{name!r} has dtype {code!r}; known are {', '.join(CODES)}")
-    if code != "BF16":
-        return np.dtype(CODES[code])
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise FileError(f"{name!r} is bfloat16, which needs the package ml_dtypes") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    return named_dtype(repr(name), CODES[code])
 
 
 def _check_layout(entries: Mapping[str, Entry], size: int) -> None:
@@ -281,10 +270,7 @@ def _check_layout(entries: Mapping[str, Entry], size: int) -> None:
 
 def _read(file: BinaryIO, start: int, name: str, entry: Entry) -> np.ndarray:
     array = np.empty(entry.shape, entry.dtype)
-    content = array.reshape(-1).view(np.uint8)
     file.seek(start + entry.begin)
-    if file.readinto(content.data) != content.size:  # type: ignore[attr-defined]
-        raise FileError(f"is cut short in {name!r}")
-    if entry.dtype == bool and (content > 1).any():
-        raise FileError(f"{name!r} is said to be boolean, but has other values than 0 and 1")
+    read_exactly(file, array, repr(name))
+    check_booleans(array.reshape(-1), repr(name))
     return array if sys.byteorder == "little" else array.byteswap(inplace=True)
