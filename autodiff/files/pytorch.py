@@ -143,7 +143,7 @@ def _load_zip(file: BinaryIO, size: int, strict: bool) -> Any:
         raise FileError(f"its pickle is longer than {MAX_BYTES:,} bytes")
     content = np.empty(program.size, np.uint8)
     read_record(file, program, content)
-    source = Source(BytesIO(content), program.size)
+    source = Source(BytesIO(content.tobytes()), program.size)
     tree = _machine(source, storages, find, strict).run()
     if source.left:
         raise FileError(f"has {source.left:,} bytes after its pickle")

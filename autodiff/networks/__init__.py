@@ -8,9 +8,13 @@ from .dsnet import DSNet as DSNet
 from .dsnet import SmallBackbone as SmallBackbone
 from .dsnet import dsnet50 as dsnet50
 from .dsnet import dsnet101 as dsnet101
+from .published import load_published as load_published
+from .published import published_names as published_names
 from .resnet import ResNet as ResNet
 from .resnet import ddf_resnet50 as ddf_resnet50
 from .resnet import ddf_resnet101 as ddf_resnet101
+from .resnet import ddf_resnet152 as ddf_resnet152
 from .resnet import resnet50 as resnet50
 from .resnet import resnet101 as resnet101
+from .resnet import resnet152 as resnet152
 from .summary import summary as summary

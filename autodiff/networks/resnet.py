@@ -1,6 +1,7 @@
 """ResNets, and ResNets whose 3 x 3 convolutions are decoupled dynamic filters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,21 @@ def resnet101(**options: Any) -> ResNet:
     return ResNet((3, 4, 23, 3), **options)
 
 
-def ddf_resnet50(**options: Any) -> ResNet:
-    """DDF-ResNet-50 (Zhou et al., CVPR 2021); options as for `ResNet`."""
-    return ResNet((3, 4, 6, 3), DDFBottleneck, **options)
+def resnet152(**options: Any) -> ResNet:
+    """ResNet-152; options as for `ResNet`."""
+    return ResNet((3, 8, 36, 3), **options)
 
 
-def ddf_resnet101(**options: Any) -> ResNet:
-    """DDF-ResNet-101 (Zhou et al., CVPR 2021); options as for `ResNet`."""
-    return ResNet((3, 4, 23, 3), DDFBottleneck, **options)
+def ddf_resnet50(*, combine: str = "mul", **options: Any) -> ResNet:
+    """DDF-ResNet-50 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    return ResNet((3, 4, 6, 3), partial(DDFBottleneck, combine=combine), **options)
+
+
+def ddf_resnet101(*, combine: str = "mul", **options: Any) -> ResNet:
+    """DDF-ResNet-101 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    return ResNet((3, 4, 23, 3), partial(DDFBottleneck, combine=combine), **options)
+
+
+def ddf_resnet152(*, combine: str = "mul", **options: Any) -> ResNet:
+    """DDF-ResNet-152 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    return ResNet((3, 8, 36, 3), partial(DDFBottleneck, combine=combine), **options)
