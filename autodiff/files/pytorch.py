@@ -17,7 +17,7 @@ from . import tensors
 from ._errors import FileError, PathLike, named_dtype, read_exactly
 from .records import Record, find_records, read_record
 from .tensors import Kind, Part, Storage, Tensor
-from .unpickle import MAX_BYTES, MAX_DEPTH, MAX_STEPS, SCALARS, Machine, Source, Unread
+from .unpickle import MAX_BYTES, MAX_DEPTH, MAX_STEPS, SCALARS, Machine, Source, Unread, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -200,7 +200,7 @@ def _load_legacy(file: BinaryIO, size: int, strict: bool) -> Any:
     if plain("its magic number") != MAGIC:
         raise FileError("is a pickle, but none of PyTorch's")
     if (version := plain("its version")) != LEGACY_VERSION:
-        raise FileError(f"is of version {version!r:.50}; known is {LEGACY_VERSION}")
+        raise FileError(f"is of version {shown(version)}; known is {LEGACY_VERSION}")
     plain("what machine wrote it")
     storages: dict[str, Storage] = {}
     room = size
@@ -264,7 +264,7 @@ class _Builder:
             return value, 1, 0
         if not isinstance(value, dict | list | tuple):
             what = getattr(value, "path", None) or getattr(value, "name", None) or type(value).__name__
-            raise FileError(f"holds {what!r} where an object should be")
+            raise FileError(f"holds {shown(what)} where an object should be")
         found = self.built.get(id(value))
         if found is None:
             if id(value) in self.open:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._errors import MAX_AXES, FileError, check_booleans, named_dtype
-from .unpickle import Name, Unread, as_set, call, fill
+from .unpickle import Name, Unread, as_set, call, fill, shown
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -37,6 +37,7 @@ ALIASES = {"double": "float64", "float": "float32", "half": "float16", "long": "
 BYTES = ("torch.storage.UntypedStorage", "torch.storage._UntypedStorage", "torch.UntypedStorage")
 CLASSES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter")
 MAX_BYTES = 2**63
+OWN_ORDER = "<" if sys.byteorder == "little" else ">"
 
 REFUSED = {
     "torch._utils._rebuild_qtensor": "a quantised tensor",
@@ -74,6 +75,8 @@ class Storage:
     count: int
     data: Any = None
     order: str = "<"
+    ready: bool = False
+    changed: dict[Any, np.ndarray] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -89,14 +92,27 @@ class Storage:
         """All of it."""
         return Tensor(self, 0, (self.count,), (1,), self.dtype)
 
-    def values(self) -> np.ndarray:
-        """The numbers, in the byte order of this machine."""
-        own = "<" if sys.byteorder == "little" else ">"
-        if self.order != own and not self.untyped:
-            swap_bytes(self.data)
-            self.order = own
-        check_booleans(self.data, f"storage {self.key!r:.50}")
-        return self.data
+    def values(self, dtype: np.dtype, flags: dict[str, bool]) -> np.ndarray:
+        """The numbers, in the byte order of this machine, conjugated or negated once for all views."""
+        if not self.ready:
+            check_booleans(self.data, f"storage {self.key!r:.50}")
+            if self.order != OWN_ORDER and not self.untyped:
+                swap_bytes(self.data)
+            self.ready = True
+        wanted = tuple(flag for flag in ("conj", "neg") if flags.get(flag))
+        swapped = self.untyped and self.order != OWN_ORDER and dtype.itemsize > 1
+        if not wanted and not swapped:
+            return self.data
+        key = (dtype, wanted)
+        if key not in self.changed:
+            whole = self.bytes // dtype.itemsize * dtype.itemsize
+            found = self.data.view(np.uint8)[:whole].view(dtype)
+            if swapped:
+                found = swap_bytes(found.copy())
+            if "conj" in wanted:
+                found = found.conj()
+            self.changed[key] = -found if "neg" in wanted else found
+        return self.changed[key]
 
 
 @dataclass(eq=False, slots=True)
@@ -128,7 +144,7 @@ class Tensor:
         if not _are_sizes(self.shape) or len(self.shape) > MAX_AXES:
             raise FileError("a tensor has no valid shape")
         if type(self.stride) is tuple and any(type(step) is int and step < 0 for step in self.stride):
-            raise FileError(f"a tensor has a negative stride: {self.stride}")
+            raise FileError("a tensor has a negative stride")
         if not _are_sizes(self.stride) or len(self.stride) != len(self.shape):
             raise FileError("a tensor has no valid stride")
         if type(self.offset) is not int or self.offset < 0:
@@ -152,15 +168,10 @@ class Tensor:
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         # NumPy compares with the size of the buffer again.
-        numbers, item = self.storage.values().view(np.uint8), self.dtype.itemsize
+        item = self.dtype.itemsize
+        numbers = self.storage.values(self.dtype, self.flags).view(np.uint8)
         steps = tuple(step * item if size > 1 else 0 for size, step in zip(self.shape, self.stride))
         view = np.ndarray(self.shape, self.dtype, numbers.data, self.offset * item, steps)
-        if self.storage.untyped and self.storage.order == (">" if sys.byteorder == "little" else "<"):
-            view = swap_bytes(np.array(view, order="C", subok=False).reshape(-1)).reshape(self.shape)
-        if self.flags.get("conj"):
-            view = view.conj()
-        if self.flags.get("neg"):
-            view = -view
         if self._overlaps():
             view.flags.writeable = False
         return view
@@ -204,10 +215,10 @@ def storage_of(identity: Any, storages: dict[str, Storage], find: Callable[[Stor
     """The storage with an identity ``("storage", class, key, device, count)``, in older files with a view."""
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
         kind = identity[0] if type(identity) is tuple and identity else identity
-        raise FileError(f"its pickle refers to a {kind!r:.50} outside of it, not to a storage")
+        raise FileError(f"its pickle refers to {shown(kind)} outside of it, not to a storage")
     kind, key, device, count = identity[1:5]
     if isinstance(kind, Unread):
-        raise FileError(f"holds {REFUSED.get(kind.name, 'a storage of unknown kind')}: {kind.name!r}")
+        raise FileError(f"holds {REFUSED.get(kind.name, 'a storage of unknown kind')}: {shown(kind.name)}")
     if not isinstance(kind, Kind) or not kind.storage or type(key) is not str or type(device) is not str:
         raise FileError("its pickle has a storage without class, name or device")
     if type(count) is not int or not 0 <= count < MAX_BYTES:

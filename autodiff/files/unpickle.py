@@ -72,6 +72,11 @@ class Source:
         return struct.unpack(form, self.read(struct.calcsize(form)))[0]
 
 
+def shown(value: Any) -> str:
+    """A value in a message; of a container only its kind, for what is in it may have no end."""
+    return f"{value!r:.200}" if isinstance(value, SCALARS) else f"a {type(value).__name__}"
+
+
 def text(content: bytes) -> str:
     """Bytes as UTF-8, with what Python's pickles allow beside it."""
     try:
@@ -159,7 +164,7 @@ class Machine:
             self.push(Unread(path))
         else:
             what = self.refused.get(path, "something else than tensors and containers")
-            raise FileError(f"holds {what}: {path!r}")
+            raise FileError(f"holds {what}: {shown(path)}")
 
     def call(self, function: Any, args: Any) -> Any:
         """What the table makes of the arguments."""

@@ -1,0 +1,275 @@
+"""Augmentations of samples: what is done to an image is done to its labels, flow and boxes.
+
+A sample is a dict. ``image`` and ``second`` (3, H, W) are interpolated; ``labels`` and ``valid`` (H, W) are
+taken from the nearest pixel; ``flow`` (2, H, W) is moved with the pixels, and its vectors are mirrored and
+scaled; of ``boxes`` (n, 4), ``(xmin, ymin, xmax, ymax)`` with both ends part of the box, those that are left
+keep their ``box_labels`` and ``difficult``. Other entries stay as they are. No sample is changed: a new one
+is returned. What is random comes from a `numpy.random.Generator`, so that a seed gives the same again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import functions as F
+
+IMAGES = ("image", "second")
+PLANES = ("labels", "valid")
+BOXES = ("boxes", "box_labels", "difficult")
+Sample = dict[str, Any]
+
+
+def size_of(sample: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of all that a sample has.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+
+    Returns
+    -------
+    tuple of int
+        ``(H, W)``.
+
+    Raises
+    ------
+    ValueError
+        If the sizes of its entries differ.
+    """
+    sizes = {key: tuple(sample[key].shape[-2:]) for key in (*IMAGES, *PLANES, "flow") if key in sample}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"augment: the entries of a sample must have one height and width, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def mirror(sample: Mapping[str, Any]) -> Sample:
+    """A sample with left and right exchanged.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+
+    Returns
+    -------
+    dict
+        The mirrored sample; flow along x has the other sign.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> sample = {"image": np.arange(3).reshape(1, 1, 3), "boxes": np.array([[0.0, 0, 1, 0]])}
+    >>> found = augment.mirror(sample)
+    >>> found["image"].tolist(), found["boxes"].tolist()
+    ([[[2, 1, 0]]], [[1.0, 0.0, 2.0, 0.0]])
+    """
+    _, width = size_of(sample)
+    found = dict(sample)
+    for key in (*IMAGES, *PLANES, "flow"):
+        if key in sample:
+            found[key] = np.ascontiguousarray(sample[key][..., ::-1])
+    if "flow" in sample:
+        found["flow"][0] *= -1
+    if "boxes" in sample:
+        xmin, ymin, xmax, ymax = sample["boxes"].T
+        found["boxes"] = np.stack([width - 1 - xmax, ymin, width - 1 - xmin, ymax], axis=1)
+    return found
+
+
+def resize(sample: Mapping[str, Any], size: tuple[int, int]) -> Sample:
+    """A sample of another size.
+
+    Images are interpolated bilinearly, as `autodiff.functions.resize` does. So is flow, unless the sample
+    says where it is valid: then it is taken from the nearest pixel, as labels are, so that no value that is
+    unknown is mixed with others. Its vectors grow with the image.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    size : (int, int)
+        The new height and width.
+
+    Returns
+    -------
+    dict
+        The resized sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> found = augment.resize({"flow": np.ones((2, 2, 2)), "labels": np.array([[1, 2], [3, 4]])}, (2, 4))
+    >>> found["labels"].tolist(), found["flow"][:, 0, 0].tolist()
+    ([[1, 1, 2, 2], [3, 3, 4, 4]], [2.0, 1.0])
+    """
+    height, width = size_of(sample)
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"augment.resize: size must be at least 1 x 1, got {size}")
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in ((size[0], height), (size[1], width))
+    )
+    scales = size[1] / width, size[0] / height  # along x and y
+    found = dict(sample)
+    for key in IMAGES:
+        if key in sample:
+            found[key] = F.resize(sample[key][None], size)[0]
+    for key in PLANES:
+        if key in sample:
+            found[key] = sample[key][rows[:, None], columns]
+    if "flow" in sample:
+        flow = sample["flow"]
+        flow = flow[:, rows[:, None], columns] if "valid" in sample else F.resize(flow[None], size)[0]
+        found["flow"] = flow * np.array(scales, flow.dtype)[:, None, None]
+    if "boxes" in sample:
+        boxes = sample["boxes"] + np.array([0, 0, 1, 1], sample["boxes"].dtype)
+        boxes = boxes * np.array(scales * 2, boxes.dtype)
+        found["boxes"] = boxes - np.array([0, 0, 1, 1], boxes.dtype)
+    return found
+
+
+def crop(
+    sample: Mapping[str, Any],
+    place: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    fill: Any = 0,
+    ignore: int = 255,
+) -> Sample:
+    """A part of a sample; where it leaves the image, there is nothing.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    place : (int, int)
+        The first row and column, which may be negative.
+    size : (int, int)
+        Height and width of the part.
+    fill : number, or three
+        What images have outside: such as the mean of a data set, one value for each channel.
+    ignore : int
+        What labels have outside. Flow is 0 there and not valid, if the sample says where it is.
+
+    Returns
+    -------
+    dict
+        The part. Boxes whose centre is outside are left out, with their labels; others are cut.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> augment.crop({"labels": np.array([[1, 2], [3, 4]])}, (1, 1), (1, 2))["labels"].tolist()
+    [[4, 255]]
+    """
+    whole = size_of(sample)
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"augment.crop: size must be at least 1 x 1, got {size}")
+    # What lies inside: of the image, and of the part.
+    low = [max(at, 0) for at in place]
+    high = [max(min(at + length, limit), first) for at, length, limit, first in zip(place, size, whole, low)]
+    inside = tuple(slice(a, b) for a, b in zip(low, high))
+    target = tuple(slice(a - at, b - at) for a, b, at in zip(low, high, place))
+    found = dict(sample)
+    outside = {"image": fill, "second": fill, "labels": ignore}
+    for key in (*IMAGES, *PLANES, "flow"):
+        if key in sample:
+            array = sample[key]
+            part = np.empty((*array.shape[:-2], *size), array.dtype)
+            value = np.asarray(outside.get(key, 0))
+            part[...] = value[:, None, None] if value.ndim else value
+            if high[0] > low[0] and high[1] > low[1]:
+                part[..., target[0], target[1]] = array[..., inside[0], inside[1]]
+            found[key] = part
+    if "boxes" in sample:
+        found |= _cut(sample, place, size)
+    return found
+
+
+def _cut(sample: Mapping[str, Any], place: tuple[int, int], size: tuple[int, int]) -> Sample:
+    """The boxes in a part of an image, and what belongs to them."""
+    boxes = sample["boxes"] - np.array([place[1], place[0]] * 2, sample["boxes"].dtype)
+    limit = np.array([size[1], size[0]]) - 1
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    kept = ((centre >= 0) & (centre <= limit)).all(1)
+    boxes[:, :2] = boxes[:, :2].clip(0, limit)
+    boxes[:, 2:] = boxes[:, 2:].clip(0, limit)
+    return {"boxes": boxes[kept], **{key: sample[key][kept] for key in BOXES[1:] if key in sample}}
+
+
+def random_mirror(sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    """`mirror`, of one sample in two.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    rng : Generator
+        Where the random number comes from.
+
+    Returns
+    -------
+    dict
+        The sample, mirrored or not.
+    """
+    return mirror(sample) if rng.random() < 0.5 else dict(sample)
+
+
+def random_scale(
+    sample: Mapping[str, Any], rng: np.random.Generator, low: float = 0.5, high: float = 2.0
+) -> Sample:
+    """`resize` by a factor between two, 0.5 and 2 in the papers on segmentation.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    rng : Generator
+        Where the random number comes from.
+    low, high : float
+        The factor is drawn evenly from between them.
+
+    Returns
+    -------
+    dict
+        The resized sample.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"augment.random_scale: needs 0 < low <= high, got {low} and {high}")
+    factor = rng.uniform(low, high)
+    height, width = size_of(sample)
+    return resize(sample, (max(round(height * factor), 1), max(round(width * factor), 1)))
+
+
+def random_crop(
+    sample: Mapping[str, Any],
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    fill: Any = 0,
+    ignore: int = 255,
+) -> Sample:
+    """`crop` to a size, at a random place. An axis that is shorter is filled up at its end.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    rng : Generator
+        Where the random numbers come from.
+    size : (int, int)
+        Height and width of the part.
+    fill, ignore
+        As for `crop`.
+
+    Returns
+    -------
+    dict
+        The part.
+    """
+    place = tuple(int(rng.integers(0, max(have - want, 0) + 1)) for have, want in zip(size_of(sample), size))
+    return crop(sample, (place[0], place[1]), size, fill=fill, ignore=ignore)

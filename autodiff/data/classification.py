@@ -1,0 +1,134 @@
+"""Images with one label each: CIFAR-10, and folders as those of ImageNet."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..files import FileError
+from ._reading import PathLike, Samples, content_of, folder_of, naming
+from .images import read_image
+
+CIFAR_BYTES = 1 + 3 * 32 * 32
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGES = {".jpeg", ".jpg", ".png", ".ppm", ".bmp"}
+
+
+class Labelled(NamedTuple):
+    """Images (N, 3, H, W) of uint8, and their labels (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def read_cifar10(path: PathLike) -> Labelled:
+    """Read a file of the binary version of CIFAR-10, such as ``data_batch_1.bin``.
+
+    Parameters
+    ----------
+    path : path
+        For each image, a byte that is its label and 3072 that are its red, green and blue pixels.
+
+    Returns
+    -------
+    Labelled
+        ``images`` (N, 3, 32, 32), uint8, and ``labels`` (N,), int64, from 0 to 9.
+
+    Raises
+    ------
+    FileError
+        If the file is empty, cut short, or has a label over 9.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import read_cifar10
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "data_batch_1.bin")
+    ...     _ = path.write_bytes(bytes([7]) + bytes(3072))
+    ...     read_cifar10(path).labels.tolist()
+    [7]
+    """
+    with naming(path):
+        content = np.frombuffer(content_of(path), np.uint8)
+        if not content.size or content.size % CIFAR_BYTES:
+            raise FileError(
+                f"has {content.size:,} bytes: no file of CIFAR-10, whose images take {CIFAR_BYTES:,} each"
+            )
+        rows = content.reshape(-1, CIFAR_BYTES)
+        labels = rows[:, 0].astype(np.int64)
+        if labels.max() > 9:
+            raise FileError(f"has label {labels.max()}: no file of CIFAR-10")
+        return Labelled(rows[:, 1:].reshape(-1, 3, 32, 32).copy(), labels)
+
+
+class CIFAR10(Samples):
+    """The binary version of CIFAR-10.
+
+    Parameters
+    ----------
+    root : path
+        The folder ``cifar-10-batches-bin``.
+    train : bool
+        The five files of training images (``data_batch_1.bin``, ...), or that of test images.
+
+    Attributes
+    ----------
+    images, labels : array
+        All of them: (N, 3, 32, 32) of uint8, and (N,).
+    classes : tuple of str
+        What the labels mean.
+    """
+
+    def __init__(self, root: PathLike, *, train: bool = True) -> None:
+        names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
+        parts = [read_cifar10(Path(root, name)) for name in names]
+        self.images = np.concatenate([part.images for part in parts])
+        self.labels = np.concatenate([part.labels for part in parts])
+        self.classes = CIFAR_CLASSES
+        super().__init__([str(number) for number in range(len(self.labels))], self._sample)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+class ImageFolder(Samples):
+    """Images in one folder for each class, as ImageNet's training images lie.
+
+    Parameters
+    ----------
+    root : path
+        Has a folder for each class, such as ``n01440764``, with images in it or below it. The labels count
+        the folders in the order of their names; images follow in the order of theirs.
+
+    Attributes
+    ----------
+    classes : list of str
+        The names of the folders.
+    labels : array of int64, (N,)
+        Of all images.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no folder, or none with images.
+    """
+
+    def __init__(self, root: PathLike) -> None:
+        folder = folder_of(root)
+        self.classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if not self.classes:
+            raise FileNotFoundError(f"{folder}: has no folders, of which each would be a class")
+        self.paths: list[Path] = []
+        labels = []
+        for label, name in enumerate(self.classes):
+            found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGES)
+            if not found:
+                raise FileNotFoundError(f"{folder / name}: has no images")
+            self.paths += found
+            labels += [label] * len(found)
+        self.labels = np.array(labels, np.int64)
+        super().__init__([str(path.relative_to(folder)) for path in self.paths], self._sample)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        return {"image": read_image(self.paths[index]), "label": int(self.labels[index])}

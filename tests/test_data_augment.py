@@ -1,0 +1,179 @@
+"""Augmentations: labels, flow and boxes go where their pixels go."""
+
+import numpy as np
+import pytest
+
+from autodiff.data import augment
+
+
+def sample_of(rng, height=7, width=10):
+    """A sample in which each pixel of every entry says where it was."""
+    places = np.arange(height * width).reshape(height, width)
+    return {
+        "image": np.stack([places, places + 100, places + 50]).astype(np.uint8),
+        "second": rng.integers(0, 256, (3, height, width)).astype(np.uint8),
+        "labels": (places % 21).astype(np.uint8),
+        "valid": places % 3 > 0,
+        "flow": rng.standard_normal((2, height, width)).astype(np.float32),
+        "boxes": np.array([[0, 0, 3, 2], [4, 3, 9, 6], [5, 1, 5, 1]], np.float32),
+        "box_labels": np.array([7, 8, 9]),
+        "difficult": np.array([False, True, False]),
+        "name": "a",
+    }
+
+
+def frozen(sample):
+    for value in sample.values():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    return sample
+
+
+def test_mirror(rng):
+    sample = frozen(sample_of(rng))
+    found = augment.mirror(sample)
+    for key in ("image", "second", "labels", "valid"):
+        np.testing.assert_array_equal(found[key], sample[key][..., ::-1])
+    np.testing.assert_array_equal(found["flow"][0], -sample["flow"][0][:, ::-1])
+    np.testing.assert_array_equal(found["flow"][1], sample["flow"][1][:, ::-1])
+    assert found["boxes"].tolist() == [[6, 0, 9, 2], [0, 3, 5, 6], [4, 1, 4, 1]]
+    assert found["name"] == "a" and found["boxes"].dtype == np.float32
+    again = augment.mirror(found)
+    for key, value in sample.items():
+        np.testing.assert_array_equal(again[key], value)
+
+
+def test_flow_still_leads_from_the_first_image_to_the_second():
+    """A pixel of the first image is found in the second, where the flow says, also when both are mirrored."""
+    first, second = np.zeros((3, 5, 8)), np.zeros((3, 5, 8))
+    first[:, 1, 2], second[:, 3, 6] = 9, 9
+    flow = np.zeros((2, 5, 8))
+    flow[:, 1, 2] = 4, 2
+    for change in (
+        augment.mirror,
+        lambda s: augment.crop(s, (1, 1), (4, 7)),
+        lambda s: augment.crop(s, (-2, -3), (9, 12)),
+    ):
+        found = change({"image": first, "second": second, "flow": flow})
+        ((y, x),) = np.argwhere(found["image"][0] == 9)
+        along_x, along_y = found["flow"][:, y, x]
+        assert found["second"][0, y + int(along_y), x + int(along_x)] == 9
+
+
+def test_resize(rng):
+    sample = frozen(sample_of(rng))
+    found = augment.resize(sample, (14, 30))
+    assert {found[key].shape[-2:] for key in ("image", "second", "labels", "valid", "flow")} == {(14, 30)}
+    for key in ("labels", "valid"):
+        np.testing.assert_array_equal(found[key], sample[key].repeat(2, 0).repeat(3, 1))
+    expected = sample["flow"].repeat(2, 1).repeat(3, 2) * np.float32([3, 2])[:, None, None]
+    np.testing.assert_array_equal(found["flow"], expected)
+    # A box of 4 x 3 pixels covers 12 x 6 of the new ones.
+    assert found["boxes"].tolist() == [[0, 0, 11, 5], [12, 6, 29, 13], [15, 2, 17, 3]]
+    assert {key: found[key].dtype for key in sample if key != "name"} == {
+        key: sample[key].dtype for key in sample if key != "name"
+    }
+    same = augment.resize(sample, (7, 10))
+    for key, value in sample.items():
+        np.testing.assert_array_equal(same[key], value)
+
+
+def test_flow_that_is_known_everywhere_is_interpolated():
+    flow = np.zeros((2, 1, 2))
+    flow[0, 0] = 0, 4
+    found = augment.resize({"flow": flow}, (1, 4))
+    # Halfway between the pixels lie 1/4 and 3/4; vectors along x are twice as long.
+    assert found["flow"][0].tolist() == [[0, 2, 6, 8]]
+    image = augment.resize({"image": np.float32([[[0, 4]]])}, (1, 4))["image"]
+    assert image.tolist() == [[[0, 1, 3, 4]]]
+
+
+def test_unknown_flow_is_never_mixed_with_known():
+    flow = np.full((2, 4, 4), np.nan)
+    flow[:, ::2] = 1
+    valid = ~np.isnan(flow[0])
+    for size in ((3, 3), (7, 9), (2, 2)):
+        found = augment.resize({"flow": flow, "valid": valid}, size)
+        assert not np.isnan(found["flow"][:, found["valid"]]).any()
+
+
+def test_crop(rng):
+    sample = frozen(sample_of(rng))
+    found = augment.crop(sample, (2, 3), (4, 5))
+    for key in ("image", "second", "labels", "valid", "flow"):
+        np.testing.assert_array_equal(found[key], sample[key][..., 2:6, 3:8])
+    # The centres (1.5, 1), (6.5, 4.5) and (5, 1): only the second is inside; it is cut.
+    assert found["boxes"].tolist() == [[1, 1, 4, 3]]
+    assert found["box_labels"].tolist() == [8] and found["difficult"].tolist() == [True]
+
+
+def test_crop_beyond_the_image(rng):
+    sample = frozen(sample_of(rng))
+    found = augment.crop(sample, (-1, -2), (9, 14), fill=(1, 2, 3), ignore=99)
+    inside = (slice(1, 8), slice(2, 12))
+    for key, outside in (
+        ("image", (1, 2, 3)),
+        ("second", (1, 2, 3)),
+        ("labels", 99),
+        ("valid", False),
+        ("flow", 0),
+    ):
+        np.testing.assert_array_equal(found[key][(..., *inside)], sample[key])
+        around = np.ones((9, 14), bool)
+        around[inside] = False
+        expected = (
+            np.broadcast_to(np.reshape(outside, (-1, 1)), (*found[key].shape[:-2], 1))
+            if np.ndim(outside)
+            else outside
+        )
+        np.testing.assert_array_equal(
+            found[key][..., around], np.broadcast_to(expected, found[key][..., around].shape)
+        )
+    assert found["boxes"][0].tolist() == [2, 1, 5, 3]
+    far = augment.crop(sample, (50, -50), (2, 3))
+    assert (far["labels"] == 255).all() and not far["image"].any() and not len(far["boxes"])
+
+
+def test_random_ones_follow_their_generator(rng):
+    sample = sample_of(rng)
+
+    def chain(seed):
+        generator = np.random.default_rng(seed)
+        found = augment.random_scale(augment.random_mirror(sample, generator), generator)
+        return augment.random_crop(found, generator, (6, 6), fill=128)
+
+    first, again = chain(1), chain(1)
+    for key, value in first.items():
+        np.testing.assert_array_equal(again[key], value)
+    assert any(not np.array_equal(chain(seed)["image"], first["image"]) for seed in range(2, 6))
+    sizes = {
+        augment.random_scale(sample, np.random.default_rng(seed))["image"].shape[1:] for seed in range(60)
+    }
+    assert min(sizes) >= (4, 5) and max(sizes) <= (14, 20) and len(sizes) > 10
+    mirrored = [
+        augment.random_mirror(sample, np.random.default_rng(seed))["boxes"][0, 0] for seed in range(60)
+    ]
+    assert set(mirrored) == {0, 6} and 15 < mirrored.count(6) < 45
+    places = {
+        augment.random_crop(sample, np.random.default_rng(seed), (7, 9))["image"][0, 0, 0]
+        for seed in range(30)
+    }
+    assert places == {0, 1}
+    larger = augment.random_crop(sample, np.random.default_rng(0), (9, 12))
+    np.testing.assert_array_equal(larger["labels"][:7, :10], sample["labels"])
+    assert (larger["labels"][7:] == 255).all() and (larger["labels"][:, 10:] == 255).all()
+
+
+def test_wrong_samples_and_sizes(rng):
+    sample = sample_of(rng)
+    with pytest.raises(
+        ValueError, match=r"one height and width, got .*'image': \(7, 10\).*'labels': \(6, 10\)"
+    ):
+        augment.mirror({**sample, "labels": sample["labels"][1:]})
+    with pytest.raises(ValueError, match=r"one height and width, got \{\}"):
+        augment.mirror({"name": "a"})
+    for change in (lambda: augment.resize(sample, (0, 3)), lambda: augment.crop(sample, (0, 0), (3, 0))):
+        with pytest.raises(ValueError, match="size must be at least 1 x 1"):
+            change()
+    with pytest.raises(ValueError, match="needs 0 < low <= high, got 0 and 2"):
+        augment.random_scale(sample, rng, 0)
