@@ -1,10 +1,10 @@
 """Augmentations of samples: what is done to an image is done to its labels, flow and boxes.
 
-A sample is a dict. ``image`` and ``second`` (3, H, W) are interpolated; ``labels`` and ``valid`` (H, W) are
-taken from the nearest pixel; ``flow`` (2, H, W) is moved with the pixels, and its vectors are mirrored and
-scaled; of ``boxes`` (n, 4), ``(xmin, ymin, xmax, ymax)`` with both ends part of the box, those that are left
-keep their ``box_labels`` and ``difficult``. Other entries stay as they are. No sample is changed: a new one
-is returned. What is random comes from a `numpy.random.Generator`, so that a seed gives the same again.
+A sample is a dict. ``image`` and ``second`` (3, H, W) are interpolated; ``labels``, ``valid`` and ``depth``
+(H, W) are taken from the nearest pixel; ``flow`` (2, H, W) is moved with the pixels, and its vectors are
+mirrored and scaled; of ``boxes`` (n, 4), ``(xmin, ymin, xmax, ymax)`` with both ends part of the box, those
+that are left keep their ``box_labels`` and ``difficult``. Other entries stay as they are. No sample is
+changed: a new one is returned. What is random comes from a `numpy.random.Generator`: a seed gives the same again.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 from .. import functions as F
 
 IMAGES = ("image", "second")
-PLANES = ("labels", "valid")
+PLANES = ("labels", "valid", "depth")
 BOXES = ("boxes", "box_labels", "difficult")
 Sample = dict[str, Any]
 
@@ -152,7 +152,7 @@ def crop(
     fill : number, or three
         What images have outside: such as the mean of a data set, one value for each channel.
     ignore : int
-        What labels have outside. Flow is 0 there and not valid, if the sample says where it is.
+        What labels have outside. Flow and depth are 0 there, and nothing is valid.
 
     Returns
     -------

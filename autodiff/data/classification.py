@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import FileError
-from ._reading import PathLike, Samples, content_of, folder_of, naming
+from ._mat import field, read_mat
+from ._reading import PathLike, Samples, content_of, folder_of, lines_of, naming
 from .images import read_image
 
 CIFAR_BYTES = 1 + 3 * 32 * 32
@@ -132,3 +133,69 @@ class ImageFolder(Samples):
 
     def _sample(self, index: int) -> dict[str, Any]:
         return {"image": read_image(self.paths[index]), "label": int(self.labels[index])}
+
+
+class ImageNetValidation(Samples):
+    """The validation images of ImageNet (ILSVRC 2012), which lie in one folder, with their labels.
+
+    Parameters
+    ----------
+    root : path
+        The folder with ``ILSVRC2012_val_00000001.JPEG``, ...
+    devkit : path
+        The folder ``ILSVRC2012_devkit_t12``, with ``data/meta.mat`` and
+        ``data/ILSVRC2012_validation_ground_truth.txt``.
+
+    Attributes
+    ----------
+    classes : list of str
+        WordNet's identifiers of the classes in order, such as ``n01440764``: as the folders of the training
+        images, so that labels are those of `ImageFolder`.
+    labels : array of int64, (N,)
+        Of all images.
+
+    Raises
+    ------
+    FileError
+        If the list has not one line for each image, or a number that is no class.
+    """
+
+    def __init__(self, root: PathLike, devkit: PathLike) -> None:
+        self.paths = sorted(path for path in folder_of(root).iterdir() if path.suffix.lower() in IMAGES)
+        folder = folder_of(devkit, "data")
+        names = _wordnet(folder / "meta.mat")
+        self.classes = sorted(names.values())
+        listed = folder / "ILSVRC2012_validation_ground_truth.txt"
+        lines = lines_of(listed)
+        with naming(listed):
+            if len(lines) != len(self.paths):
+                raise FileError(f"has {len(lines):,} lines, but there are {len(self.paths):,} images")
+            wrong = [line for line in lines if not line.isdigit() or int(line[:9]) not in names]
+            if wrong:
+                raise FileError(f"has the line {wrong[0]!r:.50}, which is no class")
+        places = {name: label for label, name in enumerate(self.classes)}
+        self.labels = np.array([places[names[int(line)]] for line in lines], np.int64)
+        super().__init__([path.name for path in self.paths], self._sample)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        return {"image": read_image(self.paths[index]), "label": int(self.labels[index])}
+
+
+def _wordnet(path: Path) -> dict[int, str]:
+    """The identifiers of the classes by the numbers that ImageNet gave them."""
+    synsets = read_mat(path, "synsets")
+    with naming(path):
+        numbers, names, children = (
+            field(synsets, key).ravel() for key in ("ILSVRC2012_ID", "WNID", "num_children")
+        )
+        try:
+            found = {
+                int(np.ravel(number)[0]): str(np.ravel(name)[0])
+                for number, name, below in zip(numbers, names, children)
+                if int(np.ravel(below)[0]) == 0  # others are groups of classes
+            }
+        except (ValueError, TypeError, IndexError):
+            raise FileError("has classes without number or name") from None
+        if len(set(found.values())) != len(found):
+            raise FileError("gives a name twice")
+        return found

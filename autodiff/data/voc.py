@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..files import FileError
+from ._mat import field, read_mat
 from ._reading import PathLike, Samples, content_of, folder_of, lines_of, naming
 from .images import read_image
 from .png import read_png
@@ -67,6 +68,38 @@ def check_labels(labels: np.ndarray, image: np.ndarray, largest: int, void: int 
     wrong = labels[(labels > largest) & (labels != (largest if void is None else void))]
     if wrong.size:
         raise FileError(f"has label {wrong[0]}, which is no class")
+
+
+class SBDSegmentation(Samples):
+    """More images of PASCAL VOC with the class of each pixel: SBD (Hariharan et al., ICCV 2011).
+
+    Parameters
+    ----------
+    root : path
+        The folder ``benchmark_RELEASE/dataset``, with ``img``, ``cls``, ``train.txt`` and ``val.txt``.
+    split : str
+        Which list. "train_noval", without the images of VOC's own validation, is a list that others made.
+
+    Notes
+    -----
+    A sample is as of `VOCSegmentation`; SBD has no borders.
+    """
+
+    def __init__(self, root: PathLike, split: str = "train") -> None:
+        self.root = folder_of(root)
+        folder_of(root, "img")
+        folder_of(root, "cls")
+        super().__init__(lines_of(Path(root, f"{split}.txt")), self._sample)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        name = self.names[index]
+        image = read_image(self.root / "img" / f"{name}.jpg")
+        path = self.root / "cls" / f"{name}.mat"
+        found = read_mat(path, "GTcls")
+        with naming(path):
+            labels = np.ascontiguousarray(field(found, "Segmentation").flat[0])
+            check_labels(labels, image, len(VOC_CLASSES), VOID)
+        return {"image": image, "labels": labels}
 
 
 class VOCDetection(Samples):
