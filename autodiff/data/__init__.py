@@ -20,6 +20,7 @@ from .flows import Sintel as Sintel
 from .images import read_image as read_image
 from .images import read_pfm as read_pfm
 from .images import read_ppm as read_ppm
+from .loader import Loader as Loader
 from .optical import read_flo as read_flo
 from .optical import read_kitti_flow as read_kitti_flow
 from .png import read_png as read_png

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -50,6 +51,10 @@ def folder_of(path: PathLike, *parts: str) -> Path:
     return folder
 
 
+def _read_chosen(read: Callable[[int], dict[str, Any]], chosen: range, index: int) -> dict[str, Any]:
+    return read(chosen[index])
+
+
 class Samples(Sequence):
     """A sequence of samples, each read when it is asked for.
 
@@ -74,7 +79,7 @@ class Samples(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             chosen = range(len(self))[index]
-            return Samples([self.names[i] for i in chosen], lambda i: self._read(chosen[i]))
+            return Samples([self.names[i] for i in chosen], partial(_read_chosen, self._read, chosen))
         return self._read(range(len(self))[index])
 
     def __repr__(self) -> str:

@@ -4,7 +4,8 @@ A sample is a dict. ``image`` and ``second`` (3, H, W) are interpolated; ``label
 (H, W) are taken from the nearest pixel; ``flow`` (2, H, W) is moved with the pixels, and its vectors are
 mirrored and scaled; of ``boxes`` (n, 4), ``(xmin, ymin, xmax, ymax)`` with both ends part of the box, those
 that are left keep their ``box_labels`` and ``difficult``. Other entries stay as they are. No sample is
-changed: a new one is returned. What is random comes from a `numpy.random.Generator`: a seed gives the same again.
+changed: a new one is returned. What is random comes from a `numpy.random.Generator`, so that a seed gives the
+same again.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,110 @@
+"""What a worker of a loader does: it makes the batches that it is asked for, one after the other."""
+
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+
+from .augment import BOXES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples are in which batch, and how a batch is made of them."""
+
+    samples: Sequence[Any]
+    transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None
+    fields: tuple[str, ...] | None
+    size: int
+    shuffle: bool
+    drop_last: bool
+    rank: int
+    ranks: int
+
+    def count(self) -> int:
+        """Batches of an epoch."""
+        share = len(self.samples) // self.ranks
+        return share // self.size if self.drop_last else -(-share // self.size)
+
+    def indices(self, seed: tuple[int, ...], batch: int) -> list[int]:
+        """The samples of a batch of the epoch of this seed."""
+        count = len(self.samples)
+        order = np.random.default_rng(seed).permutation(count) if self.shuffle else np.arange(count)
+        own = order[: count // self.ranks * self.ranks][self.rank :: self.ranks]
+        return [int(index) for index in own[batch * self.size : (batch + 1) * self.size]]
+
+    def name(self, index: int) -> str:
+        """What a sample is called."""
+        names = getattr(self.samples, "names", None)
+        return str(names[index]) if names is not None else f"sample {index}"
+
+    def batch(self, seed: tuple[int, ...], number: int) -> Any:
+        """A batch."""
+        indices = self.indices(seed, number)
+        made = []
+        for index in indices:
+            try:
+                sample = self.samples[index]
+                if self.transform is not None:
+                    sample = self.transform(sample, np.random.default_rng((*seed, index)))
+            except Exception as error:
+                error.add_note(f"Loader: at {self.name(index)}, number {index} of the data set")
+                raise
+            made.append(sample)
+        keys = self.fields if self.fields is not None else tuple(made[0])
+        names = [self.name(index) for index in indices]
+        stacked = {key: _together(key, made, names) for key in keys}
+        return tuple(stacked.values()) if self.fields is not None else stacked
+
+
+def _together(key: str, samples: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
+    """The entries of all samples under one key."""
+    if missing := [name for sample, name in zip(samples, names) if key not in sample]:
+        raise KeyError(f"Loader: {missing[0]} has no {key!r}")
+    values = [sample[key] for sample in samples]
+    if key in BOXES or not all(isinstance(v, np.ndarray | np.generic | int | float) for v in values):
+        return values
+    kinds = [f"{np.shape(value)} {np.asarray(value).dtype}" for value in values]
+    for name, kind in zip(names, kinds):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"Loader: {key!r} must have one shape and dtype in a batch, "
+                f"got {kinds[0]} of {names[0]} and {kind} of {name}"
+            )
+    return np.stack(values)
+
+
+def work(pipe: Any) -> None:
+    """Take a plan, then seeds and numbers of batches, and send the batches, until the pipe is closed."""
+    # Ctrl-C goes to all processes of a terminal; the one that asked tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        plan = pipe.recv()
+        while True:
+            seed, number = pipe.recv()
+            pipe.send_bytes(_answer(plan, seed, number))
+    except (EOFError, BrokenPipeError, ConnectionResetError, OSError):
+        return
+
+
+def _answer(plan: Plan, seed: tuple[int, ...], number: int) -> Any:
+    """The batch, or the error that came of it, as bytes: not all errors go through a pipe as they are."""
+    try:
+        return ForkingPickler.dumps((plan.batch(seed, number), None))
+    except Exception as error:
+        return _through(error)
+
+
+def _through(error: Exception) -> Any:
+    error.add_note("in a worker of the loader:\n" + "".join(traceback.format_exception(error)))
+    try:
+        whole = ForkingPickler.dumps((None, error))
+        ForkingPickler.loads(whole)  # some are sent, but cannot be made again
+        return whole
+    except Exception:
+        notes = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        return ForkingPickler.dumps((None, RuntimeError(f"{type(error).__name__}: {notes}")))
