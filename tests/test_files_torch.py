@@ -242,6 +242,45 @@ def test_every_protocol_of_python(tmp_path, protocol):
     assert load(tmp_path, legacy_bytes(pickle.dumps(value, protocol))) == value
 
 
+def in_64_bits(content):
+    """A zip file whose list has all sizes and places in fields of 64 bits, as files of more than 4 GB do."""
+    end = content.rindex(b"PK\x05\x06")
+    count, _, place = struct.unpack_from("<HII", content, end + 10)
+    listed, at = b"", place
+    for _ in range(count):
+        head = bytearray(content[at : at + 46])
+        packed, size, names = struct.unpack_from("<IIH", head, 20)
+        (begin,) = struct.unpack_from("<I", head, 42)
+        struct.pack_into("<II", head, 20, 2**32 - 1, 2**32 - 1)
+        struct.pack_into("<H", head, 30, 4 + 3 + 4 + 24)
+        struct.pack_into("<I", head, 42, 2**32 - 1)
+        # A field of another kind comes first.
+        extra = struct.pack("<HH3xHHQQQ", 0x4246, 3, 1, 24, size, packed, begin)
+        listed += bytes(head) + content[at + 46 : at + 46 + names] + extra
+        at += 46 + names
+    ends = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(listed), place)
+    ends += struct.pack("<4sIQI", b"PK\x06\x07", 0, place + len(listed), 1)
+    ends += struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+    return content[:place] + listed + ends
+
+
+def test_zip_files_described_in_64_bits(tmp_path):
+    content = in_64_bits(zip_bytes(vector("FloatStorage", "0", 6), {"0": SIX}))
+    assert load(tmp_path, content).tolist() == [0, 1, 2, 3, 4, 5]
+    far = content.replace(struct.pack("<QQ", 24, 24), struct.pack("<QQ", 2**63, 2**63))
+    assert far != content
+    with pytest.raises(FileError, match="is cut short in 'archive/data/0'"):
+        load(tmp_path, far)
+    place = content.index(b"PK\x06\x07") + 8
+    for wrong in (0, 2**64 - 1):
+        with pytest.raises(FileError, match=r"list of its records reaches over its end|whole zip file"):
+            load(tmp_path, content[:place] + struct.pack("<Q", wrong) + content[place + 8 :])
+    for index in range(3):  # a place in the list that no file can have
+        at = [i for i in range(len(content)) if content.startswith(b"\x01\x00\x18\x00", i)][index] + 20
+        with pytest.raises(FileError, match="not where the list of its records says"):
+            load(tmp_path, content[:at] + b"\xff" * 8 + content[at + 8 :])
+
+
 # ---- nothing runs
 
 

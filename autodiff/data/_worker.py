@@ -3,7 +3,7 @@
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -24,6 +24,8 @@ class Plan:
     drop_last: bool
     rank: int
     ranks: int
+    # Of the newest epoch: that of a large data set takes longer than a batch.
+    _order: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self) -> int:
         """Batches of an epoch."""
@@ -32,10 +34,12 @@ class Plan:
 
     def indices(self, seed: tuple[int, ...], batch: int) -> list[int]:
         """The samples of a batch of the epoch of this seed."""
-        count = len(self.samples)
-        order = np.random.default_rng(seed).permutation(count) if self.shuffle else np.arange(count)
-        own = order[: count // self.ranks * self.ranks][self.rank :: self.ranks]
-        return [int(index) for index in own[batch * self.size : (batch + 1) * self.size]]
+        if seed not in self._order:
+            self._order.clear()
+            count = len(self.samples)
+            order = np.random.default_rng(seed).permutation(count) if self.shuffle else np.arange(count)
+            self._order[seed] = order[: count // self.ranks * self.ranks][self.rank :: self.ranks]
+        return [int(index) for index in self._order[seed][batch * self.size : (batch + 1) * self.size]]
 
     def name(self, index: int) -> str:
         """What a sample is called."""

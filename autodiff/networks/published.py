@@ -98,7 +98,7 @@ def _rules(module: Module | None) -> Iterator[tuple[str, Any]]:
         yield from RULES.get(kind, ())
 
 
-def load_published(network: Module, weights: Any, *, without: Sequence[str] = ()) -> None:
+def load_published(network: Module, weights: Any, *, without: str | Sequence[str] = ()) -> None:
     """Give a network weights that others published; unless all of them agree, nothing changes.
 
     Parameters
@@ -110,7 +110,7 @@ def load_published(network: Module, weights: Any, *, without: Sequence[str] = ()
         A file of PyTorch's (see `autodiff.files.load_torch`) or a safetensors file, or what was read from
         one. Checkpoints that hold the weights beside other things are searched for ``state_dict`` and
         ``model``; a ``module.`` before all names is left out.
-    without : sequence of str
+    without : str or sequence of str
         Beginnings of published names that are not wanted: ``["fc."]`` for a backbone without classifier.
 
     Raises
@@ -143,9 +143,8 @@ def load_published(network: Module, weights: Any, *, without: Sequence[str] = ()
         except ValueError as error:
             raise files.FileError(f"{path}: {error}") from None
         return
-    found = {
-        name: value for name, value in _unwrapped(weights).items() if not name.startswith(tuple(without))
-    }
+    unwanted = (without,) if isinstance(without, str) else tuple(without)
+    found = {name: value for name, value in _unwrapped(weights).items() if not name.startswith(unwanted)}
     state, faults = _translated(network, found)
     if faults:
         more = [f"and {len(faults) - MOST_LINES:,} more"] if len(faults) > MOST_LINES else []
