@@ -90,6 +90,14 @@ CLAIMS = {
     "a tensor of a number": (tensor(3, 0, (4,), (1,)), "made of a int, not of a storage"),
     "a tensor of a class": (tensor(Global("torch", "FloatStorage"), 0, (4,), (1,)), "made of a Kind"),
     "unknown flags": (tensor(FLOATS, 0, (4,), (1,), {"eval": True}), "flags that are not known"),
+    "conjugated reals": (
+        tensor(FLOATS, 0, (4,), (1,), {"conj": True}),
+        "float32 is to be conjugated or negated",
+    ),
+    "negated booleans": (
+        tensor(storage("BoolStorage", "0", 16), 0, (4,), (1,), {"neg": True}),
+        "bool is to be conjugated or negated",
+    ),
     "a dtype that is none": (
         Call(Global("torch._utils", "_rebuild_tensor_v3"), (FLOATS, 0, (4,), (1,), False, None, 3)),
         "has a int as its dtype",
@@ -313,6 +321,24 @@ OLD = {
     "cut in a storage": (WHOLE[:-1], "is cut short in storage '0'"),
     "cut before a storage": (WHOLE[:-20], "is cut short before storage '0'"),
     "more than its storages": (WHOLE + b"\0", "has 1 bytes more than its storages"),
+    "boolean 2 of bytes": (
+        legacy_bytes(
+            Call(
+                Global("torch._utils", "_rebuild_tensor_v3"),
+                (
+                    storage("UntypedStorage", "0", 1, "torch.storage"),
+                    0,
+                    (1,),
+                    (1,),
+                    False,
+                    None,
+                    Global("torch", "bool"),
+                ),
+            ),
+            {"0": (1, b"\2")},
+        ),
+        "said to be boolean",
+    ),
     "boolean 2": (legacy_bytes(vector("BoolStorage", "0", 1), {"0": (1, b"\2")}), "said to be boolean"),
 }
 

@@ -216,6 +216,14 @@ def random_mirror(sample: Mapping[str, Any], rng: np.random.Generator) -> Sample
     -------
     dict
         The sample, mirrored or not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> rng = np.random.default_rng(0)
+    >>> [augment.random_mirror({"labels": np.array([[1, 2]])}, rng)["labels"].tolist() for _ in range(3)]
+    [[[1, 2]], [[2, 1]], [[2, 1]]]
     """
     return mirror(sample) if rng.random() < 0.5 else dict(sample)
 
@@ -238,6 +246,14 @@ def random_scale(
     -------
     dict
         The resized sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> sample = {"labels": np.zeros((100, 200), np.uint8)}
+    >>> augment.random_scale(sample, np.random.default_rng(0), 0.5, 2.0)["labels"].shape
+    (146, 291)
     """
     if not 0 < low <= high:
         raise ValueError(f"augment.random_scale: needs 0 < low <= high, got {low} and {high}")
@@ -271,6 +287,14 @@ def random_crop(
     -------
     dict
         The part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> sample = {"labels": np.arange(12).reshape(2, 6)}
+    >>> augment.random_crop(sample, np.random.default_rng(0), (3, 2))["labels"].tolist()
+    [[4, 5], [10, 11], [255, 255]]
     """
     place = tuple(int(rng.integers(0, max(have - want, 0) + 1)) for have, want in zip(size_of(sample), size))
     return crop(sample, (place[0], place[1]), size, fill=fill, ignore=ignore)

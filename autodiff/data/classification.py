@@ -79,6 +79,16 @@ class CIFAR10(Samples):
         All of them: (N, 3, 32, 32) of uint8, and (N,).
     classes : tuple of str
         What the labels mean.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import CIFAR10
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "test_batch.bin").write_bytes(bytes([3]) + bytes(3072))
+    ...     samples = CIFAR10(folder, train=False)
+    >>> samples[0]["image"].shape, samples.classes[samples[0]["label"]]
+    ((3, 32, 32), 'cat')
     """
 
     def __init__(self, root: PathLike, *, train: bool = True) -> None:
@@ -113,6 +123,18 @@ class ImageFolder(Samples):
     ------
     FileNotFoundError
         If there is no folder, or none with images.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import ImageFolder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         pathlib.Path(folder, name).mkdir()
+    ...         _ = pathlib.Path(folder, name, "1.ppm").write_bytes(b"P6 2 1 255 abcdef")
+    ...     samples = ImageFolder(folder)
+    ...     print(samples.classes, samples.names, samples[1]["label"], samples[1]["image"].shape)
+    ['cat', 'dog'] ['cat/1.ppm', 'dog/1.ppm'] 1 (3, 1, 2)
     """
 
     def __init__(self, root: PathLike) -> None:
@@ -129,7 +151,7 @@ class ImageFolder(Samples):
             self.paths += found
             labels += [label] * len(found)
         self.labels = np.array(labels, np.int64)
-        super().__init__([str(path.relative_to(folder)) for path in self.paths], self._sample)
+        super().__init__([path.relative_to(folder).as_posix() for path in self.paths], self._sample)
 
     def _sample(self, index: int) -> dict[str, Any]:
         return {"image": read_image(self.paths[index]), "label": int(self.labels[index])}

@@ -31,6 +31,20 @@ class FlyingChairs(Samples):
     -----
     A sample has ``image`` and ``second`` (3, H, W), uint8, and ``flow`` (2, H, W), float32: the pixel at p of
     the first image is at p + flow of the second.
+
+    Examples
+    --------
+    >>> import pathlib, struct, tempfile
+    >>> from autodiff.data import FlyingChairs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = pathlib.Path(folder, "data")
+    ...     data.mkdir()
+    ...     for image in ("img1", "img2"):
+    ...         _ = (data / f"00001_{image}.ppm").write_bytes(b"P6 1 1 255 abc")
+    ...     _ = (data / "00001_flow.flo").write_bytes(b"PIEH" + struct.pack("<2i2f", 1, 1, 0.5, 2))
+    ...     (sample,) = FlyingChairs(folder, "all")
+    >>> sample["image"].shape, sample["flow"].ravel().tolist()
+    ((3, 1, 1), [0.5, 2.0])
     """
 
     def __init__(self, root: PathLike, part: str = "train", *, split: PathLike | None = None) -> None:

@@ -84,6 +84,21 @@ def read_kitti_flow(path: PathLike) -> Flow:
     ------
     FileError
         If the file is damaged, cut short, or has not three channels of 16 bits.
+
+    Examples
+    --------
+    >>> import pathlib, struct, tempfile, zlib
+    >>> from autodiff.data import read_kitti_flow
+    >>> def chunk(name, data):
+    ...     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    >>> header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    >>> row = zlib.compress(struct.pack(">B3H", 0, 2**15 + 32, 2**15 - 64, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "000000_10.png")
+    ...     content = bytes([137]) + b"PNG" + bytes([13, 10, 26, 10]) + header
+    ...     _ = path.write_bytes(content + chunk(b"IDAT", row) + chunk(b"IEND", b""))
+    ...     read_kitti_flow(path).flow.ravel().tolist()
+    [0.5, -1.0]
     """
     with naming(path):
         image = decode(content_of(path))

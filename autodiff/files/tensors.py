@@ -95,18 +95,18 @@ class Storage:
     def values(self, dtype: np.dtype, flags: dict[str, bool]) -> np.ndarray:
         """The numbers, in the byte order of this machine, conjugated or negated once for all views."""
         if not self.ready:
-            check_booleans(self.data, f"storage {self.key!r:.50}")
             if self.order != OWN_ORDER and not self.untyped:
                 swap_bytes(self.data)
             self.ready = True
         wanted = tuple(flag for flag in ("conj", "neg") if flags.get(flag))
         swapped = self.untyped and self.order != OWN_ORDER and dtype.itemsize > 1
-        if not wanted and not swapped:
+        if not wanted and not swapped and dtype != np.bool_:
             return self.data
         key = (dtype, wanted)
         if key not in self.changed:
             whole = self.bytes // dtype.itemsize * dtype.itemsize
             found = self.data.view(np.uint8)[:whole].view(dtype)
+            check_booleans(found, f"storage {self.key!r:.50}")
             if swapped:
                 found = swap_bytes(found.copy())
             if "conj" in wanted:
@@ -266,6 +266,8 @@ def _tensor(
     ):
         raise FileError("a tensor has flags that are not known")
     chosen = storage.dtype if dtype is None else named_dtype("a tensor", dtype.name)
+    if (flags.get("conj") and chosen.kind != "c") or (flags.get("neg") and chosen.kind not in "fc"):
+        raise FileError(f"a tensor of {chosen} is to be conjugated or negated")
     tensor = Tensor(storage, offset, shape, stride, chosen, flags)
     tensor.check(part.count * storage.dtype.itemsize if part else storage.bytes)
     tensor.offset += part.begin if part else 0
