@@ -126,6 +126,7 @@ CLAIMS = {
     "an odd number of items": (Raw(b"}(K\x01u"), "a key without a value"),
     "a list as a key": (Raw(b"}]Ns"), "a list of no plain values as a key"),
     "a tensor as a key": (Raw(b"}" + program(vector("FloatStorage", "0", 4))[2:-1] + b"Ns"), "as a key"),
+    "a long tuple as a key": (Raw(b"}(" + b"N" * 65 + b"tNs"), "a tuple of 65 values as a key"),
     "a deep tuple as a key": (Raw(b"})" + b"\x85" * 20_000 + b"Ns"), "a tuple of no plain values as a key"),
     "pairs that are none": (Call(Global("collections", "OrderedDict"), ([[1, 2, 3]],)), "else than pairs"),
     "a list that contains itself": (Raw(b"]q\x00h\x00a"), "contains itself"),
@@ -385,6 +386,31 @@ def test_a_long_pickle_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(files.pytorch, "MAX_BYTES", 1000)
     with pytest.raises(FileError, match=r"longer than 1,000 bytes"):
         files.load_torch(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("kept", "call"),
+    [
+        (
+            b"X" + struct.pack("<I", 1000) + b"a" * 1000,
+            b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R",
+        ),
+        (b"(" + b"K\x01" * 1000 + b"l", b"cbuiltins\nset\nh\x00\x85R"),
+        (b"(" + b"K\x01" * 1000 + b"t", b"ctorch\nSize\nh\x00\x85R"),
+    ],
+    ids=["bytes", "set", "size"],
+)
+def test_one_long_text_is_not_handed_to_functions_without_end(tmp_path, monkeypatch, kept, call):
+    """A short pickle can ask for the same work a million times."""
+    path = tmp_path / "model.pth"
+    monkeypatch.setattr("autodiff.files.unpickle.MAX_BYTES", 10_000)
+    for times, fails in ((9, False), (10, True)):
+        path.write_bytes(zip_bytes(Raw(b"(" + kept + b"q\x00" + call * times + b"t"), {}))
+        if fails:
+            with pytest.raises(FileError, match="hands more than 10,000 letters and objects to functions"):
+                files.load_torch(path)
+        else:
+            assert len(files.load_torch(path)) == 10
 
 
 def test_expanded_tensors_take_no_memory(tmp_path):

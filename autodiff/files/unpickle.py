@@ -6,7 +6,8 @@ Where it asks for a call, the caller's table says which of its own functions mak
 a name that is not in that table is refused.
 
 Only instructions that Python writes with protocols 2 to 5 are known. Work and memory are bounded: by the
-number of instructions, the length of the pickle, and the depth and size of what comes out.
+number of instructions, the length of the pickle and of what it hands to functions, which may be one long text
+again and again, and the depth and size of what comes out.
 """
 
 import struct
@@ -22,6 +23,7 @@ MAX_STEPS = 3_000_000
 MAX_BYTES = 100_000_000
 MAX_DEPTH = 64
 MAX_INTEGER_BYTES = 255
+MAX_KEY = 64  # parts of a tuple that is a key: they are hashed anew each time
 SCALARS = (str, int, float, bool, bytes, complex, type(None))
 # Python 2 called some modules differently, and protocol 2 still does.
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -116,6 +118,7 @@ class Machine:
     ) -> None:
         self.source, self.calls, self.values, self.persistent = source, calls, values, persistent
         self.refused, self.strict = refused or {}, strict
+        self.work = MAX_BYTES
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -174,6 +177,9 @@ class Machine:
             raise FileError(f"its pickle calls a {type(function).__name__}")
         if type(args) is not tuple:
             raise FileError(f"its pickle calls {function.path} without a tuple of arguments")
+        self.work -= sum(len(part) for part in (args, *args) if hasattr(part, "__len__"))
+        if self.work < 0:
+            raise FileError(f"its pickle hands more than {MAX_BYTES:,} letters and objects to functions")
         return call(self.calls, function.path, args)
 
     def recall(self, key: int) -> None:
@@ -288,6 +294,8 @@ def fill(target: dict, pairs: Any) -> dict:
     """Add pairs of key and value to a dict, the keys checked: the hash of a deep tuple has no bottom."""
     for key, value in pairs:
         parts = key if type(key) is tuple else (key,)
+        if len(parts) > MAX_KEY:
+            raise FileError(f"its pickle has a tuple of {len(parts):,} values as a key")
         if not all(isinstance(part, SCALARS) for part in parts):
             raise FileError(f"its pickle has a {type(key).__name__} of no plain values as a key")
         target[key] = value
