@@ -1,5 +1,6 @@
 """The way back: from a result through the steps that led to it, adding up gradients."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter, iadd
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from ._fingerprint import fingerprint
 from ._graph import next_number, recording
-from .function import Step, differentiable
+from .function import RELEASED, Step, differentiable
 from .variable import Variable, constant
 
 _level = attrgetter("level")
@@ -18,25 +19,23 @@ class Way:
     """What lies between sources and a target; refused where there is no way, or none that can be gone.
 
     `steps` are in an order that depends on the graph alone, sources first; `reached` are the nodes that
-    depend on a source, `seen` all that the target depends on, `older` those of them that are older than every
-    source, of which only the first on each path are known. Nodes in `stop` count as leaves. `grads` are the
-    gradients of nodes so far; those in `sums` were added up here, so that nobody else holds them: 16-bit
-    parts in float32, with their dtype in `wide`.
+    depend on a source, `seen` all that the target depends on, except those older than every source: of these
+    the first on each path are `older`. Nodes in `stop` count as leaves. `grads` are the gradients of nodes so
+    far; those in `sums` were added up here, so that nobody else holds them: 16-bit parts in float32, with
+    their dtype in `wide`.
     """
 
     def __init__(
         self, target: Variable, sources: Mapping[Any, Variable], unused: str = "zero", stop: Collection = ()
     ) -> None:
         self.target, self.sources, self.unused, self.records = target.node, sources, unused, recording()
-        self.steps: list[Step] = []
-        self.reached: set = set()
-        self.seen: set = {None}
+        self.seen: set = set()
         self.older: set = set()
         self.grads: dict[Any, Any] = {}
         self.sums: set = set()
         self.wide: dict[Any, np.dtype] = {}
         self.verdicts: list[tuple[Any, str]] = []
-        self._find({source.node for source in sources.values()}, stop)
+        self.reached, self.steps = self._found({source.node for source in sources.values()}, stop)
         for place, source in enumerate(sources.values()):
             if unused == "raise" and source.node not in self.seen:
                 raise ValueError(
@@ -44,36 +43,44 @@ class Way:
                     "from it to target; with unused='zero' or 'none' its gradient is that"
                 )
 
-    def _find(self, nodes: set, stop: Collection) -> None:
-        seen, older, reached = self.seen, self.older, self.reached
-        oldest = min((node.number for node in nodes), default=self.target.number + 1)
-        found = [self.target] if self.target.number >= oldest else []
-        seen.update(found)
+    def _found(self, nodes: set, stop: Collection) -> tuple[set, list[Step]]:
+        seen, older = self.seen, self.older
+        oldest = min((node.number for node in nodes), default=math.inf)
+        found: list[Any] = [self.target] if self.target.number >= oldest else []
+        seen.update(found, (None,))
+        bare = []
         for node in found:  # which grows
             if stop and node in stop:
                 continue
+            if node.reads is None:
+                bare.append(node)
             for other in node.inputs:
-                if other in seen:
-                    continue
-                if other.number < oldest:  # it depends on no source
-                    older.add(other)
-                else:
-                    seen.add(other)
-                    found.append(other)
-        reached |= nodes & seen
+                if other not in seen:
+                    if other.number < oldest:  # it depends on no source
+                        older.add(other)
+                    else:
+                        seen.add(other)
+                        found.append(other)
+        seen.remove(None)
         # Inputs first, and of the same level in the order of the walk: threads, which change numbers, do not.
-        for node in sorted(found, key=_level):
+        found.sort(key=_level)
+        # If all that has no rules is a leaf and a source, the rest is reached.
+        if not (stop or older or any(node.level for node in bare)) and nodes.issuperset(bare):
+            return seen, found[len(bare) :]
+        reached, steps = nodes & seen, []
+        for node in found:
             if not reached.isdisjoint(node.inputs) and not (stop and node in stop):
                 if node.reads is None:
-                    raise ValueError(self._refusal(node))
-                self.steps.append(node)
+                    raise ValueError(self._refusal(node, reached))
+                steps.append(node)
                 reached.add(node)
+        return reached, steps
 
-    def _refusal(self, node: Any) -> str:
+    def _refusal(self, node: Any, reached: set) -> str:
         places = {source.node: (i, source) for i, source in enumerate(self.sources.values())}
         origin = node
         while origin is node or origin not in places:
-            origin = next(other for other in origin.inputs if other in self.reached)
+            origin = next(other for other in origin.inputs if other in reached)
         place, source = places[origin]
         cause = "not computed on this tape: no tape recorded there (threads of a pool enter it, `with tape:`)"
         if isinstance(node, Step):
@@ -89,10 +96,11 @@ class Way:
 
         Steps of `owner` are released on the way.
         """
-        first = grad.data if isinstance(grad, Variable) and not self.records else grad
-        self.grads[self.target] = first
+        if isinstance(grad, Variable) and not self.records:
+            grad = grad.data
+        self.grads[self.target] = grad
         results, start = {}, next_number()
-        held = {id(grad), id(first), *(id(source.data) for source in self.sources.values())}
+        held = {id(_data(grad)), *(id(source.data) for source in self.sources.values())}
         # Gradients are final after the last step that uses the source.
         last = {node: step for step in reversed(self.steps) for node in step.inputs} if on_final else {}
         due: dict[Any, list] = {}
@@ -115,12 +123,10 @@ class Way:
 
     def _pull(self, owner: object, finish: Callable | None) -> None:
         """Add to `grads` what the rules of each step make of the gradient of its result."""
-        steps, reached, grads, records = self.steps, self.reached, self.grads, self.records
-        sums, wide = self.sums, self.wide
-        inner = {source.node for source in self.sources.values()}.intersection(steps)
+        reached, grads, sums, wide, records = self.reached, self.grads, self.sums, self.wide, self.records
+        inner = {source.node for source in self.sources.values() if source.node.reads is not None}
         # Each small operation passes here: hence one loop, without calls that could be saved.
-        while steps:
-            step = steps.pop()
+        for step in reversed(self.steps):
             grad = grads.pop(step, None)
             if grad is not None:
                 if wide and step in wide:
@@ -130,20 +136,19 @@ class Way:
                 for name, value, before in step.watched:
                     if type(before) is not bytes or before != value.tobytes():
                         self._note(before == fingerprint(value), step, name)
-                saved = step.linked() if records else step
-                joint, parts = step.function.joint, step.function.gradients
+                saved, rules = step.linked() if records else step, step.function
+                joint, parts = rules.joint, rules.gradients
                 if joint is not None:
                     parts = joint(grad, saved, tuple(map(reached.__contains__, step.inputs)))
-                for place, node in enumerate(step.inputs):
-                    if node not in reached:
-                        continue
-                    part = parts[place]
-                    if part is None:
+                shapes, dtypes, place = step.shapes, step.dtypes, -1
+                for node in step.inputs:
+                    place += 1
+                    if node not in reached or (part := parts[place]) is None:
                         continue
                     if joint is None:
                         part = part(grad, saved)
-                    if part.shape != step.shapes[place] or part.dtype is not step.dtypes[place]:
-                        part = step.fitted(part, place)
+                    if part.shape != shapes[place] or part.dtype is not dtypes[place]:
+                        part = rules.fitted(part, shapes[place], dtypes[place])
                     total = grads.get(node)
                     if total is None:
                         grads[node] = part
@@ -155,7 +160,7 @@ class Way:
                     else:  # what is recorded is not written to
                         grads[node] = total + part if records else iadd(total, part)
             if step.owner is owner:
-                step.release()
+                step.reads, step.watched, step.__dict__ = RELEASED
             if finish:
                 finish(step)
 
@@ -172,7 +177,7 @@ class Way:
             self.verdicts.append((verdict, message))
 
     def _result(self, source: Variable, shared: bool, held: set[int], start: int) -> Any:
-        """The gradient of a source, as an array or a Variable that nobody else has.
+        """The gradient of a source, as an array or a Variable whose array nobody else has.
 
         Rules may hand on a source, a view of what they are given, or one array to two arguments: `held` are
         the ids of what others have. It is `shared` if others are told of it while the pass goes on, which may
@@ -186,14 +191,20 @@ class Way:
             found = np.zeros_like(source.data)
         elif node in self.wide:
             found = found.astype(self.wide[node])
+        data = _data(found)
         shared = shared and (node not in self.sums or node.reads is not None)
-        if isinstance(found, Variable):
+        if data is not found:
             shared = found.node.number < start
-        if shared or id(found) in held or getattr(found, "base", None) is not None:
+        if shared or id(data) in held or getattr(data, "base", None) is not None:
             found = _copied(found)
-        found = np.asarray(found) if isinstance(found, np.generic) else found
-        held.add(id(found))
-        return constant(found) if self.records and not isinstance(found, Variable) else found
+        held.add(id(data))
+        if self.records:
+            return found if isinstance(found, Variable) else constant(found)
+        return np.asarray(found) if isinstance(found, np.generic) else found
+
+
+def _data(x: Any) -> Any:
+    return x.data if isinstance(x, Variable) else x
 
 
 @differentiable("x", x=("", lambda g, s: g))

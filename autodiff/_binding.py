@@ -68,6 +68,18 @@ def array(name: str, place: int, arg: Any) -> Any:
     return np.array(arg)
 
 
+def real(value: Any, what: str) -> Any:
+    """`value` as an array of real numbers, where NumPy takes it for one."""
+    try:
+        array = value if hasattr(value, "dtype") else np.asarray(value)
+    except (TypeError, ValueError):  # such as a tuple of Variables
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biufV":
+        kind = type(value).__name__ + (f" of {array.dtype}" if array is value else "")
+        raise TypeError(f"{what} must be an array of real numbers, got {kind}")
+    return array
+
+
 def arrays_in(value: Any) -> list:
     """The arrays in a parameter: indices, masks, bounds."""
     found: list = []

@@ -62,12 +62,14 @@ class State:
     `entered` has an entry for each block that is open, outermost first, `tapes` each of them once. `check`
     says whether saved values are watched; `owner` is the token of the outermost tape, which may release what
     is recorded. The `listener` of a checkpoint hears name, arguments, parameters and result of each call.
+    `before` leads back to the state before.
     """
 
-    __slots__ = ("check", "entered", "listener", "owner", "tapes")
+    __slots__ = ("before", "check", "entered", "listener", "owner", "tapes")
 
     def __init__(self, entered: tuple = (), listener: Callable | None = None) -> None:
         self.entered, self.listener = entered, listener
+        self.before: Any = None
         self.tapes = tuple(dict.fromkeys(entered))
         self.check = any(tape.check for tape in self.tapes)
         self.owner: Any = self.tapes[0].token if self.tapes else None

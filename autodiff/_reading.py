@@ -16,6 +16,12 @@ class Readable:
     data: Any
     name: str | None
 
+    value = property(lambda self: self.data, doc="The plain array: another name for `data`.")
+    shape = property(lambda self: self.data.shape, doc="The shape of the array.")
+    dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
+    ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
+    size = property(lambda self: self.data.size, doc="The number of elements.")
+
     def item(self) -> float:
         """The number that an array of one element holds, for reading: a tape does not follow it."""
         return self.data.item()

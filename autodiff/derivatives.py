@@ -12,11 +12,12 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from . import functions as F
+from ._binding import real
 from ._graph import Node, before, next_number, recording
 from .function import differentiable
 from .functions._common import library
 from .tape import Tape
-from .variable import Variable, constant, real, stop_gradient
+from .variable import Variable, constant, stop_gradient
 
 
 def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:

@@ -22,7 +22,8 @@ from ._graph import Node, next_number, state
 from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
-_NOTHING: dict = {}  # what released steps hold
+# What steps hold for their rules once they are released: reads, watched and dict.
+RELEASED: tuple[None, tuple, Any] = None, (), {}
 
 
 def differentiable(
@@ -92,6 +93,16 @@ class Function:
         rules = [names for i, names in enumerate(self._named) if self.joint or traced >> i & 1]
         places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)} | {"output": -1}
         return tuple((name, places[name]) for name in dict.fromkeys(" ".join(rules).split()))
+
+    def fitted(self, part: Any, shape: tuple, dtype: Any) -> Any:
+        """A gradient in the shape and dtype of its source."""
+        if self.fit:
+            part = self.fit(part, shape)
+        if part.shape != shape:
+            raise RuntimeError(f"{self.name}: gradient has shape {part.shape}, its argument {shape}")
+        if part.dtype.kind == "c":
+            raise TypeError(f"{self.name}: gradients of complex functions are not supported")
+        return part if part.dtype == dtype else part.astype(dtype)
 
 
 def _recorder(rules: Function) -> Callable:
@@ -163,34 +174,35 @@ class Step:
     names, values and fingerprints of what is saved.
     """
 
-    # What lets go of arrays when it is released is in the dict: values, parameters, residual, watched.
+    # What rules read is in the dict, which goes when it is released: values, parameters, residual.
     __slots__ = (
         *("__dict__", "dtypes", "function", "inputs", "level", "number"),
-        *("output_shape", "owner", "reads", "shapes", "variable"),
+        *("output_shape", "owner", "reads", "shapes", "variable", "watched"),
     )
     residual: Any = None
-    watched: Any = ()
     name = property(lambda self: self.function.name, doc="What was called.")
 
     def __init__(
         self, function: Function, reads: Any, given: tuple, params: dict, residual: Any, result: Any, now: Any
     ) -> None:
         self.inputs, self.shapes, self.dtypes, values, level = given
-        output = result.data
-        self.function, self.output_shape = function, output.shape
-        self.variable, self.number, self.owner = ref(result), next_number(), now.owner
-        self.reads, self.level = reads, level + 1
+        self.function, self.reads, self.owner, self.level = function, reads, now.owner, level + 1
+        self.variable, self.number = ref(result), next_number()
         self.__dict__ = content = params.copy()
         if residual is not None:
             content["residual"] = residual
         check = now.check and residual is None
-        content["watched"] = watched = []
+        watched: list[Any] = []
+        self.watched: Any = watched
+        self.output_shape = result.data.shape
+        values.append(result.data)  # at place -1
         for name, place in reads:
-            value: Any = output if place == -1 else values if place is None else values[place]
-            content[name] = value
+            content[name] = value = values[:-1] if place is None else values[place]
             if check and place is not None:
                 small = type(value) is ndarray and value.nbytes <= SMALL
-                watched.append((name, value, value.tobytes() if small else fingerprint(value)))
+                before = value.tobytes() if small else fingerprint(value)
+                if before is not None:
+                    watched.append((name, value, before))
         if now.check and (params or residual is not None or function.variadic):
             found = [(name, v) for name, value in params.items() for v in arrays_in(value)]
             found += self.kept() if not check or function.variadic else ()
@@ -209,21 +221,6 @@ class Step:
                 yield from ((f"{name}[{i}]", value) for i, value in enumerate(getattr(self, name)))
             else:
                 yield name, getattr(self, name)
-
-    def release(self) -> None:
-        """Let go of all arrays; what is left is a node without rules."""
-        self.__dict__, self.reads = _NOTHING, None
-
-    def fitted(self, part: Any, place: int) -> Any:
-        """A gradient in the shape and dtype of its source."""
-        shape, dtype = self.shapes[place], self.dtypes[place]
-        if self.function.fit:
-            part = self.function.fit(part, shape)
-        if part.shape != shape:
-            raise RuntimeError(f"{self.name}: gradient has shape {part.shape}, its argument {shape}")
-        if part.dtype.kind == "c":
-            raise TypeError(f"{self.name}: gradients of complex functions are not supported")
-        return part if part.dtype == dtype else part.astype(dtype)
 
     def linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""

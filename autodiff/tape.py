@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from ._backward import Way
+from ._binding import real
 from ._graph import State, living, recording, state
 from ._show import ShownSteps
-from .function import Step
-from .variable import Variable, real
+from .function import RELEASED, Step
+from .variable import Variable
 
 UNUSED = ("raise", "zero", "none")
 
@@ -44,15 +45,20 @@ class Tape(ShownSteps):
 
     def __enter__(self) -> "Tape":
         now = state.get()
-        state.set(State((*now.entered, self), now.listener))
+        entered = State((*now.entered, self), now.listener)
+        entered.before = state.set(entered)
         return self
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         now = state.get()
         entered, ordered = list(now.entered), now.entered[-1:] == (self,)
-        if self in entered:
-            del entered[len(entered) - 1 - entered[::-1].index(self)]
-            state.set(State(tuple(entered), now.listener))
+        before: Any = now.before if ordered else None
+        try:  # to leave nothing: NumPy looks into the context at every call, the sooner if it is empty
+            state.reset(before)
+        except (TypeError, ValueError, RuntimeError):  # out of order, or in the context of another task
+            if self in entered:
+                del entered[len(entered) - 1 - entered[::-1].index(self)]
+                state.set(State(tuple(entered), now.listener))
         if kind is not None:
             self.steps = []
         elif not ordered:
@@ -117,7 +123,7 @@ class Tape(ShownSteps):
         steps, self.steps = self.steps, []
         for step in steps:
             if step.reads is not None and step.owner is self.token:
-                step.release()
+                step.reads, step.watched, step.__dict__ = RELEASED
         # Those that a Variable stands for depend on what lives: else they would keep all steps before them.
         alive = [step for step in steps if step.variable() is not None]
         for step in alive:

@@ -45,11 +45,6 @@ class Variable(Readable):
     def __init_subclass__(cls) -> None:
         raise TypeError(f"{cls.__name__}: a Variable cannot be subclassed; let an object have one")
 
-    value = property(lambda self: self.data, doc="The plain array: another name for `data`.")
-    shape = property(lambda self: self.data.shape, doc="The shape of the array.")
-    dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
-    ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
-    size = property(lambda self: self.data.size, doc="The number of elements.")
     key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
 
     def __reduce__(self) -> tuple:
@@ -83,18 +78,6 @@ def linked(data: Any, node: Any) -> Any:
     if known is None:
         node.variable = ref(variable)
     return variable
-
-
-def real(value: Any, what: str) -> Any:
-    """`value` as an array of real numbers, where NumPy takes it for one."""
-    try:
-        array = value if hasattr(value, "dtype") else np.asarray(value)
-    except (TypeError, ValueError):  # such as a tuple of Variables
-        array = np.empty(0, object)
-    if array.dtype.kind not in "biufV":
-        kind = type(value).__name__ + (f" of {array.dtype}" if array is value else "")
-        raise TypeError(f"{what} must be an array of real numbers, got {kind}")
-    return array
 
 
 def stop_gradient(x: Any) -> Any:

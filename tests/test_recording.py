@@ -6,6 +6,7 @@ import math
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -395,6 +396,53 @@ def test_a_gradient_is_nobody_elses_array(kind):
     g *= 0
     np.testing.assert_array_equal(w.data, before)
     np.testing.assert_array_equal(seed, 5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recorded_gradients_share_no_memory(seed):
+    """Of a sum of transposed, reshaped, reversed and split arrays: the parts of its gradient are views."""
+    rng = np.random.default_rng(seed)
+    views = [
+        lambda v: F.transpose(v),
+        lambda v: F.reshape(v, (3, 3)),
+        lambda v: v[::-1],
+        lambda v: F.concatenate([v[:1], v[1:]]),
+        lambda v: v + 0.0,
+    ]
+    sources = [Variable(rng.standard_normal((3, 3))) for _ in range(4)]
+    chosen = [views[i] for i in rng.integers(0, len(views), 4)]
+    factor = rng.standard_normal((3, 3))
+    with Tape() as tape:
+        y = sum((view(v) for view, v in zip(chosen, sources, strict=True)), 0.0)
+        grads = tape.gradient(y, sources, grad=Variable(factor))
+    before = [g.data.copy() for g in grads]
+    for g, expected in zip(grads, before, strict=True):
+        np.testing.assert_array_equal(g.data, expected)
+        g.data *= 0
+    assert factor.all()
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8])
+@pytest.mark.parametrize("released", [False, True])
+def test_a_source_whose_own_past_is_gone_is_like_any_other(depth, released):
+    """It has no rules, and more levels below it than steps that it meets."""
+    old = Variable(0.5)
+    with Tape() if released else nullcontext() as tape:
+        for _ in range(depth):
+            old = F.sin(old)
+    if released:
+        tape.release()
+    gc.collect()
+    assert not old.node.inputs or not released
+    x = Variable(2.0)
+    with Tape() as tape:
+        y = old
+        for _ in range(4):
+            x_power = x * x
+            y = y * (x_power * x)
+    gx, g = tape.gradient(y, [x, old])
+    assert g == 2.0**12
+    np.testing.assert_allclose(gx, 12 * old.data * 2.0**11, rtol=1e-14)
 
 
 def test_a_tape_whose_steps_another_released_is_shown():

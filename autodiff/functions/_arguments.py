@@ -98,6 +98,8 @@ def elementwise(function: Callable) -> Callable:
     numbers = _NUMBERS if len(names) > 1 else ()
 
     def check(place: int, value: Any) -> Any:
+        if type(value) is np.ndarray and value.dtype.kind in _KINDS:  # the most frequent, and soon told
+            return value
         return value if isinstance(value, numbers) else array(name, names[place], value)
 
     def refuse(error: Exception, args: tuple, params: dict) -> None:
