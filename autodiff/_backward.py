@@ -10,7 +10,7 @@ import numpy as np
 from ._fingerprint import fingerprint
 from ._graph import next_number, recording
 from .function import RELEASED, Step, differentiable
-from .variable import Variable, constant
+from .variable import Variable, constant, plain
 
 _level = attrgetter("level")
 
@@ -96,11 +96,9 @@ class Way:
 
         Steps of `owner` are released on the way.
         """
-        if isinstance(grad, Variable) and not self.records:
-            grad = grad.data
-        self.grads[self.target] = grad
+        self.grads[self.target] = grad if self.records else plain(grad)
         results, start = {}, next_number()
-        held = {id(_data(grad)), *(id(source.data) for source in self.sources.values())}
+        held = {id(plain(grad)), *(id(source.data) for source in self.sources.values())}
         # Gradients are final after the last step that uses the source.
         last = {node: step for step in reversed(self.steps) for node in step.inputs} if on_final else {}
         due: dict[Any, list] = {}
@@ -180,8 +178,9 @@ class Way:
         """The gradient of a source, as an array or a Variable whose array nobody else has.
 
         Rules may hand on a source, a view of what they are given, or one array to two arguments: `held` are
-        the ids of what others have. It is `shared` if others are told of it while the pass goes on, which may
-        still read what came from a rule, or is the gradient of a step's own result.
+        the ids of what others have. (What they saved they do not hand on: a gradient is linear in `grad`.) It
+        is `shared` if others are told of it while the pass goes on, which may still read what came from a
+        rule, or is the gradient of a step's own result.
         """
         node = source.node
         found = self.grads.get(node)
@@ -191,9 +190,9 @@ class Way:
             found = np.zeros_like(source.data)
         elif node in self.wide:
             found = found.astype(self.wide[node])
-        data = _data(found)
+        data = plain(found)
         shared = shared and (node not in self.sums or node.reads is not None)
-        if data is not found:
+        if isinstance(found, Variable):
             shared = found.node.number < start
         if shared or id(data) in held or getattr(data, "base", None) is not None:
             found = _copied(found)
@@ -201,10 +200,6 @@ class Way:
         if self.records:
             return found if isinstance(found, Variable) else constant(found)
         return np.asarray(found) if isinstance(found, np.generic) else found
-
-
-def _data(x: Any) -> Any:
-    return x.data if isinstance(x, Variable) else x
 
 
 @differentiable("x", x=("", lambda g, s: g))

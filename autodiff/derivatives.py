@@ -117,13 +117,12 @@ def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> hessian(lambda x, y: x * y * y, (0, 1))(2.0, 3.0)
     ((array(0.), array(6.)), (array(6.), array(4.)))
     """
-
-    def row(i: Any) -> Callable:
-        return _derivative("hessian", _derivative("hessian", f, i, _Run.gradients), argnums, _Run.rows)
-
+    places = argnums if _many(argnums) else [argnums]
+    slopes = [_derivative("hessian", f, place, _Run.gradients) for place in places]
+    rows = [_derivative("hessian", slope, argnums, _Run.rows) for slope in slopes]
     if not _many(argnums):
-        return row(argnums)
-    return functools.wraps(f)(lambda *args, **params: tuple(row(i)(*args, **params) for i in argnums))
+        return rows[0]
+    return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
 
 
 class _Run:
@@ -198,11 +197,11 @@ def _places(name: str, argnums: Any, count: int) -> list[int]:
     """The places `argnums` among `count` arguments."""
     try:
         return [range(count)[place] for place in (argnums if _many(argnums) else [argnums])]
-    except (IndexError, TypeError) as error:
+    except IndexError:
         wrong = f"is {argnums!r}, but the function got {count} positional arguments"
-        if isinstance(error, TypeError):
-            wrong = f"must be an int or a tuple of int, got {argnums!r}"
-        raise TypeError(f"{name}: argnums {wrong}") from None
+    except TypeError:
+        wrong = f"must be an int or a tuple of int, got {argnums!r}"
+    raise TypeError(f"{name}: argnums {wrong}")
 
 
 def _along(name: str, grads: list, vectors: tuple) -> Any:

@@ -62,8 +62,7 @@ class Tape(ShownSteps):
         if kind is not None:
             self.steps = []
         elif not ordered:
-            how = "in the reverse order of their beginnings, each in its own thread"
-            raise ValueError(f"Tape: blocks must end {how}")
+            raise ValueError("Tape: blocks end in the reverse order of their beginnings, each in its thread")
 
     def gradient(
         self,

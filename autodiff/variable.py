@@ -37,8 +37,7 @@ class Variable(Readable):
         if not hasattr(data, "dtype") or isinstance(data, np.generic):
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
-            got = f"got dtype {data.dtype}; use .astype"
-            raise TypeError(f"Variable: data must be real floating-point, {got}")
+            raise TypeError(f"Variable: data must be real floating-point, got {data.dtype}; use .astype")
         self.data, self.name = data, name
         self.node: Any = Node(self)
 
@@ -80,6 +79,11 @@ def linked(data: Any, node: Any) -> Any:
     return variable
 
 
+def plain(value: Any) -> Any:
+    """The array itself, where a rule needs a value whose derivative is zero or not wanted (masks, signs)."""
+    return value.data if isinstance(value, Variable) else value
+
+
 def stop_gradient(x: Any) -> Any:
     """The plain array of `x`: what is computed from it is a constant to every tape.
 
@@ -94,4 +98,4 @@ def stop_gradient(x: Any) -> Any:
     >>> stop_gradient({"state": [Variable(1.0), 2]})
     {'state': [array(1.), 2]}
     """
-    return mapped(lambda v: v.data if isinstance(v, Variable) else v, x)
+    return mapped(plain, x)

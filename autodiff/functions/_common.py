@@ -6,7 +6,7 @@ import numpy as np
 
 from dynarray._check import check_pair
 
-from ..variable import Variable
+from ..variable import plain as plain
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -32,11 +32,6 @@ def special(array: Any) -> Any:
     import cupyx.scipy.special
 
     return cupyx.scipy.special
-
-
-def plain(value: Any) -> Any:
-    """The array itself, where a rule needs a value whose derivative is zero or not wanted (masks, signs)."""
-    return value.data if isinstance(value, Variable) else value
 
 
 def pair(name: str, value: Any, least: int = 0) -> tuple[int, int]:
