@@ -1,6 +1,7 @@
 """What a tape follows, what it refuses by name, and when it lets go."""
 
 import asyncio
+import contextvars
 import gc
 import math
 import threading
@@ -249,6 +250,25 @@ def test_blocks_end_in_order_and_a_wrong_order_leaves_no_tape_recording():
         thread.join()
         assert len(caught) == 1
         assert state.get().tapes == (outer,)
+
+
+@pytest.mark.parametrize("own_first", [False, True])
+def test_a_block_may_end_in_another_context_and_leaves_nothing_in_its_own(own_first):
+    """A task that was begun within a block may end it for itself, before the one around it does or after."""
+
+    def begin_and_end():
+        tape = Tape()
+        tape.__enter__()
+        task = contextvars.copy_context()
+        if own_first:
+            tape.__exit__(None)
+        task.run(tape.__exit__, None)
+        if not own_first:
+            tape.__exit__(None)
+        assert task.run(state.get).tapes == state.get().tapes == ()
+        assert state not in contextvars.copy_context()
+
+    contextvars.Context().run(begin_and_end)
 
 
 def test_released_results_keep_no_arrays():
