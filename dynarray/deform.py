@@ -9,11 +9,12 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
+from ._border import check_samples
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "DeformConv1dGradients",
@@ -48,6 +49,7 @@ def deform_conv2d(
     stride: Pair = 1,
     padding: Pair | None = 0,
     dilation: Pair = 1,
+    border: Border = "constant",
     deterministic: bool = True,
 ) -> ArrayT:
     """Convolution whose taps are read at learned points, with bilinear interpolation.
@@ -73,6 +75,9 @@ def deform_conv2d(
         Step between outputs and between taps, in pixels.
     padding : int or (y, x), optional
         Where the regular grid begins, before the image. None means "same" and needs odd kernel sizes.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
     deterministic : bool
         False lets CUDA kernels add up the gradient of x by atomics, in any order: its bits may differ from
         run to run. All else has the same bits in each run anyway.
@@ -129,6 +134,7 @@ def deform_conv2d(
         stride=stride,
         padding=padding,
         dilation=dilation,
+        border=border,
         deterministic=deterministic,
     )
 
@@ -143,6 +149,7 @@ def deform_conv1d(
     stride: SupportsIndex = 1,
     padding: SupportsIndex | None = 0,
     dilation: SupportsIndex = 1,
+    border: Border = "constant",
     deterministic: bool = True,
 ) -> ArrayT:
     """Convolution of a line whose taps are read at learned points, with linear interpolation.
@@ -166,6 +173,9 @@ def deform_conv1d(
         Step between outputs and between taps, in samples.
     padding : int, optional
         Where the regular grid begins, before the line. None means "same" and needs an odd kernel size.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
+        sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
     deterministic : bool
         See `deform_conv2d`.
 
@@ -193,6 +203,7 @@ def deform_conv1d(
         stride=stride,
         padding=padding,
         dilation=dilation,
+        border=border,
         deterministic=deterministic,
     )
 
@@ -201,6 +212,7 @@ def sample_points(
     x: ArrayT,
     points: ArrayT,
     *,
+    border: Border = "constant",
     deterministic: bool = True,
 ) -> ArrayT:
     """Read an image at any points, with bilinear interpolation.
@@ -214,6 +226,9 @@ def sample_points(
         The input.
     points : array, (N, P, 2, Ho, Wo)
         P points (y, x) for each output position, in pixels; pixel centres have integer coordinates.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
     deterministic : bool
         See `deform_conv2d`.
 
@@ -250,7 +265,7 @@ def sample_points(
     >>> dyn.sample_points(x, points).ravel().tolist()
     [6.0, 2.5, 1.5]
     """
-    return SAMPLE_POINTS((x, points), deterministic=deterministic)
+    return SAMPLE_POINTS((x, points), border=border, deterministic=deterministic)
 
 
 def _check_deform_conv(
@@ -262,6 +277,7 @@ def _check_deform_conv(
     mask: Any,
     bias: Any,
     *,
+    border: Any,
     deterministic: Any,
     **steps: Any,
 ) -> Checked:
@@ -282,7 +298,8 @@ def _check_deform_conv(
         mask = space.in_plane(mask, per_tap)
     if bias is not None:
         check_shape(name, "bias", bias, "O", sizes)
-    params = {**window.bounded(name), "deterministic": deterministic}
+    border = check_samples(name, border, space.image, x.shape, prod(window.outputs))
+    params = {**window.bounded(name), "border": border, "deterministic": deterministic}
     x, weight = space.in_plane(x, "N C image"), space.in_plane(weight, "O C/groups kernel")
     zeros = {}
     if space is LINE:
@@ -329,13 +346,14 @@ def _with_taps(
     return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)
 
 
-def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
+def _check_sample_points(x: Any, points: Any, *, border: Any, deterministic: Any) -> Checked:
     name = "sample_points"
     deterministic = check_flag(name, "deterministic", deterministic)
     sizes = check_shape(name, "x", x, "N C H W", {})
     sizes = check_shape(name, "points", points, "N P 2 Ho Wo", {**sizes, "2": 2})
     shape = tuple(sizes[key] for key in ("N", "C", "P", "Ho", "Wo"))
-    return Checked((x, points), {"deterministic": deterministic}, shape)
+    border = check_samples(name, border, PLANE.image, x.shape, prod(shape[2:]))
+    return Checked((x, points), {"border": border, "deterministic": deterministic}, shape)
 
 
 DEFORM_CONV2D = register(
@@ -395,6 +413,7 @@ def deform_conv2d_backward(
     stride: Pair = 1,
     padding: Pair | None = 0,
     dilation: Pair = 1,
+    border: Border = "constant",
     deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv2dGradients[ArrayT]:
@@ -423,6 +442,7 @@ def deform_conv1d_backward(
     stride: SupportsIndex = 1,
     padding: SupportsIndex | None = 0,
     dilation: SupportsIndex = 1,
+    border: Border = "constant",
     deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv1dGradients[ArrayT]:
@@ -435,6 +455,7 @@ def sample_points_backward(
     x: ArrayT,
     points: ArrayT,
     *,
+    border: Border = "constant",
     deterministic: bool = True,
     needs: Needs = None,
 ) -> SamplePointsGradients[ArrayT]:

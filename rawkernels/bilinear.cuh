@@ -21,9 +21,21 @@ constexpr int CORNERS = 4;
 constexpr int ALL_INSIDE = 15;
 constexpr double FARTHEST = 1LL << 33;  // pixels: from there no base of 32 bits leads back to an image
 
+// What is outside the image: zeros, or each corner a copy of a pixel inside, as NumPy's words for it say.
+constexpr int CONSTANT = 0, REFLECT = 1, SYMMETRIC = 2, EDGE = 3, WRAP = 4;
+// Where the next corner along an axis is: a pixel further; or, at such a border, a pixel back, the same, or at the
+// other end.
+constexpr int AHEAD = 0, BACK = 1, SAME = 2, OTHER_END = 3;
+constexpr int COLUMN_STEP = 4, ROW_STEP = 6;  // bits of Point::inside from which on it says so
+
+__device__ __forceinline__ int step_along(int inside, int bit, int size) {
+    const int code = inside >> bit & 3;
+    return code == AHEAD ? 1 : code == BACK ? -1 : code == SAME ? 0 : 1 - size;
+}
+
 struct Point {
     INDEX corner;  // pixel index of the top left corner; may lie outside the image where `inside` says so
-    int inside;    // bit k: corner k lies inside the image
+    int inside;    // bit k: corner k lies inside the image; and the steps to the next corners
     ACC ly, lx;    // how far the point is from the top left corner
 };
 
@@ -41,14 +53,69 @@ struct Coordinate {
         rest = offset - whole;
         return at < size && (at >= 0 || (at == -1 && rest > 0));
     }
+
+    // The same where corners outside are copies: the pixel of the first, and where the next one is. False if there is
+    // none, as for NaN; at an edge infinity is a place like others.
+    __device__ __forceinline__ bool split(int size, int border, int& pixel, int& step, ACC& rest) const {
+        const ACC whole = floor(offset);
+        const bool reaching = whole > ACC(-FARTHEST) && whole < ACC(FARTHEST);
+        if (offset != offset || (border != EDGE && offset - offset != ACC(0))) return false;
+        rest = offset - offset == ACC(0) ? offset - whole : ACC(0);
+        const long long period = border == WRAP ? size : border == SYMMETRIC ? 2LL * size : max(1LL, 2LL * size - 2);
+        long long at = base;
+        if (reaching) {
+            at += static_cast<long long>(whole);
+        } else if (border == EDGE) {
+            at += static_cast<long long>(whole > ACC(0) ? FARTHEST : -FARTHEST);
+        } else {
+            at += remainder(whole, period);
+        }
+        long long next = at + 1;
+        if (at < 0 || next >= size) {
+            at = copied(at, size, border, period);
+            next = copied(next, size, border, period);
+        }
+        pixel = static_cast<int>(at);
+        step = next == at + 1 ? AHEAD : next == at ? SAME : next == at - 1 ? BACK : OTHER_END;
+        return true;
+    }
+
+    // What is left of a large whole number after a multiple of the period, which has 33 bits at most: exact.
+    static __device__ __forceinline__ long long remainder(ACC whole, long long period) {
+        ACC size = whole < ACC(0) ? -whole : whole;
+        int halved = 0;
+        for (; size >= ACC(1LL << 62); size *= ACC(0.5)) ++halved;
+        long long left = static_cast<long long>(size) % period;
+        for (; halved > 0; --halved) left = 2 * left % period;
+        return whole < ACC(0) ? -left : left;
+    }
+
+    // The pixel inside that one outside is a copy of.
+    static __device__ __forceinline__ long long copied(long long at, int size, int border, long long period) {
+        if (border == EDGE) return at < 0 ? 0 : at < size ? at : size - 1LL;
+        at %= period;
+        if (at < 0) at += period;
+        return border == WRAP ? at : min(at, (border == REFLECT ? period : period - 1) - at);
+    }
 };
 
 // The point (y, x) of an image whose pixels are numbered from `first`.
-__device__ __forceinline__ Point set_up_point(Coordinate y, Coordinate x, INDEX first, int height, int width) {
+__device__ __forceinline__ Point set_up_point(
+    Coordinate y, Coordinate x, INDEX first, int height, int width, int border) {
     Point point = {first, 0, ACC(0), ACC(0)};
     int row, column;
     ACC ly, lx;
-    if (y.split(height, row, ly) && x.split(width, column, lx)) {
+    if (border != CONSTANT) {
+        int row_step, column_step;
+        if (y.split(height, border, row, row_step, ly) && x.split(width, border, column, column_step, lx)) {
+            point.ly = ly;
+            point.lx = lx;
+            point.corner = first + static_cast<INDEX>(row) * width + column;
+            point.inside = ALL_INSIDE | row_step << ROW_STEP | column_step << COLUMN_STEP;
+        } else {  // NaN, of NaN and of infinity
+            point.ly = point.lx = (y.offset - y.offset) + (x.offset - x.offset);
+        }
+    } else if (y.split(height, row, ly) && x.split(width, column, lx)) {
         point.ly = ly;
         point.lx = lx;
         point.corner = first + static_cast<INDEX>(row) * width + column;
@@ -82,9 +149,16 @@ struct alignas(VEC * sizeof(ACC) > 16 ? 16 : VEC * sizeof(ACC)) Sums {
     ACC value[VEC];
 };
 
+// The same where the next corners may be elsewhere than a pixel further.
+__device__ __forceinline__ INDEX corner_offset(int k, INDEX step, int height, int width, int inside) {
+    return (k & 1 ? step * step_along(inside, COLUMN_STEP, width) : 0) +
+           (k & 2 ? step * width * step_along(inside, ROW_STEP, height) : 0);
+}
+
 // The four corners of VEC channels; `pixel` is where the top left one would lie.
 __device__ __forceinline__ void load_corners(
-    const T* __restrict__ image, INDEX pixel, INDEX step, int width, int inside, ACC (&corner)[CORNERS][VEC]) {
+    const T* __restrict__ image, INDEX pixel, INDEX step, int height, int width, int inside,
+    ACC (&corner)[CORNERS][VEC]) {
     Channels read[CORNERS];
     if (inside == ALL_INSIDE) {
 #pragma unroll
@@ -94,7 +168,8 @@ __device__ __forceinline__ void load_corners(
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k) {
             if (inside >> k & 1) {
-                read[k] = *reinterpret_cast<const Channels*>(image + pixel + corner_offset(k, step, width));
+                const INDEX there = pixel + corner_offset(k, step, height, width, inside);
+                read[k] = *reinterpret_cast<const Channels*>(image + there);
             } else {
 #pragma unroll
                 for (int v = 0; v < VEC; ++v) store(&read[k].value[v], ACC(0));
@@ -114,12 +189,12 @@ __device__ __forceinline__ ACC interpolate(const ACC (&weight)[CORNERS], ACC c0,
 
 // Adjoint: add the gradient of VEC channels to the corners that they were made from.
 __device__ __forceinline__ void add_to_corners(
-    ACC* __restrict__ image, INDEX pixel, INDEX step, int width, int inside, const ACC (&weight)[CORNERS],
-    const ACC (&gradient)[VEC]) {
+    ACC* __restrict__ image, INDEX pixel, INDEX step, int height, int width, int inside,
+    const ACC (&weight)[CORNERS], const ACC (&gradient)[VEC]) {
 #pragma unroll
     for (int k = 0; k < CORNERS; ++k) {
         if (!(inside >> k & 1)) continue;
-        ACC* target = image + pixel + corner_offset(k, step, width);
+        ACC* target = image + pixel + corner_offset(k, step, height, width, inside);
 // The headers of CUDA 12.0 do not declare these atomics yet.
 #if VEC % 4 == 0 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && \
     __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201

@@ -45,12 +45,13 @@ struct Geometry {
     int positions;  // P
     int taps, kernel_w;
     int stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
+    int border;
 };
 // The last parameters of kernels, as that record. The launcher compares arguments with parameters as they are written:
 // hence these are plain numbers, and spelled out.
 #define GEOMETRY                                                                                       \
     {channels, groups,   offset_groups, height,     width,      out_width, positions, taps, kernel_w,  \
-     stride_y, stride_x, dilation_y,    dilation_x, pad_y,      pad_x}
+     stride_y, stride_x, dilation_y,    dilation_x, pad_y,      pad_x,     border}
 
 // One point of a lane, the factor in front of it, and what the gradients need to know of where it came from.
 struct Task {
@@ -75,7 +76,7 @@ __device__ __forceinline__ Task set_up_task(
     const Coordinate x = {w * geo.stride_x - geo.pad_x + b * geo.dilation_x,
                           load_coordinate(offset + 2 * plane + geo.positions + p)};
     const INDEX image = static_cast<INDEX>(geo.height) * geo.width;
-    task.point = set_up_point(y, x, n * image, geo.height, geo.width);
+    task.point = set_up_point(y, x, n * image, geo.height, geo.width, geo.border);
     task.factor = mask == nullptr ? ACC(1) : load(mask + plane + p);
     task.address = plane + p;
     task.p = p;
@@ -120,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
     const T* __restrict__ x, const P* __restrict__ offset, const M* __restrict__ mask, ACC* __restrict__ columns,
     INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups, int offset_groups,
     int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y, int stride_x,
-    int dilation_y, int dilation_x, int pad_y, int pad_x) {
+    int dilation_y, int dilation_x, int pad_y, int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
@@ -140,7 +141,8 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_columns(
         for (int c = (lane & (lanes - 1)) * VEC; c < group_channels; c += lanes * VEC) {
             const int channel = item.group * group_channels + c;
             ACC corner[CORNERS][VEC];
-            load_corners(x, task.point.corner * channels + channel, channels, width, task.point.inside, corner);
+            load_corners(
+                x, task.point.corner * channels + channel, channels, height, width, task.point.inside, corner);
             Sums value;
 #pragma unroll
             for (int v = 0; v < VEC; ++v)
@@ -158,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
     ACC* __restrict__ grad_x, P* __restrict__ grad_offset, M* __restrict__ grad_mask, int write_columns,
     int add, int last, INDEX items, INDEX start, INDEX rows, int lane_bits, int rounds, int channels, int groups,
     int offset_groups, int height, int width, int out_width, int positions, int taps, int kernel_w, int stride_y,
-    int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
+    int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     const INDEX warp = thread_index() / WARP;
     if (warp >= items) return;
@@ -181,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
             const int channel = item.group * group_channels + c;
             const INDEX pixel = task.point.corner * channels + channel;
             ACC corner[CORNERS][VEC];
-            load_corners(x, pixel, channels, width, task.point.inside, corner);
+            load_corners(x, pixel, channels, height, width, task.point.inside, corner);
             Sums* place = reinterpret_cast<Sums*>(columns + column_address(channel, row, item.tap, rows, geo));
             Sums value = *place;
 #pragma unroll
@@ -189,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_gradients(
 #pragma unroll
                 for (int v = 0; v < VEC; ++v) sum[k] += value.value[v] * corner[k][v];
             if (grad_x != nullptr)
-                add_to_corners(grad_x, pixel, channels, width, task.point.inside, weight, value.value);
+                add_to_corners(grad_x, pixel, channels, height, width, task.point.inside, weight, value.value);
             if (write_columns) {
 #pragma unroll
                 for (int v = 0; v < VEC; ++v)

@@ -1,7 +1,7 @@
 """Grid, block and arguments of the kernels in deform.cu, and the matrix products between them.
 
 Parameters arrive resolved and checked: ``stride``, ``padding`` and ``dilation`` are (y, x) pairs of ints,
-``deterministic`` is a bool. Arrays are all NumPy or all CuPy, with any strides:
+``deterministic`` is a bool, ``border`` one of five words. Arrays are all NumPy or all CuPy, with any strides:
 
 - `forward`: x (N, C, H, W), offset (N, D, kh, kw, 2, Ho, Wo), weight (O, C/G, kh, kw), mask None or (N, D,
   kh, kw, Ho, Wo), bias None or (O,);
@@ -35,21 +35,30 @@ PRODUCT_BYTES = 2 * 1024 * 1024  # of products that are added up at once to the 
 
 
 def _shape(
-    x: Any, offset: Any, weight: Any, stride: Any, padding: Any, dilation: Any, mask: Any = None
+    x: Any,
+    offset: Any,
+    weight: Any,
+    mask: Any,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    border: str,
 ) -> Shape:
     batch, channels, height, width = x.shape
     groups = channels // max(1, weight.shape[1]) or 1
     sizes = (batch, channels, groups, offset.shape[1], height, width)
     pairs = (tuple(offset.shape[5:]), tuple(weight.shape[2:]), tuple(stride), tuple(dilation), tuple(padding))
-    return Shape(*sizes, *pairs, x.dtype, (offset.dtype, x.dtype if mask is None else mask.dtype))
+    dtypes = (offset.dtype, x.dtype if mask is None else mask.dtype)
+    return Shape(*sizes, *pairs, x.dtype, dtypes, border)
 
 
-def _sample_shape(x: Any, points: Any) -> Shape:
+def _sample_shape(x: Any, points: Any, border: str) -> Shape:
     """`sample_points` as a convolution without weights: P taps, on a grid that stays at (0, 0)."""
     batch, channels, height, width = x.shape
     still = (0, 0)
     pairs = (tuple(points.shape[3:]), (points.shape[1], 1), still, still, still)
-    return Shape(batch, channels, 1, 1, height, width, *pairs, x.dtype, (points.dtype, x.dtype))
+    return Shape(batch, channels, 1, 1, height, width, *pairs, x.dtype, (points.dtype, x.dtype), border)
 
 
 def _call(part: Part, *arrays: Any) -> Call:
@@ -74,14 +83,12 @@ def forward(
     mask: Any,
     bias: Any,
     *,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
     deterministic: bool,
+    **steps: Any,
 ) -> tuple[Any, tuple]:
     """Output (N, O, Ho, Wo), and the arrays that `backward` needs: contiguous inputs."""
     x, offset, weight, mask, bias = contiguous(x, offset, weight, mask, bias)
-    shape = _shape(x, offset, weight, stride, padding, dilation, mask)
+    shape = _shape(x, offset, weight, mask, **steps)
     y = empty((shape.batch, weight.shape[0], *shape.outputs), x)
     if y.size:
         each = weight.shape[0] // shape.groups
@@ -171,14 +178,12 @@ def backward(
     kept: tuple,
     needs: tuple[bool, ...],
     *,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
     deterministic: bool,
+    **steps: Any,
 ) -> tuple:
     """Gradients of x, offset, weight, mask and bias; None where not needed or not given."""
     grad_output, x, offset, weight, mask, bias = contiguous(grad_output, *kept)
-    shape = _shape(x, offset, weight, stride, padding, dilation, mask)
+    shape = _shape(x, offset, weight, mask, **steps)
     needs = (*needs[:3], needs[3] and mask is not None, needs[4] and bias is not None)
     grad_bias = _grad_bias(grad_output).astype(bias.dtype, copy=False) if needs[4] else None
     inputs = (x, offset, weight, mask)
@@ -263,12 +268,12 @@ def _sample_costs(shape: Shape, _: int) -> Costs:
     return Costs(0, shape.pixels * shape.channels * shape.dtype.itemsize, size * shape.taps * shape.channels)
 
 
-def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple[Any, Any]]:
+def sample_forward(x: Any, points: Any, *, deterministic: bool, border: str) -> tuple[Any, tuple[Any, Any]]:
     """Output (N, C, P, Ho, Wo), and the arrays that `sample_backward` needs."""
     x, points = contiguous(x, points)
     y = empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x)
     if y.size:
-        for part in make_parts(_sample_shape(x, points), _sample_costs, 0, (x, points, y)):
+        for part in make_parts(_sample_shape(x, points, border), _sample_costs, 0, (x, points, y)):
             _sample_part(part, part.of_image(x), part.of_points(points[:, None]), part.of_image(y))
     return y, (x, points)
 
@@ -290,7 +295,12 @@ _SAMPLE_COSTS_BACKWARD = {way: partial(_sample_costs_backward, deterministic=way
 
 
 def sample_backward(
-    grad_output: Any, kept: tuple[Any, Any], needs: tuple[bool, bool], *, deterministic: bool
+    grad_output: Any,
+    kept: tuple[Any, Any],
+    needs: tuple[bool, bool],
+    *,
+    deterministic: bool,
+    border: str,
 ) -> tuple[Any, Any]:
     """Gradients of x and points; None where `needs` is False."""
     grad_output, x, points = contiguous(grad_output, *kept)
@@ -299,7 +309,9 @@ def sample_backward(
     given = zip((x, points), needs, strict=True)
     grad_x, grad_points = (empty(array.shape, array) if needed else None for array, needed in given)
     arrays = (grad_output, x, points, x, points)
-    for part in make_parts(_sample_shape(x, points), _SAMPLE_COSTS_BACKWARD[deterministic], 0, arrays):
+    for part in make_parts(
+        _sample_shape(x, points, border), _SAMPLE_COSTS_BACKWARD[deterministic], 0, arrays
+    ):
         by_points = None if grad_points is None else part.of_points(grad_points[:, None])
         gradients = part.of_image(grad_x), by_points
         inputs = part.of_image(x), part.of_points(points[:, None])

@@ -64,15 +64,15 @@ __device__ __forceinline__ void find_corner(
     column = static_cast<int>(pixel - static_cast<INDEX>(below) * geo.width) - outside;
 }
 
-// The patches that a point reaches: `down` more below the first one, and `right` more beside it.
+// The patches that a point reaches: that of its first corner, and how many those of the others are below and beside it.
 struct Reach {
     bool any;
     int first, down, right;
 
     // The patch of a corner, where no corner before it has the same.
     __device__ __forceinline__ bool find(int corner, const Sets& sets, int& patch) const {
-        patch = first + (corner >> 1) * sets.patches_x + (corner & 1);
-        return any && corner >> 1 <= down && (corner & 1) <= right;
+        patch = first + (corner & 2 ? down * sets.patches_x : 0) + (corner & 1 ? right : 0);
+        return any && (corner < 2 || down != 0) && ((corner & 1) == 0 || right != 0);
     }
 };
 
@@ -83,8 +83,10 @@ __device__ __forceinline__ Reach find_reach(const Point& point, int image, const
     find_corner(point, image, geo, row, column);
     const int top = max(row, 0) / PATCH_HEIGHT, left = max(column, 0) / PATCH_WIDTH;
     reach.first = top * sets.patches_x + left;
-    reach.down = min(row + 1, geo.height - 1) / PATCH_HEIGHT - top;
-    reach.right = min(column + 1, geo.width - 1) / PATCH_WIDTH - left;
+    const int below = row + step_along(point.inside, ROW_STEP, geo.height);
+    const int beside = column + step_along(point.inside, COLUMN_STEP, geo.width);
+    reach.down = min(below, geo.height - 1) / PATCH_HEIGHT - top;
+    reach.right = min(beside, geo.width - 1) / PATCH_WIDTH - left;
     return reach;
 }
 
@@ -92,7 +94,7 @@ __device__ __forceinline__ Reach find_reach(const Point& point, int image, const
 extern "C" __global__ void __launch_bounds__(128, 4) deform_count_points(
     const P* __restrict__ offset, int* __restrict__ counts, INDEX items, INDEX start, INDEX rows, int images, int run,
     int channels, int groups, int offset_groups, int height, int width, int out_width, int positions, int taps,
-    int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
+    int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     const Sets sets = divide(start, rows, images, run, geo);
     INDEX warp = thread_index() / WARP;
@@ -119,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) deform_list_points(
     const P* __restrict__ offset, int* __restrict__ counts, int* __restrict__ lists, INDEX items, INDEX start,
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
-    int pad_x) {
+    int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     const Sets sets = divide(start, rows, images, run, geo);
     INDEX warp = thread_index() / WARP;
@@ -201,7 +203,7 @@ struct alignas(16) Reaching {
     ACC weight[CORNERS];
     long long column;  // where the point's columns begin, in those of a group
     int first;         // the sum of the top left corner, from where those of the patch begin
-    int inside;        // bit k: corner k lies in the patch
+    int inside;        // bit k: corner k lies in the patch; and the steps to the next corners
 };
 
 typedef ACC Patch[PATCH_PIXELS][WARP + 1];
@@ -210,13 +212,15 @@ __device__ __forceinline__ Reaching set_up_reaching(
     const Member& member, int image, int first_row, int first_column, const Geometry& geo) {
     Reaching reaching;
     corner_weights(member.task.point.ly, member.task.point.lx, reaching.weight);
-    int row, column, inside = 0;
+    int row, column, inside = ~ALL_INSIDE;
     find_corner(member.task.point, image, geo, row, column);
+    const int below = step_along(member.task.point.inside, ROW_STEP, geo.height);
+    const int beside = step_along(member.task.point.inside, COLUMN_STEP, geo.width);
     row -= first_row;
     column -= first_column;
 #pragma unroll
     for (int k = 0; k < CORNERS; ++k) {
-        const int y = row + k / 2, x = column + k % 2;
+        const int y = row + (k & 2 ? below : 0), x = column + (k & 1 ? beside : 0);
         reaching.weight[k] *= member.task.factor;
         if (y >= 0 && y < PATCH_HEIGHT && x >= 0 && x < PATCH_WIDTH) inside |= 1 << k;
     }
@@ -227,7 +231,8 @@ __device__ __forceinline__ Reaching set_up_reaching(
 }
 
 // Adds the gradient of one channel of a point to the sums of that channel, which are WARP + 1 apart.
-__device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching, ACC gradient) {
+__device__ __forceinline__ void add_to_patch(
+    ACC* sums, const Reaching& reaching, ACC gradient, const Geometry& geo) {
     ACC* first = sums + reaching.first;
     if (reaching.inside == ALL_INSIDE) {
         ACC sum[CORNERS];
@@ -239,8 +244,11 @@ __device__ __forceinline__ void add_to_patch(ACC* sums, const Reaching& reaching
     } else {
 #pragma unroll
         for (int k = 0; k < CORNERS; ++k)
-            if (reaching.inside >> k & 1)
-                first[corner_offset(k, WARP + 1, PATCH_WIDTH)] += gradient * reaching.weight[k];
+            if (reaching.inside >> k & 1) {
+                const int below = k & 2 ? step_along(reaching.inside, ROW_STEP, geo.height) : 0;
+                const int beside = k & 1 ? step_along(reaching.inside, COLUMN_STEP, geo.width) : 0;
+                first[(WARP + 1) * (below * PATCH_WIDTH + beside)] += gradient * reaching.weight[k];
+            }
     }
 }
 
@@ -302,7 +310,7 @@ __device__ __forceinline__ void add_lists(
                 gradient[i] = columns[reached[warp][point + i].column];
 #pragma unroll
             for (int i = 0; i < IN_FLIGHT; ++i)
-                add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i]);
+                add_to_patch(&sums[warp][0][lane], reached[warp][point + i], gradient[i], geo);
         }
         __syncwarp();
     }
@@ -316,7 +324,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists(
     const int* __restrict__ bounds, const int* __restrict__ lists, T* __restrict__ grad_x, int add, INDEX start,
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
-    int pad_x) {
+    int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     add_lists(offset, mask, columns, bounds, lists, grad_x, add != 0, divide(start, rows, images, run, geo), geo);
 }
@@ -327,7 +335,7 @@ extern "C" __global__ void __launch_bounds__(128, 6) deform_add_lists_wide(
     const int* __restrict__ bounds, const int* __restrict__ lists, ACC* __restrict__ grad_x, int add, INDEX start,
     INDEX rows, int images, int run, int channels, int groups, int offset_groups, int height, int width, int out_width,
     int positions, int taps, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y,
-    int pad_x) {
+    int pad_x, int border) {
     const Geometry geo = GEOMETRY;
     add_lists(offset, mask, columns, bounds, lists, grad_x, add != 0, divide(start, rows, images, run, geo), geo);
 }

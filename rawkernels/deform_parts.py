@@ -12,6 +12,7 @@ import numpy as np
 from rawkernels.launch import blocks, int32s
 
 WARP = 32
+BORDERS = ("constant", "reflect", "symmetric", "edge", "wrap")  # as bilinear.cuh numbers them
 
 # Constants, and not properties of the device at hand, so that every device adds up in the same order.
 EXTRA_BYTES = 32 * 1024 * 1024  # beside inputs and outputs
@@ -35,6 +36,7 @@ class Shape:
     padding: tuple[int, int]
     dtype: Any
     point_dtypes: tuple[Any, Any]  # of offsets and masks
+    border: str
 
     @property
     def positions(self) -> int:
@@ -56,7 +58,7 @@ class Shape:
         """The numbers that kernels take last."""
         sizes = (self.channels, self.groups, self.offset_groups, self.height, self.width, self.outputs[1])
         steps = (*self.stride, *self.dilation, *self.padding)
-        return int32s(*sizes, self.positions, self.taps, self.kernel[1], *steps)
+        return int32s(*sizes, self.positions, self.taps, self.kernel[1], *steps, BORDERS.index(self.border))
 
 
 class Tile(NamedTuple):

@@ -319,7 +319,7 @@ def test_corners_of_hostile_points_lie_in_the_packed_image(
     x, offset, weight = hostile(rng, dtype).arrays[:3]
     still = (1, 1)
     assert offset.shape == (2, 2, 3, 3, 2, 7, 6)
-    sizes = deform_sizes(x, offset, weight, stride=still, padding=still, dilation=still)
+    sizes = deform_sizes(x, offset, weight, stride=still, padding=still, dilation=still, border="constant")
     arrays = PointArrays(offset.reshape(-1), np.empty(0, dtype))
     points = cut(point_sizes(9 * 42), np.dtype(dtype))
 

@@ -62,7 +62,9 @@ def test_parts_of_a_call(
     room, expected = DIVIDED[division]
     small_room(room)
     call = call_of(rng, 5, 12, 6, (9, 11), offset_groups=2, groups=2, padding=1)
-    shape = on_gpu._shape(*call.arrays[:3], (1, 1), (1, 1), (1, 1))
+    shape = on_gpu._shape(
+        *call.arrays[:3], None, stride=(1, 1), padding=(1, 1), dilation=(1, 1), border="constant"
+    )
     parts_ = list(deform_parts.make_parts(shape, on_gpu._forward_costs, 3, ()))
     first = parts_[0].tiles[0]
     found = sum(len(part.tiles) for part in parts_), first.images, parts_[0].shape.channels, first.rows

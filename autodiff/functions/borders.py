@@ -1,9 +1,11 @@
 """Margins around arrays: `pad`, with the five borders of the operators."""
 
 import itertools
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+
+from dynarray.typing import Border
 
 from ..function import differentiable
 from ._arguments import arguments, array, choice, integer, number
@@ -11,7 +13,7 @@ from ._common import library
 from .indexing import getitem
 from .shapes import narrow, wide
 
-MODES = ("constant", "reflect", "symmetric", "edge", "wrap")
+MODES: tuple[str, ...] = get_args(Border)
 Widths = tuple[tuple[int, int], ...]
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import dynarray as dyn
 
 from .. import functions as F
-from ..functions._arguments import arguments, flag, floating, generator, integer, layer_input, optional, pair
+from ..functions._arguments import (
+    arguments,
+    choice,
+    flag,
+    floating,
+    generator,
+    integer,
+    layer_input,
+    optional,
+    pair,
+)
+from ..functions.borders import MODES
 from ..variable import Variable
 from .basic import Conv2d, _uniform
 from .module import Module, Sequential
@@ -36,7 +47,7 @@ class AtomConv(Module):
     stride, dilation : int or (y, x)
         Step between outputs and between taps.
     padding : int or (y, x), optional
-        Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``.
+        Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``.
     hidden_channels : int, optional
         Width of the network that chooses the atoms. The paper's, by default: half of the numbers that it
         gives for a pixel, ``num_atoms * bases``, and at least 64.
@@ -44,6 +55,8 @@ class AtomConv(Module):
         Train the bases too: they start as the fixed ones.
     bias : bool
         Whether to add a bias.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the filters read outside of x, as for `dynarray.atom_conv2d`. The convolutions inside read zeros.
     rng : Generator or int, optional
         For the initial weights; coefficients are normal with standard deviation ``sqrt(2/out_channels)``.
     dtype : dtype
@@ -67,6 +80,7 @@ class AtomConv(Module):
         hidden_channels=optional(integer(1)),
         learn_bases=flag,
         bias=flag,
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -84,6 +98,7 @@ class AtomConv(Module):
         hidden_channels: int | None = None,
         learn_bases: bool = False,
         bias: bool = True,
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -103,7 +118,7 @@ class AtomConv(Module):
         coefficients = rng.standard_normal((out_channels, in_channels, num_atoms))
         self.coefficients = Variable((coefficients * np.sqrt(2 / out_channels)).astype(dtype))
         self.bias = _uniform(rng, out_channels, in_channels * num_atoms, dtype) if bias else None
-        self.stride, self.dilation = stride, dilation
+        self.stride, self.dilation, self.border = stride, dilation, border
         same = tuple(d * (kernel_size // 2) for d in dilation)
         self.padding = same if padding is None else padding
         # Windows are centred on the pixels from here on, and as far from the other edges.
@@ -137,6 +152,7 @@ class AtomConv(Module):
             stride=self.stride,
             dilation=self.dilation,
             padding=self.padding,
+            border=self.border,
         )
 
     def multiply_adds(self, x: Any, output: Any) -> int:

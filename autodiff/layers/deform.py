@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from .. import functions as F
-from ..functions._arguments import arguments, flag, floating, generator, integer, layer_input, optional, pair
+from ..functions._arguments import (
+    arguments,
+    choice,
+    flag,
+    floating,
+    generator,
+    integer,
+    layer_input,
+    optional,
+    pair,
+)
+from ..functions.borders import MODES
 from .basic import Conv2d
 from .module import Module, Sequential
 from .normalization import BatchNorm2d
@@ -29,7 +40,7 @@ class DeformConv(Conv2d):
     modulated : bool
         Whether each point has a weight too, between 0 and 1 (v2).
     padding : int or (y, x), optional
-        Zeros added on each side. None means "same" and needs odd kernels.
+        Pixels added on each side. None means "same" and needs odd kernels.
     groups : int
         Divides C and O.
     offset_groups : int
@@ -38,6 +49,9 @@ class DeformConv(Conv2d):
         If given, the points are predicted from another map, a guide with so many channels, instead of x.
     bias : bool
         Whether to add a bias.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the points read outside of x, as for `dynarray.deform_conv2d`. The convolution inside reads
+        zeros.
     rng, dtype
         As for `Conv2d`.
 
@@ -65,6 +79,7 @@ class DeformConv(Conv2d):
         offset_groups=integer(1),
         guide_channels=optional(integer(1)),
         bias=flag,
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -82,6 +97,7 @@ class DeformConv(Conv2d):
         offset_groups: int = 1,
         guide_channels: int | None = None,
         bias: bool = True,
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -90,7 +106,7 @@ class DeformConv(Conv2d):
         grid: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
         options: dict[str, Any] = {"rng": rng, "dtype": dtype}
         super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, **grid, **options)
-        self.kernel_size = kernel_size
+        self.kernel_size, self.border = kernel_size, border
         self.offset_groups, self.modulated, self.guided = offset_groups, modulated, guide_channels is not None
         source = in_channels if guide_channels is None else guide_channels
         numbers = (3 if modulated else 2) * offset_groups * math.prod(self.kernel_size)
@@ -130,6 +146,7 @@ class DeformConv(Conv2d):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            border=self.border,
         )
 
     def multiply_adds(self, x: Any, output: Any) -> int:

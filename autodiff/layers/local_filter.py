@@ -19,6 +19,7 @@ from ..functions._arguments import (
     optional,
     pair,
 )
+from ..functions.borders import MODES
 from ..functions.reductions import centred, root
 from ..functions.shapes import narrow
 from ..variable import Variable
@@ -134,6 +135,8 @@ class DDF(Module):
         What follows; sets the scale of the filters.
     combine : {"mul", "add"}
         How spatial and channel filters are combined.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the filters read outside of x, as for `dynarray.ddf`. The convolutions inside read zeros.
     rng : Generator or int, optional
         For the initial weights.
     dtype : dtype
@@ -149,6 +152,7 @@ class DDF(Module):
         se_ratio=number(above=0),
         nonlinearity=choice(*GAIN),
         combine=choice("mul", "add"),
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -163,6 +167,7 @@ class DDF(Module):
         se_ratio: float = 0.2,
         nonlinearity: str = "relu",
         combine: str = "mul",
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -172,7 +177,7 @@ class DDF(Module):
         self.spatial_norm = FilterNorm((kh, kw), nonlinearity=nonlinearity, **options)
         self.channel = _channel_branch(in_channels, kh * kw, 1, se_ratio, **options)
         self.channel_norm = FilterNorm((kh, kw), in_channels, nonlinearity=nonlinearity, **options)
-        self.stride, self.dilation, self.combine = stride, dilation, combine
+        self.stride, self.dilation, self.combine, self.border = stride, dilation, combine, border
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
@@ -180,7 +185,8 @@ class DDF(Module):
         spatial = self.spatial_norm(self.spatial(x))
         channel = self.channel_norm(self.channel(F.global_avg_pool(x)))
         channel = channel.reshape(channel.shape[:4])
-        return F.ddf(x, channel, spatial, combine=self.combine, stride=self.stride, dilation=self.dilation)
+        steps = {"stride": self.stride, "dilation": self.dilation}
+        return F.ddf(x, channel, spatial, combine=self.combine, **steps, border=self.border)
 
     def multiply_adds(self, x: Any, output: Any) -> int:
         """Of the filter itself: one per tap for each output."""
@@ -198,7 +204,7 @@ class DDFUp(Module):
         Odd size of the filters, in pixels of the input.
     scale : int
         Upsampling factor u.
-    dilation, heads, se_ratio, nonlinearity, combine, rng, dtype
+    dilation, heads, se_ratio, nonlinearity, combine, border, rng, dtype
         As for `DDF`.
     joint_channels : int, optional
         If given, the spatial filters come from a guide with this many channels and the height and width of x;
@@ -214,6 +220,7 @@ class DDFUp(Module):
         se_ratio=number(above=0),
         nonlinearity=choice(*GAIN),
         combine=choice("mul", "add"),
+        border=choice(*MODES),
         joint_channels=optional(integer(1)),
         rng=generator,
         dtype=floating,
@@ -229,6 +236,7 @@ class DDFUp(Module):
         se_ratio: float = 0.2,
         nonlinearity: str = "linear",
         combine: str = "mul",
+        border: str = "constant",
         joint_channels: int | None = None,
         rng: Any = None,
         dtype: Any = np.float32,
@@ -246,7 +254,8 @@ class DDFUp(Module):
         self.spatial_norm = FilterNorm(kernel, nonlinearity=nonlinearity, **options)
         self.channel = _channel_branch(in_channels, taps, phases, se_ratio, **options)
         self.channel_norm = FilterNorm(kernel, phases * in_channels, nonlinearity=nonlinearity, **options)
-        self.scale, self.heads, self.dilation, self.combine = scale, heads, dilation, combine
+        self.scale, self.heads, self.dilation = scale, heads, dilation
+        self.combine, self.border = combine, border
 
     def forward(self, x: Any, guide: Any = None) -> Any:
         """x (N, C, H, W), guide (N, joint_channels, H, W) -> (N, C, scale*H, scale*W)."""
@@ -270,7 +279,8 @@ class DDFUp(Module):
             (n, self.heads, kh, kw, u * h, u * w)
         )
         channel = self.channel_norm(self.channel(F.global_avg_pool(x))).reshape((n, u, u, c, kh, kw))
-        return F.ddf_upsample(x, channel, spatial, combine=self.combine, dilation=self.dilation)
+        params = {"combine": self.combine, "dilation": self.dilation, "border": self.border}
+        return F.ddf_upsample(x, channel, spatial, **params)
 
     def multiply_adds(self, x: Any, output: Any) -> int:
         """Of the filter itself: one per tap for each output."""
@@ -294,6 +304,8 @@ class CARAFE(Module):
         Size of the convolution that predicts the weights.
     compressed : int
         Number of channels it sees.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the filters read outside of x, as for `dynarray.carafe`. The convolutions inside read zeros.
     rng, dtype
         As for `Conv2d`.
     """
@@ -305,6 +317,7 @@ class CARAFE(Module):
         groups=integer(1),
         encoder_kernel=pair(1),
         compressed=integer(1),
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -317,13 +330,14 @@ class CARAFE(Module):
         groups: int = 1,
         encoder_kernel: int = 3,
         compressed: int = 64,
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
         self.compress = Conv2d(in_channels, compressed, 1, rng=rng, dtype=dtype)
         outputs = up_kernel * up_kernel * groups * scale * scale
         self.encode = Conv2d(compressed, outputs, encoder_kernel, rng=rng, dtype=dtype)
-        self.scale, self.up_kernel, self.groups = scale, up_kernel, groups
+        self.scale, self.up_kernel, self.groups, self.border = scale, up_kernel, groups, border
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, scale*H, scale*W)."""
@@ -331,7 +345,8 @@ class CARAFE(Module):
         masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
         n, _, h, w = masks.shape
         masks = F.softmax(masks.reshape((n, self.groups, -1, h, w)), axis=2).reshape((n, -1, h, w))
-        return F.carafe(x, masks, kernel_size=self.up_kernel, groups=self.groups, scale=self.scale)
+        sizes = {"kernel_size": self.up_kernel, "groups": self.groups, "scale": self.scale}
+        return F.carafe(x, masks, **sizes, border=self.border)
 
     def multiply_adds(self, x: Any, output: Any) -> int:
         """Of the filter itself: one per tap for each output."""
@@ -353,6 +368,8 @@ class Involution(Module):
         Channels that share a filter; it divides C.
     reduction : int
         C divided by the width of the bottleneck that predicts the filters.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the filters read outside of x, as for `dynarray.involution`. The convolutions inside read zeros.
     rng, dtype
         As for `Conv2d`.
     """
@@ -363,6 +380,7 @@ class Involution(Module):
         stride=integer(1),
         group_channels=integer(1),
         reduction=integer(1),
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -374,6 +392,7 @@ class Involution(Module):
         *,
         group_channels: int = 16,
         reduction: int = 4,
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -387,7 +406,7 @@ class Involution(Module):
         )
         self.groups = channels // group_channels
         self.span = Conv2d(middle, self.groups * kernel_size * kernel_size, 1, rng=rng, dtype=dtype)
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride, self.border = kernel_size, stride, border
 
     def forward(self, x: Any) -> Any:
         """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
@@ -396,7 +415,7 @@ class Involution(Module):
         high, wide = -(-h // self.stride), -(-w // self.stride)
         seen = x if self.stride == 1 else F.adaptive_avg_pool2d(x, (high, wide))
         weight = self.span(self.reduce(seen)).reshape((x.shape[0], self.groups, k, k, high, wide))
-        return F.involution(x, weight, stride=self.stride)
+        return F.involution(x, weight, stride=self.stride, border=self.border)
 
     def multiply_adds(self, x: Any, output: Any) -> int:
         """Of the filter itself: one per tap for each output."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._geometry import FARTHEST_OFFSET, input_positions, on_ring
+from .._outside import inside_pixels
 
 
 class _Corner(NamedTuple):
@@ -26,31 +27,67 @@ class _Corner(NamedTuple):
 class _Coordinates(NamedTuple):
     """Coordinates as whole pixels and the rest, which far from the origin their sum would round away."""
 
-    pixel: Any
-    rest: Any
+    base: Any
+    offset: Any
+    border: str
+
+    @property
+    def reaching(self) -> Any:
+        """Which offsets are counted in pixels: none that is infinite or NaN."""
+        return np.abs(self.offset.real) < FARTHEST_OFFSET
+
+    @property
+    def whole(self) -> Any:
+        """The whole pixels of an offset, 0 for one that is not finite."""
+        return np.floor(np.where(np.isfinite(self.offset.real), self.offset.real, 0))
+
+    @property
+    def rest(self) -> Any:
+        """How far it is from there, NaN for one that leads nowhere."""
+        rest = np.where(np.isfinite(self.offset.real), self.offset - self.whole, 0)
+        return np.where(self.lost, np.nan, rest).astype(self.offset.dtype)
+
+    @property
+    def lost(self) -> Any:
+        """Which lead nowhere: infinity too, where the image has no end."""
+        endless = self.border not in ("constant", "edge")
+        return ~np.isfinite(self.offset.real) if endless else np.isnan(self.offset.real)
 
     def near(self, size: int) -> Any:
         """Which lie less than a pixel away from the image; none that is NaN."""
-        return (self.pixel < size) & ((self.pixel >= 0) | (self.pixel == -1) & (self.rest.real > 0))
+        pixel = self.base + np.where(self.reaching, self.whole, 0).astype(int)
+        inside = (pixel < size) & ((pixel >= 0) | (pixel == -1) & (self.rest.real > 0))
+        return self.reaching & inside
+
+    def between(self, size: int, near: Any) -> tuple[Any, Any]:
+        """The pixels before and after, in a ring of zeros; those of what is not near are there."""
+        if self.border == "constant":
+            first = np.where(near, self.base + np.where(near, self.whole, 0).astype(int), -2)
+            return on_ring(first, size), on_ring(first + 1, size)
+        if self.border == "edge":  # from some place on all are alike
+            whole = np.where(np.isinf(self.offset.real), self.offset.real, self.whole)
+            steps = np.clip(np.where(near, whole, 0), -FARTHEST_OFFSET, FARTHEST_OFFSET)
+        else:  # all are again after a period, and a remainder is exact
+            period = {"wrap": size, "symmetric": 2 * size, "reflect": max(1, 2 * size - 2)}[self.border]
+            steps = np.where(self.reaching, self.whole, np.fmod(self.whole, period))
+        first = self.base + steps.astype(int)
+        both = (inside_pixels(at, size, self.border) + 1 for at in (first, first + 1))
+        before, after = (np.where(near, at, 0) for at in both)
+        return before, after
 
 
-def _coordinates(base: Any, offset: Any) -> _Coordinates:
+def _coordinates(base: Any, offset: Any, border: str) -> _Coordinates:
     """Positions plus offsets, in float32 at least."""
-    offset = offset.astype(np.result_type(offset.dtype, np.float32))
-    lost = np.isnan(offset.real)
-    reaching = np.abs(offset.real) < FARTHEST_OFFSET
-    whole = np.floor(np.where(reaching, offset.real, -FARTHEST_OFFSET))
-    rest = np.where(lost, np.nan, np.where(reaching, offset - whole, 0))
-    return _Coordinates(base + whole.astype(int), rest.astype(offset.dtype))
+    return _Coordinates(base, offset.astype(np.result_type(offset.dtype, np.float32)), border)
 
 
 def _corners(image: Any, y: _Coordinates, x: _Coordinates) -> Iterator[_Corner]:
     """The corners around the points (y, x), each (N, D, Ho, Wo), in a ringed image (N, D, C/D, H+2, W+2)."""
     height, width = image.shape[3] - 2, image.shape[4] - 2
-    near = y.near(height) & x.near(width)
-    lost = np.isnan(y.rest.real) | np.isnan(x.rest.real)
+    lost = y.lost | x.lost
+    near = y.near(height) & x.near(width) if y.border == "constant" else ~lost
     # A point that is not near any pixel is put before the image, where all four corners are zero.
-    rows, columns = (np.where(near, at.pixel, -2) for at in (y, x))
+    rows, columns = y.between(height, near), x.between(width, near)
     ly, lx = (
         np.where(lost, np.nan, np.where(near, at.rest, 0)).astype(image.dtype)[:, :, None] for at in (y, x)
     )
@@ -58,8 +95,8 @@ def _corners(image: Any, y: _Coordinates, x: _Coordinates) -> Iterator[_Corner]:
     for i, j in product(range(2), repeat=2):
         pixels = (
             *(index[..., None, None] for index in (n, d, c)),
-            on_ring(rows + i, height)[:, :, None],
-            on_ring(columns + j, width)[:, :, None],
+            rows[i][:, :, None],
+            columns[j][:, :, None],
         )
         along_y, along_x = ly if i else 1 - ly, lx if j else 1 - lx
         yield _Corner(pixels, along_y * along_x, along_x if i else -along_x, along_y if j else -along_y)
@@ -107,7 +144,7 @@ def _results(grads: tuple, needs: tuple[bool, ...]) -> tuple:
 
 
 def _taps(
-    offset: Any, stride: Any, padding: Any, dilation: Any
+    offset: Any, stride: Any, padding: Any, dilation: Any, border: str
 ) -> Iterator[tuple[tuple, _Coordinates, _Coordinates]]:
     """Each tap (a, b) with the points (y, x) that it reads, (N, D, Ho, Wo)."""
     kernel, outputs = offset.shape[2:4], offset.shape[5:]
@@ -118,8 +155,8 @@ def _taps(
         )
         yield (
             index,
-            _coordinates(rows[:, None], offset[:, :, *index, 0]),
-            _coordinates(columns, offset[:, :, *index, 1]),
+            _coordinates(rows[:, None], offset[:, :, *index, 0], border),
+            _coordinates(columns, offset[:, :, *index, 1], border),
         )
 
 
@@ -138,6 +175,7 @@ def forward(
     stride: Any,
     padding: Any,
     dilation: Any,
+    border: str,
     deterministic: bool,
 ) -> tuple[Any, tuple]:
     """y = bias + sum over taps of weight * mask * sampled image."""
@@ -146,7 +184,7 @@ def forward(
     outputs = offset.shape[5:]
     y = np.zeros((x.shape[0], weight.shape[0], *outputs), np.result_type(*given))
     image = _ringed(x, offset.shape[1])
-    for index, at_y, at_x in _taps(offset, stride, padding, dilation):
+    for index, at_y, at_x in _taps(offset, stride, padding, dilation, border):
         factor = 1 if mask is None else mask[:, :, *index][:, :, None]
         sampled = _sample(image, at_y, at_x, factor)
         channels = sampled.reshape(x.shape[0], groups, 1, weight.shape[1], *outputs)
@@ -164,6 +202,7 @@ def backward(
     stride: Any,
     padding: Any,
     dilation: Any,
+    border: str,
     deterministic: bool,
 ) -> tuple:
     """The product rule, tap by tap: each factor gets grad_output times the other factors."""
@@ -173,7 +212,7 @@ def backward(
     grad_image, grad_offset, grad_weight = np.zeros_like(image), np.zeros_like(offset), np.zeros_like(weight)
     grad_mask = None if mask is None else np.zeros_like(mask)
     by_output = grad_output.reshape(n, groups, weight.shape[0] // groups, 1, *outputs)
-    for index, at_y, at_x in _taps(offset, stride, padding, dilation):
+    for index, at_y, at_x in _taps(offset, stride, padding, dilation, border):
         factor = 1 if mask is None else mask[:, :, *index][:, :, None]
         sampled = _sample(image, at_y, at_x, factor)
         columns = sampled.reshape(n, groups, 1, weight.shape[1], *outputs)
@@ -192,23 +231,25 @@ def backward(
     return _results(grads, needs)
 
 
-def sample_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple]:
+def sample_forward(x: Any, points: Any, *, border: str, deterministic: bool) -> tuple[Any, tuple]:
     """y[n,c,i] = x[n,c] at the points i."""
     y = np.zeros((*x.shape[:2], points.shape[1], *points.shape[3:]), np.result_type(x, points))
     image = _ringed(x, 1)
     for i in range(points.shape[1]):
-        at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
+        at_y, at_x = (_coordinates(0, points[:, None, i, axis], border) for axis in range(2))
         y[:, :, i] = _sample(image, at_y, at_x)[:, 0]
     return y, (x, points)
 
 
-def sample_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, deterministic: bool) -> tuple:
+def sample_backward(
+    grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, border: str, deterministic: bool
+) -> tuple:
     """Each point passes its gradient on to its corners, and gets it times the slopes."""
     x, points = kept
     image = _ringed(x, 1)
     grad_image, grad_points = np.zeros_like(image), np.zeros_like(points)
     for i in range(points.shape[1]):
-        at_y, at_x = (_coordinates(0, points[:, None, i, axis]) for axis in range(2))
+        at_y, at_x = (_coordinates(0, points[:, None, i, axis], border) for axis in range(2))
         grad = grad_output[:, None, :, i]
         _spread(grad_image, at_y, at_x, grad)
         for axis, slope in enumerate(_point_gradients(image, at_y, at_x, grad)[:2]):

@@ -13,6 +13,7 @@ from ._call import (
     Shape,
     on_a_line,
     windows,
+    with_border,
     without,
 )
 
@@ -75,11 +76,13 @@ def _mask_of_a_line(shape: Shape) -> Shape:
 
 
 CASES = {
-    "deform_conv2d": _deform_conv2d_cases,
-    "sample_points": _sample_points_cases,
-    "deform_conv1d": on_a_line(
-        _deform_conv2d_cases,
-        {"x": without(2), "offset": _offset_of_a_line, "weight": without(2), "mask": _mask_of_a_line},
+    "deform_conv2d": with_border(_deform_conv2d_cases),
+    "sample_points": with_border(_sample_points_cases),
+    "deform_conv1d": with_border(
+        on_a_line(
+            _deform_conv2d_cases,
+            {"x": without(2), "offset": _offset_of_a_line, "weight": without(2), "mask": _mask_of_a_line},
+        )
     ),
 }
 

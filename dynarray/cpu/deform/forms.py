@@ -54,7 +54,7 @@ from .points import PointArrays, point_sizes
 
 
 def deform_conv2d_forward(
-    x: Any, offset: Any, weight: Any, mask: Any, bias: Any, *, deterministic: bool, **steps: tuple[int, int]
+    x: Any, offset: Any, weight: Any, mask: Any, bias: Any, *, deterministic: bool, **steps: Any
 ) -> tuple[Any, tuple]:
     """Output of `deform_conv2d`; keeps the inputs for the backward pass."""
     kept = (x, offset, weight, mask, bias)
@@ -88,7 +88,7 @@ def deform_conv2d_backward(
     needs: tuple[bool, ...],
     *,
     deterministic: bool,
-    **steps: tuple[int, int],
+    **steps: Any,
 ) -> tuple:
     """Gradients of `deform_conv2d` with respect to x, offset, weight, mask and bias."""
     x, offset, weight, mask, bias = kept
@@ -156,11 +156,11 @@ def _backward_part(
         parallel.run(deform_unpack_items, items, operations, grad_packed, len(packed), target, part)
 
 
-def sample_points_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[Any, tuple]:
+def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: str) -> tuple[Any, tuple]:
     """Output of `sample_points`; keeps the inputs for the backward pass."""
     y = np.empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
     if y.size:
-        sizes = sample_sizes(x, points)
+        sizes = sample_sizes(x, points, border)
         plan = deform_plan(DeformCall(x.shape[0], sizes, x.itemsize, _bytes(x, points, y), backward=False))
         flat_x, flat_points, nothing = (_flat_input(array, x.dtype) for array in (x, points, None))
         for part in (part for parts in plan.parts for part in parts):
@@ -175,7 +175,7 @@ def sample_points_forward(x: Any, points: Any, *, deterministic: bool) -> tuple[
 
 
 def sample_points_backward(
-    grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, deterministic: bool
+    grad_output: Any, kept: tuple, needs: tuple[bool, bool], *, deterministic: bool, border: str
 ) -> tuple[Any, Any]:
     """Gradients of `sample_points` with respect to x and points."""
     x, points = kept
@@ -184,7 +184,7 @@ def sample_points_backward(
     )
     if grad_output.size and any(needs):
         array_bytes = _bytes(*kept, grad_output, grad_x, grad_points)
-        call = DeformCall(x.shape[0], sample_sizes(x, points), x.itemsize, array_bytes, backward=True)
+        call = DeformCall(x.shape[0], sample_sizes(x, points, border), x.itemsize, array_bytes, backward=True)
         plan, nothing = deform_plan(call), np.empty(0, x.dtype)
         arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
         for part in (part for parts in plan.parts for part in parts):

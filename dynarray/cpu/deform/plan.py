@@ -6,10 +6,11 @@ weights are there at a time.
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from ...typing import Border
 from ..engine import parallel
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, whole
 from ..engine.memory import KEPT_BYTES
@@ -17,6 +18,7 @@ from .gradients import DeformBand
 from .kernels import DeformChunks, DeformPart, DeformTiles
 from .points import DeformSizes, PointGrid, PointImage
 
+BORDERS = get_args(Border)  # as `points` numbers them
 COLUMN_BYTES = 256 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
 # Backward: columns of a chunk, about (channels times taps), and the most bytes of their weights.
 CHUNK_COLUMNS, CHUNK_WEIGHT_BYTES = 640, 640 * 1024
@@ -70,7 +72,7 @@ class DeformPlan(NamedTuple):
     splits: int  # shares of one image
 
 
-def deform_sizes(x: Any, offset: Any, weight: Any, **steps: tuple[int, int]) -> DeformSizes:
+def deform_sizes(x: Any, offset: Any, weight: Any, *, border: str, **steps: tuple[int, int]) -> DeformSizes:
     """Sizes of `deform_conv2d`."""
     height, width = x.shape[2:]
     groups = x.shape[1] // max(1, weight.shape[1]) or 1
@@ -82,17 +84,17 @@ def deform_sizes(x: Any, offset: Any, weight: Any, **steps: tuple[int, int]) -> 
         offset_groups=offset.shape[1],
         taps=offset.shape[2] * offset.shape[3],
         positions=offset.shape[5] * offset.shape[6],
-        image=PointImage(height, width, width + 2, (height + 3) * (width + 2)),
+        image=PointImage(height, width, width + 2, (height + 3) * (width + 2), BORDERS.index(border)),
         grid=PointGrid(offset.shape[6], offset.shape[3], **steps),
     )
 
 
-def sample_sizes(x: Any, points: Any) -> DeformSizes:
+def sample_sizes(x: Any, points: Any, border: str) -> DeformSizes:
     """`sample_points` as a convolution without weights: P taps, on a grid that stays at (0, 0)."""
     taps = points.reshape(points.shape[0], 1, points.shape[1], 1, *points.shape[2:])
     still = (0, 0)
     weight = np.empty((0, x.shape[1], 1, 1), x.dtype)
-    return deform_sizes(x, taps, weight, stride=still, padding=still, dilation=still)
+    return deform_sizes(x, taps, weight, border=border, stride=still, padding=still, dilation=still)
 
 
 @lru_cache(maxsize=256)

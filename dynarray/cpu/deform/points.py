@@ -11,7 +11,8 @@ import numpy as np
 from numba import types, uint64
 from numba.extending import intrinsic
 
-from ..engine.compile import borrowing_jit, zero_like
+from ..._geometry import FARTHEST_OFFSET
+from ..engine.compile import FALSE, TRUE, borrowing_jit, zero_like
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer
 
 
@@ -25,6 +26,9 @@ class PointGrid(NamedTuple):
     dilation: tuple[int, int]
 
 
+CONSTANT, REFLECT, SYMMETRIC, EDGE, WRAP = range(5)
+
+
 class PointImage(NamedTuple):
     """Sizes of an image, and of the same packed: with a ring of zeros, and one more row of them below."""
 
@@ -32,6 +36,7 @@ class PointImage(NamedTuple):
     width: int
     pitch: int  # pixels of a packed row
     pixels: int  # packed
+    border: int  # what is outside: one of these
 
 
 class DeformSizes(NamedTuple):
@@ -68,6 +73,8 @@ class Points(NamedTuple):
     """The points of one tile and offset group: position after position, tap after tap."""
 
     at: Any  # top left corner, in pixels of a packed image
+    right: Any  # pixels from there to the next corner in the row, and to that in the column
+    below: Any
     ly: Any  # distance from there
     lx: Any
     factor: Any  # mask, or 1
@@ -76,7 +83,57 @@ class Points(NamedTuple):
 
 def point_sizes(count: int) -> Points:
     """What so many points need as scratch memory."""
-    return Points(at=(count, np.int64), ly=count, lx=count, factor=count, weights=4 * count)
+    index = (count, np.int64)
+    return Points(index, index, index, ly=count, lx=count, factor=count, weights=4 * count)
+
+
+@borrowing_jit
+def _period(size: int, border: int) -> int:
+    """After how many pixels outside all is as it was; for an edge any number will do."""
+    return 2 * size if border == SYMMETRIC else max(1, 2 * size - 2) if border == REFLECT else size
+
+
+@borrowing_jit
+def _copied(at: int, size: int, border: int) -> int:
+    """The pixel of an axis that one outside is a copy of."""
+    if border == EDGE:
+        return min(max(at, 0), size - 1)
+    period = _period(size, border)
+    at %= period
+    return at if border == WRAP else min(at, (period if border == REFLECT else period - 1) - at)
+
+
+@borrowing_jit
+def _between(base: int, offset: float, size: int, border: int) -> tuple:
+    """The pixels on either side of a coordinate, each a copy if outside, and how far it is from the first.
+
+    Both are -1 for NaN and, but for an edge, for infinity. From some place on all of an edge is alike;
+    elsewhere all is again after a period, and a remainder is exact.
+    """
+    if np.isnan(offset) or (np.isinf(offset) and border != EDGE):
+        return -1, -1, offset
+    steps, rest = np.float64(np.floor(offset)), offset - np.floor(offset)
+    if not abs(offset) < FARTHEST_OFFSET:
+        far = np.copysign(FARTHEST_OFFSET, steps)
+        steps = far if border == EDGE else np.fmod(steps, np.float64(_period(size, border)))
+        if np.isinf(offset):
+            rest = type(offset)(0)
+    at = base + int(steps)
+    if 0 <= at < size - 1:
+        return at, at + 1, rest
+    return _copied(at, size, border), _copied(at + 1, size, border), rest
+
+
+@borrowing_jit
+def _place_copies(points: Points, k: int, y: tuple, x: tuple, image: PointImage) -> tuple:
+    """Whether point k has corners, some of them copies, and its distances from the first one."""
+    top, bottom, ly = _between(y[0], y[1], image.height, image.border)
+    left, right, lx = _between(x[0], x[1], image.width, image.border)
+    if top < 0 or left < 0:
+        return FALSE, ly, lx
+    points.at[k] = (top + 1) * image.pitch + left + 1
+    points.right[k], points.below[k] = right - left, (bottom - top) * image.pitch
+    return TRUE, ly, lx
 
 
 @borrowing_jit
@@ -87,11 +144,11 @@ def set_up_points(
 
     Far from the origin the sum of both would round the rest away. So it is the offset that is compared, with
     its bounds at a place of the grid, whole numbers that double precision holds.
-    All four corners of a point that is not near the image lie in the zeros below it. Its distances are 0, or
-    NaN where a coordinate is.
+    All four corners of a point that is not near the image lie in the zeros below it, where those outside are
+    not copies. Its distances are 0, or NaN where a coordinate is.
     """
     offset, mask = arrays
-    grid, (height, width, pitch, _), taps = sizes.grid, sizes.image, uint64(sizes.taps)
+    grid, (height, width, pitch, _, border), taps = sizes.grid, sizes.image, uint64(sizes.taps)
     zero, one, outside = zero_like(offset), offset.dtype.type(1), (height + 1) * pitch
     x_from_y = uint64(sizes.positions)
     for tap in range(sizes.taps):
@@ -105,7 +162,13 @@ def set_up_points(
             # One branch alone, as there is no telling which way it goes; NaN and infinity are outside.
             near = (dy > float(-1 - y)) & (dy < float(height - y))
             near &= (dx > float(-1 - x)) & (dx < float(width - x))
-            if near:
+            points.right[k], points.below[k] = 1, pitch
+            if border != CONSTANT:
+                found, ly, lx = _place_copies(points, k, (y, dy), (x, dx), sizes.image)
+                if not found:
+                    points.at[k] = outside
+                    ly = lx = offset.dtype.type(np.nan)
+            elif near:
                 whole_y, whole_x = np.floor(dy), np.floor(dx)
                 points.at[k] = (y + int(whole_y) + 1) * pitch + x + int(whole_x) + 1
                 ly, lx = dy - whole_y, dx - whole_x
@@ -142,8 +205,9 @@ def _corners(writer: Writer, first: Any) -> list[Any]:
     """Pointers to channel `first` of the corners of point k."""
     builder, (image, points, k) = writer.builder, writer.arguments[:3]
     pixel = writer.element(points.at, k)
-    pixels = [pixel, builder.add(pixel, pixel.type(1)), builder.add(pixel, image.pitch)]
-    pixels.append(builder.add(pixels[2], pixel.type(1)))
+    right, below = writer.element(points.right, k), writer.element(points.below, k)
+    pixels = [pixel, builder.add(pixel, right), builder.add(pixel, below)]
+    pixels.append(builder.add(pixels[2], right))
     start = builder.gep(image.values, [builder.add(image.at, first)])
     return [builder.gep(start, [builder.mul(pixel, image.channels)]) for pixel in pixels]
 
