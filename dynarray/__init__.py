@@ -18,6 +18,7 @@ from .dynamic_sampling import *
 from .local_filter import *
 from .local_filter_correlation import *
 from .local_filter_faces import *
+from .local_filter_mixed import *
 
 __version__ = "0.1.0"
 

@@ -162,6 +162,8 @@ def _sparse(array: Any) -> Any:
     """Every second element of a larger array, which has other values in between."""
     if array.ndim == 1:
         return array.repeat(2)[1::2]
+    if array.ndim == 2:
+        return array.repeat(2, -1).repeat(2, 0)[1::2, ::2]
     return array.repeat(2, -1).repeat(2, 1)[:, 1::2, ..., ::2]
 
 

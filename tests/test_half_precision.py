@@ -49,6 +49,8 @@ def test_filters_and_positions_may_be_float32() -> None:
         "ddf_upsample": ("channel_filters", "spatial_filters"),
         "carafe": ("masks",),
         "involution": ("weight",),
+        "mixed_filter2d": ("kernels", "mixture"),
+        "mixed_filter1d": ("kernels", "mixture"),
         "deform_conv2d": ("offset", "weight", "mask", "bias"),
         "deform_conv1d": ("offset", "weight", "mask", "bias"),
         "sample_points": ("points",),

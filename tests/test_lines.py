@@ -46,6 +46,16 @@ def local_filter(x: Any, weight: Any, channel_weight: Any, *, combine: str = "mu
     return y
 
 
+def mixed_filter(x: Any, kernels: Any, mixture: Any, **steps: Any) -> Any:
+    (n, c, _), groups = x.shape, mixture.shape[1]
+    y = np.zeros((n, c, mixture.shape[-1]))
+    for out, tap, place in places(mixture, kernels.shape[-1], **steps):
+        for channel in range(c):
+            own = kernels[:, tap] if kernels.ndim == 2 else kernels[:, channel, tap]
+            y[:, channel, out] += mixture[:, channel * groups // c, :, out] @ own * read(x, place)[:, channel]
+    return y
+
+
 def dynamic_conv(x: Any, weight: Any, **steps: Any) -> Any:
     y = np.zeros((*weight.shape[:2], weight.shape[-1]))
     for out, tap, place in places(weight, weight.shape[3], **steps):
@@ -93,6 +103,7 @@ def displaced_conv(x: Any, weight: Any, displacement: Any, sigma: Any, bias: Any
 
 FORMULAS: dict[str, Callable] = {
     "local_filter1d": local_filter,
+    "mixed_filter1d": mixed_filter,
     "dynamic_conv1d": dynamic_conv,
     "deform_conv1d": deform_conv,
     "atom_conv1d": atom_conv,

@@ -1,5 +1,6 @@
-"""`local_filter2d` and `correlation2d` in elementary functions."""
+"""`local_filter2d`, `correlation2d` and `mixed_filter2d` in elementary functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,12 +19,7 @@ def forward(
     """y = sum over taps of filter * shifted image."""
     channels, (kh, kw), outputs = x.shape[1], weight.shape[2:4], weight.shape[4:]
     steps = [size // upsample for size in outputs]
-    margins = [
-        # Zeros before, and as many after as the last tap of the last output reads.
-        (padding[i], max(0, (steps[i] - 1) * stride[i] + (k - 1) * dilation[i] + 1 - padding[i] - size))
-        for i, (k, size) in enumerate(zip((kh, kw), x.shape[2:]))
-    ]
-    image = functions.pad(x, ((0, 0), (0, 0), *margins))
+    read = _shifts(functions, x, (kh, kw), steps, stride, dilation, padding)
 
     def of_channels(a: int, b: int) -> Any:
         tap = channel_weight[..., a, b]
@@ -36,11 +32,7 @@ def forward(
         return functions.reshape(spread, (n, channels, *outputs))
 
     def pixels(a: int, b: int) -> Any:
-        rows, columns = (
-            slice(tap * dilation[i], tap * dilation[i] + (steps[i] - 1) * stride[i] + 1, stride[i])
-            for i, tap in enumerate((a, b))
-        )
-        tap = image[:, :, rows, columns]
+        tap = read(a, b)
         return functions.repeat(functions.repeat(tap, upsample, 2), upsample, 3) if upsample > 1 else tap
 
     y = functions.broadcast_to(x.dtype.type(0), (x.shape[0], channels, *outputs))
@@ -74,3 +66,43 @@ def correlation_forward(
         for b in range(0, wide * dilation[1], dilation[1])
     ]
     return functions.stack(maps, axis=1)
+
+
+def mixed_forward(
+    functions: Any, x: Any, kernels: Any, mixture: Any, *, stride: Any, dilation: Any, padding: Any
+) -> Any:
+    """y = sum over taps of (sum over kernels of mixture * kernel) * shifted image."""
+    channels, groups, outputs = x.shape[1], mixture.shape[1], mixture.shape[3:]
+    read = _shifts(functions, x, kernels.shape[2:], outputs, stride, dilation, padding)
+    y = functions.broadcast_to(x.dtype.type(0), (x.shape[0], channels, *outputs))
+    if 0 in y.shape or 0 in kernels.shape:
+        return y
+    if kernels.shape[1] > 1:  # each channel has filters of its own
+        mixture, groups = functions.repeat(mixture, channels // groups, 1), channels
+    for a in range(kernels.shape[2]):
+        for b in range(kernels.shape[3]):
+            tap = functions.transpose(kernels[:, :, a, b], (1, 0))
+            filters = functions.sum(mixture * functions.reshape(tap, (1, *tap.shape, 1, 1)), axis=2)
+            y = y + functions.repeat(filters, channels // groups, 1) * read(a, b)
+    return y
+
+
+def _shifts(
+    functions: Any, x: Any, kernel: Any, outputs: Any, stride: Any, dilation: Any, padding: Any
+) -> Callable[[int, int], Any]:
+    """A function that gives what a tap reads for all outputs."""
+    margins = [
+        # Zeros before, and as many after as the last tap of the last output reads.
+        (padding[i], max(0, (outputs[i] - 1) * stride[i] + (k - 1) * dilation[i] + 1 - padding[i] - size))
+        for i, (k, size) in enumerate(zip(kernel, x.shape[2:]))
+    ]
+    image = functions.pad(x, ((0, 0), (0, 0), *margins))
+
+    def read(a: int, b: int) -> Any:
+        rows, columns = (
+            slice(tap * dilation[i], tap * dilation[i] + (outputs[i] - 1) * stride[i] + 1, stride[i])
+            for i, tap in enumerate((a, b))
+        )
+        return image[:, :, rows, columns]
+
+    return read

@@ -93,8 +93,8 @@ def make_runs(plan: Plan) -> list[Callable[[], None]]:
     runs: list[Callable[[], None]] = []
     for dtype in plan.dtypes:
         if plan.backend != "cpu":
-            for stem in dict.fromkeys(operator.stem for operator in operators):
-                programs = import_module(f"rawkernels.{stem}").programs(dtype)
+            for module in dict.fromkeys(operator.forward["cuda"].module for operator in operators):
+                programs = import_module(module).programs(dtype)
                 runs += [ProgramRun(program, plan.backend) for _, program in programs]
         for operator in operators:
             for call in import_module(f"{__package__}.{operator.stem}").CALLS[operator.name]:

@@ -1,4 +1,4 @@
-"""Calls of `local_filter2d` and its faces.
+"""Calls of `local_filter2d`, its faces and `mixed_filter2d`.
 
 Outputs that lie as the pixels do are made in place, if a row of blocks is long enough, and the others in
 general. Either is compiled for no second filter, for one that multiplies, and for one that adds.
@@ -81,6 +81,11 @@ def _involution(way: dict[str, Any]) -> TypicalCall:
     return TypicalCall({"x": shapes["x"], "weight": shapes["weight"]}, way)
 
 
+def _mixed(extent: tuple[int, ...]) -> TypicalCall:
+    shapes = {"x": (1, _CHANNELS, *extent), "kernels": (2, *(3,) * len(extent)), "mixture": (1, 1, 2, *extent)}
+    return TypicalCall(shapes)
+
+
 CALLS = {
     "correlation2d": _correlation(),
     "local_filter2d": _local_filter2d(),
@@ -89,4 +94,6 @@ CALLS = {
     "ddf_upsample": _two_filters("channel_filters", "spatial_filters", ({"upsample": 1}, {"upsample": 2})),
     "carafe": [_carafe(1), _carafe(2)],
     "involution": [_involution(way) for way in _WAYS[:2]],
+    "mixed_filter2d": [_mixed((_SIDE, _SIDE))],
+    "mixed_filter1d": [_mixed((_SIDE * _SIDE,))],
 }

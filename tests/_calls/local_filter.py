@@ -105,6 +105,32 @@ def _plain_cases(pick: Any, **fixed: int) -> Case:
     return Case({"channel_weight": None, **{name: shapes[name] for name in names}}, params)
 
 
+def _mixed_filter2d_cases(pick: Any, **fixed: int) -> Case:
+    groups = pick((1, 2, 3))
+    sizes = {"N": pick((1, 2, 0)), "H": pick(range(9)), "W": pick(range(9)), **fixed}
+    channels, bases = groups * pick((1, 2, 5)), pick((1, 2, 6, 13))
+    params = {"stride": (pick((1, 2, 3)), pick((1, 2))), "dilation": (pick((1, 2, 3)), pick((1, 2)))}
+    if pick((True, False)):
+        kernel, padding = (pick((3, 1, 5)), pick((3, 1, 5))), None
+    else:
+        kernel, padding = (pick((2, 4, 1)), pick((3, 2))), (pick((0, 1, 3)), pick((0, 2)))
+    kernel = fixed.get("kh", kernel[0]), kernel[1]
+    params["padding"] = padding
+    extent = sizes["H"], sizes["W"]
+    of_channels = (channels,) if pick((False, True)) else ()
+    shapes = {
+        "x": (sizes["N"], channels, *extent),
+        "kernels": (bases, *of_channels, *kernel),
+        "mixture": (sizes["N"], groups, bases, *windows(extent, kernel, params)),
+    }
+    return Case(shapes, params)
+
+
+def _without_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Kernels of one row, for all channels or for each."""
+    return (*shape[:-2], shape[-1])
+
+
 def _correlation2d_cases(pick: Any, **fixed: int) -> Case:
     names = ("N", (1, 2, 0)), ("C", (1, 2, 4)), ("H", range(9)), ("W", range(9))
     shape = tuple(fixed.get(name, pick(values)) for name, values in names)
@@ -120,6 +146,10 @@ _WITH_BORDER = {
     "involution": _involution_cases,
     "local_filter1d": on_a_line(
         _plain_cases, {"x": without(2), "weight": without(2, 4), "channel_weight": without(2)}
+    ),
+    "mixed_filter2d": _mixed_filter2d_cases,
+    "mixed_filter1d": on_a_line(
+        _mixed_filter2d_cases, {"x": without(2), "kernels": _without_row, "mixture": without(3)}
     ),
 }
 CASES = {
@@ -146,6 +176,10 @@ GOOD = {
     "local_filter1d": Good(
         {"x": (2, 4, 7), "weight": (2, 2, 3, 7), "channel_weight": (2, 4, 3)}, {}, (2, 4, 7)
     ),
+    "mixed_filter2d": Good({"x": X, "kernels": (5, 4, 3, 3), "mixture": (2, 2, 5, 6, 5)}, {}, X),
+    "mixed_filter1d": Good(
+        {"x": (2, 4, 7), "kernels": (5, 4, 3), "mixture": (2, 2, 5, 7)}, {}, (2, 4, 7)
+    ),
 }
 
 SYMBOLS = {
@@ -160,6 +194,8 @@ SYMBOLS = {
     "carafe": {"x": "N, C, H, W", "masks": "N, G*kh*kw, scale*H, scale*W"},
     "involution": {"x": "N, C, H, W", "weight": "N, G, kh, kw, Ho, Wo"},
     "local_filter1d": {"x": "N, C, L", "weight": "N, G, k, Lo", "channel_weight": "N, C, k"},
+    "mixed_filter2d": {"x": "N, C, H, W", "kernels": "B, C, kh, kw", "mixture": "N, G, B, Ho, Wo"},
+    "mixed_filter1d": {"x": "N, C, L", "kernels": "B, C, k", "mixture": "N, G, B, Lo"},
 }
 
 _TAPS = "N, G, kh, kw, Ho, Wo"
@@ -294,6 +330,29 @@ BAD = [
     Bad("local_filter1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
     Bad("local_filter1d", {"dilation": 0}, ValueError, ("dilation", "at least 1", "got 0")),
     Bad("local_filter1d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
+    # Mixtures of kernels.
+    Bad("mixed_filter2d", {"kernels": (3, 3)}, ValueError, ("kernels", "(B, kh, kw)", "(3, 3)")),
+    Bad("mixed_filter2d", {"kernels": (5, 1, 3, 3)}, ValueError, ("kernels", "(B, 4, kh, kw)", "(5, 1, 3,")),
+    Bad("mixed_filter2d", {"kernels": (4, 3, 3)}, ValueError, ("mixture", "(2, G, 4, Ho", "(2, 2, 5, 6, 5)")),
+    Bad("mixed_filter2d", {"kernels": (5, 0, 3)}, ValueError, ("kernels", "kernel", "(0, 3)")),
+    Bad("mixed_filter2d", {"kernels": (5, 2, 3)}, ValueError, _ODD),
+    Bad("mixed_filter2d", {"mixture": (1, 2, 5, 6, 5)}, ValueError, ("mixture", "(2, G, 5,", "(1, 2, 5,")),
+    Bad("mixed_filter2d", {"mixture": (2, 3, 5, 6, 5)}, ValueError, ("mixture", "G = 3", "C = 4", "divide")),
+    Bad("mixed_filter2d", {"mixture": (2, 0, 5, 6, 5)}, ValueError, ("mixture", "G = 0", "C = 4")),
+    Bad("mixed_filter2d", {"mixture": (2, 2, 5, 6, 4)}, ValueError, ("mixture", "6, 5)", "6, 4)")),
+    Bad("mixed_filter2d", {"stride": 2}, ValueError, ("mixture", "3, 3)", "6, 5)")),
+    Bad("mixed_filter2d", {"stride": 0}, ValueError, ("stride", "at least 1", "got 0")),
+    Bad("mixed_filter2d", {"dilation": "2"}, TypeError, ("dilation", "int", "'2'")),
+    Bad("mixed_filter2d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
+    Bad("mixed_filter2d", {"padding": 5}, ValueError, ("mixture", "14, 13)", "6, 5)")),
+    Bad("mixed_filter2d", {"border": "zero"}, ValueError, ("border", "'constant'", "'zero'")),
+    Bad("mixed_filter2d", {"border": 0}, ValueError, ("border", "'constant'", "got 0")),
+    Bad("mixed_filter1d", {"kernels": (3,)}, ValueError, ("kernels", "(B, k)", "(B, C, k)", "(3,)")),
+    Bad("mixed_filter1d", {"kernels": (5, 3, 3)}, ValueError, ("kernels", "(B, 4, k)", "(5, 3, 3)")),
+    Bad("mixed_filter1d", {"kernels": (5, 2)}, ValueError, ("padding", "odd", "(2,)")),
+    Bad("mixed_filter1d", {"mixture": (2, 2, 5, 6)}, ValueError, ("mixture", "5, 7)", "5, 6)")),
+    Bad("mixed_filter1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
+    Bad("mixed_filter1d", {"border": None}, ValueError, ("border", "'constant'", "None")),
 ]
 
 _N = LARGE_IMAGES[0]
@@ -306,6 +365,9 @@ LARGE = {
     "ddf_upsample": _WHOLE,
     "carafe": _WHOLE,
     "correlation2d": _WHOLE,
+    "mixed_filter2d": Large(
+        {"kernels": (2, 3, 3), "mixture": (_N, 1, 2, 2, 2)}, {"stride": LARGE_STRIDE, "padding": 0}
+    ),
 }
 
 _SMALL = {"x": (1, 1, 1, 1), "weight": (1, 1, 1, 1, 1, 1), "channel_weight": (1, 1, 1, 1)}
@@ -351,6 +413,13 @@ HEAVY = {
         {"x": (1, 1, 64, 262144), "weight": (1, 1, 3, 3, 64, 262144)},
         {},
         _SMALL_PLAIN,
+        {"padding": 0},
+    ),
+    "mixed": Heavy(
+        "mixed_filter2d",
+        {"x": (1, 3, 512, 1024), "kernels": (6, 15, 15), "mixture": (1, 1, 6, 512, 1024)},
+        {},
+        {"x": (1, 1, 1, 1), "kernels": (1, 1, 1), "mixture": (1, 1, 1, 1, 1)},
         {"padding": 0},
     ),
 }

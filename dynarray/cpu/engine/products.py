@@ -28,6 +28,7 @@ _PAIR_ROWS, _PAIR_COLUMNS = 3, 4
 _PAIR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
 PRODUCT_ROWS = 3
 WIDE, NARROW = (9, 4) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
+MIXED_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES  # sums enough that none waits for another
 RUN_BYTES = gemm.TILE_ROW_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
 
 
@@ -284,6 +285,33 @@ def product_of_block(target: Target, a: Factor, b: Factor, extent: Extent, add: 
 def product_of_terms(target: Target, a: Factor, b: Factor, extent: Extent) -> None:
     """`product_of_rows` for `WIDE` terms of all `PRODUCT_ROWS` rows: factors `a` stay while columns go by."""
     _block_of_terms(target, a, b, extent, ZERO, ZERO, None)
+
+
+@intrinsic
+def mix_planes(typing: Any, target: Any, scales: Any, at: Any, b: Any, extent: Any) -> Any:
+    """target[j] = sum over k of scales[at + j*terms + k] * b[k, j], of which each term is a number.
+
+    Runs are of whole `MIXED_BYTES`.
+    """
+    return types.void(target, scales, types.intp, b, extent), _generate_mixing
+
+
+def _generate_mixing(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    writer = Writer(context, builder, signature, args, MIXED_BYTES)
+    target, scales, at, b, extent = writer.arguments
+    with Loop(builder, extent.columns, []) as column:
+        numbers = builder.gep(scales, [builder.add(at, builder.mul(column.k, extent.terms))])
+        line, place = writer.place(b.lines, column.k), writer.place(target.columns, column.k)
+        with Loop(builder, _vectors(writer, extent), []) as vector:
+            right, to = _shifted(writer, vector.k, b, target)
+            right = builder.gep(right, [line])
+
+            def step(k: Any, sums: list) -> list:
+                scale = writer.broadcast(writer.element(numbers, k))
+                return [writer.add(sums[0], writer.multiply(scale, writer.load(right, writer.place(b.terms, k))))]
+
+            writer.store(writer.sums(1, extent.terms, step)[0], to, place)
+    return context.get_dummy_value()
 
 
 @intrinsic

@@ -1,0 +1,117 @@
+"""`mixed_filter2d` on the CPU.
+
+The filter of a position is a sum of the kernels, and serves all channels of a group. To make it costs B
+multiply-adds a tap, to apply it one for each channel; to filter the image by each kernel, and mix the
+results, would cost B for each channel. So filters are made, for a strip of positions at a time:
+
+- the output is their products with what the taps read, summed over taps,
+- the gradient of x is the same, with what the taps lead back to, where filters are made once more, and
+- the gradient of filters, products of pixels and output gradients summed over channels, goes on to the
+  mixture (times kernels, summed over taps) and to the kernels (times mixture, summed over positions).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..engine import gemm, parallel
+from ..engine.compile import kernel_input
+from ..engine.memory import run_with_scratch
+from .mixed_definition import mixed_definition_kernels, mixed_definition_x
+from .mixed_kernels import (
+    MixedInputs,
+    MixedRanges,
+    mixed_forward_items,
+    mixed_pixels_items,
+    mixed_weights_items,
+)
+from .mixed_plan import MixedCall, plan_outputs, plan_pixels
+
+_SLOT_BYTES = 8 * 1024 * 1024  # gradients of kernels waiting to be added up
+_RANGES = 4 * parallel.ITEMS  # of tiles, at most: their sums are then short
+
+
+def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) -> tuple[Any, tuple]:
+    """Output of `mixed_filter2d`; keeps the inputs for the backward pass."""
+    y = np.empty((*x.shape[:2], *mixture.shape[3:]), x.dtype)
+    kept = (x, kernels, mixture)
+    if not y.size or not kernels.size:
+        y[...] = 0
+        return y, kept
+    call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
+    plan, scratch = plan_outputs(call, backward=False)
+    inputs = MixedInputs(kernel_input(x), _panels(kernels, (1, 2, 0)), kernel_input(mixture))
+    items = x.shape[0] * plan.tiles.down * plan.tiles.across * mixture.shape[1]
+    operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
+    run_with_scratch(mixed_forward_items, items, operations, scratch, x.dtype, inputs, y, plan)
+    return y, kept
+
+
+def mixed_filter2d_backward(
+    grad_output: Any, kept: tuple, needs: tuple[bool, bool, bool], **params: Any
+) -> tuple[Any, Any, Any]:
+    """Gradients of `mixed_filter2d` with respect to x, kernels and mixture."""
+    x, kernels, mixture = kept
+    if not grad_output.size or not kernels.size:
+        zeros = (np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True))
+        return tuple(zeros)  # type: ignore[return-value]
+    call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
+    grad_output, arrays = kernel_input(grad_output), tuple(map(kernel_input, kept))
+    grad_x = _grad_x(call, grad_output, arrays) if needs[0] else None
+    if not any(needs[1:]):
+        return grad_x, None, None
+    return grad_x, *_grad_weights(call, grad_output, arrays, needs)
+
+
+def _panels(kernels: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
+    """Kernels (B, sets, taps) as left matrices in panels, one set after the other; `order` brings them first."""
+    b, sets, kh, kw = kernels.shape
+    matrices = kernels.reshape(b, sets, kh * kw).transpose(order)
+    return np.stack([gemm.pack_left(matrix) for matrix in matrices]).reshape(-1)
+
+
+def _grad_x(call: MixedCall, grad_output: np.ndarray, arrays: tuple) -> np.ndarray:
+    x, kernels, mixture = arrays
+    if not x.size:
+        return np.zeros(x.shape, x.dtype)
+    if not np.isfinite(kernels).all():  # packed zeros may meet them
+        return mixed_definition_x(call, grad_output, arrays)
+    plan, scratch = plan_pixels(call)
+    every_pixel = len(plan.taps.origin_y) == math.prod(call.stride)
+    grad_x = (np.empty if every_pixel else np.zeros)(x.shape, x.dtype)
+    taps = kernels.reshape(*kernels.shape[:2], -1).transpose(1, 2, 0)
+    ordered = np.ascontiguousarray(taps[:, plan.taps.number]).reshape(-1)
+    inputs = MixedInputs(x, ordered, mixture)
+    items = x.shape[0] * plan.tiles.down * plan.tiles.across * mixture.shape[1]
+    operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
+    arguments = (grad_output, inputs, grad_x, plan)
+    run_with_scratch(mixed_pixels_items, items, operations, scratch, x.dtype, *arguments)
+    return grad_x
+
+
+def _grad_weights(
+    call: MixedCall, grad_output: np.ndarray, arrays: tuple, needs: tuple[bool, bool, bool]
+) -> tuple[Any, Any]:
+    """The gradients of kernels and mixture."""
+    x, kernels, mixture = arrays
+    (b, _, kh, kw), groups = kernels.shape, mixture.shape[1]
+    plan, scratch = plan_outputs(call, backward=True)
+    slot = (groups, call.filters, b * kh * kw)
+    tiles = x.shape[0] * plan.tiles.down * plan.tiles.across
+    ranges = max(1, min(tiles, -(-_RANGES // groups), _SLOT_BYTES // (8 * math.prod(slot))))
+    grad_kernels = np.zeros((ranges, *slot) if needs[1] else (0,) * 4)
+    grad_mixture = np.empty(mixture.shape if needs[2] else (0,) * 5, x.dtype)
+    inputs = MixedInputs(x, _panels(kernels, (1, 0, 2)), mixture)
+    operations = 2 * mixture.size * kh * kw * call.filters
+    arguments = (grad_output, inputs, grad_kernels, grad_mixture, plan, MixedRanges(ranges, tiles))
+    run_with_scratch(mixed_weights_items, ranges * groups, operations, scratch, x.dtype, *arguments)
+    total = None
+    if needs[1]:
+        total = grad_kernels.sum(axis=0)
+        if kernels.shape[1] == 1:
+            total = total.sum(axis=0, keepdims=True)
+        total = total.reshape(-1, b, kh, kw).swapaxes(0, 1).astype(x.dtype, order="C")
+        if not np.isfinite(total).all():
+            total = mixed_definition_kernels(call, grad_output, arrays)
+    return total, grad_mixture if needs[2] else None

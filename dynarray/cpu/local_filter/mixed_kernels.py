@@ -1,0 +1,280 @@
+"""The kernels of `mixed_filter2d` on the CPU: filters made of the mixture, strip by strip, and applied."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import gemm
+from ..engine.compile import FALSE, ONE, ZERO, rolled_jit, borrowing_jit
+from ..engine.pixels import clear, pack_rows, unpack_rows
+from ..engine.products import PRODUCT_ROWS, Extent, Factor, Target, mix_planes, product_of_row, product_of_rows
+from ..engine.vectors import REGISTER_BYTES
+from .mixed_plan import MixedPlan, MixedScratch
+
+
+class MixedInputs(NamedTuple):
+    """What all passes read."""
+
+    x: np.ndarray  # (N, C, H, W)
+    kernels: np.ndarray  # in a row, as each pass takes them
+    mixture: np.ndarray  # (N, G, B, Ho, Wo)
+
+
+class MixedTile(NamedTuple):
+    """One tile."""
+
+    sample: int
+    group: int
+    row: int  # the first
+    column: int
+    rows: int
+    width: int
+
+
+class MixedRanges(NamedTuple):
+    """Work items (range of tiles, group), each of which adds up gradients in a place of its own."""
+
+    ranges: int
+    tiles: int  # of all samples
+
+
+@borrowing_jit
+def _find_tile(number: int, group: int, plan: MixedPlan) -> MixedTile:
+    """Tile `number` of (sample, row of tiles, column of tiles)."""
+    tiles = plan.tiles
+    rest, across = number // tiles.across, number % tiles.across
+    sample, row, column = rest // tiles.down, rest % tiles.down * tiles.rows, across * tiles.width
+    rows, width = min(tiles.rows, tiles.high - row), min(tiles.width, tiles.wide - column)
+    return MixedTile(sample, group, row, column, max(rows, 0), width)
+
+
+@borrowing_jit
+def _pack_images(target: np.ndarray, images: np.ndarray, tile: MixedTile, plan: MixedPlan) -> None:
+    """The planes of some channels that the taps read for a tile of outputs, zeros outside the image."""
+    clear(target, 0, len(target))
+    taps, tiles, stride = plan.taps, plan.tiles, plan.stride
+    rows = tiles.rows + taps.halo
+    for c in range(len(images)):
+        for s in range(len(taps.origin_y)):
+            at = c * plan.image + s * rows * tiles.pitch
+            origin = (taps.origin_y[s], taps.origin_x[s] + tile.column * stride[1])
+            pack_rows(target, at, images[c], tile.row, tile.rows + taps.halo, tiles.pitch, origin, stride)
+
+
+@borrowing_jit
+def _pack_positions(
+    target: np.ndarray, apart: int, planes: np.ndarray, tile: MixedTile, plan: MixedPlan
+) -> None:
+    """Planes of outputs, those of a tile of outputs alone, zero beyond it."""
+    clear(target, 0, len(target))
+    for k in range(len(planes)):
+        own = planes[k, :, : tile.column + tile.width]
+        pack_rows(target, k * apart, own, tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
+
+
+@borrowing_jit
+def _unpack_positions(
+    source: np.ndarray, apart: int, planes: np.ndarray, tile: MixedTile, plan: MixedPlan
+) -> None:
+    """The reverse."""
+    for k in range(len(planes)):
+        own = planes[k, :, : tile.column + tile.width]
+        unpack_rows(source, k * apart, own, tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
+
+
+@borrowing_jit
+def _pack_around(
+    target: np.ndarray, apart: int, planes: np.ndarray, tile: MixedTile, plan: MixedPlan
+) -> None:
+    """Planes of outputs where the taps of a tile of pixels lead back to, zeros where there are none."""
+    clear(target, 0, len(target))
+    taps, tiles = plan.taps, plan.tiles
+    origin = (tiles.first_y - taps.halo, tiles.first_x - taps.lead + tile.column)
+    for k in range(len(planes)):
+        pack_rows(target, k * apart, planes[k], tile.row, tile.rows + taps.halo, tiles.pitch, origin, (1, 1))
+
+
+@borrowing_jit
+def _kernels_of(number: int, tile: MixedTile, plan: MixedPlan) -> int:
+    """Which set of kernels a filter of a group is made of."""
+    return tile.group * plan.of_group + number if plan.sets > 1 else 0
+
+
+@rolled_jit
+def mixed_forward_items(
+    start: int, stop: int, scratch: MixedScratch, inputs: MixedInputs, y: np.ndarray, plan: MixedPlan
+) -> None:
+    """Items: (tile, group). Kernels are left matrices (taps, B) in panels."""
+    groups, bases = inputs.mixture.shape[1:3]
+    share, taps = y.shape[1] // groups, plan.taps
+    together, strip, count = share // plan.of_group, plan.strip, len(taps.at)
+    panel = bases * gemm.TILE_ROWS
+    size = (count + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
+    width = gemm.TILE_ROW_BYTES // y.itemsize
+    for item in range(start, stop):
+        tile = _find_tile(item // groups, item % groups, plan)
+        first = tile.group * share
+        _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, tile.group], tile, plan)
+        _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
+        for number in range(plan.of_group):
+            kernels = gemm.LeftPanels(inputs.kernels, _kernels_of(number, tile, plan) * size, panel)
+            for j in range(0, tile.rows * plan.tiles.pitch, strip):
+                mixture = gemm.RightStrips(scratch.mixture, j, width, plan.mixture)
+                made = gemm.Matrix(scratch.filters, ZERO, strip)
+                gemm.multiply(made, kernels, mixture, (count, strip), scratch.corner, FALSE)
+                results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
+                filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
+                images = Factor(scratch.images, number * plan.image + j, plan.image, taps.at, None)
+                product_of_row(results, filters, images, Extent(ONE, together, count, strip), FALSE)
+        _unpack_positions(scratch.results, plan.span, y[tile.sample, first : first + share], tile, plan)
+
+
+@rolled_jit
+def mixed_pixels_items(
+    start: int,
+    stop: int,
+    scratch: MixedScratch,
+    grad_output: np.ndarray,
+    inputs: MixedInputs,
+    grad_x: np.ndarray,
+    plan: MixedPlan,
+) -> None:
+    """The gradient of x. Items: (tile, group). Kernels are matrices (taps, B), of which x is not there."""
+    groups, bases = inputs.mixture.shape[1:3]
+    share, taps = grad_x.shape[1] // groups, plan.taps
+    for item in range(start, stop):
+        tile = _find_tile(item // groups, item % groups, plan)
+        first = tile.group * share
+        grads = grad_output[tile.sample, first : first + share]
+        mixture = inputs.mixture[tile.sample, tile.group]
+        _pack_around(scratch.mixture, plan.image, mixture, tile, plan)
+        _pack_around(scratch.images, plan.image, grads, tile, plan)
+        for s in range(len(taps.origin_y)):
+            for number in range(plan.of_group):
+                at = _kernels_of(number, tile, plan) * len(taps.at) * bases
+                _filter_back(scratch, inputs.kernels, at, number, s, tile, plan)
+            _unpack_pixels(scratch.results, grad_x[tile.sample, first : first + share], s, tile, plan)
+
+
+@borrowing_jit
+def _filter_back(
+    scratch: MixedScratch,
+    kernels: np.ndarray,
+    at: int,
+    number: int,
+    s: int,
+    tile: MixedTile,
+    plan: MixedPlan,
+) -> None:
+    """One phase of the stride, of the channels that one filter of a group serves."""
+    bases, taps, strip = len(plan.mixture), plan.taps, plan.strip
+    together = len(scratch.results) // plan.span // plan.of_group
+    first, end = taps.end[s], taps.end[s + 1]
+    places = taps.at[first:end]
+    for j in range(0, tile.rows * plan.tiles.pitch, strip):
+        made = Target(scratch.filters, ZERO, ZERO, strip)
+        mixture = Factor(scratch.mixture, j, places, plan.image, None)
+        extent = Extent(ONE, end - first, bases, strip)
+        mix_planes(made, kernels, at + first * bases, mixture, extent)
+        results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
+        filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
+        grads = Factor(scratch.images, number * plan.image + j, plan.image, places, None)
+        product_of_row(results, filters, grads, Extent(ONE, together, end - first, strip), FALSE)
+
+
+@borrowing_jit
+def _unpack_pixels(
+    source: np.ndarray, images: np.ndarray, s: int, tile: MixedTile, plan: MixedPlan
+) -> None:
+    """The pixels of one phase of the stride."""
+    taps, tiles, stride = plan.taps, plan.tiles, plan.stride
+    y = taps.origin_y[s] + tiles.first_y * stride[0]
+    x = taps.origin_x[s] + (tiles.first_x + tile.column) * stride[1]
+    end = min(images.shape[2], max(0, x + (tile.width - 1) * stride[1] + 1))
+    for c in range(len(images)):
+        own = images[c, :, :end]
+        unpack_rows(source, c * plan.span, own, tile.row, tile.rows, tiles.pitch, (y, x), stride)
+
+
+@rolled_jit
+def mixed_weights_items(
+    start: int,
+    stop: int,
+    scratch: MixedScratch,
+    grad_output: np.ndarray,
+    inputs: MixedInputs,
+    grad_kernels: np.ndarray,
+    grad_mixture: np.ndarray,
+    plan: MixedPlan,
+    ranges: MixedRanges,
+) -> None:
+    """The gradients of kernels, (ranges, G, filters, B*taps), and mixture; one without elements is not needed.
+
+    Items: (range of tiles, group). Kernels are left matrices (B, taps) in panels.
+    """
+    groups = inputs.mixture.shape[1]
+    share = grad_output.shape[1] // groups
+    for item in range(start, stop):
+        part, group = item // groups, item % groups
+        first = group * share
+        low, high = ranges.tiles * part // ranges.ranges, ranges.tiles * (part + 1) // ranges.ranges
+        for place in range(low, high):
+            tile = _find_tile(place, group, plan)
+            _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, group], tile, plan)
+            _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
+            grads = grad_output[tile.sample, first : first + share]
+            _pack_positions(scratch.results, plan.span, grads, tile, plan)
+            for number in range(plan.of_group):
+                needs = (grad_kernels.size > 0, grad_mixture.size > 0)
+                _correlate_filter(scratch, inputs.kernels, number, tile, plan, needs)
+                if needs[0]:
+                    _add_lanes(grad_kernels[part, group, number], scratch.lanes)
+            if grad_mixture.size:
+                own = grad_mixture[tile.sample, group]
+                _unpack_positions(scratch.grad_mixture, plan.span, own, tile, plan)
+
+
+@borrowing_jit
+def _correlate_filter(
+    scratch: MixedScratch, kernels: np.ndarray, number: int, tile: MixedTile, plan: MixedPlan, needs: tuple
+) -> None:
+    """What the channels of a filter add to the gradients: their sum first, the gradient of the filter."""
+    bases, taps, strip, span = len(plan.mixture), plan.taps, plan.strip, plan.span
+    together, count = len(scratch.results) // span // plan.of_group, len(taps.at)
+    panel, width = count * gemm.TILE_ROWS, gemm.TILE_ROW_BYTES // scratch.filters.itemsize
+    size = (bases + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
+    for j in range(0, tile.rows * plan.tiles.pitch, strip):
+        filters = Target(scratch.filters, ZERO, ZERO, strip)
+        grads = Factor(scratch.results, number * span + j, ZERO, span, None)
+        images = Factor(scratch.images, number * plan.image + j, taps.at, plan.image, None)
+        product_of_row(filters, grads, images, Extent(ONE, count, together, strip), FALSE)
+        if needs[0]:
+            _multiply_lanes(scratch, j, plan)
+        if needs[1]:
+            out = gemm.Matrix(scratch.grad_mixture, j, span)
+            left = gemm.LeftPanels(kernels, _kernels_of(number, tile, plan) * size, panel)
+            right = gemm.RightStrips(scratch.filters, ZERO, width, plan.filters)
+            gemm.multiply(out, left, right, (bases, strip), scratch.corner, number > 0)
+
+
+@borrowing_jit
+def _multiply_lanes(scratch: MixedScratch, j: int, plan: MixedPlan) -> None:
+    """Mixture times gradients of filters, summed over the positions of a strip, of which j is the first."""
+    bases, count, lanes = len(plan.mixture), len(plan.taps.at), REGISTER_BYTES // scratch.lanes.itemsize
+    for b in range(0, bases, PRODUCT_ROWS):
+        rows = min(PRODUCT_ROWS, bases - b)
+        sums = Target(scratch.lanes, b * count * lanes, count * lanes, lanes)
+        mixture = Factor(scratch.mixture, b * plan.span + j, plan.span, lanes, None)
+        filters = Factor(scratch.filters, ZERO, plan.strip, lanes, None)
+        product_of_rows(sums, mixture, filters, Extent(rows, count, plan.strip // lanes, lanes), j > 0)
+
+
+@borrowing_jit
+def _add_lanes(totals: np.ndarray, lanes: np.ndarray) -> None:
+    """In double precision, as these sums run over all positions."""
+    each = len(lanes) // len(totals)
+    for k in range(len(totals)):
+        total = 0.0
+        for lane in range(each):
+            total += lanes[k * each + lane]
+        totals[k] += total
