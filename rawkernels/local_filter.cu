@@ -56,6 +56,7 @@
 #define MIN_BLOCKS_GRAD 3
 #endif
 #include "common.cuh"
+#include "sums.cuh"
 #ifndef FILTER
 #define FILTER SCALAR
 #endif
@@ -113,20 +114,6 @@ __device__ __forceinline__ void sum_over_y(const ACC (&value)[COUNT], Write writ
         }
         __syncthreads();
     }
-}
-
-// Leave in value[0] of lane L the sum of value[L] over the 32 lanes. Each round halves what a lane keeps and sends the
-// other half away: 31 shuffles, where 32 separate sums take 160.
-template <int HALF = WARP / 2>
-__device__ __forceinline__ void lane_totals(ACC (&value)[WARP]) {
-    const bool upper = (threadIdx.x & HALF) != 0;
-#pragma unroll
-    for (int i = 0; i < HALF; ++i) {
-        const ACC sent = upper ? value[i] : value[i + HALF];
-        const ACC kept = upper ? value[i + HALF] : value[i];
-        value[i] = kept + __shfl_xor_sync(ALL_LANES, sent, HALF);
-    }
-    if constexpr (HALF > 1) lane_totals<HALF / 2>(value);
 }
 
 #if KH > 0
@@ -196,9 +183,5 @@ extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS_GRAD) local_filter_
 // Second pass of the gradient of channel_weight: add up the slots in order.
 extern "C" __global__ void __launch_bounds__(128, MIN_BLOCKS) local_filter_sum_slots(
     const ACC* __restrict__ partial, ACC* __restrict__ total, INDEX count, int slots) {
-    const INDEX i = thread_index();
-    if (i >= count) return;
-    ACC sum = 0;
-    for (int slot = 0; slot < slots; ++slot) sum += partial[slot * count + i];
-    total[i] = sum;
+    sum_slots(partial, total, count, slots);
 }
