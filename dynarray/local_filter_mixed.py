@@ -4,13 +4,14 @@ They are `local_filter2d` with filters that are sums of a few kernels, and never
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
-from ._check import check_choice, check_divides, check_shape
+from ._check import check_divides, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, LazyModule, backward_of, forms, modules, register
+from ._outside import find_outside
 from .composite._line import OnALine
-from .typing import ArrayT, Needs, Pair
+from .typing import ArrayT, Border, Needs, Pair
 
 __all__ = [
     "MixedFilter1dGradients",
@@ -32,8 +33,6 @@ else:
     _reference, _composite, _cpu, _ = modules("local_filter")
     _cuda = LazyModule("rawkernels.local_filter_mixed")
 
-Border = Literal["constant"]
-
 
 def mixed_filter2d(
     x: ArrayT,
@@ -48,8 +47,8 @@ def mixed_filter2d(
     """Filter each pixel with a mixture of its own of a few kernels that all pixels share.
 
     ``y[n,c,p] = sum_b mixture[n,g,b,p] * sum_ij kernels[b,c,i,j] * x[n,c,q]`` with group ``g = c // (C/G)``,
-    ``q = (h*s_y - pad_y + i*d_y, w*s_x - pad_x + j*d_x)`` at output ``p = (h, w)``, and x zero outside the
-    image. Kernels without an axis of channels serve all channels.
+    ``q = (h*s_y - pad_y + i*d_y, w*s_x - pad_x + j*d_x)`` at output ``p = (h, w)``, and x outside the image
+    as `border` says. Kernels without an axis of channels serve all channels.
 
     Parameters
     ----------
@@ -62,10 +61,10 @@ def mixed_filter2d(
     stride, dilation : int or (y, x)
         Step between outputs and between taps, in input pixels.
     padding : int or (y, x), optional
-        Pixels outside the image that are read on each side. None means "same", ``dilation*(kernel - 1)/2``,
-        and needs odd kernel sizes.
-    border : {"constant"}
-        What lies outside the image: zeros.
+        Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernel sizes.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
+        pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -143,10 +142,10 @@ def mixed_filter1d(
     stride, dilation : int
         Step between outputs and between taps, in input samples.
     padding : int, optional
-        Samples outside the line that are read on each side. None means "same", ``dilation*(k - 1)/2``, and
-        needs an odd kernel size.
-    border : {"constant"}
-        What lies outside the line: zeros.
+        Samples added on each side. None means "same", ``dilation*(k - 1)/2``, and needs an odd kernel size.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
+        sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
 
     Returns
     -------
@@ -177,7 +176,6 @@ def mixed_filter1d(
 def _check_mixed_filter(
     operator: str, space: Space, x: Any, kernels: Any, mixture: Any, *, border: Any, **steps: Any
 ) -> Checked:
-    check_choice(operator, "border", border, ("constant",))
     sizes = check_shape(operator, "x", x, space.pattern("N C image"), {})
     patterns = {len(space.image) + 1: "B kernel", len(space.image) + 2: "B C kernel"}
     pattern = patterns.get(kernels.ndim)
@@ -197,7 +195,9 @@ def _check_mixed_filter(
     kernels = space.in_plane(kernels, pattern)
     kernels = kernels if kernels.ndim == 4 else kernels.reshape(kernels.shape[0], 1, *kernels.shape[1:])
     arrays = space.in_plane(x, "N C image"), kernels, space.in_plane(mixture, "N G B outputs")
-    return Checked(arrays, window.shortened(), *window.output_shapes(sizes["N"], sizes["C"]))
+    outside = find_outside(operator, border, window, arrays[0].shape, by_output=2)
+    shapes = window.output_shapes(sizes["N"], sizes["C"])
+    return Checked(arrays, window.shortened(), *shapes, outside=outside)
 
 
 _register_mixed_filter = partial(

@@ -1,11 +1,23 @@
-"""`local_filter2d`, its faces and `correlation2d`: what is measured, and how much arithmetic it takes."""
+"""`local_filter2d`, its faces, `correlation2d` and `mixed_filter2d`: what is measured, their arithmetic."""
 
 from dataclasses import replace
 
 from dynarray._operator import Checked
 
 from .case import Case, pairs_inside
-from .growing import BASE, CHANNELS, LENGTHS, LINE, SIDES, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, pixels
+from .growing import (
+    BASE,
+    CHANNELS,
+    LENGTHS,
+    LINE,
+    SIDES,
+    TAPS,
+    TAPS_OF_A_LINE,
+    TINY_LINE,
+    Growth,
+    each,
+    pixels,
+)
 from .targets import THREE, Target
 
 _PEERS = "benchmarks.peers.local_filter"
@@ -84,6 +96,32 @@ def line(n: int, c: int, length: int, groups: int, kernel: int = 9) -> Case:
     return Case(title, "local_filter1d", shapes, flops)
 
 
+def mixed_flops(checked: Checked) -> tuple[int, int]:
+    """Operations of the forward and the backward pass of a mixed filter, filters saved and not made again.
+
+    Forward, per (output pixel, tap) pair inside the image: a multiply-add for each kernel of each filter, and
+    one for each channel; or, where that is less, one for each kernel and channel. Backward: twice as many.
+    """
+    (x, kernels, mixture), params = checked.arrays, checked.params
+    pairs = x.shape[0] * pairs_inside(x.shape[2:], kernels.shape[2:], mixture.shape[3:], params)
+    channels, bases = x.shape[1], kernels.shape[0]
+    filters = mixture.shape[1] if kernels.shape[1] == 1 else channels
+    forward = 2 * pairs * min(bases * filters + channels, bases * channels)
+    return forward, 2 * forward
+
+
+def mixed(n: int, c: int, h: int, w: int, kernel: int = 5, bases: int = 6) -> Case:
+    shapes = {"x": (n, c, h, w), "kernels": (bases, kernel, kernel), "mixture": (n, 1, bases, h, w)}
+    title = f"mixed_filter2d {(n, c, h, w)} k{kernel} B{bases}"
+    return Case(title, "mixed_filter2d", shapes, mixed_flops, {}, _PEERS)
+
+
+def mixed_line(n: int, c: int, length: int, kernel: int = 9, bases: int = 6) -> Case:
+    shapes = {"x": (n, c, length), "kernels": (bases, kernel), "mixture": (n, 1, bases, length)}
+    title = f"mixed_filter1d {(n, c, length)} k{kernel} B{bases}"
+    return Case(title, "mixed_filter1d", shapes, mixed_flops)
+
+
 CASES = (
     replace(ddf(2, 256, 56, 56), small=ddf(1, 4, 9, 11)),
     replace(ddf(2, 256, 56, 56, "add"), small=ddf(1, 4, 9, 11, "add")),
@@ -94,6 +132,9 @@ CASES = (
     replace(plain(2, 256, 56, 56, groups=8), small=plain(1, 4, 9, 11, groups=2)),
     replace(line(4, 256, 2048, groups=8), small=line(1, 4, 23, groups=2)),
     replace(correlation(1, 256, 48, 64, 20, 2), small=correlation(1, 4, 9, 11, 20, 2)),  # that of FlowNetC
+    replace(mixed(1, 3, 1024, 1536, 9), small=mixed(1, 3, 9, 11, 9)),
+    replace(mixed(2, 64, 56, 56, 5, 8), small=mixed(1, 4, 9, 11, 5, 8)),
+    replace(mixed_line(4, 64, 2048), small=mixed_line(1, 4, 23)),
 )
 
 # The feature maps of a ResNet, and a large image.
@@ -103,6 +144,7 @@ CUDA_CASES = tuple(
 )
 
 _DISPLACEMENTS = [((2 * reach + 1) ** 2, {"displacement": reach}) for reach in (1, 2, 3, 4)]
+_KERNELS = each("bases", 2, 4, 8, 16)
 GROWTH = (
     Growth(
         "local_filter2d",
@@ -141,6 +183,17 @@ GROWTH = (
         correlation,
         {**BASE, "displacement": 4, "step": 1},
         {"pixels": SIDES, "channels": CHANNELS, "displacements": _DISPLACEMENTS},
+        "mixed_filter2d",
+        mixed,
+        BASE,
+        {"pixels": SIDES, "channels": CHANNELS, "taps": TAPS, "kernels": _KERNELS},
+    ),
+    Growth(
+        "mixed_filter1d",
+        mixed_line,
+        LINE,
+        {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE, "kernels": _KERNELS},
+        TINY_LINE,
     ),
 )
 
@@ -149,4 +202,6 @@ TARGETS: dict[str, tuple[Target, Target]] = {
     "ddf mul (1, 64, 256, 256) k3": ({"compiled": 2.5, "eager": 10}, {"compiled": 4, "eager": 10}),
     "carafe (1, 256, 64, 64) x2 k5": (THREE, THREE),
     "involution (2, 256, 56, 56) G16 k7": (THREE, THREE),
+    "mixed_filter2d (1, 3, 1024, 1536) k9 B6": (THREE, THREE),
+    "mixed_filter2d (2, 64, 56, 56) k5 B8": (THREE, THREE),
 }

@@ -181,6 +181,63 @@ def _carafe(kernel_size: int, groups: int = 1, scale: int = 2) -> dict[str, Call
     }
 
 
+# Mixed filters: x (N, C, H, W), kernels (B, kh, kw), mixture (N, G, B, H, W).
+
+
+def _filtered(x: Tensor, kernels: Tensor, groups: int) -> Tensor:
+    """(N, G, C/G, B, H, W): each channel by each kernel, an image of one channel at a time."""
+    padding = kernels.shape[1] // 2, kernels.shape[2] // 2
+    z = F.conv2d(x.flatten(0, 1)[:, None], kernels[:, None], padding=padding)
+    return _by_group(z.unflatten(0, x.shape[:2]), groups)
+
+
+def _mixed_convolved(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    """A convolution with all kernels, and a weighted sum."""
+    z = _filtered(x, kernels, mixture.shape[1])
+    return (z * mixture[:, :, None]).sum(3).flatten(1, 2)
+
+
+def _mixed_convolved_einsum(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    z = _filtered(x, kernels, mixture.shape[1])
+    return torch.einsum("ngcbhw,ngbhw->ngchw", z, mixture).flatten(1, 2)
+
+
+def _mixed_depthwise(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    """The same by a depthwise convolution with so many outputs a channel."""
+    channels, padding = x.shape[1], (kernels.shape[1] // 2, kernels.shape[2] // 2)
+    z = F.conv2d(x, kernels.repeat(channels, 1, 1)[:, None], padding=padding, groups=channels)
+    z = _by_group(z.unflatten(1, (channels, -1)), mixture.shape[1])
+    return (z * mixture[:, :, None]).sum(3).flatten(1, 2)
+
+
+def _mixed_one_by_one(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    """One kernel after the other, added up in place."""
+    groups = mixture.shape[1]
+    y = torch.zeros_like(_by_group(x, groups))
+    for b in range(len(kernels)):
+        y.addcmul_(_filtered(x, kernels[b : b + 1], groups).squeeze(3), mixture[:, :, None, b])
+    return y.flatten(1, 2)
+
+
+def _composed(kernels: Tensor, mixture: Tensor) -> Tensor:
+    """All filters, (N, G, kh, kw, H, W)."""
+    filters = kernels.flatten(1).T @ mixture.flatten(3)
+    return filters.view(*mixture.shape[:2], *kernels.shape[1:], *mixture.shape[3:])
+
+
+def _mixed_composed(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    """All filters by a matrix product, then a shifted multiply-add for each tap."""
+    return _involution_in_place(x, _composed(kernels, mixture))
+
+
+def _mixed_unfolded(x: Tensor, kernels: Tensor, mixture: Tensor) -> Tensor:
+    """All shifted copies at once, and one sum over taps and kernels."""
+    kernel, size, groups = kernels.shape[1:], x.shape[2:], mixture.shape[1]
+    columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    columns = columns.view(x.shape[0], groups, -1, kernel[0] * kernel[1], *size)
+    return torch.einsum("ngcthw,bt,ngbhw->ngchw", columns, kernels.flatten(1), mixture).flatten(1, 2)
+
+
 def _ddf(combine: str = "mul") -> dict[str, Callable]:
     operation = {"mul": torch.mul, "add": torch.add}[combine]
     formulations = {
@@ -231,6 +288,15 @@ def _correlation(max_displacement: int, step: int = 1) -> dict[str, Callable]:
         return torch.cat(maps, 1)
 
     return {"shifts and means": shifts_and_means, "unfold": unfold, "products of rows": rows}
+def _mixed() -> dict[str, Callable]:
+    return {
+        "convolutions, weighted sum": _mixed_convolved,
+        "convolutions, einsum": _mixed_convolved_einsum,
+        "depthwise convolution, weighted sum": _mixed_depthwise,
+        "kernel after kernel": _mixed_one_by_one,
+        "filters composed, shifts in place": _mixed_composed,
+        "unfold, einsum": _mixed_unfolded,
+    }
 
 
 # Per operator: its parameters -> the formulations by name.
@@ -240,4 +306,5 @@ FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
     "correlation2d": _correlation,
     "involution": _involution,
     "local_filter2d": _involution,  # without channel weights they are one
+    "mixed_filter2d": _mixed,
 }

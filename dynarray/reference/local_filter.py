@@ -1,4 +1,4 @@
-"""Definition of `local_filter2d`, `correlation2d` and `mixed_filter2d`, and of their gradients, tap by tap."""
+"""Definition of `local_filter2d`, `correlation2d`, `mixed_filter2d` and their gradients, tap by tap."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -82,8 +82,8 @@ def _involution(way: dict[str, Any]) -> TypicalCall:
 
 
 def _mixed(extent: tuple[int, ...]) -> TypicalCall:
-    shapes = {"x": (1, _CHANNELS, *extent), "kernels": (2, *(3,) * len(extent)), "mixture": (1, 1, 2, *extent)}
-    return TypicalCall(shapes)
+    kernels = (2, *(3,) * len(extent))
+    return TypicalCall({"x": (1, _CHANNELS, *extent), "kernels": kernels, "mixture": (1, 1, 2, *extent)})
 
 
 CALLS = {

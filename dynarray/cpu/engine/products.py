@@ -308,7 +308,8 @@ def _generate_mixing(context: Any, builder: Any, signature: Any, args: Any) -> A
 
             def step(k: Any, sums: list) -> list:
                 scale = writer.broadcast(writer.element(numbers, k))
-                return [writer.add(sums[0], writer.multiply(scale, writer.load(right, writer.place(b.terms, k))))]
+                value = writer.load(right, writer.place(b.terms, k))
+                return [writer.add(sums[0], writer.multiply(scale, value))]
 
             writer.store(writer.sums(1, extent.terms, step)[0], to, place)
     return context.get_dummy_value()

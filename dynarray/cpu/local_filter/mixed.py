@@ -54,7 +54,7 @@ def mixed_filter2d_backward(
     """Gradients of `mixed_filter2d` with respect to x, kernels and mixture."""
     x, kernels, mixture = kept
     if not grad_output.size or not kernels.size:
-        zeros = (np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True))
+        zeros = (np.zeros(a.shape, a.dtype) if need else None for a, need in zip(kept, needs, strict=True))
         return tuple(zeros)  # type: ignore[return-value]
     call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
     grad_output, arrays = kernel_input(grad_output), tuple(map(kernel_input, kept))
@@ -65,7 +65,7 @@ def mixed_filter2d_backward(
 
 
 def _panels(kernels: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
-    """Kernels (B, sets, taps) as left matrices in panels, one set after the other; `order` brings them first."""
+    """Kernels (B, sets, taps) as left matrices in panels, set after set; `order` puts sets first."""
     b, sets, kh, kw = kernels.shape
     matrices = kernels.reshape(b, sets, kh * kw).transpose(order)
     return np.stack([gemm.pack_left(matrix) for matrix in matrices]).reshape(-1)

@@ -1,13 +1,22 @@
 """The kernels of `mixed_filter2d` on the CPU: filters made of the mixture, strip by strip, and applied."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..engine import gemm
-from ..engine.compile import FALSE, ONE, ZERO, rolled_jit, borrowing_jit
+from ..engine.compile import FALSE, ONE, ZERO, borrowing_jit, rolled_jit
 from ..engine.pixels import clear, pack_rows, unpack_rows
-from ..engine.products import PRODUCT_ROWS, Extent, Factor, Target, mix_planes, product_of_row, product_of_rows
+from ..engine.products import (
+    MIXED_BYTES,
+    PRODUCT_ROWS,
+    Extent,
+    Factor,
+    Target,
+    mix_planes,
+    product_of_row,
+    product_of_rows,
+)
 from ..engine.vectors import REGISTER_BYTES
 from .mixed_plan import MixedPlan, MixedScratch
 
@@ -95,6 +104,14 @@ def _pack_around(
 
 
 @borrowing_jit
+def _strip_length(j: int, tile: MixedTile, plan: MixedPlan, itemsize: int) -> int:
+    """Positions of the strip from j on, in whole vectors."""
+    whole = MIXED_BYTES // itemsize
+    left = tile.rows * plan.tiles.pitch - j
+    return min(plan.strip, (left + whole - 1) // whole * whole)
+
+
+@borrowing_jit
 def _kernels_of(number: int, tile: MixedTile, plan: MixedPlan) -> int:
     """Which set of kernels a filter of a group is made of."""
     return tile.group * plan.of_group + number if plan.sets > 1 else 0
@@ -119,13 +136,14 @@ def mixed_forward_items(
         for number in range(plan.of_group):
             kernels = gemm.LeftPanels(inputs.kernels, _kernels_of(number, tile, plan) * size, panel)
             for j in range(0, tile.rows * plan.tiles.pitch, strip):
+                length = _strip_length(j, tile, plan, y.itemsize)
                 mixture = gemm.RightStrips(scratch.mixture, j, width, plan.mixture)
                 made = gemm.Matrix(scratch.filters, ZERO, strip)
-                gemm.multiply(made, kernels, mixture, (count, strip), scratch.corner, FALSE)
+                gemm.multiply(made, kernels, mixture, (count, length), scratch.corner, FALSE)
                 results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
                 filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
                 images = Factor(scratch.images, number * plan.image + j, plan.image, taps.at, None)
-                product_of_row(results, filters, images, Extent(ONE, together, count, strip), FALSE)
+                product_of_row(results, filters, images, Extent(ONE, together, count, length), FALSE)
         _unpack_positions(scratch.results, plan.span, y[tile.sample, first : first + share], tile, plan)
 
 
@@ -172,14 +190,15 @@ def _filter_back(
     first, end = taps.end[s], taps.end[s + 1]
     places = taps.at[first:end]
     for j in range(0, tile.rows * plan.tiles.pitch, strip):
+        length = _strip_length(j, tile, plan, kernels.itemsize)
         made = Target(scratch.filters, ZERO, ZERO, strip)
         mixture = Factor(scratch.mixture, j, places, plan.image, None)
-        extent = Extent(ONE, end - first, bases, strip)
+        extent = Extent(ONE, end - first, bases, length)
         mix_planes(made, kernels, at + first * bases, mixture, extent)
         results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
         filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
         grads = Factor(scratch.images, number * plan.image + j, plan.image, places, None)
-        product_of_row(results, filters, grads, Extent(ONE, together, end - first, strip), FALSE)
+        product_of_row(results, filters, grads, Extent(ONE, together, end - first, length), FALSE)
 
 
 @borrowing_jit
@@ -208,7 +227,7 @@ def mixed_weights_items(
     plan: MixedPlan,
     ranges: MixedRanges,
 ) -> None:
-    """The gradients of kernels, (ranges, G, filters, B*taps), and mixture; one without elements is not needed.
+    """The gradients of kernels, (ranges, G, filters, B*taps), and mixture; without elements where not needed.
 
     Items: (range of tiles, group). Kernels are left matrices (B, taps) in panels.
     """
@@ -244,21 +263,22 @@ def _correlate_filter(
     panel, width = count * gemm.TILE_ROWS, gemm.TILE_ROW_BYTES // scratch.filters.itemsize
     size = (bases + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
     for j in range(0, tile.rows * plan.tiles.pitch, strip):
+        length = _strip_length(j, tile, plan, kernels.itemsize)
         filters = Target(scratch.filters, ZERO, ZERO, strip)
         grads = Factor(scratch.results, number * span + j, ZERO, span, None)
         images = Factor(scratch.images, number * plan.image + j, taps.at, plan.image, None)
-        product_of_row(filters, grads, images, Extent(ONE, count, together, strip), FALSE)
+        product_of_row(filters, grads, images, Extent(ONE, count, together, length), FALSE)
         if needs[0]:
-            _multiply_lanes(scratch, j, plan)
+            _multiply_lanes(scratch, j, length, plan)
         if needs[1]:
             out = gemm.Matrix(scratch.grad_mixture, j, span)
             left = gemm.LeftPanels(kernels, _kernels_of(number, tile, plan) * size, panel)
             right = gemm.RightStrips(scratch.filters, ZERO, width, plan.filters)
-            gemm.multiply(out, left, right, (bases, strip), scratch.corner, number > 0)
+            gemm.multiply(out, left, right, (bases, length), scratch.corner, number > 0)
 
 
 @borrowing_jit
-def _multiply_lanes(scratch: MixedScratch, j: int, plan: MixedPlan) -> None:
+def _multiply_lanes(scratch: MixedScratch, j: int, length: int, plan: MixedPlan) -> None:
     """Mixture times gradients of filters, summed over the positions of a strip, of which j is the first."""
     bases, count, lanes = len(plan.mixture), len(plan.taps.at), REGISTER_BYTES // scratch.lanes.itemsize
     for b in range(0, bases, PRODUCT_ROWS):
@@ -266,7 +286,7 @@ def _multiply_lanes(scratch: MixedScratch, j: int, plan: MixedPlan) -> None:
         sums = Target(scratch.lanes, b * count * lanes, count * lanes, lanes)
         mixture = Factor(scratch.mixture, b * plan.span + j, plan.span, lanes, None)
         filters = Factor(scratch.filters, ZERO, plan.strip, lanes, None)
-        product_of_rows(sums, mixture, filters, Extent(rows, count, plan.strip // lanes, lanes), j > 0)
+        product_of_rows(sums, mixture, filters, Extent(rows, count, length // lanes, lanes), j > 0)
 
 
 @borrowing_jit

@@ -74,7 +74,7 @@ class MixedPlan(NamedTuple):
     sets: int  # of kernels: one, or one for each channel
     of_group: int  # filters of a group at a position
     strip: int  # positions whose filters are made at once
-    span: int  # of a tile, up to whole strips
+    span: int  # of a tile, in whole vectors
     image: int  # elements of the packed planes of a channel
     mixture: np.ndarray  # where the packed planes of the mixture begin
     filters: np.ndarray  # and those of the filters of a strip
@@ -189,10 +189,9 @@ def _finish(
 ) -> tuple[MixedPlan, MixedScratch]:
     """The plan, and the sizes of its scratch; `mixture` is the size of a plane that is not a tile."""
     bases, count, share = call.kernels[0], len(taps.at), call.x[1] // call.mixture[1]
-    whole = math.lcm(MIXED_BYTES, gemm.TILE_ROW_BYTES) // call.itemsize
-    positions = -(-tiles.rows * tiles.pitch // whole) * whole
-    strip = min(positions, max(whole, MIXED_STRIP_BYTES // (count * call.itemsize) // whole * whole))
-    span = -(-positions // strip) * strip
+    whole = MIXED_BYTES // call.itemsize  # which is whole tiles of a matrix product, too
+    span = -(-tiles.rows * tiles.pitch // whole) * whole
+    strip = min(span, max(whole, MIXED_STRIP_BYTES // (count * call.itemsize) // whole * whole))
     plane, slack = mixture or span, strip + tiles.pitch  # of what is read beyond the last row
     plan = MixedPlan(
         tiles=tiles,
