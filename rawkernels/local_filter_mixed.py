@@ -182,9 +182,7 @@ def _shape(x: Any, kernels: Any, mixture: Any, stride: Any, dilation: Any, paddi
     return Shape(*sizes, *pairs, x.dtype, mixture.dtype)
 
 
-def _choose(
-    shape: Shape, arrays: tuple[Any, ...], work_items: int
-) -> tuple[Program, type[np.signedinteger]]:
+def _choose(shape: Shape, arrays: tuple[Any, ...], work_items: int) -> tuple[Program, type[np.signedinteger]]:
     wide = needs_wide_index(*arrays, work_items=work_items)
     chosen = choose_program(shape.dtype, shape.filter_dtype, own=shape.own, wide_index=wide)
     return chosen, np.int64 if wide else np.int32

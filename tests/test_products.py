@@ -137,3 +137,24 @@ def test_gather_copies_the_planes(backend: Any, rng: np.random.Generator, dtype:
     compiled("gather_planes")(copy, factor(a, False, 10**6), Extent(rows, 1, terms, length))
     np.testing.assert_array_equal(copy.data[length:].reshape(a.shape), a)
     assert np.isnan(copy.data[:length]).all()
+
+
+@DTYPES
+def test_mixed_planes_are_sums_of_scaled_ones(backend: Any, rng: np.random.Generator, dtype: str) -> None:
+    """Each from places of its own, which overlap."""
+    from dynarray.cpu.engine.products import MIXED_BYTES, Extent, Factor, Target
+
+    length = MIXED_BYTES // np.dtype(dtype).itemsize
+    for columns, terms, vectors in product((1, 2, 7), (1, 3, 8), (1, 3)):
+        size = vectors * length
+        scales = rng.standard_normal((columns, terms)).astype(dtype)
+        source = rng.standard_normal((terms, size + 2 * columns)).astype(dtype)
+        places = rng.permutation(2 * columns)[:columns]
+        out = np.full((columns + 1, size), np.nan, dtype)
+        numbers = np.concatenate([np.full(5, np.nan, dtype), scales.ravel()])
+        planes_of = Factor(source.ravel(), 0, places, source.shape[1], None)
+        extent = Extent(1, columns, terms, size)
+        compiled("mix_planes")(Target(out.ravel(), 0, 0, size), numbers, 5, planes_of, extent)
+        expected = [scale.astype(float) @ source[:, at : at + size] for scale, at in zip(scales, places)]
+        np.testing.assert_allclose(out[:-1], expected, rtol=0, atol=8 * np.finfo(dtype).eps * terms**0.5)
+        assert np.isnan(out[-1]).all()

@@ -288,6 +288,8 @@ def _correlation(max_displacement: int, step: int = 1) -> dict[str, Callable]:
         return torch.cat(maps, 1)
 
     return {"shifts and means": shifts_and_means, "unfold": unfold, "products of rows": rows}
+
+
 def _mixed() -> dict[str, Callable]:
     return {
         "convolutions, weighted sum": _mixed_convolved,

@@ -1,4 +1,4 @@
-"""Calls of `local_filter2d` and its faces: drawn, bad, large and heavy ones."""
+"""Calls of `local_filter2d`, its faces, `correlation2d` and `mixed_filter2d`: drawn, bad and heavy ones."""
 
 from typing import Any
 
@@ -177,9 +177,7 @@ GOOD = {
         {"x": (2, 4, 7), "weight": (2, 2, 3, 7), "channel_weight": (2, 4, 3)}, {}, (2, 4, 7)
     ),
     "mixed_filter2d": Good({"x": X, "kernels": (5, 4, 3, 3), "mixture": (2, 2, 5, 6, 5)}, {}, X),
-    "mixed_filter1d": Good(
-        {"x": (2, 4, 7), "kernels": (5, 4, 3), "mixture": (2, 2, 5, 7)}, {}, (2, 4, 7)
-    ),
+    "mixed_filter1d": Good({"x": (2, 4, 7), "kernels": (5, 4, 3), "mixture": (2, 2, 5, 7)}, {}, (2, 4, 7)),
 }
 
 SYMBOLS = {

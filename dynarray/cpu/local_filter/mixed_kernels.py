@@ -202,9 +202,7 @@ def _filter_back(
 
 
 @borrowing_jit
-def _unpack_pixels(
-    source: np.ndarray, images: np.ndarray, s: int, tile: MixedTile, plan: MixedPlan
-) -> None:
+def _unpack_pixels(source: np.ndarray, images: np.ndarray, s: int, tile: MixedTile, plan: MixedPlan) -> None:
     """The pixels of one phase of the stride."""
     taps, tiles, stride = plan.taps, plan.tiles, plan.stride
     y = taps.origin_y[s] + tiles.first_y * stride[0]

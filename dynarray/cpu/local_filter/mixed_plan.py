@@ -154,9 +154,7 @@ def plan_pixels(call: MixedCall) -> tuple[MixedPlan, MixedScratch]:
     return _finish(call, tiles, taps, plane, mixture=plane)
 
 
-def _tiles(
-    call: MixedCall, positions: tuple, first: tuple, reach: tuple[int, int], held: int
-) -> MixedTiles:
+def _tiles(call: MixedCall, positions: tuple, first: tuple, reach: tuple[int, int], held: int) -> MixedTiles:
     """Tiles of such positions; `reach` is how far beyond a tile it reads, `held` planes that are packed.
 
     A column beyond a tile costs as much as one of its own, a row little: tiles are as wide as may be.
