@@ -183,6 +183,8 @@ GROWTH = (
         correlation,
         {**BASE, "displacement": 4, "step": 1},
         {"pixels": SIDES, "channels": CHANNELS, "displacements": _DISPLACEMENTS},
+    ),
+    Growth(
         "mixed_filter2d",
         mixed,
         BASE,
