@@ -392,13 +392,15 @@ def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -
     """
 
     def decorate(declared: F) -> F:
-        signature = inspect.signature(declared)
-        names = set(signature.parameters)
-        positional = [n for n, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        defaults = {n: p.default for n, p in signature.parameters.items()}
-        defaults = {n: default for n, default in defaults.items() if default is not inspect.Parameter.empty}
+        # Read off the function: `inspect.signature` of all of them would be much of the package's import.
+        function: Any = declared
+        code, defaults, last = function.__code__, dict(function.__kwdefaults__ or {}), function.__defaults__ or ()
+        count = code.co_argcount
+        positional, names = code.co_varnames[:count], set(code.co_varnames[: count + code.co_kwonlyargcount])
+        defaults |= zip(positional[count - len(last) :], last)
 
         def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+            signature = inspect.signature(declared)
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:

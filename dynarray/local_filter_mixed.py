@@ -6,10 +6,10 @@ They are `local_filter2d` with filters that are sums of a few kernels, and never
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
+from ._border import find_outside
 from ._check import check_divides, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
 from ._operator import Checked, LazyModule, backward_of, forms, modules, register
-from ._outside import find_outside
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
 

@@ -194,6 +194,7 @@ def test_an_empty_image_has_nothing_to_put_outside(name: str, backend: Backend) 
     arrays = {
         "local_filter": (np.ones((1, 1, *kernel, *outputs)),),
         "dynamic_conv": (np.ones((1, 1, 1, *kernel, *outputs)),),
+        "mixed_filter": (np.ones((1, *kernel)), np.ones((1, 1, 1, *outputs))),
         "atom_conv": (np.ones((1, 1, *kernel, *outputs)), np.ones((1, 1, 1))),
     }.get(name[:-2])
     if arrays is None:
@@ -204,7 +205,7 @@ def test_an_empty_image_has_nothing_to_put_outside(name: str, backend: Backend) 
             function(*given, padding=2, border=word)
     assert not backend.numpy(function(*given, padding=2)).any()
     empty = backend.array(np.ones((0, 1, *image)))
-    others = (given[1][:0], *given[2:])
+    others = (array[:0] if array.shape[-axes:] == outputs else array for array in given[1:])
     assert function(empty, *others, padding=2, border="edge").shape == (0, 1, *outputs)
 
 

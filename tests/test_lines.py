@@ -11,6 +11,7 @@ from conftest import Backend, backend_params
 from dynarray import OPERATORS
 
 SEEDS = range(12)
+FARTHEST = 40  # samples from the line to what is read
 
 
 def read(x: np.ndarray, place: int) -> Any:
@@ -25,9 +26,14 @@ def between(line: np.ndarray, place: float) -> float:
     return float((1 - part) * read(line, whole) + part * read(line, whole + 1))
 
 
-def places(weight: np.ndarray, taps: int, stride: int = 1, dilation: int = 1, padding: Any = None) -> Any:
-    """(output, tap, input) for all outputs of the last axis of `weight` and its taps."""
-    start = dilation * (taps - 1) // 2 if padding is None else padding
+def places(
+    weight: np.ndarray, taps: int, stride: int = 1, dilation: int = 1, padding: Any = None, margin: int = 0
+) -> Any:
+    """(output, tap, input) for all outputs of the last axis of `weight` and its taps.
+
+    `margin` is how many samples stand before those of the line.
+    """
+    start = (dilation * (taps - 1) // 2 if padding is None else padding) - margin
     for out in range(weight.shape[-1]):
         for tap in range(taps):
             yield out, tap, out * stride - start + tap * dilation
@@ -122,7 +128,11 @@ def test_a_line_is_what_its_formula_says(name: str, seed: int, backend: Backend)
     operator = OPERATORS[name]
     call = make_call(operator, seeded_case(operator, seed, N=2, H=1, W=4 + seed), seed)
     result = evaluate(call, backend)
-    expected = FORMULAS[name](*call.arrays, **call.params)
+    (x, *others), params = call.arrays, dict(call.params)
+    border = params.pop("border", "constant")
+    if border != "constant":
+        x, params["margin"] = np.pad(x, ((0, 0), (0, 0), (FARTHEST, FARTHEST)), border), FARTHEST
+    expected = FORMULAS[name](x, *others, **params)
     assert result.output.shape == expected.shape
     np.testing.assert_allclose(result.output, expected, rtol=1e-11, atol=1e-11)
     # Gradients have the shapes of their arrays; that they are right, the contract says.
