@@ -2,7 +2,8 @@
 //
 //   x (N,C,H,W)  kernels (K,taps,B)  mixture (N,G,B,Ho,Wo)  y (N,C,Ho,Wo)     K is 1, or C: kernels of each channel
 //   kernels and their gradient are in the accumulator type, B padded with zeros to whole BASES; mixture is of type F
-//   y[n,c,p] = sum over taps of filter[n,c,tap,p] * x[n,c,q],  filter = sum over b of mixture[n,g(c),b,p] * kernels[k(c),tap,b]
+//   y[n,c,p] = sum over taps of filter[n,c,tap,p] * x[n,c,q]
+//   filter[n,c,tap,p] = sum over b of mixture[n,g(c),b,p] * kernels[k(c),tap,b]
 //   q = (h*s_y - pad_y + i*d_y, w*s_x - pad_x + j*d_x) for tap (i, j)
 //
 // How work is laid out. Filters are made where they are applied, tap by tap, and never stored. A thread takes PIXELS
@@ -76,23 +77,30 @@ __device__ __forceinline__ void mix(
     }
 }
 
-// STRIP consecutive taps, from `first`: where they look, relative to their window's corner.
+// A whole quotient; nearly always by 1, which is no division.
+__device__ __forceinline__ int divided(int a, int b) { return b == 1 ? a : a / b; }
+
+// STRIP consecutive taps: where they look, relative to their window's corner.
 struct Taps {
     int dy[STRIP], dx[STRIP], count;
 
-    __device__ __forceinline__ Taps(const Geometry& geo, int first) {
+    // From tap number `first` on, which is (i, j); leaves there the one behind them.
+    __device__ __forceinline__ Taps(const Geometry& geo, int first, int& i, int& j) {
         count = min(STRIP, geo.taps() - first);
 #pragma unroll
-        for (int j = 0; j < STRIP; ++j) {
-            dy[j] = (first + j) / geo.kernel_w * geo.dilation_y;
-            dx[j] = (first + j) % geo.kernel_w * geo.dilation_x;
+        for (int s = 0; s < STRIP; ++s) {
+            dy[s] = i * geo.dilation_y;
+            dx[s] = j * geo.dilation_x;
+            const bool last = j + 1 == geo.kernel_w;
+            i += last;
+            j = last ? 0 : j + 1;
         }
     }
 
-    // The gradients of a filter at these taps and output pixel p: sums over `channels` of grad_output * x.
+    // The gradients of a filter at these taps and output pixel (h, w): sums over `channels` of grad_output * x.
     __device__ __forceinline__ void correlate(
-        ACC (&sum)[STRIP], const T* grad_output, const T* x, INDEX p, int channels, const Geometry& geo) const {
-        const int h = static_cast<int>(p / geo.out_width), w = static_cast<int>(p - static_cast<INDEX>(h) * geo.out_width);
+        ACC (&sum)[STRIP], const T* grad_output, const T* x, int h, int w, int channels, const Geometry& geo) const {
+        const INDEX p = static_cast<INDEX>(h) * geo.out_width + w;
         INDEX offset[STRIP];
         unsigned inside = 0;  // bit j: tap j lies in the image
 #pragma unroll
@@ -115,7 +123,7 @@ struct Taps {
 
 // The kernels. `items` counts threads, except in mixed_grad_kernels: warps.
 
-extern "C" __global__ void __launch_bounds__(128, 3) mixed_forward(
+extern "C" __global__ void __launch_bounds__(128, 2) mixed_forward(
     const T* __restrict__ x, const ACC* __restrict__ kernels, const F* __restrict__ mixture, T* __restrict__ y,
     INDEX items, int channels, int groups, int bases, int padded, int height, int width, int out_height, int out_width,
     int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y, int dilation_x, int pad_y, int pad_x) {
@@ -175,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) mixed_forward(
             if (c < count && r < rows) store(y + c * geo.outputs() + r * static_cast<INDEX>(out_width), sum[c][r]);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_x(
+extern "C" __global__ void __launch_bounds__(128, 2) mixed_grad_x(
     const T* __restrict__ grad_output, const ACC* __restrict__ kernels, const F* __restrict__ mixture,
     T* __restrict__ grad_x, INDEX items, int channels, int groups, int bases, int padded, int height, int width,
     int out_height, int out_width, int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y,
@@ -199,12 +207,12 @@ extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_x(
         INDEX line[PIXELS];  // of outputs that read the pixels with this row of taps; -1 where there is none
 #pragma unroll
         for (int r = 0; r < PIXELS; ++r) {
-            const int scaled = row + r + pad_y - i * dilation_y, h = scaled / stride_y;
+            const int scaled = row + r + pad_y - i * dilation_y, h = divided(scaled, stride_y);
             const bool exists = r < rows && scaled >= 0 && h * stride_y == scaled && h < out_height;
             line[r] = exists ? static_cast<INDEX>(h) * out_width : INDEX(-1);
         }
         for (int j = 0; j < kernel_w; ++j) {
-            const int scaled = column + pad_x - j * dilation_x, w = scaled / stride_x;
+            const int scaled = column + pad_x - j * dilation_x, w = divided(scaled, stride_x);
             if (scaled < 0 || w * stride_x != scaled || w >= out_width) continue;
             const ACC* kernel = kernels + static_cast<INDEX>(i * kernel_w + j) * padded;
             ACC filter[PIXELS];
@@ -236,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_x(
 }
 
 // A thread takes one output pixel and BASES kernels.
-extern "C" __global__ void __launch_bounds__(128, 4) mixed_grad_mixture(
+extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_mixture(
     const T* __restrict__ grad_output, const T* __restrict__ x, const ACC* __restrict__ kernels,
     F* __restrict__ grad_mixture, INDEX items, int channels, int groups, int bases, int padded, int height, int width,
     int out_height, int out_width, int kernel_h, int kernel_w, int stride_y, int stride_x, int dilation_y,
@@ -245,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) mixed_grad_mixture(
                           stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x};
     INDEX flat = thread_index();
     if (flat >= items) return;
-    const INDEX p = take(flat, geo.outputs());
+    const int w = static_cast<int>(take(flat, out_width)), h = static_cast<int>(take(flat, out_height));
     const int first = BASES * static_cast<int>(take(flat, padded / BASES));
     const INDEX channel = flat * geo.share();  // of the group's first one
     const int several = OWN ? geo.share() : 1, together = OWN ? 1 : geo.share();
@@ -254,28 +262,29 @@ extern "C" __global__ void __launch_bounds__(128, 4) mixed_grad_mixture(
     x += channel * geo.pixels();
 
     ACC total[BASES] = {};
+    int i = 0, j = 0;
     for (int tap = 0; tap < geo.taps(); tap += STRIP) {
-        const Taps taps(geo, tap);
+        const Taps taps(geo, tap, i, j);
         for (int c = 0; c < several; ++c) {
             ACC sum[STRIP];
-            taps.correlate(sum, grad_output + c * geo.outputs(), x + c * geo.pixels(), p, together, geo);
+            taps.correlate(sum, grad_output + c * geo.outputs(), x + c * geo.pixels(), h, w, together, geo);
             const ACC* kernel = geo.of_channel(kernels, c) + static_cast<INDEX>(tap) * padded;
 #pragma unroll
-            for (int j = 0; j < STRIP; ++j) {
-                if (j >= taps.count) continue;
+            for (int s = 0; s < STRIP; ++s) {
+                if (s >= taps.count) continue;
 #pragma unroll
-                for (int b = 0; b < BASES; ++b) total[b] += sum[j] * kernel[j * padded + b];
+                for (int b = 0; b < BASES; ++b) total[b] += sum[s] * kernel[s * padded + b];
             }
         }
     }
-    F* target = grad_mixture + (flat * bases + first) * geo.outputs() + p;
+    F* target = grad_mixture + (flat * bases + first) * geo.outputs() + static_cast<INDEX>(h) * out_width + w;
 #pragma unroll
     for (int b = 0; b < BASES; ++b)
         if (first + b < bases) store(target + b * geo.outputs(), total[b]);
 }
 
 // partial[slot, b, k, tap]: one slot's part of the sum over outputs. A warp takes STRIP taps and SET kernels.
-extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_kernels(
+extern "C" __global__ void __launch_bounds__(128, 2) mixed_grad_kernels(
     const T* __restrict__ grad_output, const T* __restrict__ x, const F* __restrict__ mixture,
     ACC* __restrict__ partial, INDEX items, INDEX count, int slots, int channels, int groups, int bases, int padded,
     int height, int width, int out_height, int out_width, int kernel_h, int kernel_w, int stride_y, int stride_x,
@@ -289,24 +298,31 @@ extern "C" __global__ void __launch_bounds__(128, 3) mixed_grad_kernels(
     const int first = SET * static_cast<int>(take(rest, (bases + SET - 1) / SET));
     const int own = static_cast<int>(take(rest, several));
     const INDEX each = (count + slots - 1) / slots, end = min(count, (rest + 1) * each);
-    const Taps taps(geo, tap);
+    int i = tap / kernel_w, j = tap - i * kernel_w;
+    const Taps taps(geo, tap, i, j);
+    INDEX image = rest * each + lane;  // of all images; and where all channels share kernels, of all groups
+    int w = static_cast<int>(take(image, out_width)), h = static_cast<int>(take(image, out_height));
 
     ACC total[WARP] = {};
     for (INDEX at = rest * each + lane; at < end; at += WARP) {
-        // Of all images; and where all channels share kernels, of all groups.
-        INDEX image = at;
-        const INDEX p = take(image, geo.outputs());
         const INDEX group = OWN ? image * groups + own / geo.share() : image;
         const INDEX channel = OWN ? image * channels + own : image * geo.share();
         ACC sum[STRIP];
-        taps.correlate(sum, grad_output + channel * geo.outputs(), x + channel * geo.pixels(), p,
+        taps.correlate(sum, grad_output + channel * geo.outputs(), x + channel * geo.pixels(), h, w,
                        OWN ? 1 : geo.share(), geo);
+        const INDEX p = static_cast<INDEX>(h) * out_width + w;
+        const F* mixtures = mixture + (group * bases + first) * geo.outputs() + p;
 #pragma unroll
         for (int b = 0; b < SET; ++b) {
             if (first + b >= bases) continue;
-            const ACC value = load(mixture + (group * bases + first + b) * geo.outputs() + p);
+            const ACC value = load(mixtures + b * geo.outputs());
 #pragma unroll
-            for (int j = 0; j < STRIP; ++j) total[b * STRIP + j] += value * sum[j];
+            for (int s = 0; s < STRIP; ++s) total[b * STRIP + s] += value * sum[s];
+        }
+        // The lane's next output: without a division, which would cost as much as the sums.
+        for (w += WARP; w >= out_width; w -= out_width) {
+            h = h + 1 == out_height ? 0 : h + 1;
+            image += h == 0;
         }
     }
     lane_totals(total);
