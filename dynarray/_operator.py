@@ -394,8 +394,8 @@ def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -
     def decorate(declared: F) -> F:
         # Read off the function: `inspect.signature` of all of them would be much of the package's import.
         function: Any = declared
-        code, defaults, last = function.__code__, dict(function.__kwdefaults__ or {}), function.__defaults__ or ()
-        count = code.co_argcount
+        code, last = function.__code__, function.__defaults__ or ()
+        defaults, count = dict(function.__kwdefaults__ or {}), code.co_argcount
         positional, names = code.co_varnames[:count], set(code.co_varnames[: count + code.co_kwonlyargcount])
         defaults |= zip(positional[count - len(last) :], last)
 

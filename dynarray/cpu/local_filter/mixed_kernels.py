@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ONE, ZERO, borrowing_jit, rolled_jit
@@ -277,19 +278,34 @@ def _correlate_filter(
 
 @borrowing_jit
 def _multiply_lanes(scratch: MixedScratch, j: int, length: int, plan: MixedPlan) -> None:
-    """Mixture times gradients of filters, summed over the positions of a strip, of which j is the first."""
+    """Mixture times gradients of filters, summed over the positions of a strip, of which j is the first.
+
+    In double precision, for these sums go on over all positions.
+    """
     bases, count, lanes = len(plan.mixture), len(plan.taps.at), REGISTER_BYTES // scratch.lanes.itemsize
+    for b in range(bases):
+        _widen(scratch.wide, b * plan.strip, scratch.mixture, b * plan.span + j, length)
+    for tap in range(count):
+        _widen(scratch.wide, (bases + tap) * plan.strip, scratch.filters, tap * plan.strip, length)
     for b in range(0, bases, PRODUCT_ROWS):
         rows = min(PRODUCT_ROWS, bases - b)
         sums = Target(scratch.lanes, b * count * lanes, count * lanes, lanes)
-        mixture = Factor(scratch.mixture, b * plan.span + j, plan.span, lanes, None)
-        filters = Factor(scratch.filters, ZERO, plan.strip, lanes, None)
+        mixture = Factor(scratch.wide, b * plan.strip, plan.strip, lanes, None)
+        filters = Factor(scratch.wide, bases * plan.strip, plan.strip, lanes, None)
         product_of_rows(sums, mixture, filters, Extent(rows, count, length // lanes, lanes), j > 0)
 
 
 @borrowing_jit
+def _widen(target: np.ndarray, to: int, source: np.ndarray, at: int, count: int) -> None:
+    """Elements in double precision."""
+    begin, first = uint64(to), uint64(at)
+    for k in range(uint64(count)):
+        target[begin + k] = source[first + k]
+
+
+@borrowing_jit
 def _add_lanes(totals: np.ndarray, lanes: np.ndarray) -> None:
-    """In double precision, as these sums run over all positions."""
+    """The sums of a tile to those of its range."""
     each = len(lanes) // len(totals)
     for k in range(len(totals)):
         total = 0.0

@@ -20,6 +20,7 @@ from ..engine.vectors import REGISTER_BYTES
 MIXED_TILE_BYTES = 512 * 1024  # packed planes of a tile: half of a common L2 cache
 MIXED_STRIP_BYTES = 24 * 1024  # filters of a strip: most of a common L1 cache
 _LEAST_WIDTH = 32  # of a part of a row
+_DOUBLE = np.dtype(np.float64)
 
 
 class MixedCall(NamedTuple):
@@ -89,7 +90,8 @@ class MixedScratch(NamedTuple):
     results: Any  # of all channels; or their output gradients
     corner: Any  # for the matrix product
     grad_mixture: Any
-    lanes: Any  # sums over positions, one for each lane of a vector
+    wide: Any  # the mixture, and the gradients of filters, of a strip in double precision
+    lanes: Any  # their sums over positions, one for each lane of a vector
 
 
 def _axes(call: MixedCall) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,6 +212,7 @@ def _finish(
         results=share * span,
         corner=gemm.TILE_ROWS * gemm.TILE_ROW_BYTES // call.itemsize,
         grad_mixture=backward * bases * span,
-        lanes=backward * bases * count * (REGISTER_BYTES // call.itemsize),
+        wide=(backward * (bases + count) * strip, _DOUBLE),
+        lanes=(backward * bases * count * (REGISTER_BYTES // _DOUBLE.itemsize), _DOUBLE),
     )
     return plan, scratch
