@@ -4,6 +4,7 @@ from types import ModuleType as _ModuleType
 
 from rawkernels.tf32 import allow_tf32 as allow_tf32
 
+from . import tiles as tiles
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator

@@ -5,12 +5,17 @@ high-level features it is the sampling of Context Guided Dynamic Sampling. `samp
 any points.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
+import numpy as np
+
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
+from ._halo import Halo, Reach, farthest, windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Needs, Pair
@@ -338,6 +343,29 @@ def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
     return Checked((x, points), {"deterministic": deterministic}, shape)
 
 
+@dataclass(frozen=True)
+class _AtPoints(Halo):
+    """Points are given as they lie in the image, and told from the place of their output."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        points, border = arrays["points"], params.get("border", "constant")
+        reaches = []
+        for axis, first in enumerate(origin):
+            along = (-1,) + (1,) * (1 - axis)
+            places = first + np.arange(points.shape[3 + axis]).reshape(along)
+            low, high = farthest(np.floor(points[:, :, axis]) - places, border)
+            reaches.append(Reach(-low, high + 1, more=None))
+        return {"x": tuple(reaches)}
+
+    def placed(self, arrays: dict[str, Any], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Exact, because no point in the image lies before its part."""
+        points = arrays["points"]
+        begin = np.asarray(starts["x"], points.dtype).reshape(2, 1, 1)
+        return {**arrays, "points": points - begin}
+
+
 DEFORM_CONV2D = register(
     deform_conv2d,
     forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
@@ -346,6 +374,7 @@ DEFORM_CONV2D = register(
     composite=_composite.forward,
     keywords=("mask", "bias"),
     may_be_float32=("offset", "weight", "mask", "bias"),
+    halo=windowed("offset mask", kernel="weight", moved="offset"),
 )
 DEFORM_CONV1D = register(
     deform_conv1d,
@@ -355,6 +384,7 @@ DEFORM_CONV1D = register(
     composite=OnALine(_composite.forward, {1: 4}),
     keywords=("mask", "bias"),
     may_be_float32=DEFORM_CONV2D.may_be_float32,
+    halo=windowed("offset mask", kernel="weight", moved="offset", space=LINE),
 )
 SAMPLE_POINTS = register(
     sample_points,
@@ -363,6 +393,7 @@ SAMPLE_POINTS = register(
     check=_check_sample_points,
     composite=_composite.sample_forward,
     may_be_float32=("points",),
+    halo=_AtPoints("points", values="points"),
 )
 
 

@@ -1,0 +1,224 @@
+"""A call that is made part by part: what tiles and chunks are, before anything says where they come from."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._geometry import LINE, PLANE
+from ._halo import Halo, Range, Reach, frame, mirrors, needed, region
+from ._operator import OPERATORS, Operator
+
+Box = tuple[Range, ...]  # one range for each axis of the image
+Reaches = Mapping[str, tuple[Reach, ...] | None]
+Forward = Callable[..., Any]
+
+
+class Cut(NamedTuple):
+    """What is read for some outputs: the frame of the call, and the part of each array that has places."""
+
+    frame: Box
+    boxes: dict[str, Box]
+
+
+class Recipe(NamedTuple):
+    """A function of arrays, and what its outputs read of them.
+
+    `backward` gets a gradient of the output, the arrays, and `needs`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    forward: Forward
+    backward: Forward | None
+    halo: Halo
+    mirrored: bool
+    params: Mapping[str, Any]
+
+    def reaches(self, arrays: Mapping[str, Any], origin: Sequence[int]) -> Reaches:
+        """By name; arrays with values may be the part that begins at this output."""
+        return self.halo(self.name, self.params, arrays, origin)
+
+
+@dataclass(frozen=True)
+class _Told(Halo):
+    """The halo that a caller tells, for a function of which nothing is known."""
+
+    told: Reaches = field(default_factory=dict)
+
+    def __call__(self, *_: Any) -> dict[str, tuple[Reach, ...] | None]:
+        return dict(self.told)
+
+
+def recipe(
+    caller: str,
+    function: Any,
+    params: Mapping[str, Any] | None,
+    halo: Sequence[Any] | None,
+    backward: Forward | None,
+) -> Recipe:
+    """Of an operator, by its record or public function, or of any function with the halo that is told."""
+    operator = _operator(function)
+    if operator is not None:
+        if halo is not None or backward is not None:
+            raise TypeError(f"{caller}: {operator.name} knows its halo and its backward pass; neither is to be given")
+        return _of_operator(operator, params or {})
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    if not callable(function):
+        raise TypeError(f"{caller}: function must be an operator or a function of arrays, got {function!r}")
+    if halo is None:
+        raise TypeError(
+            f"{caller}: {name} is no operator of dynarray: halo must say what it reads of each array "
+            "(for networks, `autodiff.halo` works it out)"
+        )
+    names = tuple(f"arrays[{i}]" for i in range(len(halo)))
+    told = {n: _told(caller, n, given) for n, given in zip(names, halo)}
+    axes = {len(reach) for reach in told.values() if reach is not None}
+    if axes not in ({1}, {2}):
+        raise ValueError(f"{caller}: halo of {name} must be that of planes or of lines, got {halo!r}")
+    chosen = dict(params or {})
+    reads = _Told(space=PLANE if axes == {2} else LINE, told=told)
+    return Recipe(name, names, lambda *arrays: function(*arrays, **chosen), backward, reads, False, chosen)
+
+
+def _operator(function: Any) -> Operator | None:
+    if isinstance(function, Operator):
+        return function
+    operator = OPERATORS.get(getattr(function, "__name__", ""))
+    return operator if operator is not None and operator.function is function else None
+
+
+def _of_operator(operator: Operator, params: Mapping[str, Any]) -> Recipe:
+    chosen = operator.chosen(params)
+    if operator.reads is None:
+        raise TypeError(f"{operator.name}: nothing says what its outputs read, so that it has no halo")
+
+    def forward(*arrays: Any) -> Any:
+        return operator(arrays, **params)
+
+    def backward(grad_output: Any, *arrays: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        return operator.backward_pass(grad_output, arrays, params, needs)
+
+    mirrored = mirrors(operator.name, chosen)
+    return Recipe(operator.name, operator.arrays, forward, backward, operator.reads, mirrored, chosen)
+
+
+def _told(caller: str, name: str, given: Any) -> tuple[Reach, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        return (Reach(given, given),) * 2
+    if isinstance(given, Reach):
+        return (given,) * 2
+    if isinstance(given, tuple | list) and given and all(isinstance(reach, Reach) for reach in given):
+        return tuple(given)
+    raise TypeError(
+        f"{caller}: halo of {name} must be None, a number of pixels, or a Reach for each axis, got {given!r}"
+    )
+
+
+def extent(array: Any, axes: int) -> tuple[int, ...]:
+    """The sizes of the axes of the image, which are the last."""
+    return tuple(array.shape[len(array.shape) - axes :])
+
+
+def cut(
+    recipe: Recipe,
+    reaches: Reaches,
+    sizes: Mapping[str, Sequence[int]],
+    total: Sequence[int],
+    box: Box,
+    also: Mapping[str, Box],
+) -> Cut:
+    """What a call reads that has the outputs in `box` among its own, and a part of each array in `also`."""
+    frames, regions = list[Range](), dict[str, list[Range]]()
+    spatial = {name: reach for name, reach in reaches.items() if reach is not None and name in sizes}
+    for axis, outputs in enumerate(box):
+        parts = [(reach[axis], sizes[name][axis]) for name, reach in spatial.items()]
+        frames.append(frame(parts, total[axis], outputs, recipe.mirrored, recipe.halo.align[axis]))
+        for name, reach in spatial.items():
+            size = sizes[name][axis]
+            if is_pointwise(reach):
+                part = outputs
+            elif reach[axis].more is None:
+                part = needed(reach[axis], size, outputs, recipe.mirrored)
+                if name in also:
+                    part = min(part[0], also[name][axis][0]), max(part[1], also[name][axis][1])
+            else:
+                part = region(reach[axis], size, frames[-1])
+            regions.setdefault(name, []).append(part)
+    return Cut(tuple(frames), {name: tuple(ranges) for name, ranges in regions.items()})
+
+
+def is_pointwise(reach: Sequence[Reach]) -> bool:
+    """Whether an output reads its own place only."""
+    return all(each == (0, 0, 1, 1, -1) for each in reach)
+
+
+def arguments(recipe: Recipe, cutting: Cut, reaches: Reaches, arrays: Mapping[str, Any], box: Box) -> tuple[Any, ...]:
+    """The arrays as the function takes them; those read at outputs get zeros where the frame is larger."""
+    full = dict[str, Any]()
+    for name, array in arrays.items():
+        reach = reaches.get(name)
+        given = array is not None and reach is not None and is_pointwise(reach)
+        full[name] = widened(array, box, cutting.frame) if given else array
+    starts = {name: [first for first, _ in ranges] for name, ranges in cutting.boxes.items()}
+    full = recipe.halo.placed(full, starts)
+    return tuple(full.get(name) for name in recipe.names)
+
+
+def widened(array: Any, box: Box, frames: Box) -> Any:
+    """An array on the outputs in `box` as one on a frame around them, with zeros."""
+    if box == frames:
+        return array
+    shape = (*array.shape[: array.ndim - len(box)], *(last - first for first, last in frames))
+    wide = np.zeros_like(array, shape=shape)
+    wide[inside(box, frames)] = array
+    return wide
+
+
+def inside(box: Box, frames: Box) -> tuple[Any, ...]:
+    """The index of a box in an array on a larger one."""
+    return (..., *(slice(a - first, b - first) for (a, b), (first, _) in zip(box, frames)))
+
+
+def at(box: Box) -> tuple[Any, ...]:
+    """The index of a box in the whole array."""
+    return inside(box, ((0, 0),) * len(box))
+
+
+def own(reach: Sequence[Reach], sizes: Sequence[int], total: Sequence[int], box: Box) -> Box:
+    """The part of an array for whose gradient these outputs stand: all outputs have all of it, each once."""
+    ranges = list[Range]()
+    for each, size, end, (first, last) in zip(reach, sizes, total, box):
+        edges = (min(size, edge // each.scale * each.step) for edge in (first, last))
+        start, stop = edges
+        ranges.append((start, size if last == end else stop))
+    return tuple(ranges)
+
+
+def readers(recipe: Recipe, reach: Sequence[Reach], sizes: Sequence[int], total: Sequence[int], box: Box) -> Box:
+    """The outputs that read some place in a box of an array."""
+    ranges = list[Range]()
+    for each, size, end, places in zip(reach, sizes, total, box):
+        low, high = each.readers(places, size, recipe.mirrored)
+        ranges.append((max(0, min(low, end)), max(0, min(high, end))))
+    return tuple(ranges)
+
+
+def around(*boxes: Box) -> Box:
+    """The smallest box around those that are not empty."""
+    full = [box for box in boxes if all(last > first for first, last in box)]
+    return reduce(lambda one, two: tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, two)), full or boxes[:1])
+
+
+def widest(reaches: Iterable[Reaches]) -> Reaches:
+    """A reach into each array that covers all of these."""
+    found: dict[str, tuple[Reach, ...] | None] = {}
+    for each in reaches:
+        for name, reach in each.items():
+            known = found.get(name)
+            found[name] = reach if known is None or reach is None else tuple(map(Reach.union, known, reach))
+    return found
