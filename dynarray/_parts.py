@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
     halo: Halo
     mirrored: bool
     params: Mapping[str, Any]
+    formed: Callable[..., tuple[Any, ...]] | None  # the arrays as forms take them
 
     def reaches(self, arrays: Mapping[str, Any], origin: Sequence[int]) -> Reaches:
         """By name; arrays with values may be the part that begins at this output."""
@@ -80,7 +81,7 @@ def recipe(
         raise ValueError(f"{caller}: halo of {name} must be that of planes or of lines, got {halo!r}")
     chosen = dict(params or {})
     reads = _Told(space=PLANE if axes == {2} else LINE, told=told)
-    return Recipe(name, names, lambda *arrays: function(*arrays, **chosen), backward, reads, False, chosen)
+    return Recipe(name, names, lambda *arrays: function(*arrays, **chosen), backward, reads, False, chosen, None)
 
 
 def _operator(function: Any) -> Operator | None:
@@ -101,8 +102,32 @@ def _of_operator(operator: Operator, params: Mapping[str, Any]) -> Recipe:
     def backward(grad_output: Any, *arrays: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         return operator.backward_pass(grad_output, arrays, params, needs)
 
-    mirrored = mirrors(operator.name, chosen)
-    return Recipe(operator.name, operator.arrays, forward, backward, operator.reads, mirrored, chosen)
+    def formed(*arrays: Any) -> tuple[Any, ...]:
+        checked = operator.check(*arrays, **chosen)
+        widths = {**dict.fromkeys(operator.roles, None), **checked.zeros}
+        pairs = zip(widths.values(), checked.arrays)
+        return tuple(a if axis is None or a is None else _twice(a, axis) for axis, a in pairs)
+
+    return Recipe(
+        operator.name,
+        operator.arrays,
+        forward,
+        backward,
+        operator.reads,
+        mirrors(operator.name, chosen),
+        chosen,
+        formed,
+    )
+
+
+def _twice(array: Any, axis: int) -> Any:
+    """Something of the shape that an array has with as many zeros in front."""
+    return stand_in(tuple(n * (1 + (i == axis)) for i, n in enumerate(array.shape)), array.dtype)
+
+
+def stand_in(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """An array of any size that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
 
 
 def _told(caller: str, name: str, given: Any) -> tuple[Reach, ...] | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ._check import check_flag
 from ._geometry import check_steps
+from .cpu.engine.whole import part_of
 from ._halo import Reach as Reach
 from ._journal import Journal, beside, fingerprint, flush
 from ._parts import (
@@ -32,9 +33,14 @@ from ._parts import (
     own,
     readers,
     recipe,
+    stand_in,
     widened,
     widest,
 )
+
+# Calls on more bytes than this are not imitated to the last bit: to add up as few channels together as they
+# would have to is slow, and no machine that needs tiles makes them.
+LARGEST = 16 << 30
 
 __all__ = ["Reach", "apply", "gradient"]
 
@@ -237,6 +243,15 @@ class _Call:
         self.whole = {name: _whole(a) for name, a in self.given.items() if reaches[name] is None}
         self.sizes = {name: extent(a, self.axes) for name, a in self.given.items() if name not in self.whole}
         self.axes_only = reaches
+        self.formed = self._formed()
+
+    def _formed(self) -> tuple[Any, ...] | None:
+        """The whole call, as kernels see it; None where no call could be as large."""
+        places = {name: self.given[name] for name in self.sizes}
+        if self.recipe.formed is None or sum(prod(a.shape) * a.dtype.itemsize for a in places.values()) > LARGEST:
+            return None
+        everything = {**self.whole, **{name: stand_in(a.shape, a.dtype) for name, a in places.items()}}
+        return self.recipe.formed(*(everything.get(name) for name in self.recipe.names))
 
     def job(self, kind: str, function: Any, boxes: tuple[Box, ...], outs: dict[str, Any]) -> dict[str, Any]:
         """What a journal says of it."""
@@ -274,7 +289,8 @@ class _Call:
     def output(self, box: Box, total: tuple[int, ...]) -> Any:
         """The outputs in a box."""
         cutting, parts = self._read(box, total)
-        return self.recipe.forward(*parts)[inside(box, cutting.frame)]
+        with part_of(self.formed):
+            return self.recipe.forward(*parts)[inside(box, cutting.frame)]
 
     def widest(self, boxes: Sequence[Box]) -> Reaches:
         """A reach that covers that of all outputs."""
