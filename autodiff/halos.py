@@ -1,8 +1,8 @@
 """What an output of a network reads of its inputs: the reaches of its functions, followed through a call.
 
-The call runs once, on zeros. Each function that it makes adds its own reach to what its arguments reach; where
-paths meet, the union is kept. What has no reach, because it reads the whole image, is refused by name, and so is
-every function of which nothing is known: a halo that is too small would be silently wrong.
+The call runs once, on zeros. Each function that it makes adds its own reach to what its arguments reach;
+where paths meet, the union is kept. What has no reach, because it reads the whole image, is refused by name,
+and so is every function of which nothing is known: a halo that is too small would be silently wrong.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,9 @@ from .functions._common import normal_axes, plain
 from .layers.module import Module
 from .variable import Variable
 
+
 class NoHalo(Exception):
-    """What a function reads is not known, or everything. No ValueError, to which functions add their words."""
+    """What a function reads is not known, or everything. Functions add words of their own to a ValueError."""
 
 
 Reaches = dict[int, tuple[Reach, ...]]  # by the number of the input
@@ -59,22 +60,23 @@ def halo(function: Callable[..., Any], *shapes: tuple[int, ...]) -> tuple[tuple[
     function : callable
         A network, a method of one, or any function of Variables that returns one image.
     *shapes : tuple of int
-        The shape of each input: images (N, C, H, W), or lines (N, C, L). H and W may be small, but must differ
-        from each other and from what else there is in the shapes on the way, and be multiples of all strides.
+        The shape of each input: images (N, C, H, W), or lines (N, C, L). H and W may be small, but must
+        differ from each other and from what else there is in the shapes on the way, and be multiples of all
+        strides.
 
     Returns
     -------
     tuple
-        For each input, a `dynarray.tiles.Reach` for each axis of the image: how many rows and columns an output
-        reads before and after its own place, and the step between outputs.
+        For each input, a `dynarray.tiles.Reach` for each axis of the image: how many rows and columns an
+        output reads before and after its own place, and the step between outputs.
 
     Raises
     ------
     ValueError
         Naming function and layer, where there is no halo: what is averaged over the whole image (global
         pooling, statistics of a batch or of an image), sampling at places that the inputs say, and functions
-        of which nothing is known. `layers.hold_averages` gives a network the averages that it would make. Conditions of `where` are
-        taken to be those of the same place.
+        of which nothing is known. `layers.hold_averages` gives a network the averages that it would make.
+        Conditions of `where` are taken to be those of the same place.
 
     Examples
     --------
@@ -100,7 +102,9 @@ def halo(function: Callable[..., Any], *shapes: tuple[int, ...]) -> tuple[tuple[
             state.reset(token)
     found = ears.known.get(output.node) if isinstance(output, Variable) else None
     if found is None or found.axes != tuple(range(len(output.shape) - len(found.axes), len(output.shape))):
-        raise ValueError("halo: the output must be one image that follows from the inputs, rows and columns last")
+        raise ValueError(
+            "halo: the output must be one image that follows from the inputs, rows and columns last"
+        )
     return tuple(found.reaches.get(i, (ONE,) * len(found.axes)) for i in range(len(inputs)))
 
 
@@ -171,9 +175,7 @@ def _merged(many: list[Reaches]) -> Reaches:
 
 def _through(places: _Places, outer: tuple[Reach, ...]) -> Reaches:
     """What a function reads that reads images so."""
-    return {
-        number: tuple(o.of(i) for o, i in zip(outer, inner)) for number, inner in places.reaches.items()
-    }
+    return {number: tuple(o.of(i) for o, i in zip(outer, inner)) for number, inner in places.reaches.items()}
 
 
 def _elementwise(call: _Call) -> _Places:
@@ -201,8 +203,10 @@ def _along(call: _Call) -> _Places:
     given = call.params.get("axis", call.params.get("axes"))
     over = tuple(range(ndim)) if given is None else normal_axes(given, ndim)
     if set(over) & set(places.axes):
-        raise NoHalo("it reads the whole image, so that there is no halo; evaluation mode gives batch normalisation "
-            "its statistics, `layers.hold_averages` gives dynamic filters their averages")
+        raise NoHalo(
+            "it reads the whole image, so that there is no halo; evaluation mode gives batch normalisation "
+            "its statistics, `layers.hold_averages` gives dynamic filters their averages"
+        )
     if len(call.shape) == ndim:
         return places
     return _Places(tuple(axis - sum(gone < axis for gone in over) for axis in places.axes), places.reaches)
@@ -226,6 +230,14 @@ def _reshape(call: _Call) -> _Places:
         if scale > 1 and (taken != scale or end in places.axes):
             raise NoHalo(f"from {before} to {after} its axis {axis}, of the image, takes in another")
     return _Places(tuple(found), _through(places, tuple(Reach(0, 0, 1, scale) for scale in scales)))
+
+
+def _broadcast(call: _Call) -> _Places:
+    places, before = call.first, tuple(call.args[0].shape)
+    ahead = len(call.shape) - len(before)
+    if any(call.shape[axis + ahead] != before[axis] for axis in places.axes):
+        raise NoHalo("rows or columns are repeated")
+    return _Places(tuple(axis + ahead for axis in places.axes), places.reaches)
 
 
 def _transpose(call: _Call) -> _Places:
@@ -306,11 +318,12 @@ def _operator(call: _Call) -> _Places:
 
 
 _RULES: dict[str, Callable[[_Call], _Places]] = {
-    "add subtract multiply divide negative power square sqrt exp log log1p sin cos tanh abs maximum minimum hypot"
-    " arctan2 where clip relu leaky_relu sigmoid softplus silu erf gelu astype root centred over affine": _elementwise,
+    "add subtract multiply divide negative power square sqrt exp log log1p sin cos tanh abs maximum minimum"
+    " hypot arctan2 where clip relu leaky_relu sigmoid softplus silu erf gelu astype": _elementwise,
     "sum mean max min var std prod logsumexp softmax log_softmax normalize cumsum flip sort": _along,
     "reshape": _reshape,
     "transpose": _transpose,
+    "broadcast_to": _broadcast,
     "concatenate": _concatenate,
     "getitem": _getitem,
     "conv2d": _conv2d,

@@ -4,19 +4,19 @@ Each operator says it in its own file, in one line, to `register`: `windowed` fo
 `pointwise` for what reads one place, or a `Halo` of its own. Along one axis it is a `Reach`; reaches of
 functions that follow each other compose.
 
-A tile is made by a call of the operator itself, on the part of each array that a `frame` of outputs reads, and
-cut out of what comes of it: so that the border of the image is the business of the operator alone.
+A tile is made by a call of the operator itself, on the part of each array that a `frame` of outputs reads,
+and cut out of what comes of it: so that the border of the image is the business of the operator alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import lcm, prod
+from math import gcd, lcm, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._check import check_int, check_pair
-from ._geometry import FARTHEST, LINE, PLANE, Space, check_steps, resolve_padding
+from ._geometry import FARTHEST, PLANE, Space, check_steps, resolve_padding
 
 Range = tuple[int, int]  # first, and one beyond the last
 
@@ -24,8 +24,8 @@ Range = tuple[int, int]  # first, and one beyond the last
 class Reach(NamedTuple):
     """What outputs read of an array, along one axis.
 
-    Output `o` reads the positions from ``o//scale*step - before`` to ``o//scale*step + after``, as far as they
-    are in the array.
+    Output `o` reads the positions from ``o//scale*step - before`` to ``o//scale*step + after``, as far as
+    they are in the array.
 
     Attributes
     ----------
@@ -39,6 +39,9 @@ class Reach(NamedTuple):
     more : int or None
         An array of size s has ``((s + more)//step + 1)*scale`` outputs; -1 for padding "same". None where the
         number of outputs does not depend on the size of the array.
+    align : int
+        Outputs, at whose multiples a part must begin to have the bits of the whole: kernels that make several
+        rows together may round them in different ways.
     """
 
     before: int
@@ -46,6 +49,7 @@ class Reach(NamedTuple):
     step: int = 1
     scale: int = 1
     more: int | None = -1
+    align: int = 1
 
     def reads(self, outputs: Range) -> Range:
         """The positions that a range of outputs reads, also those outside the array."""
@@ -76,7 +80,8 @@ class Reach(NamedTuple):
         more = None
         if self.more is not None and inner.more is not None:
             more = inner.more + inner.step * (1 + self.more) if inner.scale == 1 else inner.more
-        return Reach(before, after, step, scale, more)
+        inner_align = self.scale * (inner.align // gcd(inner.align, self.step))
+        return Reach(before, after, step, scale, more, lcm(self.align, inner_align))
 
     def union(self, other: "Reach") -> "Reach":
         """A reach that covers both."""
@@ -84,12 +89,17 @@ class Reach(NamedTuple):
             raise ValueError(f"outputs of {self.step}/{self.scale} and {other.step}/{other.scale} pixels")
         scale = lcm(self.scale, other.scale)
         one, two = self._at(scale), other._at(scale)
-        return one._replace(before=max(one.before, two.before), after=max(one.after, two.after))
+        align = lcm(self.align, other.align)
+        return Reach(
+            max(one.before, two.before), max(one.after, two.after), one.step, scale, self.more, align
+        )
 
     def _at(self, scale: int) -> "Reach":
         """The same, told by the first of `scale` outputs."""
         factor = scale // self.scale
-        return self._replace(step=self.step * factor, scale=scale, after=self.after + self.step * (factor - 1))
+        return self._replace(
+            step=self.step * factor, scale=scale, after=self.after + self.step * (factor - 1)
+        )
 
 
 ONE = Reach(0, 0)
@@ -110,16 +120,12 @@ class Halo:
         Names of the arrays that have a part for each image of the batch and none for each place.
     space : Space
         Planes or lines.
-    align : tuple of int
-        Rows and columns whose multiples a part must begin at to have the bits of the whole: kernels that make
-        several rows together may round them in different ways.
     """
 
     at_outputs: str = ""
     values: str = ""
     per_image: str = ""
     space: Space = PLANE
-    align: tuple[int, ...] = (1, 1)
 
     def __call__(
         self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
@@ -197,11 +203,11 @@ def windowed(at_outputs: str, *, kernel: str, **options: Any) -> Windowed:
     at_outputs : str
         Names of the arrays that have one part for each output.
     kernel : str
-        The parameter that is the size of the kernel, or the array that has it: before the axes of the outputs,
-        or at its end.
+        The parameter that is the size of the kernel, or the array that has it: before the axes of the
+        outputs, or at its end.
     **options
-        ``scale``, the parameter or array with the factor of upsampling, ``moved``, the array by which taps are
-        moved, and what `Halo` has.
+        ``scale``, the parameter or array with the factor of upsampling, ``moved``, the array by which taps
+        are moved, and what `Halo` has.
     """
     return Windowed(at_outputs, kernel=kernel, values=options.get("moved", ""), **options)
 
@@ -221,7 +227,10 @@ def farthest(displacements: Any, border: str = "constant") -> Range:
         return -FARTHEST, FARTHEST
     if not finite.any():
         return 0, 0
-    far = (np.floor(pick(np.where(finite, displacements, 0))).clip(-FARTHEST, FARTHEST) for pick in (np.min, np.max))
+    far = (
+        np.floor(pick(np.where(finite, displacements, 0))).clip(-FARTHEST, FARTHEST)
+        for pick in (np.min, np.max)
+    )
     low, high = (int(value) for value in far)
     return low, high
 
@@ -231,9 +240,9 @@ def mirrors(operator: str, params: Mapping[str, Any]) -> bool:
     border = params.get("border", "constant")
     if border == "wrap":
         raise ValueError(
-            f"{operator}: border 'wrap' reads the other side of the image, so that no tile or chunk has a halo"
+            f"{operator}: border 'wrap' reads the other side of the image: no tile or chunk has such a halo"
         )
-    return border != "constant"
+    return bool(border != "constant")
 
 
 def needed(reach: Reach, size: int, outputs: Range, mirrored: bool = False) -> Range:
@@ -245,18 +254,17 @@ def needed(reach: Reach, size: int, outputs: Range, mirrored: bool = False) -> R
     return start, min(size, max(stop, start + 1))
 
 
-def frame(
-    parts: Sequence[tuple[Reach, int]], total: int, outputs: Range, mirrored: bool = False, align: int = 1
-) -> Range:
+def frame(parts: Sequence[tuple[Reach, int]], total: int, outputs: Range, mirrored: bool = False) -> Range:
     """The outputs, of `total`, of a call that has the given ones among its own, all along one axis.
 
-    `parts` are the reaches into the arrays and their sizes. The call is that on what `region` says, and begins
-    at a multiple of `align`.
+    `parts` are the reaches into the arrays and their sizes. The call is that on what `region` says.
     """
     unit = lcm(*(reach.scale for reach, _ in parts))
-    wanted = [(reach, *needed(reach, size, outputs, mirrored)) for reach, size in parts if reach.more is not None]
+    wanted = [
+        (reach, *needed(reach, size, outputs, mirrored)) for reach, size in parts if reach.more is not None
+    ]
     first = min([outputs[0], *(start // reach.step * reach.scale for reach, start, _ in wanted)])
-    first -= first % lcm(unit, align)
+    first -= first % lcm(unit, *(reach.align for reach, _ in parts))
     last = outputs[1]
     for reach, _, stop in wanted:
         assert reach.more is not None

@@ -1,7 +1,7 @@
 """What has been done of a job that may be killed: one line a tile, in a file beside the output.
 
-The first line says which job it is. A line is written in one piece, after the tile's output, so that a tile is
-done if and only if its line is there, whole. Sums over tiles lie in a second file, which is replaced whole
+The first line says which job it is. A line is written in one piece, after the tile's output, so that a tile
+is done if and only if its line is there, whole. Sums over tiles lie in a second file, which is replaced whole
 and names the tiles that are in it.
 """
 
@@ -48,7 +48,7 @@ class Journal:
         self.path, self.done = path, set[int]()
         if path is None:
             return
-        header = json.dumps({"job": job}, sort_keys=True)
+        header = json.dumps({"job": job})
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
         whole = lines[:-1]  # what follows the last end of line was cut off
         if whole:
@@ -61,12 +61,12 @@ class Journal:
             self._append(header)
 
     def _check(self, caller: str, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        changed = [key for key in sorted({*found, *job}) if found.get(key) != job.get(key)]
+        changed = [key for key in {**job, **found} if found.get(key) != job.get(key)]
         if changed:
             key = changed[0]
             raise ValueError(
-                f"{caller}: {self.path} is the journal of another job: {key} was {found.get(key)!r} and is now "
-                f"{job.get(key)!r}; delete the journal to begin anew"
+                f"{caller}: {self.path} is the journal of another job: {key} was {found.get(key)!r} and is "
+                f"now {job.get(key)!r}; delete the journal to begin anew"
             )
 
     @property

@@ -231,16 +231,17 @@ class Operator:
         params : mapping
             The keyword parameters of a call; what is left out has its default.
         arrays : tuple
-            The arrays of the call, None where one is left out. Shapes are all that is looked at, but for those
-            whose values say where others are read: offsets, displacements, points.
+            The arrays of the call, None where one is left out. Shapes are all that is looked at, but for
+            those whose values say where others are read: offsets, displacements, points.
         origin : tuple of int, optional
             Where these are a part of the whole, the output (y, x) with which it begins.
 
         Returns
         -------
         dict
-            For each array that is given, a `Reach` (with fields `before`, `after`, `step` and `scale`) for each
-            axis of the image, (y, x); None for arrays without such axes, which any output may read as a whole.
+            For each array that is given, a `Reach` (with fields `before`, `after`, `step` and `scale`) for
+            each axis of the image, (y, x); None for arrays without such axes, which any output may read as a
+            whole.
 
         Raises
         ------

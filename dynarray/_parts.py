@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._dispatch import library_of
 from ._geometry import LINE, PLANE
-from ._halo import Halo, Range, Reach, frame, mirrors, needed, region
+from ._halo import ONE, Halo, Range, Reach, frame, mirrors, needed, region
 from ._operator import OPERATORS, Operator
 
 Box = tuple[Range, ...]  # one range for each axis of the image
@@ -36,7 +37,8 @@ class Recipe(NamedTuple):
     halo: Halo
     mirrored: bool
     params: Mapping[str, Any]
-    formed: Callable[..., tuple[Any, ...]] | None  # the arrays as forms take them
+    # The arrays as forms take them, and the shape of the output, which is checked; None where nobody knows.
+    formed: Callable[..., tuple[tuple[Any, ...], tuple[int, ...]]] | None
 
     def reaches(self, arrays: Mapping[str, Any], origin: Sequence[int]) -> Reaches:
         """By name; arrays with values may be the part that begins at this output."""
@@ -64,7 +66,9 @@ def recipe(
     operator = _operator(function)
     if operator is not None:
         if halo is not None or backward is not None:
-            raise TypeError(f"{caller}: {operator.name} knows its halo and its backward pass; neither is to be given")
+            raise TypeError(
+                f"{caller}: {operator.name} knows its halo and its backward pass; neither is to be given"
+            )
         return _of_operator(operator, params or {})
     name = getattr(function, "__qualname__", type(function).__qualname__)
     if not callable(function):
@@ -81,7 +85,13 @@ def recipe(
         raise ValueError(f"{caller}: halo of {name} must be that of planes or of lines, got {halo!r}")
     chosen = dict(params or {})
     reads = _Told(space=PLANE if axes == {2} else LINE, told=told)
-    return Recipe(name, names, lambda *arrays: function(*arrays, **chosen), backward, reads, False, chosen, None)
+
+    def forward(*arrays: Any) -> Any:
+        output = function(*arrays, **chosen)
+        held = getattr(output, "data", None)  # of a Variable
+        return held if library_of(output) is None and library_of(held) is not None else output
+
+    return Recipe(name, names, forward, backward, reads, False, chosen, None)
 
 
 def _operator(function: Any) -> Operator | None:
@@ -102,11 +112,12 @@ def _of_operator(operator: Operator, params: Mapping[str, Any]) -> Recipe:
     def backward(grad_output: Any, *arrays: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         return operator.backward_pass(grad_output, arrays, params, needs)
 
-    def formed(*arrays: Any) -> tuple[Any, ...]:
+    def formed(*arrays: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         checked = operator.check(*arrays, **chosen)
         widths = {**dict.fromkeys(operator.roles, None), **checked.zeros}
         pairs = zip(widths.values(), checked.arrays)
-        return tuple(a if axis is None or a is None else _twice(a, axis) for axis, a in pairs)
+        whole = tuple(a if axis is None or a is None else _twice(a, axis) for axis, a in pairs)
+        return whole, checked.output_shape
 
     return Recipe(
         operator.name,
@@ -162,7 +173,7 @@ def cut(
     spatial = {name: reach for name, reach in reaches.items() if reach is not None and name in sizes}
     for axis, outputs in enumerate(box):
         parts = [(reach[axis], sizes[name][axis]) for name, reach in spatial.items()]
-        frames.append(frame(parts, total[axis], outputs, recipe.mirrored, recipe.halo.align[axis]))
+        frames.append(frame(parts, total[axis], outputs, recipe.mirrored))
         for name, reach in spatial.items():
             size = sizes[name][axis]
             if is_pointwise(reach):
@@ -179,10 +190,12 @@ def cut(
 
 def is_pointwise(reach: Sequence[Reach]) -> bool:
     """Whether an output reads its own place only."""
-    return all(each == (0, 0, 1, 1, -1) for each in reach)
+    return all(each[:5] == ONE[:5] for each in reach)
 
 
-def arguments(recipe: Recipe, cutting: Cut, reaches: Reaches, arrays: Mapping[str, Any], box: Box) -> tuple[Any, ...]:
+def arguments(
+    recipe: Recipe, cutting: Cut, reaches: Reaches, arrays: Mapping[str, Any], box: Box
+) -> tuple[Any, ...]:
     """The arrays as the function takes them; those read at outputs get zeros where the frame is larger."""
     full = dict[str, Any]()
     for name, array in arrays.items():
@@ -224,7 +237,9 @@ def own(reach: Sequence[Reach], sizes: Sequence[int], total: Sequence[int], box:
     return tuple(ranges)
 
 
-def readers(recipe: Recipe, reach: Sequence[Reach], sizes: Sequence[int], total: Sequence[int], box: Box) -> Box:
+def readers(
+    recipe: Recipe, reach: Sequence[Reach], sizes: Sequence[int], total: Sequence[int], box: Box
+) -> Box:
     """The outputs that read some place in a box of an array."""
     ranges = list[Range]()
     for each, size, end, places in zip(reach, sizes, total, box):
@@ -236,7 +251,9 @@ def readers(recipe: Recipe, reach: Sequence[Reach], sizes: Sequence[int], total:
 def around(*boxes: Box) -> Box:
     """The smallest box around those that are not empty."""
     full = [box for box in boxes if all(last > first for first, last in box)]
-    return reduce(lambda one, two: tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, two)), full or boxes[:1])
+    return reduce(
+        lambda one, two: tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, two)), full or boxes[:1]
+    )
 
 
 def widest(reaches: Iterable[Reaches]) -> Reaches:

@@ -241,7 +241,10 @@ class _Displaced(Halo):
         units, radius = arrays["displacement"], ceil(5 * _check_sigma(name, arrays.get("sigma", SIGMA)))
         along = [units] if self.space is LINE else [units[..., 0], units[..., 1]]
         ranges = [farthest(distances) for distances in along]
-        return {"x": tuple(Reach(radius - low, radius + high + 1) for low, high in ranges)}
+        reaches = [Reach(radius - low, radius + high + 1) for low, high in ranges]
+        if self.space is not LINE:
+            reaches[0] = reaches[0]._replace(align=ROWS_TOGETHER)
+        return {"x": tuple(reaches)}
 
 
 DISPLACED_CONV2D = register(
@@ -251,7 +254,7 @@ DISPLACED_CONV2D = register(
     check=partial(_check, "displaced_conv2d", PLANE),
     composite=_composite.forward,
     keywords=("sigma", "bias"),
-    halo=_Displaced(values="displacement sigma", align=(ROWS_TOGETHER, 1)),
+    halo=_Displaced(values="displacement sigma"),
 )
 DISPLACED_CONV1D = register(
     displaced_conv1d,

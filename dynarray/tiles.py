@@ -1,21 +1,21 @@
 """Operators, and networks, on arrays that are larger than memory: tile by tile, each output written once.
 
-`apply` and `gradient` read a part of each array, call the function, and write a part of the output: from and to
-whatever has a shape and a dtype and takes slices, such as NumPy's memory maps and the arrays of zarr and HDF5.
-The bits are those of one call on the whole. What is killed goes on where it was, by a journal beside the output.
+`apply` and `gradient` read a part of each array, call the function, and write a part of the output: from and
+to whatever has a shape and a dtype and takes slices, such as NumPy's memory maps and the arrays of zarr and
+HDF5. The bits are those of one call on the whole. What is killed goes on where it was, by a journal beside
+the output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ._check import check_flag
 from ._geometry import check_steps
-from .cpu.engine.whole import part_of
 from ._halo import Reach as Reach
 from ._journal import Journal, beside, fingerprint, flush
 from ._parts import (
@@ -37,6 +37,7 @@ from ._parts import (
     widened,
     widest,
 )
+from .cpu.engine.whole import part_of
 
 # Calls on more bytes than this are not imitated to the last bit: to add up as few channels together as they
 # would have to is slow, and no machine that needs tiles makes them.
@@ -106,6 +107,7 @@ def apply(
     True
     """
     call = _Call("tiles.apply", recipe("tiles.apply", function, params, halo, None), arrays)
+    call.check_output("out", out)
     total = extent(out, call.axes)
     boxes = tuple(_boxes("tiles.apply", total, tile, call.axes))
     job = call.job("apply", function, boxes, {"out": out})
@@ -172,7 +174,8 @@ def gradient(
     Examples
     --------
     >>> import numpy as np, dynarray as dyn
-    >>> x, weight, grad_output = np.ones((1, 2, 64, 64)), np.ones((1, 1, 3, 3, 64, 64)), np.ones((1, 2, 64, 64))
+    >>> x, weight = np.ones((1, 2, 64, 64)), np.ones((1, 1, 3, 3, 64, 64))
+    >>> grad_output = np.ones((1, 2, 64, 64))
     >>> outs = np.empty_like(x), None, None
     >>> grad_x, _, _ = dyn.tiles.gradient(dyn.local_filter2d, (x, weight, None), grad_output, outs, tile=32)
     >>> np.array_equal(grad_x, dyn.local_filter2d_backward(grad_output, x, weight).x)
@@ -189,6 +192,7 @@ def gradient(
         if key not in call.given or tuple(out.shape) != tuple(call.given[key].shape):
             shape = tuple(call.given[key].shape) if key in call.given else "no array: none is given"
             raise ValueError(f"{name}: outs must have the shape of {key}, {shape}, got {tuple(out.shape)}")
+    call.check_output("grad_output", grad_output)
     total = extent(grad_output, call.axes)
     boxes = tuple(_boxes(name, total, tile, call.axes))
     job = call.job("gradient", function, boxes, {"grad_output": grad_output, **targets})
@@ -228,13 +232,14 @@ class _Call:
     def __init__(self, caller: str, recipe: Recipe, arrays: Sequence[Any]) -> None:
         if len(arrays) != len(recipe.names):
             raise ValueError(
-                f"{caller}: arrays must be those of {recipe.name}, ({', '.join(recipe.names)}), with None where "
-                f"one is left out; got {len(arrays)}"
+                f"{caller}: arrays must be those of {recipe.name}, ({', '.join(recipe.names)}), with None "
+                f"where one is left out; got {len(arrays)}"
             )
         self.caller, self.recipe, self.axes = caller, recipe, len(recipe.halo.space.image)
         self.given = {name: array for name, array in zip(recipe.names, arrays) if array is not None}
         at_outputs, values = recipe.halo.at_outputs.split(), recipe.halo.values.split()
-        # Values that each tile has of its own are read with it; all that is asked here is which arrays have places.
+        # Values that each tile has of its own are read with it; all that is asked here is which arrays have
+        # places.
         self.values = [name for name in values if name in self.given and name in at_outputs]
         nothing = at(((0, 0),) * self.axes)
         known = {name: _load(a[nothing]) if name in self.values else a for name, a in self.given.items()}
@@ -243,15 +248,24 @@ class _Call:
         self.whole = {name: _whole(a) for name, a in self.given.items() if reaches[name] is None}
         self.sizes = {name: extent(a, self.axes) for name, a in self.given.items() if name not in self.whole}
         self.axes_only = reaches
-        self.formed = self._formed()
+        self.formed, self.shape = self._formed()
 
-    def _formed(self) -> tuple[Any, ...] | None:
-        """The whole call, as kernels see it; None where no call could be as large."""
-        places = {name: self.given[name] for name in self.sizes}
-        if self.recipe.formed is None or sum(prod(a.shape) * a.dtype.itemsize for a in places.values()) > LARGEST:
-            return None
-        everything = {**self.whole, **{name: stand_in(a.shape, a.dtype) for name, a in places.items()}}
-        return self.recipe.formed(*(everything.get(name) for name in self.recipe.names))
+    def _formed(self) -> tuple[tuple[Any, ...] | None, tuple[int, ...] | None]:
+        """The whole call, as kernels see it, unless no call could be as large; the shape of its output."""
+        if self.recipe.formed is None:
+            return None, None
+        places = {name: stand_in(self.given[name].shape, self.given[name].dtype) for name in self.sizes}
+        everything = {**self.whole, **places}
+        formed, shape = self.recipe.formed(*(everything.get(name) for name in self.recipe.names))
+        return None if sum(a.nbytes for a in places.values()) > LARGEST else formed, shape
+
+    def check_output(self, argument: str, array: Any) -> None:
+        """Require an array to have the shape of the output."""
+        if self.shape is not None and tuple(array.shape) != self.shape:
+            raise ValueError(
+                f"{self.caller}: {argument} must have the shape of the output, {self.shape}, "
+                f"got {tuple(array.shape)}"
+            )
 
     def job(self, kind: str, function: Any, boxes: tuple[Box, ...], outs: dict[str, Any]) -> dict[str, Any]:
         """What a journal says of it."""
@@ -261,7 +275,9 @@ class _Call:
         return {
             "kind": kind,
             "function": self.recipe.name,
-            "arrays": {key: f"{tuple(a.shape)} {a.dtype}" for key, a in everything.items() if hasattr(a, "shape")},
+            "arrays": {
+                key: f"{tuple(a.shape)} {a.dtype}" for key, a in everything.items() if hasattr(a, "shape")
+            },
             "tiles": [list(map(list, box)) for box in (*boxes[:1], *boxes[-1:])] + [len(boxes)],
             "reads": repr(self.axes_only),
             "parameters": fingerprint([*weights, state() if callable(state) else None]),
@@ -272,7 +288,9 @@ class _Call:
         values = {name: _load(self.given[name][at(box)]) for name in self.values}
         if not values:
             return values, self.axes_only
-        return values, self.recipe.reaches({**self.given, **self.whole, **values}, [first for first, _ in box])
+        return values, self.recipe.reaches(
+            {**self.given, **self.whole, **values}, [first for first, _ in box]
+        )
 
     def _read(
         self, box: Box, total: tuple[int, ...], also: Mapping[str, Box] = {}
@@ -302,9 +320,13 @@ class _Call:
         """For each gradient that is wanted, the part for which these outputs stand, and where it belongs."""
         apart = [name for name in wanted if name in self.sizes]
         alone = [name for name in wanted if name in self.whole or is_pointwise(reach[name] or ())]
-        shared = {name: own(reach[name] or (), self.sizes[name], total, box) for name in apart if name not in alone}
+        shared = {
+            name: own(reach[name] or (), self.sizes[name], total, box) for name in apart if name not in alone
+        }
         shared = {name: where for name, where in shared.items() if all(last > first for first, last in where)}
-        reading = [readers(self.recipe, reach[n] or (), self.sizes[n], total, where) for n, where in shared.items()]
+        reading = [
+            readers(self.recipe, reach[n] or (), self.sizes[n], total, where) for n, where in shared.items()
+        ]
         everything = around(box, *reading)
         cutting, parts = self._read(everything, total, shared)
         grad = _load(grad_output[at(everything)])
@@ -320,7 +342,9 @@ class _Call:
         if shared:
             needs = tuple(name in shared for name in self.recipe.names)
             results = dict(
-                zip(self.recipe.names, backward(widened(grad, everything, cutting.frame), *parts, needs=needs))
+                zip(
+                    self.recipe.names, backward(widened(grad, everything, cutting.frame), *parts, needs=needs)
+                )
             )
             for name, where in shared.items():
                 yield name, where, results[name][inside(where, cutting.boxes[name])]

@@ -1,7 +1,7 @@
 """Averages over whole images inside networks: made anew by each call, or held.
 
-A tile of an image has another average than the image. So a network that makes filters, or gates, from averages
-gives tiles what the whole would get only if it is given the averages of the whole.
+A tile of an image has another average than the image. So a network that makes filters, or gates, from
+averages gives tiles what the whole would get only if it is given the averages of the whole.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ class Averaging(Module):
             self.held.value = plain(F.global_avg_pool(x))
         elif tuple(self.held.value.shape[:2]) != tuple(x.shape[:2]):
             raise ValueError(
-                f"{type(self).__name__}: the averages that are held are those of {self.held.value.shape[:2]} images "
-                f"and channels, got x of shape {tuple(x.shape)}"
+                f"{type(self).__name__}: the averages that are held are those of "
+                f"{self.held.value.shape[:2]} images and channels, got x of shape {tuple(x.shape)}"
             )
         return self.held.value
 
@@ -47,8 +47,8 @@ def hold_averages(network: Module, *inputs: Any) -> Module:
     network : Module
         The network; layers that average are `DDF` and `DDFUp`.
     *inputs : array
-        What it is called with, in evaluation mode: the whole image, or a smaller copy of one that does not fit
-        into memory. Without inputs, averages are made anew by each call, as at first.
+        What it is called with, in evaluation mode: the whole image, or a smaller copy of one that does not
+        fit into memory. Without inputs, averages are made anew by each call, as at first.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def hold_averages(network: Module, *inputs: Any) -> Module:
     >>> from autodiff.layers import DDF, hold_averages
     >>> x = np.random.default_rng(0).standard_normal((1, 4, 16, 16)).astype(np.float32)
     >>> layer = hold_averages(DDF(4, rng=0), x)
-    >>> np.array_equal(layer(x)[:, :, :8], layer(x[:, :, :9])[:, :, :8])
+    >>> np.array_equal(layer(x).data[:, :, :8], layer(x[:, :, :9]).data[:, :, :8])
     True
     """
     modules = [module for _, module in network.modules()]

@@ -23,9 +23,9 @@ import numpy as np
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
+from ..engine.whole import whole_of
 from .gradients import AtomGradients, AtomShares, atom_backward_items
 from .kernels import AtomInputs, atom_forward_items
-from ..engine.whole import whole_of
 from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
 
 ATOM_SLOT_BYTES = 8 * 1024 * 1024  # gradients of coefficients, and edges, waiting to be added up

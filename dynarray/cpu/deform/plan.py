@@ -97,7 +97,7 @@ def sample_sizes(x: Any, points: Any) -> DeformSizes:
 
 @lru_cache(maxsize=256)
 def deform_plan(call: DeformCall, whole: DeformCall) -> DeformPlan:
-    """The plan of a call that adds up the channels of its outputs as the whole does, of which it is a part."""
+    """The plan of a call that adds up its channels as the whole does, of which it is a part."""
     chunks, weights = _chunks(whole)
     weight_bytes = weights * call.itemsize
     packed_bytes = chunks.size * whole.sizes.image.pixels * call.itemsize * call.copies
