@@ -1,0 +1,115 @@
+"""How much memory tiles take, as images grow: ``python -m benchmarks.tiles``. It writes a results file.
+
+Each size runs in a process of its own, on arrays in files, whose pages are given back with each part that is
+read or written: what is measured is what the process holds, and not how much of the files the system keeps.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dynarray as dyn
+
+from .harness.device import device_of
+from .harness.machine import Bystanders, describe, today
+from .report import pages
+
+CHANNELS, TILE = 4, 512
+SIZES = (1024, 2048, 4096, 6144)
+QUICK = 64, (256, 512)  # tile and sizes
+
+
+class Stored:
+    """An array in a file, of which nothing stays in memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path, self.shape, self.dtype = path, shape, np.dtype(np.float32)
+        if not path.exists():
+            with path.open("wb") as file:
+                file.truncate(int(np.prod(shape)) * self.dtype.itemsize)
+
+    def _map(self) -> np.memmap:
+        return np.memmap(self.path, self.dtype, "r+", shape=self.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.array(self._map()[index])
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._map()[index] = values
+
+
+def call(folder: Path, size: int, kind: str, tile: int) -> None:
+    """One pass of `ddf` over a square image."""
+    shape, rng = (1, CHANNELS, size, size), np.random.default_rng(0)
+    x, spatial = Stored(folder / "x", shape), Stored(folder / "spatial", (1, 1, 3, 3, size, size))
+    for row in range(0, size, tile):  # numbers, as many at a time as a tile has
+        rows = slice(row, row + tile)
+        x[..., rows, :] = rng.standard_normal(x[..., rows, :].shape, np.float32)
+    arrays = x, rng.standard_normal((1, CHANNELS, 3, 3), np.float32), spatial
+    if kind == "apply":
+        dyn.tiles.apply(dyn.ddf, arrays, Stored(folder / "out", shape), tile, journal=folder / "journal")
+    else:
+        outs = Stored(folder / "gx", shape), np.empty_like(arrays[1]), Stored(folder / "gs", spatial.shape)
+        dyn.tiles.gradient(dyn.ddf, arrays, x, outs, tile, journal=folder / "journal")
+
+
+def child(size: int, kind: str, tile: int) -> None:
+    """Print what a pass takes, beyond what the process held after a small one."""
+    dyn.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        call(Path(folder), tile // 4, kind, tile // 4)
+    before, start = peak(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        call(Path(folder), size, kind, tile)
+    row = {"size": size, "kind": kind, "seconds": round(time.perf_counter() - start, 3)}
+    print(json.dumps({**row, "image_bytes": 4 * CHANNELS * size * size, "peak_extra_bytes": peak() - before}))
+
+
+def peak() -> int:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(sizes: Sequence[int], tile: int) -> list[dict[str, Any]]:
+    """A row for each size and pass."""
+    rows = []
+    for kind in ("apply", "gradient"):
+        for size in sizes:
+            command = [sys.executable, "-m", "benchmarks.tiles", "--child", kind, str(size), str(tile)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows.append(json.loads(done.stdout))
+            megabytes = (rows[-1][key] / 2**20 for key in ("image_bytes", "peak_extra_bytes"))
+            print(f"{kind:8} {size:6} px  image %.0f MB  peak %.0f MB" % tuple(megabytes), flush=True)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tiles", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small images: shows that it runs")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/tiles-cpu-<date>.json")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.child:
+        kind, size, tile = arguments.child
+        child(int(size), kind, int(tile))
+        return
+    tile, sizes = QUICK if arguments.quick else (TILE, SIZES)
+    bystanders = Bystanders()
+    head = {"kind": "tiles", "quick": arguments.quick, "backend": "cpu", **describe(device_of("cpu"))}
+    rows = measure(sizes, tile)
+    result = {**head, "tile": tile, "channels": CHANNELS, "busy_cores_of_others": bystanders.cores(), "rows": rows}
+    output = arguments.output or pages.RESULTS / f"tiles-cpu-{today()}.json"
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
