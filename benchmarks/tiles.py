@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ def call(folder: Path, size: int, kind: str, tile: int) -> None:
     """One pass of `ddf` over a square image."""
     shape, rng = (1, CHANNELS, size, size), np.random.default_rng(0)
     x, spatial = Stored(folder / "x", shape), Stored(folder / "spatial", (1, 1, 3, 3, size, size))
-    for row in range(0, size, tile):  # numbers, as many at a time as a tile has
-        rows = slice(row, row + tile)
-        x[..., rows, :] = rng.standard_normal(x[..., rows, :].shape, np.float32)
+    for row, column in product(range(0, size, tile), repeat=2):  # numbers, as many at a time as a tile has
+        part = ..., slice(row, row + tile), slice(column, column + tile)
+        x[part] = rng.standard_normal((1, CHANNELS, tile, tile), np.float32)
     arrays = x, rng.standard_normal((1, CHANNELS, 3, 3), np.float32), spatial
     if kind == "apply":
         dyn.tiles.apply(dyn.ddf, arrays, Stored(folder / "out", shape), tile, journal=folder / "journal")

@@ -14,7 +14,7 @@ import numpy as np
 
 from rawkernels import forks
 
-from ._dispatch import call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
+from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
 from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
 
@@ -211,7 +211,10 @@ class Operator:
         return reference.module.rpartition(".")[2]
 
     def __call__(self, arrays: tuple[ArrayT, *tuple[Any, ...]], **params: Any) -> ArrayT:
-        """The output alone."""
+        """The output alone; of arrays of dask one of dask."""
+        if any_dask(arrays):
+            lazy: ArrayT = load("dynarray._dask").output(self, arrays, params)
+            return lazy
         output: ArrayT = self.run(arrays, params)[0]
         return output
 
@@ -477,6 +480,9 @@ def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -
             arrays = tuple([given[name] for name in operator.arrays])
             wants = _wanted(operator, given["needs"])
             params = {name: given[name] for name in operator.defaults}
+            if any_dask((given["grad_output"], *arrays)):
+                lazy = load("dynarray._dask").gradients
+                return gradients(*lazy(operator, given["grad_output"], arrays, params, wants))
             return gradients(*operator.backward_pass(given["grad_output"], arrays, params, wants))
 
         backward.__doc__ = f"{declared.__doc__}\n\n" + _BACKWARD_DOC.format(

@@ -1,6 +1,6 @@
 """A call that is made part by part: what tiles and chunks are, before anything says where they come from."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
@@ -11,6 +11,11 @@ from ._dispatch import library_of
 from ._geometry import LINE, PLANE
 from ._halo import ONE, Halo, Range, Reach, frame, mirrors, needed, region
 from ._operator import OPERATORS, Operator
+from .cpu.engine.whole import part_of
+
+# Calls on more bytes than this are not imitated to the last bit: to add up as few channels together as they
+# would have to is slow, and no machine that needs tiles makes them.
+LARGEST = 16 << 30
 
 Box = tuple[Range, ...]  # one range for each axis of the image
 Reaches = Mapping[str, tuple[Reach, ...] | None]
@@ -264,3 +269,145 @@ def widest(reaches: Iterable[Reaches]) -> Reaches:
             known = found.get(name)
             found[name] = reach if known is None or reach is None else tuple(map(Reach.union, known, reach))
     return found
+
+
+class Call:
+    """A function, and arrays of which it is given parts."""
+
+    def __init__(self, caller: str, recipe: Recipe, arrays: Sequence[Any]) -> None:
+        if len(arrays) != len(recipe.names):
+            raise ValueError(
+                f"{caller}: arrays must be those of {recipe.name}, ({', '.join(recipe.names)}), with None "
+                f"where one is left out; got {len(arrays)}"
+            )
+        self.caller, self.recipe, self.axes = caller, recipe, len(recipe.halo.space.image)
+        self.given = {name: array for name, array in zip(recipe.names, arrays) if array is not None}
+        at_outputs, values = recipe.halo.at_outputs.split(), recipe.halo.values.split()
+        # Values that each tile has of its own are read with it; all that is asked here is which arrays have
+        # places.
+        self.values = [name for name in values if name in self.given and name in at_outputs]
+        nothing = at(((0, 0),) * self.axes)
+        known = {name: _load(a[nothing]) if name in self.values else a for name, a in self.given.items()}
+        known |= {name: _whole(known[name]) for name in values if name in known and name not in at_outputs}
+        reaches = recipe.reaches(known, (0,) * self.axes)
+        self.whole = {name: _whole(a) for name, a in self.given.items() if reaches[name] is None}
+        self.sizes = {name: extent(a, self.axes) for name, a in self.given.items() if name not in self.whole}
+        self.known = reaches
+        self.formed, self.shape = self._formed()
+
+    def _formed(self) -> tuple[tuple[Any, ...] | None, tuple[int, ...] | None]:
+        """The whole call, as kernels see it, unless no call could be as large; the shape of its output."""
+        if self.recipe.formed is None:
+            return None, None
+        places = {name: stand_in(self.given[name].shape, self.given[name].dtype) for name in self.sizes}
+        everything = {**self.whole, **places}
+        formed, shape = self.recipe.formed(*(everything.get(name) for name in self.recipe.names))
+        return None if sum(a.nbytes for a in places.values()) > LARGEST else formed, shape
+
+    def check_output(self, argument: str, array: Any) -> None:
+        """Require an array to have the shape of the output."""
+        if self.shape is not None and tuple(array.shape) != self.shape:
+            raise ValueError(
+                f"{self.caller}: {argument} must have the shape of the output, {self.shape}, "
+                f"got {tuple(array.shape)}"
+            )
+
+    def _reaches(self, box: Box) -> tuple[dict[str, Any], Reaches]:
+        """The values of some outputs, and how far these outputs read."""
+        values = {name: _load(self.given[name][at(box)]) for name in self.values}
+        if not values:
+            return values, self.known
+        return values, self.recipe.reaches(
+            {**self.given, **self.whole, **values}, [first for first, _ in box]
+        )
+
+    def _read(
+        self, box: Box, total: tuple[int, ...], also: Mapping[str, Box] = {}
+    ) -> tuple[Cut, tuple[Any, ...]]:
+        """What a call reads that has these outputs among its own."""
+        values, reaches = self._reaches(box)
+        cutting = cut(self.recipe, reaches, self.sizes, total, box, also)
+        parts = {
+            name: values[name] if name in values else _load(self.given[name][at(where)])
+            for name, where in cutting.boxes.items()
+        }
+        return cutting, arguments(self.recipe, cutting, reaches, {**self.whole, **parts}, box)
+
+    def output(self, box: Box, total: tuple[int, ...]) -> Any:
+        """The outputs in a box."""
+        cutting, parts = self._read(box, total)
+        with part_of(self.formed):
+            return self.recipe.forward(*parts)[inside(box, cutting.frame)]
+
+    def widest(self, boxes: Sequence[Box]) -> Reaches:
+        """A reach that covers that of all outputs."""
+        return widest(self._reaches(box)[1] for box in boxes) if self.values else self.known
+
+    def split(self, box: Box, total: tuple[int, ...], wanted: Sequence[str], reach: Reaches) -> "Split":
+        """What is to be read for the gradients for which these outputs stand."""
+        alone = [name for name in wanted if name in self.whole or is_pointwise(reach[name] or ())]
+        shared = {
+            name: own(reach[name] or (), self.sizes[name], total, box)
+            for name in wanted
+            if name in self.sizes and name not in alone
+        }
+        shared = {name: where for name, where in shared.items() if all(last > first for first, last in where)}
+        reading = [
+            readers(self.recipe, reach[name] or (), self.sizes[name], total, where)
+            for name, where in shared.items()
+        ]
+        return Split(tuple(alone), shared, around(box, *reading))
+
+    def gradients(
+        self, box: Box, total: tuple[int, ...], grad_output: Any, wanted: Sequence[str], reach: Reaches
+    ) -> Iterator[tuple[str, Box, Any]]:
+        """For each gradient that is wanted, the part for which these outputs stand, and where it belongs."""
+        alone, shared, everything = self.split(box, total, wanted, reach)
+        cutting, parts = self._read(everything, total, shared)
+        grad = _load(grad_output[at(everything)])
+        yield from self._pull(alone, grad[inside(box, everything)], box, cutting, parts)
+        for name, _, part in self._pull(tuple(shared), grad, everything, cutting, parts):
+            yield name, shared[name], part[inside(shared[name], cutting.boxes[name])]
+
+    def own_gradients(
+        self, box: Box, total: tuple[int, ...], grad_output: Any, wanted: tuple[str, ...]
+    ) -> Iterator[tuple[str, Box, Any]]:
+        """The gradients that these outputs alone give, each where outputs read."""
+        cutting, parts = self._read(box, total)
+        yield from self._pull(wanted, _load(grad_output[at(box)]), box, cutting, parts)
+
+    def _pull(
+        self, wanted: tuple[str, ...], grad: Any, box: Box, cutting: Cut, parts: tuple[Any, ...]
+    ) -> Iterator[tuple[str, Box, Any]]:
+        """The gradients of a call by these arrays, of those that outputs have for themselves what is in the box."""
+        if not wanted:
+            return
+        backward, names = self.recipe.backward, self.recipe.names
+        assert backward is not None
+        needs = tuple(name in wanted for name in names)
+        results = dict(zip(names, backward(widened(grad, box, cutting.frame), *parts, needs=needs)))
+        for name in wanted:
+            if is_pointwise(self.known[name] or ()) and name in self.sizes:
+                yield name, box, results[name][inside(box, cutting.frame)]
+            else:
+                yield name, cutting.boxes.get(name, box), results[name]
+
+
+class Split(NamedTuple):
+    """Gradients of arrays that these outputs have for themselves; parts of arrays that are shared; outputs to read."""
+
+    alone: tuple[str, ...]
+    shared: dict[str, Box]
+    everything: Box
+
+
+def _load(part: Any) -> Any:
+    """A part as kernels take it: a plain array, contiguous, in memory."""
+    return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
+
+
+def _whole(array: Any) -> Any:
+    if not hasattr(array, "shape"):
+        return array
+    whole = array[...]
+    return np.asarray(whole) if isinstance(whole, np.ndarray) else whole

@@ -6,7 +6,7 @@ HDF5. The bits are those of one call on the whole. What is killed goes on where 
 the output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -20,28 +20,11 @@ from ._halo import Reach as Reach
 from ._journal import Journal, beside, fingerprint, flush
 from ._parts import (
     Box,
-    Cut,
-    Reaches,
-    Recipe,
-    arguments,
-    around,
+    Call,
     at,
-    cut,
     extent,
-    inside,
-    is_pointwise,
-    own,
-    readers,
     recipe,
-    stand_in,
-    widened,
-    widest,
 )
-from .cpu.engine.whole import part_of
-
-# Calls on more bytes than this are not imitated to the last bit: to add up as few channels together as they
-# would have to is slow, and no machine that needs tiles makes them.
-LARGEST = 16 << 30
 
 __all__ = ["Reach", "apply", "gradient"]
 
@@ -106,11 +89,11 @@ def apply(
     >>> np.array_equal(out, dyn.local_filter2d(x, weight))
     True
     """
-    call = _Call("tiles.apply", recipe("tiles.apply", function, params, halo, None), arrays)
+    call = Call("tiles.apply", recipe("tiles.apply", function, params, halo, None), arrays)
     call.check_output("out", out)
     total = extent(out, call.axes)
     boxes = tuple(_boxes("tiles.apply", total, tile, call.axes))
-    job = call.job("apply", function, boxes, {"out": out})
+    job = _job(call, "apply", function, boxes, {"out": out})
     progressing = _Progress("tiles.apply", len(boxes), check_flag("tiles.apply", "progress", progress))
     log = Journal(_path(journal, [out]), "tiles.apply", job)
     for number, box in enumerate(boxes):
@@ -182,7 +165,7 @@ def gradient(
     True
     """
     name = "tiles.gradient"
-    call = _Call(name, recipe(name, function, params, halo, backward), arrays)
+    call = Call(name, recipe(name, function, params, halo, backward), arrays)
     if call.recipe.backward is None:
         raise TypeError(f"{name}: backward must be given for {call.recipe.name}, which is no operator")
     if len(outs) != len(call.recipe.names):
@@ -195,7 +178,7 @@ def gradient(
     call.check_output("grad_output", grad_output)
     total = extent(grad_output, call.axes)
     boxes = tuple(_boxes(name, total, tile, call.axes))
-    job = call.job("gradient", function, boxes, {"grad_output": grad_output, **targets})
+    job = _job(call, "gradient", function, boxes, {"grad_output": grad_output, **targets})
     progressing = _Progress(name, len(boxes), check_flag(name, "progress", progress))
     log = Journal(_path(journal, list(targets.values())), name, job)
     sums = {key: np.zeros(out.shape, _wide(out.dtype)) for key, out in targets.items() if key in call.whole}
@@ -226,137 +209,23 @@ def gradient(
     return tuple(outs)
 
 
-class _Call:
-    """A function, and arrays of which it is given parts."""
-
-    def __init__(self, caller: str, recipe: Recipe, arrays: Sequence[Any]) -> None:
-        if len(arrays) != len(recipe.names):
-            raise ValueError(
-                f"{caller}: arrays must be those of {recipe.name}, ({', '.join(recipe.names)}), with None "
-                f"where one is left out; got {len(arrays)}"
-            )
-        self.caller, self.recipe, self.axes = caller, recipe, len(recipe.halo.space.image)
-        self.given = {name: array for name, array in zip(recipe.names, arrays) if array is not None}
-        at_outputs, values = recipe.halo.at_outputs.split(), recipe.halo.values.split()
-        # Values that each tile has of its own are read with it; all that is asked here is which arrays have
-        # places.
-        self.values = [name for name in values if name in self.given and name in at_outputs]
-        nothing = at(((0, 0),) * self.axes)
-        known = {name: _load(a[nothing]) if name in self.values else a for name, a in self.given.items()}
-        known |= {name: _whole(known[name]) for name in values if name in known and name not in at_outputs}
-        reaches = recipe.reaches(known, (0,) * self.axes)
-        self.whole = {name: _whole(a) for name, a in self.given.items() if reaches[name] is None}
-        self.sizes = {name: extent(a, self.axes) for name, a in self.given.items() if name not in self.whole}
-        self.axes_only = reaches
-        self.formed, self.shape = self._formed()
-
-    def _formed(self) -> tuple[tuple[Any, ...] | None, tuple[int, ...] | None]:
-        """The whole call, as kernels see it, unless no call could be as large; the shape of its output."""
-        if self.recipe.formed is None:
-            return None, None
-        places = {name: stand_in(self.given[name].shape, self.given[name].dtype) for name in self.sizes}
-        everything = {**self.whole, **places}
-        formed, shape = self.recipe.formed(*(everything.get(name) for name in self.recipe.names))
-        return None if sum(a.nbytes for a in places.values()) > LARGEST else formed, shape
-
-    def check_output(self, argument: str, array: Any) -> None:
-        """Require an array to have the shape of the output."""
-        if self.shape is not None and tuple(array.shape) != self.shape:
-            raise ValueError(
-                f"{self.caller}: {argument} must have the shape of the output, {self.shape}, "
-                f"got {tuple(array.shape)}"
-            )
-
-    def job(self, kind: str, function: Any, boxes: tuple[Box, ...], outs: dict[str, Any]) -> dict[str, Any]:
-        """What a journal says of it."""
-        everything = {**self.given, **{f"out {key}": out for key, out in outs.items()}}
-        state = getattr(getattr(function, "__self__", function), "state_dict", None)
-        weights = [*self.whole.items(), *sorted(self.recipe.params.items())]
-        return {
-            "kind": kind,
-            "function": self.recipe.name,
-            "arrays": {
-                key: f"{tuple(a.shape)} {a.dtype}" for key, a in everything.items() if hasattr(a, "shape")
-            },
-            "tiles": [list(map(list, box)) for box in (*boxes[:1], *boxes[-1:])] + [len(boxes)],
-            "reads": repr(self.axes_only),
-            "parameters": fingerprint([*weights, state() if callable(state) else None]),
-        }
-
-    def _reaches(self, box: Box) -> tuple[dict[str, Any], Reaches]:
-        """The values of some outputs, and how far these outputs read."""
-        values = {name: _load(self.given[name][at(box)]) for name in self.values}
-        if not values:
-            return values, self.axes_only
-        return values, self.recipe.reaches(
-            {**self.given, **self.whole, **values}, [first for first, _ in box]
-        )
-
-    def _read(
-        self, box: Box, total: tuple[int, ...], also: Mapping[str, Box] = {}
-    ) -> tuple[Cut, tuple[Any, ...]]:
-        """What a call reads that has these outputs among its own."""
-        values, reaches = self._reaches(box)
-        cutting = cut(self.recipe, reaches, self.sizes, total, box, also)
-        parts = {
-            name: values[name] if name in values else _load(self.given[name][at(where)])
-            for name, where in cutting.boxes.items()
-        }
-        return cutting, arguments(self.recipe, cutting, reaches, {**self.whole, **parts}, box)
-
-    def output(self, box: Box, total: tuple[int, ...]) -> Any:
-        """The outputs in a box."""
-        cutting, parts = self._read(box, total)
-        with part_of(self.formed):
-            return self.recipe.forward(*parts)[inside(box, cutting.frame)]
-
-    def widest(self, boxes: Sequence[Box]) -> Reaches:
-        """A reach that covers that of all outputs."""
-        return widest(self._reaches(box)[1] for box in boxes) if self.values else self.axes_only
-
-    def gradients(
-        self, box: Box, total: tuple[int, ...], grad_output: Any, wanted: Sequence[str], reach: Reaches
-    ) -> Iterator[tuple[str, Box, Any]]:
-        """For each gradient that is wanted, the part for which these outputs stand, and where it belongs."""
-        apart = [name for name in wanted if name in self.sizes]
-        alone = [name for name in wanted if name in self.whole or is_pointwise(reach[name] or ())]
-        shared = {
-            name: own(reach[name] or (), self.sizes[name], total, box) for name in apart if name not in alone
-        }
-        shared = {name: where for name, where in shared.items() if all(last > first for first, last in where)}
-        reading = [
-            readers(self.recipe, reach[n] or (), self.sizes[n], total, where) for n, where in shared.items()
-        ]
-        everything = around(box, *reading)
-        cutting, parts = self._read(everything, total, shared)
-        grad = _load(grad_output[at(everything)])
-        backward = self.recipe.backward
-        assert backward is not None
-        if alone:
-            needs = tuple(name in alone for name in self.recipe.names)
-            own_grad = widened(grad[inside(box, everything)], box, cutting.frame)
-            results = dict(zip(self.recipe.names, backward(own_grad, *parts, needs=needs)))
-            for name in alone:
-                cropped = results[name] if name in self.whole else results[name][inside(box, cutting.frame)]
-                yield name, box, cropped
-        if shared:
-            needs = tuple(name in shared for name in self.recipe.names)
-            results = dict(
-                zip(
-                    self.recipe.names, backward(widened(grad, everything, cutting.frame), *parts, needs=needs)
-                )
-            )
-            for name, where in shared.items():
-                yield name, where, results[name][inside(where, cutting.boxes[name])]
-
-
-def _load(part: Any) -> Any:
-    """A part as kernels take it: a plain array, contiguous, in memory."""
-    return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
-
-
-def _whole(array: Any) -> Any:
-    return array[...] if hasattr(array, "shape") else array
+def _job(
+    call: Call, kind: str, function: Any, boxes: tuple[Box, ...], outs: dict[str, Any]
+) -> dict[str, Any]:
+    """What a journal says of it."""
+    everything = {**call.given, **{f"out {key}": out for key, out in outs.items()}}
+    state = getattr(getattr(function, "__self__", function), "state_dict", None)
+    weights = [*call.whole.items(), *sorted(call.recipe.params.items())]
+    return {
+        "kind": kind,
+        "function": call.recipe.name,
+        "arrays": {
+            key: f"{tuple(a.shape)} {a.dtype}" for key, a in everything.items() if hasattr(a, "shape")
+        },
+        "tiles": [list(map(list, box)) for box in (*boxes[:1], *boxes[-1:])] + [len(boxes)],
+        "reads": repr(call.known),
+        "parameters": fingerprint([*weights, state() if callable(state) else None]),
+    }
 
 
 def _wide(dtype: Any) -> np.dtype:
