@@ -107,7 +107,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     bystanders = Bystanders()
     head = {"kind": "tiles", "quick": arguments.quick, "backend": "cpu", **describe(device_of("cpu"))}
     rows = measure(sizes, tile)
-    result = {**head, "tile": tile, "channels": CHANNELS, "busy_cores_of_others": bystanders.cores(), "rows": rows}
+    result = {
+        **head,
+        "tile": tile,
+        "channels": CHANNELS,
+        "busy_cores_of_others": bystanders.cores(),
+        "rows": rows,
+    }
     output = arguments.output or pages.RESULTS / f"tiles-cpu-{today()}.json"
     output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -167,7 +167,11 @@ def test_a_cluster_of_processes_of_which_one_is_killed(tmp_path: Path) -> None:
     with (
         dask.config.set(settings),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=tmp_path
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            local_directory=tmp_path,
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
