@@ -1,7 +1,8 @@
 """Operators on arrays of dask: a task for each chunk of the output, on the part of each array that it reads.
 
-What a task does is what a tile does, so that chunks have the bits of the whole. Where values that are not known
-yet say what is read, offsets for example, a task gets all rows and columns, and takes of them what it needs.
+What a task does is what a tile does, so that chunks have the bits of the whole. Where values that are not
+known yet say what is read, offsets for example, a task gets all rows and columns, and takes of them what it
+needs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ class _Whole:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What a task does: arguments, None for those that are left out, the outputs, and gradients wanted of them."""
+    """What a task does. Arguments that are left out have no source; without `wanted` it makes outputs."""
 
     name: str
     params: Mapping[str, Any]

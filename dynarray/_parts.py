@@ -379,7 +379,7 @@ class Call:
     def _pull(
         self, wanted: tuple[str, ...], grad: Any, box: Box, cutting: Cut, parts: tuple[Any, ...]
     ) -> Iterator[tuple[str, Box, Any]]:
-        """The gradients of a call by these arrays, of those that outputs have for themselves what is in the box."""
+        """The gradients of a call by these arrays; of those with a part for each output, the box."""
         if not wanted:
             return
         backward, names = self.recipe.backward, self.recipe.names
@@ -394,7 +394,7 @@ class Call:
 
 
 class Split(NamedTuple):
-    """Gradients of arrays that these outputs have for themselves; parts of arrays that are shared; outputs to read."""
+    """Arrays that outputs have for themselves, the parts of others, and the outputs that read these."""
 
     alone: tuple[str, ...]
     shared: dict[str, Box]

@@ -32,6 +32,9 @@ RTOL_REFERENCE = 1e-11
 RTOL_DERIVATIVE = 1e-9
 
 each_operator = pytest.mark.parametrize("operator", list(OPERATORS.values()), ids=list(OPERATORS))
+each_with_halo = pytest.mark.parametrize(
+    "operator", [pytest.param(each, id=name) for name, each in OPERATORS.items() if each.reads is not None]
+)
 each_mixed_operator = pytest.mark.parametrize(
     "operator", [pytest.param(each, id=name) for name, each in OPERATORS.items() if each.may_be_float32]
 )

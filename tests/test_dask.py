@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_operator, make_call, seeded_case
+from _contract import Call, each_with_halo, make_call, seeded_case
 
 import dynarray as dyn
 from dynarray import Operator
@@ -47,7 +47,7 @@ def _calls(operator: Operator) -> Iterator[Call]:
         yield make_call(operator, seeded_case(operator, seed, **sizes), seed)
 
 
-@each_operator
+@each_with_halo
 def test_outputs_have_the_bits_of_the_whole(operator: Operator) -> None:
     for seed, call in enumerate(_calls(operator)):
         whole = operator(call.arrays, **call.params)
@@ -56,7 +56,7 @@ def test_outputs_have_the_bits_of_the_whole(operator: Operator) -> None:
         assert lazy.compute().tobytes() == whole.tobytes(), call.describe()
 
 
-@each_operator
+@each_with_halo
 def test_gradients_are_those_of_the_whole_in_the_chunks_of_their_arrays(operator: Operator) -> None:
     backward = getattr(dyn, f"{operator.name}_backward")
     for seed, call in enumerate(_calls(operator)):

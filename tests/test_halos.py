@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_operator, full_call, make_call, seeded_case
+from _contract import Call, each_operator, each_with_halo, full_call, make_call, seeded_case
 
 import autodiff
 import dynarray as dyn
@@ -29,7 +29,7 @@ def _with_nan(array: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
     return other
 
 
-@each_operator
+@each_with_halo
 @pytest.mark.parametrize("seed", range(4))
 def test_an_output_reads_no_more_than_is_declared(operator: Operator, seed: int) -> None:
     call = make_call(operator, seeded_case(operator, seed + 40, N=1, H=23, W=31), seed)
@@ -98,6 +98,20 @@ def test_displacements_and_offsets_say_how_far_outputs_read() -> None:
     )["x"]
     assert reach is not None
     assert [(each.before, each.after) for each in reach] == [(1 + 5, 1 + 1), (1, 1 + 6 + 1)]
+
+
+@each_operator
+def test_an_operator_has_a_halo_or_refuses_by_name(operator: Operator) -> None:
+    call = full_call(operator)
+    if operator.reads is not None:
+        reach = operator.halo(call.params, call.arrays)
+        assert any(each is not None for each in reach.values())
+        assert list(reach) == [n for n, a in zip(operator.arrays, call.arrays) if a is not None]
+    else:
+        with pytest.raises(TypeError, match=rf"{operator.name}: .* no halo"):
+            operator.halo(call.params, call.arrays)
+        with pytest.raises(TypeError, match=rf"{operator.name}: .* no halo"):
+            dyn.tiles.apply(operator, call.arrays, np.zeros(call.grad_output.shape), 4, params=call.params)
 
 
 def test_a_halo_is_refused_by_name() -> None:

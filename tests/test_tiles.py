@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_operator, make_call, seeded_case
+from _contract import Call, each_with_halo, make_call, seeded_case
 from _processes import TESTS
 
 import dynarray as dyn
@@ -37,7 +37,7 @@ def _empty(call: Call) -> tuple[Any, ...]:
     return tuple(np.full_like(a, np.nan) if hasattr(a, "shape") else None for a in call.arrays)
 
 
-@each_operator
+@each_with_halo
 def test_tiles_have_the_bits_of_the_whole(operator: Operator) -> None:
     for call, tile in _calls(operator, range(3)):
         whole = operator(call.arrays, **call.params)
@@ -45,7 +45,7 @@ def test_tiles_have_the_bits_of_the_whole(operator: Operator) -> None:
         assert out.tobytes() == whole.tobytes(), call.describe()
 
 
-@each_operator
+@each_with_halo
 def test_gradients_by_tiles_are_those_of_the_whole(operator: Operator) -> None:
     for call, tile in _calls(operator, range(3)):
         whole = operator.backward_pass(call.grad_output, call.arrays, call.params, (True,) * len(call.arrays))
