@@ -1,7 +1,7 @@
 """How much memory tiles take, as images grow: ``python -m benchmarks.tiles``. It writes a results file.
 
-Each size runs in a process of its own, on arrays in files, whose pages are given back with each part that is
-read or written: what is measured is what the process holds, and not how much of the files the system keeps.
+Each size runs in a process of its own, on arrays in files of HDF5: what is measured is what the process holds,
+and not how much of the files the system keeps, as it would be with memory maps.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 import dynarray as dyn
@@ -29,38 +30,29 @@ SIZES = (1024, 2048, 4096, 6144)
 QUICK = 64, (256, 512)  # tile and sizes
 
 
-class Stored:
-    """An array in a file, of which nothing stays in memory."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape, self.dtype = path, shape, np.dtype(np.float32)
-        if not path.exists():
-            with path.open("wb") as file:
-                file.truncate(int(np.prod(shape)) * self.dtype.itemsize)
-
-    def _map(self) -> np.memmap:
-        return np.memmap(self.path, self.dtype, "r+", shape=self.shape)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return np.array(self._map()[index])
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._map()[index] = values
+def stored(file: Any, name: str, shape: tuple[int, ...], tile: int) -> Any:
+    """An array in a file of HDF5, which reads and writes it in chunks and keeps next to nothing in memory."""
+    chunks = (*shape[:-2], *(min(size, tile // 2) for size in shape[-2:]))
+    return file.create_dataset(name, shape, np.float32, chunks=chunks)
 
 
 def call(folder: Path, size: int, kind: str, tile: int) -> None:
     """One pass of `ddf` over a square image."""
     shape, rng = (1, CHANNELS, size, size), np.random.default_rng(0)
-    x, spatial = Stored(folder / "x", shape), Stored(folder / "spatial", (1, 1, 3, 3, size, size))
-    for row, column in product(range(0, size, tile), repeat=2):  # numbers, as many at a time as a tile has
-        part = ..., slice(row, row + tile), slice(column, column + tile)
-        x[part] = rng.standard_normal((1, CHANNELS, tile, tile), np.float32)
-    arrays = x, rng.standard_normal((1, CHANNELS, 3, 3), np.float32), spatial
-    if kind == "apply":
-        dyn.tiles.apply(dyn.ddf, arrays, Stored(folder / "out", shape), tile, journal=folder / "journal")
-    else:
-        outs = Stored(folder / "gx", shape), np.empty_like(arrays[1]), Stored(folder / "gs", spatial.shape)
-        dyn.tiles.gradient(dyn.ddf, arrays, x, outs, tile, journal=folder / "journal")
+    with h5py.File(folder / "arrays.h5", "w") as file:
+        x = stored(file, "x", shape, tile)
+        spatial = stored(file, "spatial", (1, 1, 3, 3, size, size), tile)
+        for row, column in product(range(0, size, tile), repeat=2):  # as many numbers at a time as a tile has
+            part = ..., slice(row, row + tile), slice(column, column + tile)
+            x[part] = rng.standard_normal((1, CHANNELS, tile, tile), np.float32)
+            spatial[part] = rng.standard_normal((1, 1, 3, 3, tile, tile), np.float32)
+        arrays = x, rng.standard_normal((1, CHANNELS, 3, 3), np.float32), spatial
+        out = stored(file, "out", shape, tile)
+        if kind == "apply":
+            dyn.tiles.apply(dyn.ddf, arrays, out, tile)
+        else:
+            outs = out, np.empty_like(arrays[1]), stored(file, "grad", spatial.shape, tile)
+            dyn.tiles.gradient(dyn.ddf, arrays, x, outs, tile)
 
 
 def child(size: int, kind: str, tile: int) -> None:

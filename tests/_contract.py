@@ -107,6 +107,15 @@ def output_shape(operator: Operator, arrays: tuple, params: dict[str, Any]) -> t
     return operator.check(*arrays, **{**operator.defaults, **params}).output_shape
 
 
+def with_halo(call: Call) -> Call:
+    """The call, with another border where it reads the other side of the image, which is refused by name."""
+    if call.params.get("border") != "wrap":
+        return call
+    with pytest.raises(ValueError, match=f"{call.operator.name}: border 'wrap'"):
+        call.operator.halo(call.params, call.arrays)
+    return replace(call, params={**call.params, "border": "reflect"})
+
+
 def make_call(operator: Operator, case: Case, seed: int) -> Call:
     """A call with random float64 arrays of the shapes of `case`."""
     rng = np.random.default_rng(seed)

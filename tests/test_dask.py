@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_with_halo, make_call, seeded_case
+from _contract import Call, each_with_halo, make_call, seeded_case, with_halo
 
 import dynarray as dyn
 from dynarray import Operator
@@ -44,7 +44,7 @@ def _calls(operator: Operator) -> Iterator[Call]:
     for seed in range(2):
         rng = np.random.default_rng(seed)
         sizes = {"N": 2, "H": int(rng.integers(12, 30)), "W": int(rng.integers(12, 30))}
-        yield make_call(operator, seeded_case(operator, seed, **sizes), seed)
+        yield with_halo(make_call(operator, seeded_case(operator, seed, **sizes), seed))
 
 
 @each_with_halo

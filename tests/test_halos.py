@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_operator, each_with_halo, full_call, make_call, seeded_case
+from _contract import Call, each_operator, each_with_halo, full_call, make_call, seeded_case, with_halo
 
 import autodiff
 import dynarray as dyn
@@ -32,7 +32,7 @@ def _with_nan(array: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
 @each_with_halo
 @pytest.mark.parametrize("seed", range(4))
 def test_an_output_reads_no_more_than_is_declared(operator: Operator, seed: int) -> None:
-    call = make_call(operator, seeded_case(operator, seed + 40, N=1, H=23, W=31), seed)
+    call = with_halo(make_call(operator, seeded_case(operator, seed + 40, N=1, H=23, W=31), seed))
     if not call.grad_output.size:
         return
     place = _first_place(call)
@@ -57,7 +57,7 @@ WINDOWS = ["local_filter2d", "ddf", "carafe", "involution", "dynamic_conv2d", "a
 @pytest.mark.parametrize("name", WINDOWS)
 def test_an_output_reads_all_that_is_declared(name: str) -> None:
     operator = dyn.OPERATORS[name]
-    call = full_call(operator, 3, N=1, H=23, W=31)
+    call = with_halo(full_call(operator, 3, N=1, H=23, W=31))
     place = _first_place(call)
     reach = operator.halo(call.params, call.arrays)["x"]
     assert reach is not None
@@ -102,7 +102,7 @@ def test_displacements_and_offsets_say_how_far_outputs_read() -> None:
 
 @each_operator
 def test_an_operator_has_a_halo_or_refuses_by_name(operator: Operator) -> None:
-    call = full_call(operator)
+    call = with_halo(full_call(operator))
     if operator.reads is not None:
         reach = operator.halo(call.params, call.arrays)
         assert any(each is not None for each in reach.values())

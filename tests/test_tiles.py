@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, each_with_halo, make_call, seeded_case
+from _contract import Call, each_with_halo, make_call, seeded_case, with_halo
 from _processes import TESTS
 
 import dynarray as dyn
@@ -29,7 +29,7 @@ def _calls(operator: Operator, seeds: range) -> Any:
     for seed in seeds:
         rng = RNG(seed)
         sizes = {"N": 1 + seed % 2, "H": int(rng.integers(20, 45)), "W": int(rng.integers(20, 60))}
-        call = make_call(operator, seeded_case(operator, seed, **sizes), seed)
+        call = with_halo(make_call(operator, seeded_case(operator, seed, **sizes), seed))
         yield call.astype((np.float64, np.float32)[seed % 2]), _tile(operator, rng)
 
 
