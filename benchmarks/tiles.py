@@ -1,7 +1,7 @@
 """How much memory tiles take, as images grow: ``python -m benchmarks.tiles``. It writes a results file.
 
-Each size runs in a process of its own, on arrays in files of HDF5: what is measured is what the process holds,
-and not how much of the files the system keeps, as it would be with memory maps.
+Each size runs in a process of its own, on arrays in files of HDF5: what is measured is what the process
+holds, and not how much of the files the system keeps, as it would be with memory maps.
 """
 
 import argparse
