@@ -9,7 +9,6 @@ and cut out of what comes of it: so that the border of the image is the business
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import gcd, lcm, prod
 from typing import Any, NamedTuple
 
@@ -106,11 +105,10 @@ ONE = Reach(0, 0)
 Reaches = Mapping[str, tuple[Reach, ...] | None]
 
 
-@dataclass(frozen=True)
 class Halo:
     """How an operator reads its arrays: their last axes are those of the image.
 
-    Attributes
+    Parameters
     ----------
     at_outputs : str
         Names of the arrays of which an output reads its own place only.
@@ -122,10 +120,11 @@ class Halo:
         Planes or lines.
     """
 
-    at_outputs: str = ""
-    values: str = ""
-    per_image: str = ""
-    space: Space = PLANE
+    # No dataclass, here and below: each takes more calls to make than a family to import.
+    def __init__(
+        self, at_outputs: str = "", values: str = "", per_image: str = "", space: Space = PLANE
+    ) -> None:
+        self.at_outputs, self.values, self.per_image, self.space = at_outputs, values, per_image, space
 
     def __call__(
         self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
@@ -149,13 +148,14 @@ class Halo:
         return arrays
 
 
-@dataclass(frozen=True)
 class Windowed(Halo):
     """A kernel that slides over x. `kernel` and `scale` name a parameter, or the array that has them."""
 
-    kernel: str = ""
-    scale: str = ""
-    moved: str = ""
+    def __init__(
+        self, at_outputs: str, kernel: str, scale: str = "", moved: str = "", **options: Any
+    ) -> None:
+        super().__init__(at_outputs, values=moved, **options)
+        self.kernel, self.scale, self.moved = kernel, scale, moved
 
     def into(
         self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
@@ -209,7 +209,7 @@ def windowed(at_outputs: str, *, kernel: str, **options: Any) -> Windowed:
         ``scale``, the parameter or array with the factor of upsampling, ``moved``, the array by which taps
         are moved, and what `Halo` has.
     """
-    return Windowed(at_outputs, kernel=kernel, values=options.get("moved", ""), **options)
+    return Windowed(at_outputs, kernel, **options)
 
 
 def pointwise(*at_outputs: str, **options: Any) -> Halo:

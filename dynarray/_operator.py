@@ -3,17 +3,18 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache
 from importlib import import_module
 from itertools import zip_longest
 from numbers import Real
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rawkernels import forks
 
+from ._backward import backward_of as backward_of
 from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
 from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
@@ -352,7 +353,10 @@ class Operator:
     def backward_pass(
         self, grad_output: Any, arrays: tuple[Any, ...], params: Mapping[str, Any], needs: tuple[bool, ...]
     ) -> tuple[Any, ...]:
-        """The gradients of a call of which nothing was kept."""
+        """The gradients of a call of which nothing was kept; of arrays of dask they are such, too."""
+        if any_dask((grad_output, *arrays)):
+            lazy: tuple[Any, ...] = load("dynarray._dask").gradients(self, grad_output, arrays, params, needs)
+            return lazy
         backend, checked = self.prepare(arrays, params)
         saved = self._saved(backend, checked, checked.arrays, arrays)
         return self.gradients(grad_output, saved, needs)
@@ -448,82 +452,3 @@ def register(
     )
     OPERATORS[operator.name] = operator
     return operator
-
-
-def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -> Callable[[F], F]:
-    """Make a declaration the public ``<name>_backward`` of an operator; `gradients` is its type of tuple.
-
-    What is declared is a signature, for callers and type checkers: that of the operator after `grad_output`,
-    and `needs`. The first line of the docstring is completed by the rest.
-    """
-
-    def decorate(declared: F) -> F:
-        signature = inspect.signature(declared)
-        names = set(signature.parameters)
-        positional = [n for n, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        defaults = {n: p.default for n, p in signature.parameters.items()}
-        defaults = {n: default for n, default in defaults.items() if default is not inspect.Parameter.empty}
-
-        def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{declared.__name__}: {error}") from None
-            raise AssertionError(f"{declared.__name__}{signature} takes such arguments")
-
-        @wraps(declared)
-        def backward(*args: Any, **kwargs: Any) -> Any:
-            given = {**defaults, **dict(zip(positional, args)), **kwargs}
-            twice = not kwargs.keys().isdisjoint(positional[: len(args)])
-            if twice or len(args) > len(positional) or given.keys() != names:
-                refuse(args, kwargs)
-            arrays = tuple([given[name] for name in operator.arrays])
-            wants = _wanted(operator, given["needs"])
-            params = {name: given[name] for name in operator.defaults}
-            if any_dask((given["grad_output"], *arrays)):
-                lazy = load("dynarray._dask").gradients
-                return gradients(*lazy(operator, given["grad_output"], arrays, params, wants))
-            return gradients(*operator.backward_pass(given["grad_output"], arrays, params, wants))
-
-        backward.__doc__ = f"{declared.__doc__}\n\n" + _BACKWARD_DOC.format(
-            name=operator.name, arrays=", ".join(operator.arrays), title=getattr(gradients, "__name__", "")
-        )
-        return cast(F, backward)
-
-    return decorate
-
-
-def _wanted(operator: Operator, needs: Any) -> tuple[bool, ...]:
-    """The gradients that are wanted, one bool for each array."""
-    if needs is None:
-        return (True,) * len(operator.arrays)
-    wants = needs if isinstance(needs, tuple | list) else ()
-    if len(wants) != len(operator.arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
-        raise ValueError(
-            f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, "
-            f"got {needs!r}"
-        )
-    return tuple(wants)
-
-
-_BACKWARD_DOC = """\
-Parameters
-----------
-grad_output : array
-    Gradient of a scalar with respect to the output of `{name}`; its shape and dtype.
-{arrays} : array
-    The arguments of the forward call; the keyword parameters too are those of `{name}`.
-needs : tuple of bool, optional
-    For each of ({arrays}), whether its gradient is wanted; all of them by default.
-
-Returns
--------
-{title}
-    Named tuple ({arrays}). A gradient has the shape and dtype of its array, and is
-    None where it is not needed or the array was not given.
-
-Raises
-------
-TypeError, ValueError
-    As `{name}`, and for a `grad_output` that does not match the output.
-"""

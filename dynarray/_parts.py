@@ -1,14 +1,13 @@
 """A call that is made part by part: what tiles and chunks are, before anything says where they come from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._dispatch import library_of
-from ._geometry import LINE, PLANE
+from ._geometry import LINE, PLANE, Space
 from ._halo import ONE, Halo, Range, Reach, frame, mirrors, needed, region
 from ._operator import OPERATORS, Operator
 from .cpu.engine.whole import part_of
@@ -50,11 +49,12 @@ class Recipe(NamedTuple):
         return self.halo(self.name, self.params, arrays, origin)
 
 
-@dataclass(frozen=True)
 class _Told(Halo):
     """The halo that a caller tells, for a function of which nothing is known."""
 
-    told: Reaches = field(default_factory=dict)
+    def __init__(self, told: Reaches, space: Space) -> None:
+        super().__init__(space=space)
+        self.told = told
 
     def __call__(self, *_: Any) -> dict[str, tuple[Reach, ...] | None]:
         return dict(self.told)
@@ -89,7 +89,7 @@ def recipe(
     if axes not in ({1}, {2}):
         raise ValueError(f"{caller}: halo of {name} must be that of planes or of lines, got {halo!r}")
     chosen = dict(params or {})
-    reads = _Told(space=PLANE if axes == {2} else LINE, told=told)
+    reads = _Told(told, PLANE if axes == {2} else LINE)
 
     def forward(*arrays: Any) -> Any:
         output = function(*arrays, **chosen)

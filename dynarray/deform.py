@@ -6,7 +6,6 @@ any points.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
@@ -343,7 +342,6 @@ def _check_sample_points(x: Any, points: Any, *, deterministic: Any) -> Checked:
     return Checked((x, points), {"deterministic": deterministic}, shape)
 
 
-@dataclass(frozen=True)
 class _AtPoints(Halo):
     """Points are given as they lie in the image, and told from the place of their output."""
 

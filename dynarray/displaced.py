@@ -5,7 +5,6 @@ spatially-adaptive filter units.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from numbers import Real
@@ -231,7 +230,6 @@ def _check(
     return Checked(arrays, params, shape, form_shape, zeros)
 
 
-@dataclass(frozen=True)
 class _Displaced(Halo):
     """All outputs read at the same displacements, and the blur around them."""
 

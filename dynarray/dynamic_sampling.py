@@ -7,7 +7,6 @@ around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
@@ -339,7 +338,6 @@ def _shorten(
     return sample_stride, dilation, stride
 
 
-@dataclass(frozen=True)
 class _Sampled(Halo):
     """x is read by windows around each region, and its attention at the centre of each."""
 

@@ -1,7 +1,6 @@
 """`correlation2d`, what FlowNetC compares: the gradient of `local_filter2d` by its filters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_int, check_shape
@@ -96,7 +95,6 @@ def _check_correlation2d(x1: Any, x2: Any, *, max_displacement: Any, step: Any) 
     return Checked((x1, x2), params, (batch, side * side, *image), (batch, 1, side, side, *image))
 
 
-@dataclass(frozen=True)
 class _Compared(Halo):
     """x2 is read at all displacements."""
 
