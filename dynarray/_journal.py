@@ -91,7 +91,14 @@ class Journal:
 
     def load_sums(self, sums: Sequence[Any]) -> int:
         """Take over the sums so far; returns how many tiles, the first ones, are in them."""
-        if self.path is None or not self._sums.exists():
+        if self.path is None or not sums:
+            return 0
+        if not self._sums.exists():
+            if self.done:
+                raise ValueError(
+                    f"{self.path} names tiles that are done, but {self._sums.name}, the sums over "
+                    "them, is gone: delete the journal to begin anew"
+                )
             return 0
         with np.load(self._sums) as found:
             for i, array in enumerate(sums):

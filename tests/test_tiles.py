@@ -304,6 +304,16 @@ def test_the_journal_of_another_job_is_refused(tmp_path: Path, what: str) -> Non
     assert (tmp_path / "journal").exists()
 
 
+def test_sums_that_are_gone_are_not_begun_anew(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"function": dyn.ddf, "arrays": _ddf(), "tile": 20, "journal": tmp_path / "j"}
+    grad, whole = np.ones((1, 4, 40, 60)), np.empty((1, 4, 3, 3))
+    with pytest.raises(OSError, match="no space left"):
+        tiles.gradient(grad_output=grad, outs=(_Stopping(np.zeros((1, 4, 40, 60))), whole, None), **job)
+    (tmp_path / "j.sums.npz").unlink()
+    with pytest.raises(ValueError, match="the sums over them, is gone"):
+        tiles.gradient(grad_output=grad, outs=(np.zeros((1, 4, 40, 60)), whole, None), **job)
+
+
 def test_a_network_whose_weights_changed_is_another_job(tmp_path: Path) -> None:
     from autodiff.layers import Conv2d
 
