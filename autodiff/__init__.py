@@ -14,6 +14,7 @@ from .derivatives import vjp as vjp
 from .function import differentiable as differentiable
 from .functions import _numpy as _numpy
 from .functions import _operators as _operators
+from .halos import halo as halo
 from .lift import SecondOrderError as SecondOrderError
 from .lift import lift as lift
 from .tape import Tape as Tape

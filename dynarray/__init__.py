@@ -1,6 +1,7 @@
 """Dynamic filters for NumPy and CuPy arrays, with exact gradients. See `OPERATORS` for what there is."""
 
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from rawkernels.tf32 import allow_tf32 as allow_tf32
 
@@ -25,3 +26,15 @@ __version__ = "0.1.0"
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)
 )
+
+if _TYPE_CHECKING:
+    from . import tiles as tiles
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """The module `tiles`, imported when it is first asked for."""
+    if name != "tiles":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module(f"{__name__}.tiles")

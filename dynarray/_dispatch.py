@@ -88,6 +88,12 @@ def library_of(array: Any) -> str | None:
     return None
 
 
+def any_dask(arrays: Iterable[Any]) -> bool:
+    """Whether one of them is a lazy array of dask, of which there is none where nobody has imported it."""
+    lazy = sys.modules.get("dask.array")
+    return lazy is not None and any(isinstance(array, lazy.Array) for array in arrays)
+
+
 def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """All that checks look at, but for where the arrays lie; None where there is more to it than usual.
 

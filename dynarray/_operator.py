@@ -3,18 +3,20 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache
 from importlib import import_module
 from itertools import zip_longest
 from numbers import Real
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rawkernels import forks
 
-from ._dispatch import call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
+from ._backward import backward_of as backward_of
+from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
+from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
 
 if TYPE_CHECKING:
@@ -181,6 +183,8 @@ class Operator:
     composite : callable, optional
         ``composite(functions, *arrays, **params) -> output``: the operator in elementary functions, for
         gradients of gradients; see `dynarray.composite`.
+    reads : Halo, optional
+        What outputs read of each array; see `dynarray._halo`.
     """
 
     name: str
@@ -196,6 +200,7 @@ class Operator:
     check: Callable[..., Checked]
     roles: tuple[str, ...]
     composite: Callable[..., Any] | None = None
+    reads: Halo | None = None
     _passed: dict[tuple[Any, ...], _Passed] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -207,7 +212,10 @@ class Operator:
         return reference.module.rpartition(".")[2]
 
     def __call__(self, arrays: tuple[ArrayT, *tuple[Any, ...]], **params: Any) -> ArrayT:
-        """The output alone."""
+        """The output alone; of arrays of dask one of dask."""
+        if any_dask(arrays):
+            lazy: ArrayT = load("dynarray._dask").output(self, arrays, params)
+            return lazy
         output: ArrayT = self.run(arrays, params)[0]
         return output
 
@@ -216,6 +224,50 @@ class Operator:
         named = dict(zip(self.arrays, arrays, strict=True))
         by_keyword = {name: named.pop(name) for name in self.keywords}
         return tuple(named.values()), by_keyword
+
+    def halo(
+        self, params: Mapping[str, Any], arrays: tuple[Any, ...], origin: tuple[int, ...] | None = None
+    ) -> dict[str, tuple[Reach, ...] | None]:
+        """What an output reads of each array: how many rows and columns before and after its own place.
+
+        Parameters
+        ----------
+        params : mapping
+            The keyword parameters of a call; what is left out has its default.
+        arrays : tuple
+            The arrays of the call, None where one is left out. Shapes are all that is looked at, but for
+            those whose values say where others are read: offsets, displacements, points.
+        origin : tuple of int, optional
+            Where these are a part of the whole, the output (y, x) with which it begins.
+
+        Returns
+        -------
+        dict
+            For each array that is given, a `Reach` (with fields `before`, `after`, `step` and `scale`) for
+            each axis of the image, (y, x); None for arrays without such axes, which any output may read as a
+            whole.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the operator says nothing of what it reads, for parameters that it does not take, and where
+            there is no halo, as with ``border="wrap"``.
+
+        Examples
+        --------
+        >>> import numpy as np, dynarray as dyn
+        >>> x, weight = np.ones((1, 2, 8, 8)), np.ones((1, 1, 5, 3, 8, 8))
+        >>> rows, columns = dyn.OPERATORS["local_filter2d"].halo({}, (x, weight, None))["x"]
+        >>> rows.before, rows.after, columns.before, columns.after
+        (2, 2, 1, 1)
+        """
+        if self.reads is None:
+            raise TypeError(f"{self.name}: nothing says what its outputs read, so that it has no halo")
+        given = {name: array for name, array in zip(self.arrays, arrays, strict=True) if array is not None}
+        chosen = self.chosen(params)
+        mirrors(self.name, chosen)
+        reaches = self.reads(self.name, chosen, given, origin or (0,) * len(self.reads.space.image))
+        return {name: reaches[name] for name in given}
 
     def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
         """Check a call; return its backend and what the forms of that backend are to be given."""
@@ -241,7 +293,8 @@ class Operator:
             moves.append(_Move(None, None) if array is None else _Move(place, array.shape))
         return tuple(moves)
 
-    def _check(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
+    def chosen(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters of a call."""
         chosen = {**self.defaults, **params}
         if len(chosen) > len(self.defaults):
             unknown = min(set(params) - set(self.defaults))
@@ -251,6 +304,10 @@ class Operator:
         for name, value in chosen.items():
             if value is inspect.Parameter.empty:
                 raise TypeError(f"{self.name}: parameter {name!r} must be given")
+        return chosen
+
+    def _check(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
+        chosen = self.chosen(params)
         given = {
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
@@ -292,6 +349,17 @@ class Operator:
                 f"got {tuple(grad_output.shape)}"
             )
         return self.gradients_checked(grad_output, saved, needs)
+
+    def backward_pass(
+        self, grad_output: Any, arrays: tuple[Any, ...], params: Mapping[str, Any], needs: tuple[bool, ...]
+    ) -> tuple[Any, ...]:
+        """The gradients of a call of which nothing was kept; of arrays of dask they are such, too."""
+        if any_dask((grad_output, *arrays)):
+            lazy: tuple[Any, ...] = load("dynarray._dask").gradients(self, grad_output, arrays, params, needs)
+            return lazy
+        backend, checked = self.prepare(arrays, params)
+        saved = self._saved(backend, checked, checked.arrays, arrays)
+        return self.gradients(grad_output, saved, needs)
 
     def gradients_checked(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         """Backward pass with a gradient of the output that was checked."""
@@ -360,6 +428,7 @@ def register(
     composite: Callable[..., Any] | None = None,
     keywords: tuple[str, ...] = (),
     may_be_float32: tuple[str, ...] = (),
+    halo: Halo | None = None,
 ) -> Operator:
     """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
     parameters = inspect.signature(function).parameters
@@ -379,85 +448,7 @@ def register(
         check=check,
         roles=roles or arrays,
         composite=composite,
+        reads=halo,
     )
     OPERATORS[operator.name] = operator
     return operator
-
-
-def backward_of(operator: Operator, gradients: Callable[..., tuple[Any, ...]]) -> Callable[[F], F]:
-    """Make a declaration the public ``<name>_backward`` of an operator; `gradients` is its type of tuple.
-
-    What is declared is a signature, for callers and type checkers: that of the operator after `grad_output`,
-    and `needs`. The first line of the docstring is completed by the rest.
-    """
-
-    def decorate(declared: F) -> F:
-        # Read off the function: `inspect.signature` of all of them would be much of the package's import.
-        function: Any = declared
-        code, last = function.__code__, function.__defaults__ or ()
-        defaults, count = dict(function.__kwdefaults__ or {}), code.co_argcount
-        positional, names = code.co_varnames[:count], set(code.co_varnames[: count + code.co_kwonlyargcount])
-        defaults |= zip(positional[count - len(last) :], last)
-
-        def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-            signature = inspect.signature(declared)
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{declared.__name__}: {error}") from None
-            raise AssertionError(f"{declared.__name__}{signature} takes such arguments")
-
-        @wraps(declared)
-        def backward(*args: Any, **kwargs: Any) -> Any:
-            given = {**defaults, **dict(zip(positional, args)), **kwargs}
-            twice = not kwargs.keys().isdisjoint(positional[: len(args)])
-            if twice or len(args) > len(positional) or given.keys() != names:
-                refuse(args, kwargs)
-            arrays = tuple([given[name] for name in operator.arrays])
-            wants = _wanted(operator, given["needs"])
-            backend, checked = operator.prepare(arrays, {name: given[name] for name in operator.defaults})
-            saved = operator._saved(backend, checked, checked.arrays, arrays)
-            return gradients(*operator.gradients(given["grad_output"], saved, wants))
-
-        backward.__doc__ = f"{declared.__doc__}\n\n" + _BACKWARD_DOC.format(
-            name=operator.name, arrays=", ".join(operator.arrays), title=getattr(gradients, "__name__", "")
-        )
-        return cast(F, backward)
-
-    return decorate
-
-
-def _wanted(operator: Operator, needs: Any) -> tuple[bool, ...]:
-    """The gradients that are wanted, one bool for each array."""
-    if needs is None:
-        return (True,) * len(operator.arrays)
-    wants = needs if isinstance(needs, tuple | list) else ()
-    if len(wants) != len(operator.arrays) or not all(isinstance(want, bool | np.bool_) for want in wants):
-        raise ValueError(
-            f"{operator.name}: needs must hold one bool for each of {', '.join(operator.arrays)}, "
-            f"got {needs!r}"
-        )
-    return tuple(wants)
-
-
-_BACKWARD_DOC = """\
-Parameters
-----------
-grad_output : array
-    Gradient of a scalar with respect to the output of `{name}`; its shape and dtype.
-{arrays} : array
-    The arguments of the forward call; the keyword parameters too are those of `{name}`.
-needs : tuple of bool, optional
-    For each of ({arrays}), whether its gradient is wanted; all of them by default.
-
-Returns
--------
-{title}
-    Named tuple ({arrays}). A gradient has the shape and dtype of its array, and is
-    None where it is not needed or the array was not given.
-
-Raises
-------
-TypeError, ValueError
-    As `{name}`, and for a `grad_output` that does not match the output.
-"""

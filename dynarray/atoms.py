@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 from ._border import find_outside
 from ._check import check_shape
 from ._geometry import LINE, PLANE, Space, check_kernel, check_window
+from ._halo import pointwise, windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -256,6 +257,7 @@ ATOM_CONV2D = register(
     check=partial(_check_atom_conv, "atom_conv2d", PLANE),
     composite=_composite.forward,
     keywords=("bias",),
+    halo=windowed("atoms", kernel="atoms"),
 )
 ATOM_CONV1D = register(
     atom_conv1d,
@@ -264,6 +266,7 @@ ATOM_CONV1D = register(
     check=partial(_check_atom_conv, "atom_conv1d", LINE),
     composite=OnALine(_composite.forward),
     keywords=("bias",),
+    halo=windowed("atoms", kernel="atoms", space=LINE),
 )
 COMPOSE_ATOMS = register(
     compose_atoms,
@@ -271,6 +274,7 @@ COMPOSE_ATOMS = register(
     backward=forms(_reference.compose_backward, _cpu.compose_backward, _cuda.compose_backward),
     check=_check_compose_atoms,
     composite=_composite.compose,
+    halo=pointwise("alpha"),
 )
 
 

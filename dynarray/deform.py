@@ -5,13 +5,17 @@ high-level features it is the sampling of Context Guided Dynamic Sampling. `samp
 any points.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
+import numpy as np
+
 from ._border import check_samples
 from ._check import check_divides, check_flag, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
+from ._halo import Halo, Reach, farthest, windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -356,6 +360,28 @@ def _check_sample_points(x: Any, points: Any, *, border: Any, deterministic: Any
     return Checked((x, points), {"border": border, "deterministic": deterministic}, shape)
 
 
+class _AtPoints(Halo):
+    """Points are given as they lie in the image, and told from the place of their output."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        points, border = arrays["points"], params.get("border", "constant")
+        reaches = []
+        for axis, first in enumerate(origin):
+            along = (-1,) + (1,) * (1 - axis)
+            places = first + np.arange(points.shape[3 + axis]).reshape(along)
+            low, high = farthest(np.floor(points[:, :, axis]) - places, border)
+            reaches.append(Reach(-low, high + 1, more=None))
+        return {"x": tuple(reaches)}
+
+    def placed(self, arrays: dict[str, Any], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Exact, because no point in the image lies before its part."""
+        points = arrays["points"]
+        begin = np.asarray(starts["x"], points.dtype).reshape(2, 1, 1)
+        return {**arrays, "points": points - begin}
+
+
 DEFORM_CONV2D = register(
     deform_conv2d,
     forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
@@ -364,6 +390,7 @@ DEFORM_CONV2D = register(
     composite=_composite.forward,
     keywords=("mask", "bias"),
     may_be_float32=("offset", "weight", "mask", "bias"),
+    halo=windowed("offset mask", kernel="weight", moved="offset"),
 )
 DEFORM_CONV1D = register(
     deform_conv1d,
@@ -373,6 +400,7 @@ DEFORM_CONV1D = register(
     composite=OnALine(_composite.forward, {1: 4}),
     keywords=("mask", "bias"),
     may_be_float32=DEFORM_CONV2D.may_be_float32,
+    halo=windowed("offset mask", kernel="weight", moved="offset", space=LINE),
 )
 SAMPLE_POINTS = register(
     sample_points,
@@ -381,6 +409,7 @@ SAMPLE_POINTS = register(
     check=_check_sample_points,
     composite=_composite.sample_forward,
     may_be_float32=("points",),
+    halo=_AtPoints("points", values="points"),
 )
 
 

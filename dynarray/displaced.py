@@ -4,6 +4,7 @@
 spatially-adaptive filter units.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import ceil
 from numbers import Real
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, get_args
 from ._check import check_choice, check_shape
 from ._dispatch import library_of
 from ._geometry import LINE, PLANE, Space
+from ._halo import Halo, Reach, farthest
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Needs
@@ -38,6 +40,7 @@ else:
 DisplacementGradient = Literal["exact", "smooth"]
 SIGMA = 0.5
 MAX_SIGMA = 10_000.0
+ROWS_TOGETHER = 7  # of outputs, that the kernels of the CPU make from shared sums
 
 
 def displaced_conv2d(
@@ -227,6 +230,21 @@ def _check(
     return Checked(arrays, params, shape, form_shape, zeros)
 
 
+class _Displaced(Halo):
+    """All outputs read at the same displacements, and the blur around them."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        units, radius = arrays["displacement"], ceil(5 * _check_sigma(name, arrays.get("sigma", SIGMA)))
+        along = [units] if self.space is LINE else [units[..., 0], units[..., 1]]
+        ranges = [farthest(distances) for distances in along]
+        reaches = [Reach(radius - low, radius + high + 1) for low, high in ranges]
+        if self.space is not LINE:
+            reaches[0] = reaches[0]._replace(align=ROWS_TOGETHER)
+        return {"x": tuple(reaches)}
+
+
 DISPLACED_CONV2D = register(
     displaced_conv2d,
     forward=forms(_reference.forward, _cpu.forward, _cuda.forward),
@@ -234,6 +252,7 @@ DISPLACED_CONV2D = register(
     check=partial(_check, "displaced_conv2d", PLANE),
     composite=_composite.forward,
     keywords=("sigma", "bias"),
+    halo=_Displaced(values="displacement sigma"),
 )
 DISPLACED_CONV1D = register(
     displaced_conv1d,
@@ -242,6 +261,7 @@ DISPLACED_CONV1D = register(
     check=partial(_check, "displaced_conv1d", LINE),
     composite=OnALine(_composite.forward, {2: 3}),
     keywords=("sigma", "bias"),
+    halo=_Displaced(values="displacement sigma", space=LINE),
 )
 
 

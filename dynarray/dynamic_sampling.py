@@ -6,6 +6,7 @@ takes it in two factors, one over the channels and one over the window, applies 
 around the pixel and fuses what they give (Dynamic Sampling Convolutional Neural Networks).
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsIndex, get_args
 
@@ -20,6 +21,7 @@ from ._geometry import (
     check_window,
     output_size,
 )
+from ._halo import Halo, Reach, windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -336,12 +338,31 @@ def _shorten(
     return sample_stride, dilation, stride
 
 
+class _Sampled(Halo):
+    """x is read by windows around each region, and its attention at the centre of each."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        samples = check_int(name, "samples", params["samples"], 1)
+        steps = (check_pair(name, key, params[key], 1) for key in ("sample_stride", "dilation", "stride"))
+        x, attention = list[Reach](), list[Reach]()
+        for apart, d, s, k in zip(*steps, arrays["spatial_kernel"].shape[-4:-2]):
+            before = (samples - 1) // 2 * apart
+            after, window = (samples - 1) * apart - before, d * (k - 1) // 2
+            attention.append(Reach(before, after, s))
+            x.append(Reach(before + window, after + window, s))
+        given = {"x": tuple(x), "position_attention": tuple(attention)}
+        return {key: reaches for key, reaches in given.items() if key in arrays}
+
+
 DYNAMIC_CONV2D = register(
     dynamic_conv2d,
     forward=forms(_reference.conv2d_forward, _cpu.conv2d_forward, _cuda.conv2d_forward),
     backward=forms(_reference.conv2d_backward, _cpu.conv2d_backward, _cuda.conv2d_backward),
     check=partial(_check_dynamic_conv, "dynamic_conv2d", PLANE),
     composite=_composite.conv2d_forward,
+    halo=windowed("weight", kernel="weight"),
 )
 DYNAMIC_CONV1D = register(
     dynamic_conv1d,
@@ -349,6 +370,7 @@ DYNAMIC_CONV1D = register(
     backward=DYNAMIC_CONV2D.backward,
     check=partial(_check_dynamic_conv, "dynamic_conv1d", LINE),
     composite=OnALine(_composite.conv2d_forward),
+    halo=windowed("weight", kernel="weight", space=LINE),
 )
 DYNAMIC_SAMPLING_CONV2D = register(
     dynamic_sampling_conv2d,
@@ -356,6 +378,7 @@ DYNAMIC_SAMPLING_CONV2D = register(
     backward=forms(_reference.sampling_backward, _cpu.sampling_backward, _cuda.sampling_backward),
     check=_check_dynamic_sampling_conv2d,
     composite=_composite.sampling_forward,
+    halo=_Sampled("channel_kernel spatial_kernel sample_attention"),
 )
 
 

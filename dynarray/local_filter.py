@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsInd
 from ._border import find_outside
 from ._check import check_choice, check_divides, check_int, check_pair, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
+from ._halo import windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -256,12 +257,14 @@ LOCAL_FILTER2D = register_local_filter(
     local_filter2d,
     check=_check_local_filter2d,
     may_be_float32=("weight", "channel_weight"),
+    halo=windowed("weight", kernel="weight", scale="upsample", per_image="channel_weight"),
 )
 LOCAL_FILTER1D = register_local_filter(
     local_filter1d,
     check=_check_local_filter1d,
     composite=OnALine(_composite.forward),
     may_be_float32=("weight", "channel_weight"),
+    halo=windowed("weight", kernel="weight", per_image="channel_weight", space=LINE),
 )
 
 

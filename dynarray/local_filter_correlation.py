@@ -1,9 +1,11 @@
 """`correlation2d`, what FlowNetC compares: the gradient of `local_filter2d` by its filters."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_int, check_shape
 from ._geometry import FARTHEST, check_window
+from ._halo import Halo, Reach
 from ._operator import Checked, backward_of, forms, modules, register
 from .typing import ArrayT, Needs
 
@@ -93,12 +95,24 @@ def _check_correlation2d(x1: Any, x2: Any, *, max_displacement: Any, step: Any) 
     return Checked((x1, x2), params, (batch, side * side, *image), (batch, 1, side, side, *image))
 
 
+class _Compared(Halo):
+    """x2 is read at all displacements."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        step = check_int(name, "step", params["step"], 1)
+        far = check_int(name, "max_displacement", params["max_displacement"], 0) // step * step
+        return {"x2": (Reach(far, far),) * 2}
+
+
 CORRELATION2D = register(
     correlation2d,
     forward=forms(_reference.correlation_forward, _cpu.correlation_forward, _cuda.correlation_forward),
     backward=forms(_reference.correlation_backward, _cpu.correlation_backward, _cuda.correlation_backward),
     check=_check_correlation2d,
     composite=_composite.correlation_forward,
+    halo=_Compared("x1"),
 )
 
 

@@ -6,6 +6,7 @@ A face differs in the order and shape of its arguments only: it is a check, and 
 from typing import Any, Generic, NamedTuple, SupportsIndex
 
 from ._check import check_int, check_pair, check_shape
+from ._halo import windowed
 from ._operator import Checked, backward_of
 from .local_filter import Combine, check_local_filter, register_local_filter
 from .typing import ArrayT, Border, Needs, Pair
@@ -287,6 +288,7 @@ DDF = register_local_filter(
     check=_check_ddf,
     roles=("x", "spatial_filter", "channel_filter"),
     may_be_float32=("channel_filter", "spatial_filter"),
+    halo=windowed("spatial_filter", kernel="spatial_filter", per_image="channel_filter"),
 )
 
 
@@ -295,6 +297,9 @@ DDF_UPSAMPLE = register_local_filter(
     check=_check_ddf_upsample,
     roles=("x", "spatial_filters", "channel_filters"),
     may_be_float32=("channel_filters", "spatial_filters"),
+    halo=windowed(
+        "spatial_filters", kernel="spatial_filters", scale="channel_filters", per_image="channel_filters"
+    ),
 )
 
 
@@ -303,6 +308,7 @@ CARAFE = register_local_filter(
     check=_check_carafe,
     roles=("x", "masks", ""),
     may_be_float32=("masks",),
+    halo=windowed("masks", kernel="kernel_size", scale="scale"),
 )
 
 
@@ -311,6 +317,7 @@ INVOLUTION = register_local_filter(
     check=_check_involution,
     roles=("x", "weight", ""),
     may_be_float32=("weight",),
+    halo=windowed("weight", kernel="weight"),
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 from ._border import find_outside
 from ._check import check_divides, check_shape
 from ._geometry import LINE, PLANE, Space, check_window
+from ._halo import windowed
 from ._operator import Checked, LazyModule, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -211,11 +212,13 @@ MIXED_FILTER2D = _register_mixed_filter(
     mixed_filter2d,
     check=partial(_check_mixed_filter, "mixed_filter2d", PLANE),
     composite=_composite.mixed_forward,
+    halo=windowed("mixture", kernel="kernels"),
 )
 MIXED_FILTER1D = _register_mixed_filter(
     mixed_filter1d,
     check=partial(_check_mixed_filter, "mixed_filter1d", LINE),
     composite=OnALine(_composite.mixed_forward),
+    halo=windowed("mixture", kernel="kernels", space=LINE),
 )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -210,7 +209,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def _locked(begin: Path, mode: int) -> tuple[Path, BinaryIO]:
     """A new file whose path begins so, locked for as long as it is open."""
     while True:
-        path = begin.with_name(f"{begin.name}{secrets.token_hex(8)}.part")
+        path = begin.with_name(f"{begin.name}{os.urandom(8).hex()}.part")
         # O_EXCL follows no link that someone may have put there.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         file = open(handle, "wb")  # noqa: SIM115 (the caller closes it)

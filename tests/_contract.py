@@ -32,6 +32,9 @@ RTOL_REFERENCE = 1e-11
 RTOL_DERIVATIVE = 1e-9
 
 each_operator = pytest.mark.parametrize("operator", list(OPERATORS.values()), ids=list(OPERATORS))
+each_with_halo = pytest.mark.parametrize(
+    "operator", [pytest.param(each, id=name) for name, each in OPERATORS.items() if each.reads is not None]
+)
 each_mixed_operator = pytest.mark.parametrize(
     "operator", [pytest.param(each, id=name) for name, each in OPERATORS.items() if each.may_be_float32]
 )
@@ -102,6 +105,15 @@ class Call:
 def output_shape(operator: Operator, arrays: tuple, params: dict[str, Any]) -> tuple[int, ...]:
     """The shape that the operator's check announces."""
     return operator.check(*arrays, **{**operator.defaults, **params}).output_shape
+
+
+def with_halo(call: Call) -> Call:
+    """The call, with another border where it reads the other side of the image, which is refused by name."""
+    if call.params.get("border") != "wrap":
+        return call
+    with pytest.raises(ValueError, match=f"{call.operator.name}: border 'wrap'"):
+        call.operator.halo(call.params, call.arrays)
+    return replace(call, params={**call.params, "border": "reflect"})
 
 
 def make_call(operator: Operator, case: Case, seed: int) -> Call:

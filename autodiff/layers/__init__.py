@@ -1,6 +1,7 @@
 """Layers with parameters."""
 
 from .atoms import AtomConv as AtomConv
+from .averages import hold_averages as hold_averages
 from .basic import Conv2d as Conv2d
 from .basic import ConvTranspose2d as ConvTranspose2d
 from .basic import Linear as Linear

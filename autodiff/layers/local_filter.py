@@ -23,6 +23,7 @@ from ..functions.borders import MODES
 from ..functions.reductions import centred, root
 from ..functions.shapes import narrow
 from ..variable import Variable
+from .averages import Averaging
 from .basic import Conv2d
 from .module import Module, Sequential
 from .normalization import BatchNorm2d
@@ -116,7 +117,7 @@ def _channel_branch(
     )
 
 
-class DDF(Module):
+class DDF(Averaging):
     """Decoupled dynamic filter (Zhou et al., CVPR 2021): a drop-in for a depthwise convolution.
 
     Parameters
@@ -183,7 +184,7 @@ class DDF(Module):
         """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
         x = layer_input(self, "x", x, self.spatial.weight)
         spatial = self.spatial_norm(self.spatial(x))
-        channel = self.channel_norm(self.channel(F.global_avg_pool(x)))
+        channel = self.channel_norm(self.channel(self.average(x)))
         channel = channel.reshape(channel.shape[:4])
         steps = {"stride": self.stride, "dilation": self.dilation}
         return F.ddf(x, channel, spatial, combine=self.combine, **steps, border=self.border)
@@ -193,7 +194,7 @@ class DDF(Module):
         return output.size * math.prod(self.spatial_norm.kernel_size)
 
 
-class DDFUp(Module):
+class DDFUp(Averaging):
     """Upsampling by decoupled dynamic filters, one pair of filter branches per sub-pixel phase.
 
     Parameters
@@ -278,7 +279,7 @@ class DDFUp(Module):
         spatial = F.transpose(spatial, (0, 3, 4, 5, 6, 1, 7, 2)).reshape(
             (n, self.heads, kh, kw, u * h, u * w)
         )
-        channel = self.channel_norm(self.channel(F.global_avg_pool(x))).reshape((n, u, u, c, kh, kw))
+        channel = self.channel_norm(self.channel(self.average(x))).reshape((n, u, u, c, kh, kw))
         params = {"combine": self.combine, "dilation": self.dilation, "border": self.border}
         return F.ddf_upsample(x, channel, spatial, **params)
 

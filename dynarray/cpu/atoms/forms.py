@@ -23,6 +23,7 @@ import numpy as np
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
+from ..engine.whole import whole_of
 from .gradients import AtomGradients, AtomShares, atom_backward_items
 from .kernels import AtomInputs, atom_forward_items
 from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
@@ -52,7 +53,9 @@ def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **para
         y[...] = 0 if bias is None else bias[:, None, None]
         return y, kept
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
-    plan, sizes = plan_atoms(call, backward=False)
+    whole_x, whole_atoms = whole_of(kept)[:2]
+    whole = AtomCall(whole_x.shape, whole_atoms.shape, outputs, x.itemsize, **params)
+    plan, sizes = plan_atoms(call, whole, backward=False)
     packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
     inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed)
     bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
@@ -73,7 +76,7 @@ def atom_conv2d_backward(
         zeros = (np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept[:3], needs))
         return *zeros, grad_output.sum(axis=(0, 2, 3)) if needs[3] else None  # type: ignore[return-value]
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
-    plan, sizes = plan_atoms(call, backward=True)
+    plan, sizes = plan_atoms(call, call, backward=True)
     depth, edge = channels * m, (channels, min(edge_rows(call), x.shape[2]), x.shape[3])
     strip = gemm.TILE_ROW_BYTES // x.itemsize
     product = (-(-depth // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-outputs // strip) * strip)

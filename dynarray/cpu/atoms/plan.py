@@ -95,18 +95,13 @@ class AtomScratch(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan_atoms(call: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch]:
-    """The plan of a call, and the sizes of the scratch that it needs."""
-    m, (high, wide) = call.atoms[1], call.atoms[4:]
-    strip, most = RUN_BYTES // call.itemsize, ATOM_TILE_BYTES // call.itemsize
-    pieces = -(-wide // most)
-    width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip
-    rows = _tile_rows((high, wide), strip, most) if pieces == 1 else 1
-    # Odd numbers of strips: powers of two would put all rows into the same few lines of the cache.
-    span = _odd_strips(rows * width, strip)
-    tiles = AtomTiles((high, wide), rows, width, -(-high // rows), -(-wide // width), span)
-    planes, tap = _planes(call, rows, width, strip)
-    group, chunk = _channels(call, span, planes.image, backward=backward)
+def plan_atoms(call: AtomCall, whole: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch]:
+    """The plan of a call that is a part of a whole, and the sizes of the scratch that it needs."""
+    m, strip = call.atoms[1], RUN_BYTES // call.itemsize
+    tiles, planes, tap = _layout(call, strip)
+    span = tiles.span
+    of_whole, planes_of_whole, _ = _layout(whole, strip)
+    group, chunk = _channels(whole, of_whole.span, planes_of_whole.image, backward=backward)
     taps, z_span = len(tap), span if backward else strip
     offsets = AtomOffsets(
         tap=tap,
@@ -118,6 +113,18 @@ def plan_atoms(call: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch
     )
     plan = AtomPlan(tiles, planes, offsets, group, chunk)
     return plan, _scratch(call, plan, taps, chunk * m * z_span, backward=backward)
+
+
+def _layout(call: AtomCall, strip: int) -> tuple[AtomTiles, AtomPlanes, np.ndarray]:
+    """The tiles of a call, and the planes of each."""
+    (high, wide), most = call.atoms[4:], ATOM_TILE_BYTES // call.itemsize
+    pieces = -(-wide // most)
+    width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip
+    rows = _tile_rows((high, wide), strip, most) if pieces == 1 else 1
+    # Odd numbers of strips: powers of two would put all rows into the same few lines of the cache.
+    span = _odd_strips(rows * width, strip)
+    tiles = AtomTiles((high, wide), rows, width, -(-high // rows), -(-wide // width), span)
+    return tiles, *_planes(call, rows, width, strip)
 
 
 def _tile_rows(outputs: tuple[int, int], strip: int, most: int) -> int:

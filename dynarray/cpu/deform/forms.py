@@ -17,6 +17,7 @@ group: each chunk leaves four sums per point, one for each corner, which are add
 tiles.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.gemm import TILE_ROW_BYTES
 from ..engine.memory import borrow, run_with_scratch
+from ..engine.whole import whole_of
 from .gradients import (
     DeformGradients,
     deform_backward_items,
@@ -65,7 +67,8 @@ def deform_conv2d_forward(
     if not y.size:
         return y, kept
     sizes = deform_sizes(x, offset, weight, **steps)
-    plan = deform_plan(DeformCall(x.shape[0], sizes, x.itemsize, _bytes(*kept, y), backward=False))
+    call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(*kept, y), backward=False)
+    plan = deform_plan(call, _whole_call(call, kept, steps))
     flat_x, flat_offset, flat_weight, flat_mask, flat_bias = (_flat_input(a, x.dtype) for a in kept)
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights = borrow("weights", size, x.dtype)
@@ -101,7 +104,8 @@ def deform_conv2d_backward(
     if all(grad is None for grad in grads) or not grad_output.size or not x.shape[1]:
         return *grads, grad_bias
     sizes, array_bytes = deform_sizes(x, offset, weight, **steps), _bytes(*kept, grad_output, *grads)
-    plan = deform_plan(DeformCall(x.shape[0], sizes, x.itemsize, array_bytes, backward=True))
+    call = DeformCall(x.shape[0], sizes, x.itemsize, array_bytes, backward=True)
+    plan = deform_plan(call, call)
     flat_weight = _flat_input(weight, x.dtype)
     arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, offset, mask)]
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
@@ -161,7 +165,8 @@ def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: s
     y = np.empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
     if y.size:
         sizes = sample_sizes(x, points, border)
-        plan = deform_plan(DeformCall(x.shape[0], sizes, x.itemsize, _bytes(x, points, y), backward=False))
+        call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(x, points, y), backward=False)
+        plan = deform_plan(call, call)
         flat_x, flat_points, nothing = (_flat_input(array, x.dtype) for array in (x, points, None))
         for part in (part for parts in plan.parts for part in parts):
             packed = _pack_part(flat_x, part, nothing, nothing)
@@ -185,11 +190,22 @@ def sample_points_backward(
     if grad_output.size and any(needs):
         array_bytes = _bytes(*kept, grad_output, grad_x, grad_points)
         call = DeformCall(x.shape[0], sample_sizes(x, points, border), x.itemsize, array_bytes, backward=True)
-        plan, nothing = deform_plan(call), np.empty(0, x.dtype)
+        plan, nothing = deform_plan(call, call), np.empty(0, x.dtype)
         arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
         for part in (part for parts in plan.parts for part in parts):
             _backward_part(arrays, nothing, nothing, (grad_x, grad_points, None), plan, part)
     return grad_x, grad_points
+
+
+def _whole_call(call: DeformCall, kept: tuple, steps: dict[str, Any]) -> DeformCall:
+    """What the plan of the whole depends on, of which a forward pass is a part."""
+    whole = whole_of(kept)
+    if whole is kept:
+        return call
+    x, offset, weight, *_ = whole
+    outputs = x.shape[0] * weight.shape[0] * math.prod(offset.shape[5:]) * x.itemsize
+    sizes = deform_sizes(x, offset, weight, **steps)
+    return DeformCall(x.shape[0], sizes, x.itemsize, _bytes(*whole) + outputs, backward=False)
 
 
 def _flat_input(array: Any, dtype: np.dtype) -> np.ndarray:

@@ -98,19 +98,19 @@ def sample_sizes(x: Any, points: Any, border: str) -> DeformSizes:
 
 
 @lru_cache(maxsize=256)
-def deform_plan(call: DeformCall) -> DeformPlan:
-    """The plan of a call."""
-    chunks, weights = _chunks(call)
+def deform_plan(call: DeformCall, whole: DeformCall) -> DeformPlan:
+    """The plan of a call that adds up its channels as the whole does, of which it is a part."""
+    chunks, weights = _chunks(whole)
     weight_bytes = weights * call.itemsize
-    packed_bytes = chunks.size * call.sizes.image.pixels * call.itemsize * call.copies
+    packed_bytes = chunks.size * whole.sizes.image.pixels * call.itemsize * call.copies
     tiles = _tiles(call, int(chunks.size.max()))
     parts, weight_sizes, start, shares = [], [], 0, call.batch
     while start < len(weights):
         stop = start + 1
         while (
             stop < len(weights)
-            and packed_bytes[start : stop + 1].sum() <= call.packed_budget
-            and weight_bytes[start : stop + 1].sum() <= call.weight_budget
+            and packed_bytes[start : stop + 1].sum() <= whole.packed_budget
+            and weight_bytes[start : stop + 1].sum() <= whole.weight_budget
         ):
             stop += 1
         images = max(1, int(call.packed_budget // packed_bytes[start:stop].sum()))

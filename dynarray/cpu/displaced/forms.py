@@ -17,6 +17,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
+from ..engine.whole import whole_of
 from . import blur, gradients, kernels
 from .blur import UnitBlur, blur_into, run_blurring
 from .definition import UnitTargets, correlate_again, displace_again, product_again
@@ -108,15 +109,16 @@ def _pack_unit_planes(source: np.ndarray, taps: UnitBlur, work: UnitWork) -> Uni
 
 
 def _displace(
-    source: np.ndarray, taps: UnitBlur, units: Units, base: np.ndarray, target: np.ndarray, first: int
+    source: np.ndarray, taps: UnitBlur, units: Units, base: np.ndarray, target: np.ndarray, place: tuple
 ) -> bool:
     """target[n, first + t] = base[t] + what the units of t read of the blurred source.
 
+    `place` is first and the shape of the whole, of which the source may be a part.
     Returns whether all of that is finite for sure.
     """
-    base = base + units.poison
+    (first, whole), base = place, base + units.poison
     finite = bool(np.isfinite(base).all())
-    for work in plan_units(source.shape, units, source.itemsize, True):
+    for work in plan_units(source.shape, units, source.itemsize, True, whole):
         planes, block = _pack_unit_planes(source, taps, work), work.block
         items = block.images * block.tiles * work.layout.parts * -(-len(base) // UNIT_CHUNK)
         operations = 4.0 * source[:, 0].size * units.y.size
@@ -154,11 +156,13 @@ def displaced_conv2d_forward(
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
     down, along = _taps_of_axes(spread, radius, x.dtype)
     taps = _blur_within(down.value, along.value, x)
-    parameters = UnitParameters(weight, displacement, x.shape[2:])
+    whole = whole_of(kept)[0].shape
+    parameters = UnitParameters(weight, displacement, whole[2:])
     for first, units in _prepared(parameters, False):
         some = slice(first, first + len(units.y))
-        if not _displace(x, taps, units, base[some], y, first):
-            displace_again(x, taps, UnitTargets(parameters, False, first), base[some], y[:, some])
+        if not _displace(x, taps, units, base[some], y, (first, whole)):
+            own = parameters._replace(size=x.shape[2:])
+            displace_again(x, taps, UnitTargets(own, False, first), base[some], y[:, some])
     return y, kept
 
 
@@ -213,7 +217,7 @@ def _backward_x(
                 part = grad_output[image : image + at_once]
                 grad = np.empty((len(part), len(some.y), *size), x.dtype)
                 base, first = np.zeros(len(some.y), x.dtype), (image, begin + start)
-                if not _displace(part, UnitBlur(one, one), some, base, grad, 0):
+                if not _displace(part, UnitBlur(one, one), some, base, grad, (0, part.shape)):
                     targets = UnitTargets(parameters, True, begin + start)
                     displace_again(part, UnitBlur(one, one), targets, base, grad)
                 if grad_x is not None:

@@ -172,15 +172,29 @@ def _cells(shape: tuple[int, ...], lanes: int, reach: tuple[int, int]) -> UnitCe
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def plan_units(shape: tuple[int, ...], units: Units, itemsize: int, in_cells: bool) -> tuple[UnitWork, ...]:
-    """The blocks that source images of this shape are read in: in cells, if that is wanted and pays."""
+def plan_units(
+    shape: tuple[int, ...], units: Units, itemsize: int, in_cells: bool, whole: tuple[int, ...] | None = None
+) -> tuple[UnitWork, ...]:
+    """The blocks that source images of this shape are read in: in cells, if that is wanted and pays.
+
+    Channels are added up as for images of the shape `whole`, of which these may be a part.
+    """
     lows, highs = units.extent.min(axis=0).tolist(), units.extent.max(axis=0).tolist()
-    return _plan_blocks(shape, (lows[0], highs[1], lows[2], highs[3]), itemsize, in_cells)
+    extent = lows[0], highs[1], lows[2], highs[3]
+    together = None
+    if whole is not None and whole != shape:
+        first = _plan_blocks(whole, extent, itemsize, in_cells)[0]
+        together = first.block.sources, first.layout.channels
+    return _plan_blocks(shape, extent, itemsize, in_cells, together)
 
 
 @lru_cache(maxsize=256)
 def _plan_blocks(
-    shape: tuple[int, ...], extent: tuple[int, int, int, int], itemsize: int, in_cells: bool
+    shape: tuple[int, ...],
+    extent: tuple[int, int, int, int],
+    itemsize: int,
+    in_cells: bool,
+    given: tuple[int, int] | None = None,
 ) -> tuple[UnitWork, ...]:
     images, sources, height, width = shape
     lanes = REGISTER_BYTES // itemsize
@@ -200,10 +214,11 @@ def _plan_blocks(
     band, groups = y.tiles, -(-images // cells.images)
     while band > 1 and sources * plane_bytes(band) > UNIT_PLANE_BYTES:
         band = -(-band // 2)
-    together = max(1, min(sources, UNIT_PLANE_BYTES // plane_bytes(band)))
+    together = given[0] if given else max(1, min(sources, UNIT_PLANE_BYTES // plane_bytes(band)))
     at_once = max(1, min(groups, UNIT_PLANE_BYTES // (together * plane_bytes(band))))
     works: list[UnitWork] = []
     touched = surroundings if near else itemsize * stride * (UNIT_ROWS + reach[0])
+    channels = max(LEAST_SOURCES, min(MOST_SOURCES, UNIT_CACHE_BYTES // touched))
     for image, tile in product(range(0, groups, at_once), range(0, y.tiles, band)):
         count = min(band, y.tiles - tile)
         first, rows = y.reads(tile, count)
@@ -217,7 +232,7 @@ def _plan_blocks(
             rows=rows,
             reads=UNIT_ROWS + reach[0],
             plane=whole_lines(stride * rows),
-            channels=max(LEAST_SOURCES, min(MOST_SOURCES, UNIT_CACHE_BYTES // touched)),
+            channels=given[1] if given else channels,
         )
         field, some = _field(layout), min(at_once, groups - image)
         for source in range(0, sources, together):

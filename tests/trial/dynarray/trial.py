@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ._check import check_flag, check_shape
+from ._halo import pointwise
 from ._operator import Checked, backward_of, forms, modules, register
 from .typing import ArrayT, Needs
 
@@ -58,6 +59,7 @@ TRIAL_GATE2D = register(
     backward=forms(_reference.backward, _cpu.backward, _cuda.backward),
     check=_check,
     composite=_composite.forward,
+    halo=pointwise("x", "gate"),
 )
 
 
