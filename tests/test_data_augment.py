@@ -177,3 +177,49 @@ def test_wrong_samples_and_sizes(rng):
             change()
     with pytest.raises(ValueError, match="needs 0 < low <= high, got 0 and 2"):
         augment.random_scale(sample, rng, 0)
+
+
+def test_boxes_of_integers_are_moved_as_those_of_floats():
+    image = np.zeros((3, 300, 400), np.uint8)
+    boxes = np.array([[2, 3, 7, 8], [0, 0, 255, 99]])
+    expected = {
+        "mirror": [[392, 3, 397, 8], [144, 0, 399, 99]],
+        "halved": [[1, 1.5, 3, 3.5], [0, 0, 127, 49]],
+        "cropped": [[12, 8, 17, 13], [10, 5, 265, 104]],
+    }
+    for dtype in (np.uint8, np.int16, np.int64, np.float32, np.float64):
+        sample = {"image": image, "boxes": boxes.astype(dtype)}
+        found = {
+            "mirror": augment.mirror(sample)["boxes"],
+            "halved": augment.resize(sample, (150, 200))["boxes"],
+            "cropped": augment.crop(sample, (-5, -10), (400, 500))["boxes"],
+        }
+        for name, right in expected.items():
+            assert found[name].tolist() == right, (name, dtype)
+            assert found[name].dtype == (dtype if np.dtype(dtype).kind == "f" else np.float32)
+
+
+def test_what_is_outside_fits_the_type_of_the_entry():
+    sample = {"image": np.zeros((3, 2, 2), np.uint8), "labels": np.zeros((2, 2), np.uint8)}
+    with pytest.raises(ValueError, match="augment.crop: labels of uint8 cannot be -1"):
+        augment.crop(sample, (0, 0), (2, 3), ignore=-1)
+    with pytest.raises(ValueError, match="augment.crop: image of uint8 cannot be 300"):
+        augment.crop(sample, (0, 0), (2, 3), fill=300)
+    with pytest.raises(ValueError, match="fill must be a number, or one for each channel"):
+        augment.crop(sample, (0, 0), (2, 3), fill=[1, 2])
+    assert augment.crop(sample, (0, 0), (2, 2), ignore=-1)["labels"].tolist() == [[0, 0], [0, 0]]
+    found = augment.crop(sample, (0, 1), (2, 2), fill=[123.675, 116.28, 103.53])["image"]
+    assert found[:, 0, 1].tolist() == [124, 116, 104]
+    signed = {"labels": np.zeros((2, 2), np.int8)}
+    assert augment.crop(signed, (1, 1), (1, 2), ignore=-1)["labels"].tolist() == [[0, -1]]
+
+
+def test_sizes_and_places_that_are_no_pairs_are_named():
+    sample, rng = {"labels": np.zeros((4, 4), np.uint8)}, np.random.default_rng(0)
+    for call, name in (
+        (lambda: augment.resize(sample, (2.0, 2)), "augment.resize: size"),
+        (lambda: augment.crop(sample, (0.5, 0), (2, 2)), "augment.crop: place"),
+        (lambda: augment.random_crop(sample, rng, 2), "augment.random_crop: size"),
+    ):
+        with pytest.raises(TypeError, match=name):
+            call()

@@ -3,11 +3,12 @@
 A sample is a dict. ``image`` and ``second`` (3, H, W) are interpolated; ``labels``, ``valid`` and ``depth``
 (H, W) are taken from the nearest pixel; ``flow`` (2, H, W) is moved with the pixels, and its vectors are
 mirrored and scaled; of ``boxes`` (n, 4), ``(xmin, ymin, xmax, ymax)`` with both ends part of the box, those
-that are left keep their ``box_labels`` and ``difficult``. Other entries stay as they are. No sample is
-changed: a new one is returned. What is random comes from a `numpy.random.Generator`, so that a seed gives the
-same again.
+that are left keep their ``box_labels`` and ``difficult``; boxes of integers become float32, as one that was
+scaled ends between pixels. Other entries stay as they are. No sample is changed: a new one is returned. What
+is random comes from a `numpy.random.Generator`, so that a seed gives the same again.
 """
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,29 @@ def size_of(sample: Mapping[str, Any]) -> tuple[int, int]:
     return next(iter(sizes.values()))
 
 
+def _pair(function: str, name: str, value: Any, least: int | None = None) -> tuple[int, int]:
+    """Two ints, for rows and columns."""
+    try:
+        rows, columns = value
+        pair = operator.index(rows), operator.index(columns)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"augment.{function}: {name} must be two ints, for rows and columns, got {value!r}"
+        ) from None
+    if least is not None and min(pair) < least:
+        raise ValueError(f"augment.{function}: {name} must be at least {least} x {least}, got {value}")
+    return pair
+
+
+def _boxes(sample: Mapping[str, Any]) -> np.ndarray:
+    """The boxes of a sample, of a type that fractions and negative numbers fit."""
+    boxes = np.asarray(sample["boxes"])
+    boxes = boxes if boxes.dtype.kind == "f" else boxes.astype(np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"augment: boxes must have shape (n, 4), got {boxes.shape}")
+    return boxes
+
+
 def mirror(sample: Mapping[str, Any]) -> Sample:
     """A sample with left and right exchanged.
 
@@ -75,7 +99,7 @@ def mirror(sample: Mapping[str, Any]) -> Sample:
     if "flow" in sample:
         found["flow"][0] *= -1
     if "boxes" in sample:
-        xmin, ymin, xmax, ymax = sample["boxes"].T
+        xmin, ymin, xmax, ymax = _boxes(sample).T
         found["boxes"] = np.stack([width - 1 - xmax, ymin, width - 1 - xmin, ymax], axis=1)
     return found
 
@@ -108,8 +132,7 @@ def resize(sample: Mapping[str, Any], size: tuple[int, int]) -> Sample:
     ([[1, 1, 2, 2], [3, 3, 4, 4]], [2.0, 1.0])
     """
     height, width = size_of(sample)
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"augment.resize: size must be at least 1 x 1, got {size}")
+    size = _pair("resize", "size", size, 1)
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in ((size[0], height), (size[1], width))
     )
@@ -126,7 +149,8 @@ def resize(sample: Mapping[str, Any], size: tuple[int, int]) -> Sample:
         flow = flow[:, rows[:, None], columns] if "valid" in sample else F.resize(flow[None], size)[0]
         found["flow"] = flow * np.array(scales, flow.dtype)[:, None, None]
     if "boxes" in sample:
-        boxes = sample["boxes"] + np.array([0, 0, 1, 1], sample["boxes"].dtype)
+        boxes = _boxes(sample)
+        boxes = boxes + np.array([0, 0, 1, 1], boxes.dtype)
         boxes = boxes * np.array(scales * 2, boxes.dtype)
         found["boxes"] = boxes - np.array([0, 0, 1, 1], boxes.dtype)
     return found
@@ -151,14 +175,20 @@ def crop(
     size : (int, int)
         Height and width of the part.
     fill : number, or three
-        What images have outside: such as the mean of a data set, one value for each channel.
+        What images have outside: such as the mean of a data set, one value for each channel. Images of
+        integers have it rounded.
     ignore : int
-        What labels have outside. Flow and depth are 0 there, and nothing is valid.
+        What labels have outside, a value of their type: those of the data sets are uint8, which has no -1. Flow and depth are 0 there, and nothing is valid.
 
     Returns
     -------
     dict
         The part. Boxes whose centre is outside are left out, with their labels; others are cut.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `place` or `size` are not two ints, or `fill` or `ignore` do not fit the types of the sample.
 
     Examples
     --------
@@ -167,9 +197,7 @@ def crop(
     >>> augment.crop({"labels": np.array([[1, 2], [3, 4]])}, (1, 1), (1, 2))["labels"].tolist()
     [[4, 255]]
     """
-    whole = size_of(sample)
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"augment.crop: size must be at least 1 x 1, got {size}")
+    whole, place, size = size_of(sample), _pair("crop", "place", place), _pair("crop", "size", size, 1)
     # What lies inside: of the image, and of the part.
     low = [max(at, 0) for at in place]
     high = [max(min(at + length, limit), first) for at, length, limit, first in zip(place, size, whole, low)]
@@ -181,8 +209,8 @@ def crop(
         if key in sample:
             array = sample[key]
             part = np.empty((*array.shape[:-2], *size), array.dtype)
-            value = np.asarray(outside.get(key, 0))
-            part[...] = value[:, None, None] if value.ndim else value
+            if tuple(b - a for a, b in zip(low, high)) != size:
+                part[...] = _fitting(key, outside.get(key, 0), part)
             if high[0] > low[0] and high[1] > low[1]:
                 part[..., target[0], target[1]] = array[..., inside[0], inside[1]]
             found[key] = part
@@ -191,9 +219,25 @@ def crop(
     return found
 
 
+def _fitting(key: str, value: Any, part: np.ndarray) -> np.ndarray:
+    """What an entry has outside of the image, of its type."""
+    values = np.asarray(value)
+    if values.ndim > 1 or (values.ndim and part.shape[:-2] != values.shape):
+        raise ValueError(f"augment.crop: fill must be a number, or one for each channel, got {value!r}")
+    if part.dtype.kind in "biu":
+        values = np.rint(values)
+        limits = np.iinfo(np.uint8 if part.dtype.kind == "b" else part.dtype)
+        highest = 1 if part.dtype.kind == "b" else limits.max
+        if not ((values >= limits.min) & (values <= highest)).all():
+            what = "ignore" if key == "labels" else "fill"
+            raise ValueError(f"augment.crop: {key} of {part.dtype} cannot be {value!r} outside; see `{what}`")
+    return (values[:, None, None] if values.ndim else values).astype(part.dtype)
+
+
 def _cut(sample: Mapping[str, Any], place: tuple[int, int], size: tuple[int, int]) -> Sample:
     """The boxes in a part of an image, and what belongs to them."""
-    boxes = sample["boxes"] - np.array([place[1], place[0]] * 2, sample["boxes"].dtype)
+    boxes = _boxes(sample)
+    boxes = boxes - np.array([place[1], place[0]] * 2, boxes.dtype)
     limit = np.array([size[1], size[0]]) - 1
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     kept = ((centre >= 0) & (centre <= limit)).all(1)
@@ -296,5 +340,6 @@ def random_crop(
     >>> augment.random_crop(sample, np.random.default_rng(0), (3, 2))["labels"].tolist()
     [[4, 5], [10, 11], [255, 255]]
     """
+    size = _pair("random_crop", "size", size, 1)
     place = tuple(int(rng.integers(0, max(have - want, 0) + 1)) for have, want in zip(size_of(sample), size))
     return crop(sample, (place[0], place[1]), size, fill=fill, ignore=ignore)
