@@ -75,6 +75,23 @@ class Watched:
         return {"number": index, "process": os.getpid()}
 
 
+class Homeless:
+    """Data that can be sent to a worker, but not be made again there."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"number": index}
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise OSError("no such disk here")
+
+
 def wait_until(condition, patience=60.0):
     """Whether a condition comes true in time."""
     end = time.monotonic() + patience

@@ -2,15 +2,20 @@
 
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 import time
 from pickle import PicklingError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from _loader_samples import Troubled, Watched, augmented, numbered, wait_until
+from _loader_samples import Homeless, Troubled, Watched, augmented, numbered, wait_until
 
 from autodiff import functions as F
 from autodiff.data import Loader
+from autodiff.data import loader as loader_module
 from autodiff.files import FileError
 from autodiff.layers import Linear
 from autodiff.optim import SGD
@@ -122,6 +127,72 @@ def test_an_error_names_its_sample():
     assert caught.value.__notes__ == ["Loader: at sample 5, number 5 of the data set"]
 
 
+def test_samples_and_what_a_transform_returns_must_be_dicts():
+    with pytest.raises(TypeError, match="Loader: samples must be dicts, got ndarray"):
+        next(Loader(np.zeros((4, 2)), 2).epoch(0))
+    with pytest.raises(TypeError, match="Loader: transform must return a dict, got NoneType") as caught:
+        next(Loader(numbered(4), 2, transform=lambda sample, rng: None, shuffle=False).epoch(0))
+    assert caught.value.__notes__ == ["Loader: at name 0, number 0 of the data set"]
+
+
+def test_wrong_fields_and_epochs():
+    with pytest.raises(TypeError, match=r"fields must be a sequence of names, such as \['image'\], got 'image'"):
+        Loader(numbered(4), 2, fields="image")
+    for number in (-1, 1.5, True, None):
+        with pytest.raises(ValueError, match="Loader.epoch: number must be an int of at least 0"):
+            Loader(numbered(4), 2).epoch(number)
+
+
+def test_no_sample_has_the_random_numbers_of_the_order():
+    drawn = {}
+
+    def draw(sample, rng):
+        drawn[sample["number"]] = rng.integers(2**62)
+        return sample
+
+    for batches, seed in (
+        (Loader(numbered(5), 5, transform=draw, seed=3).epoch(4), (3, 4)),
+        (Loader(numbered(5), 5, transform=draw)(np.random.default_rng(2)), None),
+    ):
+        list(batches)
+        seed = seed or (int(np.random.default_rng(2).integers(2**63)),)
+        assert len(set(drawn.values())) == 5
+        assert np.random.default_rng(seed).integers(2**62) not in drawn.values()
+
+
+class Crew:
+    """Workers that never end by themselves; time passes while one waits for them."""
+
+    def __init__(self, count):
+        self.now, self.waited, self.killed = 0.0, 0.0, 0
+        self.workers = [SimpleNamespace(near=self, far=self, process=self) for _ in range(count)]
+        self.pid = 1
+
+    def close(self):
+        pass
+
+    def join(self, timeout=0.0):
+        self.now += timeout
+        self.waited += timeout
+
+    def is_alive(self):
+        return True
+
+    def kill(self):
+        self.killed += 1
+
+
+def test_workers_that_do_not_end_are_waited_for_together(monkeypatch):
+    crew = Crew(8)
+    monkeypatch.setattr(loader_module.time, "monotonic", lambda: crew.now)
+    loader_module._end(crew.workers, os.getpid())
+    assert crew.killed == 8 and crew.waited <= loader_module.PATIENCE
+    # Those of a process of which this is a fork are its own affair.
+    crew = Crew(8)
+    loader_module._end(crew.workers, os.getpid() + 1)
+    assert crew.killed == 0 and crew.waited == 0
+
+
 # ---- with workers
 
 
@@ -190,3 +261,38 @@ def test_what_cannot_be_sent_to_workers_says_so():
         with pytest.raises((AttributeError, TypeError, PicklingError), match=r"lambda|pickle"):
             next(loader.epoch(0))
         assert not [child for child in multiprocessing.active_children() if child.name.startswith("loader-")]
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_closed_ends_its_epoch():
+    with Loader(numbered(8), 2, shuffle=False, workers=1) as loader:
+        epoch = loader.epoch(0)
+        next(epoch)
+        loader.close()
+        assert numbers(loader, 0) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        other = loader.epoch(1)
+        next(other)
+        with pytest.raises(RuntimeError, match="Loader: was closed before batch 1 of this epoch"):
+            next(epoch)
+        assert len(list(other)) == 3  # whose workers go on
+    epoch = loader.epoch(0)
+    last = [next(epoch) for _ in range(4)][-1]
+    loader.close()
+    assert last["number"].tolist() == [6, 7] and next(epoch, None) is None
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_begin_say_why(tmp_path):
+    with Loader(Homeless(), 2, workers=1) as loader, pytest.raises(OSError, match="no such disk here"):
+        next(loader.epoch(0))
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from autodiff.data import Loader\n"
+        "samples = [{'number': 0}]\n"
+        "with Loader(samples, 1, workers=1) as loader:\n"
+        "    print(list(loader.epoch(0)))\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert ended.returncode == 1
+    message = r"ended with code 1 before its first batch; .* belongs under if __name__ == '__main__':"
+    assert re.search(message, ended.stderr.splitlines()[-1])

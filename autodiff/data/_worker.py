@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -54,7 +54,11 @@ class Plan:
             try:
                 sample = self.samples[index]
                 if self.transform is not None:
-                    sample = self.transform(sample, np.random.default_rng((*seed, index)))
+                    # From 1 on: NumPy takes (seed, 0) for (seed,), of which the order is made.
+                    sample = self.transform(sample, np.random.default_rng((*seed, 1 + index)))
+                if not isinstance(sample, Mapping):
+                    what = "samples must be dicts" if self.transform is None else "transform must return a dict"
+                    raise TypeError(f"Loader: {what}, got {type(sample).__name__}")
             except Exception as error:
                 error.add_note(f"Loader: at {self.name(index)}, number {index} of the data set")
                 raise
@@ -87,12 +91,24 @@ def work(pipe: Any) -> None:
     # Ctrl-C goes to all processes of a terminal; the one that asked tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        plan = pipe.recv()
-        while True:
+        plan = _take(pipe)
+        while plan is not None:
             seed, number = pipe.recv()
             pipe.send_bytes(_answer(plan, seed, number))
     except (EOFError, BrokenPipeError, ConnectionResetError, OSError):
         return
+
+
+def _take(pipe: Any) -> Plan | None:
+    """The plan, which the other end is told has come; None if it cannot be made here."""
+    content = pipe.recv_bytes()
+    try:
+        plan: Plan = ForkingPickler.loads(content)
+    except Exception as error:
+        pipe.send_bytes(_through(error))
+        return None
+    pipe.send_bytes(ForkingPickler.dumps((None, None)))
+    return plan
 
 
 def _answer(plan: Plan, seed: tuple[int, ...], number: int) -> Any:

@@ -1,7 +1,9 @@
 """Batches of samples, read ahead of time by worker processes."""
 
 import multiprocessing
+import os
 import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +14,7 @@ from . import _worker
 from ._worker import Plan
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
-# How long a worker that has been told to end may take, in seconds, until it is made to.
+# How long workers that have been told to end may take, in seconds, until they are made to.
 PATIENCE = 5.0
 
 
@@ -58,7 +60,8 @@ class Loader:
     was killed is a RuntimeError that says which one, by what, and which batch it was reading.
 
     A loader with workers is to be closed, or used as a context manager; it is closed with the process at the
-    latest. An epoch that is left before its end ends the workers; the next one starts others. As they are
+    latest. An epoch that is left before its end ends the workers, and closing them ends the epoch; the next
+    one starts others. As they are
     started anew ("spawn"), a script that uses them must be importable: its work belongs under
     ``if __name__ == "__main__":``.
 
@@ -104,12 +107,15 @@ class Loader:
             raise ValueError(
                 f"Loader: {len(samples)} samples give no batch of {size} to each of {ranks} ranks"
             )
+        if isinstance(fields, str):
+            raise TypeError(f"Loader: fields must be a sequence of names, such as [{fields!r}], got {fields!r}")
         chosen = tuple(fields) if fields is not None else None
         self.plan = Plan(samples, transform, chosen, size, shuffle, drop_last, rank, ranks)
         self.seed, self.ahead, self.workers = int(seed), int(ahead), int(workers)
         self._crew: list[_Worker] = []
         self._finalizer: Any = None
         self._running = False
+        self._owner = 0  # the process that started the crew; those forked from it have no workers
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -120,14 +126,16 @@ class Loader:
         return self._batches((int(rng.integers(2**63)),))
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of an epoch by its number."""
+        """The batches of an epoch by its number, from 0 on."""
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+            raise ValueError(f"Loader.epoch: number must be an int of at least 0, got {number!r}")
         return self._batches((self.seed, int(number)))
 
     def close(self) -> None:
         """End the workers. A loader that is used again starts new ones."""
         if self._finalizer is not None:
             self._finalizer()
-        self._crew = []
+        self._crew, self._running = [], False
 
     def __enter__(self) -> "Loader":
         return self
@@ -140,31 +148,37 @@ class Loader:
             for number in range(len(self)):
                 yield self.plan.batch(seed, number)
             return
-        if self._running:
-            raise RuntimeError("Loader: its workers are at another epoch, which has to end, or to be closed")
-        self._running = True
+        if self._running and self._owner == os.getpid():
+            raise RuntimeError(
+                "Loader: its workers are at another epoch, which has to end, or the loader to be closed"
+            )
         self._start()
+        self._running = True
         crew, count = self._crew, len(self)
         asked = 0
         try:
             for number in range(count):
+                if self._crew is not crew:
+                    raise RuntimeError(f"Loader: was closed before batch {number} of this epoch")
                 while asked < min(count, number + len(crew) * self.ahead):
                     crew[asked % len(crew)].ask(seed, asked, self.plan)
                     asked += 1
                 yield crew[number % len(crew)].answer(self.plan)
         except BaseException:
             # What they are at is of no use any more, and one of them may not answer.
-            self.close()
+            if self._crew is crew:
+                self.close()
             raise
-        finally:
+        if self._crew is crew:
             self._running = False
 
     def _start(self) -> None:
-        if self._crew:
+        if self._crew and self._owner == os.getpid():
             return
         context = multiprocessing.get_context("spawn")
         crew = [_Worker(context, number) for number in range(self.workers)]
-        self._finalizer = weakref.finalize(self, _end, crew)
+        self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _end, crew, self._owner)
         try:
             for worker in crew:
                 worker.process.start()
@@ -183,6 +197,7 @@ class _Worker:
     def __init__(self, context: Any, number: int) -> None:
         self.number = number
         self.expected: list[tuple[tuple[int, ...], int]] = []
+        self.ready = False
         self.near, self.far = context.Pipe()
         self.process = context.Process(
             target=_worker.work, args=(self.far,), name=f"loader-{number}", daemon=True
@@ -202,11 +217,18 @@ class _Worker:
 
     def answer(self, plan: Plan) -> Any:
         """Wait for the batch that was ordered first."""
+        if not self.ready:
+            self._receive(plan)  # that it has the data set, or why not
+            self.ready = True
+        result = self._receive(plan)
+        self.expected.pop(0)
+        return result
+
+    def _receive(self, plan: Plan) -> Any:
         try:
             result, error = self.near.recv()
         except (EOFError, ConnectionResetError):
             raise RuntimeError(self._obituary(plan)) from None
-        self.expected.pop(0)
         if error is not None:
             raise error
         return result
@@ -217,22 +239,32 @@ class _Worker:
         how = f"ended with code {code}"
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
-        if not self.expected:
-            return f"Loader: worker {self.number} (process {self.process.pid}) {how} before its first batch"
+        who = f"Loader: worker {self.number} (process {self.process.pid}) {how}"
+        if not self.ready or not self.expected:
+            hint = ""
+            if code is not None and code > 0:
+                hint = (
+                    "; what it printed says why. Workers import the script anew: what starts them belongs "
+                    "under if __name__ == '__main__':"
+                )
+            return f"{who} before its first batch{hint}"
         seed, batch = self.expected[0]
         names = [plan.name(index) for index in plan.indices(seed, batch)]
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        return f"Loader: worker {self.number} (process {self.process.pid}) {how} at batch {batch}: {shown}"
+        return f"{who} at batch {batch}: {shown}"
 
 
-def _end(crew: Sequence[_Worker]) -> None:
+def _end(crew: Sequence[_Worker], owner: int) -> None:
     """Close the pipes, which tells the workers to end, and make those end that do not."""
     for worker in crew:
         worker.near.close()
         worker.far.close()
+    if os.getpid() != owner:  # a process forked from theirs, which cannot wait for them
+        return
+    until = time.monotonic() + PATIENCE
     for worker in crew:
         if worker.process.pid is not None:
-            worker.process.join(PATIENCE)
+            worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
