@@ -376,3 +376,34 @@ def test_inputs_are_left_as_they_are_and_may_lie_anyhow(rng):
         assert metrics.ssim(turn(x), turn(y), data_range=1) == metrics.ssim(x, y, data_range=1)
         assert metrics.end_point_error(turn(x), turn(y)) == metrics.end_point_error(x, y)
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("ignore", [[0, 255], "255", 255.0, math.nan, True])
+def test_one_label_is_ignored_and_it_is_an_int(ignore):
+    labels = np.array([[0, 1], [1, 0]], np.uint8)
+    for measure in (
+        lambda: metrics.mean_iou(labels, labels, 2, ignore=ignore),
+        lambda: metrics.pixel_accuracy(labels, labels, ignore=ignore),
+        lambda: metrics.Confusion(2, ignore=ignore),
+    ):
+        with pytest.raises(TypeError, match="(Confusion|pixel_accuracy): ignore must be an int, got"):
+            measure()
+    # NumPy's are as good as Python's, and none of another type's range is in the way.
+    assert metrics.pixel_accuracy(labels, labels, ignore=np.uint8(1)) == 1
+    assert metrics.mean_iou(labels, labels, 2, ignore=-1) == 1
+
+
+def test_a_single_pixel_without_axes():
+    assert metrics.mean_iou(1, 1, 2) == 1 == metrics.pixel_accuracy(1, 1)
+    assert math.isnan(metrics.mean_iou(0, 1, 2, ignore=1))
+
+
+@pytest.mark.parametrize("found", [{"boxes": [], "scores": [], "labels": []}, ([], []), np.zeros((3, 4))])
+def test_what_is_no_detection_is_named(found):
+    there = [Truth([(0, 0, 1, 1)], [0])]
+    with pytest.raises(TypeError, match=r"detections must be .* \(boxes, scores, labels\) of each image"):
+        metrics.mean_average_precision([found], there, 1)
+    with pytest.raises(TypeError, match=r"truth must be .* \(boxes, labels, difficult\) of each image"):
+        metrics.mean_average_precision([Detections([], [], [])], [{"boxes": []}], 1)
+    with pytest.raises(TypeError, match="detection_average_precision: label must be an int, got 'cat'"):
+        metrics.detection_average_precision([Detections([], [], [])], there, "cat")

@@ -36,13 +36,24 @@ def same_shape(function: str, prediction: np.ndarray, target: np.ndarray) -> Non
         )
 
 
+def whole(function: str, name: str, value: Any) -> int:
+    """An int, which no bool is."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{function}: {name} must be an int, got {value!r:.50}")
+    return int(value)
+
+
+def ignored(function: str, ignore: Any) -> int | None:
+    """The label that does not count, if there is one."""
+    return None if ignore is None else whole(function, "ignore", ignore)
+
+
 def count(function: str, name: str, value: Any, least: int) -> int:
     """An int of at least this."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{function}: {name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{function}: {name} must be at least {least}, got {value}")
-    return int(value)
+    number = whole(function, name, value)
+    if number < least:
+        raise ValueError(f"{function}: {name} must be at least {least}, got {number}")
+    return number
 
 
 def average(total: float, number: float) -> float:

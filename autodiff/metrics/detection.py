@@ -1,6 +1,7 @@
 """Detection: average precision by the rules of PASCAL VOC."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,6 +165,7 @@ def detection_average_precision(
     >>> detection_average_precision(found, there, 1)
     0.5
     """
+    label = _inputs.whole("detection_average_precision", "label", label)
     images = _images("detection_average_precision", detections, truth, threshold, rule)
     return _of_class(images, label, threshold, rule)
 
@@ -259,14 +261,14 @@ def _images(
 ) -> list[tuple[Detections, Truth]]:
     """The images, checked, as arrays."""
     _check_rule(name, rule)
-    if not 0 < threshold <= 1:
+    if not isinstance(threshold, Real) or not 0 < threshold <= 1:
         raise ValueError(f"{name}: threshold must be over 0 and at most 1, got {threshold!r}")
     if len(detections) != len(truth):
         raise ValueError(f"{name}: got detections of {len(detections)} images and truth of {len(truth)}")
     images = []
-    for number, (found, there) in enumerate(
-        zip(map(Detections._make, detections), (Truth(*t) for t in truth))
-    ):
+    for number, (one, other) in enumerate(zip(detections, truth)):
+        found = Detections(*_parts(name, "detections", number, one, (3,)))
+        there = Truth(*_parts(name, "truth", number, other, (2, 3)))
         boxes, scores = (
             _boxes(name, f"boxes of image {number}", found.boxes),
             _inputs.values(name, "scores", found.scores),
@@ -292,6 +294,17 @@ def _images(
                 )
         images.append((own, Truth(object_boxes, objects, hard.astype(bool))))
     return images
+
+
+def _parts(name: str, argument: str, number: int, given: Any, counts: tuple[int, ...]) -> tuple[Any, ...]:
+    """What an argument has of an image: as many parts as there may be."""
+    if not isinstance(given, tuple | list) or len(given) not in counts:
+        kind = Detections if argument == "detections" else Truth
+        raise TypeError(
+            f"{name}: {argument} must be a sequence with ({', '.join(kind._fields)}) of each image, "
+            f"got a {type(given).__name__} of image {number}"
+        )
+    return tuple(given)
 
 
 def _boxes(function: str, name: str, boxes: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ class Confusion:
     classes : int
         Number of classes; labels are 0 to classes - 1.
     ignore : int, optional
-        A label of the target whose pixels do not count, such as 255 for the borders of objects in PASCAL VOC.
+        The one label of the target whose pixels do not count, such as 255 for the borders of objects in PASCAL VOC.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Confusion:
 
     def __init__(self, classes: int, *, ignore: int | None = None) -> None:
         self.classes = _inputs.count("Confusion", "classes", classes, 1)
-        self.ignore = ignore
+        self.ignore = _inputs.ignored("Confusion", ignore)
         self.counts = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, prediction: Any, target: Any) -> None:
@@ -50,8 +50,10 @@ class Confusion:
         prediction = _inputs.labels("Confusion.add", "prediction", prediction)
         target = _inputs.labels("Confusion.add", "target", target)
         _inputs.same_shape("Confusion.add", prediction, target)
-        counted = slice(None) if self.ignore is None else target != self.ignore
-        prediction, target = prediction[counted].ravel(), target[counted].ravel()
+        prediction, target = prediction.ravel(), target.ravel()
+        if self.ignore is not None:
+            counted = target != self.ignore
+            prediction, target = prediction[counted], target[counted]
         for name, array in (("prediction", prediction), ("target", target)):
             if array.size and not (array.min() >= 0 and array.max() < self.classes):
                 wrong = array[(array < 0) | (array >= self.classes)][0]
@@ -99,7 +101,7 @@ def mean_iou(prediction: Any, target: Any, classes: int, *, ignore: int | None =
     classes : int
         Number of classes. Those that occur in neither are left out of the mean.
     ignore : int, optional
-        A label of the target whose pixels do not count.
+        The one label of the target whose pixels do not count.
 
     Returns
     -------
@@ -131,7 +133,7 @@ def pixel_accuracy(prediction: Any, target: Any, *, ignore: int | None = None) -
     prediction, target : array of int
         Labels of one shape.
     ignore : int, optional
-        A label of the target whose pixels do not count.
+        The one label of the target whose pixels do not count.
 
     Returns
     -------
@@ -153,5 +155,6 @@ def pixel_accuracy(prediction: Any, target: Any, *, ignore: int | None = None) -
     prediction = _inputs.labels("pixel_accuracy", "prediction", prediction)
     target = _inputs.labels("pixel_accuracy", "target", target)
     _inputs.same_shape("pixel_accuracy", prediction, target)
+    ignore = _inputs.ignored("pixel_accuracy", ignore)
     counted = np.ones(target.shape, bool) if ignore is None else target != ignore
     return _inputs.average(((prediction == target) & counted).sum(), counted.sum())
