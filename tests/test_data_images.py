@@ -328,3 +328,16 @@ def test_without_pillow_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"read_image needs Pillow .* 'dynarray\[data\]'"):
         data.read_image(path)
+
+
+def test_interlaced_photographs_are_read(tmp_path):
+    """Adam7: of 2 x 2 pixels, the first pass has the first, the sixth the one beside it, the last a row."""
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra: data)")
+    pixels = [[(1, 2, 3), (4, 5, 6)], [(7, 8, 9), (10, 11, 12)]]
+    packed = bytes([0, 1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 10, 11, 12])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 1))
+    body = header + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    path = write(tmp_path / "a.png", b"\x89PNG\r\n\x1a\n" + body)
+    assert np.moveaxis(data.read_image(path), 0, -1).tolist() == [[list(p) for p in row] for row in pixels]
+    with pytest.raises(FileError, match="is interlaced, which is not read"):
+        data.read_png(path)

@@ -1,6 +1,8 @@
 """Data sets whose labels are in MATLAB and HDF5 files: SBD, ImageNet's validation, NYU Depth; and ADE20K."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy.io import savemat
 
 from autodiff import data
 from autodiff.data import augment
+from autodiff.data._mat import read_mat
 from autodiff.files import FileError
 
 image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra: data)")
@@ -70,6 +73,52 @@ def test_sbd(tmp_path):
         path.write_bytes(content)
         with pytest.raises(FileError, match=message) as caught:
             samples[0]
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def element(kind, content):
+    """An element of a MATLAB file."""
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(kind, name, content):
+    """A 1 x 1 array of a class of MATLAB's."""
+    about = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", 1, 1)) + element(1, name)
+    return element(14, about + content)
+
+
+def nested(depth):
+    """A number in that many cells."""
+    found = matrix(6, b"", element(9, struct.pack("<d", 1.5)))
+    for _ in range(depth):
+        found = matrix(1, b"", found)
+    return found
+
+
+def mat_bytes(*elements, version=0x0100):
+    return b"MATLAB 5.0".ljust(124) + struct.pack("<H2s", version, b"IM") + b"".join(elements)
+
+
+def test_hostile_mat_files_end_in_an_error(tmp_path):
+    """SciPy reads cells in cells by calls in calls: some thousand end the process."""
+    path = tmp_path / "a.mat"
+    value = read_mat(write(path, mat_bytes(matrix(1, b"a", nested(20)))), "a")
+    for _ in range(21):
+        value = value[0, 0]
+    assert value.tolist() == [[1.5]]
+    packed = zlib.compress(matrix(1, b"a", nested(1000)))
+    bomb = zlib.compress(bytes(2**26 + 2**10), 9)
+    for content, message in (
+        (mat_bytes(matrix(1, b"a", nested(1000))), "nested more than 32 deep"),
+        (mat_bytes(element(15, packed)), "nested more than 32 deep"),
+        (mat_bytes(element(15, bomb)), "would unpack to more than 67,108,864 bytes"),
+        (mat_bytes(element(14, bytes(2))), "is damaged or cut short"),
+        (mat_bytes(struct.pack("<II", 14, 2**31)), "is damaged or cut short"),
+        (mat_bytes(version=0x0200), "is of version 7.3, which is HDF5"),
+        (b"MATLAB 5.0".ljust(200), "it has no byte order"),
+    ):
+        with pytest.raises(FileError, match=message) as caught:
+            read_mat(write(path, content), "a")
         assert str(caught.value).startswith(f"{path}: ")
 
 

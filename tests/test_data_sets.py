@@ -121,6 +121,7 @@ HOSTILE = b'<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]><annotation><obje
     [
         (b"", "is no XML"),
         (annotation()[:-20], "is no XML"),
+        (b"<?xml version='1.0' encoding='nonsense'?>" + annotation(), "is no XML: unknown encoding"),
         (b"<html/>", "is no annotation of PASCAL VOC, but a 'html'"),
         (HOSTILE, "has XML declarations, which no annotation needs"),
         (annotation(("unicorn", (1, 1, 2, 2), 0)), "an object 'unicorn', which is no class"),

@@ -164,13 +164,18 @@ def read_image(path: PathLike) -> np.ndarray:
         content = content_of(path)
         if content[:2] in (b"P5", b"P6"):
             found = _decode_ppm(content)
-        elif content.startswith(SIGNATURE) and content[24:26] in PLAIN:
+        elif content.startswith(SIGNATURE) and content[24:26] in PLAIN and not _is_interlaced(content):
             found = decode(content)
         else:
             found = _by_pillow(content)
         if found.dtype != np.uint8:
             raise FileError("has 16 bits a channel: read_png and read_ppm keep them")
         return found if found.ndim == 3 else np.repeat(found[None], 3, axis=0)
+
+
+def _is_interlaced(content: bytes) -> bool:
+    """Of 8 bits a channel: Pillow reads it without loss, and `decode` does not."""
+    return content[24:25] == b"\x08" and content[28:29] == b"\x01"
 
 
 def _by_pillow(content: bytes) -> np.ndarray:

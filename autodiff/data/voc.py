@@ -141,7 +141,7 @@ def _annotation(content: bytes, size: tuple[int, ...]) -> dict[str, Any]:
         raise FileError("has XML declarations, which no annotation needs")
     try:
         tree = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: its encoding
         raise FileError(f"is no XML: {error}") from None
     if tree.tag != "annotation":
         raise FileError(f"is no annotation of PASCAL VOC, but a {tree.tag!r:.50}")
