@@ -376,6 +376,24 @@ def test_options_beside_the_weights(tmp_path):
     assert found["scale"] == files.Unread("numpy.float64")
 
 
+def test_tensors_of_a_class_of_their_own_are_unread_without_strict(tmp_path):
+    plain = vector("FloatStorage", "0", 6)
+    own = Call(
+        Global("torch._tensor", "_rebuild_from_type_v2"),
+        (plain.function, Global("theirs", "MyTensor"), plain.args, {"name": 1}),
+    )
+    made = Call(
+        Global("torch._tensor", "_rebuild_from_type_v2"),
+        (Global("theirs", "make"), Global("torch", "Tensor"), (), {}),
+    )
+    content = zip_bytes({"own": own, "made": made, "plain": plain}, {"0": SIX})
+    with pytest.raises(FileError, match="'theirs.MyTensor'"):
+        load(tmp_path, content)
+    found = load(tmp_path, content, strict=False)
+    assert found["own"] == files.Unread("theirs.MyTensor") and found["made"] == files.Unread("theirs.make")
+    assert found["plain"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_the_machine_has_no_way_to_call_or_look_up_what_a_file_names():
     """No instruction for it is known, and the module imports nothing by name."""
     for refused in (b"i", b"o", b"P", b"\x82", b"\x83", b"\x84"):  # instances, objects, extensions

@@ -301,6 +301,9 @@ def _parameter(tensor: Any, grad: Any = None, hooks: Any = None, state: Any = No
 
 
 def _with_attributes(function: Any, kind: Any, args: Any, state: Any) -> Any:
+    for unread in (function, kind):
+        if isinstance(unread, Unread):
+            return unread
     if not isinstance(function, Name) or type(args) is not tuple or function.path == _SELF:
         raise FileError("a tensor with attributes is made of no function")
     if not isinstance(kind, Name) or kind.path in CALLS:
