@@ -201,9 +201,9 @@ def test_boxes_of_integers_are_moved_as_those_of_floats():
 
 def test_what_is_outside_fits_the_type_of_the_entry():
     sample = {"image": np.zeros((3, 2, 2), np.uint8), "labels": np.zeros((2, 2), np.uint8)}
-    with pytest.raises(ValueError, match="augment.crop: labels of uint8 cannot be -1"):
+    with pytest.raises(ValueError, match=r"augment\.crop: labels of uint8 cannot be -1"):
         augment.crop(sample, (0, 0), (2, 3), ignore=-1)
-    with pytest.raises(ValueError, match="augment.crop: image of uint8 cannot be 300"):
+    with pytest.raises(ValueError, match=r"augment\.crop: image of uint8 cannot be 300"):
         augment.crop(sample, (0, 0), (2, 3), fill=300)
     with pytest.raises(ValueError, match="fill must be a number, or one for each channel"):
         augment.crop(sample, (0, 0), (2, 3), fill=[1, 2])

@@ -136,10 +136,12 @@ def test_samples_and_what_a_transform_returns_must_be_dicts():
 
 
 def test_wrong_fields_and_epochs():
-    with pytest.raises(TypeError, match=r"fields must be a sequence of names, such as \['image'\], got 'image'"):
+    with pytest.raises(
+        TypeError, match=r"fields must be a sequence of names, such as \['image'\], got 'image'"
+    ):
         Loader(numbered(4), 2, fields="image")
     for number in (-1, 1.5, True, None):
-        with pytest.raises(ValueError, match="Loader.epoch: number must be an int of at least 0"):
+        with pytest.raises(ValueError, match=r"Loader\.epoch: number must be an int of at least 0"):
             Loader(numbered(4), 2).epoch(number)
 
 

@@ -387,7 +387,7 @@ def test_tensors_of_a_class_of_their_own_are_unread_without_strict(tmp_path):
         (Global("theirs", "make"), Global("torch", "Tensor"), (), {}),
     )
     content = zip_bytes({"own": own, "made": made, "plain": plain}, {"0": SIX})
-    with pytest.raises(FileError, match="'theirs.MyTensor'"):
+    with pytest.raises(FileError, match=r"'theirs\.MyTensor'"):
         load(tmp_path, content)
     found = load(tmp_path, content, strict=False)
     assert found["own"] == files.Unread("theirs.MyTensor") and found["made"] == files.Unread("theirs.make")

@@ -386,7 +386,7 @@ def test_one_label_is_ignored_and_it_is_an_int(ignore):
         lambda: metrics.pixel_accuracy(labels, labels, ignore=ignore),
         lambda: metrics.Confusion(2, ignore=ignore),
     ):
-        with pytest.raises(TypeError, match="(Confusion|pixel_accuracy): ignore must be an int, got"):
+        with pytest.raises(TypeError, match=r"(Confusion|pixel_accuracy): ignore must be an int, got"):
             measure()
     # NumPy's are as good as Python's, and none of another type's range is in the way.
     assert metrics.pixel_accuracy(labels, labels, ignore=np.uint8(1)) == 1

@@ -49,7 +49,7 @@ class Plan:
     def batch(self, seed: tuple[int, ...], number: int) -> Any:
         """A batch."""
         indices = self.indices(seed, number)
-        made = []
+        made: list[Mapping[str, Any]] = []
         for index in indices:
             try:
                 sample = self.samples[index]
@@ -57,7 +57,9 @@ class Plan:
                     # From 1 on: NumPy takes (seed, 0) for (seed,), of which the order is made.
                     sample = self.transform(sample, np.random.default_rng((*seed, 1 + index)))
                 if not isinstance(sample, Mapping):
-                    what = "samples must be dicts" if self.transform is None else "transform must return a dict"
+                    what = (
+                        "samples must be dicts" if self.transform is None else "transform must return a dict"
+                    )
                     raise TypeError(f"Loader: {what}, got {type(sample).__name__}")
             except Exception as error:
                 error.add_note(f"Loader: at {self.name(index)}, number {index} of the data set")
@@ -69,7 +71,7 @@ class Plan:
         return tuple(stacked.values()) if self.fields is not None else stacked
 
 
-def _together(key: str, samples: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
+def _together(key: str, samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
     """The entries of all samples under one key."""
     if missing := [name for sample, name in zip(samples, names) if key not in sample]:
         raise KeyError(f"Loader: {missing[0]} has no {key!r}")

@@ -178,7 +178,8 @@ def crop(
         What images have outside: such as the mean of a data set, one value for each channel. Images of
         integers have it rounded.
     ignore : int
-        What labels have outside, a value of their type: those of the data sets are uint8, which has no -1. Flow and depth are 0 there, and nothing is valid.
+        What labels have outside, a value of their type: those of the data sets are uint8, which has no -1.
+        Flow and depth are 0 there, and nothing is valid.
 
     Returns
     -------

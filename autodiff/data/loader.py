@@ -108,7 +108,9 @@ class Loader:
                 f"Loader: {len(samples)} samples give no batch of {size} to each of {ranks} ranks"
             )
         if isinstance(fields, str):
-            raise TypeError(f"Loader: fields must be a sequence of names, such as [{fields!r}], got {fields!r}")
+            raise TypeError(
+                f"Loader: fields must be a sequence of names, such as [{fields!r}], got {fields!r}"
+            )
         chosen = tuple(fields) if fields is not None else None
         self.plan = Plan(samples, transform, chosen, size, shuffle, drop_last, rank, ranks)
         self.seed, self.ahead, self.workers = int(seed), int(ahead), int(workers)

@@ -1,7 +1,6 @@
 """Detection: average precision by the rules of PASCAL VOC."""
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -261,7 +260,7 @@ def _images(
 ) -> list[tuple[Detections, Truth]]:
     """The images, checked, as arrays."""
     _check_rule(name, rule)
-    if not isinstance(threshold, Real) or not 0 < threshold <= 1:
+    if not 0 < threshold <= 1:
         raise ValueError(f"{name}: threshold must be over 0 and at most 1, got {threshold!r}")
     if len(detections) != len(truth):
         raise ValueError(f"{name}: got detections of {len(detections)} images and truth of {len(truth)}")

@@ -17,7 +17,8 @@ class Confusion:
     classes : int
         Number of classes; labels are 0 to classes - 1.
     ignore : int, optional
-        The one label of the target whose pixels do not count, such as 255 for the borders of objects in PASCAL VOC.
+        The one label of the target whose pixels do not count, such as 255 for the borders of objects in
+        PASCAL VOC.
 
     Attributes
     ----------
