@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -193,6 +194,13 @@ def test_workers_that_do_not_end_are_waited_for_together(monkeypatch):
     crew = Crew(8)
     loader_module._end(crew.workers, os.getpid() + 1)
     assert crew.killed == 0 and crew.waited == 0
+
+
+def test_a_signal_without_a_name_is_told_by_its_number():
+    process = SimpleNamespace(join=lambda timeout: None, exitcode=-(signal.SIGRTMIN + 3), pid=7)
+    worker = SimpleNamespace(process=process, number=1, ready=False, expected=[])
+    message = loader_module._Worker._obituary(worker, None)
+    assert message.startswith(f"Loader: worker 1 (process 7) was killed by signal {signal.SIGRTMIN + 3} (")
 
 
 # ---- with workers

@@ -240,7 +240,8 @@ class _Worker:
         code = self.process.exitcode
         how = f"ended with code {code}"
         if code is not None and code < 0:
-            how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
+            known = {each.value: each.name for each in signal.Signals}  # not all signals have one
+            how = f"was killed by signal {-code} ({known.get(-code, 'without a name')})"
         who = f"Loader: worker {self.number} (process {self.process.pid}) {how}"
         if not self.ready or not self.expected:
             hint = ""
