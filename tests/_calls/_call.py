@@ -89,6 +89,15 @@ class Bad(NamedTuple):
     words: tuple[str, ...]
 
 
+def bad_borders(*operators: str) -> list[Bad]:
+    """A word that is no border, for each: what other libraries call one, or another kind of thing."""
+    words = ("zeros", "mirror", "nearest", "grid-wrap", "REFLECT", None, 0)
+    return [
+        Bad(operator, {"border": word}, ValueError, ("border", "'constant'", "'wrap'", f"got {word!r}"))
+        for operator, word in zip(operators, words)
+    ]
+
+
 # A batch of images of more than 2**31 elements, and strides with which its outputs are a few pixels each.
 LARGE_IMAGES = (513, 1, 2048, 2049)
 LARGE_STRIDE = (2048 - 3, 2049 - 3)

@@ -10,6 +10,7 @@ from ._call import (
     Good,
     Heavy,
     Large,
+    bad_borders,
     on_a_line,
     windows,
     with_border,
@@ -115,6 +116,7 @@ BAD = [
     Bad("atom_conv1d", {"stride": "1"}, TypeError, ("stride", "int", "'1'")),
     Bad("atom_conv1d", {"dilation": -3}, ValueError, ("dilation", "at least 1", "-3")),
     Bad("atom_conv1d", {"padding": (0, 1)}, TypeError, ("padding", "int", "(0, 1)")),
+    *bad_borders("atom_conv2d", "atom_conv1d"),
 ]
 
 _N = LARGE_IMAGES[0]

@@ -11,6 +11,7 @@ from ._call import (
     Heavy,
     Large,
     Shape,
+    bad_borders,
     on_a_line,
     windows,
     with_border,
@@ -177,6 +178,7 @@ BAD = [
     Bad("deform_conv1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
     Bad("deform_conv1d", {"dilation": 0}, ValueError, ("dilation", "at least 1", "0")),
     Bad("deform_conv1d", {"deterministic": 1}, TypeError, ("deterministic", "bool", "1")),
+    *bad_borders("deform_conv2d", "deform_conv1d", "sample_points"),
 ]
 
 

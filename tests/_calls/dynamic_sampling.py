@@ -10,6 +10,7 @@ from ._call import (
     Good,
     Heavy,
     Large,
+    bad_borders,
     on_a_line,
     windows,
     with_border,
@@ -207,6 +208,7 @@ BAD = [
     Bad("dynamic_conv1d", {"stride": 2}, ValueError, ("weight", "3, 3)", "3, 5)")),
     Bad("dynamic_conv1d", {"dilation": 0.5}, TypeError, ("dilation", "int", "0.5")),
     Bad("dynamic_conv1d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
+    *bad_borders("dynamic_conv2d", "dynamic_conv1d"),
 ]
 
 

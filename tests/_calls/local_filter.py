@@ -10,6 +10,7 @@ from ._call import (
     Good,
     Heavy,
     Large,
+    bad_borders,
     on_a_line,
     windows,
     with_border,
@@ -350,7 +351,10 @@ BAD = [
     Bad("mixed_filter1d", {"kernels": (5, 2)}, ValueError, ("padding", "odd", "(2,)")),
     Bad("mixed_filter1d", {"mixture": (2, 2, 5, 6)}, ValueError, ("mixture", "5, 7)", "5, 6)")),
     Bad("mixed_filter1d", {"stride": (1, 1)}, TypeError, ("stride", "int", "(1, 1)")),
+    Bad("mixed_filter1d", {"dilation": 0}, ValueError, ("dilation", "at least 1", "got 0")),
+    Bad("mixed_filter1d", {"padding": -1}, ValueError, ("padding", "at least 0", "-1")),
     Bad("mixed_filter1d", {"border": None}, ValueError, ("border", "'constant'", "None")),
+    *bad_borders("local_filter2d", "local_filter1d", "ddf", "ddf_upsample", "carafe", "involution"),
 ]
 
 _N = LARGE_IMAGES[0]
