@@ -106,3 +106,5 @@ lifted = {name: lift(operator) for name, operator in dynarray.OPERATORS.items()}
 # They are functions like the others. Those know nothing of operators, so that imports run one way.
 for _name, _function in lifted.items():
     setattr(functions, _name, _function)
+# What `dynarray` builds of operators takes Variables by this, and does not know of them.
+Variable.__dynarray_operator__ = staticmethod(lambda operator: lifted[operator.name])  # type: ignore[attr-defined]

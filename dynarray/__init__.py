@@ -1,5 +1,6 @@
 """Dynamic filters for NumPy and CuPy arrays, with exact gradients. See `OPERATORS` for what there is."""
 
+import typing as _typing
 from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from rawkernels.tf32 import allow_tf32 as allow_tf32
 from ._dispatch import use_backend as use_backend
 from ._operator import OPERATORS as OPERATORS
 from ._operator import Operator as Operator
+from ._operator import load as _load
 from ._warm_up import *
 from .atom_bases import *
 from .atoms import *
@@ -20,6 +22,18 @@ from .local_filter import *
 from .local_filter_correlation import *
 from .local_filter_faces import *
 from .local_filter_mixed import *
+
+if _typing.TYPE_CHECKING:
+    from . import images as images
+    from . import kernels as kernels
+else:
+
+    def __getattr__(name: str) -> _ModuleType:
+        """The modules for photographs, which are imported when first asked for."""
+        if name in ("images", "kernels"):
+            return _load(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from rawkernels import launch
+from rawkernels import launch, mixing
 
 FOLDER = Path(__file__).with_name("standin")
 MODULES = ("cupy", "cupyx", "standin_names")
@@ -25,6 +25,7 @@ def standing_in() -> Iterator[Any]:
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(FOLDER))
+    mixing._reduction.cache_clear()  # another CuPy's, as well
     try:
         with patch.object(launch, "_kernels", {}):  # those that are there are another CuPy's
             import cupy
@@ -32,6 +33,7 @@ def standing_in() -> Iterator[Any]:
 
             yield cupy
     finally:
+        mixing._reduction.cache_clear()
         sys.path.remove(str(FOLDER))
         for name in of_cupy():
             del sys.modules[name]

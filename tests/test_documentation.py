@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -35,9 +36,13 @@ def test_docstring_examples_run(name):
 
 def test_public_functions_have_examples():
     finder = doctest.DocTestFinder()
-    for name, operator in dynarray.OPERATORS.items():
-        examples = [test for test in finder.find(operator.function, name) if test.examples]
-        assert examples, f"{name} has no example that runs"
+    functions = {name: operator.function for name, operator in dynarray.OPERATORS.items()}
+    for module in (dynarray.images, dynarray.kernels):
+        functions |= {name: getattr(module, name) for name in module.__all__}
+    for name, function in functions.items():
+        if inspect.isfunction(function):
+            examples = [test for test in finder.find(function, name) if test.examples]
+            assert examples, f"{name} has no example that runs"
 
 
 @pytest.mark.parametrize("block", BLOCKS)

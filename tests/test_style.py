@@ -129,8 +129,11 @@ def missing_documentation(function: FunctionType) -> list[str]:
 
 
 def test_every_public_function_of_dynarray_has_a_numpydoc_docstring() -> None:
-    functions_found = public_functions(importlib.import_module("dynarray"))
-    assert len(functions_found) >= 10
+    modules = ("dynarray", "dynarray.images", "dynarray.kernels")
+    each = [public_functions(importlib.import_module(module)) for module in modules]
+    assert len(each[0]) >= 10
+    assert min(map(len, each)) >= 3
+    functions_found = {name: function for found in each for name, function in found.items()}
     missing = {name: missing_documentation(function) for name, function in functions_found.items()}
     assert not {name: what for name, what in missing.items() if what}
 
