@@ -151,6 +151,26 @@ def test_denoising_runs_quickly(tmp_path: Path) -> None:
     check_picture(tmp_path / "denoising_maps.png", colours=200)  # it is saved with 256
 
 
+def test_photograph_runs_quickly(tmp_path: Path) -> None:
+    done = run("photograph.py", "--quick", cwd=tmp_path)
+    titles = ("Width of the blur", "The blur taken off", "Denoised by a guide")
+    blocks = [block.splitlines() for block in done.stdout.strip().split("\n\n")]
+    tables = {title: block[2:] for title in titles for block in blocks if block[0].startswith(title)}
+    cells = {title: [re.split(r" {2,}", line) for line in lines] for title, lines in tables.items()}
+    # The search for the width began with 1 and 0.5.
+    (truly, found), (growth, grown) = (map(float, row[1:]) for row in cells["Width of the blur"])
+    assert abs(found - truly) < 0.7 * abs(1 - truly)
+    assert abs(grown - growth) < 0.9 * abs(0.5 - growth)
+    blurred, one, own = ([float(cell) for cell in row[1:]] for row in cells["The blur taken off"])
+    assert own[3] > max(one[3], blurred[3])  # similarity
+    assert own[2] > blurred[2]
+    quality = {row[0]: float(row[1]) for row in cells["Denoised by a guide"]}
+    assert list(quality) == ["noisy", "Gaussian", "bilateral", "joint bilateral", "guided"]
+    assert quality["noisy"] + 5 < quality["Gaussian"] < min(quality["joint bilateral"], quality["guided"])
+    for name in ("photograph.png", "photograph_guided.png"):
+        check_picture(tmp_path / name, colours=200)  # they are saved with 256
+
+
 def test_filters_as_atoms(tmp_path: Path) -> None:
     done = run("filters_as_atoms.py", "--quick", cwd=tmp_path)
     (exact,) = re.findall(rf"against direct filtering: {NUMBER}$", done.stdout, re.M)

@@ -1,0 +1,51 @@
+"""The pictures of photograph.py: a photograph blurred and restored, and one denoised by a guide."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws into a file, on machines without a display too
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+
+def draw_restored(path: Path, photos: dict[str, np.ndarray], sigma: np.ndarray) -> None:
+    """Whole photographs above; below the width of the blur, and the far corner of each, enlarged."""
+    figure, axes = plt.subplots(2, len(photos), figsize=(2.4 * len(photos), 5.4), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    piece = tuple(slice(-size // 3, None) for size in sigma.shape)
+    for axis, near, (name, photo) in zip(*axes, photos.items()):
+        axis.imshow(photo, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+        near.imshow(photo[piece], interpolation="nearest")
+        for each in (axis, near):
+            each.set(xticks=[], yticks=[])
+    lines = axes[0, 0].contour(sigma, levels=(0.5, 1, 1.5, 2, 2.5), colors="white", linewidths=0.8)
+    axes[0, 0].clabel(lines, fontsize=7)
+    axes[0, 0].set_title("sharp, and the blur to come", fontsize=9)
+    save(figure, path)
+
+
+def draw_denoised(path: Path, photos: dict[str, np.ndarray]) -> None:
+    """A row of pieces."""
+    names = list(photos)
+    across = -(-len(names) // 2)
+    figure, axes = plt.subplots(2, across, figsize=(2.4 * across, 5.4), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, names):
+        axis.imshow(photos[name][:120, :120], interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    save(figure, path)
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """A file of 256 colours: noise takes much space."""
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize()
+    few.save(path, optimize=True)
