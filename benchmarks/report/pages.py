@@ -11,7 +11,7 @@ import dynarray as dyn
 from dynarray._dispatch import BACKENDS, DTYPES
 from dynarray._operator import Form
 
-from .. import kernels_table
+from .. import kernels_table, photographs
 from ..harness.machine import ROOT
 from . import plots
 from .table import document, growth_table, growth_verdict, heading, markdown, origin, place, summary
@@ -91,6 +91,13 @@ def growth(folder: Path = RESULTS) -> str:
     return "\n\n".join([*sections, "![Time against each size](images/growth.svg)"])
 
 
+def large_photograph(folder: Path = RESULTS) -> str:
+    """Time and memory of a large photograph, by several libraries, per machine."""
+    results = newest(folder, photographs.KIND)
+    sections = [f"{markdown(*photographs.table(result))}\n\n{heading(result)}" for result in results]
+    return "\n\n".join(sections) or NOTHING
+
+
 def operators() -> str:
     """The support table: what each operator takes on which backend, and which gradients it has."""
     rows = [
@@ -141,6 +148,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "all benchmarks": every_benchmark,
     "growth": growth,
+    "large photograph": large_photograph,
     "operators": operators,
     "dtypes": dtypes,
     "kernels": kernels_table.section,
