@@ -60,8 +60,8 @@ def deform_conv2d(
 
     ``y[n,o,p] = bias[o] + sum_c sum_ab weight[o,c,a,b] * mask[n,d,a,b,p] * x[n,c](q + offset[n,d,a,b,:,p])``
     with ``q = (h*s_y - pad_y + a*d_y, w*s_x - pad_x + b*d_x)`` for ``p = (h, w)`` and offset group ``d = c //
-    (C/D)``. ``x(point)`` is bilinear interpolation between the four pixels around the point, each zero
-    outside the image; c runs over the channels of the group of o.
+    (C/D)``. ``x(point)`` is bilinear interpolation between the four pixels around the point, each of which is
+    what `border` says if it is outside the image; c runs over the channels of the group of o.
 
     Parameters
     ----------
@@ -103,10 +103,11 @@ def deform_conv2d(
     forward and backward pass make them in tiles, and the backward pass samples x once more.
 
     The derivative by a point is that of the interpolation, from the right where a coordinate is an integer.
-    Points one pixel or more outside the image, at infinity too, read zero and have zero gradient; a NaN
-    coordinate makes all that depends on it NaN. Coordinates are float32 at least, whatever the dtype, and
-    kept as whole pixels and a fraction, so that the offset counts to its last digit however far q lies from
-    the origin.
+    Points one pixel or more outside the image, at infinity too, read zero and have zero gradient, unless
+    `border` puts copies of pixels there: then those of an edge read it at infinity too, and with the other
+    words infinity is NaN. A NaN coordinate makes all that depends on it NaN. Coordinates are float32 at
+    least, whatever the dtype, and kept as whole pixels and a fraction, so that the offset counts to its last
+    digit however far q lies from the origin.
 
     A point is its four corners, each of which takes part with a weight, `mask` times its share of the
     interpolation, whatever that is, and as 0 if it lies outside. The point and its mask get their gradients
@@ -222,7 +223,7 @@ def sample_points(
     """Read an image at any points, with bilinear interpolation.
 
     ``y[n,c,i,p] = x[n,c](points[n,i,:,p])``, where ``x(point)`` interpolates between the four pixels around
-    the point, each zero outside the image.
+    the point, each of which is what `border` says if it is outside the image.
 
     Parameters
     ----------
