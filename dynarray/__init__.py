@@ -1,6 +1,5 @@
 """Dynamic filters for NumPy and CuPy arrays, with exact gradients. See `OPERATORS` for what there is."""
 
-import typing as _typing
 from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
@@ -23,14 +22,15 @@ from .local_filter_correlation import *
 from .local_filter_faces import *
 from .local_filter_mixed import *
 
-if _typing.TYPE_CHECKING:
+if _TYPE_CHECKING:
     from . import images as images
     from . import kernels as kernels
+    from . import tiles as tiles
 else:
 
     def __getattr__(name: str) -> _ModuleType:
-        """The modules for photographs, which are imported when first asked for."""
-        if name in ("images", "kernels"):
+        """The modules for photographs and for what is larger than memory, imported when first asked for."""
+        if name in ("images", "kernels", "tiles"):
             return _load(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -40,15 +40,3 @@ __version__ = "0.1.0"
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)
 )
-
-if _TYPE_CHECKING:
-    from . import tiles as tiles
-
-
-def __getattr__(name: str) -> _ModuleType:
-    """The module `tiles`, imported when it is first asked for."""
-    if name != "tiles":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return import_module(f"{__name__}.tiles")
