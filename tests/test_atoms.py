@@ -349,6 +349,7 @@ def test_a_large_image(backend: Backend, rng: np.random.Generator) -> None:
 def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> None:
     import numba
 
+    from dynarray.cpu.engine.gemm import Matrix
     from dynarray.cpu.engine.pixels import transpose
 
     call = numba.njit(lambda *args: transpose(*args))
@@ -356,6 +357,7 @@ def test_transposes(backend: Backend, rng: np.random.Generator, dtype: str, shap
     for before, after in ((3, 1), (0, 70)):  # beyond the rows of one and the other
         source = rng.standard_normal((rows, columns + before)).astype(dtype)
         target = np.full((columns, rows + after), np.nan, dtype)
-        call(target.ravel(), 0, rows + after, source.ravel(), 0, columns + before, rows, columns)
+        matrices = Matrix(target.ravel(), 0, rows + after), Matrix(source.ravel(), 0, columns + before)
+        call(*matrices, rows, columns)
         np.testing.assert_array_equal(target[:, :rows], source[:, :columns].T)
         assert np.isnan(target[:, rows:]).all()

@@ -55,7 +55,7 @@ def product(request: pytest.FixtureRequest):
             strip = gemm.TILE_ROW_BYTES // left.itemsize + gap
             kernel(
                 gemm.Matrix(memory, GUARD, stride),
-                gemm.LeftPanels(packed, first * gemm.TILE_ROWS, depth * gemm.TILE_ROWS),
+                gemm.Matrix(packed, first * gemm.TILE_ROWS, depth * gemm.TILE_ROWS),
                 gemm.RightStrips(right, 0, strip, steps[first : first + count]),
                 (rows, columns),
                 np.full(tile // left.itemsize, np.nan, left.dtype),

@@ -490,9 +490,9 @@ def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, par
     channel_weight = rng.standard_normal((2, u, u, 4, 3, 3))
     arrays, params = (x, weight, channel_weight), {"combine": combine, **params}
     _, checked = dyn.OPERATORS["local_filter2d"].prepare(arrays, params)
-    window = FilterWindow(**{name: checked.params[name] for name in FilterWindow._fields})
-    add = True if combine == "add" else None
-    grads = definition_backward(grad, FilterArrays(*checked.arrays), (True, True, True), window, add)
+    taken = {name: checked.params[name] for name in FilterWindow._fields if name != "add"}
+    window = FilterWindow(**taken, add=True if combine == "add" else None)
+    grads = definition_backward(grad, FilterArrays(*checked.arrays), (True, True, True), window)
     with dyn.use_backend("reference"):
         expected = dyn.local_filter2d_backward(grad, *arrays, **params)
     for actual, wanted in zip(grads, expected, strict=True):

@@ -22,9 +22,9 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
-from ..engine.memory import borrow, run_with_scratch
+from ..engine.memory import borrow, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
-from .gradients import AtomGradients, AtomShares, atom_backward_items
+from .gradients import AtomGradients, AtomShares, AtomWork, atom_backward_items
 from .kernels import AtomInputs, atom_forward_items
 from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
 
@@ -47,22 +47,21 @@ def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **para
     outputs, channels, m = coefficients.shape
     y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
     kept = (x, atoms, coefficients, bias)
-    if not y.size:
-        return y, kept
     if not channels * m:
         y[...] = 0 if bias is None else bias[:, None, None]
+    if not y.size or not channels * m:
         return y, kept
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
     whole_x, whole_atoms = whole_of(kept)[:2]
     whole = AtomCall(whole_x.shape, whole_atoms.shape, outputs, x.itemsize, **params)
     plan, sizes = plan_atoms(call, whole, backward=False)
     packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed)
     bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, bias)
     items = x.shape[0] * plan.tiles.row_tiles * plan.tiles.pieces
     operations = coefficients.size * y.size // outputs
-    arguments = (inputs, bias, _by_position(y), plan)
-    run_with_scratch(atom_forward_items, items, operations, sizes, x.dtype, *arguments)
+    args = (inputs, _by_position(y), plan)
+    run_with_scratch(atom_forward_items, items, operations, sizes, x.dtype, *args)
     return y, kept
 
 
@@ -73,8 +72,8 @@ def atom_conv2d_backward(
     x, atoms, coefficients, _ = kept
     outputs, channels, m = coefficients.shape
     if not grad_output.size or not channels * m:
-        zeros = (np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept[:3], needs))
-        return *zeros, grad_output.sum(axis=(0, 2, 3)) if needs[3] else None  # type: ignore[return-value]
+        zeros = zeros_where(kept[:3], needs[:3])
+        return *zeros, grad_output.sum(axis=(0, 2, 3)) if needs[3] else None
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
     plan, sizes = plan_atoms(call, call, backward=True)
     depth, edge = channels * m, (channels, min(edge_rows(call), x.shape[2]), x.shape[3])
@@ -85,17 +84,18 @@ def atom_conv2d_backward(
     items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))
     shares = AtomShares(*deal_tiles(call, plan.tiles, items))
     packed = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, np.empty(0, x.dtype))
+    # Borrowed is what nobody sees after the call; every item clears its own.
     grads = AtomGradients(
         x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
-        edges=_slots("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
+        edges=borrow("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
         atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
-        coefficients=_slots("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
+        coefficients=borrow("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
         bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
     )
     operations = 3.0 * coefficients.size * grad_output.size / outputs
-    arguments = (inputs, _by_position(grad_output), grads, shares, plan)
-    run_with_scratch(atom_backward_items, items, operations, sizes, x.dtype, *arguments)
+    work = AtomWork(inputs, _by_position(grad_output), grads, shares)
+    run_with_scratch(atom_backward_items, items, operations, sizes, x.dtype, work, plan)
     if needs[0]:
         for first, (low, high), rows in zip(shares.first_of, shares.shared, grads.edges):
             grads.x[first // row_tiles, :, low:high] += rows[:, : high - low]
@@ -109,11 +109,6 @@ def atom_conv2d_backward(
         grad_coefficients,
         grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
     )
-
-
-def _slots(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory that nobody sees after the call; every item clears its own."""
-    return borrow(name, math.prod(shape), dtype).reshape(shape)
 
 
 def _alpha_and_bases(alpha: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

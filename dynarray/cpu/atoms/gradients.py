@@ -7,10 +7,10 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
-from ..engine.pixels import clear, copy, inside, transpose
+from ..engine.pixels import PackedRows, clear, copy, covered, transpose
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
-from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, plane_origin
+from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, rows_of_plane
 from .plan import AtomPlan, AtomScratch
 
 SUMMED_POSITIONS = 64  # that are added up at once
@@ -34,6 +34,15 @@ class AtomShares(NamedTuple):
     shared: np.ndarray
 
 
+class AtomWork(NamedTuple):
+    """All that the backward pass reads and writes; grad_output is (N, O, positions)."""
+
+    inputs: AtomInputs
+    grad_output: np.ndarray
+    grads: AtomGradients
+    shares: AtomShares
+
+
 class AtomEdge(NamedTuple):
     """The rows of x from `first` to `end` get what an item adds in the item's own place."""
 
@@ -43,32 +52,16 @@ class AtomEdge(NamedTuple):
 
 
 @borrowing_jit
-def _transpose_strips(target: np.ndarray, source: np.ndarray, span: int, rows: int, columns: int) -> None:
-    """The transpose, strip by strip as the right matrix of `gemm.multiply_rows`."""
-    width = gemm.TILE_ROW_BYTES // source.itemsize
-    for first in range(0, rows, width):
-        transpose(target, first * span, width, source, first * span, span, min(width, rows - first), columns)
-
-
-@borrowing_jit
 def _add_plane(
-    plane: np.ndarray,
-    at: int,
-    rows: tuple,
-    origin: tuple,
-    image: np.ndarray,
-    edge_rows: np.ndarray,
-    edge: AtomEdge,
-    plan: AtomPlan,
+    plane: np.ndarray, at: int, rows: PackedRows, image: np.ndarray, edge_rows: np.ndarray, edge: AtomEdge
 ) -> None:
-    """Add packed rows (first, count) to the pixels that they belong to: those of the edge to `edge_rows`."""
-    (first, count), step = rows, plan.planes.stride
-    top, bottom = inside(count, first, image.shape[0], origin[0], step[0])
-    left, end = inside(plan.tiles.width, ZERO, image.shape[1], origin[1], step[1])
+    """Add packed rows to the pixels that they belong to: those of the edge to `edge_rows`."""
+    (top, bottom), (left, end) = covered(rows, image)
+    origin, step = rows.origin, rows.step
     for i in range(top, bottom):
-        row = (first + i) * step[0] + origin[0]
+        row = (rows.first + i) * step[0] + origin[0]
         line = edge_rows[row - edge.first] if row < edge.end else image[row]
-        base, pixels = uint64(at + i * plan.tiles.width + left), uint64(end - left)
+        base, pixels = uint64(at + i * rows.width + left), uint64(end - left)
         to = uint64(left * step[1] + origin[1])
         if step[1] == 1:
             for j in range(pixels):
@@ -80,21 +73,15 @@ def _add_plane(
 
 @borrowing_jit
 def _add_grad_x(
-    tile: AtomTile,
-    channels: tuple,
-    grads: AtomGradients,
-    edge: AtomEdge,
-    plan: AtomPlan,
-    scratch: AtomScratch,
+    tile: AtomTile, channels: tuple, work: AtomWork, edge: AtomEdge, plan: AtomPlan, scratch: AtomScratch
 ) -> None:
     """Gradients of channels (first, count) of x, from those of their planes."""
-    (first, count), planes = channels, plan.planes
-    rows = (tile.row, tile.rows + planes.halo)
+    (first, count), planes, grads = channels, plan.planes, work.grads
     for c in range(count):
         image, edge_rows = grads.x[tile.n, first + c], grads.edges[edge.item, first + c]
         for plane in range(len(planes.origin_y)):
-            at, origin = c * planes.image + plane * planes.plane, plane_origin(plane, tile, plan)
-            _add_plane(scratch.grad_images, at, rows, origin, image, edge_rows, edge, plan)
+            at, rows = c * planes.image + plane * planes.plane, rows_of_plane(plane, tile, plan)
+            _add_plane(scratch.grad_images, at, rows, image, edge_rows, edge)
 
 
 @borrowing_jit
@@ -129,20 +116,14 @@ def _sum_channels(
 
 @borrowing_jit
 def _add_chunk(
-    tile: AtomTile,
-    channels: tuple,
-    inputs: AtomInputs,
-    grads: AtomGradients,
-    edge: AtomEdge,
-    plan: AtomPlan,
-    scratch: AtomScratch,
-    outputs: int,
+    tile: AtomTile, channels: tuple, work: AtomWork, edge: AtomEdge, plan: AtomPlan, scratch: AtomScratch
 ) -> None:
     """What channels (begin, end) contribute to all gradients."""
+    inputs, grads, outputs = work.inputs, work.grads, work.grad_output.shape[1]
     (begin, end), m, span = channels, len(plan.offsets.atom), plan.tiles.span
     rows, panel, strip = (end - begin) * m, outputs * gemm.TILE_ROWS, RUN_BYTES // scratch.z.itemsize
     if grads.x.size + grads.atoms.size:
-        left = gemm.LeftPanels(inputs.coefficients, begin * m // gemm.TILE_ROWS * panel, panel)
+        left = gemm.Matrix(inputs.coefficients, begin * m // gemm.TILE_ROWS * panel, panel)
         right = gemm.RightStrips(scratch.grad_output, ZERO, strip, plan.offsets.row[:outputs])
         grad_z = gemm.Matrix(scratch.grad_z, ZERO, span)
         gemm.multiply(grad_z, left, right, (rows, tile.positions), scratch.corner, FALSE)
@@ -155,7 +136,7 @@ def _add_chunk(
         clear(scratch.grad_images, 0, count * plan.planes.image if grads.x.size else 0)
         _sum_channels(tile, c - begin, count, grads, plan, scratch)
         if grads.x.size:
-            _add_grad_x(tile, (c, count), grads, edge, plan, scratch)
+            _add_grad_x(tile, (c, count), work, edge, plan, scratch)
     if grads.coefficients.size:
         wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
         grad = gemm.Matrix(in_row(grads.coefficients[edge.item]), begin * m * wide, wide)
@@ -168,9 +149,7 @@ def _add_chunk(
 
 
 @borrowing_jit
-def _finish_tile(
-    tile: AtomTile, grads: AtomGradients, item: int, outputs: int, span: int, scratch: AtomScratch
-) -> None:
+def _finish_tile(tile: AtomTile, grads: AtomGradients, item: int, span: int, scratch: AtomScratch) -> None:
     """The gradients of the atoms of a tile, and what it adds to those of the bias."""
     for row in range(grads.atoms.shape[1]):
         copy(grads.atoms[tile.n, row], tile.at, scratch.grad_atoms, row * span, tile.positions)
@@ -182,20 +161,12 @@ def _finish_tile(
 
 
 @borrowing_cached_jit
-def atom_backward_items(
-    start: int,
-    stop: int,
-    scratch: AtomScratch,
-    inputs: AtomInputs,
-    grad_output: np.ndarray,
-    grads: AtomGradients,
-    shares: AtomShares,
-    plan: AtomPlan,
-) -> None:
-    """Items: tiles of rows, see `AtomShares`; grad_output is (N, O, positions)."""
+def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomWork, plan: AtomPlan) -> None:
+    """Items: tiles of rows, see `AtomShares`."""
+    inputs, grad_output, grads, shares = work
     outputs, channels = grad_output.shape[1], inputs.x.shape[1]
     tiles, first_of = plan.tiles, shares.first_of
-    items = len(first_of) - 1
+    items, width = len(first_of) - 1, gemm.TILE_ROW_BYTES // grad_output.itemsize
     edge_size, product_size = grads.edges.size // items, grads.coefficients.size // items
     for item in range(start, stop):
         clear(grads.edges, item * edge_size, edge_size)
@@ -207,9 +178,12 @@ def atom_backward_items(
             edge = AtomEdge(item, here * shares.shared[item, 0], here * shares.shared[item, 1])
             gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, tiles.span)
             gather_tile(scratch.grad_output, grad_output[tile.n], tile, tiles.span)
-            _transpose_strips(scratch.turned, scratch.grad_output, tiles.span, outputs, tile.positions)
+            for o in range(0, outputs, width):  # strip by strip as the right matrix of `gemm.multiply_rows`
+                turned = gemm.Matrix(scratch.turned, o * tiles.span, width)
+                strip = gemm.Matrix(scratch.grad_output, o * tiles.span, tiles.span)
+                transpose(turned, strip, min(width, outputs - o), tile.positions)
             clear(scratch.grad_atoms, 0, scratch.grad_atoms.size)
             for begin in range(0, channels, plan.chunk):
                 end = min(begin + plan.chunk, channels)
-                _add_chunk(tile, (begin, end), inputs, grads, edge, plan, scratch, outputs)
-            _finish_tile(tile, grads, item, outputs, tiles.span, scratch)
+                _add_chunk(tile, (begin, end), work, edge, plan, scratch)
+            _finish_tile(tile, grads, item, tiles.span, scratch)

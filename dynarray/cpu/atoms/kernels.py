@@ -7,7 +7,7 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_cached_jit, borrowing_jit
-from ..engine.pixels import clear, copy, inside, pack_rows
+from ..engine.pixels import PackedRows, clear, copy, covered, pack_rows
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
 from .plan import AtomPlan, AtomScratch
@@ -19,6 +19,7 @@ class AtomInputs(NamedTuple):
     x: np.ndarray  # (N, C, H, W)
     atoms: np.ndarray  # (N, M*taps, positions)
     coefficients: np.ndarray  # packed: forward (O, C*M), backward its transpose
+    bias: np.ndarray  # without elements if there is none, and backward
 
 
 class AtomTile(NamedTuple):
@@ -31,16 +32,6 @@ class AtomTile(NamedTuple):
     at: int  # the first of its positions in a plane of the output
     positions: int
     padded: int  # positions up to whole strips
-
-
-class AtomRun(NamedTuple):
-    """A packed plane: of its rows those from `top` to `bottom` have pixels, from column `left` to `end`."""
-
-    rows: int
-    top: int
-    bottom: int
-    left: int
-    end: int
 
 
 @borrowing_jit
@@ -63,31 +54,25 @@ def gather_tile(target: np.ndarray, source: np.ndarray, tile: AtomTile, span: in
 
 
 @borrowing_jit
-def plane_origin(plane: int, tile: AtomTile, plan: AtomPlan) -> tuple:
-    """The pixel at row 0, column 0 of a plane of images, were the tile in row 0."""
+def rows_of_plane(plane: int, tile: AtomTile, plan: AtomPlan) -> PackedRows:
+    """The rows of a plane of images that a tile reads."""
     planes = plan.planes
-    return (planes.origin_y[plane], planes.origin_x[plane] + tile.column * planes.stride[1])
+    origin = (planes.origin_y[plane], planes.origin_x[plane] + tile.column * planes.stride[1])
+    return PackedRows(tile.row, tile.rows + planes.halo, plan.tiles.width, origin, planes.stride)
 
 
 @borrowing_jit
 def _pack_run(
-    target: np.ndarray,
-    at: int,
-    flat: np.ndarray,
-    base: int,
-    tile: AtomTile,
-    run: AtomRun,
-    origin: tuple,
-    width: int,
+    target: np.ndarray, at: int, flat: np.ndarray, base: int, rows: PackedRows, where: tuple
 ) -> None:
     """One plane of a channel where rows at stride 1 are one run of memory: its pixels, zeros where are none.
 
-    At the ends of rows are pixels of the rows beside them.
+    At the ends of rows are pixels of the rows beside them. `where` there are pixels: see `covered`.
     """
-    rows, top, bottom, left, end = run
+    ((top, bottom), (left, end)), width = where, rows.width
     clear(target, at, top * width)
-    clear(target, at + bottom * width, (rows - bottom) * width)
-    start = base + (tile.row + top + origin[0]) * width + origin[1]
+    clear(target, at + bottom * width, (rows.number - bottom) * width)
+    start = base + (rows.first + top + rows.origin[0]) * width + rows.origin[1]
     count = max(0, (bottom - top) * width - width + end - left)
     copy(target, at + top * width + left, flat, start + left, count)
     for j in range(left):
@@ -103,64 +88,45 @@ def pack_channels(
     tile: AtomTile, x: np.ndarray, first: int, count: int, plan: AtomPlan, scratch: AtomScratch
 ) -> None:
     """The planes of so many channels."""
-    (height, width), planes, across = x.shape[2:], plan.planes, plan.tiles.width
-    rows, flat = tile.rows + planes.halo, in_row(x)
+    (height, width), planes, flat = x.shape[2:], plan.planes, in_row(x)
     for plane in range(len(planes.origin_y)):
-        origin = plane_origin(plane, tile, plan)
-        top, bottom = inside(rows, tile.row, height, origin[0], planes.stride[0])
-        left, end = inside(across, ZERO, width, origin[1], planes.stride[1])
-        in_a_run = planes.stride == (1, 1) and across == width and left < end
+        rows = rows_of_plane(plane, tile, plan)
+        where = covered(rows, x[tile.n, first])
+        in_a_run = planes.stride == (1, 1) and rows.width == width and where[1][0] < where[1][1]
         for c in range(count):
             at = c * planes.image + plane * planes.plane
             if in_a_run:
                 base = (tile.n * x.shape[1] + first + c) * height * width
-                run = AtomRun(rows, top, bottom, left, end)
-                _pack_run(scratch.images, at, flat, base, tile, run, origin, width)
+                _pack_run(scratch.images, at, flat, base, rows, where)
             else:
-                clear(scratch.images, at, rows * across)
-                pixels = x[tile.n, first + c]
-                pack_rows(scratch.images, at, pixels, tile.row, rows, across, origin, planes.stride)
-
-
-@borrowing_jit
-def _filter_strip(at: int, channels: int, plan: AtomPlan, scratch: AtomScratch) -> None:
-    """z of one strip of some channels."""
-    offsets = plan.offsets
-    z = Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
-    atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
-    images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
-    extent = Extent(len(offsets.atom), channels, len(offsets.tap), RUN_BYTES // scratch.z.itemsize)
-    sum_products(z, atoms, images, extent, FALSE)
+                clear(scratch.images, at, rows.number * rows.width)
+                pack_rows(scratch.images, at, x[tile.n, first + c], rows)
 
 
 @borrowing_cached_jit
 def atom_forward_items(
-    start: int,
-    stop: int,
-    scratch: AtomScratch,
-    inputs: AtomInputs,
-    bias: np.ndarray,
-    y: np.ndarray,
-    plan: AtomPlan,
+    start: int, stop: int, scratch: AtomScratch, inputs: AtomInputs, y: np.ndarray, plan: AtomPlan
 ) -> None:
     """Items: tiles. y is (N, O, positions)."""
-    x, m, strip = inputs.x, len(plan.offsets.atom), RUN_BYTES // y.itemsize
+    (x, atoms_by_tap, packed, bias), offsets, strip = inputs, plan.offsets, RUN_BYTES // y.itemsize
     channels, (outputs, positions) = x.shape[1], y.shape[1:]
-    flat = in_row(y)
+    flat, m, z = in_row(y), len(offsets.atom), Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
     for item in range(start, stop):
         tile = atom_tile(item, plan, y.itemsize)
-        gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, plan.tiles.span)
+        gather_tile(scratch.atoms, atoms_by_tap[tile.n], tile, plan.tiles.span)
         to = tile.n * outputs * positions + tile.at
         for begin in range(0, channels, plan.chunk):
             count, panel = min(plan.chunk, channels - begin), m * gemm.TILE_ROWS
-            coefficients = gemm.LeftPanels(inputs.coefficients, begin * panel, channels * panel)
+            coefficients = gemm.Matrix(packed, begin * panel, channels * panel)
             pack_channels(tile, x, begin, count, plan, scratch)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(0, tile.padded, strip):
-                _filter_strip(s, count, plan, scratch)
+                atoms = Factor(scratch.atoms, s, offsets.atom, offsets.row, None)
+                images = Factor(scratch.images, s, offsets.image, offsets.tap, None)
+                sum_products(z, atoms, images, Extent(m, count, len(offsets.tap), strip), FALSE)
                 out, size = gemm.Matrix(flat, to + s, positions), (outputs, min(strip, tile.positions - s))
-                z = gemm.RightStrips(scratch.z, ZERO, ZERO, plan.offsets.z_row[: count * m])
-                gemm.multiply(out, coefficients, z, size, scratch.corner, begin > 0)
+                right = gemm.RightStrips(scratch.z, ZERO, ZERO, offsets.z_row[: count * m])
+                gemm.multiply(out, coefficients, right, size, scratch.corner, begin > 0)
         for o in range(outputs if bias.size else 0):
             at, value = uint64(to + o * positions), bias[o]
             for j in range(uint64(tile.positions)):

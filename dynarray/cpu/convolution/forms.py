@@ -15,7 +15,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import available, kernel_input
 from ..engine.memory import run_with_scratch
-from .kernels import ConvTarget, conv_correlate_items, conv_pack_items, conv_weight_items
+from .kernels import conv_correlate_items, conv_pack_items, conv_weight_items
 from .plan import ConvPlan, ConvSteps, Pair, conv_plan, conv_weight_plan
 
 
@@ -83,14 +83,6 @@ def _run_correlation(image: np.ndarray, weight: np.ndarray, result: np.ndarray, 
     size = (weight.size // groups, plan.rows)
     items, flat = groups * panels_of_group, weight.reshape(-1)
     parallel.run(conv_pack_items, items, panels.size, panels, flat, *size, plan.distances, plan.places)
-    arrays = (ConvTarget(result, plan.origin, plan.step), image, panels.reshape(-1))
-    run_with_scratch(
-        conv_correlate_items,
-        plan.items,
-        result.size * depth,
-        plan.scratch,
-        image.dtype,
-        *arrays,
-        plan.planes,
-        plan.division,
-    )
+    args = (plan.target._replace(images=result), image, panels.reshape(-1), plan.planes)
+    operations = result.size * depth
+    run_with_scratch(conv_correlate_items, plan.items, operations, plan.scratch, image.dtype, *args)

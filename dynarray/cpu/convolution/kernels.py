@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.compile import TRUE, ZERO, cached_jit, jit
-from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, LeftPanels, Matrix, RightStrips, multiply
-from ..engine.pixels import clear, pack_rows, unpack_rows
+from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply
+from ..engine.pixels import PackedRows, clear, pack_rows, transpose, unpack_rows
 from ..engine.vectors import in_row
 
 
@@ -31,20 +31,15 @@ class ConvPlanes(NamedTuple):
     starts: np.ndarray  # where the taps read, channel after channel
 
 
-class ConvDivision(NamedTuple):
-    """How the work of a correlation is divided."""
-
-    groups: int
-    parts: int  # of the channels of a group's output
-    depth: int  # channels times taps that are added up at once
-
-
 class ConvTarget(NamedTuple):
-    """Every `step`-th pixel of images, from `origin` on."""
+    """Every `step`-th pixel of images, from `origin` on, and how the work on these is divided."""
 
-    images: np.ndarray
+    images: Any
     origin: tuple[int, int]
     step: tuple[int, int]
+    groups: int
+    parts: int  # of the channels of a group
+    depth: int  # channels times taps that are added up at once
 
 
 class ConvScratch(NamedTuple):
@@ -107,20 +102,19 @@ def conv_correlate_items(
     image: np.ndarray,
     panels: np.ndarray,
     planes: ConvPlanes,
-    division: ConvDivision,
 ) -> None:
     """Items are blocks of the target and parts of its channels; `panels` are the packed weights."""
-    origin, step, shape = target.origin, target.step, target.images.shape
-    channels, rows = image.shape[1] // division.groups, shape[1] // division.groups
+    images, origin, step, groups, parts, most = target
+    channels, rows, shape = image.shape[1] // groups, images.shape[1] // groups, images.shape
     output = -((origin[0] - shape[2]) // step[0]), -((origin[1] - shape[3]) // step[1])
     blocks, starts, pitch = planes.blocks, planes.starts, planes.blocks.pitch
     depth, panels_of_group = len(starts), -(-rows // TILE_ROWS)
-    share, tile = -(-panels_of_group // division.parts), TILE_ROW_BYTES // image.itemsize
+    share, tile = -(-panels_of_group // parts), TILE_ROW_BYTES // image.itemsize
     line = len(scratch.sums) // (share * TILE_ROWS)
-    count, before = blocks.down * blocks.across, -1
+    count, before, sums = blocks.down * blocks.across, -1, Matrix(scratch.sums, ZERO, line)
     for item in range(start, stop):
-        place, part = item // division.parts, item % division.parts
-        n, group = place // (division.groups * count), place // count % division.groups
+        place, part = item // parts, item % parts
+        n, group = place // (groups * count), place // count % groups
         top, left, high, wide = _place(blocks, place % count, output)
         first, last = min(rows, part * share * TILE_ROWS), min(rows, (part + 1) * share * TILE_ROWS)
         if high <= 0 or wide <= 0 or first == last:
@@ -131,19 +125,15 @@ def conv_correlate_items(
             before = place
         size, panel = (last - first, (high - 1) * pitch + wide), depth * TILE_ROWS
         at = (group * panels_of_group + part * share) * panel
-        for k in range(0, depth, division.depth):
-            multiply(
-                Matrix(scratch.sums, ZERO, line),
-                LeftPanels(panels, at + k * TILE_ROWS, panel),
-                RightStrips(scratch.packed, ZERO, tile, starts[k : min(k + division.depth, depth)]),
-                size,
-                scratch.corner,
-                k > 0,
-            )
+        for k in range(0, depth, most):
+            weights = Matrix(panels, at + k * TILE_ROWS, panel)
+            pixels_of_taps = RightStrips(scratch.packed, ZERO, tile, starts[k : min(k + most, depth)])
+            multiply(sums, weights, pixels_of_taps, size, scratch.corner, k > 0)
         x = origin[1] + left * step[1]
+        packed = PackedRows(top, high, pitch, (origin[0], 0), step)
         for row in range(first, last):
-            lines = target.images[n, group * rows + row, :, x : x + (wide - 1) * step[1] + 1]
-            unpack_rows(scratch.sums, (row - first) * line, lines, top, high, pitch, (origin[0], 0), step)
+            lines = images[n, group * rows + row, :, x : x + (wide - 1) * step[1] + 1]
+            unpack_rows(scratch.sums, (row - first) * line, lines, packed)
 
 
 @jit
@@ -154,8 +144,8 @@ def _pack_block(packed: np.ndarray, image: np.ndarray, planes: ConvPlanes, top: 
     for c in range(len(image)):
         for f in range(phases):
             origin = planes.origins[f, 0], planes.origins[f, 1] + left * planes.stride[1]
-            at = (c * phases + f) * planes.size
-            pack_rows(packed, at, image[c], top, planes.size // pitch, pitch, origin, planes.stride)
+            rows = PackedRows(top, planes.size // pitch, pitch, origin, planes.stride)
+            pack_rows(packed, (c * phases + f) * planes.size, image[c], rows)
 
 
 @cached_jit
@@ -171,6 +161,7 @@ def conv_weight_items(
 ) -> None:
     """sums (slots, groups, parts, taps, rows, together): products over the pixels of every slots-th block."""
     slots, groups, parts, taps, rows, together = sums.shape
+    (height, width), outputs = grad_output.shape[2:], in_row(grad_output)
     blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // x.itemsize, in_row(sums)
     count = blocks.down * blocks.across
     for item in range(start, stop):
@@ -189,17 +180,18 @@ def conv_weight_items(
             steps = scratch.pixels[: high * wide]
             for row in range(0, rows, TILE_ROWS):
                 share = min(TILE_ROWS, rows - row)
-                outputs = grad_output[n, group * rows + row :][:share]
-                _pack_panel(scratch.panel, outputs, top, left, high, wide)
+                if share < TILE_ROWS:  # zeros for channels beyond the last
+                    clear(scratch.panel, 0, high * wide * TILE_ROWS)
+                first_plane = (n * groups + group) * rows + row
+                for i in range(high):
+                    at = (first_plane * height + top + i) * width + left
+                    target = Matrix(scratch.panel, i * wide * TILE_ROWS, TILE_ROWS)
+                    transpose(target, Matrix(outputs, at, height * width), share, wide)
+                panel, size = Matrix(scratch.panel, ZERO, ZERO), (share, len(pixels))
                 for t in range(taps):
-                    multiply(
-                        Matrix(flat, ((item * taps + t) * rows + row) * together, together),
-                        LeftPanels(scratch.panel, ZERO, ZERO),
-                        RightStrips(scratch.packed, planes.starts[t], tile, steps),
-                        (share, len(pixels)),
-                        scratch.corner,
-                        TRUE,
-                    )
+                    out = Matrix(flat, ((item * taps + t) * rows + row) * together, together)
+                    right = RightStrips(scratch.packed, planes.starts[t], tile, steps)
+                    multiply(out, panel, right, size, scratch.corner, TRUE)
 
 
 @jit
@@ -221,20 +213,3 @@ def _pack_side_by_side(
                     x = first_x + j * stride[1]
                     if 0 <= x < image.shape[2]:
                         packed[at + j * together] = line[x]
-
-
-@jit
-def _pack_panel(
-    panel: np.ndarray, grad_output: np.ndarray, top: int, left: int, high: int, wide: int
-) -> None:
-    """`TILE_ROWS` channels of the output gradient as a panel, zeros for those beyond the last."""
-    for row in range(TILE_ROWS):
-        for i in range(high):
-            at = i * wide * TILE_ROWS + row
-            if row < len(grad_output):
-                line = grad_output[row, top + i]
-                for j in range(wide):
-                    panel[at + j * TILE_ROWS] = line[left + j]
-            else:
-                for j in range(wide):
-                    panel[at + j * TILE_ROWS] = 0

@@ -8,7 +8,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, whole
 from ..engine.pixels import whole_lines
-from .kernels import ConvBlocks, ConvDivision, ConvPlanes, ConvScratch, ConvWeightScratch
+from .kernels import ConvBlocks, ConvPlanes, ConvScratch, ConvTarget, ConvWeightScratch
 
 # What an item packs and adds up stays in a common L2 cache; the part of it that the inner loops of a product
 # pass over again and again, so many channels times taps, stays in L1.
@@ -53,10 +53,8 @@ class ConvPlan(NamedTuple):
     rows: int
     distances: Pair  # in the weight, from row to row and from channel to channel of the image
     places: np.ndarray  # of the taps in a kernel
-    origin: Pair
-    step: Pair
+    target: ConvTarget  # without images
     planes: ConvPlanes
-    division: ConvDivision
     items: int
     scratch: ConvScratch  # sizes
 
@@ -102,10 +100,8 @@ def conv_plan(
         distances=distances,
         panels=(steps.groups, panels, channels * len(taps.places), TILE_ROWS),
         rows=rows,
-        origin=origin,
-        step=step,
+        target=ConvTarget(None, origin, step, steps.groups, parts, depth),
         planes=planes._replace(starts=starts.reshape(-1)),
-        division=ConvDivision(steps.groups, parts, depth),
         items=count * parts,
         scratch=scratch,
     )

@@ -25,34 +25,12 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.gemm import TILE_ROW_BYTES
-from ..engine.memory import borrow, run_with_scratch
+from ..engine.memory import borrow, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
-from .gradients import (
-    DeformGradients,
-    deform_backward_items,
-    deform_point_items,
-    deform_weight_items,
-    sample_points_backward_items,
-)
-from .kernels import (
-    DeformInputs,
-    DeformPart,
-    deform_forward_items,
-    deform_pack_items,
-    deform_scratch,
-    deform_unpack_items,
-    sample_points_items,
-)
-from .plan import (
-    DeformCall,
-    DeformPlan,
-    deform_bands,
-    deform_plan,
-    deform_sizes,
-    sample_sizes,
-    sums_of_tile,
-)
-from .points import PointArrays, point_sizes
+from . import gradients, kernels
+from .kernels import DeformPart
+from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
+from .points import DeformSizes, PointArrays, point_sizes
 
 
 def deform_conv2d_forward(
@@ -63,62 +41,51 @@ def deform_conv2d_forward(
     y = np.empty((x.shape[0], weight.shape[0], *offset.shape[5:]), x.dtype)
     if not x.shape[1]:
         y[:] = 0 if bias is None else bias[:, None, None]
-        return y, kept
-    if not y.size:
+    if not y.size or not x.shape[1]:
         return y, kept
     sizes = deform_sizes(x, offset, weight, **steps)
-    call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(*kept, y), backward=False)
-    plan = deform_plan(call, _whole_call(call, kept, steps))
+    plan = _plan(sizes, (*kept, y), backward=False, whole=_whole_call(kept, steps))
     flat_x, flat_offset, flat_weight, flat_mask, flat_bias = (_flat_input(a, x.dtype) for a in kept)
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights = borrow("weights", size, x.dtype)
         for number, part in enumerate(parts):
             # The first part packs the weights, for those that follow.
             packed = _pack_part(flat_x, part, flat_weight, weights[: 0 if number else size])
-            inputs = DeformInputs(packed, PointArrays(flat_offset, flat_mask), weights)
-            scratch = deform_scratch(part, x.itemsize, backward=False)
+            inputs = kernels.DeformInputs(packed, PointArrays(flat_offset, flat_mask), weights)
+            scratch = kernels.deform_scratch(part, x.itemsize, backward=False)
             items = part.images * part.tiles.per_image
             multiplies = part.tiles.size * sizes.taps * part.channels * sizes.outputs
             operations = 0.1 * items * multiplies * sizes.group_channels / sizes.channels
             args = (inputs, flat_bias, y.reshape(-1), part)
-            run_with_scratch(deform_forward_items, items, operations, scratch, x.dtype, *args)
+            run_with_scratch(kernels.deform_forward_items, items, operations, scratch, x.dtype, *args)
     return y, kept
 
 
 def deform_conv2d_backward(
-    grad_output: Any,
-    kept: tuple,
-    needs: tuple[bool, ...],
-    *,
-    deterministic: bool,
-    **steps: Any,
+    grad_output: Any, kept: tuple, needs: tuple[bool, ...], *, deterministic: bool, **steps: Any
 ) -> tuple:
     """Gradients of `deform_conv2d` with respect to x, offset, weight, mask and bias."""
     x, offset, weight, mask, bias = kept
     grad_bias = grad_output.sum(axis=(0, 2, 3)) if needs[4] and bias is not None else None
-    grads = [
-        np.zeros(a.shape, a.dtype) if a is not None and needed else None
-        for a, needed in zip(kept[:4], needs[:4], strict=True)
-    ]
+    grads = zeros_where(kept[:4], needs[:4])
     grad_x, grad_offset, grad_weight, grad_mask = grads
     if all(grad is None for grad in grads) or not grad_output.size or not x.shape[1]:
         return *grads, grad_bias
-    sizes, array_bytes = deform_sizes(x, offset, weight, **steps), _bytes(*kept, grad_output, *grads)
-    call = DeformCall(x.shape[0], sizes, x.itemsize, array_bytes, backward=True)
-    plan = deform_plan(call, call)
+    sizes = deform_sizes(x, offset, weight, **steps)
+    plan = _plan(sizes, (*kept, grad_output, *grads), backward=True)
     flat_weight = _flat_input(weight, x.dtype)
     arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, offset, mask)]
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights, rows = borrow("weights", size, x.dtype), parts[0].chunk_count * sizes.group_outputs
-        slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, np.dtype(np.float64))
+        slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, np.float64)
         args: tuple = (flat_weight, weights, slots, parts[0])
-        parallel.run(deform_weight_items, rows, 2 * size, *args, 0)
+        parallel.run(gradients.deform_weight_items, rows, 2 * size, *args, 0)
         slots[...] = 0
         for part in parts:
             _backward_part(arrays, weights, slots, (grad_x, grad_offset, grad_mask), plan, part)
         if grad_weight is not None:
             args = (grad_weight.reshape(-1), weights, slots, parts[0])
-            parallel.run(deform_weight_items, rows, 2 * len(slots), *args, plan.shares)
+            parallel.run(gradients.deform_weight_items, rows, 2 * len(slots), *args, plan.shares)
     if len(plan.parts) > 1 and grad_offset is not None and mask is not None:
         with np.errstate(all="ignore"):
             grad_offset *= mask[:, :, :, :, None]
@@ -133,31 +100,31 @@ def _backward_part(
     grad_x, *grad_arrays = grads
     dtype, sizes, nothing = x.dtype, part.sizes, np.empty(0, x.dtype)
     packed = _pack_part(x, part, nothing, nothing)
-    inputs = DeformInputs(packed, PointArrays(*point_arrays), weights)
+    inputs = kernels.DeformInputs(packed, PointArrays(*point_arrays), weights)
     grad_packed = borrow("gradients", 0 if grad_x is None else plan.splits * len(packed), dtype)
     grad_points = PointArrays(*(nothing if grad is None else grad.reshape(-1) for grad in grad_arrays))
     points, masked = any(map(len, grad_points)), inputs.points
     if len(plan.parts) > 1:  # the mask, which may be infinite, comes in front of the sum over parts
         masked = masked._replace(mask=nothing)
-    kernel = deform_backward_items if sizes.outputs else sample_points_backward_items
-    scratch = deform_scratch(part, x.itemsize, backward=True)
+    kernel = gradients.deform_backward_items if sizes.outputs else gradients.sample_points_backward_items
+    scratch = kernels.deform_scratch(part, x.itemsize, backward=True)
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
         sums = borrow("sums", tiles * part.chunk_count * sums_of_tile(part) if points else 0, dtype)
-        gradients = DeformGradients(grad_packed, slots, sums)
+        written = gradients.DeformGradients(grad_packed, slots, sums)
         items, operations = plan.shares * part.chunk_count, 0.1 * work * tiles * part.tiles.size
-        args: tuple = (grad_output, inputs, gradients, part, band)
+        args: tuple = (grad_output, inputs, written, part, band)
         run_with_scratch(kernel, items, operations, scratch, dtype, *args)
         if points:
             point_scratch = point_sizes(part.tiles.size * sizes.taps)
             operations = tiles * part.tiles.size * sizes.taps * (16 + 4 * part.chunk_count)
             args = (sums, masked, grad_points, part, band)
-            run_with_scratch(deform_point_items, tiles, operations, point_scratch, dtype, *args)
+            run_with_scratch(gradients.deform_point_items, tiles, operations, point_scratch, dtype, *args)
     if grad_x is not None:
         items, operations = part.images * sizes.image.height, len(grad_packed)
         target = grad_x.reshape(-1)
-        parallel.run(deform_unpack_items, items, operations, grad_packed, len(packed), target, part)
+        parallel.run(kernels.deform_unpack_items, items, operations, grad_packed, len(packed), target, part)
 
 
 def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: str) -> tuple[Any, tuple]:
@@ -165,17 +132,16 @@ def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: s
     y = np.empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
     if y.size:
         sizes = sample_sizes(x, points, border)
-        call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(x, points, y), backward=False)
-        plan = deform_plan(call, call)
+        plan = _plan(sizes, (x, points, y), backward=False)
         flat_x, flat_points, nothing = (_flat_input(array, x.dtype) for array in (x, points, None))
         for part in (part for parts in plan.parts for part in parts):
             packed = _pack_part(flat_x, part, nothing, nothing)
-            inputs = DeformInputs(packed, PointArrays(flat_points, nothing), nothing)
+            inputs = kernels.DeformInputs(packed, PointArrays(flat_points, nothing), nothing)
             items = part.images * part.tiles.per_image
             operations = 2.0 * items * part.tiles.size * sizes.taps * part.channels
-            scratch = deform_scratch(part, x.itemsize, backward=False)
+            scratch = kernels.deform_scratch(part, x.itemsize, backward=False)
             args = (inputs, y.reshape(-1), part)
-            run_with_scratch(sample_points_items, items, operations, scratch, x.dtype, *args)
+            run_with_scratch(kernels.sample_points_items, items, operations, scratch, x.dtype, *args)
     return y, (x, points)
 
 
@@ -184,28 +150,25 @@ def sample_points_backward(
 ) -> tuple[Any, Any]:
     """Gradients of `sample_points` with respect to x and points."""
     x, points = kept
-    grad_x, grad_points = (
-        np.zeros(a.shape, a.dtype) if needed else None for a, needed in zip(kept, needs, strict=True)
-    )
+    grad_x, grad_points = zeros_where(kept, needs)
     if grad_output.size and any(needs):
-        array_bytes = _bytes(*kept, grad_output, grad_x, grad_points)
-        call = DeformCall(x.shape[0], sample_sizes(x, points, border), x.itemsize, array_bytes, backward=True)
-        plan, nothing = deform_plan(call, call), np.empty(0, x.dtype)
+        sizes, nothing = sample_sizes(x, points, border), np.empty(0, x.dtype)
+        plan = _plan(sizes, (*kept, grad_output, grad_x, grad_points), backward=True)
         arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
         for part in (part for parts in plan.parts for part in parts):
             _backward_part(arrays, nothing, nothing, (grad_x, grad_points, None), plan, part)
     return grad_x, grad_points
 
 
-def _whole_call(call: DeformCall, kept: tuple, steps: dict[str, Any]) -> DeformCall:
-    """What the plan of the whole depends on, of which a forward pass is a part."""
+def _whole_call(kept: tuple, steps: dict[str, Any]) -> DeformCall | None:
+    """What the plan of the whole depends on, if a forward pass is a part of one."""
     whole = whole_of(kept)
     if whole is kept:
-        return call
+        return None
     x, offset, weight, *_ = whole
     outputs = x.shape[0] * weight.shape[0] * math.prod(offset.shape[5:]) * x.itemsize
     sizes = deform_sizes(x, offset, weight, **steps)
-    return DeformCall(x.shape[0], sizes, x.itemsize, _bytes(*whole) + outputs, backward=False)
+    return DeformCall(x.shape[0], sizes, x.itemsize, _bytes(whole) + outputs, backward=False)
 
 
 def _flat_input(array: Any, dtype: np.dtype) -> np.ndarray:
@@ -213,8 +176,17 @@ def _flat_input(array: Any, dtype: np.dtype) -> np.ndarray:
     return np.empty(0, dtype) if array is None else kernel_input(array).reshape(-1)
 
 
-def _bytes(*arrays: Any) -> int:
+def _bytes(arrays: tuple) -> int:
     return sum(array.nbytes for array in arrays if array is not None)
+
+
+def _plan(
+    sizes: DeformSizes, arrays: tuple, *, backward: bool, whole: DeformCall | None = None
+) -> DeformPlan:
+    """For all arrays of a call, of which the first is x, and which may be a part of another one."""
+    x = arrays[0]
+    call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(arrays), backward)
+    return deform_plan(call, whole or call)
 
 
 def _pack_part(x: np.ndarray, part: DeformPart, weight: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -223,5 +195,5 @@ def _pack_part(x: np.ndarray, part: DeformPart, weight: np.ndarray, weights: np.
     packed = borrow("packed", part.images * part.channels * sizes.image.pixels, x.dtype)
     strips = part.chunk_count * -(-sizes.group_outputs // width) if weights.size else 0
     items, operations = strips + part.images * (sizes.image.height + 3), 4 * len(packed) + 2 * len(weights)
-    parallel.run(deform_pack_items, items, operations, x, packed, weight, weights, strips, part)
+    parallel.run(kernels.deform_pack_items, items, operations, x, packed, weight, weights, strips, part)
     return packed

@@ -105,7 +105,7 @@ def _pull_back(
     chunk: int,
 ) -> None:
     """From gradients of columns, those of pixels and points; then the columns in their place."""
-    (image, _, count), size, taps = tile_place(part, tile), part.chunks.size[chunk], part.sizes.taps
+    (image, _, _, count), size, taps = tile_place(part, tile), part.chunks.size[chunk], part.sizes.taps
     base, pitch = packed_at(part, image, chunk), part.sizes.image.pitch
     slot = tile % part.tiles.per_image % band.splits * (len(grads.packed) // band.splits)
     source = PointSource(inputs.packed, base, pitch, size)
@@ -175,16 +175,14 @@ def deform_backward_items(
         for tile in range(band.start, band.stop):
             if _share(tile, part, band) != share:
                 continue
-            image, first, count = tile_place(part, tile)
-            n = part.first_image + image
+            _, n, first, count = tile_place(part, tile)
             at = (n * sizes.outputs + group * outputs) * sizes.positions + first
             for o in range(outputs):
                 copy(scratch.by_output, o * by_output.stride, grad_output, at + o * sizes.positions, count)
             offset_group = chunks.offset_group[chunk]
             set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
             if grads.packed.size or grads.corner_sums.size:
-                rows, turned = by_output.values, by_position.values
-                transpose(turned, ZERO, outputs, rows, ZERO, by_output.stride, outputs, count)
+                transpose(by_position, by_output, outputs, count)
                 right = RightStrips(inputs.weights, weight_at, whole(outputs, TILE_ROWS) * width, width)
                 multiply_rows(columns, by_position, right, (count, across), outputs, FALSE)
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)
@@ -213,8 +211,7 @@ def deform_point_items(
     sizes, chunks = part.sizes, part.chunks
     per_chunk, taps = 4 * part.tiles.size * sizes.taps, sizes.taps
     for item in range(start, stop):
-        image, first, count = tile_place(part, band.start + item)
-        n, chunk = part.first_image + image, 0
+        (_, n, first, count), chunk = tile_place(part, band.start + item), 0
         while chunk < part.chunk_count:
             group, end = chunks.offset_group[part.first_chunk + chunk], chunk + 1
             while end < part.chunk_count and chunks.offset_group[part.first_chunk + end] == group:
@@ -273,8 +270,7 @@ def sample_points_backward_items(
         for tile in range(band.start, band.stop):
             if _share(tile, part, band) != share:
                 continue
-            image, first, count = tile_place(part, tile)
-            n = part.first_image + image
+            _, n, first, count = tile_place(part, tile)
             set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
             for c in range(size):
                 channel = n * sizes.channels + chunks.first[chunk] + c

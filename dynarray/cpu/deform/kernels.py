@@ -88,9 +88,9 @@ def packed_at(part: DeformPart, image: int, chunk: int) -> int:
 
 @borrowing_jit
 def tile_place(part: DeformPart, tile: int) -> tuple:
-    """The image of the part that a tile belongs to, its first position, and how many it has."""
-    first = tile % part.tiles.per_image * part.tiles.size
-    return tile // part.tiles.per_image, first, min(part.tiles.size, part.sizes.positions - first)
+    """The image that a tile belongs to, in the part and of all; its first position, and how many it has."""
+    image, first = tile // part.tiles.per_image, tile % part.tiles.per_image * part.tiles.size
+    return image, part.first_image + image, first, min(part.tiles.size, part.sizes.positions - first)
 
 
 @cached_jit
@@ -125,7 +125,8 @@ def deform_pack_items(
             clear(packed, at, size)
             clear(packed, at + (pitch - 1) * size, size)
             source = ((part.first_image + image) * sizes.channels + first) * height + row - 1
-            transpose(packed, at + size, size, x, source * width, height * width, size, width)
+            pixels = Matrix(x, source * width, height * width)
+            transpose(Matrix(packed, at + size, size), pixels, size, width)
 
 
 @borrowing_jit
@@ -163,7 +164,8 @@ def deform_unpack_items(
                 for k in range(uint64(width * size)):
                     slots[uint64(at) + k] += slots[uint64(other) + k]
             target = ((part.first_image + image) * sizes.channels + first) * height + row
-            transpose(grad_x, target * width, height * width, slots, at, size, width, size)
+            pixels = Matrix(grad_x, target * width, height * width)
+            transpose(pixels, Matrix(slots, at, size), width, size)
 
 
 @cached_jit
@@ -182,13 +184,14 @@ def deform_forward_items(
     across, taps = whole(sizes.group_outputs, width), sizes.taps
     outputs = Matrix(scratch.by_position, ZERO, across + LINE_BYTES // y.itemsize)
     for item in range(start, stop):
-        image, first, count = tile_place(part, item)
-        offset_group, begins = -1, True
+        image, n, first, count = tile_place(part, item)
+        offset_group, begins, add = -1, True, False
         for chunk in range(part.first_chunk, end):
             if chunks.offset_group[chunk] != offset_group:
                 offset_group = chunks.offset_group[chunk]
-                n = part.first_image + image
                 set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
+            if begins:  # the group, in this part
+                add = not chunks.begins[chunk]
             size = chunks.size[chunk]
             source = PointSource(inputs.packed, packed_at(part, image, chunk), sizes.image.pitch, size)
             for tap in range(0, taps, tiles.taps):
@@ -208,27 +211,23 @@ def deform_forward_items(
                 )
             begins = chunk + 1 == end or chunks.group[chunk + 1] != chunks.group[chunk]
             if begins:
-                _write_outputs(y, outputs, bias, part, chunk, item)
+                _write_outputs(y, outputs, bias, part, chunk, item, add)
 
 
 @borrowing_jit
 def _write_outputs(
-    y: np.ndarray, outputs: Matrix, bias: np.ndarray, part: DeformPart, chunk: int, tile: int
+    y: np.ndarray, outputs: Matrix, bias: np.ndarray, part: DeformPart, chunk: int, tile: int, add: bool
 ) -> None:
     """The outputs of a tile and group: with bias, or added to what chunks of other parts gave before."""
     sizes, chunks, values, stride = part.sizes, part.chunks, outputs.values, outputs.stride
-    image, first, count = tile_place(part, tile)
-    add = True
-    for earlier in range(part.first_chunk, chunk + 1):
-        if chunks.group[earlier] == chunks.group[chunk] and chunks.begins[earlier]:
-            add = False
+    _, n, first, count = tile_place(part, tile)
     channel, number = chunks.group[chunk] * sizes.group_outputs, sizes.group_outputs
-    at = ((part.first_image + image) * sizes.outputs + channel) * sizes.positions + first
+    at = (n * sizes.outputs + channel) * sizes.positions + first
     if not add:
         for r in range(count if bias.size else 0):
             for o in range(uint64(number)):
                 values[uint64(r * stride) + o] += bias[uint64(channel) + o]
-        transpose(y, at, sizes.positions, values, ZERO, stride, count, number)
+        transpose(Matrix(y, at, sizes.positions), outputs, count, number)
         return
     for o in range(number):
         for r in range(count):
@@ -237,18 +236,12 @@ def _write_outputs(
 
 @cached_jit
 def sample_points_items(
-    start: int,
-    stop: int,
-    scratch: DeformScratch,
-    inputs: DeformInputs,
-    y: np.ndarray,
-    part: DeformPart,
+    start: int, stop: int, scratch: DeformScratch, inputs: DeformInputs, y: np.ndarray, part: DeformPart
 ) -> None:
     """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
     sizes, chunks, columns = part.sizes, part.chunks, scratch.columns
     for item in range(start, stop):
-        image, first, count = tile_place(part, item)
-        n = part.first_image + image
+        image, n, first, count = tile_place(part, item)
         set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             size = chunks.size[chunk]

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types, uint64
-from numba.extending import intrinsic
+from numba import uint64
 
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import FALSE, TRUE, borrowing_jit, zero_like
-from ..engine.vectors import REGISTER_BYTES, Loop, Writer
+from ..engine.vectors import REGISTER_BYTES, Loop, Writer, written
 
 
 class PointGrid(NamedTuple):
@@ -186,30 +185,27 @@ def set_up_points(
                 x, y = left, y + grid.stride[0]
 
 
-def _over_channels(
-    context: Any, builder: Any, signature: Any, args: Any, write: Callable[[Writer, Any, Any], None]
-) -> Any:
-    """``write(writer, first, count)`` for whole vectors of channels, then for single ones that are left."""
-    wide = Writer(context, builder, signature, args, REGISTER_BYTES)
-    narrow = Writer(context, builder, signature, args, REGISTER_BYTES // wide.lanes)
-    channels = wide.arguments[0].channels
-    lanes, none = channels.type(wide.lanes), channels.type(0)
+def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> None:
+    """``write(corners, own, count)`` for whole vectors of channels, then for single ones that are left.
+
+    These are pointers to the first channel: of each corner of point k, and in the array from `at` on.
+    """
+    builder, (image, points, k, array, at) = writer.builder, writer.arguments[:5]
+    channels, lanes = image.channels, image.channels.type(writer.lanes)
     vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
-    for writer, first, count in ((wide, none, vectors), (narrow, builder.mul(vectors, lanes), rest)):
-        with builder.if_then(builder.icmp_signed(">", count, none)):
-            write(writer, first, count)
-    return context.get_dummy_value()
-
-
-def _corners(writer: Writer, first: Any) -> list[Any]:
-    """Pointers to channel `first` of the corners of point k."""
-    builder, (image, points, k) = writer.builder, writer.arguments[:3]
-    pixel = writer.element(points.at, k)
-    right, below = writer.element(points.right, k), writer.element(points.below, k)
-    pixels = [pixel, builder.add(pixel, right), builder.add(pixel, below)]
-    pixels.append(builder.add(pixels[2], right))
-    start = builder.gep(image.values, [builder.add(image.at, first)])
-    return [builder.gep(start, [builder.mul(pixel, image.channels)]) for pixel in pixels]
+    singles = writer.itemsize, builder.mul(vectors, lanes), rest
+    for size, first, count in ((REGISTER_BYTES, lanes.type(0), vectors), singles):
+        writer.resize(size)
+        with builder.if_then(builder.icmp_signed(">", count, count.type(0))):
+            pixel = writer.element(points.at, k)
+            right, below = (
+                writer.element(points.right, k),
+                builder.add(pixel, writer.element(points.below, k)),
+            )
+            pixels = pixel, builder.add(pixel, right), below, builder.add(below, right)
+            start = builder.gep(image.values, [builder.add(image.at, first)])
+            corners = [builder.gep(start, [builder.mul(pixel, channels)]) for pixel in pixels]
+            write(corners, builder.gep(array, [builder.add(at, first)]), count)
 
 
 def _corner_weights(writer: Writer) -> list[Any]:
@@ -219,73 +215,55 @@ def _corner_weights(writer: Writer) -> list[Any]:
     return [writer.broadcast(writer.element(own, k.type(i))) for i in range(4)]
 
 
-@intrinsic
-def sample_point(typing: Any, image: Any, points: Any, k: Any, out: Any, at: Any) -> Any:
+@written(REGISTER_BYTES)
+def sample_point(writer: Writer, image: Any, points: Any, k: Any, out: Any, at: Any) -> None:
     """out[at + c] = the image at point k, for all channels of a `PointSource`."""
-    return types.void(image, points, types.intp, out, types.intp), _generate_sample
 
-
-def _generate_sample(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    def write(writer: Writer, first: Any, count: Any) -> None:
-        _, _, _, out, at = writer.arguments
-        corners, weights = _corners(writer, first), _corner_weights(writer)
-        target = builder.gep(out, [builder.add(at, first)])
-        with Loop(builder, count, []) as loop:
-            c = builder.mul(loop.k, count.type(writer.lanes))
+    def write(corners: list, target: Any, count: Any) -> None:
+        weights = _corner_weights(writer)
+        with Loop(writer.builder, count, []) as loop:
+            c = writer.builder.mul(loop.k, count.type(writer.lanes))
             total = writer.multiply(weights[0], writer.load(corners[0], c))
             for weight, corner in zip(weights[1:], corners[1:], strict=True):
-                total = writer.add(total, writer.multiply(weight, writer.load(corner, c)))
+                total = writer.multiply_add(total, weight, writer.load(corner, c))
             writer.store(total, target, c)
 
-    return _over_channels(context, builder, signature, args, write)
+    _over_channels(writer, write)
 
 
-@intrinsic
-def spread_point(typing: Any, image: Any, points: Any, k: Any, grad: Any, at: Any) -> Any:
+@written(REGISTER_BYTES)
+def spread_point(writer: Writer, image: Any, points: Any, k: Any, grad: Any, at: Any) -> None:
     """The adjoint of `sample_point`: add the gradient, from `at` on, to the corners of point k."""
-    return types.void(image, points, types.intp, grad, types.intp), _generate_spread
 
-
-def _generate_spread(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    def write(writer: Writer, first: Any, count: Any) -> None:
-        _, _, _, grad, at = writer.arguments
-        corners, weights = _corners(writer, first), _corner_weights(writer)
-        source = builder.gep(grad, [builder.add(at, first)])
-        with Loop(builder, count, []) as loop:
-            c = builder.mul(loop.k, count.type(writer.lanes))
+    def write(corners: list, source: Any, count: Any) -> None:
+        weights = _corner_weights(writer)
+        with Loop(writer.builder, count, []) as loop:
+            c = writer.builder.mul(loop.k, count.type(writer.lanes))
             value = writer.load(source, c)
             for weight, corner in zip(weights, corners, strict=True):
-                writer.store(writer.add(writer.load(corner, c), writer.multiply(weight, value)), corner, c)
+                writer.store(writer.multiply_add(writer.load(corner, c), weight, value), corner, c)
 
-    return _over_channels(context, builder, signature, args, write)
+    _over_channels(writer, write)
 
 
-@intrinsic
-def sum_corners(typing: Any, image: Any, points: Any, k: Any, grad: Any, at: Any, out: Any, to: Any) -> Any:
+@written(REGISTER_BYTES)
+def sum_corners(
+    writer: Writer, image: Any, points: Any, k: Any, grad: Any, at: Any, out: Any, to: Any
+) -> None:
     """For each corner of point k, the sum over channels of gradient * corner, to four places from `to` on."""
-    index = types.intp
-    return types.void(image, points, index, grad, index, out, index), _generate_sums
-
-
-def _generate_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    out, to = Writer(context, builder, signature, args, REGISTER_BYTES).arguments[-2:]
+    builder = writer.builder
     targets = [builder.gep(out, [builder.add(to, to.type(i))]) for i in range(4)]
     for target in targets:
         builder.store(target.type.pointee(0.0), target)
 
-    def write(writer: Writer, first: Any, count: Any) -> None:
-        _, _, _, grad, at, _, _ = writer.arguments
-        corners, source = _corners(writer, first), builder.gep(grad, [builder.add(at, first)])
-
+    def write(corners: list, source: Any, count: Any) -> None:
         def step(s: Any, totals: list) -> list:
             c = builder.mul(s, count.type(writer.lanes))
             value = writer.load(source, c)
-            return [
-                writer.add(total, writer.multiply(value, writer.load(corner, c)))
-                for total, corner in zip(totals, corners, strict=True)
-            ]
+            loaded = (writer.load(corner, c) for corner in corners)
+            return [writer.multiply_add(*pair, value) for pair in zip(totals, loaded, strict=True)]
 
         for total, target in zip(writer.sums(4, count, step), targets, strict=True):
             builder.store(builder.fadd(builder.load(target), writer.total(total)), target)
 
-    return _over_channels(context, builder, signature, args, write)
+    _over_channels(writer, write)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, shared_jit
+from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, interleave
 from ..engine.vectors import in_row
@@ -19,26 +20,20 @@ BLUR_PIXELS = 8192  # that are blurred at once
 
 
 class UnitBlur(NamedTuple):
-    """The taps down columns and along rows."""
+    """Images (N, C, H, W) that are blurred, and the taps down columns and along rows."""
 
+    source: np.ndarray
     down: np.ndarray
     along: np.ndarray
 
 
 class BlurScratch(NamedTuple):
-    """Memory of a thread that blurs."""
+    """Memory of a thread that blurs: room for `BLUR_PIXELS`, or for a row if that is longer."""
 
     lines: Any  # rows after the first pass
     padded: Any  # the same with zeros between them
     result: Any
     field: Any  # see `UnitField`
-
-
-def blur_scratch(blur: UnitBlur, width: int, field: int = 0) -> BlurScratch:
-    """Sizes: room for `BLUR_PIXELS`, or for a row if that is longer."""
-    rows, taps = max(1, BLUR_PIXELS // width), max(map(len, blur))
-    size = rows * (width + taps) + taps
-    return BlurScratch(rows * width, size, size, field)
 
 
 @borrowing_jit
@@ -80,37 +75,24 @@ def _add_scaled(
 
 
 @shared_jit
-def _blur_rows(
-    image: np.ndarray,
-    ends: tuple,
-    blur: UnitBlur,
-    target: np.ndarray,
-    at: int,
-    stride: int,
-    scratch: BlurScratch,
-) -> None:
-    """The rows of the blurred image that lie between `ends`: row i to target[at + i*stride]."""
+def _blur_rows(image: np.ndarray, ends: tuple, blur: UnitBlur, target: Matrix, scratch: BlurScratch) -> None:
+    """The rows of the blurred image that lie between `ends`, to the rows of the target with these numbers."""
     height, width = image.shape
     first, end, group = max(0, ends[0]), min(height, ends[1]), max(1, BLUR_PIXELS // width)
     for top in range(first, end, group):
         rows = min(group, end - top)
         pitch = _blur(image, top, rows, blur, scratch)
         for row in range(rows):
-            copy(target, at + (top + row) * stride, scratch.result, row * pitch, width)
+            to = target.at + (top + row) * target.stride
+            copy(target.values, to, scratch.result, row * pitch, width)
 
 
 @borrowing_cached_jit
 def pack_unit_items(
-    start: int,
-    stop: int,
-    scratch: BlurScratch,
-    source: np.ndarray,
-    blur: UnitBlur,
-    field: UnitField,
-    planes: UnitPlanes,
+    start: int, stop: int, scratch: BlurScratch, blur: UnitBlur, field: UnitField, planes: UnitPlanes
 ) -> None:
     """Items: planes of the block, (images, source channel)."""
-    layout, block, cells = planes.layout, planes.block, planes.layout.cells
+    source, layout, block, cells = blur.source, planes.layout, planes.block, planes.layout.cells
     for item in range(start, stop):
         first = (block.image + item // block.sources) * cells.images
         channel = block.source + item % block.sources
@@ -118,8 +100,8 @@ def pack_unit_items(
         if cells.step == 1:
             clear(planes.pixels, at, layout.plane)
             at += layout.x.before - block.first * layout.stride
-            ends = block.first, block.first + layout.rows
-            _blur_rows(source[first, channel], ends, blur, planes.pixels, at, layout.stride, scratch)
+            ends, plane = (block.first, block.first + layout.rows), Matrix(planes.pixels, at, layout.stride)
+            _blur_rows(source[first, channel], ends, blur, plane, scratch)
             continue
         for row in range(0, layout.rows, field.rows):
             clear(scratch.field, 0, scratch.field.size)
@@ -129,7 +111,7 @@ def pack_unit_items(
                     top = block.first + row + i * cells.height
                     to = (n * field.height + i * field.rows - top) * field.width + layout.x.before
                     ends = top, top + field.height // field.bands
-                    _blur_rows(image, ends, blur, scratch.field, to, field.width, scratch)
+                    _blur_rows(image, ends, blur, Matrix(scratch.field, to, field.width), scratch)
             for k in range(min(field.rows, layout.rows - row)):
                 to, begin = at + (row + k) * layout.stride, k * field.width
                 columns = layout.stride // cells.step
@@ -138,20 +120,14 @@ def pack_unit_items(
 
 @borrowing_cached_jit
 def blur_items(
-    start: int,
-    stop: int,
-    scratch: BlurScratch,
-    source: np.ndarray,
-    blur: UnitBlur,
-    target: np.ndarray,
-    first: tuple,
+    start: int, stop: int, scratch: BlurScratch, blur: UnitBlur, target: np.ndarray, first: tuple
 ) -> None:
     """Items: (image, channel). The blurred image, to the place in `target` that lies `first` further."""
-    height, width = source.shape[2:]
+    source, (height, width) = blur.source, blur.source.shape[2:]
     for item in range(start, stop):
         image, channel = item // source.shape[1], item % source.shape[1]
-        out = in_row(target[first[0] + image, first[1] + channel])
-        _blur_rows(source[image, channel], (ZERO, height), blur, out, ZERO, width, scratch)
+        out = Matrix(in_row(target[first[0] + image, first[1] + channel]), ZERO, width)
+        _blur_rows(source[image, channel], (ZERO, height), blur, out, scratch)
 
 
 @borrowing_cached_jit
@@ -159,14 +135,13 @@ def multiply_blurred_items(
     start: int,
     stop: int,
     scratch: BlurScratch,
-    source: np.ndarray,
     blur: UnitBlur,
     grad: np.ndarray,
     first: tuple,
     totals: np.ndarray,
 ) -> None:
     """Items: (image, channel) of `grad`. Adds to `totals` the sum of gradient times blurred image."""
-    height, width = source.shape[2:]
+    source, (height, width) = blur.source, blur.source.shape[2:]
     group = max(1, BLUR_PIXELS // width)
     for item in range(start, stop):
         image, channel = item // grad.shape[1], item % grad.shape[1]
@@ -180,21 +155,17 @@ def multiply_blurred_items(
 
 
 def run_blurring(
-    kernel: Callable[..., None],
-    items: int,
-    pixels: int,
-    source: np.ndarray,
-    taps: UnitBlur,
-    *args: Any,
-    field: int = 0,
+    kernel: Callable[..., None], items: int, pixels: int, blur: UnitBlur, *args: Any, field: int = 0
 ) -> None:
     """Run a kernel that blurs so many pixels in all; `field`: the scratch it needs beyond."""
-    operations = float(pixels * (len(taps.down) + len(taps.along)))
-    sizes = blur_scratch(taps, source.shape[3], field)
-    run_with_scratch(kernel, items, operations, sizes, source.dtype, source, taps, *args)
+    (source, down, along), width = blur, blur.source.shape[3]
+    rows, longest = max(1, BLUR_PIXELS // width), max(len(down), len(along))
+    size = rows * (width + longest) + longest
+    sizes, operations = BlurScratch(rows * width, size, size, field), float(pixels * (len(down) + len(along)))
+    run_with_scratch(kernel, items, operations, sizes, source.dtype, blur, *args)
 
 
-def blur_into(target: np.ndarray, first: tuple[int, int], source: np.ndarray, taps: UnitBlur) -> None:
+def blur_into(target: np.ndarray, first: tuple[int, int], blur: UnitBlur) -> None:
     """The blurred images to target, from the first (image, channel) on."""
-    items = source.shape[0] * source.shape[1]
-    run_blurring(blur_items, items, source.size, source, taps, target, first)
+    items = blur.source.shape[0] * blur.source.shape[1]
+    run_blurring(blur_items, items, blur.source.size, blur, target, first)

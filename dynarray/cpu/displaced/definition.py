@@ -8,24 +8,15 @@ number. What is NaN stays NaN whatever is added: the common case, NaN everywhere
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import borrowing_cached_jit, literal_jit
 from .blur import UnitBlur, blur_into
-from .kernels import UnitParameters, split_displacement
+from .kernels import UnitTargets, split_displacement
 
 DEFINITION_BYTES = 4 * 1024 * 1024  # of blurred channels at a time
-
-
-class UnitTargets(NamedTuple):
-    """Some target channels: see `kernels.prepare_unit_items`."""
-
-    parameters: UnitParameters
-    transposed: bool
-    first: int
 
 
 @literal_jit
@@ -117,19 +108,17 @@ def correlate_again_items(
                 totals[item, source + s, g] = _sum_over(total, blurred[s], grad_output[o], place, kind)
 
 
-def _blurred_channels(source: np.ndarray, image: int, taps: UnitBlur) -> Iterator[tuple[int, np.ndarray]]:
+def _blurred_channels(blur: UnitBlur, image: int) -> Iterator[tuple[int, np.ndarray]]:
     """The blurred channels of an image, some at a time, and the first of these."""
-    together = max(1, DEFINITION_BYTES // max(1, source[0, 0].nbytes))
-    for first in range(0, source.shape[1], together):
-        some = source[image : image + 1, first : first + together]
+    together = max(1, DEFINITION_BYTES // max(1, blur.source[0, 0].nbytes))
+    for first in range(0, blur.source.shape[1], together):
+        some = blur.source[image : image + 1, first : first + together]
         blurred = np.empty_like(some)
-        blur_into(blurred, (0, 0), some, taps)
+        blur_into(blurred, (0, 0), blur._replace(source=some))
         yield first, blurred[0]
 
 
-def displace_again(
-    source: np.ndarray, taps: UnitBlur, targets: UnitTargets, base: np.ndarray, target: np.ndarray
-) -> None:
+def displace_again(blur: UnitBlur, targets: UnitTargets, base: np.ndarray, target: np.ndarray) -> None:
     """Where target (N, T, H, W) is not finite: write `base` and what units read of the blurred source."""
     for image, result in enumerate(target):
         wrong = ~np.isfinite(result)
@@ -137,18 +126,13 @@ def displace_again(
             continue
         np.copyto(result, base[:, None, None], where=wrong)
         work = float(wrong.sum()) * targets.parameters.weight.size
-        for first, blurred in _blurred_channels(source, image, taps):
+        for first, blurred in _blurred_channels(blur, image):
             arguments = (blurred, first, targets, wrong, result)
             parallel.run(displace_again_items, len(result), work, *arguments)
 
 
 def correlate_again(
-    x: np.ndarray,
-    grad_output: np.ndarray,
-    taps: UnitBlur,
-    targets: UnitTargets,
-    sums: np.ndarray,
-    results: Sequence[tuple[int, np.ndarray]],
+    blur: UnitBlur, grad_output: np.ndarray, targets: UnitTargets, sums: np.ndarray, results: list
 ) -> None:
     """Write the gradients of kinds as in `finish_unit_items` of the units whose sums are not finite."""
     with np.errstate(all="ignore"):
@@ -158,10 +142,10 @@ def correlate_again(
     weight = targets.parameters.weight[targets.first : targets.first + len(sums)]
     for kind, result in results:
         totals = np.where(wrong, 0, np.nan)
-        for image in range(len(x)):
-            for first, blurred in _blurred_channels(x, image, taps):
+        for image in range(len(grad_output)):
+            for first, blurred in _blurred_channels(blur, image):
                 arguments = (blurred, first, grad_output[image], targets, kind, totals)
-                work = 8.0 * float(wrong.sum()) * x[0, 0].size
+                work = 8.0 * float(wrong.sum()) * blur.source[0, 0].size
                 parallel.run(correlate_again_items, len(sums), work, *arguments)
         with np.errstate(all="ignore"):
             found = weight * totals if kind else totals
@@ -169,14 +153,14 @@ def correlate_again(
             np.copyto(part, found, where=wrong, casting="same_kind")
 
 
-def product_again(x: np.ndarray, both: Sequence[UnitBlur], grad: np.ndarray, first: tuple[int, int]) -> float:
-    """Sum of the gradient times both blurred images of x together, from the first (image, channel) on."""
+def product_again(both: Sequence[UnitBlur], grad: np.ndarray, first: tuple[int, int]) -> float:
+    """Sum of the gradient times both blurred images together, from the first (image, channel) on."""
     image, channel = first
-    part = np.ascontiguousarray(x[image : image + len(grad), channel : channel + grad.shape[1]])
-    total = np.zeros(grad.shape)
-    for taps in both:
+    part = both[0].source[image : image + len(grad), channel : channel + grad.shape[1]]
+    part, total = np.ascontiguousarray(part), np.zeros(grad.shape)
+    for blur in both:
         blurred = np.empty_like(part)
-        blur_into(blurred, (0, 0), part, taps)
+        blur_into(blurred, (0, 0), blur._replace(source=part))
         total += blurred
     with np.errstate(all="ignore"):
         return float((total * grad).sum())

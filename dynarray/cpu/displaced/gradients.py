@@ -5,15 +5,8 @@ import numpy as np
 from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES, in_row
-from .kernels import (
-    UnitParameters,
-    UnitSources,
-    fill_places,
-    place_units,
-    read_together,
-    split_displacement,
-    unit_breadth,
-)
+from . import kernels
+from .kernels import UnitSources, UnitTargets
 from .plan import UnitPlanes, Units, UnitScratch
 from .tiles import UNIT_ROWS, UNIT_SUMS, UnitPointer, correlate_units
 
@@ -37,19 +30,19 @@ def correlate_unit_items(
     A lane adds up the rows of a tile, then some tiles, in the precision of the input, and these go into
     float64: the chains are as short as those of pairwise summation.
     """
-    layout, block, breadth = planes.layout, planes.block, unit_breadth(planes.pixels)
+    layout, block, breadth = planes.layout, planes.block, kernels.unit_breadth(planes.pixels)
     parts, tiles_across = -(-block.sources // layout.channels), -(-layout.x.size // breadth)
     lane_sums, tile = UnitPointer(scratch.sums, 0), UnitPointer(scratch.tiles, 0)
     top, bottom = block.tile * UNIT_ROWS, (block.tile + block.tiles) * UNIT_ROWS
-    fill_places(scratch.places, units, layout)
+    kernels.fill_places(scratch.places, units, layout)
     for item in range(start, stop):
         begin, channel = item // parts * CORRELATED_TARGETS, item % parts * layout.channels
         end = min(begin + CORRELATED_TARGETS, len(units.y))
         if layout.free:  # what units read moves with the tile
-            sources = read_together(channel, ZERO, units, planes)
-            place_units(scratch, units, (begin, end), sources, (ZERO, ZERO), planes)
+            sources = kernels.read_together(channel, ZERO, units, planes)
+            kernels.place_units(scratch, units, (begin, end), sources, (ZERO, ZERO), planes)
         for image in range(block.images):
-            sources = read_together(channel, image, units, planes)
+            sources = kernels.read_together(channel, image, units, planes)
             for t in range(begin, end):
                 grad_plane, chain = grad_output[block.image + image, first_target + t], 0
                 clear(scratch.sums, 0, scratch.sums.size)
@@ -58,7 +51,7 @@ def correlate_unit_items(
                         _load_tile(scratch.tiles, grad_plane, row, column, breadth)
                         at, placed = sources.at + row * layout.stride + column, (t - begin) * sources.units
                         if not layout.free:
-                            place_units(scratch, units, (t, t + 1), sources, (row, column), planes)
+                            kernels.place_units(scratch, units, (t, t + 1), sources, (row, column), planes)
                             at, placed = sources.at, 0
                         pixels, offsets = UnitPointer(planes.pixels, at), UnitPointer(scratch.offsets, placed)
                         correlate_units(lane_sums, tile, pixels, layout.stride, offsets, sources.units)
@@ -94,26 +87,21 @@ def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSo
 
 @borrowing_cached_jit
 def finish_unit_items(
-    start: int,
-    stop: int,
-    sums: np.ndarray,
-    parameters: UnitParameters,
-    first: int,
-    kind: int,
-    result: np.ndarray,
+    start: int, stop: int, sums: np.ndarray, targets: UnitTargets, kind: int, result: np.ndarray
 ) -> None:
     """Items: target channels. result[o, c, g, kind - 1], or [o, c, g, 0], from the sums of a unit.
 
     The value of what it reads (kind 0), its derivatives by the displacement (1, 2), or, where the planes are
     derivatives themselves, the value once more (3, 4); all but the first are times the weight.
     """
-    weight, displacement, size = parameters
+    weight, displacement, size = targets.parameters
     for item in range(start, stop):
-        o = first + item
+        o = targets.first + item
         for c in range(weight.shape[1]):
             for g in range(weight.shape[2]):
                 upper, upper_right, lower, lower_right = sums[item, c, g]
-                _, y, _, x = split_displacement(displacement[o, c, g, 0], displacement[o, c, g, 1], size)
+                dy, dx = displacement[o, c, g, 0], displacement[o, c, g, 1]
+                _, y, _, x = kernels.split_displacement(dy, dx, size)
                 upper_slope, lower_slope = upper_right - upper, lower_right - lower
                 upper, lower = upper + x * upper_slope, lower + x * lower_slope
                 w = weight[o, c, g]

@@ -19,6 +19,14 @@ class UnitParameters(NamedTuple):
     size: tuple[int, int]  # of the image
 
 
+class UnitTargets(NamedTuple):
+    """Some target channels. Transposed: these are the input channels, displacements are opposite."""
+
+    parameters: UnitParameters
+    transposed: bool
+    first: int
+
+
 class UnitSources(NamedTuple):
     """Source channels that are read together."""
 
@@ -48,14 +56,9 @@ class UnitPart(NamedTuple):
 
 
 @borrowing_cached_jit
-def prepare_unit_items(
-    start: int, stop: int, parameters: UnitParameters, transposed: bool, first: int, units: Units
-) -> None:
-    """Items: target channels. `transposed`: targets are the input channels, displacements are opposite.
-
-    A unit that is not finite adds 0 or NaN, and its target channel is poisoned: see `definition`.
-    """
-    weight, displacement, size = parameters
+def prepare_unit_items(start: int, stop: int, targets: UnitTargets, units: Units) -> None:
+    """Items: target channels. What is not finite adds 0 or NaN, and poisons its channel: see `definition`."""
+    (weight, displacement, size), transposed, first = targets
     zero = zero_like(weight)
     for item in range(start, stop):
         target, poison = first + item, zero
@@ -145,12 +148,7 @@ def place_units(
 
 @rolled_jit
 def displace_items(
-    start: int,
-    stop: int,
-    scratch: UnitScratch,
-    planes: UnitPlanes,
-    units: Units,
-    output: UnitOutput,
+    start: int, stop: int, scratch: UnitScratch, planes: UnitPlanes, units: Units, output: UnitOutput
 ) -> None:
     """Items: (images, row of tiles, part of that, UNIT_CHUNK target channels), of which some at once.
 

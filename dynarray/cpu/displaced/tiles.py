@@ -25,16 +25,13 @@ Sums stay in registers over all units that a call is given, output gradients ove
 vectoriser does not arrive at that by itself, so these loops are written as vector instructions.
 """
 
-from functools import partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
+from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
 
 UNIT_ROWS = 7  # of a tile
 # Of a row of a tile: its outputs fit into registers with the operands.
@@ -52,70 +49,47 @@ class UnitPointer(NamedTuple):
     at: int
 
 
-class _TileWriter(Writer):
-    """Vectors of one register, and rows of them."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
-        super().__init__(context, builder, signature, args, REGISTER_BYTES)
-        self._index = args[-1].type
-
-    def pointer(self, place: UnitPointer) -> Any:
-        return self.builder.gep(place.array, [place.at])
-
-    def at(self, number: int) -> Any:
-        """Where a vector of a run of them begins."""
-        return self._index(number * self.lanes)
-
-    def row(self, pointer: Any, in_cells: bool) -> list[tuple[Any, Any]]:
-        """For each vector of a row of a tile, the pixels and the pixels next to them."""
-        pixels = [self.load(pointer, self.at(j)) for j in range(UNIT_VECTORS + in_cells)]
-        if in_cells:  # the next pixels of all cells are the next vector
-            return list(pairwise(pixels))
-        if not MANY_REGISTERS:
-            return [(x, self.load(pointer, self._index(j * self.lanes + 1))) for j, x in enumerate(pixels)]
-        ends = [*pixels[1:], self.broadcast(self.element(pointer, self.at(UNIT_VECTORS)))]
-        ahead = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), list(range(1, self.lanes + 1)))
-        return [(x, self.builder.shuffle_vector(x, end, ahead)) for x, end in zip(pixels, ends, strict=True)]
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self.add(self.multiply(a, b), c)
+def _pointer(writer: Writer, place: UnitPointer) -> Any:
+    return writer.builder.gep(place.array, [place.at])
 
 
-def _add_units(in_cells: bool) -> Any:
-    """Either kind of `add_units`."""
-
-    @intrinsic
-    def add_units(
-        typing: Any, tile: Any, planes: Any, stride: Any, offsets: Any, factors: Any, count: Any
-    ) -> Any:
-        """Add to the tile at a `UnitPointer` what `count` units read.
-
-        Unit k has the factors ``factors[UNIT_FACTORS*k:]`` and begins at ``planes[offsets[k]]``, all three
-        `UnitPointer`; rows of a plane lie `stride` apart.
-        """
-        signature = types.void(tile, planes, types.intp, offsets, factors, types.intp)
-        return signature, partial(_generate_add_units, in_cells)
-
-    return add_units
+def _vector_at(writer: Writer, number: int) -> Any:
+    """Where a vector of a run of them begins."""
+    return ir.IntType(64)(number * writer.lanes)
 
 
-# Where lanes hold pixels side by side, and where they hold one pixel of as many cells.
-add_units, add_units_in_cells = _add_units(False), _add_units(True)
+def _row(writer: Writer, pointer: Any) -> list[tuple[Any, Any]]:
+    """For each vector of a row of a tile, the pixels and the pixels next to them."""
+    builder, lanes, in_cells = writer.builder, writer.lanes, writer.variant
+    pixels = [writer.load(pointer, _vector_at(writer, j)) for j in range(UNIT_VECTORS + in_cells)]
+    if in_cells:  # the next pixels of all cells are the next vector
+        return list(pairwise(pixels))
+    if not MANY_REGISTERS:
+        number = ir.IntType(64)
+        return [(x, writer.load(pointer, number(j * lanes + 1))) for j, x in enumerate(pixels)]
+    ends = [*pixels[1:], writer.broadcast(writer.element(pointer, _vector_at(writer, UNIT_VECTORS)))]
+    ahead = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(1, lanes + 1)))
+    return [(x, builder.shuffle_vector(x, end, ahead)) for x, end in zip(pixels, ends, strict=True)]
 
 
-def _generate_add_units(in_cells: bool, context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = _TileWriter(context, builder, signature, args)
-    tile, planes, stride, offsets, factors, count = writer.arguments
-    tile, planes, offsets, factors = map(writer.pointer, (tile, planes, offsets, factors))
+def _write_add_units(
+    writer: Writer, tile: Any, planes: Any, stride: Any, offsets: Any, factors: Any, count: Any
+) -> None:
+    """Add to the tile at a `UnitPointer` what `count` units read.
+
+    Unit k has the factors ``factors[UNIT_FACTORS*k:]`` and begins at ``planes[offsets[k]]``, all three
+    `UnitPointer`; rows of a plane lie `stride` apart.
+    """
+    builder = writer.builder
+    tile, planes, offsets, factors = (_pointer(writer, each) for each in (tile, planes, offsets, factors))
 
     def between(row: Any, fraction: Any) -> list:
         """A row of the tile, interpolated between columns."""
         return [
-            writer.multiply_add(fraction, builder.fsub(following, x), x)
-            for x, following in writer.row(row, in_cells)
+            writer.multiply_add(x, fraction, builder.fsub(following, x)) for x, following in _row(writer, row)
         ]
 
-    before = [writer.load(tile, writer.at(i)) for i in range(UNIT_ROWS * UNIT_VECTORS)]
+    before = [writer.load(tile, _vector_at(writer, i)) for i in range(UNIT_ROWS * UNIT_VECTORS)]
     with Loop(builder, count, before + [writer.zero] * (PAIRED_ROWS // 2 * UNIT_VECTORS)) as loop:
         row = builder.gep(planes, [builder.sext(writer.element(offsets, loop.k), count.type)])
         own = builder.gep(factors, [builder.mul(loop.k, count.type(UNIT_FACTORS))])
@@ -129,55 +103,54 @@ def _generate_add_units(in_cells: bool, context: Any, builder: Any, signature: A
             for j in range(UNIT_VECTORS):
                 at, shared = i * UNIT_VECTORS + j, (UNIT_ROWS + i // 2) * UNIT_VECTORS + j
                 if i >= PAIRED_ROWS:
-                    sums[at] = writer.multiply_add(above, upper[j], sums[at])
-                    sums[at] = writer.multiply_add(below, lower[j], sums[at])
+                    sums[at] = writer.multiply_add(sums[at], above, upper[j])
+                    sums[at] = writer.multiply_add(sums[at], below, lower[j])
                 elif i % 2 == 0:
-                    sums[at] = writer.multiply_add(above, builder.fsub(upper[j], lower[j]), sums[at])
-                    sums[shared] = writer.multiply_add(both, lower[j], sums[shared])
+                    sums[at] = writer.multiply_add(sums[at], above, builder.fsub(upper[j], lower[j]))
+                    sums[shared] = writer.multiply_add(sums[shared], both, lower[j])
                 else:
-                    sums[at] = writer.multiply_add(below, builder.fsub(lower[j], upper[j]), sums[at])
+                    sums[at] = writer.multiply_add(sums[at], below, builder.fsub(lower[j], upper[j]))
             upper = lower
         loop.values = sums
     for i, j in product(range(UNIT_ROWS), range(UNIT_VECTORS)):
         value, shared = loop.values[i * UNIT_VECTORS + j], (UNIT_ROWS + i // 2) * UNIT_VECTORS + j
         value = builder.fadd(value, loop.values[shared]) if i < PAIRED_ROWS else value
-        writer.store(value, tile, writer.at(i * UNIT_VECTORS + j))
-    return context.get_dummy_value()
+        writer.store(value, tile, _vector_at(writer, i * UNIT_VECTORS + j))
 
 
-@intrinsic
+# Where lanes hold pixels side by side, and where they hold one pixel of as many cells.
+add_units, add_units_in_cells = (
+    written(REGISTER_BYTES, in_cells)(_write_add_units) for in_cells in (False, True)
+)
+
+
+@written(REGISTER_BYTES, False)
 def correlate_units(
-    typing: Any, sums: Any, tile: Any, planes: Any, stride: Any, offsets: Any, count: Any
-) -> Any:
+    writer: Writer, sums: Any, tile: Any, planes: Any, stride: Any, offsets: Any, count: Any
+) -> None:
     """Add to `UNIT_SUMS` vectors for each of `count` units: the tile times what each of its pixels reads.
 
     Arguments as those of `add_units`.
     """
-    signature = types.void(sums, tile, planes, types.intp, offsets, types.intp)
-    return signature, _generate_correlate_units
-
-
-def _generate_correlate_units(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = _TileWriter(context, builder, signature, args)
-    sums, tile, planes, stride, offsets, count = writer.arguments
-    sums, tile, planes, offsets = map(writer.pointer, (sums, tile, planes, offsets))
-    grad_output = [writer.load(tile, writer.at(i)) for i in range(UNIT_ROWS * UNIT_VECTORS)]
+    builder = writer.builder
+    sums, tile, planes, offsets = (_pointer(writer, each) for each in (sums, tile, planes, offsets))
+    grad_output = [writer.load(tile, _vector_at(writer, i)) for i in range(UNIT_ROWS * UNIT_VECTORS)]
     with Loop(builder, count, []) as loop:
         row = builder.gep(planes, [builder.sext(writer.element(offsets, loop.k), count.type)])
-        own = builder.gep(sums, [builder.mul(loop.k, writer.at(UNIT_SUMS))])
-        for at, terms in enumerate(_partial_sums(writer, row, stride, grad_output)):
+        own = builder.gep(sums, [builder.mul(loop.k, _vector_at(writer, UNIT_SUMS))])
+        for number, terms in enumerate(_partial_sums(writer, row, stride, grad_output)):
             while len(terms) > 1:  # pairwise
                 pairs = zip(terms[::2], terms[1::2], strict=False)
                 terms = [builder.fadd(*pair) for pair in pairs] + terms[len(terms) & ~1 :]
-            writer.store(builder.fadd(writer.load(own, writer.at(at)), terms[0]), own, writer.at(at))
-    return context.get_dummy_value()
+            at = _vector_at(writer, number)
+            writer.store(builder.fadd(writer.load(own, at), terms[0]), own, at)
 
 
-def _partial_sums(writer: _TileWriter, row: Any, stride: Any, grad_output: list) -> list[list]:
+def _partial_sums(writer: Writer, row: Any, stride: Any, grad_output: list) -> list[list]:
     """For each of `UNIT_SUMS`, sums of a few rows each, as short chains lose less to rounding."""
     parts: list[list[list]] = []
     for i in range(UNIT_ROWS + 1):
-        pixels = writer.row(row, False)
+        pixels = _row(writer, row)
         row = writer.builder.gep(row, [stride])
         if i % UNIT_CHAIN == 0 and i < UNIT_ROWS:
             parts.append([[writer.zero] * UNIT_SUMS for _ in range(UNIT_VECTORS)])
@@ -186,5 +159,5 @@ def _partial_sums(writer: _TileWriter, row: Any, stride: Any, grad_output: list)
             if 0 <= i - lower < UNIT_ROWS:
                 part = parts[(i - lower) // UNIT_CHAIN][j]
                 factor, at = grad_output[(i - lower) * UNIT_VECTORS + j], 2 * lower + right
-                part[at] = writer.multiply_add(factor, pixels[j][right], part[at])
+                part[at] = writer.multiply_add(part[at], factor, pixels[j][right])
     return [[sums[at] for part in parts for sums in part] for at in range(UNIT_SUMS)]

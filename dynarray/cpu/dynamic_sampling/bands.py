@@ -82,12 +82,6 @@ def _rows_of_bands(call: SampleCall) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _rows_of_block(call: SampleCall) -> int:
-    """Rows of outputs of a block."""
-    most = SAMPLING_BLOCK_BYTES // max(1, _tap_bytes(call))
-    return max(1, min(SAMPLING_BLOCK_ROWS, (most - _sample_halo(call) - 1) // call.rows.stride + 1))
-
-
 def _sample_halo(call: SampleCall) -> int:
     """Rows from the first to the last on which samples of a row of outputs are centred."""
     return (call.rows.samples - 1) * call.rows.sample_stride
@@ -121,8 +115,9 @@ def _tap_columns(call: SampleCall) -> np.ndarray:
 
 def _plan_band(call: SampleCall, rows: tuple[int, int]) -> SamplePlan:
     columns, left, stretch = _line_layout(call)
-    step, block = call.columns.stride, _rows_of_block(call)
-    line = stretch * step
+    step, most = call.columns.stride, SAMPLING_BLOCK_BYTES // max(1, _tap_bytes(call))
+    line, fitting = stretch * step, (most - _sample_halo(call) - 1) // call.rows.stride + 1
+    block = max(1, min(SAMPLING_BLOCK_ROWS, fitting))  # rows of outputs
     wanted = (np.arange(*rows) * call.rows.stride)[:, None] + call.rows.centres()
     within = (wanted >= 0) & (wanted < call.rows.size)
     image, centres = np.append(np.unique(wanted[within]), -1), np.unique(wanted)
@@ -164,24 +159,14 @@ def _runs(columns: np.ndarray, outputs: int, stretch: int) -> np.ndarray:
 
 
 def _widths(call: SampleCall, plan: SamplePlan, margins: bool) -> SampleWidths:
-    strip = REGISTER_BYTES // call.itemsize
+    lanes = REGISTER_BYTES // call.itemsize
     line = plan.image.step * plan.image.stretch
-    row, padded_line = (-(-size // strip) * strip for size in (call.columns.outputs, line))
+    row, padded_line = (-(-size // lanes) * lanes for size in (call.columns.outputs, line))
     margin = whole_lines(int(plan.samples.columns.max())) if margins else 0
     pitch = margin + padded_line if margins else row
     tap = plan.block_centres * line
     output = call.rows.kernel * call.columns.kernel * tap if call.attended else 0
     return SampleWidths(row, line, padded_line, margin, pitch, tap, output)
-
-
-def _distances(call: SampleCall, plan: SamplePlan, widths: SampleWidths) -> SampleDistances:
-    taps, regions = call.rows.kernel * call.columns.kernel, call.rows.samples * call.columns.samples
-    return SampleDistances(
-        kernels=np.arange(taps) * widths.pitch,
-        taps=np.arange(taps) * widths.tap,
-        regions=np.arange(regions) * (PRODUCT_ROWS * widths.pitch),
-        channels=np.arange(call.channels) * plan.channel,
-    )
 
 
 # ---- packing
@@ -204,9 +189,14 @@ def pack_band(
     )
     central = _pack_central(inputs.position_attention, call.attention_residual, plan.centres, widths.line)
     ones = np.ones(max(call.columns.outputs, widths.line) + ELEMENTS_BEHIND, x.dtype)
-    return SampleBand(
-        call, plan, widths, _distances(call, plan, widths), inputs, lines, totals, central, ones
+    taps, regions = call.rows.kernel * call.columns.kernel, call.rows.samples * call.columns.samples
+    distances = SampleDistances(
+        kernels=np.arange(taps) * widths.pitch,
+        taps=np.arange(taps) * widths.tap,
+        regions=np.arange(regions) * (PRODUCT_ROWS * widths.pitch),
+        channels=np.arange(call.channels) * plan.channel,
     )
+    return SampleBand(call, plan, widths, distances, inputs, lines, totals, central, ones)
 
 
 def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int) -> np.ndarray:

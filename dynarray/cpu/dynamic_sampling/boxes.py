@@ -43,6 +43,7 @@ class BoxSteps(NamedTuple):
 
     size: tuple  # of an image
     stride: tuple
+    wide: int  # positions of a row
     rows: np.ndarray  # from a position on
     places: np.ndarray  # (places, 2): of the kernel on which boxes are centred, from a position on
     spans: np.ndarray  # (places, columns, 3): outputs that read inside, from and to, and what the first reads
@@ -70,7 +71,6 @@ def box_items(
     target: np.ndarray,
     images: np.ndarray,
     first: int,
-    wide: int,
     steps: BoxSteps,
 ) -> None:
     """Items (image, place): box sums of `images` around places of each position, from row `first` on.
@@ -79,6 +79,7 @@ def box_items(
     """
     (height, width), flat, places, spans = steps.size, images.reshape(-1), steps.places, steps.spans
     to, size, step, row = target.reshape(-1), target.shape[2], uint64(steps.stride[1]), scratch.row
+    wide = steps.wide
     for item in range(start, stop):
         image, place = item // len(places), item % len(places)
         clear(to, item * size, size)
@@ -105,7 +106,6 @@ def spread_box_items(
     grad: np.ndarray,
     images: np.ndarray,
     first: int,
-    wide: int,
     steps: BoxSteps,
 ) -> None:
     """Items (image): the adjoint of `box_items`, added to `images` (N, ., H, W).
@@ -114,7 +114,7 @@ def spread_box_items(
     """
     (height, width), flat, places, spans = steps.size, images.reshape(-1), steps.places, steps.spans
     gradient, slots, terms, size = grad.reshape(-1), *grad.shape[1:]
-    sums, row, step = scratch.sums, scratch.row, uint64(steps.stride[1])
+    sums, row, step, wide = scratch.sums, scratch.row, uint64(steps.stride[1]), steps.wide
     for item in range(start * len(places), stop * len(places)):
         image, place, n, term = item // len(places), item % len(places), item // terms, item % terms
         for r in range(size // wide):
@@ -225,37 +225,31 @@ def dot_gradient_items(
 
 
 def box_steps(
-    size: tuple[int, int],
-    stride: tuple[int, int],
-    wide: int,
-    places: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    size: tuple[int, int], stride: tuple[int, int], wide: int, places: np.ndarray, offsets: list[np.ndarray]
 ) -> BoxSteps:
-    """Boxes of these offsets around places (places, 2) of each of `wide` outputs in a row."""
+    """Boxes of offsets, down and along, around places (places, 2) of each of `wide` outputs in a row."""
+    rows, columns = offsets
     shifts = places[:, 1:] + columns
     low = np.clip(-(shifts // stride[1]), 0, wide)
     end = np.clip((size[1] - 1 - shifts) // stride[1] + 1, low, wide)
     spans = np.stack([low, end, low * stride[1] + shifts], axis=-1)
-    return BoxSteps(size, stride, rows, places, spans)
+    return BoxSteps(size, stride, wide, rows, np.ascontiguousarray(places), spans)
 
 
-def make_boxes(name: str, images: np.ndarray, rows: slice, wide: int, steps: BoxSteps) -> np.ndarray:
+def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> np.ndarray:
     """(n, places of all images, P): box sums of images (n, ., H, W)."""
-    items, size = prod(images.shape[:2]) * len(steps.places), (rows.stop - rows.start) * wide
-    boxes = borrow(name, items * size, images.dtype).reshape(len(images), -1, size)
-    work = float(boxes.size) * 2 * len(steps.rows)
-    arguments = (boxes, images, rows.start, wide, steps)
-    run_with_scratch(box_items, items, work, BoxScratch(steps.size[1], 0), images.dtype, *arguments)
+    items, size = prod(images.shape[:2]) * len(steps.places), (rows.stop - rows.start) * steps.wide
+    boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
+    scratch, work = BoxScratch(steps.size[1], 0), float(boxes.size) * 2 * len(steps.rows)
+    run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
     return boxes
 
 
 def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSteps) -> None:
     """The adjoint of `make_boxes`, added to the images."""
-    wide = grad.shape[3] // (rows.stop - rows.start)
-    arguments, scratch = (grad, images, rows.start, wide, steps), BoxScratch(steps.size[1], wide)
     items, work = prod(images.shape[:2]), float(grad.size) * 2 * len(steps.rows)
-    run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, *arguments)
+    scratch = BoxScratch(steps.size[1], steps.wide)
+    run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
 
 def add_dots(y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int) -> None:
@@ -279,7 +273,7 @@ def dot_gradients(
     (n, outputs, size), terms = grad_output.shape, boxes.shape[1]
     slots = min(BOX_SLOTS, outputs)
     shape = (n, slots, terms, size) if wanted else (0, slots, 0, 0)
-    grad_boxes = borrow(name, prod(shape), boxes.dtype).reshape(shape)
+    grad_boxes = borrow(name, shape, boxes.dtype)
     grad_kernels = np.zeros(0, boxes.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
     if grad_kernels.size or grad_boxes.size:
         tiles, grads = max(1, BOX_SLOTS // (n * slots)), DotGrads(grad_kernels, grad_boxes)
@@ -315,7 +309,6 @@ class RegionCall(NamedTuple):
     """What is the same for all bands."""
 
     arrays: RegionArrays
-    wide: int  # positions of a row
     pixel_steps: BoxSteps  # of boxes around each position
     tap_steps: BoxSteps  # of boxes around each of its taps
     channel_residual: Any
@@ -370,36 +363,30 @@ def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
     offsets = [samples * step for step in params["sample_stride"]]
     taps = (np.argwhere(np.ones(kernel)) - np.array(kernel) // 2) * params["dilation"]
     pixel_steps, tap_steps = (
-        box_steps(x.shape[2:], params["stride"], wide, np.ascontiguousarray(places), *offsets)
+        box_steps(x.shape[2:], params["stride"], wide, places, offsets)
         for places in (np.zeros((1, 2), int), taps)
     )
     residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
-    return RegionCall(_region_arrays(arrays, params["stride"]), wide, pixel_steps, tap_steps, *residuals)
+    return RegionCall(_region_arrays(arrays, params["stride"]), pixel_steps, tap_steps, *residuals)
 
 
 def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
     x, channel_kernel, spatial_kernel, _, position_attention = call.arrays
     (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
-    numbers = (1 + BOX_SLOTS) * (x.shape[1] + taps) + outputs * (
-        1 if position_attention is None else 2 * taps
-    )
-    for images, rows in box_bands(n, positions // call.wide, numbers * call.wide * x.itemsize):
-        yield _read_band(call, images, rows)
-
-
-def _read_band(call: RegionCall, images: slice, rows: slice) -> RegionBand:
-    x, _, kernels, by_sample, by_position = call.arrays.of(images)
-    positions, centre = slice(rows.start * call.wide, rows.stop * call.wide), kernels.shape[2] // 2
-    boxes = make_boxes("boxes", x, rows, call.wide, call.pixel_steps)
-    totals = make_boxes("totals", x.sum(axis=1)[:, None], rows, call.wide, call.tap_steps)
-    first = positions.start
-    if by_sample is not None:
-        by_sample = by_sample[..., positions] + call.attention_residual
-    if by_position is not None:
-        by_position = by_position[..., rows, :].reshape(*kernels.shape[:3], -1) + call.attention_residual
-        kernels, first = kernels[..., positions] * by_position, 0
-        kernels[:, :, centre] += by_position[:, :, centre] * call.channel_residual
-    return RegionBand(images, rows, positions, boxes, totals, by_sample, by_position, kernels, first)
+    by_output = 1 if position_attention is None else 2 * taps
+    numbers, wide = (1 + BOX_SLOTS) * (x.shape[1] + taps) + outputs * by_output, call.pixel_steps.wide
+    for images, rows in box_bands(n, positions // wide, numbers * wide * x.itemsize):
+        own, _, kernels, by_sample, by_position = call.arrays.of(images)
+        places, first = slice(rows.start * wide, rows.stop * wide), rows.start * wide
+        boxes = make_boxes("boxes", own, rows, call.pixel_steps)
+        totals = make_boxes("totals", own.sum(axis=1)[:, None], rows, call.tap_steps)
+        if by_sample is not None:
+            by_sample = by_sample[..., places] + call.attention_residual
+        if by_position is not None:
+            by_position = by_position[..., rows, :].reshape(*kernels.shape[:3], -1) + call.attention_residual
+            kernels, first = kernels[..., places] * by_position, 0
+            kernels[:, :, taps // 2] += by_position[:, :, taps // 2] * call.channel_residual
+        yield RegionBand(images, rows, places, boxes, totals, by_sample, by_position, kernels, first)
 
 
 def _sum_region(call: RegionCall, band: RegionBand) -> tuple[np.ndarray, Any]:
@@ -489,10 +476,8 @@ def _attention_gradients(
     if grads.sample_attention is not None:
         grads.sample_attention[..., band.positions] = grad_output * region
     if grads.position_attention is not None:
-        grad, centre = (
-            grad_kernels * call.arrays.spatial_kernel[band.images][..., band.positions],
-            band.centre,
-        )
-        grad[:, :, centre] += grad_kernels[:, :, centre] * call.channel_residual + weights * dots
+        grad = grad_kernels * call.arrays.spatial_kernel[band.images][..., band.positions]
+        central = grad_kernels[:, :, band.centre] * call.channel_residual + weights * dots
+        grad[:, :, band.centre] += central
         part = grads.position_attention[..., band.rows, :]
         part[...] = grad.reshape(part.shape)

@@ -79,13 +79,8 @@ def _of_image(arrays: tuple, n: int) -> tuple:
 
 
 def _of_channels(arrays: tuple, some: slice) -> tuple:
-    """Those of some output channels; x has none."""
+    """Those of some output channels; x has none. In outputs they lie behind the samples of a stack."""
     return arrays[0], *(None if array is None else array[:, some] for array in arrays[1:])
-
-
-def _of_outputs(y: np.ndarray, some: slice) -> np.ndarray:
-    """Channels of the output or its gradient; they lie behind the samples of a stack."""
-    return y[..., some, :, :]
 
 
 def _channels_together(arrays: tuple) -> Iterator[slice]:
@@ -108,7 +103,7 @@ def forward_again(y: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
             continue
         image, result = cutout.of(image), result[(..., *cutout.outputs)]
         for some in _channels_together(image):
-            inputs, own = _of_channels(image, some), _of_outputs(result, some)
+            inputs, own = _of_channels(image, some), result[..., some, :, :]
             wrong = ~np.isfinite(own)
             if wrong.any() and _has_infinity(own, *inputs):
                 made, _ = sampling_forward(*inputs, **params)
@@ -140,7 +135,7 @@ def _image_backward_again(
         if not (needs[0] or any(need and own.any() for need, own in zip(needs[1:], places[1:], strict=True))):
             continue
         inputs = _of_channels(arrays, some)
-        made = sampling_backward(_of_outputs(grad_output, some), inputs, needs, **params)
+        made = sampling_backward(grad_output[..., some, :, :], inputs, needs, **params)
         if needs[0]:
             grad_x += made[0]
         for k, result in enumerate(_of_channels(results, some)):

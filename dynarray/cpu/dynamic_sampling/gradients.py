@@ -23,46 +23,23 @@ from ..engine.products import (
 )
 from ..engine.vectors import in_row
 from .bands import add_lines
-from .kernels import (
-    add_taps,
-    copy_kernels,
-    copy_maps,
-    fetch_row,
-    place_samples,
-    place_scratch,
-    read_taps,
-    sum_channels,
-)
-from .records import (
-    STACK,
-    ChannelGrads,
-    ChannelScratch,
-    SampleBand,
-    SampleGradOutput,
-    SampleGrads,
-    SampleRow,
-    SampleScratch,
-)
+from .kernels import add_taps, copy_kernels, copy_maps, fetch_row, place_samples, read_taps, sum_channels
+from .records import STACK, ChannelScratch, SampleBand, SampleRow, SampleScratch, SampleWork, place_scratch
 
 SAMPLING_OUTPUTS = 32  # output channels whose weights are in the cache together, in the second pass
 _WEIGHTS_BYTES = 512 * 1024  # of the samples that take part there together: a part of the second cache
-_PLAIN, _CENTRED = FALSE, TRUE
+_ALONE, _CENTRED = FALSE, TRUE
 
 
 @borrowing_jit
 def _weigh(
-    target: Target,
-    row: SampleRow,
-    centres: np.ndarray,
-    samples: tuple,
-    centred: bool,
-    given: SampleGradOutput,
-    band: SampleBand,
+    target: Target, row: SampleRow, centres: np.ndarray, samples: tuple, centred: bool, work: SampleWork
 ) -> None:
     """target[k, j] = grad_output * sample attention of samples[0] + j, if `centred` times that of the centre.
 
     Of the output channels k of a row; `centres`: those of `PlaceScratch`.
     """
+    given, band = work.given, work.band
     outputs, high, wide = given.grad_output.shape[1:]
     gradient, attended = in_row(given.grad_output), band.inputs.sample_attention.size > 0
     attention = in_row(band.inputs.sample_attention) if attended else band.ones
@@ -108,13 +85,12 @@ def _sum_by_tap(scratch: SampleScratch, row: SampleRow, centred: bool, band: Sam
 
 
 @borrowing_jit
-def _spread_taps(
-    scratch: SampleScratch, row: SampleRow, end: int, item: int, grads: SampleGrads, band: SampleBand
-) -> None:
+def _spread_taps(scratch: SampleScratch, row: SampleRow, end: int, item: int, work: SampleWork) -> None:
     """From `scratch.by_tap` to the gradients of X1 and of the position attention.
 
     Of rows of centres from `row.low` to `end`; X1 has a slot for each `item`.
     """
+    grads, band = work.grads, work.band
     kh, kw = band.inputs.spatial_kernel.shape[1:3]
     (height, width), image, plan = band.inputs.x.shape[1:], band.plan.image, band.plan
     by_tap, by_centre, flat = scratch.by_tap, scratch.by_centre, in_row(grads.position_attention)
@@ -163,17 +139,10 @@ def _add_products(
 
 
 @rolled_jit
-def first_pass_items(
-    start: int,
-    stop: int,
-    scratch: SampleScratch,
-    given: SampleGradOutput,
-    grads: SampleGrads,
-    band: SampleBand,
-    items: int,
-) -> None:
+def first_pass_items(start: int, stop: int, scratch: SampleScratch, work: SampleWork, items: int) -> None:
     """Items (group of PRODUCT_ROWS output channels, dealt out in `items` shares)."""
-    outputs, plan, columns = len(band.inputs.spatial_kernel), band.plan, band.plan.samples.columns
+    grads, band, plan = work.grads, work.band, work.band.plan
+    outputs, columns = len(band.inputs.spatial_kernel), plan.samples.columns
     groups, last = -(-outputs // PRODUCT_ROWS), len(columns) - 1
     by_sample, by_column = scratch.places.by_sample, scratch.places.by_column
     for j in range(len(columns)):
@@ -199,16 +168,15 @@ def first_pass_items(
                     row = SampleRow(o, count, h, plan.first + h, low)
                     if h == first:
                         read_taps(scratch, row, high, band)
-                    _first_row(scratch, row, given, grads, band)
+                    _first_row(scratch, row, work)
                     if h == end - 1 and grads.totals.size + grads.position_attention.size:
-                        _spread_taps(scratch, row, high, item, grads, band)
+                        _spread_taps(scratch, row, high, item, work)
 
 
 @borrowing_jit
-def _first_row(
-    scratch: SampleScratch, row: SampleRow, given: SampleGradOutput, grads: SampleGrads, band: SampleBand
-) -> None:
+def _first_row(scratch: SampleScratch, row: SampleRow, work: SampleWork) -> None:
     """A row of outputs: what the samples weigh, and its part in all gradients."""
+    grads, band = work.grads, work.band
     wide, pitch = band.inputs.spatial_kernel.shape[4], band.widths.pitch
     attended, centres = grads.position_attention.size > 0, scratch.places.centres
     fetch_row(row, band)
@@ -216,35 +184,28 @@ def _first_row(
         sum_channels(scratch, row, band)
     copy_kernels(scratch, row, band)
     weights = Target(scratch.weights, band.widths.margin, pitch, PRODUCT_ROWS * pitch)
-    _weigh(weights, row, centres, (ZERO, len(centres)), _PLAIN, given, band)
+    _weigh(weights, row, centres, (ZERO, len(centres)), _ALONE, work)
     if attended:
-        _clear_behind(scratch, wide, band)
+        behind = band.widths.row - wide  # where a product leaves what it made of other rows
+        for at in range(band.widths.margin + wide, len(scratch.sums) if behind else 0, pitch):
+            clear(scratch.sums, at, behind)
     if attended or grads.totals.size:
         _sum_by_tap(scratch, row, attended, band)
     if grads.sample_attention.size:
         add_taps(scratch, row, band)
-        _multiply_regions(grads.sample_attention, scratch, row, given, band)
+        _multiply_regions(scratch, row, work)
     if grads.spatial_kernel.size:
         _sum_by_place(grads.spatial_kernel, scratch, row, band)
     if grads.channel_kernel.size:
         centred = Target(scratch.centred, ZERO, band.widths.row, PRODUCT_ROWS * band.widths.row)
-        _weigh(centred, row, centres, (ZERO, len(centres)), _CENTRED, given, band)
+        _weigh(centred, row, centres, (ZERO, len(centres)), _CENTRED, work)
         _sum_by_channel(grads.channel_kernel, scratch, row, band)
 
 
 @borrowing_jit
-def _clear_behind(scratch: SampleScratch, wide: int, band: SampleBand) -> None:
-    """Zeros behind the rows of sums over channels, where a product leaves what it made of other rows."""
-    behind = band.widths.row - wide
-    for at in range(band.widths.margin + wide, len(scratch.sums) if behind else 0, band.widths.pitch):
-        clear(scratch.sums, at, behind)
-
-
-@borrowing_jit
-def _multiply_regions(
-    grad: np.ndarray, scratch: SampleScratch, row: SampleRow, given: SampleGradOutput, band: SampleBand
-) -> None:
+def _multiply_regions(scratch: SampleScratch, row: SampleRow, work: SampleWork) -> None:
     """The gradient of the sample attention: grad_output * region."""
+    given, grad, band = work.given, work.grads.sample_attention, work.band
     outputs, (regions, high, wide) = given.grad_output.shape[1], grad.shape[1:]
     gradient, flat, sums = in_row(given.grad_output), in_row(grad), scratch.sums
     for k in range(row.outputs):
@@ -279,7 +240,7 @@ def _sum_by_channel(grad: np.ndarray, scratch: SampleScratch, row: SampleRow, ba
     _, channels, high, wide = grad.shape
     flat, padded, plane, channel = in_row(grad), band.widths.row, high * wide, band.plan.channel
     samples = scratch.places.lines
-    in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else strips would reach into other rows
+    in_place = row.outputs == PRODUCT_ROWS and wide == padded  # else vectors would reach into other rows
     centred = Factor(scratch.centred, ZERO, padded, PRODUCT_ROWS * padded, None)
     together = channels if in_place and len(samples) == WIDE else WIDE
     for c in range(0, channels, together):
@@ -314,18 +275,10 @@ def channel_scratch(band: SampleBand) -> ChannelScratch:
 
 
 @rolled_jit
-def second_pass_items(
-    start: int,
-    stop: int,
-    scratch: ChannelScratch,
-    given: SampleGradOutput,
-    grads: ChannelGrads,
-    band: SampleBand,
-    chunk: int,
-) -> None:
+def second_pass_items(start: int, stop: int, scratch: ChannelScratch, work: SampleWork, chunk: int) -> None:
     """Items (chunk of channels, a multiple of PRODUCT_ROWS): the gradient of x, from that of its lines."""
-    outputs, channels = band.inputs.channel_kernel.shape[:2]
-    padded, plan = band.widths.row, band.plan
+    grads, band, plan = work.grads, work.band, work.band.plan
+    (outputs, channels), padded = band.inputs.channel_kernel.shape[:2], band.widths.row
     regions = len(plan.samples.columns) * len(plan.samples.columns)
     batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
     for item in range(start, stop):
@@ -339,14 +292,15 @@ def second_pass_items(
                 for s in range(0, regions, batch):
                     samples = (s, min(s + batch, regions))
                     weights = Target(scratch.weights, ZERO, padded, count * padded)
-                    _weigh(weights, row, scratch.places.centres, samples, _CENTRED, given, band)
-                    _move_to_lines(grads.lines, scratch, row, these, samples, band)
-        add_to_image(grads, these, band)
+                    _weigh(weights, row, scratch.places.centres, samples, _CENTRED, work)
+                    _move_to_lines(scratch, row, these, samples, work)
+        add_to_image(these, work)
 
 
 @borrowing_jit
-def add_to_image(grads: ChannelGrads, channels: tuple, band: SampleBand) -> None:
+def add_to_image(channels: tuple, work: SampleWork) -> None:
     """From the gradient of lines to that of x, to which the first band is the first to write."""
+    grads, band = work.grads, work.band
     plane = grads.x.shape[1] * grads.x.shape[2]
     for c in range(channels[0], channels[1]):
         if band.plan.first == 0:
@@ -356,14 +310,10 @@ def add_to_image(grads: ChannelGrads, channels: tuple, band: SampleBand) -> None
 
 @borrowing_jit
 def _move_to_lines(
-    grad_lines: np.ndarray,
-    scratch: ChannelScratch,
-    row: SampleRow,
-    channels: tuple,
-    samples: tuple,
-    band: SampleBand,
+    scratch: ChannelScratch, row: SampleRow, channels: tuple, samples: tuple, work: SampleWork
 ) -> None:
     """Add to the lines of some channels what a row of outputs gives to them by some samples."""
+    band, grad_lines = work.band, work.grads.lines
     _, all_channels, high, wide = band.inputs.channel_kernel.shape
     plane, padded, lines = high * wide, band.widths.row, scratch.places.lines
     target = Target(scratch.moved, ZERO, padded, PRODUCT_ROWS * padded)

@@ -24,15 +24,9 @@ from ..engine.products import (
 )
 from ..engine.vectors import LINE_BYTES, in_row, prefetch
 from .bands import ELEMENTS_BEHIND, pack_lines
-from .records import PlaceScratch, SampleBand, SampleRow, SampleScratch
+from .records import PlaceScratch, SampleBand, SampleRow, SampleScratch, place_scratch
 
 SAMPLING_CHANNELS = 32  # whose kernels are multiplied while as many are fetched
-
-
-def place_scratch(samples: int) -> PlaceScratch:
-    """Its sizes."""
-    regions = samples * samples
-    return PlaceScratch(*((size, np.intp) for size in (regions, regions, samples, samples)))
 
 
 def sampling_scratch(band: SampleBand, sums: bool, gradients: bool) -> SampleScratch:
@@ -58,7 +52,7 @@ def sampling_scratch(band: SampleBand, sums: bool, gradients: bool) -> SampleScr
 
 @borrowing_jit
 def reaches_out(number: int, band: SampleBand) -> bool:
-    """Whether the last strip of a row of maps reaches into what follows, and perhaps behind the array."""
+    """Whether the last vector of a row of maps reaches into what follows, and perhaps behind the array."""
     high, wide = band.inputs.channel_kernel.shape[2:]
     return number * wide + band.widths.row > high * wide
 
@@ -68,7 +62,7 @@ def copy_maps(target: Factor, maps: Factor, extent: Extent, number: int, band: S
     """Copy a row of maps of the channel kernel, and fetch what lies ahead.
 
     For products of more than `WIDE` columns: so the maps lie on cache lines of which not all share one set.
-    And for the end of a map, whose last strip reaches behind it.
+    And for the end of a map, whose last vector reaches behind it.
     """
     if not reaches_out(number, band):
         gather_planes(target, maps, extent)
@@ -172,7 +166,7 @@ def copy_kernels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> No
 def sum_channels(scratch: SampleScratch, row: SampleRow, band: SampleBand) -> None:
     """sums[s, k] = sum over channels of channel_kernel * x, for samples s and output channels k of a row.
 
-    Of the last strip, what is behind the row holds any value.
+    Of the last vector, what is behind the row holds any value.
     """
     samples, widths, kernels = scratch.places.lines, band.widths, band.inputs.channel_kernel
     _, channels, high, wide = kernels.shape

@@ -12,7 +12,7 @@ from ..engine.compile import borrowing_jit, cached_jit, literal_jit, zero_like
 from ..engine.pixels import clear
 from ..engine.vectors import in_row
 from .gradients import add_to_image
-from .records import ChannelGrads, MaximumScratch, SampleBand, SampleGradOutput, SampleGrads
+from .records import MaximumScratch, SampleBand, SampleWork
 
 
 class SamplePixel(NamedTuple):
@@ -87,10 +87,9 @@ def exact_maximum_items(
 
 
 @borrowing_jit
-def _largest_of_row(
-    places: np.ndarray, weights: np.ndarray, o: int, h: int, given: SampleGradOutput, band: SampleBand
-) -> None:
+def _largest_of_row(places: np.ndarray, weights: np.ndarray, o: int, h: int, work: SampleWork) -> None:
     """Where the largest samples of a row are in the lines of x, and grad_output * sample attention."""
+    given, band = work.given, work.band
     row, attention, samples = band.plan.first + h, band.inputs.sample_attention, band.plan.samples
     number = len(samples.columns)
     for w in range(len(places)):
@@ -104,15 +103,10 @@ def _largest_of_row(
 
 @borrowing_jit
 def _add_pixel(
-    pixel: SamplePixel,
-    dot: np.floating,
-    weight: np.floating,
-    grad_output: np.floating,
-    grads: SampleGrads,
-    totals: np.ndarray,
-    band: SampleBand,
+    pixel: SamplePixel, dot: np.floating, weight: np.floating, totals: np.ndarray, work: SampleWork
 ) -> None:
     """The gradients of the first pass at one pixel: `dot` is its sum over channels."""
+    grads, band = work.grads, work.band
     plan, kernel, row = band.plan, band.inputs.spatial_kernel[pixel.output], band.plan.first + pixel.h
     o, h, w, s = pixel
     samples, column = band.call.columns.samples, plan.samples.columns[s % band.call.columns.samples]
@@ -138,20 +132,13 @@ def _add_pixel(
         if grads.position_attention.size and within:
             grads.position_attention[o, a, b, y, x] += weight * product
     if grads.sample_attention.size:
-        grads.sample_attention[o, s, row, w] = grad_output * region
+        grads.sample_attention[o, s, row, w] = work.given.grad_output[0, o, row, w] * region
 
 
 @cached_jit
-def first_maximum_items(
-    start: int,
-    stop: int,
-    scratch: MaximumScratch,
-    given: SampleGradOutput,
-    grads: SampleGrads,
-    band: SampleBand,
-    items: int,
-) -> None:
+def first_maximum_items(start: int, stop: int, scratch: MaximumScratch, work: SampleWork, items: int) -> None:
     """Items (output channels, dealt out in `items` shares)."""
+    given, grads, band = work.given, work.grads, work.band
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     plan, lines, plane = band.plan, band.lines, high * wide
     needs_dots = grads.sample_attention.size + grads.position_attention.size > 0
@@ -162,7 +149,7 @@ def first_maximum_items(
         for o in range(outputs * item // items, outputs * (item + 1) // items):
             for h in range(plan.rows):
                 row = plan.first + h
-                _largest_of_row(places, weights, o, h, given, band)
+                _largest_of_row(places, weights, o, h, work)
                 clear(dots, 0, wide)
                 for c in range(channels if needs_dots else 0):
                     k, base = np.uint64((o * channels + c) * plane + row * wide), np.uint64(c * plan.channel)
@@ -170,21 +157,15 @@ def first_maximum_items(
                         dots[w] += kernels[k + w] * lines[base + places[w]]
                 for w in range(wide):
                     pixel = SamplePixel(o, h, w, given.largest[o, row, w])
-                    grad_output = given.grad_output[0, o, row, w]
-                    _add_pixel(pixel, dots[w], weights[w], grad_output, grads, totals, band)
+                    _add_pixel(pixel, dots[w], weights[w], totals, work)
 
 
 @cached_jit
 def second_maximum_items(
-    start: int,
-    stop: int,
-    scratch: MaximumScratch,
-    given: SampleGradOutput,
-    grads: ChannelGrads,
-    band: SampleBand,
-    chunk: int,
+    start: int, stop: int, scratch: MaximumScratch, work: SampleWork, chunk: int
 ) -> None:
     """Items (chunk of channels); a gradient that is not wanted has no elements."""
+    given, grads, band = work.given, work.grads, work.band
     outputs, channels, high, wide = band.inputs.channel_kernel.shape
     places, weights, plan = np.empty(wide, np.uint64), scratch.weights, band.plan
     lines, kernels = band.lines, in_row(band.inputs.channel_kernel)
@@ -197,7 +178,7 @@ def second_maximum_items(
         for o in range(outputs):
             for h in range(plan.rows):
                 row = plan.first + h
-                _largest_of_row(places, weights, o, h, given, band)
+                _largest_of_row(places, weights, o, h, work)
                 if band.inputs.position_attention.size:
                     for w in range(wide):
                         pixel = SamplePixel(o, h, w, given.largest[o, row, w])
@@ -212,4 +193,4 @@ def second_maximum_items(
                         for w in range(np.uint64(wide)):
                             grads.lines[base + places[w]] += weights[w] * kernels[k + w]
         if len(grads.lines):
-            add_to_image(grads, (first, end), band)
+            add_to_image((first, end), work)

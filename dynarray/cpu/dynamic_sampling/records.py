@@ -159,21 +159,23 @@ class SampleGradOutput(NamedTuple):
 
 
 class SampleGrads(NamedTuple):
-    """What the first backward pass writes, of one image; what is not wanted has no elements."""
+    """What the backward passes write, of one image; what is not wanted has no elements."""
 
+    x: np.ndarray
     channel_kernel: np.ndarray
     spatial_kernel: np.ndarray
     sample_attention: np.ndarray
     position_attention: np.ndarray
-    totals: np.ndarray  # (slots, ...): of the lines of X1, a slot for each work item
-
-
-class ChannelGrads(NamedTuple):
-    """What the second backward pass writes, of one image; what is not wanted has no elements."""
-
-    x: np.ndarray
+    totals: np.ndarray  # (slots, ...): of the lines of X1 of a band, a slot for each work item
     lines: np.ndarray  # of x, of the band
-    channel_kernel: np.ndarray  # with "max"
+
+
+class SampleWork(NamedTuple):
+    """All that the backward passes read and write of a band."""
+
+    given: SampleGradOutput
+    grads: SampleGrads
+    band: SampleBand
 
 
 class PlaceScratch(NamedTuple):
@@ -183,6 +185,12 @@ class PlaceScratch(NamedTuple):
     centres: Any  # (S*S,): and in lines of the rows on which samples are centred
     by_sample: Any  # (S,): those of one row of centres in `SampleScratch.weights`, each seen from its centre
     by_column: Any  # (S,): and in `SampleScratch.kernels`
+
+
+def place_scratch(samples: int) -> PlaceScratch:
+    """The sizes of `PlaceScratch`."""
+    regions = samples * samples
+    return PlaceScratch(*((size, np.intp) for size in (regions, regions, samples, samples)))
 
 
 class SampleScratch(NamedTuple):

@@ -11,17 +11,14 @@ the left matrix and the rows of the right one come from the first two levels of 
 not keep a tile in registers, so the innermost loop is written as vector instructions.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import register_jitable
 
 from .compile import FALSE, ZERO, borrowing_jit, zero_like
-from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Writer, written
 
 _VECTORS = 2
 
@@ -31,19 +28,11 @@ TILE_ROW_BYTES = _VECTORS * REGISTER_BYTES
 
 
 class Matrix(NamedTuple):
-    """A matrix in memory, row by row."""
+    """A matrix in memory, row by row, or panel by panel as `pack_left` makes it."""
 
     values: np.ndarray  # 1-d, contiguous
-    at: int  # where it begins
-    stride: int  # from row to row
-
-
-class LeftPanels(NamedTuple):
-    """A left matrix as `pack_left` makes it."""
-
-    values: np.ndarray  # 1-d, contiguous
-    at: int  # where the first panel begins, at the first step of depth to be taken
-    stride: int  # from panel to panel
+    at: int  # where it begins; the first panel, at the first step of depth to be taken
+    stride: int  # from row to row, or from panel to panel
 
 
 class RightStrips(NamedTuple):
@@ -81,21 +70,13 @@ def pack_left(matrix: np.ndarray) -> np.ndarray:
 
 @borrowing_jit
 def multiply(
-    out: Matrix, left: LeftPanels, right: RightStrips, size: tuple, corner: np.ndarray, add: bool
+    out: Matrix, left: Matrix, right: RightStrips, size: tuple, corner: np.ndarray, add: bool
 ) -> None:
-    """out[i, j] = sum over k of left[i, k] * right[k, j].
+    """out[i, j] = sum over k of left[i, k] * right[k, j], for `size` rows and columns.
 
-    Parameters
-    ----------
-    out, left, right : Matrix, LeftPanels, RightStrips
-        `right` has the depth of the product in rows, at least one, and is read up to the end of a strip: that
-        memory must be there, its contents do not matter.
-    size : (int, int)
-        Rows and columns of the result.
-    corner : array
-        At least one tile, for those that reach over the last column.
-    add : bool
-        Add to what `out` holds, for a sum that is made in parts.
+    With `add`, sums are added to what `out` holds. `left` lies in panels. `right` has the depth of the
+    product in rows, at least one, and is read up to the end of a strip: that memory must be there, its
+    contents do not matter. `corner` has at least one tile, for those that reach over the last column.
     """
     (rows, columns), width = size, TILE_ROW_BYTES // corner.itemsize
     # A strip of the right matrix stays in the first level of cache while the panels of the left one go by.
@@ -114,21 +95,11 @@ def multiply(
 
 @borrowing_jit
 def multiply_rows(out: Matrix, left: Matrix, right: RightStrips, size: tuple, depth: int, add: bool) -> None:
-    """The same for a left matrix that has just been made, row by row: nothing of it is moved.
+    """The same for a left matrix of `depth` columns that has just been made, row by row: nothing is moved.
 
     Works on whole tiles: all three matrices have `TILE_ROWS` rows and `TILE_ROW_BYTES` of columns, or
-    multiples, in memory, and what lies in those beyond the matrices does not matter.
-
-    Parameters
-    ----------
-    out, left, right : Matrix, Matrix, RightStrips
-        Many products may share `right`. Row by row it is read fastest where each strip lies by itself.
-    size : (int, int)
-        Rows and columns of the result.
-    depth : int
-        Columns of the left matrix, at least 1.
-    add : bool
-        Add to what `out` holds, for a sum that is made in parts.
+    multiples, in memory, and what lies in those beyond the matrices does not matter. Many products may share
+    `right`. Row by row it is read fastest where each strip lies by itself.
     """
     (rows, columns), width = size, TILE_ROW_BYTES // out.values.itemsize
     for j in range(0, columns, width):
@@ -147,20 +118,9 @@ def _store_corner(out: Matrix, part: Matrix, rows: int, columns: int, add: bool)
             out.values[at] = before + part.values[i * part.stride + j]
 
 
-def _tile_product(in_panels: bool) -> Callable:
-    """An intrinsic: one tile, its sums in registers, of which the first ``tile.rows`` rows are stored."""
-
-    @intrinsic
-    def tile_product(typing: Any, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> Any:
-        signature = types.void(out, left, right, tile, types.intp, types.boolean)
-        return signature, partial(_generate_tile, in_panels=in_panels)
-
-    return tile_product
-
-
-def _generate_tile(context: Any, builder: Any, signature: Any, args: Any, in_panels: bool) -> Any:
-    writer = Writer(context, builder, signature, args, TILE_ROW_BYTES)
-    out, left, right, tile, depth, add = writer.arguments
+def _write_tile(writer: Writer, out: Any, left: Any, right: Any, tile: Any, depth: Any, add: Any) -> None:
+    """One tile, its sums in registers, of which the first ``tile.rows`` rows are stored."""
+    builder, in_panels = writer.builder, writer.variant
     first, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
     rows = [depth.type(i) for i in range(TILE_ROWS)]
     lines = [builder.gep(first, [row if in_panels else builder.mul(left.stride, row)]) for row in rows]
@@ -168,18 +128,10 @@ def _generate_tile(context: Any, builder: Any, signature: Any, args: Any, in_pan
     def step(k: Any, sums: list) -> list:
         values = writer.load(strip, writer.place(right.rows, k))
         place = builder.mul(k, depth.type(TILE_ROWS)) if in_panels else k
-        return [
-            writer.add(total, writer.multiply(writer.broadcast(writer.element(line, place)), values))
-            for total, line in zip(sums, lines, strict=True)
-        ]
+        factors = (writer.broadcast(writer.element(line, place)) for line in lines)
+        return [writer.multiply_add(*pair, values) for pair in zip(sums, factors, strict=True)]
 
-    _store_tile(writer, writer.sums(TILE_ROWS, depth, step), out, tile, add)
-    return context.get_dummy_value()
-
-
-def _store_tile(writer: Writer, sums: list, out: Any, tile: Any, add: Any) -> None:
-    """Those rows of a tile that are wanted, added to what is there if `add` says so."""
-    builder, first = writer.builder, writer.builder.gep(out.values, [tile.out])
+    sums, first = writer.sums(TILE_ROWS, depth, step), builder.gep(out.values, [tile.out])
     with builder.if_else(builder.trunc(add, ir.IntType(1))) as branches:
         for branch, adding in zip(branches, (True, False), strict=True):
             with branch:
@@ -191,4 +143,5 @@ def _store_tile(writer: Writer, sums: list, out: Any, tile: Any, add: Any) -> No
                         writer.store(value, first, place)
 
 
-_panel_tile, _row_tile = _tile_product(in_panels=True), _tile_product(in_panels=False)
+# Whether the left matrix lies in panels.
+_panel_tile, _row_tile = (written(TILE_ROW_BYTES, kind)(_write_tile) for kind in (True, False))

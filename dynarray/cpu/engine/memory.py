@@ -8,7 +8,7 @@ and then the two ends, which fill none, still come in small ones. What kernels n
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import Any, TypeVar
 
@@ -52,34 +52,33 @@ def zeros(shape: tuple, dtype: Any) -> np.ndarray:
     return result
 
 
-def borrow(name: str, count: int, dtype: np.dtype) -> np.ndarray:
-    """`count` elements with any values, from a cache line on.
+def zeros_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
+    """Zeros of the shape of each array; None for one that is not needed, or that there is not."""
+    pairs = zip(arrays, needs, strict=True)
+    return [np.zeros(a.shape, a.dtype) if needed and a is not None else None for a, needed in pairs]
+
+
+def borrow(name: str, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with any values, from a cache line on.
 
     The next call in this thread with the same name, of whatever operator, gets the same memory.
     """
-    size = count * dtype.itemsize
+    size = (shape if isinstance(shape, int) else prod(shape)) * np.dtype(dtype).itemsize
     memory = getattr(_own, name, None)
     if memory is None or len(memory) < size:
         memory = empty((size + LINE_BYTES,), _BYTE)
         memory = memory[-memory.ctypes.data % LINE_BYTES :]
         if size <= KEPT_BYTES:
             setattr(_own, name, memory)
-    return memory[:size].view(dtype)
+    return memory[:size].view(dtype).reshape(shape)
 
 
 def cut(sizes: Record, dtype: np.dtype) -> Record:
     """Scratch: the same record with an array in the place of each size.
 
-    Parameters
-    ----------
-    sizes : NamedTuple
-        The elements of each array, or ``(elements, dtype)`` where that is another; records may nest. This is
-        the one description of what a kernel needs: it takes the record that this returns.
-
-    Returns
-    -------
-    NamedTuple of array
-        With any values, each from a cache line on, in memory of this thread that its next call gets too.
+    A size is the elements of an array, or ``(elements, dtype)`` where that is another; records may nest. This
+    is the one description of what a kernel needs: it takes the record that this returns. Arrays have any
+    values, each from a cache line on, in memory of this thread that its next call gets too.
     """
     cuts = _own.__dict__.setdefault("cuts", {})
     key = type(sizes), sizes, dtype

@@ -98,14 +98,7 @@ def set_num_threads(number: int) -> None:
 def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) -> None:
     """Call ``kernel(start, stop, *args)`` over all of ``range(count)``, split over threads when it pays.
 
-    Parameters
-    ----------
-    kernel : callable
-        Works on the items start to stop; must release the GIL to gain from threads.
-    count : int
-        Number of items.
-    operations : float
-        Rough number of elementary operations in all; small work runs in the calling thread.
+    `operations` are elementary ones, roughly, in all: small work runs in the calling thread.
     """
     threads = min(_threads, count)
     if threads <= 1 or operations < SMALL or getattr(_worker, "busy", False):

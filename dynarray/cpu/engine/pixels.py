@@ -2,16 +2,16 @@
 offset for a whole run of pixels; and transposes, eight rows and columns at a time.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types, uint64
+from numba import uint64
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .compile import borrowing_jit
-from .vectors import LINE_BYTES, Writer
+from .gemm import Matrix
+from .vectors import LINE_BYTES, Writer, written
 
 _SIDE = 8  # of a block that is transposed in registers
 _CACHE_SETS = 64  # of the first cache
@@ -35,32 +35,18 @@ def staggered(elements: int, itemsize: int) -> int:
     return (lines + (4 - lines) % _CACHE_SETS) * LINE_BYTES // itemsize
 
 
-@intrinsic
-def copy(typing: Any, target: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
+@written(LINE_BYTES)
+def copy(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
     """memcpy of `count` elements between contiguous arrays: for the short rows of small images."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        writer = Writer(context, builder, signature, args, LINE_BYTES)
-        target, at, source, start, count = writer.arguments
-        to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
-        cgutils.raw_memcpy(builder, to, from_, count, writer.itemsize)
-        return context.get_dummy_value()
-
-    return types.void(target, types.intp, source, types.intp, types.intp), generate
+    to, from_ = writer.builder.gep(target, [at]), writer.builder.gep(source, [start])
+    cgutils.raw_memcpy(writer.builder, to, from_, count, writer.itemsize)
 
 
-@intrinsic
-def clear(typing: Any, target: Any, at: Any, count: Any) -> Any:
+@written(LINE_BYTES)
+def clear(writer: Writer, target: Any, at: Any, count: Any) -> None:
     """memset of `count` elements of a contiguous array to zero."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        writer = Writer(context, builder, signature, args, LINE_BYTES)
-        target, at, count = writer.arguments
-        size = builder.mul(count, count.type(writer.itemsize))
-        cgutils.memset(builder, builder.gep(target, [at]), size, 0)
-        return context.get_dummy_value()
-
-    return types.void(target, types.intp, types.intp), generate
+    size = writer.builder.mul(count, count.type(writer.itemsize))
+    cgutils.memset(writer.builder, writer.builder.gep(target, [at]), size, 0)
 
 
 @borrowing_jit
@@ -71,25 +57,33 @@ def inside(count: int, first: int, extent: int, origin: int, step: int) -> tuple
     return low, max(low, min(count, (extent - 1 - start) // step + 1))
 
 
+class PackedRows(NamedTuple):
+    """Rows of a plane, with pixel ``((first + i)*step_y + origin_y, j*step_x + origin_x)`` at (i, j)."""
+
+    first: int
+    number: int
+    width: int  # from row to row
+    origin: tuple[int, int]
+    step: tuple[int, int]
+
+
 @borrowing_jit
-def pack_rows(
-    target: np.ndarray,
-    at: int,
-    image: np.ndarray,
-    first: int,
-    rows: int,
-    width: int,
-    origin: tuple,
-    step: tuple,
-) -> None:
-    """target[at + i*width + j] = image[(first + i)*step_y + origin_y, j*step_x + origin_x] inside the image.
+def covered(rows: PackedRows, image: np.ndarray) -> tuple:
+    """Of packed rows those with pixels of the image, from and to, and their columns."""
+    vertical = inside(rows.number, rows.first, image.shape[0], rows.origin[0], rows.step[0])
+    return vertical, inside(rows.width, 0, image.shape[1], rows.origin[1], rows.step[1])
+
+
+@borrowing_jit
+def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) -> None:
+    """The pixels of an image that packed rows hold, which begin there.
 
     The rest is left as it is: zeros, which a caller writes once for all images of one place and size.
     """
-    top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
-    low, end = inside(width, 0, image.shape[1], origin[1], step[1])
+    (top, bottom), (low, end) = covered(rows, image)
+    origin, step = rows.origin, rows.step
     for i in range(top, bottom):
-        base, line = at + i * width, image[(first + i) * step[0] + origin[0]]
+        base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
         if step[1] == 1:
             copy(target, base + low, line, low + origin[1], end - low)
         elif step[1] == 2:  # a constant that the compiler can vectorise for
@@ -102,21 +96,12 @@ def pack_rows(
 
 
 @borrowing_jit
-def unpack_rows(
-    source: np.ndarray,
-    at: int,
-    image: np.ndarray,
-    first: int,
-    rows: int,
-    width: int,
-    origin: tuple,
-    step: tuple,
-) -> None:
-    """The reverse: the pixels of `image` that the packed rows hold."""
-    top, bottom = inside(rows, first, image.shape[0], origin[0], step[0])
-    low, end = inside(width, 0, image.shape[1], origin[1], step[1])
+def unpack_rows(source: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) -> None:
+    """The reverse of `pack_rows`."""
+    (top, bottom), (low, end) = covered(rows, image)
+    origin, step = rows.origin, rows.step
     for i in range(top, bottom):
-        base, line = at + i * width, image[(first + i) * step[0] + origin[0]]
+        base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
         if step[1] == 1:
             copy(line, low + origin[1], source, base + low, end - low)
         else:
@@ -146,28 +131,21 @@ def unpack_phases(
 
 
 @borrowing_jit
-def transpose(
-    target: np.ndarray,
-    to: int,
-    to_stride: int,
-    source: np.ndarray,
-    at: int,
-    stride: int,
-    rows: int,
-    columns: int,
-) -> None:
-    """target[to + j*to_stride + i] = source[at + i*stride + j] for i < rows and j < columns."""
+def transpose(target: Matrix, source: Matrix, rows: int, columns: int) -> None:
+    """target[j, i] = source[i, j] for i < rows and j < columns."""
     down, across = rows // _SIDE, columns // _SIDE
     # Along the lines of the matrix whose lines lie further apart: few of them are in use at a time.
-    along = stride > to_stride
+    along = source.stride > target.stride
     for outer in range(down if along else across):
         for inner in range(across if along else down):
             i, j = (outer, inner) if along else (inner, outer)
-            block, place = to + (j * to_stride + i) * _SIDE, at + (i * stride + j) * _SIDE
-            _transpose_block(target, block, to_stride, source, place, stride)
+            to = target.at + (j * target.stride + i) * _SIDE
+            at = source.at + (i * source.stride + j) * _SIDE
+            _transpose_block(target.values, to, target.stride, source.values, at, source.stride)
     for i in range(rows):
+        at = source.at + i * source.stride
         for j in range(across * _SIDE if i < down * _SIDE else 0, columns):
-            target[to + j * to_stride + i] = source[at + i * stride + j]
+            target.values[target.at + j * target.stride + i] = source.values[at + j]
 
 
 @borrowing_jit
@@ -186,26 +164,16 @@ def interleave(
             target[to + j * rows + i] = source[at + starts[i] + j]
 
 
-@intrinsic
+@written(LINE_BYTES)
 def _transpose_block(
-    typing: Any, target: Any, to: Any, to_stride: Any, source: Any, at: Any, lines: Any
-) -> Any:
+    writer: Writer, target: Any, to: Any, to_stride: Any, source: Any, at: Any, lines: Any
+) -> None:
     """A block, of which line i begins at ``at + i*lines`` or, if that is an array, ``at + lines[i]``."""
-    index = types.intp
-    lines = lines if isinstance(lines, types.Array) else index
-    return types.void(target, index, index, source, index, lines), _write_transpose
-
-
-def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, LINE_BYTES)
-    target, to, to_stride, source, at, lines = writer.arguments
-    vector = ir.VectorType(target.type.pointee, _SIDE)
+    builder, vector = writer.builder, ir.VectorType(target.type.pointee, _SIDE)
 
     def pointers(matrix: Any, place: Any, lines: Any) -> list:
         """Pointers to the lines of a block."""
-        numbers = [place.type(i) for i in range(_SIDE)]
-        apart = not isinstance(lines.type, ir.PointerType)
-        begins = [builder.mul(lines, i) if apart else writer.element(lines, i) for i in numbers]
+        begins = (writer.place(lines, place.type(i)) for i in range(_SIDE))
         places = (builder.gep(matrix, [builder.add(place, begin)]) for begin in begins)
         return [builder.bitcast(place, vector.as_pointer()) for place in places]
 
@@ -224,4 +192,3 @@ def _write_transpose(context: Any, builder: Any, signature: Any, args: Any) -> A
     # Now vectors[2*c + half] is a column.
     for line, value in zip(pointers(target, to, to_stride), vectors[::2] + vectors[1::2], strict=True):
         builder.store(value, line, align=writer.itemsize)
-    return context.get_dummy_value()

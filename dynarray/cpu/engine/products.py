@@ -11,16 +11,13 @@ are neighbours.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from . import gemm
 from .compile import ZERO, borrowing_jit
-from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
+from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
 
 # As many sums as fit into the registers with the operands. Two registers a plane, where they suffice, take
 # fewer loads for the offsets of planes; one leaves room for more columns.
@@ -61,35 +58,23 @@ class Extent(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """What is compiled: a block of so many rows and columns, of vectors of so many bytes."""
+    """What is compiled: a block of so many rows and columns."""
 
     rows: int
     columns: int
-    size: int
     # Sums fill the registers, so that it matters in which order operands are read; and the last row or column
     # stands in for those that there are not: fewer sums would be too few to keep the arithmetic busy.
     full: bool
 
 
-def _compiled(generate: Callable, shape: _Block) -> Callable:
-    """An intrinsic: ``target[row + i, column + j] = sum over k of a[k, row + i] * b[k, column + j]``.
+def _write_block(
+    writer: Writer, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any, add: Any
+) -> None:
+    """``target[row + i, column + j] = sum over k of a[k, row + i] * b[k, column + j]``, sums in registers.
 
-    With `add`, which may be None for False, sums are added to what the target holds.
+    With `add`, which may be None for False, they are added to what the target holds.
     """
-
-    @intrinsic
-    def block(typing: Any, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any, add: Any) -> Any:
-        flag = add if isinstance(add, types.NoneType) else types.boolean
-        signature = types.void(target, a, b, extent, types.intp, types.intp, flag)
-        return signature, partial(generate, block=shape)
-
-    return block
-
-
-def _generate_block(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
-    """Sums in registers, over all terms."""
-    writer = Writer(context, builder, signature, args, block.size)
-    target, a, b, extent, row, column, add = writer.arguments
+    builder, block = writer.builder, writer.variant
     rows = _numbers(builder, row, block.rows, extent.rows if block.full else None)
     columns = _numbers(builder, column, block.columns, extent.columns if block.full else None)
     places = _places(writer, target, rows, columns)
@@ -116,13 +101,13 @@ def _generate_block(context: Any, builder: Any, signature: Any, args: Any, block
 
         totals = writer.sums(block.rows * block.columns, extent.terms, step)
         _store(writer, totals, to, places, add, block.full)
-    return context.get_dummy_value()
 
 
-def _generate_held(context: Any, builder: Any, signature: Any, args: Any, block: _Block) -> Any:
-    """Factors `a` of `WIDE` terms in registers, while all columns go by."""
-    writer = Writer(context, builder, signature, args, block.size)
-    target, a, b, extent, row, column, add = writer.arguments
+def _write_held(
+    writer: Writer, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any, add: Any
+) -> None:
+    """The same for `WIDE` terms and all columns from `column` on: factors `a` stay in registers."""
+    builder, block = writer.builder, writer.variant
     rows, terms = _numbers(builder, row, block.rows, None), _numbers(builder, row.type(0), WIDE, None)
     a_lines = [writer.place(a.lines, number) for number in rows]
     a_terms, b_terms = ([writer.place(each.terms, k) for k in terms] for each in (a, b))
@@ -136,7 +121,6 @@ def _generate_held(context: Any, builder: Any, signature: Any, args: Any, block:
             for those, each in zip(factors, rights, strict=True):
                 totals = _one_more(writer, totals, those, writer.load(each, line), block.full)
             _store(writer, totals, to, _places(writer, target, rows, [number]), add, block.full)
-    return context.get_dummy_value()
 
 
 def _numbers(builder: Any, first: Any, count: int, end: Any) -> list:
@@ -168,9 +152,7 @@ def _shifted(writer: Writer, number: Any, *planes: Any) -> list:
 
 def _one_more(writer: Writer, sums: list, factors: list, other: Any, ordered: bool) -> list:
     """The sums of a column with one more term."""
-    sums = [
-        writer.add(total, writer.multiply(factor, other)) for total, factor in zip(sums, factors, strict=True)
-    ]
+    sums = [writer.multiply_add(*pair, other) for pair in zip(sums, factors, strict=True)]
     return writer.in_order(sums) if ordered else sums
 
 
@@ -203,7 +185,7 @@ def _store(writer: Writer, totals: list, to: Any, places: list, add: Any, at_onc
 
 def _pair(rows: int, columns: int) -> Callable:
     """A block whose planes take a pair of registers."""
-    return _compiled(_generate_block, _Block(rows, columns, _PAIR_BYTES, full=False))
+    return written(_PAIR_BYTES, _Block(rows, columns, full=False))(_write_block)
 
 
 _pairs, _pairs_fewer_rows = _pair(_PAIR_ROWS, _PAIR_COLUMNS), _pair(_PAIR_ROWS - 1, _PAIR_COLUMNS)
@@ -250,8 +232,8 @@ def _many_columns(rows: int) -> Callable:
 
     Runs are of whole registers. Planes of the target do not overlap.
     """
-    shapes = (_Block(rows, columns, REGISTER_BYTES, full=True) for columns in (WIDE, NARROW))
-    wide, narrow = (_compiled(_generate_block, shape) for shape in shapes)
+    blocks = (_Block(rows, columns, full=True) for columns in (WIDE, NARROW))
+    wide, narrow = (written(REGISTER_BYTES, block)(_write_block) for block in blocks)
 
     @borrowing_jit
     def product(target: Target, a: Factor, b: Factor, extent: Extent, add: bool) -> None:
@@ -269,9 +251,9 @@ def _many_columns(rows: int) -> Callable:
 
 
 product_of_rows, product_of_row = _many_columns(PRODUCT_ROWS), _many_columns(1)
-_WIDE_BLOCK = _Block(PRODUCT_ROWS, WIDE, REGISTER_BYTES, full=True)
 _block_of_rows, _block_of_terms = (
-    _compiled(generate, _WIDE_BLOCK) for generate in (_generate_block, _generate_held)
+    written(REGISTER_BYTES, _Block(PRODUCT_ROWS, WIDE, full=True))(write)
+    for write in (_write_block, _write_held)
 )
 
 
@@ -287,18 +269,13 @@ def product_of_terms(target: Target, a: Factor, b: Factor, extent: Extent) -> No
     _block_of_terms(target, a, b, extent, ZERO, ZERO, None)
 
 
-@intrinsic
-def mix_planes(typing: Any, target: Any, scales: Any, at: Any, b: Any, extent: Any) -> Any:
+@written(MIXED_BYTES)
+def mix_planes(writer: Writer, target: Any, scales: Any, at: Any, b: Any, extent: Any) -> None:
     """target[j] = sum over k of scales[at + j*terms + k] * b[k, j], of which each term is a number.
 
     Runs are of whole `MIXED_BYTES`.
     """
-    return types.void(target, scales, types.intp, b, extent), _generate_mixing
-
-
-def _generate_mixing(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, MIXED_BYTES)
-    target, scales, at, b, extent = writer.arguments
+    builder = writer.builder
     with Loop(builder, extent.columns, []) as column:
         numbers = builder.gep(scales, [builder.add(at, builder.mul(column.k, extent.terms))])
         line, place = writer.place(b.lines, column.k), writer.place(target.columns, column.k)
@@ -309,24 +286,18 @@ def _generate_mixing(context: Any, builder: Any, signature: Any, args: Any) -> A
             def step(k: Any, sums: list) -> list:
                 scale = writer.broadcast(writer.element(numbers, k))
                 value = writer.load(right, writer.place(b.terms, k))
-                return [writer.add(sums[0], writer.multiply(scale, value))]
+                return [writer.multiply_add(sums[0], scale, value)]
 
             writer.store(writer.sums(1, extent.terms, step)[0], to, place)
-    return context.get_dummy_value()
 
 
-@intrinsic
-def gather_planes(typing: Any, target: Any, a: Any, extent: Any) -> Any:
+@written(REGISTER_BYTES)
+def gather_planes(writer: Writer, target: Any, a: Any, extent: Any) -> None:
     """Copy a factor of up to `PRODUCT_ROWS` lines to where the planes of another one, `target`, lie.
 
     What lies ahead of it is fetched meanwhile.
     """
-    return types.void(target, a, extent), _generate_gathering
-
-
-def _generate_gathering(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-    target, a, extent = writer.arguments
+    builder = writer.builder
     index, vectors = extent.length.type, _vectors(writer, extent)
     rows = _numbers(builder, index(0), PRODUCT_ROWS, extent.rows)
     lines = [(writer.place(a.lines, row), writer.place(target.lines, row)) for row in rows]
@@ -341,4 +312,3 @@ def _generate_gathering(context: Any, builder: Any, signature: Any, args: Any) -
                 shift = builder.mul(vector.k, index(writer.lanes))
                 writer.store(writer.load(source, shift), to, shift)
                 writer.prefetch(source, builder.add(shift, further))
-    return context.get_dummy_value()

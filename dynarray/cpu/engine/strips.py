@@ -6,17 +6,14 @@ registers: they are written once.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from .compile import borrowing_jit
+from .gemm import Matrix
 from .memory import empty
-from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer
+from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
 
 CHANNELS = 4
 # As many sums as fit into the registers with the operands: CHANNELS times this.
@@ -26,61 +23,58 @@ STREAM_BYTES = 8 * 1024 * 1024
 _SUMMED_PIXELS = 1024  # products added up before they join a sum over a whole image, for its accuracy
 
 
-class Planes(NamedTuple):
-    """Element j of channel c is ``values[at + c*apart + j]``."""
-
-    values: np.ndarray
-    at: int
-    apart: int
-
-
 class StripTarget(NamedTuple):
     """Where results go, past the caches with `stream` if they fill whole cache lines.
 
     All results are added to `totals`, one for each pixel of a strip, so that what is not finite is noticed.
     """
 
-    planes: Planes
+    planes: Matrix  # a row for each channel
     totals: np.ndarray
     stream: bool
 
 
-class Strips(NamedTuple):
-    """The filters of all taps side by side, in the order in which they are used.
-
-    Tap t has the filter ``filters[(s*len(offset) + t)*strip_pixels + i]`` at pixel i of strip s, and reads
-    pixel ``j + offset[t]`` at pixel j. Meant are `number` taps from `first` on.
-    """
-
-    filters: np.ndarray
-    offset: np.ndarray
-    first: int
-    number: int
-
-
 class Taps(NamedTuple):
-    """Tap t at pixel j has the filter ``filters[at[t] + j]`` and reads pixel ``j + offset[t]``.
+    """Filters of `number` taps, from `first` on, which read pixel ``j + offset[t]`` at pixel j.
 
-    Meant are `number` taps from `first` on.
+    If there is an array `at`, they lie in planes: tap t has the filter ``filters[at[t] + j]`` at pixel j.
+    Else they lie side by side, in the order in which they are used: tap t has the filter
+    ``filters[(s*len(offset) + t)*strip_pixels + i]`` at pixel i of strip s.
     """
 
     filters: np.ndarray
-    at: np.ndarray
+    at: Any
     offset: np.ndarray
     first: int
     number: int
 
 
 class Scale(NamedTuple):
-    """Channel c has the filter of tap t times ``values[at + c*apart + t]``, or plus that if `add` is given.
+    """Channel c has the filter of tap t times ``values[at + c*stride + t]``, or plus that if `add` is given.
 
     If `values` is None all channels have the filter as it is.
     """
 
     values: Any
     at: int
-    apart: int
+    stride: int
     add: bool | None
+
+
+class Correlation(NamedTuple):
+    """Two sums over the products ``p[c, t, j] = fixed[c, j] * shifted[c, j + offset_t]``.
+
+    The gradients of the filters, ``grad_filters[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of
+    the scales, ``grad_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If scales are added,
+    both are without these factors; if there are none, they have no gradient.
+    """
+
+    grad_filters: np.ndarray
+    grad_scale: Matrix
+    taps: Taps
+    fixed: Matrix
+    shifted: Matrix
+    scale: Scale
 
 
 class _Piece(NamedTuple):
@@ -104,39 +98,27 @@ def strip_pixels(like: np.ndarray) -> int:
 
 
 @borrowing_jit
-def strip_count(count: int, size: int) -> int:
-    """Strips that cover `count` pixels; the last one may overlap the one before."""
-    return (count + size - 1) // size
-
-
-@borrowing_jit
 def deal(strips: np.ndarray, tap: int, taps: int, plane: np.ndarray, at: int, count: int) -> None:
-    """The filters of one of `taps` taps, from their plane to its places in `Strips`."""
+    """The filters of one of `taps` taps, from their plane to its places in strips."""
     size = strip_pixels(strips)
-    for strip in range(strip_count(count, size)):
+    for strip in range((count + size - 1) // size):
         _copy_strip(strips, (strip * taps + tap) * size, plane, at + min(strip * size, count - size))
 
 
-@intrinsic
-def _copy_strip(typing: Any, target: Any, to: Any, source: Any, at: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        writer = Writer(context, builder, signature, args, STRIP_BYTES)
-        target, to, source, at = writer.arguments
-        writer.store(writer.load(source, at), target, to)
-        return context.get_dummy_value()
-
-    return types.void(target, types.intp, source, types.intp), generate
+@written(STRIP_BYTES)
+def _copy_strip(writer: Writer, target: Any, to: Any, source: Any, at: Any) -> None:
+    writer.store(writer.load(source, at), target, to)
 
 
 @borrowing_jit
-def apply(target: StripTarget, channels: int, count: int, taps: Strips, source: Planes, scale: Scale) -> None:
+def apply(target: StripTarget, channels: int, count: int, taps: Taps, source: Matrix, scale: Scale) -> None:
     """target = sum over taps of (scale o filter) * source, for `channels` and `count` pixels.
 
     o is + or *, as the scale says. At most CHANNELS channels, at least a strip of pixels. The same pixels of
     the next channels, if there are any, are fetched from memory meanwhile.
     """
     size = strip_pixels(taps.filters)
-    for strip in range(strip_count(count, size)):
+    for strip in range((count + size - 1) // size):  # the last one may overlap the one before
         j, at = min(strip * size, count - size), (strip * len(taps.offset) + taps.first) * size
         if channels == CHANNELS:
             _apply_to_all(target, 0, j, taps, at, source, scale)
@@ -145,27 +127,12 @@ def apply(target: StripTarget, channels: int, count: int, taps: Strips, source: 
                 _apply_to_one(target, c, j, taps, at, source, scale)
 
 
-def _apply(channels: int) -> Callable:
-    """An intrinsic: `apply` for the strip of pixels from j on and channels from c on."""
-
-    @intrinsic
-    def strip(
-        typing: Any, target: Any, c: Any, j: Any, taps: Any, filters_at: Any, source: Any, scale: Any
-    ) -> Any:
-        signature = types.void(target, types.intp, types.intp, taps, types.intp, source, scale)
-        return signature, partial(_write_apply, channels=channels)
-
-    return strip
-
-
-_apply_to_all, _apply_to_one = _apply(CHANNELS), _apply(1)
-
-
-def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels: int) -> Any:
-    writer = Writer(context, builder, signature, args, STRIP_BYTES)
-    target, c, j, taps, filters_at, source, scale = writer.arguments
+def _write_apply(
+    writer: Writer, target: Any, c: Any, j: Any, taps: Any, filters_at: Any, source: Any, scale: Any
+) -> None:
+    """`apply` for the strip of pixels from j on, and the channels from c on."""
+    builder, channels, index = writer.builder, writer.variant, j.type
     combine = writer.multiply if scale.add is None else writer.add
-    index = j.type
     filters, offset = builder.gep(taps.filters, [filters_at]), builder.gep(taps.offset, [taps.first])
     sources = [
         builder.gep(source.values, [builder.add(place, j)])
@@ -181,12 +148,12 @@ def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels
             if scale.values is not None:
                 own = writer.element(scale.values, builder.add(place, tap))
                 combined = combine(factor, writer.broadcast(own))
-            following.append(writer.add(total, writer.multiply(combined, writer.load(pixels, start))))
+            following.append(writer.multiply_add(total, combined, writer.load(pixels, start)))
         return following
 
     for pixels in sources:
         for k in range(0, writer.lanes, writer.lanes * LINE_BYTES // STRIP_BYTES):
-            writer.prefetch(pixels, builder.add(builder.mul(source.apart, index(channels)), index(k)))
+            writer.prefetch(pixels, builder.add(builder.mul(source.stride, index(channels)), index(k)))
     results = writer.sums(channels, taps.number, step)
     total = writer.load(target.totals, index(0))
     places = [builder.add(place, j) for place in _strip_places(builder, target.planes, c, channels)]
@@ -199,95 +166,55 @@ def _write_apply(context: Any, builder: Any, signature: Any, args: Any, channels
     for result in results:
         total = writer.add(total, result)
     writer.store(total, target.totals, index(0))
-    return context.get_dummy_value()
+
+
+_apply_to_all, _apply_to_one = (written(STRIP_BYTES, n)(_write_apply) for n in (CHANNELS, 1))
 
 
 def _strip_places(builder: Any, planes: Any, first: Any, channels: int) -> list:
     """Where planes begin: `channels` of them, from the `first` on."""
     numbers = [builder.add(first, first.type(c)) for c in range(channels)]
-    return [builder.add(planes.at, builder.mul(planes.apart, number)) for number in numbers]
+    return [builder.add(planes.at, builder.mul(planes.stride, number)) for number in numbers]
 
 
 @borrowing_jit
-def correlate(
-    grad_filters: np.ndarray,
-    grad_scale: Planes,
-    channels: int,
-    count: int,
-    taps: Taps,
-    fixed: Planes,
-    shifted: Planes,
-    scale: Scale,
-) -> None:
-    """Two sums over the products ``p[c, t, j] = fixed[c, j] * shifted[c, j + offset_t]``, for j < count.
-
-    The gradients of the filters, ``grad_filters[at_t + j] += sum over c of scale[c, t] * p[c, t, j]``, and of
-    the scales, ``grad_scale[c, t] += sum over j of p[c, t, j] * filters[at_t + j]``. If scales are added,
-    both are without these factors; if there are none, they have no gradient.
-    """
-    pairs = taps.number // 2 * 2 if channels == CHANNELS else 0
+def correlate(sums: Correlation, channels: int, count: int) -> None:
+    """Make two sums over the products of so many channels, for j < count."""
+    number = sums.taps.number
+    pairs = number // 2 * 2 if channels == CHANNELS else 0
     for tap in range(0, pairs, 2):
         for start in range(0, count, _SUMMED_PIXELS):
-            piece = _Piece(0, tap, start, min(start + _SUMMED_PIXELS, count))
-            _correlate_all(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
+            _correlate_all(sums, _Piece(0, tap, start, min(start + _SUMMED_PIXELS, count)))
     for c in range(channels):
-        for tap in range(pairs, taps.number):
+        for tap in range(pairs, number):
             for start in range(0, count, _SUMMED_PIXELS):
-                piece = _Piece(c, tap, start, min(start + _SUMMED_PIXELS, count))
-                _correlate_one(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
+                _correlate_one(sums, _Piece(c, tap, start, min(start + _SUMMED_PIXELS, count)))
 
 
-def _correlation(size: tuple[int, int]) -> Callable:
-    """An intrinsic: `correlate` for a piece of (channels, taps)."""
-
-    @intrinsic
-    def piece_of_correlation(
-        typing: Any,
-        grad_filters: Any,
-        grad_scale: Any,
-        piece: Any,
-        taps: Any,
-        fixed: Any,
-        shifted: Any,
-        scale: Any,
-    ) -> Any:
-        signature = types.void(grad_filters, grad_scale, piece, taps, fixed, shifted, scale)
-        return signature, partial(_write_correlate, size=size)
-
-    return piece_of_correlation
-
-
-# Two taps at once pass over the pixels, which come from the L2 cache, half as often.
-_correlate_all, _correlate_one = _correlation((CHANNELS, 2)), _correlation((1, 1))
-
-
-def _write_correlate(context: Any, builder: Any, signature: Any, args: Any, size: tuple[int, int]) -> Any:
-    """Vectors as long as they go, then single elements."""
-    done = None
-    for vector in (REGISTER_BYTES, context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))):
-        writer = Writer(context, builder, signature, args, vector)
-        piece = writer.arguments[2]
-        done = piece.start if done is None else done
+def _write_correlate(writer: Writer, sums: Any, piece: Any) -> None:
+    """`correlate` for a piece: vectors as long as they go, then single elements."""
+    builder, done = writer.builder, piece.start
+    for size in (REGISTER_BYTES, writer.itemsize):
+        writer.resize(size)
         lanes = done.type(writer.lanes)
         turns = builder.sdiv(builder.sub(piece.stop, done), lanes)
         with builder.if_then(builder.icmp_signed(">", turns, turns.type(0))):
-            _correlate_along(writer, done, turns, size)
+            _correlate_along(writer, done, turns)
         done = builder.add(done, builder.mul(turns, lanes))
-    return context.get_dummy_value()
 
 
-def _correlate_along(writer: Writer, start: Any, turns: Any, size: tuple[int, int]) -> None:
+def _correlate_along(writer: Writer, start: Any, turns: Any) -> None:
     """`turns` vectors of pixels from `start` on."""
-    builder, index = writer.builder, turns.type
-    grad_filters, grad_scale, piece, taps, fixed, shifted, scale = writer.arguments
-    channels, has_scale = size[0], scale.values is not None
+    builder, index, (channels, together) = writer.builder, turns.type, writer.variant
+    (grad_filters, grad_scale, taps, fixed, shifted, scale), piece = writer.arguments
+    has_scale = scale.values is not None
     multiplied = has_scale and scale.add is None
 
     def places(planes: Any) -> list:
         return _strip_places(builder, planes, piece.channel, channels)
 
     first = builder.add(taps.first, piece.tap)
-    numbers = [builder.add(first, index(t)) for t in range(size[1])]
+    numbers = [builder.add(first, index(t)) for t in range(together)]
     filters_at = [writer.element(taps.at, number) for number in numbers]
     offsets = [writer.element(taps.offset, number) for number in numbers]
     factors = [
@@ -320,3 +247,9 @@ def _correlate_along(writer: Writer, start: Any, turns: Any, size: tuple[int, in
             at = builder.add(place, number)
             total = builder.fadd(writer.element(grad_scale.values, at), writer.total(next(totals)))
             builder.store(total, builder.gep(grad_scale.values, [at]))
+
+
+# Two taps at once pass over the pixels, which come from the L2 cache, half as often.
+_correlate_all, _correlate_one = (
+    written(REGISTER_BYTES, size)(_write_correlate) for size in ((CHANNELS, 2), (1, 1))
+)

@@ -1,11 +1,12 @@
 """Writing vector instructions, for innermost loops whose sums must stay in registers.
 
 LLVM's vectoriser keeps one sum or a few in registers, not the dozen that share their operands in a matrix
-product or under a filter. Such loops are intrinsics of Numba, written with a `Writer`.
+product or under a filter. Such loops are intrinsics of Numba: functions `written` with a `Writer`.
 """
 
 import platform
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from llvmlite import binding, ir
@@ -56,19 +57,23 @@ class Loop:
 
 
 class Writer:
-    """Writes instructions on vectors of `size` bytes; where that is more than a register, LLVM splits them.
+    """Writes instructions on vectors; where these are larger than a register, LLVM splits them.
 
     `arguments` are those of the intrinsic: of an array the pointer to its first element, of a record the same
-    record, with the like of its fields. Elements are of the type of the first array.
+    record, with the like of its fields. Elements are of the type of the first array. `variant` tells which of
+    several intrinsics is written.
     """
 
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, size: int) -> None:
-        self.builder, self._context = builder, context
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, variant: Any) -> None:
+        self.builder, self._context, self.variant = builder, context, variant
         self._arrays: list[Any] = []
         self.arguments = [self._unpack(*pair) for pair in zip(signature.args, args, strict=True)]
-        element = context.get_data_type(self._arrays[0].dtype)
-        self.itemsize = context.get_abi_sizeof(element)
-        self._vector = ir.VectorType(element, size // self.itemsize)
+        self._element = context.get_data_type(self._arrays[0].dtype)
+        self.itemsize = context.get_abi_sizeof(self._element)
+
+    def resize(self, size: int) -> None:
+        """From here on vectors are of so many bytes."""
+        self._vector = ir.VectorType(self._element, size // self.itemsize)
         self.lanes = self._vector.count
         self.zero = ir.Constant(self._vector, [0.0] * self.lanes)
 
@@ -137,6 +142,10 @@ class Writer:
         """a + b, in one instruction with the product that b may be."""
         return self.builder.fadd(a, b, flags=("contract",))
 
+    def multiply_add(self, total: Any, a: Any, b: Any) -> Any:
+        """total + a * b."""
+        return self.add(total, self.multiply(a, b))
+
     def total(self, vector: Any) -> Any:
         """The sum of a vector's elements, halves added until one is left."""
         lane, lanes = ir.IntType(32), self.lanes
@@ -176,16 +185,38 @@ class Writer:
         return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
 
 
-@intrinsic
-def prefetch(typing: Any, array: Any, at: Any) -> Any:
+def written(size: int, variant: Any = None) -> Callable[[Callable[..., None]], Callable[..., Any]]:
+    """Makes an intrinsic of ``write(writer, *arguments)``, for kernels to call with these arguments.
+
+    Vectors are of `size` bytes; numbers among the arguments are indices or flags.
+    """
+
+    def make(write: Callable[..., None]) -> Callable[..., Any]:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            writer = Writer(context, builder, signature, args, variant)
+            writer.resize(size)
+            write(writer, *writer.arguments)
+            return context.get_dummy_value()
+
+        @wraps(write)  # Numba takes the names of arguments from there
+        def definition(_typing: Any, *kinds: Any) -> Any:
+            return types.void(*map(_argument_kind, kinds)), generate
+
+        return intrinsic(definition)
+
+    return make
+
+
+def _argument_kind(kind: Any) -> Any:
+    if isinstance(kind, types.Boolean):
+        return types.boolean
+    return types.intp if isinstance(kind, types.Integer) else kind
+
+
+@written(REGISTER_BYTES)
+def prefetch(writer: Writer, array: Any, at: Any) -> None:
     """Fetch the cache line of array[at], which need not exist, that is soon to be read."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        writer = Writer(context, builder, signature, args, REGISTER_BYTES)
-        writer.prefetch(*writer.arguments)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
+    writer.prefetch(array, at)
 
 
 @intrinsic

@@ -10,15 +10,11 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import borrowing_cached_jit, kernel_input, zero_like
-from .items import FilterArrays, FilterWindow
+from .items import FilterArrays, FilterWindow, FilterWork
 
 
 def definition_backward(
-    grad_output: np.ndarray,
-    inputs: FilterArrays,
-    needs: tuple[bool, bool, bool],
-    window: FilterWindow,
-    add: bool | None,
+    grad_output: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], window: FilterWindow
 ) -> FilterArrays:
     """The gradients of x, weight and channel_weight, or None where they are not needed."""
     x, weight, channel_weight = inputs
@@ -32,28 +28,18 @@ def definition_backward(
         u = window.upsample
         channel_weight = np.ones((weight.shape[0], u, u, x.shape[1], *weight.shape[2:4]), x.dtype)
     arrays = FilterArrays(*map(kernel_input, (x, weight, channel_weight)))
-    items, operations = (
-        weight.shape[0] * weight.shape[1],
-        9.0 * grad_output.size * math.prod(weight.shape[2:4]),
-    )
-    parallel.run(definition_items, items, operations, kernel_input(grad_output), arrays, grads, window, add)
+    work = FilterWork(kernel_input(grad_output), arrays, grads)
+    operations = 9.0 * grad_output.size * math.prod(weight.shape[2:4])
+    parallel.run(definition_items, math.prod(weight.shape[:2]), operations, work, window)
     grads = grads._replace(channel_weight=grads.channel_weight.astype(x.dtype))
     return FilterArrays(*(grad if need else None for grad, need in zip(grads, needs, strict=True)))
 
 
 @borrowing_cached_jit
-def definition_items(
-    start: int,
-    stop: int,
-    grad_output: np.ndarray,
-    inputs: FilterArrays,
-    grads: FilterArrays,
-    window: FilterWindow,
-    add: bool | None,
-) -> None:
+def definition_items(start: int, stop: int, work: FilterWork, window: FilterWindow) -> None:
     """Items (n, group)."""
-    x, weight, channel_weight = inputs.x, inputs.weight, inputs.channel_weight
-    stride, dilation, padding, u = window.stride, window.dilation, window.padding, window.upsample
+    grad_output, (x, weight, channel_weight), grads = work
+    stride, dilation, padding, u, add = window
     groups, kh, kw, high, wide = weight.shape[1:]
     per_group, rows, width, one = x.shape[1] // groups, x.shape[2], x.shape[3], x.dtype.type(1)
     for item in range(start, stop):

@@ -7,9 +7,8 @@ to it as well, the definition.
 
 from typing import Any
 
-import numpy as np
-
 from ..engine.compile import flag
+from ..engine.memory import zeros_where
 from .definition import definition_backward
 from .general import general_backward, general_forward
 from .in_place import in_place_applies, in_place_backward, in_place_forward
@@ -20,26 +19,24 @@ def local_filter2d_forward(
     x: Any, weight: Any, channel_weight: Any, *, combine: str, **params: Any
 ) -> tuple[Any, tuple]:
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
-    inputs, window = FilterArrays(x, weight, channel_weight), FilterWindow(**params)
     add = flag(combine == "add" and channel_weight is not None)
-    y = in_place_forward(inputs, window) if in_place_applies(inputs, window, add) else None
-    return general_forward(inputs, window, add) if y is None else y, tuple(inputs)
+    inputs, window = FilterArrays(x, weight, channel_weight), FilterWindow(**params, add=add)
+    y = in_place_forward(inputs, window) if in_place_applies(inputs, window) else None
+    return general_forward(inputs, window) if y is None else y, tuple(inputs)
 
 
 def local_filter2d_backward(
     grad_output: Any, kept: tuple, needs: tuple[bool, bool, bool], *, combine: str, **params: Any
 ) -> tuple[Any, Any, Any]:
     """Gradients of `local_filter2d` with respect to x, weight and channel_weight."""
-    inputs, window = FilterArrays(*kept), FilterWindow(**params)
+    inputs, add = FilterArrays(*kept), flag(combine == "add" and kept[2] is not None)
     if not grad_output.size:
-        zeros = (np.zeros(a.shape, a.dtype) if need else None for a, need in zip(inputs, needs, strict=True))
-        return tuple(zeros)  # type: ignore[return-value]
-    add = flag(combine == "add" and inputs.channel_weight is not None)
-    grads = None
-    if in_place_applies(inputs, window, add):
-        grads = in_place_backward(grad_output, inputs, needs, window)
+        return tuple(zeros_where(inputs, needs))
+    grads, args = None, (grad_output, inputs, needs, FilterWindow(**params, add=add))
+    if in_place_applies(inputs, args[3]):
+        grads = in_place_backward(*args)
     if grads is None and inputs.x.size:  # without pixels there are still zeros around them
-        grads = general_backward(grad_output, inputs, needs, window, add)
+        grads = general_backward(*args)
     if grads is None:
-        grads = definition_backward(grad_output, inputs, needs, window, add)
+        grads = definition_backward(*args)
     return tuple(grads)

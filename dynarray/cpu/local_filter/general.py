@@ -18,28 +18,84 @@ cache: image and output then pass through memory in long runs, which takes about
 
 import math
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import kernel_input
+from ..engine import strips
+from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
+from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
-from ..engine.pixels import staggered, whole_lines
-from ..engine.strips import CHANNELS, STRIP_BYTES
-from .general_kernels import (
-    FilterPlan,
-    FilterPlanes,
-    FilterScratch,
-    FilterTerms,
-    general_backward_items,
-    general_forward_items,
+from ..engine.pixels import PackedRows, clear, pack_rows, staggered, unpack_phases, unpack_rows, whole_lines
+from .items import (
+    FilterArrays,
+    FilterItems,
+    FilterRows,
+    FilterWindow,
+    FilterWork,
+    Shape,
+    divide,
+    filters_by_tap,
+    find_item,
+    find_rows,
+    gradient_slots,
+    sum_slots,
 )
-from .items import FilterArrays, FilterWindow, divide, filters_by_tap, gradient_slots, sum_slots
 
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
 _GENERAL_BLOCK_BYTES = 512 * 1024
+_KEPT = False  # in the caches, from where it is unpacked
 
 
-def general_forward(inputs: FilterArrays, window: FilterWindow, add: bool | None) -> np.ndarray:
+class FilterTerms(NamedTuple):
+    """The (phase, tap) pairs: by sub-pixel phase of the output, then by the plane of the image they read."""
+
+    tap: np.ndarray  # index a*kw + b
+    phase: np.ndarray  # i*u + j
+    filter_y: np.ndarray  # the output pixel whose filter lies at row 0, column 0 of the term's plane
+    filter_x: np.ndarray
+    filter_at: np.ndarray  # offset of the term's plane of filters; forward, all pass through one plane
+    image_at: np.ndarray  # offset of what it reads of the packed image
+    output_at: np.ndarray  # offset of what it reads of the packed output gradient
+    planes: np.ndarray  # the phases of the stride that are read, in order: a plane of the image for each
+    plane_ends: np.ndarray  # the terms that read plane s are plane_ends[s] to plane_ends[s + 1]
+
+
+class FilterPlanes(NamedTuple):
+    """Elements of packed planes."""
+
+    filters: int  # one plane
+    image: int  # one plane
+    images: int  # all planes of an image
+    output: int  # one plane of an output gradient
+    outputs: int  # all of them
+
+
+class FilterPlan(NamedTuple):
+    """What is packed where, and how work is divided."""
+
+    terms: FilterTerms
+    items: FilterItems  # in rows and elements of rows of packed planes
+    window: FilterWindow
+    planes: FilterPlanes
+    halo: int  # the largest shift from output to input position, in rows of packed planes
+    lead: int  # and in columns
+
+
+class FilterScratch(NamedTuple):
+    """A thread's packed planes of one block of rows."""
+
+    filters: Any
+    grad_filters: Any
+    strips: Any  # filters once more, as `apply` takes them
+    images: Any  # of CHANNELS channels
+    outputs: Any  # their gradients
+    acc: Any  # sums of CHANNELS channels
+    totals: Any
+    unwanted: Any  # gradients of the scales that nobody needs
+
+
+def general_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     """The output."""
     x, weight, channel_weight = inputs
     y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
@@ -48,16 +104,12 @@ def general_forward(inputs: FilterArrays, window: FilterWindow, add: bool | None
         arrays = FilterArrays(kernel_input(x), filters_by_tap(weight), _to_terms(channel_weight, plan.terms))
         operations = y.size * weight.shape[2] * weight.shape[3]
         total = plan.items.total
-        run_with_scratch(general_forward_items, total, operations, scratch, x.dtype, arrays, y, plan, add)
+        run_with_scratch(general_forward_items, total, operations, scratch, x.dtype, arrays, y, plan)
     return y
 
 
 def general_backward(
-    grad_output: np.ndarray,
-    inputs: FilterArrays,
-    needs: tuple[bool, bool, bool],
-    window: FilterWindow,
-    add: bool | None,
+    grad_output: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], window: FilterWindow
 ) -> FilterArrays | None:
     """The gradients of x, weight and channel_weight.
 
@@ -73,8 +125,8 @@ def general_backward(
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
     targets = FilterArrays(grad_x, filters_by_tap(grads.weight), grads.channel_weight.reshape(-1))
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
-    args = (kernel_input(grad_output), arrays, targets, plan, add)
-    run_with_scratch(general_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
+    work, total = FilterWork(kernel_input(grad_output), arrays, targets), plan.items.total
+    run_with_scratch(general_backward_items, total, operations, scratch, x.dtype, work, plan)
     result = sum_slots(grads, needs)
     if result is not None and needs[2]:
         result = result._replace(channel_weight=_from_terms(result.channel_weight, plan.terms))
@@ -83,7 +135,7 @@ def general_backward(
 
 @lru_cache(maxsize=256)
 def _general_plan(
-    x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, window: FilterWindow, *, backward: bool
+    x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, backward: bool
 ) -> tuple[FilterPlan, FilterScratch]:
     """For arrays of these shapes. Forward works in output coordinates, backward in input coordinates."""
     (kh, kw), u, stride, dilation = weight[2:4], window.upsample, window.stride, window.dilation
@@ -105,7 +157,7 @@ def _general_plan(
     blocks = -(-rows // min(rows, max(1, most)))
     items = divide(x, weight, itemsize, (rows, width), blocks, backward=backward)
     # A strip of pixels is worked on at a time, and may reach beyond the last row.
-    strip = STRIP_BYTES // itemsize
+    strip = strips.STRIP_BYTES // itemsize
     plane = max(staggered(items.block * width, itemsize), strip)
     image = plane if backward else (items.block + halo) * width
     output = lead + (items.block + halo) * width
@@ -131,9 +183,9 @@ def _general_plan(
         filters=(len(tap) if backward else 1) * plane,
         grad_filters=len(tap) * plane if backward else 0,
         strips=len(tap) * -(-plane // strip) * strip,
-        images=CHANNELS * sizes.images,
-        outputs=CHANNELS * sizes.outputs if backward else 0,
-        acc=CHANNELS * plane * (1 if backward else u),
+        images=strips.CHANNELS * sizes.images,
+        outputs=strips.CHANNELS * sizes.outputs if backward else 0,
+        acc=strips.CHANNELS * plane * (1 if backward else u),
         totals=strip,
         unwanted=len(tap),
     )
@@ -155,3 +207,168 @@ def _from_terms(by_term: np.ndarray, terms: FilterTerms) -> np.ndarray:
     by_tap = np.empty((n, u * u, channels, kh * kw), by_term.dtype)
     by_tap[:, terms.phase, :, terms.tap] = by_term.reshape(n, channels, -1).transpose(2, 0, 1)
     return by_tap.reshape(by_term.shape)
+
+
+@borrowing_jit
+def _pack_image(target: np.ndarray, at: int, image: np.ndarray, rows: FilterRows, plan: FilterPlan) -> None:
+    """All planes of one image."""
+    for s in range(len(plan.terms.planes)):
+        pack_rows(target, at + s * plan.planes.image, image, _rows_of_phase(plan.terms.planes[s], rows, plan))
+
+
+@borrowing_jit
+def _rows_of_phase(source: int, rows: FilterRows, plan: FilterPlan) -> PackedRows:
+    """Those of x, of a phase of the stride."""
+    stride, padding = plan.window.stride, plan.window.padding
+    origin = (source // stride[1] - padding[0], source % stride[1] - padding[1])
+    return PackedRows(rows.first, rows.height, plan.items.width, origin, stride)
+
+
+@borrowing_jit
+def _pack_filters(scratch: FilterScratch, weight: np.ndarray, rows: FilterRows, plan: FilterPlan) -> None:
+    """One plane per term, then its strips; `weight` is that of one sample and group, (taps, Ho, Wo)."""
+    terms, planes = plan.terms, scratch.filters
+    count = max(rows.height * plan.items.width, strips.strip_pixels(planes))
+    for term in range(len(terms.tap)):
+        pack_rows(planes, terms.filter_at[term], weight[terms.tap[term]], _rows_of_term(term, rows, plan))
+        strips.deal(scratch.strips, term, len(terms.tap), planes, terms.filter_at[term], count)
+
+
+@borrowing_jit
+def _rows_of_term(term: int, rows: FilterRows, plan: FilterPlan) -> PackedRows:
+    """Those of the filters of a term."""
+    origin, u = (plan.terms.filter_y[term], plan.terms.filter_x[term]), plan.window.upsample
+    return PackedRows(rows.first, rows.height, plan.items.width, origin, (u, u))
+
+
+@borrowing_jit
+def _pack_output(
+    target: np.ndarray, at: int, grad_output: np.ndarray, rows: FilterRows, plan: FilterPlan
+) -> None:
+    """The output gradient of one channel, with the rows above that taps lead to: a plane for each phase."""
+    u, above, high = plan.window.upsample, rows.first - plan.halo, rows.height + plan.halo
+    for phase in range(u * u):
+        packed = PackedRows(above, high, plan.items.width, (phase // u, phase % u), (u, u))
+        pack_rows(target, at + phase * plan.planes.output + plan.lead, grad_output, packed)
+
+
+@borrowing_cached_jit
+def general_forward_items(
+    start: int, stop: int, scratch: FilterScratch, inputs: FilterArrays, y: np.ndarray, plan: FilterPlan
+) -> None:
+    """Items of the plan. `inputs` hold filters by tap and the scales of terms in a row."""
+    x, weight, items, planes = inputs.x, inputs.weight, plan.items, plan.planes
+    terms, taps = len(plan.terms.tap), weight.shape[2]
+    # What lies between rows comes to nothing, but should not be slow to multiply.
+    clear(scratch.filters, 0, len(scratch.filters))
+    clear(scratch.totals, 0, len(scratch.totals))
+    for number in range(start, stop):
+        item = find_item(number, items)
+        for block in range(item.block, item.block_end):
+            rows = find_rows(block, items)
+            below = FilterRows(rows.first, rows.height + plan.halo)
+            clear(scratch.images, 0, len(scratch.images))
+            _pack_filters(scratch, weight[item.sample, item.group], rows, plan)
+            for c in range(item.channel, item.channel_end, strips.CHANNELS):
+                channels, first = min(strips.CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
+                for k in range(channels):
+                    _pack_image(scratch.images, k * planes.images, x[item.sample, c + k], below, plan)
+                scale = strips.Scale(inputs.channel_weight, first * terms, terms, plan.window.add)
+                _filter_phases(y[item.sample, c : c + channels], scratch, taps, scale, rows, plan)
+
+
+@borrowing_jit
+def _filter_phases(
+    y: np.ndarray, scratch: FilterScratch, taps: int, scale: strips.Scale, rows: FilterRows, plan: FilterPlan
+) -> None:
+    """The outputs of some channels: row by row of phases, each phase with so many taps."""
+    u, plane, width = plan.window.upsample, plan.planes.filters, plan.items.width
+    image = Matrix(scratch.images, 0, plan.planes.images)
+    count = max(rows.height * width, len(scratch.totals))  # at least a strip
+    for phase in range(u * u):
+        row, column = phase // u, phase % u
+        filters = strips.Taps(scratch.strips, None, plan.terms.image_at, phase * taps, taps)
+        acc = Matrix(scratch.acc, column * plane, u * plane)
+        target = strips.StripTarget(acc, scratch.totals, _KEPT)
+        strips.apply(target, len(y), count, filters, image, scale)
+        if column == u - 1:
+            for k in range(len(y)):
+                part = scratch.acc[k * u * plane :]
+                unpack_phases(part, plane, y[k], rows.first, rows.height, width, row, u)
+
+
+@borrowing_cached_jit
+def general_backward_items(
+    start: int, stop: int, scratch: FilterScratch, work: FilterWork, plan: FilterPlan
+) -> None:
+    """Items of the plan. `work` holds filters by tap and the scales of terms in a row."""
+    (grad_output, inputs, grads), items, planes = work, plan.items, plan.planes
+    x, weight = inputs.x, inputs.weight
+    terms, needs_filters = len(plan.terms.tap), grads.weight.size + grads.channel_weight.size > 0
+    clear(scratch.totals, 0, len(scratch.totals))
+    for number in range(start, stop):
+        item = find_item(number, items)
+        for block in range(item.block, item.block_end):
+            rows = find_rows(block, items)
+            clear(scratch.filters, 0, len(scratch.filters))
+            clear(scratch.grad_filters, 0, len(scratch.grad_filters))
+            clear(scratch.images, 0, len(scratch.images))
+            clear(scratch.outputs, 0, len(scratch.outputs))
+            _pack_filters(scratch, weight[item.sample, item.group], rows, plan)
+            for c in range(item.channel, item.channel_end, strips.CHANNELS):
+                channels, first = min(strips.CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
+                for k in range(channels):
+                    grad = grad_output[item.sample, c + k]
+                    _pack_output(scratch.outputs, k * planes.outputs, grad, rows, plan)
+                    if needs_filters:
+                        _pack_image(scratch.images, k * planes.images, x[item.sample, c + k], rows, plan)
+                scale = strips.Scale(inputs.channel_weight, first * terms, terms, plan.window.add)
+                if needs_filters:
+                    grad_scale = Matrix(scratch.unwanted, 0, 0)
+                    if grads.channel_weight.size:
+                        slot = item.band * x.shape[0] * x.shape[1] + first
+                        grad_scale = Matrix(grads.channel_weight, slot * terms, terms)
+                    _add_grad_filters(scratch, grad_scale, channels, scale, rows.height, plan)
+                if grads.x.size:
+                    _write_grad_x(grads.x[item.sample, c : c + channels], scratch, scale, rows, plan)
+            if grads.weight.size:
+                grad_weight = grads.weight[item.chunk, item.sample, item.group]
+                for term in range(terms):
+                    grad, at = grad_weight[plan.terms.tap[term]], plan.terms.filter_at[term]
+                    unpack_rows(scratch.grad_filters, at, grad, _rows_of_term(term, rows, plan))
+
+
+@borrowing_jit
+def _add_grad_filters(
+    scratch: FilterScratch,
+    grad_scale: Matrix,
+    channels: int,
+    scale: strips.Scale,
+    height: int,
+    plan: FilterPlan,
+) -> None:
+    """What some channels add to the gradients of filters and scales, in so many rows."""
+    outputs, count = Matrix(scratch.outputs, 0, plan.planes.outputs), height * plan.items.width
+    for s in range(len(plan.terms.planes)):
+        first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]
+        image = Matrix(scratch.images, s * plan.planes.image, plan.planes.images)
+        taps = strips.Taps(scratch.filters, plan.terms.filter_at, plan.terms.output_at, first, end - first)
+        sums = strips.Correlation(scratch.grad_filters, grad_scale, taps, image, outputs, scale)
+        strips.correlate(sums, channels, count)
+
+
+@borrowing_jit
+def _write_grad_x(
+    grad_x: np.ndarray, scratch: FilterScratch, scale: strips.Scale, rows: FilterRows, plan: FilterPlan
+) -> None:
+    """The gradients of some channels of x, one phase of the stride after the other."""
+    outputs = Matrix(scratch.outputs, 0, plan.planes.outputs)
+    count = max(rows.height * plan.items.width, len(scratch.totals))  # at least a strip
+    target = strips.StripTarget(Matrix(scratch.acc, 0, plan.planes.filters), scratch.totals, _KEPT)
+    for s in range(len(plan.terms.planes)):
+        first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]
+        filters = strips.Taps(scratch.strips, None, plan.terms.output_at, first, end - first)
+        strips.apply(target, len(grad_x), count, filters, outputs, scale)
+        packed = _rows_of_phase(plan.terms.planes[s], rows, plan)
+        for k in range(len(grad_x)):
+            unpack_rows(scratch.acc, k * plan.planes.filters, grad_x[k], packed)

@@ -15,29 +15,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine import strips
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
+from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, inside, staggered
-from ..engine.strips import (
-    CHANNELS,
-    STREAM_BYTES,
-    STRIP_BYTES,
-    Planes,
-    Scale,
-    Strips,
-    StripTarget,
-    Taps,
-    apply,
-    correlate,
-    deal,
-    empty_to_stream,
-)
 from .items import (
     FilterArrays,
     FilterItem,
     FilterItems,
     FilterRows,
     FilterWindow,
+    FilterWork,
+    Shape,
     divide,
     find_item,
     find_rows,
@@ -87,10 +77,10 @@ class InPlaceChannels(NamedTuple):
     pixels: int
 
 
-def in_place_applies(inputs: FilterArrays, window: FilterWindow, add: bool | None) -> bool:
+def in_place_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
     """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
-    alike = inputs.weight.shape[4:] == inputs.x.shape[2:]
-    return bool(inputs.x.size) and alike and window.stride == (1, 1) and window.upsample == 1 and add is None
+    alike = inputs.weight.shape[4:] == inputs.x.shape[2:] and window.stride == (1, 1)
+    return bool(inputs.x.size) and alike and window.upsample == 1 and window.add is None
 
 
 def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray | None:
@@ -100,7 +90,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     if found is None:
         return None
     plan, scratch = found
-    y, sums = empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
+    y, sums = strips.empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
     operations, args = y.size * len(plan.offset), (_in_rows(inputs), y.reshape(-1), sums, plan)
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
@@ -116,12 +106,13 @@ def in_place_backward(
         return None
     plan, scratch = found
     sums = np.zeros(plan.items.total, x.dtype)
-    grad_x = empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
+    grad_x = strips.empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
     operations = 3.0 * x.size * len(plan.offset)
     if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
         inputs = inputs._replace(weight=np.empty(0, x.dtype))
-    args = (kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads), sums, plan)
+    work = FilterWork(kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads))
+    args = (work, sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return sum_slots(grads, needs) if np.isfinite(sums).all() else None
 
@@ -133,7 +124,7 @@ def _in_rows(arrays: FilterArrays) -> FilterArrays:
 
 @lru_cache(maxsize=256)
 def _in_place_plan(
-    x: tuple[int, ...], weight: tuple[int, ...], itemsize: int, window: FilterWindow, *, backward: bool
+    x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, backward: bool
 ) -> tuple[InPlacePlan, InPlaceScratch] | None:
     """For arrays of these shapes.
 
@@ -142,13 +133,13 @@ def _in_place_plan(
     kh, kw, rows, width = weight[2:]
     a, b = np.divmod(np.arange(kh * kw), kw)
     shift_y, shift_x = a * window.dilation[0] - window.padding[0], b * window.dilation[1] - window.padding[1]
-    at_once, wanted = min(CHANNELS, x[1] // weight[1]), wanted_bands(weight)
+    at_once, wanted = min(strips.CHANNELS, x[1] // weight[1]), wanted_bands(weight)
     most = max(1, min(rows, _IN_PLACE_BLOCK_BYTES // ((kh * kw + 3 * at_once) * width * itemsize)))
     blocks = -(-rows // most)
     if blocks < wanted and 3 * (rows // wanted) >= most:
         blocks = wanted  # then all channels share packed filters
     items = divide(x, weight, itemsize, (rows, width), blocks, backward=backward)
-    pixels, strip = items.block * width, STRIP_BYTES // itemsize
+    pixels, strip = items.block * width, strips.STRIP_BYTES // itemsize
     if min(pixels, (rows - (blocks - 1) * items.block) * width) < strip:
         return None
     offset, plane = shift_y * width + shift_x, staggered(pixels, itemsize)
@@ -160,7 +151,7 @@ def _in_place_plan(
         plane=plane,
         filters=planes,
         grad_filters=planes,
-        edge=min(CHANNELS, items.channels) * span,
+        edge=min(strips.CHANNELS, items.channels) * span,
         totals=strip,
         unwanted=kh * kw,
     )
@@ -168,10 +159,12 @@ def _in_place_plan(
 
 
 @borrowing_jit
-def _keep(packed: np.ndarray, at: int, rows: int, width: int, vertical: tuple, horizontal: tuple) -> Any:
-    """Zero a packed plane outside a range of rows and one of columns; return the sum of what was there."""
-    total, (top, bottom), (low, end) = zero_like(packed), vertical, horizontal
-    for i in range(rows):
+def _keep(packed: np.ndarray, at: int, tap: int, rows: FilterRows, plan: InPlacePlan, back: bool) -> Any:
+    """Zero a plane of filters where their tap reads no pixels; return the sum of what was there."""
+    total, width, sign = zero_like(packed), plan.items.width, -1 if back else 1
+    top, bottom = inside(rows.height, rows.first, plan.items.rows, sign * plan.shift_y[tap], 1)
+    low, end = inside(width, 0, width, sign * plan.shift_x[tap], 1)
+    for i in range(rows.height):
         row = at + i * width
         whole = i < top or i >= bottom
         for j in range(width if whole else low):
@@ -198,17 +191,14 @@ def _pack_tap(
 
     Those of one sample and group begin at `begin`. Returns a sum that is finite if what is left out is.
     """
-    width, sign = plan.items.width, -1 if back else 1
-    count, image = rows.height * width, plan.items.rows * width
-    first = rows.first * width + (plan.back[tap] if back else 0)
+    count, image = rows.height * plan.items.width, plan.items.rows * plan.items.width
+    first = rows.first * plan.items.width + (plan.back[tap] if back else 0)
     low = min(count, max(0, -first))
     high = max(low, min(count, image - first))
     clear(packed, at, low)
     copy(packed, at + low, weight, begin + tap * image + first + low, high - low)
     clear(packed, at + high, count - high)
-    vertical = inside(rows.height, rows.first, plan.items.rows, sign * plan.shift_y[tap], 1)
-    horizontal = inside(width, 0, width, sign * plan.shift_x[tap], 1)
-    return _keep(packed, at, rows.height, width, vertical, horizontal)
+    return _keep(packed, at, tap, rows, plan, back)
 
 
 @borrowing_jit
@@ -219,18 +209,7 @@ def _pack_strips(
     plane, total, taps = scratch.plane, zero_like(scratch.plane), len(plan.offset)
     for tap in range(taps):
         total += _pack_tap(plane, ZERO, weight, begin, tap, rows, plan, back)
-        deal(scratch.strips, tap, taps, plane, ZERO, rows.height * plan.items.width)
-    return total
-
-
-@borrowing_jit
-def _pack_planes(
-    packed: np.ndarray, weight: np.ndarray, begin: int, rows: FilterRows, plan: InPlacePlan
-) -> Any:
-    """All taps, in planes."""
-    total = zero_like(packed)
-    for tap in range(len(plan.offset)):
-        total += _pack_tap(packed, plan.filter_at[tap], weight, begin, tap, rows, plan, _THERE)
+        strips.deal(scratch.strips, tap, taps, plane, ZERO, rows.height * plan.items.width)
     return total
 
 
@@ -244,31 +223,28 @@ def _unpack_planes(
     """
     width, total = plan.items.width, zero_like(packed)
     for tap in range(len(plan.offset)):
-        at = plan.filter_at[tap]
-        vertical = inside(rows.height, rows.first, plan.items.rows, plan.shift_y[tap], 1)
-        horizontal = inside(width, 0, width, plan.shift_x[tap], 1)
-        total += _keep(packed, at, rows.height, width, vertical, horizontal)
+        total += _keep(packed, plan.filter_at[tap], tap, rows, plan, _THERE)
         to = begin + (tap * plan.items.rows + rows.first) * width
-        copy(grad_weight, to, packed, at, rows.height * width)
+        copy(grad_weight, to, packed, plan.filter_at[tap], rows.height * width)
     return total
 
 
 @borrowing_jit
-def _readable(source: Planes, channels: int, edge: np.ndarray, plan: InPlacePlan) -> Planes:
+def _readable(source: Matrix, channels: int, edge: np.ndarray, plan: InPlacePlan) -> Matrix:
     """A block of some channels, wherever taps lead: where it is, or a copy amid zeros.
 
     Only from the first and last planes of an array do taps lead out of it; filters are zero there. Returns an
     array that the caller has, who must not count references either.
     """
     reach, span, size = plan.reach, plan.span, source.values.size
-    if source.at >= reach and source.at + (channels - 1) * source.apart + span - reach <= size:
+    if source.at >= reach and source.at + (channels - 1) * source.stride + span - reach <= size:
         return source
     clear(edge, 0, channels * span)
     for c in range(channels):
-        begin = source.at + c * source.apart - reach
+        begin = source.at + c * source.stride - reach
         low, high = max(0, -begin), min(span, size - begin)
         copy(edge, c * span + low, source.values, begin + low, high - low)
-    return Planes(edge, reach, span)
+    return Matrix(edge, reach, span)
 
 
 @borrowing_jit
@@ -282,7 +258,7 @@ def _sum(array: np.ndarray) -> Any:
 @borrowing_jit
 def _find_channels(c: int, item: FilterItem, rows: FilterRows, plan: InPlacePlan) -> InPlaceChannels:
     """Up to CHANNELS channels of an item, from number `c` on."""
-    items, number = plan.items, min(CHANNELS, item.channel_end - c)
+    items, number = plan.items, min(strips.CHANNELS, item.channel_end - c)
     first, image = item.sample * items.groups * items.per_group + c, items.rows * items.width
     at, pixels = first * image + rows.first * items.width, rows.height * items.width
     return InPlaceChannels(number, first, at, image, pixels)
@@ -293,18 +269,18 @@ def _filter_channels(
     target: np.ndarray,
     source: np.ndarray,
     offset: np.ndarray,
-    scale: Scale,
+    scale: strips.Scale,
     scratch: InPlaceScratch,
     channels: InPlaceChannels,
     plan: InPlacePlan,
 ) -> None:
     """The packed filters of taps at these offsets, applied to some channels."""
     number, _, at, image, count = channels
-    stream = target.size * target.itemsize >= STREAM_BYTES
-    results = StripTarget(Planes(target, at, image), scratch.totals, stream)
-    strips = Strips(scratch.strips, offset, 0, len(offset))
-    pixels = _readable(Planes(source, at, image), number, scratch.edge, plan)
-    apply(results, number, count, strips, pixels, scale)
+    stream = target.size * target.itemsize >= strips.STREAM_BYTES
+    results = strips.StripTarget(Matrix(target, at, image), scratch.totals, stream)
+    filters = strips.Taps(scratch.strips, None, offset, 0, len(offset))
+    pixels = _readable(Matrix(source, at, image), number, scratch.edge, plan)
+    strips.apply(results, number, count, filters, pixels, scale)
 
 
 @borrowing_cached_jit
@@ -329,55 +305,43 @@ def in_place_forward_items(
             if group * items.blocks + block != before:
                 left_out = _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _THERE)
                 before = group * items.blocks + block
-            for c in range(item.channel, item.channel_end, CHANNELS):
+            for c in range(item.channel, item.channel_end, strips.CHANNELS):
                 channels = _find_channels(c, item, rows, plan)
-                scale = Scale(inputs.channel_weight, channels.first * taps, taps, None)
+                scale = strips.Scale(inputs.channel_weight, channels.first * taps, taps, None)
                 _filter_channels(y, inputs.x, plan.offset, scale, scratch, channels, plan)
             sums[number] += left_out + _sum(scratch.totals)
 
 
 @borrowing_jit
 def _filter_rows_back(
-    grads: FilterArrays,
-    scratch: InPlaceScratch,
-    grad_output: np.ndarray,
-    inputs: FilterArrays,
-    item: FilterItem,
-    rows: FilterRows,
-    plan: InPlacePlan,
+    scratch: InPlaceScratch, work: FilterWork, item: FilterItem, rows: FilterRows, plan: InPlacePlan
 ) -> None:
     """The gradients of x and the scales of an item in a block of rows; those of filters in planes."""
-    items, taps = plan.items, len(plan.offset)
-    by_plane = Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
-    for c in range(item.channel, item.channel_end, CHANNELS):
+    (grad_output, inputs, grads), items, taps = work, plan.items, len(plan.offset)
+    by_plane = strips.Taps(scratch.filters, plan.filter_at, plan.offset, 0, taps)
+    for c in range(item.channel, item.channel_end, strips.CHANNELS):
         channels = _find_channels(c, item, rows, plan)
         number, first, at, image, count = channels
-        scale = Scale(inputs.channel_weight, first * taps, taps, None)
+        scale = strips.Scale(inputs.channel_weight, first * taps, taps, None)
         if grads.x.size:
             _filter_channels(grads.x, grad_output, plan.back, scale, scratch, channels, plan)
         if grads.weight.size + grads.channel_weight.size:
-            grad_scale = Planes(scratch.unwanted, 0, 0)
+            grad_scale = Matrix(scratch.unwanted, 0, 0)
             if grads.channel_weight.size:
                 slot = item.band * items.samples * items.groups * items.per_group + first
-                grad_scale = Planes(grads.channel_weight, slot * taps, taps)
-            outputs = Planes(grad_output, at, image)
-            pixels = _readable(Planes(inputs.x, at, image), number, scratch.edge, plan)
-            correlate(scratch.grad_filters, grad_scale, number, count, by_plane, outputs, pixels, scale)
+                grad_scale = Matrix(grads.channel_weight, slot * taps, taps)
+            outputs = Matrix(grad_output, at, image)
+            pixels = _readable(Matrix(inputs.x, at, image), number, scratch.edge, plan)
+            sums = strips.Correlation(scratch.grad_filters, grad_scale, by_plane, outputs, pixels, scale)
+            strips.correlate(sums, number, count)
 
 
 @borrowing_cached_jit
 def in_place_backward_items(
-    start: int,
-    stop: int,
-    scratch: InPlaceScratch,
-    grad_output: np.ndarray,
-    inputs: FilterArrays,
-    grads: FilterArrays,
-    sums: np.ndarray,
-    plan: InPlacePlan,
+    start: int, stop: int, scratch: InPlaceScratch, work: FilterWork, sums: np.ndarray, plan: InPlacePlan
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
-    items = plan.items
+    inputs, grads, items = work.inputs, work.grads, plan.items
     filters = len(plan.offset) * items.rows * items.width
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
@@ -385,12 +349,14 @@ def in_place_backward_items(
         group = item.sample * items.groups + item.group
         for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
-            left_out = zero_like(sums)
+            begin, left_out = group * filters, zero_like(sums)
             if inputs.weight.size:
-                left_out += _pack_planes(scratch.filters, inputs.weight, group * filters, rows, plan)
-                _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _BACK)
+                for tap in range(len(plan.offset)):
+                    at = plan.filter_at[tap]
+                    left_out += _pack_tap(scratch.filters, at, inputs.weight, begin, tap, rows, plan, _THERE)
+                _pack_strips(scratch, inputs.weight, begin, rows, plan, _BACK)
             clear(scratch.grad_filters, 0, len(scratch.grad_filters))
-            _filter_rows_back(grads, scratch, grad_output, inputs, item, rows, plan)
+            _filter_rows_back(scratch, work, item, rows, plan)
             if grads.weight.size:
                 begin = (item.chunk * items.samples * items.groups + group) * filters
                 left_out += _unpack_planes(scratch.grad_filters, grads.weight, begin, rows, plan)

@@ -13,6 +13,9 @@ _LEAST_CHANNELS, _LEAST_CHANNELS_BACKWARD = 16, 64
 _SLOT_BYTES = 8 * 1024 * 1024  # gradients of filters waiting to be added up
 
 
+Shape = tuple[int, ...]
+
+
 class FilterArrays(NamedTuple):
     """The operands, or their gradients; of those that are not needed there are no elements.
 
@@ -25,6 +28,14 @@ class FilterArrays(NamedTuple):
     channel_weight: Any
 
 
+class FilterWork(NamedTuple):
+    """What a backward pass reads and writes."""
+
+    grad_output: np.ndarray
+    inputs: FilterArrays
+    grads: FilterArrays
+
+
 class FilterWindow(NamedTuple):
     """The parameters of a call, in rows and columns."""
 
@@ -32,6 +43,7 @@ class FilterWindow(NamedTuple):
     dilation: tuple[int, int]
     padding: tuple[int, int]
     upsample: int
+    add: bool | None  # the weights of channels, which else are factors
 
 
 class FilterItems(NamedTuple):
@@ -74,19 +86,13 @@ class FilterRows(NamedTuple):
     height: int
 
 
-def wanted_bands(weight: tuple[int, ...]) -> int:
+def wanted_bands(weight: Shape) -> int:
     """Work items for each sample and group that keep all threads busy."""
     return -(-parallel.ITEMS // (weight[0] * weight[1]))
 
 
 def divide(
-    x: tuple[int, ...],
-    weight: tuple[int, ...],
-    itemsize: int,
-    extent: tuple[int, int],
-    blocks: int,
-    *,
-    backward: bool,
+    x: Shape, weight: Shape, itemsize: int, extent: tuple[int, int], blocks: int, *, backward: bool
 ) -> FilterItems:
     """The work on `extent` rows and elements of a row, for arrays of these shapes.
 

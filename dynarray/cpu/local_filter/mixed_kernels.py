@@ -7,7 +7,7 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ONE, ZERO, borrowing_jit, rolled_jit
-from ..engine.pixels import clear, pack_rows, unpack_rows
+from ..engine.pixels import PackedRows, clear, pack_rows, unpack_rows
 from ..engine.products import (
     MIXED_BYTES,
     PRODUCT_ROWS,
@@ -68,7 +68,8 @@ def _pack_images(target: np.ndarray, images: np.ndarray, tile: MixedTile, plan: 
         for s in range(len(taps.origin_y)):
             at = c * plan.image + s * rows * tiles.pitch
             origin = (taps.origin_y[s], taps.origin_x[s] + tile.column * stride[1])
-            pack_rows(target, at, images[c], tile.row, tile.rows + taps.halo, tiles.pitch, origin, stride)
+            packed = PackedRows(tile.row, tile.rows + taps.halo, tiles.pitch, origin, stride)
+            pack_rows(target, at, images[c], packed)
 
 
 @borrowing_jit
@@ -77,9 +78,9 @@ def _pack_positions(
 ) -> None:
     """Planes of outputs, those of a tile of outputs alone, zero beyond it."""
     clear(target, 0, len(target))
+    rows = PackedRows(tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
     for k in range(len(planes)):
-        own = planes[k, :, : tile.column + tile.width]
-        pack_rows(target, k * apart, own, tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
+        pack_rows(target, k * apart, planes[k, :, : tile.column + tile.width], rows)
 
 
 @borrowing_jit
@@ -87,9 +88,9 @@ def _unpack_positions(
     source: np.ndarray, apart: int, planes: np.ndarray, tile: MixedTile, plan: MixedPlan
 ) -> None:
     """The reverse."""
+    rows = PackedRows(tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
     for k in range(len(planes)):
-        own = planes[k, :, : tile.column + tile.width]
-        unpack_rows(source, k * apart, own, tile.row, tile.rows, plan.tiles.pitch, (0, tile.column), (1, 1))
+        unpack_rows(source, k * apart, planes[k, :, : tile.column + tile.width], rows)
 
 
 @borrowing_jit
@@ -100,8 +101,9 @@ def _pack_around(
     clear(target, 0, len(target))
     taps, tiles = plan.taps, plan.tiles
     origin = (tiles.first_y - taps.halo, tiles.first_x - taps.lead + tile.column)
+    rows = PackedRows(tile.row, tile.rows + taps.halo, tiles.pitch, origin, (1, 1))
     for k in range(len(planes)):
-        pack_rows(target, k * apart, planes[k], tile.row, tile.rows + taps.halo, tiles.pitch, origin, (1, 1))
+        pack_rows(target, k * apart, planes[k], rows)
 
 
 @borrowing_jit
@@ -135,7 +137,7 @@ def mixed_forward_items(
         _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, tile.group], tile, plan)
         _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
         for number in range(plan.of_group):
-            kernels = gemm.LeftPanels(inputs.kernels, _kernels_of(number, tile, plan) * size, panel)
+            kernels = gemm.Matrix(inputs.kernels, _kernels_of(number, tile, plan) * size, panel)
             for j in range(0, tile.rows * plan.tiles.pitch, strip):
                 length = _strip_length(j, tile, plan, y.itemsize)
                 mixture = gemm.RightStrips(scratch.mixture, j, width, plan.mixture)
@@ -209,9 +211,9 @@ def _unpack_pixels(source: np.ndarray, images: np.ndarray, s: int, tile: MixedTi
     y = taps.origin_y[s] + tiles.first_y * stride[0]
     x = taps.origin_x[s] + (tiles.first_x + tile.column) * stride[1]
     end = min(images.shape[2], max(0, x + (tile.width - 1) * stride[1] + 1))
+    rows = PackedRows(tile.row, tile.rows, tiles.pitch, (y, x), stride)
     for c in range(len(images)):
-        own = images[c, :, :end]
-        unpack_rows(source, c * plan.span, own, tile.row, tile.rows, tiles.pitch, (y, x), stride)
+        unpack_rows(source, c * plan.span, images[c, :, :end], rows)
 
 
 @rolled_jit
@@ -271,7 +273,7 @@ def _correlate_filter(
             _multiply_lanes(scratch, j, length, plan)
         if needs[1]:
             out = gemm.Matrix(scratch.grad_mixture, j, span)
-            left = gemm.LeftPanels(kernels, _kernels_of(number, tile, plan) * size, panel)
+            left = gemm.Matrix(kernels, _kernels_of(number, tile, plan) * size, panel)
             right = gemm.RightStrips(scratch.filters, ZERO, width, plan.filters)
             gemm.multiply(out, left, right, (bases, length), scratch.corner, number > 0)
 
