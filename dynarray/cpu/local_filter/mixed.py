@@ -20,6 +20,7 @@ from ..engine.compile import kernel_input
 from ..engine.memory import run_with_scratch
 from .mixed_definition import mixed_definition_kernels, mixed_definition_x
 from .mixed_kernels import (
+    MixedGradients,
     MixedInputs,
     MixedRanges,
     mixed_forward_items,
@@ -28,7 +29,7 @@ from .mixed_kernels import (
 )
 from .mixed_plan import MixedCall, plan_outputs, plan_pixels
 
-_SLOT_BYTES = 8 * 1024 * 1024  # gradients of kernels waiting to be added up
+_MIXED_SLOT_BYTES = 8 * 1024 * 1024  # gradients of kernels waiting to be added up
 _RANGES = 4 * parallel.ITEMS  # of tiles, at most: their sums are then short
 
 
@@ -99,12 +100,13 @@ def _grad_weights(
     plan, scratch = plan_outputs(call, backward=True)
     slot = (groups, call.filters, b * kh * kw)
     tiles = x.shape[0] * plan.tiles.down * plan.tiles.across
-    ranges = max(1, min(tiles, -(-_RANGES // groups), _SLOT_BYTES // (8 * math.prod(slot))))
+    ranges = max(1, min(tiles, -(-_RANGES // groups), _MIXED_SLOT_BYTES // (8 * math.prod(slot))))
     grad_kernels = np.zeros((ranges, *slot) if needs[1] else (0,) * 4)
     grad_mixture = np.empty(mixture.shape if needs[2] else (0,) * 5, x.dtype)
     inputs = MixedInputs(x, _panels(kernels, (1, 0, 2)), mixture)
     operations = 2 * mixture.size * kh * kw * call.filters
-    arguments = (grad_output, inputs, grad_kernels, grad_mixture, plan, MixedRanges(ranges, tiles))
+    grads = MixedGradients(grad_kernels, grad_mixture)
+    arguments = (grad_output, inputs, grads, plan, MixedRanges(ranges, tiles))
     run_with_scratch(mixed_weights_items, ranges * groups, operations, scratch, x.dtype, *arguments)
     total = None
     if needs[1]:

@@ -13,7 +13,7 @@ from .mixed_plan import MixedCall
 
 def mixed_definition_x(call: MixedCall, grad_output: np.ndarray, arrays: tuple) -> np.ndarray:
     """The gradient of x."""
-    grad_x, operations = np.zeros(call.x, grad_output.dtype), _operations(call)
+    grad_x, operations = np.zeros(call.x, grad_output.dtype), _definition_operations(call)
     parallel.run(_x_items, call.x[0] * call.x[1], operations, grad_output, *arrays[1:], grad_x, call)
     return grad_x
 
@@ -21,12 +21,12 @@ def mixed_definition_x(call: MixedCall, grad_output: np.ndarray, arrays: tuple) 
 def mixed_definition_kernels(call: MixedCall, grad_output: np.ndarray, arrays: tuple) -> np.ndarray:
     """The gradient of the kernels."""
     grad_kernels = np.zeros(call.kernels)
-    items, operations = call.kernels[1] * call.kernels[2] * call.kernels[3], _operations(call)
+    items, operations = call.kernels[1] * call.kernels[2] * call.kernels[3], _definition_operations(call)
     parallel.run(_kernel_items, items, operations, grad_output, arrays[0], arrays[2], grad_kernels, call)
     return grad_kernels.astype(grad_output.dtype)
 
 
-def _operations(call: MixedCall) -> float:
+def _definition_operations(call: MixedCall) -> float:
     return 3.0 * np.prod(call.mixture) * np.prod(call.kernels[2:]) * call.x[1] / call.mixture[1]
 
 

@@ -41,6 +41,13 @@ class MixedTile(NamedTuple):
     width: int
 
 
+class MixedGradients(NamedTuple):
+    """Those of kernels, (ranges, G, filters, B*taps), and of the mixture; no elements where not needed."""
+
+    kernels: np.ndarray
+    mixture: np.ndarray
+
+
 class MixedRanges(NamedTuple):
     """Work items (range of tiles, group), each of which adds up gradients in a place of its own."""
 
@@ -223,15 +230,12 @@ def mixed_weights_items(
     scratch: MixedScratch,
     grad_output: np.ndarray,
     inputs: MixedInputs,
-    grad_kernels: np.ndarray,
-    grad_mixture: np.ndarray,
+    grads: MixedGradients,
     plan: MixedPlan,
     ranges: MixedRanges,
 ) -> None:
-    """The gradients of kernels, (ranges, G, filters, B*taps), and mixture; without elements where not needed.
-
-    Items: (range of tiles, group). Kernels are left matrices (B, taps) in panels.
-    """
+    """Items: (range of tiles, group). Kernels are left matrices (B, taps) in panels."""
+    grad_kernels, grad_mixture = grads
     groups = inputs.mixture.shape[1]
     share = grad_output.shape[1] // groups
     for item in range(start, stop):
@@ -242,8 +246,8 @@ def mixed_weights_items(
             tile = _find_tile(place, group, plan)
             _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, group], tile, plan)
             _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
-            grads = grad_output[tile.sample, first : first + share]
-            _pack_positions(scratch.results, plan.span, grads, tile, plan)
+            given = grad_output[tile.sample, first : first + share]
+            _pack_positions(scratch.results, plan.span, given, tile, plan)
             for number in range(plan.of_group):
                 needs = (grad_kernels.size > 0, grad_mixture.size > 0)
                 _correlate_filter(scratch, inputs.kernels, number, tile, plan, needs)

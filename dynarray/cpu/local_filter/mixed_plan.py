@@ -111,7 +111,7 @@ def plan_outputs(call: MixedCall, *, backward: bool) -> tuple[MixedPlan, MixedSc
     halo, lead = int(shift_y.max()), int(shift_x.max())
     share = call.x[1] // call.mixture[1]
     held = share * (len(planes) + 1) + (2 if backward else 1) * call.kernels[0]
-    tiles = _tiles(call, call.mixture[3:], (0, 0), (halo, lead), held)
+    tiles = _mixed_tiles(call, call.mixture[3:], (0, 0), (halo, lead), held)
     plane = (tiles.rows + halo) * tiles.pitch
     at = plane_of_tap * plane + shift_y * tiles.pitch + shift_x
     phase_y, phase_x = np.divmod(planes, call.stride[1])
@@ -141,7 +141,7 @@ def plan_pixels(call: MixedCall) -> tuple[MixedPlan, MixedScratch]:
         for (size, padding, stride), begin in zip(steps, first, strict=True)
     ]
     held = 2 * (call.x[1] // call.mixture[1]) + call.kernels[0]
-    tiles = _tiles(call, tuple(positions), tuple(first), (halo, lead), held)
+    tiles = _mixed_tiles(call, tuple(positions), tuple(first), (halo, lead), held)
     phase_y, phase_x = np.divmod(planes, call.stride[1])
     taps = MixedTaps(
         number=order,
@@ -156,7 +156,9 @@ def plan_pixels(call: MixedCall) -> tuple[MixedPlan, MixedScratch]:
     return _finish(call, tiles, taps, plane, mixture=plane)
 
 
-def _tiles(call: MixedCall, positions: tuple, first: tuple, reach: tuple[int, int], held: int) -> MixedTiles:
+def _mixed_tiles(
+    call: MixedCall, positions: tuple, first: tuple, reach: tuple[int, int], held: int
+) -> MixedTiles:
     """Tiles of such positions; `reach` is how far beyond a tile it reads, `held` planes that are packed.
 
     A column beyond a tile costs as much as one of its own, a row little: tiles are as wide as may be.
