@@ -146,7 +146,8 @@ class _Passed(NamedTuple):
         for place, shape in self.moves:
             array = None if place is None else arrays[place]
             formed.append(array if array is None or array.shape == shape else array.reshape(shape))
-        return self.checked._replace(arrays=tuple(formed), params={**self.checked.params})
+        _, params, output_shape, form_shape, zeros, outside = self.checked
+        return Checked(tuple(formed), {**params}, output_shape, form_shape, zeros, outside)
 
 
 @dataclass(frozen=True)
