@@ -12,6 +12,8 @@ from .variable import Variable
 COMPLEX_STEP = 1e-30
 DIRECTIONS = 4
 FULL_JACOBIAN = 200
+# Of the slope that would change a value by its own size: a gradient that is smaller is rounding.
+LEAST_SLOPE = 1e-6
 
 
 class Comparison(NamedTuple):
@@ -58,7 +60,8 @@ def check_gradients(
         takes it and its real part agrees.
     rtol : float, optional
         Largest error allowed, relative to the largest entry of the expected gradient: 1e-9 by default for
-        complex steps, 1e-7 for central differences.
+        complex steps, 1e-7 for central differences. Where the gradient is zero but for rounding, it is
+        relative to a millionth of the slope that would change the value by its own size.
     seed : int
         For the random weighting of outputs, and for the random directions used for inputs of over 200
         elements; smaller inputs are checked element by element.
@@ -91,7 +94,10 @@ def check_gradients(
         # Sums of arrays without axes are scalars, which an operator would refuse.
         return (np.asarray(reference(*map(np.asarray, inputs))) * weights).sum()
 
-    table = [_compare(value, arrays, i, grads[i], method, tolerance, rng) for i in range(len(arrays))]
+    least = LEAST_SLOPE * float(np.abs(np.asarray(reference(*arrays)) * weights).sum())
+    table = [
+        _compare(value, arrays, i, grads[i], (method, tolerance, least), rng) for i in range(len(arrays))
+    ]
     text = _format(table, method, tolerance)
     if verbose:
         print(text)
@@ -128,10 +134,15 @@ def _choose(reference: Callable, arrays: tuple, weights: Any) -> str:
 
 
 def _compare(
-    value: Callable, arrays: tuple, i: int, grad: Any, method: str, rtol: float, rng: np.random.Generator
+    value: Callable,
+    arrays: tuple,
+    i: int,
+    grad: Any,
+    allowed: tuple[str, float, float],
+    rng: np.random.Generator,
 ) -> Comparison:
-    """One row of the table."""
-    size, shape = arrays[i].size, arrays[i].shape
+    """One row of the table; `least` is the change below which there is only rounding."""
+    size, shape, (method, rtol, least) = arrays[i].size, arrays[i].shape, allowed
     every = size <= FULL_JACOBIAN
     directions = np.eye(size) if every else rng.standard_normal((DIRECTIONS, size))
     derivative = _complex_step if method == "complex" else _central
@@ -142,7 +153,8 @@ def _compare(
     errors = np.abs(actual - expected)
     finite = bool(np.isfinite(errors).all())
     worst = int(errors.argmax()) if size else 0
-    scale = np.abs(expected).max(initial=0)
+    largest = np.abs(arrays[i]).max(initial=0)
+    scale = max(np.abs(expected).max(initial=0), least / largest if largest else 0)
     error = float(errors.max(initial=0) / scale) if scale else float(errors.max(initial=0))
     place = (
         str(tuple(int(k) for k in np.unravel_index(worst, shape))) if every and size else f"direction {worst}"

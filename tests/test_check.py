@@ -101,3 +101,18 @@ def test_arguments_are_checked():
         check_gradients(F.exp, np.zeros(3), method="guess")
     with pytest.raises(TypeError, match="does not depend"):
         check_gradients(lambda x: np.zeros(3), np.zeros(3))
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_passes_and_a_small_wrong_one_does_not():
+    def one(x):
+        return F.square(F.sin(x)) + F.square(F.cos(x))
+
+    x = np.array([0.3, -1.2, 0.7, 2.1, -0.4])
+    check_gradients(one, x, method="complex", verbose=False)
+
+    @differentiable("x", x=("x", lambda g, s: 1e-9 * g))
+    def constant(x):
+        return np.sin(x) ** 2 + np.cos(x) ** 2
+
+    with pytest.raises(GradientError, match="WRONG"):
+        check_gradients(constant, x, method="complex", verbose=False)
