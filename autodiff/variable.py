@@ -37,7 +37,7 @@ class Variable(Readable):
         if not hasattr(data, "dtype") or isinstance(data, np.generic):
             data = np.asarray(data)
         if data.dtype.kind not in "fV":  # V: bfloat16, which NumPy knows only as an extension type
-            raise TypeError(f"Variable: data must be real floating-point, got {data.dtype}; use .astype")
+            raise TypeError(f"Variable: data must be real floats, got dtype {data.dtype}; use .astype")
         self.data, self.name = data, name
         self.node: Any = Node(self)
 

@@ -1,7 +1,7 @@
 """Dynamic filters for NumPy and CuPy arrays, with exact gradients. See `OPERATORS` for what there is."""
 
+import typing as _typing
 from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from rawkernels.tf32 import allow_tf32 as allow_tf32
 
@@ -22,7 +22,7 @@ from .local_filter_correlation import *
 from .local_filter_faces import *
 from .local_filter_mixed import *
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:  # under this name type checkers know it
     from . import images as images
     from . import kernels as kernels
     from . import tiles as tiles

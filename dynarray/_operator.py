@@ -281,7 +281,8 @@ class Operator:
         if key is not None and moves is not None:
             if len(self._passed) >= MOST_CALLS:
                 self._passed.clear()
-            self._passed[key] = _Passed(backend, moves, checked._replace(arrays=()))
+            kept = checked._replace(arrays=(), params={**checked.params})
+            self._passed[key] = _Passed(backend, moves, kept)
         return backend, checked
 
     def _moves(self, formed: tuple[Any, ...], arrays: tuple[Any, ...]) -> tuple[_Move, ...] | None:

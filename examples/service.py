@@ -31,6 +31,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -270,7 +271,10 @@ def main() -> None:
         signal.signal(number, lambda number, _: stop.put(number))
     threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.1}).start()
     print("serving on http://{}:{}".format(*service.server_address[:2]), flush=True)
-    stop.get()
+    # The system may hand a signal to any thread, for example to one that starts another one. Python lets its
+    # handler run here, and only when this thread has something to do: so it looks up now and then.
+    while stop.empty():
+        time.sleep(0.1)
     service.stop()
     print(json.dumps(service.counts))
 

@@ -10,7 +10,7 @@ from unittest import mock
 import _soak_worker
 import numpy as np
 
-from autodiff import files
+from autodiff.files import safe
 from dynarray.cpu.engine import cache
 from rawkernels import store
 
@@ -110,7 +110,7 @@ def a_file_written_in_place() -> None:
         def __exit__(self, *_: object) -> None:
             self.file.close()
 
-    mock.patch.object(files, "replaced", InPlace).start()
+    mock.patch.object(safe, "replaced", InPlace).start()
     Worker.STEPS = (Worker.save, Worker.load)
 
 

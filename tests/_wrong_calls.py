@@ -273,6 +273,7 @@ KINDS = {
     "se_ratio": (0.2, "positive number"),
     "nonlinearity": ("relu", "choice"),
     "combine": ("mul", "choice"),
+    "border": ("reflect", "choice"),
 }
 
 
@@ -281,7 +282,7 @@ def _layer(names, **others):
 
 
 CONVOLUTION = "in_channels out_channels kernel_size stride padding dilation groups bias rng dtype"
-DYNAMIC = "in_channels kernel_size dilation heads se_ratio nonlinearity combine rng dtype"
+DYNAMIC = "in_channels kernel_size dilation heads se_ratio nonlinearity combine border rng dtype"
 INT = (4, "int from 1")
 NONE_TOO = {"in_channels": (4, "int from 0"), "out_channels": (4, "int from 0")}
 
@@ -291,7 +292,7 @@ LAYERS = {
     ),
     "AdaptiveAvgPool2d": {"output_size": (2, "pair from 1")},
     "AtomConv": _layer(
-        "in_channels out_channels stride padding dilation bias rng dtype",
+        "in_channels out_channels stride padding dilation bias border rng dtype",
         kernel_size=(3, "int from 1"),
         num_atoms=(2, "int from 1"),
         num_bases=(2, "int from 1"),
@@ -307,7 +308,7 @@ LAYERS = {
     },
     "Bottleneck": _layer("in_channels out_channels rng dtype", middle_channels=INT, stride=(1, "int from 1")),
     "CARAFE": _layer(
-        "in_channels groups rng dtype",
+        "in_channels groups border rng dtype",
         scale=(2, "int from 1"),
         up_kernel=(3, "int from 1"),
         encoder_kernel=(3, "pair from 1"),
@@ -326,7 +327,7 @@ LAYERS = {
     ),
     "DDFUp": _layer(DYNAMIC, scale=(2, "int from 1"), joint_channels=(None, "optional int from 1")),
     "DeformConv": _layer(
-        CONVOLUTION,
+        CONVOLUTION + " border",
         modulated=(True, "flag"),
         offset_groups=(1, "int from 1"),
         guide_channels=(None, "optional int from 1"),
@@ -368,7 +369,7 @@ LAYERS = {
         "dtype": KINDS["dtype"],
     },
     "Involution": _layer(
-        "rng dtype",
+        "border rng dtype",
         channels=INT,
         kernel_size=(3, "int from 1"),
         stride=(1, "int from 1"),

@@ -86,6 +86,12 @@ def cpu_seconds(group: int) -> float:
     return used / os.sysconf("SC_CLK_TCK")
 
 
+def children() -> set[int]:
+    """The processes that this one has started, and that are at work or not waited for."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(process) for each in lists for process in each.read_text().split()}
+
+
 class Settings(NamedTuple):
     """How a soak differs from the usual one."""
 
@@ -106,6 +112,7 @@ class Soak:
         self.events: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.running: list[Process] = []
+        self.others = children()  # of whoever else works in this process
         self.started, self.longest_silence = 0, 0.0
         self.shared = work / "caches" / "shared"
         for folder in (self.shared, work / "files", work / "temporary", work / "logs"):
@@ -339,8 +346,8 @@ class Soak:
         for cache in (self.work / "caches").iterdir():
             if cache != self.shared:
                 shutil.rmtree(cache)
-        with suppress(ChildProcessError):
-            self.wrong.append(f"a process is left: {os.waitpid(-1, os.WNOHANG)}")
+        if others := children() - self.others:
+            self.wrong.append(f"a process is left: {sorted(others)}")
         self.events["folders looked at"] += 1
 
 

@@ -74,6 +74,7 @@ def test_every_example_has_a_test() -> None:
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
         "optical_flow.py",
+        "photograph.py",
         "segmentation.py",
         "service.py",  # in tests/test_service.py
         "train_digits.py",

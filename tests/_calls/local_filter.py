@@ -405,8 +405,8 @@ HEAVY = {
     ),
     "correlation": Heavy(
         "correlation2d",
-        {"x1": (1, 64, 160, 160), "x2": (1, 64, 160, 160)},
-        {"max_displacement": 8, "step": 2},
+        {"x1": (1, 64, 512, 512), "x2": (1, 64, 512, 512)},
+        {"max_displacement": 2, "step": 1},
         {"x1": (1, 1, 1, 1), "x2": (1, 1, 1, 1)},
         {"max_displacement": 0},
     ),
