@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def library_of(array: Any) -> str | None:
 def any_dask(arrays: Iterable[Any]) -> bool:
     """Whether one of them is a lazy array of dask, of which there is none where nobody has imported it."""
     lazy = sys.modules.get("dask.array")
-    return lazy is not None and any(isinstance(array, lazy.Array) for array in arrays)
+    return lazy is not None and any(map(isinstance, arrays, repeat(lazy.Array)))
 
 
 def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...] | None:
