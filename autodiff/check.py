@@ -12,7 +12,8 @@ from .variable import Variable
 COMPLEX_STEP = 1e-30
 DIRECTIONS = 4
 FULL_JACOBIAN = 200
-# Of the slope that would change a value by its own size: a gradient that is smaller is rounding.
+# Of the value, for a change of 1 or of the largest element if that is more: a smaller slope is rounding.
+# Elements that are all tiny must not make it large: then any gradient would do.
 LEAST_SLOPE = 1e-6
 
 
@@ -61,7 +62,7 @@ def check_gradients(
     rtol : float, optional
         Largest error allowed, relative to the largest entry of the expected gradient: 1e-9 by default for
         complex steps, 1e-7 for central differences. Where the gradient is zero but for rounding, it is
-        relative to a millionth of the slope that would change the value by its own size.
+        relative to a millionth of the value, for a change of 1 or of the largest element.
     seed : int
         For the random weighting of outputs, and for the random directions used for inputs of over 200
         elements; smaller inputs are checked element by element.
@@ -154,7 +155,7 @@ def _compare(
     finite = bool(np.isfinite(errors).all())
     worst = int(errors.argmax()) if size else 0
     largest = np.abs(arrays[i]).max(initial=0)
-    scale = max(np.abs(expected).max(initial=0), least / largest if largest else 0)
+    scale = max(np.abs(expected).max(initial=0), least / max(1.0, largest))
     error = float(errors.max(initial=0) / scale) if scale else float(errors.max(initial=0))
     place = (
         str(tuple(int(k) for k in np.unravel_index(worst, shape))) if every and size else f"direction {worst}"

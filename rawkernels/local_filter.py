@@ -259,11 +259,15 @@ def correlation_forward(
 
 
 def correlation_backward(
-    grad_output: Any, kept: tuple[Any, Any], needs: tuple[bool, bool], **window: Any
+    grad_output: Any,
+    kept: tuple[Any, Any],
+    needs: tuple[bool, bool],
+    *,
+    displacements: tuple[int, int],
+    **window: Any,
 ) -> tuple[Any, Any]:
-    """Gradients of x1 and x2; None where `needs` is False."""
+    """Gradients of x1 and x2; None where `needs` is False. The filters have the size of `displacements`."""
     x1, x2 = kept
-    window.pop("displacements")
     filters = grad_output.astype(accumulator_dtype(x1.dtype), copy=False) / max(1, x1.shape[1])
     common: dict[str, Any] = {"combine": "mul", "upsample": 1, **window}
     grad_x1 = forward(x2, filters, None, **common)[0] if needs[0] else None
