@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .tape import Tape
-from .variable import Variable
+from .variable import Variable, plain
 
 # Step of the complex difference: its truncation error, its square, vanishes beside rounding.
 COMPLEX_STEP = 1e-30
@@ -79,23 +79,28 @@ def check_gradients(
     GradientError
         If any gradient is off, with the table in its message.
     """
-    reference = f if reference is None else reference
+    function = f if reference is None else reference
+
+    def definition(*inputs: Any) -> Any:
+        # A Variable where there are others than these: the parameters of a layer.
+        return np.asarray(plain(function(*inputs)))
+
     arrays = tuple(np.asarray(a) for a in arrays)
     for number, array in enumerate(arrays):
         if array.dtype != np.float64:
             raise TypeError(f"check_gradients: array {number} must be float64, got {array.dtype}")
     rng = np.random.default_rng(seed)
     grads, weights = _tape_gradients(f, arrays, rng)
-    method = _choose(reference, arrays, weights) if method == "auto" else method
+    method = _choose(definition, arrays, weights) if method == "auto" else method
     if method not in ("complex", "central"):
         raise ValueError(f"check_gradients: method must be 'auto', 'complex' or 'central', got {method!r}")
     tolerance = rtol if rtol is not None else 1e-9 if method == "complex" else 1e-7
 
     def value(inputs: tuple) -> Any:
         # Sums of arrays without axes are scalars, which an operator would refuse.
-        return (np.asarray(reference(*map(np.asarray, inputs))) * weights).sum()
+        return (definition(*map(np.asarray, inputs)) * weights).sum()
 
-    least = LEAST_SLOPE * float(np.abs(np.asarray(reference(*arrays)) * weights).sum())
+    least = LEAST_SLOPE * float(np.abs(definition(*arrays) * weights).sum())
     table = [
         _compare(value, arrays, i, grads[i], (method, tolerance, least), rng) for i in range(len(arrays))
     ]
@@ -123,10 +128,9 @@ def _tape_gradients(f: Callable, arrays: tuple, rng: np.random.Generator) -> tup
 def _choose(reference: Callable, arrays: tuple, weights: Any) -> str:
     """Complex steps if the function takes complex arrays and its slope along i is i times the real one."""
     try:
-        real = np.asarray(reference(*arrays))
-        step = 1e-6
-        along_i = np.asarray(reference(*(a + 1j * step for a in arrays)))
-        along_1 = np.asarray(reference(*(a + step for a in arrays)))
+        real, step = reference(*arrays), 1e-6
+        along_i = reference(*(a + 1j * step for a in arrays))
+        along_1 = reference(*(a + step for a in arrays))
     except (TypeError, ValueError):
         return "central"
     scale = np.abs(along_1 - real).max(initial=0) + 1e-12

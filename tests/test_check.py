@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autodiff import check_gradients, differentiable
+from autodiff import check_gradients, differentiable, layers
 from autodiff import functions as F
 from autodiff.check import GradientError
 
@@ -84,6 +84,16 @@ def test_method_is_chosen_by_analyticity(capsys):
     assert "complex" in capsys.readouterr().out
     check_gradients(F.abs, rng.uniform(1, 2, 3))
     assert "central" in capsys.readouterr().out
+
+
+def test_layers_can_be_checked_although_their_parameters_are_variables():
+    """Then the function has a Variable as value even of plain arrays; its planted error is found."""
+    layer, cube = layers.Linear(3, 2, rng=0, dtype=np.float64), _cube(1.001)
+    x = rng.standard_normal((4, 3))
+    (row,) = check_gradients(layer, x, verbose=False)
+    assert row.passed
+    with pytest.raises(GradientError):
+        check_gradients(lambda x: layer(cube(x)), x, verbose=False)
 
 
 def test_reference_is_what_is_differentiated():
