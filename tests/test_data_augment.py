@@ -223,3 +223,38 @@ def test_sizes_and_places_that_are_no_pairs_are_named():
     ):
         with pytest.raises(TypeError, match=name):
             call()
+
+
+def test_colours_are_those_of_the_formula_and_alike_in_both_images():
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 256, (2, 3, 5, 7), dtype=np.uint8)
+    sample = {"image": first, "second": second, "labels": np.ones((5, 7))}
+    ranges = {"factor": (0.5, 2), "gamma": (0.7, 1.5), "contrast": (-0.8, 0.4)}
+    options = {**ranges, "brightness": 0.2, "noise": 0}
+    found = augment.random_colors(sample, np.random.default_rng(5), **options)
+    drawn = np.random.default_rng(5)
+    factors, gamma, contrast = drawn.uniform(0.5, 2, 3), drawn.uniform(0.7, 1.5), drawn.uniform(-0.8, 0.4)
+    shift = 0.2 * drawn.standard_normal()
+    for key, image in (("image", first), ("second", second)):
+        for c, i, j in np.ndindex(image.shape):
+            value = min(image[c, i, j] / 255 * factors[c], 1) ** gamma
+            value = min(max((value - 0.5) * (1 + contrast) + 0.5 + shift, 0), 1)
+            assert found[key][c, i, j] == pytest.approx(value, abs=1e-5)
+        assert found[key].dtype == np.float32
+    assert found["labels"] is sample["labels"]
+    floats = {key: sample[key].astype(np.float64) / 255 for key in ("image", "second")}
+    same = augment.random_colors(floats, np.random.default_rng(5), **options)
+    np.testing.assert_allclose(same["image"], found["image"], atol=1e-6)
+
+
+def test_noise_of_colours_is_as_strong_as_was_drawn_and_differs_between_images():
+    grey = np.full((3, 100, 100), 0.5)
+    still = {"factor": (1, 1), "gamma": (1, 1), "contrast": (0, 0), "brightness": 0, "noise": 0.1}
+    found = augment.random_colors({"image": grey, "second": grey}, np.random.default_rng(2), **still)
+    drawn = np.random.default_rng(2)
+    drawn.random(5), drawn.standard_normal()
+    strength = drawn.uniform(0, 0.1)
+    assert np.std(found["image"] - 0.5) == pytest.approx(strength, rel=0.03)
+    assert not np.array_equal(found["image"], found["second"])
+    with pytest.raises(TypeError, match=r"random_colors: image must be of uint8 or floats, got int16"):
+        augment.random_colors({"image": grey.astype(np.int16)}, np.random.default_rng(2))

@@ -344,3 +344,74 @@ def random_crop(
     size = _pair("random_crop", "size", size, 1)
     place = tuple(int(rng.integers(0, max(have - want, 0) + 1)) for have, want in zip(size_of(sample), size))
     return crop(sample, (place[0], place[1]), size, fill=fill, ignore=ignore)
+
+
+def random_colors(
+    sample: Mapping[str, Any],
+    rng: np.random.Generator,
+    *,
+    factor: tuple[float, float] = (0.5, 2.0),
+    gamma: tuple[float, float] = (0.7, 1.5),
+    contrast: tuple[float, float] = (-0.8, 0.4),
+    brightness: float = 0.2,
+    noise: float = 0.04,
+) -> Sample:
+    """Other colours, the same for both images of a pair, and noise of their own.
+
+    With values v from 0 to 1: ``v = clip(v * f_c)**g`` with a factor for each channel c, then ``v = clip((v -
+    1/2) * (1 + a) + 1/2 + b + s * n)`` with normal noise n.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above; images of uint8, or of floats from 0 to 1.
+    rng : Generator
+        Where the random numbers come from.
+    factor, gamma, contrast : (float, float)
+        f, g and a are drawn evenly from between these. By default the ranges are those of FlowNet
+        (Dosovitskiy et al., ICCV 2015).
+    brightness : float
+        Standard deviation of b.
+    noise : float
+        s is drawn evenly from between 0 and this.
+
+    Returns
+    -------
+    dict
+        The sample, with images of float32 from 0 to 1.
+
+    Raises
+    ------
+    TypeError
+        For images of other integers than uint8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> sample = {"image": np.full((3, 1, 1), 51, np.uint8)}
+    >>> still = {"factor": (2, 2), "gamma": (1, 1), "contrast": (0, 0), "brightness": 0, "noise": 0}
+    >>> augment.random_colors(sample, np.random.default_rng(0), **still)["image"].ravel()
+    array([0.4, 0.4, 0.4], dtype=float32)
+    """
+    found = dict(sample)
+    factors = rng.uniform(*factor, 3).astype(np.float32)
+    power, slope = rng.uniform(*gamma), 1 + rng.uniform(*contrast)
+    shift, strength = brightness * rng.standard_normal(), rng.uniform(0, noise)
+    for key in IMAGES:
+        if key in sample:
+            values = _unit(key, sample[key]) * factors[: len(sample[key]), None, None]
+            values = values.clip(0, 1) ** np.float32(power)
+            values = (values - np.float32(0.5)) * np.float32(slope) + np.float32(0.5 + shift)
+            values += np.float32(strength) * rng.standard_normal(values.shape, dtype=np.float32)
+            found[key] = values.clip(0, 1)
+    return found
+
+
+def _unit(key: str, image: np.ndarray) -> np.ndarray:
+    """As float32 from 0 to 1."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
+    if image.dtype.kind != "f":
+        raise TypeError(f"augment.random_colors: {key} must be of uint8 or floats, got {image.dtype}")
+    return image.astype(np.float32, copy=False)

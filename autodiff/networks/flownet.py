@@ -19,6 +19,8 @@ EXPANDED = 64, 128, 256, 512  # of what comes from below, at 1/4 to 1/32
 PLACEMENTS = "beside", "in place"
 SAMPLING = {"out_channels": 24, "samples": 7, "sample_stride": 2, "post_channels": 128}
 FLOW_UNIT = 20.0  # pixels: the networks work on flows of about one
+# Of the errors from coarse to fine, in the published training.
+SCALE_WEIGHTS = 0.32, 0.08, 0.02, 0.01, 0.005
 
 
 class Contraction(Module):
@@ -295,7 +297,7 @@ def multi_scale_error(
     truth: Any,
     valid: Any = None,
     *,
-    weights: Sequence[float] = (0.32, 0.08, 0.02, 0.01, 0.005),
+    weights: Sequence[float] = SCALE_WEIGHTS,
 ) -> Any:
     """The loss that FlowNets are trained with: end-point errors at every size, added up.
 

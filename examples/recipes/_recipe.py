@@ -1,0 +1,105 @@
+"""What the recipes share: command line, training that goes on after a kill, its log and its curve."""
+
+import argparse
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autodiff.data import Loader
+from autodiff.layers import Module
+from autodiff.train import Trainer
+
+Evaluate = Callable[[Module], dict[str, float]]
+
+
+def parser(description: str, data: str) -> argparse.ArgumentParser:
+    """The options that every recipe has.
+
+    Parameters
+    ----------
+    description : str
+        The recipe's docstring.
+    data : str
+        What the folder of the data is.
+    """
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--data", type=Path, required=True, help=data)
+    made.add_argument("--output", type=Path, help="folder of checkpoint, log and curve (default: ./RECIPE)")
+    made.add_argument("--evaluate", type=Path, metavar="FILE", help="evaluate this checkpoint, and stop")
+    made.add_argument("--quick", action="store_true", help="a tiny network, a few steps: does it run?")
+    made.add_argument(
+        "--workers",
+        type=int,
+        default=max((os.cpu_count() or 2) - 1, 1),
+        help="processes that read (default: %(default)s)",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    made.add_argument(
+        "--every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)"
+    )
+    return made
+
+
+def run(
+    options: argparse.Namespace, trainer: Trainer, loader: Loader, iterations: int, evaluate: Evaluate
+) -> dict[str, float]:
+    """Train, or go on with it, or only evaluate; what was measured at the end.
+
+    Parameters
+    ----------
+    options : Namespace
+        Of `parser`.
+    trainer, loader
+        What is trained, and on what.
+    iterations : int
+        Steps after which it ends, with the epoch that they fall into.
+    evaluate : callable
+        As for `Trainer.fit`.
+    """
+    if options.evaluate:
+        trainer.load(options.evaluate)
+        return evaluate(trainer.network.eval())
+    options.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.output / "checkpoint.safetensors"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        print(f"going on from step {trainer.step}")
+
+    def evaluated(network: Module) -> dict[str, float]:
+        # The line of this epoch is not in the history yet: it is in the log of the next one.
+        write_log(trainer.history, options.output)
+        return evaluate(network)
+
+    epochs = math.ceil(iterations / len(loader))
+    trainer.fit(loader, epochs, evaluate=evaluated, checkpoint=checkpoint, every=options.every)
+    write_log(trainer.history, options.output)
+    return {name: value for name, value in trainer.history[-1].items() if name not in ("epoch", "lr")}
+
+
+def write_log(history: Sequence[dict[str, Any]], folder: Path) -> None:
+    """``log.csv``, a line for each epoch, and, where matplotlib is installed, its columns in ``log.png``."""
+    if not history:
+        return
+    table = io.StringIO()
+    writer = csv.DictWriter(table, history[-1])
+    writer.writeheader()
+    writer.writerows(history)
+    (folder / "log.csv").write_text(table.getvalue())
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    names = [name for name in history[-1] if name not in ("epoch", "step")]
+    figure = Figure(figsize=(6, 2.2 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names):
+        axes.plot([line["step"] for line in history], [line[name] for line in history], marker=".")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("steps")
+    figure.savefig(folder / "log.png", dpi=120)
