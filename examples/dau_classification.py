@@ -174,7 +174,8 @@ def _places(outcomes: Sequence[Outcome], layer: int) -> tuple[np.ndarray, np.nda
 def alexnet_table() -> Table:
     """Parameters of the convolutions of AlexNet, and of units in their place."""
     names = ("small", "medium", "large")
-    small_head = {"hidden": 8, "classes": 2, "rng": 0}  # the head is the same for all, and not counted
+    # The head is the same for all, and not counted; nor are biases, which batch normalisation replaces.
+    small_head = {"hidden": 8, "classes": 2, "normalization": "batch", "rng": 0}
     networks = [alexnet(**small_head), *(dau_alexnet(size, **small_head) for size in names)]
     layers = [network.convolutions[1:] for network in networks]
     rows = [

@@ -147,6 +147,15 @@ def _batch_norm(x, w, b):
     return _standard(x, (0, 2, 3)) * w[:, None, None] + b[:, None, None]
 
 
+def _local_response(x, before, after, share, beta, k):
+    """By its definition, channel by channel."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        near = x[:, max(c - before, 0) : c + after + 1]
+        y[:, c] = x[:, c] / (k + share * (near**2).sum(axis=1)) ** beta
+    return y
+
+
 def _pick(x, index, axis):
     return np.take_along_axis(x, np.expand_dims(index, axis), axis).squeeze(axis)
 
@@ -261,6 +270,16 @@ CASES = {
     "linear": Case(F.linear, ((2, 3, 4), (5, 4), (5,))),
     "log": Case(F.log, ((5,),), 0.5),
     "log1p": Case(F.log1p, ((5,),), -0.5, reference=lambda x: np.log(1 + x)),
+    "local_response_norm": Case(
+        lambda x: F.local_response_norm(x, 3, alpha=0.6, beta=0.7, k=1.5),
+        ((2, 5, 3),),
+        reference=lambda x: _local_response(x, 1, 1, 0.2, 0.7, 1.5),
+    ),
+    "local_response_norm of an even size": Case(
+        lambda x: F.local_response_norm(x, 4, alpha=0.8, beta=2, k=1),
+        ((1, 3, 2, 2),),
+        reference=lambda x: _local_response(x, 2, 1, 0.2, 2, 1),
+    ),
     "log_softmax": Case(
         lambda x: F.log_softmax(x, 1), ((2, 4, 3),), reference=lambda x: np.log(_softmax(x, 1))
     ),

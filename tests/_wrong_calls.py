@@ -142,6 +142,12 @@ REDUCED = {**X, "axis": (0, "axes"), "keepdims": (False, "flag")}
 BINARY = {"x": (MATRIX, "array"), "y": (MATRIX, "array")}
 PARAMETERS = {"weight": (CHANNELS, "array"), "bias": (CHANNELS, "array")}
 EPSILON = {"epsilon": (1e-5, "number from 0")}
+NEIGHBOURS = {
+    "size": (3, "int from 1"),
+    "alpha": (1e-4, "number from 0"),
+    "beta": (0.75, "number from 0"),
+    "k": (1.0, "positive number"),
+}
 LOSS = {"prediction": (MATRIX, "array"), "target": (MATRIX, "array")}
 WINDOWS = {
     "x": (IMAGES, "images"),
@@ -218,6 +224,7 @@ FUNCTIONS = {
     "inv": {"a": (np.eye(3), "square")},
     "leaky_relu": {**X, "slope": (0.1, "number")},
     "linear": {"x": (MATRIX, "array"), "weight": (ones(4, 3), "array"), "bias": (ones(4), "optional array")},
+    "local_response_norm": {"x": (IMAGES, "array"), **NEIGHBOURS},
     "matmul": {"x": (MATRIX, "array"), "y": (ones(3, 2), "array")},
     "moveaxis": {**X, "source": (0, "needed axes"), "destination": (1, "needed axes")},
     "norm": {**X, "ord": (None, "order of a norm"), "axis": (0, "axes"), "keepdims": (False, "flag")},
@@ -378,6 +385,7 @@ LAYERS = {
     ),
     "LeakyReLU": {"slope": (0.1, "number")},
     "Linear": _layer("bias rng dtype", in_features=(4, "int from 0"), out_features=(4, "int from 0")),
+    "LocalResponseNorm": NEIGHBOURS,
     "LogSoftmax": {"axis": (1, "int")},
     "MaxPool2d": {name: kind for name, kind in WINDOWS.items() if name != "x"},
     "ReLU": {},

@@ -76,6 +76,21 @@ def test_output_equals_the_formula():
     np.testing.assert_allclose(layer(x).data, formula(layer, x, 0.7), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "whole", "same"), [(0.1, True, True), (0.1, False, False), (0.6, True, False)]
+)
+def test_when_a_rescaled_layer_sees_what_it_saw_before(sigma, whole, same):
+    """At twice the resolution, read at the pixels that there were."""
+    layer, x = DisplacedConv(2, 3, 2, sigma=sigma, bias=False, **OPTIONS), array(1, 2, 24, 24)
+    steps = np.random.default_rng(4).integers(-2, 3, layer.displacement.shape)
+    layer.displacement.data = steps + (0.0 if whole else 0.4)
+    before = layer(x[:, :, ::2, ::2])
+    layer.rescale(2)
+    after = layer(x)[:, :, ::2, ::2]
+    worst = abs(before - after)[:, :, 3:-3, 3:-3].max() / abs(before).max()
+    assert worst < 1e-12 if same else worst > 0.05
+
+
 def test_a_unit_per_tap_is_a_convolution_and_rescaled_a_dilated_one():
     layer, x = DisplacedConv(3, 4, 3, extent=1, sigma=0.6, bound=1.5, **OPTIONS), array(2, 3, 9, 8)
     kernels = layer.weight.data.reshape(4, 3, 3, 3)

@@ -33,22 +33,41 @@ def test_published_units_of_dau_alexnet(size, units):
     network = networks.dau_alexnet(size, hidden=8, rng=0)
     layers = network.convolutions[1:]
     assert sum(layer.num_units for layer in layers) == units
-    assert sum(layer.num_parameters for layer in layers) == 3 * units
+    biases = 256 + 384 + 384 + 256
+    assert sum(layer.num_parameters for layer in layers) == 3 * units + biases
     # They start within the kernels that they replace.
     spans = [abs(layer.displacement.data).max() for layer in layers]
     assert all(span <= limit for span, limit in zip(spans, (2, 1, 1, 1)))
 
 
 def test_published_parameters_of_alexnet():
-    layers = networks.alexnet(hidden=8, rng=0).convolutions
-    assert sum(layer.num_parameters for layer in layers[1:]) == 3_710_976
+    network = networks.alexnet(rng=0)
+    assert network.num_parameters == 62_378_344
+    assert sum(layer.weight.size for layer in network.convolutions[1:]) == 3_710_976
 
 
+def test_alexnet_begins_as_glorot_has_it():
+    """Variance 2/(fan_in + fan_out) of every weight, and biases of zero."""
+    network = networks.dau_alexnet(hidden=300, classes=200, rng=0)
+    fans = [(3 * 121, 96 * 121), (96 * 4, 256 * 4)]
+    fans += [(2 * c, 2 * o) for c, o in ((256, 384), (384, 384), (384, 256))]
+    fans += [(9216, 300), (300, 300), (300, 200)]
+    linear = [layer for _, layer in network.head.modules() if isinstance(layer, Linear)]
+    layers = [*network.convolutions, *linear]
+    for layer, fan in zip(layers, fans, strict=True):
+        weights = layer.weight.data.astype(np.float64)
+        assert weights.var() == pytest.approx(2 / sum(fan), rel=0.05)
+        assert abs(weights).max() <= np.sqrt(6 / sum(fan)) * (1 + 1e-6)
+        assert not layer.bias.data.any()
+
+
+@pytest.mark.parametrize("normalization", ["local_response", "batch"])
 @pytest.mark.parametrize("make", [networks.alexnet, networks.dau_alexnet])
-def test_small_alexnet(make):
+def test_small_alexnet(make, normalization):
     """Sizes of AlexNet's maps, and a gradient for every parameter."""
-    network = make(channels=(4, 6, 5, 5, 6), hidden=7, classes=3, in_channels=1, rng=0, dtype=np.float64)
-    x = np.random.default_rng(0).standard_normal((2, 1, 224, 224))
+    options = {"channels": (4, 6, 5, 5, 6), "hidden": 7, "classes": 3, "in_channels": 1, "dtype": np.float64}
+    network = make(rng=0, normalization=normalization, **options)
+    x = np.random.default_rng(0).standard_normal((2, 1, 227, 227))
     with dynarray.use_backend("reference"):
         maps = network.eval().features(x)
         assert [m.shape[1:] for m in maps] == [
@@ -67,6 +86,8 @@ def test_small_alexnet(make):
 def test_bad_alexnets():
     with pytest.raises(ValueError, match="size must be one of small, medium, large, got 'tiny'"):
         networks.dau_alexnet("tiny")
+    with pytest.raises(ValueError, match="normalization must be one of"):
+        networks.alexnet(normalization="layer")
     with pytest.raises(ValueError, match="5 numbers of channels, got 4 and 2"):
         networks.alexnet(channels=(1, 2))
 

@@ -85,6 +85,14 @@ CASES = {
         lambda x, w, b: T.group_norm(x, 2, w, b),
         ((3, 4, 5, 2), (4,), (4,)),
     ),
+    "local_response_norm": image(
+        lambda x: F.local_response_norm(x, 5, alpha=0.3, k=2.0),
+        lambda x: T.local_response_norm(x, 5, alpha=0.3, k=2.0),
+    ),
+    "local_response_norm of an even size": image(
+        lambda x: F.local_response_norm(x, 2, alpha=0.3, beta=0.5),
+        lambda x: T.local_response_norm(x, 2, alpha=0.3, beta=0.5),
+    ),
     "max_pool2d": image(lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: T.max_pool2d(x, 3, 2, 1)),
     "max_pool2d rectangle": image(lambda x: F.max_pool2d(x, (2, 3)), lambda x: T.max_pool2d(x, (2, 3))),
     "avg_pool2d": image(lambda x: F.avg_pool2d(x, 3, 2, 1), lambda x: T.avg_pool2d(x, 3, 2, 1)),

@@ -68,6 +68,7 @@ from .normalization import affine as affine
 from .normalization import batch_norm as batch_norm
 from .normalization import channel_statistics as channel_statistics
 from .normalization import group_norm as group_norm
+from .normalization import local_response_norm as local_response_norm
 from .normalization import normalize as normalize
 from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .pooling import avg_pool2d as avg_pool2d

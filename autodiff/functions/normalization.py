@@ -20,7 +20,8 @@ from ._arguments import (
     optional,
 )
 from ._common import normal_axes, plain
-from .arithmetic import sqrt
+from .arithmetic import sqrt, square
+from .borders import pad
 from .reductions import centred
 from .shapes import fit, narrow, reshape, wide
 
@@ -179,3 +180,34 @@ def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon:
     )
     scale = weight / sqrt(plain(variance) + epsilon)
     return narrow(x * scale + (bias - plain(mean) * scale), x.dtype)
+
+
+@arguments(x=fractional, size=integer(1), alpha=number(0), beta=number(0), k=number(above=0))
+def local_response_norm(
+    x: Any, size: int, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Any:
+    """Each element divided by a power of the mean square of its neighbours along the channels.
+
+    ``y[n,c,...] = x[n,c,...] / (k + alpha/size * sum_d x[n,d,...]**2)**beta`` with d from ``c - size//2`` to
+    ``c + (size - 1)//2``, as far as there are channels (Krizhevsky et al., 2012, whose alpha is that of here
+    divided by `size`).
+
+    Parameters
+    ----------
+    x : array, (N, C, ...)
+        The input.
+    size : int
+        Channels that are summed.
+    alpha, beta, k : float
+        Of the formula.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"local_response_norm: x must have shape (N, C, ...), got {tuple(x.shape)}")
+    channels, margin = x.shape[1], [(0, 0)] * x.ndim
+    margin[1] = size // 2, (size - 1) // 2
+    values = wide(x)
+    squares = pad(square(values), margin)
+    total = squares[:, :channels]
+    for first in range(1, size):
+        total = total + squares[:, first : first + channels]
+    return narrow(values / (total * (alpha / size) + k) ** beta, x.dtype)

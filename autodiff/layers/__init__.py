@@ -30,6 +30,7 @@ from .stateless import Dropout as Dropout
 from .stateless import Flatten as Flatten
 from .stateless import GlobalAvgPool as GlobalAvgPool
 from .stateless import LeakyReLU as LeakyReLU
+from .stateless import LocalResponseNorm as LocalResponseNorm
 from .stateless import LogSoftmax as LogSoftmax
 from .stateless import MaxPool2d as MaxPool2d
 from .stateless import ReLU as ReLU

@@ -54,7 +54,8 @@ class DisplacedConv(Module):
         each unit begins in the middle of an equal share of them. With ``units=3, extent=1`` they begin where
         the taps of a 3 x 3 kernel lie.
     sigma : float
-        Standard deviation of the units in pixels.
+        Standard deviation of the units in pixels. The default is that of the authors' code; their networks
+        for CIFAR-10 have ``sigma**2 = sqrt(0.5)``, which is 0.841.
     learn_sigma : bool
         Whether `sigma`, which all units share, is a parameter.
     bias : bool
@@ -178,8 +179,10 @@ class DisplacedConv(Module):
         """Multiply all displacements, and the bound, by `factor`.
 
         This is what dilation is to a kernel: a network that was trained to classify, and loses a pooling step
-        or a stride of 2 for the sake of resolution, sees what it saw before if the layers after it are
-        rescaled by 2. The units keep their size.
+        or a stride of 2 for the sake of resolution, sees nearly what it saw before if the layers after it are
+        rescaled by 2. It is the same, at the pixels that there were, where displacements are whole pixels and
+        sigma is so small that the blur leaves the image alone. Otherwise units, which keep their size, and
+        the interpolation between pixels now look at a quarter of the area.
         """
         self.displacement.data *= self.displacement.dtype.type(factor)
         if self.bound is not None:

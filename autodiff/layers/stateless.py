@@ -112,6 +112,12 @@ class LogSoftmax(Stateless):
     function = F.log_softmax
 
 
+class LocalResponseNorm(Stateless):
+    """`autodiff.functions.local_response_norm`, of ``size``; ``alpha``, ``beta`` and ``k`` may be given."""
+
+    function = F.local_response_norm
+
+
 class MaxPool2d(Stateless):
     """`autodiff.functions.max_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given."""
 

@@ -1,5 +1,6 @@
 """AlexNet, and AlexNets whose convolutions are displaced aggregation units."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from ..layers.module import generator
 
 CHANNELS = (96, 256, 384, 384, 256)
 KERNELS = (5, 3, 3, 3)
+NORMALIZATIONS = "local_response", "batch"
 # Units per pair of channels: of the second layer, and of the third to fifth.
 UNITS = {"small": ((2, 1), (1, 1)), "medium": ((2, 2), (2, 1)), "large": ((3, 2), (2, 2))}
 
 
 class AlexNet(Module):
-    """AlexNet (Krizhevsky et al., 2012) without groups, with batch normalisation after each convolution.
+    """AlexNet (Krizhevsky et al., 2012), without its groups: one GPU holds all of it today.
 
     Parameters
     ----------
@@ -29,8 +31,12 @@ class AlexNet(Module):
         Of the output and the input.
     hidden : int
         Width of the two hidden linear layers.
+    normalization : {"local_response", "batch"}
+        That of the paper, after the first two convolutions; or batch normalisation of each convolution, which
+        then has no bias.
     rng, dtype
-        As for `Conv2d`.
+        As for `Conv2d`. Weights are even draws with variance ``2/(fan_in + fan_out)`` (Glorot & Bengio,
+        2010), biases are zero.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class AlexNet(Module):
         classes: int = 1000,
         in_channels: int = 3,
         hidden: int = 4096,
+        normalization: str = "local_response",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -50,16 +57,19 @@ class AlexNet(Module):
                 "AlexNet: needs 4 convolutions after the first, and 5 numbers of channels, "
                 f"got {len(convolutions)} and {len(channels)}"
             )
-        # A bias would be undone by the normalisation that follows.
-        options: dict[str, Any] = {"bias": False, "rng": rng, "dtype": dtype}
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"AlexNet: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
+        batch = normalization == "batch"
+        # A bias would be undone by batch normalisation.
+        options: dict[str, Any] = {"bias": not batch, "rng": rng, "dtype": dtype}
         self.convolutions: list[Module] = [
-            Conv2d(in_channels, channels[0], 11, stride=4, padding=2, **options)
+            Conv2d(in_channels, channels[0], 11, stride=4, padding=0, **options)
         ]
         self.convolutions += [
             make(before, after, **options)
             for make, before, after in zip(convolutions, channels[:-1], channels[1:])
         ]
-        self.norms = [BatchNorm2d(count, dtype=dtype) for count in channels]
+        self.norms = [BatchNorm2d(count, dtype=dtype) for count in channels] if batch else []
         options["bias"] = True
         self.head = Sequential(
             Dropout(0.5, rng=rng),
@@ -70,26 +80,41 @@ class AlexNet(Module):
             ReLU(),
             Linear(hidden, classes, **options),
         )
+        for _, layer in self.modules():
+            _begin(layer, rng)
 
     def features(self, x: Any) -> list:
         """The output of each convolution, after its ReLU, for x (N, in_channels, H, W)."""
-        outputs = []
-        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
+        outputs: list[Any] = []
+        for number, convolution in enumerate(self.convolutions):
             # The first, second and fifth are followed by pooling.
             if number in (1, 2):
+                x = outputs[-1] if self.norms else F.local_response_norm(outputs[-1], 5)
                 x = F.max_pool2d(x, 3, 2)
-            x = F.relu(norm(convolution(x)))
+            x = convolution(x)
+            x = F.relu(self.norms[number](x) if self.norms else x)
             outputs.append(x)
         return outputs
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, classes). With H = W = 224 the last map is 6 x 6."""
+        """x (N, in_channels, H, W) -> (N, classes). With H = W = 227 the last map is 6 x 6."""
         x = F.adaptive_avg_pool2d(F.max_pool2d(self.features(x)[-1], 3, 2), (6, 6))
         return self.head(F.flatten(x))
 
 
+def _begin(layer: Module, rng: np.random.Generator) -> None:
+    """The weights of a layer before training; `DisplacedConv` has K units in place of a kernel of K taps."""
+    if isinstance(layer, Conv2d | DisplacedConv | Linear):
+        weight = layer.weight
+        outputs, inputs, *taps = weight.shape
+        limit = np.sqrt(6 / max((inputs + outputs) * math.prod(taps), 1))
+        weight.data = rng.uniform(-limit, limit, weight.shape).astype(weight.dtype)
+        if layer.bias is not None:
+            layer.bias.data = np.zeros_like(layer.bias.data)
+
+
 def alexnet(**options: Any) -> AlexNet:
-    """AlexNet with its own kernels, 5 x 5 and 3 x 3; options as for `AlexNet`."""
+    """AlexNet with its own kernels, 5 x 5 and 3 x 3: 62,378,344 parameters; options as for `AlexNet`."""
 
     def make(kernel: int) -> Callable[..., Module]:
         return lambda c, o, **given: Conv2d(c, o, kernel, **given)
