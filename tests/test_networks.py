@@ -5,7 +5,7 @@ import pytest
 from conftest import backend_params
 
 import dynarray
-from autodiff import Tape, files, networks
+from autodiff import Tape, Variable, files, networks
 from autodiff import functions as F
 from autodiff.layers import DDF, BatchNorm2d, Conv2d, DDFBottleneck, Linear, Module, Sequential
 from autodiff.optim import Adam
@@ -221,3 +221,43 @@ def test_training_on_a_gpu_agrees_with_the_cpu_and_comes_back(backend, tmp_path)
     for name, value in there.network.to_device("cpu").state_dict().items():
         assert isinstance(value, np.ndarray)
         np.testing.assert_array_equal(read.network.state_dict()[name], value)
+
+
+def test_the_auxiliary_classifier_of_dsnet_is_for_training_alone(rng):
+    network = networks.DSNet(
+        networks.SmallBackbone((4, 8, 8), rng=0), 5, width=4, dilations=(1,), auxiliary=True, rng=1
+    ).eval()
+    x = rng.standard_normal((2, 3, 16, 24)).astype(np.float32)
+    main, auxiliary = (scores.data for scores in network.scores(x))
+    np.testing.assert_array_equal(main, network(x).data)
+    assert auxiliary.shape == (2, 5, 16, 24)
+    # From the maps before the coarsest, at a quarter of the size, by a convolution of its own.
+    features = network.backbone.features(x)
+    expected = F.resize(network.auxiliary(features[-2]), (16, 24))
+    np.testing.assert_array_equal(auxiliary, expected.data)
+    without = networks.DSNet(networks.SmallBackbone((4, 8), rng=0), 5, width=4, dilations=(1,), rng=1)
+    assert len(without.scores(x)) == 1
+
+
+def test_probabilities_are_averaged_over_sizes_and_mirror_images(rng):
+    """By loops, for a network that sees each pixel by itself and where it is."""
+    x = rng.standard_normal((1, 2, 6, 8))
+
+    def network(seen):
+        assert not isinstance(seen, Variable)
+        return seen * np.linspace(0, 1, seen.shape[3])
+
+    expected = []
+    for scale in (0.5, 1, 1.5):
+        size = (round(6 * scale), round(8 * scale))
+        seen = F.resize(x, size)
+        for turned in (seen, seen[..., ::-1]):
+            powers = np.exp(network(turned))
+            found = powers / powers.sum(1, keepdims=True)
+            found = found if turned is seen else found[..., ::-1]
+            expected.append(F.resize(found, (6, 8)))
+    found = networks.averaged_probabilities(network, Variable(x), scales=(0.5, 1, 1.5))
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
+    once = networks.averaged_probabilities(network, x, scales=(1,), mirror=False)
+    np.testing.assert_allclose(once, expected[2], rtol=1e-12)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _image_files import ppm_bytes
+from _image_files import png_bytes, ppm_bytes, write
 
-from autodiff import files
-from autodiff.networks import FlowNetS
+from autodiff import data, files
+from autodiff import functions as F
+from autodiff.networks import DSNet, FlowNetS, SmallBackbone
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "examples" / "recipes"
@@ -46,6 +47,17 @@ def reported(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(r"(\w+) ([-+.\w]+)", done.stdout.splitlines()[-1])
     return {name: float(value) for name, value in found}
+
+
+def goes_on_after_a_kill(recipe: Path, options: list, folder: Path, whole: dict[str, float]) -> None:
+    """Killed once its third checkpoint is written; then to the numbers and the bits of the whole run."""
+    killed = start("-c", KILLED, 3, recipe, *options, "--output", folder / "killed")
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    resumed = start(recipe, *options, "--output", folder / "killed")
+    assert "going on from step 2" in resumed.stdout
+    assert reported(resumed) == whole
+    arrays, same = (files.load(folder / run / "checkpoint.safetensors")[0] for run in ("whole", "killed"))
+    assert all(np.array_equal(same[name], arrays[name], equal_nan=True) for name in arrays)
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +101,68 @@ def test_flow_recipe_from_files_to_the_end_point_error_and_after_a_kill(chairs, 
         errors.append(np.hypot(*wrong.astype(np.float64)).mean())
     assert whole["end_point_error"] == pytest.approx(np.mean(errors), rel=1e-5)
 
-    killed = start("-c", KILLED, 3, recipe, *options, "--output", tmp_path / "killed")
-    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
-    resumed = start(recipe, *options, "--output", tmp_path / "killed")
-    assert "going on from step 2" in resumed.stdout
-    assert reported(resumed) == whole
-    same, _ = files.load(tmp_path / "killed" / "checkpoint.safetensors")
-    assert all(np.array_equal(same[name], arrays[name], equal_nan=True) for name in arrays)
-
+    goes_on_after_a_kill(recipe, options, tmp_path, whole)
     again = reported(start(recipe, *options, "--evaluate", tmp_path / "whole" / "checkpoint.safetensors"))
     assert again["end_point_error"] == whole["end_point_error"]
     log = (tmp_path / "whole" / "log.csv").read_text().splitlines()
     assert log[0] == "epoch,step,lr,loss,end_point_error"
     assert [line.split(",")[1] for line in log[1:]] == ["2", "4"]
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory) -> Path:
+    """Four images to train on and two to judge by, in the format of VOC; colours tell the classes apart."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra: data)")
+    root, rng = tmp_path_factory.mktemp("VOC2012"), np.random.default_rng(0)
+    names = [f"2007_{number:06d}" for number in range(6)]
+    for name in names:
+        labels = np.zeros((36, 44, 1), np.uint8)
+        top, left = rng.integers(0, 20, 2)
+        labels[top : top + 14, left : left + 20] = rng.integers(1, 21)
+        labels[top, left : left + 20] = 255
+        pixels = np.repeat(labels * 12, 3, axis=2) + rng.integers(0, 10, (36, 44, 3), dtype=np.uint8)
+        (root / "JPEGImages").mkdir(exist_ok=True)
+        image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", "JPEG", quality=95)
+        write(root / f"SegmentationClass/{name}.png", png_bytes(labels, 8, 3))
+    write(root / "ImageSets/Segmentation/train.txt", "\n".join(names[:4]).encode())
+    write(root / "ImageSets/Segmentation/val.txt", "\n".join(names[4:]).encode())
+    return root
+
+
+@pytest.mark.slow
+def test_segmentation_recipe_from_files_to_the_mean_iou_and_after_a_kill(voc, tmp_path):
+    recipe = RECIPES / "dsnet_voc.py"
+    options = ["--data", voc, "--quick", "--workers", 1, "--every", 1]
+    whole = reported(start(recipe, *options, "--output", tmp_path / "whole"))
+    assert whole["step"] == 4 and 0 <= whole["mean_iou"] <= whole["pixel_accuracy"] <= 1
+    goes_on_after_a_kill(recipe, options, tmp_path, whole)
+
+    # Judged by hand: probabilities over two sizes and their mirror images, intersections over unions.
+    checkpoint = tmp_path / "whole" / "checkpoint.safetensors"
+    arrays, _ = files.load(checkpoint)
+    network = DSNet(SmallBackbone((8, 8, 8)), 21, width=8, dilations=(1, 2), auxiliary=True).eval()
+    own = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
+    network.load_state_dict(own)
+    predicted, true = [], []
+    for sample in data.VOCSegmentation(voc, "val"):
+        mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        x = ((sample["image"] / 255 - mean) / deviation).astype(np.float32)[None]
+        total = 0
+        for size in ((36, 44), (54, 66)):
+            for step in (1, -1):
+                scores = network(F.resize(x, size)[..., ::step]).data
+                powers = np.exp(scores - scores.max(1, keepdims=True))
+                total = total + F.resize((powers / powers.sum(1, keepdims=True))[..., ::step], (36, 44))
+        known = sample["labels"] != 255
+        predicted.append(total[0].argmax(0)[known])
+        true.append(sample["labels"][known])
+    predicted, true = np.concatenate(predicted), np.concatenate(true)
+    ious = [
+        ((predicted == k) & (true == k)).sum() / ((predicted == k) | (true == k)).sum()
+        for k in np.union1d(predicted, true)
+    ]
+    assert whole["mean_iou"] == pytest.approx(np.mean(ious), rel=1e-4)
+
+    options += ["--stage", "fine-tune", "--start", checkpoint]
+    tuned = reported(start(recipe, *options, "--output", tmp_path / "tuned"))
+    assert tuned["step"] == 4 and tuned["loss"] < whole["loss"]

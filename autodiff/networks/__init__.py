@@ -6,6 +6,7 @@ from .dau_alexnet import dau_alexnet as dau_alexnet
 from .dsnet import DilatedResNet as DilatedResNet
 from .dsnet import DSNet as DSNet
 from .dsnet import SmallBackbone as SmallBackbone
+from .dsnet import averaged_probabilities as averaged_probabilities
 from .dsnet import dsnet50 as dsnet50
 from .dsnet import dsnet101 as dsnet101
 from .flownet import FlowNetC as FlowNetC

@@ -8,6 +8,7 @@ from .. import functions as F
 from ..layers import ASPP, CGDS, Bottleneck, Conv2d, Module, Sequential
 from ..layers.deform import normalised
 from ..layers.module import generator
+from ..variable import plain
 from .resnet import ResNet
 
 
@@ -33,6 +34,8 @@ class DSNet(Module):
     head : Module, optional
         What joins low-level features and guide instead of `CGDS`: ``head(low, guide)`` gives
         ``head.out_channels`` channels at the size of low.
+    auxiliary : bool
+        Whether the maps before the coarsest get a classifier of their own, for training alone: see `scores`.
     rng, dtype
         As for `Conv2d`.
 
@@ -54,6 +57,7 @@ class DSNet(Module):
         width: int = 256,
         dilations: Any = (6, 12, 18),
         head: Any = None,
+        auxiliary: bool = False,
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
@@ -63,13 +67,33 @@ class DSNet(Module):
         self.head = head or CGDS(backbone.channels[low_stage], width, width, **options)
         self.fuse = normalised(self.head.out_channels, width, 3, **options)
         self.classify = Conv2d(width, classes, 1, **options)
+        self.auxiliary = None
+        if auxiliary:
+            channels = backbone.channels[-2]
+            self.auxiliary = Sequential(
+                normalised(channels, max(channels // 4, 1), 3, **options),
+                Conv2d(max(channels // 4, 1), classes, 1, **options),
+            )
 
     def forward(self, x: Any) -> Any:
         """x (N, in_channels, H, W) -> (N, classes, H, W), logarithms of probabilities up to a constant."""
-        features = self.backbone.features(x)
+        return self._classified(self.backbone.features(x), x.shape[2:])
+
+    def scores(self, x: Any) -> list:
+        """What `forward` gives, and the same from the auxiliary classifier, if there is one.
+
+        A loss adds both up, the second with a weight below 1 (deep supervision: Zhao et al., CVPR 2017).
+        """
+        features, size = self.backbone.features(x), x.shape[2:]
+        found = [self._classified(features, size)]
+        if self.auxiliary is not None:
+            found.append(F.resize(self.auxiliary(features[-2]), size))
+        return found
+
+    def _classified(self, features: list, size: tuple[int, ...]) -> Any:
         guide = self.context(features[-1])
         joined = self.head(features[self.low_stage], guide)
-        return F.resize(self.classify(self.fuse(joined)), x.shape[2:])
+        return F.resize(self.classify(self.fuse(joined)), size)
 
 
 class SmallBackbone(Module):
@@ -164,3 +188,44 @@ def dsnet101(classes: int, *, rng: Any = None, dtype: Any = np.float32, **option
     """DSNet over ResNet-101 at 1/16 of the size; options as for `DSNet`."""
     rng = generator(rng)
     return DSNet(DilatedResNet((3, 4, 23, 3), rng=rng, dtype=dtype), classes, rng=rng, dtype=dtype, **options)
+
+
+def averaged_probabilities(
+    network: Any, x: Any, *, scales: Any = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0), mirror: bool = True
+) -> Any:
+    """Probabilities of classes, averaged over sizes of the images and over their mirror images.
+
+    ``mean over s and m of m(resize(softmax(network(m(resize(x, s))))))``, without gradients.
+
+    Parameters
+    ----------
+    network : callable
+        Images (N, C, h, w) to (N, classes, h, w), logarithms of probabilities up to a constant.
+    x : array, (N, C, H, W)
+        The images.
+    scales : sequence of float
+        Sizes, relative to that of x.
+    mirror : bool
+        Whether each is also seen with left and right exchanged.
+
+    Returns
+    -------
+    array, (N, classes, H, W)
+        Sums over classes are 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import averaged_probabilities
+    >>> averaged_probabilities(lambda x: x, np.ones((1, 2, 3, 4))).ravel()[:3]
+    array([0.5, 0.5, 0.5])
+    """
+    x = plain(x)
+    size, total, count = tuple(x.shape[2:]), 0, 0
+    for scale in scales:
+        seen = plain(F.resize(x, tuple(max(round(scale * length), 1) for length in size)))
+        for turned in (False, True) if mirror else (False,):
+            found = plain(F.softmax(network(seen[..., ::-1] if turned else seen), 1))
+            found = found[..., ::-1] if turned else found
+            total, count = total + plain(F.resize(found, size)), count + 1
+    return total / count

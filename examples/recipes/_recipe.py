@@ -9,9 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from autodiff import files
 from autodiff.data import Loader
 from autodiff.layers import Module
 from autodiff.train import Trainer
+
+# Of the images of ImageNet, from 0 to 1: what published weights were trained with.
+IMAGENET_MEAN = 0.485, 0.456, 0.406
+IMAGENET_DEVIATION = 0.229, 0.224, 0.225
 
 Evaluate = Callable[[Module], dict[str, float]]
 
@@ -80,6 +87,37 @@ def run(
     trainer.fit(loader, epochs, evaluate=evaluated, checkpoint=checkpoint, every=options.every)
     write_log(trainer.history, options.output)
     return {name: value for name, value in trainer.history[-1].items() if name not in ("epoch", "lr")}
+
+
+class Joined(Sequence):
+    """Data sets one after the other."""
+
+    def __init__(self, *parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError("Joined: index out of range")
+
+
+def load_checkpoint(network: Module, path: Path) -> None:
+    """The weights alone of a training's checkpoint."""
+    arrays, _ = files.load(path)
+    prefix = "network."
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    network.load_state_dict(own)
+
+
+def standardized(image: np.ndarray) -> np.ndarray:
+    """An image (3, H, W) of uint8 as networks for ImageNet see it."""
+    mean, deviation = (np.float32(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return (image.astype(np.float32) / 255 - mean) / deviation
 
 
 def write_log(history: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -1,0 +1,150 @@
+"""Segmentation of PASCAL VOC 2012 by DSNet: context guided dynamic sampling over a ResNet.
+
+    python examples/recipes/dsnet_voc.py --data VOCdevkit/VOC2012 --sbd benchmark_RELEASE/dataset
+    python examples/recipes/dsnet_voc.py --data VOCdevkit/VOC2012 --evaluate FILE
+
+Fu et al., "Context Guided Dynamic Sampling", AAAI 2020. It trains on VOC and, with ``--sbd``, on the images
+that Hariharan et al. (ICCV 2011) added; then, as a second stage, with ``--stage fine-tune --start FILE`` on
+VOC alone. Weights of a backbone trained on ImageNet are those of torchvision or timm (``--weights``).
+
+What the paper says is what `Settings` has. Its learning rates are odd: 0.01 for the backbone, which is
+trained already, and a tenth of that for "the remaining parts", which are not. It may have meant the reverse:
+``--rest 10 --lr 0.001`` is that. It does not say how much the auxiliary classifier weighs; 0.4 is what Zhao
+et al. (CVPR 2017) have.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _recipe import IMAGENET_MEAN, Joined, load_checkpoint, parser, run, standardized
+
+from autodiff import functions as F
+from autodiff.data import Loader, SBDSegmentation, VOCSegmentation, augment
+from autodiff.layers import Module
+from autodiff.metrics import Confusion
+from autodiff.networks import (
+    DilatedResNet,
+    DSNet,
+    SmallBackbone,
+    averaged_probabilities,
+    load_published,
+)
+from autodiff.optim import SGD, poly_schedule
+from autodiff.train import Trainer
+
+CLASSES, IGNORED = 21, 255
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of the paper."""
+
+    epochs: int = 80
+    batch: int = 32
+    lr: float = 0.01  # of the backbone
+    rest: float = 0.1  # of all other parts, relative to that
+    power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    auxiliary_weight: float = 0.4
+    crop: tuple[int, int] = (512, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the images that are judged
+
+
+QUICK = replace(Settings(), epochs=2, batch=2, crop=(32, 32), scales=(1.0, 1.5))
+
+
+def augmented(settings: Settings, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """A part of the image, larger or smaller than it was, perhaps mirrored; mean grey beside it."""
+    sample = augment.random_mirror(augment.random_scale(sample, rng, *settings.scale), rng)
+    fill = 255 * np.array(IMAGENET_MEAN)
+    sample = augment.random_crop(sample, rng, settings.crop, fill=fill, ignore=IGNORED)
+    return {"images": standardized(sample["image"]), "labels": sample["labels"].astype(np.int64)}
+
+
+def loss_of(settings: Settings, network: Any, images: Any, labels: Any) -> Any:
+    """Cross entropy of the classes, and of those of the auxiliary classifier."""
+    main, auxiliary = (
+        F.cross_entropy(scores, labels, ignore_index=IGNORED) for scores in network.scores(images)
+    )
+    return main + settings.auxiliary_weight * auxiliary
+
+
+def evaluate(settings: Settings, samples: Sequence[Any], network: Any) -> dict[str, float]:
+    """Mean intersection over union of whole images, over sizes and mirror images."""
+    confusion = Confusion(CLASSES, ignore=IGNORED)
+    for sample in samples:
+        seen = standardized(sample["image"])[None]
+        scores = averaged_probabilities(network, seen, scales=settings.scales)
+        confusion.add(scores[0].argmax(0), sample["labels"])
+    return {"mean_iou": confusion.mean_iou, "pixel_accuracy": confusion.pixel_accuracy}
+
+
+def make(options: Any) -> tuple[DSNet, list[dict[str, Any]]]:
+    """The network, and its parameters in two groups."""
+    rng = np.random.default_rng(options.seed)
+    if options.quick:
+        backbone: Module = SmallBackbone((8, 8, 8), rng=rng)
+        network = DSNet(backbone, CLASSES, width=8, dilations=(1, 2), auxiliary=True, rng=rng)
+    else:
+        backbone = DilatedResNet(rng=rng)
+        if options.weights:
+            load_published(backbone, options.weights, without=["fc."])
+        network = DSNet(backbone, CLASSES, auxiliary=True, rng=rng)
+    inside = set(backbone.parameters())
+    rest = [parameter for parameter in network.parameters() if parameter not in inside]
+    groups = [{"parameters": backbone.parameters()}, {"parameters": rest, "lr_scale": options.rest}]
+    return network, groups
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and evaluate."""
+    commands = parser(__doc__ or "", "the folder VOCdevkit/VOC2012")
+    commands.add_argument("--sbd", type=Path, help="the folder benchmark_RELEASE/dataset")
+    commands.add_argument("--sbd-split", default="train_noval", help="a list there (default: %(default)s)")
+    commands.add_argument("--weights", type=Path, help="of a ResNet-50 that was trained on ImageNet")
+    commands.add_argument("--stage", choices=("train", "fine-tune"), default="train")
+    commands.add_argument("--start", type=Path, metavar="FILE", help="the checkpoint to fine-tune")
+    commands.add_argument("--lr", type=float, default=Settings.lr, help="default: %(default)s")
+    commands.add_argument("--rest", type=float, default=Settings.rest, help="default: %(default)s")
+    options = commands.parse_args(argv)
+    if (options.stage == "fine-tune") != (options.start is not None):
+        commands.error("--stage fine-tune and --start FILE go together")
+    options.output = options.output or Path("dsnet_voc")
+    settings = QUICK if options.quick else Settings()
+    network, groups = make(options)
+    if options.start:
+        load_checkpoint(network, options.start)
+    training: Sequence[Any] = VOCSegmentation(options.data, "train")
+    if options.sbd and options.stage == "train":
+        training = Joined(training, SBDSegmentation(options.sbd, options.sbd_split))
+    with Loader(
+        training,
+        settings.batch,
+        transform=partial(augmented, settings),
+        fields=("images", "labels"),
+        drop_last=True,
+        workers=options.workers,
+    ) as loader:
+        iterations = settings.epochs * len(loader)
+        trainer = Trainer(
+            network,
+            SGD(groups, options.lr, momentum=settings.momentum, weight_decay=settings.weight_decay),
+            partial(loss_of, settings),
+            schedule=poly_schedule(options.lr, iterations, settings.power),
+            seed=options.seed,
+        )
+        judged = partial(evaluate, settings, VOCSegmentation(options.data, "val"))
+        found = run(options, trainer, loader, iterations, judged)
+    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
