@@ -1,9 +1,9 @@
-"""The command line: ``python -m benchmarks run``, ``growth``, ``kernels`` and ``report``."""
+"""``python -m benchmarks run``, ``drawn``, ``first-calls``, ``growth``, ``kernels`` and ``report``."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,17 +14,23 @@ from rawkernels import ptx
 
 from . import kernels, kernels_table
 from .cases import CASES
-from .harness import growth, run
+from .harness import drawn, first_calls, growth, run
 from .harness.machine import today, usable_cores
-from .report import pages
-from .report.table import document, growth_table, plain
+from .report import pages, shapes
+from .report.table import Render, document, first_calls_document, growth_table, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    return {"run": _run, "growth": _growth, "kernels": _kernels, "report": _report}[arguments.command](
-        arguments
-    )
+    commands = {
+        "run": _run,
+        "drawn": _drawn,
+        "first-calls": _first_calls,
+        "growth": _growth,
+        "kernels": _kernels,
+        "report": _report,
+    }
+    return commands[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,25 +38,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="measure, print tables, write a results file")
     runs.add_argument(
-        "--peers", action="store_true", help="time PyTorch in the same process (when it is installed)"
-    )
-    runs.add_argument(
         "--no-first-calls", action="store_true", help="leave out first calls, which take a process each"
     )
+    draws = commands.add_parser("drawn", help="measure shapes drawn at random, which nobody tuned for")
+    draws.add_argument("--number", type=int, default=drawn.NUMBER, help="shapes of each operator")
+    draws.add_argument("--seed", type=int, default=0, help="other shapes; the results file names it")
+    firsts = commands.add_parser("first-calls", help="measure first calls alone, on empty kernel caches")
     grows = commands.add_parser("growth", help="measure how time and memory grow with each size")
-    operators = sorted({case.operator for case in CASES})
-    for command in (runs, grows):
-        command.add_argument("--backend", choices=BACKENDS, default="cpu")
-        command.add_argument("--operator", nargs="+", choices=operators, help="these only")
+    for command in (runs, draws):
         command.add_argument(
-            "--threads", type=int, default=usable_cores(), help="default: the cores this process may use"
+            "--peers", action="store_true", help="time PyTorch in the same process (when it is installed)"
         )
         command.add_argument(
-            "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
+            "--compile-s",
+            type=float,
+            metavar="SECONDS",
+            help="for compiling the peers of a row, for each of two passes; default: "
+            + ("600" if command is runs else f"{drawn.COMPILE_S:g}"),
         )
-        command.add_argument(
-            "--output", type=Path, help="default: benchmarks/results/[growth-]<backend>-<date>...json"
-        )
+    for command in (runs, draws, firsts, grows):
+        _add_common(command)
     counts = commands.add_parser("kernels", help="count what each kernel costs, without a GPU")
     counts.add_argument(
         "--only",
@@ -63,24 +70,72 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_common(command: argparse.ArgumentParser) -> None:
+    """What every command takes that measures operators."""
+    operators = sorted({case.operator for case in CASES})
+    command.add_argument("--backend", choices=BACKENDS, default="cpu")
+    command.add_argument("--operator", nargs="+", choices=operators, help="these only")
+    command.add_argument(
+        "--threads", type=int, default=usable_cores(), help="default: the cores this process may use"
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="tiny arrays: shows that everything runs, measures nothing"
+    )
+    command.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/[kind-]<backend>-<date>...json"
+    )
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    options = run.Options(
+        *_settings(arguments), first_calls=not arguments.no_first_calls, compile_s=arguments.compile_s
+    )
+    return _measure(arguments, (), partial(run.run, options), document)
+
+
+def _drawn(arguments: argparse.Namespace) -> int:
+    options = drawn.DrawnOptions(
+        *_settings(arguments),
+        compile_s=arguments.compile_s,
+        number=arguments.number,
+        seed=arguments.seed,
+    )
+    return _measure(arguments, ("drawn",), partial(drawn.run, options), shapes.document)
+
+
+def _first_calls(arguments: argparse.Namespace) -> int:
+    arguments.peers = False
+    options = run.Options(*_settings(arguments))
+    return _measure(arguments, ("first-calls",), partial(first_calls.run, options), first_calls_document)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[str, int, tuple[str, ...], bool, bool]:
+    """Backend, threads, operators, peers, quick."""
     peers = arguments.peers and find_spec("torch") is not None
     if arguments.peers and not peers:
         _say("no peers: PyTorch is not installed (extra: bench)")
-    options = run.Options(
+    return (
         arguments.backend,
         arguments.threads,
         tuple(arguments.operator or ()),
         peers,
         arguments.quick,
-        not arguments.no_first_calls,
     )
-    output = _output(arguments)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    first: Sequence[str],
+    measure: Callable[..., dict[str, Any]],
+    show: Callable[[dict[str, Any], Render], str],
+) -> int:
+    """Measure or go on measuring, print, and say which peers were wrong."""
+    output = _output(arguments, *first)
     earlier = json.loads(output.read_text()) if output.exists() else None
-    result = run.run(options, _say, partial(_save, output), earlier)
-    print(document(result, plain))
+    result = measure(_say, partial(_save, output), earlier)
+    print(show(result, plain))
     _say(f"written: {output}")
-    wrong = [text for row in result["rows"] for text in row["peer_problems"] if "Mismatch" in text]
+    wrong = [text for row in result["rows"] for text in row.get("peer_problems", ()) if "Mismatch" in text]
     for text in wrong:
         _say(f"a peer does not agree with ours: {text}")
     return 1 if wrong else 0

@@ -26,7 +26,7 @@ from typing import Any
 
 from .harness.device import Cuda
 from .harness.machine import ROOT, describe, today, usable_cores
-from .harness.run import SCHEMA
+from .harness.session import SCHEMA
 from .report import pages
 
 TOOLS = ("memcheck", "racecheck", "initcheck")

@@ -9,12 +9,19 @@ import pytest
 import dynarray as dyn
 from benchmarks.cases import CASES
 from benchmarks.cases.case import Buffers
+from benchmarks.harness.drawn import DrawnOptions
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra: bench)")
 
 from benchmarks.peers import compare
+from benchmarks.peers.windows import Cannot
 
-COMPARED = [case.small for case in CASES if case.peers and case.small]
+# Tiny ones of both; those drawn have steps, groups, and what else an operator takes.
+DRAWN = DrawnOptions("cpu", 1, quick=True, number=4).cases()
+COMPARED = [
+    *(case.small for case in CASES if case.peers and case.small),
+    *(case for case in DRAWN if case.peers),
+]
 each_case = pytest.mark.parametrize("tiny", COMPARED, ids=lambda case: case.title)
 
 
@@ -32,20 +39,22 @@ def ours(tiny):
 @each_case
 def test_peers_agree_with_ours_on_tiny_arrays(tiny):
     buffers, expected = ours(tiny)
-    agreed = 0
-    for name, function in import_module(tiny.peers).FORMULATIONS[tiny.operator](**tiny.params).items():
+    module, agreed = import_module(tiny.peers), 0
+    loosely = tiny.operator in getattr(module, "ROUNDING", ())
+    factor = np.float32(1.01 if loosely else 1.001)
+    for name, function in module.FORMULATIONS[tiny.operator](**tiny.params).items():
         calls = compare._calls(function, [compare._tensors(buffers)], compiled=False)
         try:
             forward, both = calls["forward"](0), calls["forward_backward"](0)
-        except (ImportError, TypeError):  # torchvision is missing; a form for calls without attention
+        except (ImportError, Cannot):  # torchvision is missing; a form that is not for this call
             continue
         agreed += 1
-        compare._compare(name, forward, expected)
-        compare._compare(name, both, expected)
-        off = (*expected[:2], expected[2] * np.float32(1.001), *expected[3:])
+        compare._compare(name, forward, expected, loosely=loosely)
+        compare._compare(name, both, expected, loosely=loosely)
+        off = (*expected[:2], expected[2] * factor, *expected[3:])
         with pytest.raises(compare.Mismatch, match="gradient 1"):
-            compare._compare(name, both, off)
-    assert agreed or tiny.operator == "deform_conv2d"
+            compare._compare(name, both, off, loosely=loosely)
+    assert agreed >= 2
 
 
 def formulations(**milliseconds):

@@ -15,7 +15,7 @@ from benchmarks.cases import BATCH, CASES, GROWTH, TARGETS, cases
 from benchmarks.cases.case import PASSES, Case, Work
 from benchmarks.cases.local_filter import flops
 from benchmarks.cases.targets import PRICE, reached
-from benchmarks.harness import growth, isolated, run
+from benchmarks.harness import growth, isolated, run, session
 from benchmarks.harness.floor import Floor
 from benchmarks.report import pages, plots, table
 from examples import _record
@@ -189,7 +189,7 @@ def test_a_run_saves_each_row_and_goes_on_where_it_was_interrupted(monkeypatch):
         return {"title": case.title}
 
     monkeypatch.setattr(run, "_row", row)
-    monkeypatch.setattr(run, "describe", lambda device: dict.fromkeys(run._ALIKE, "the same"))
+    monkeypatch.setattr(session, "describe", lambda device: {"commit": "this", "machine": "the same"})
     options = run.Options("reference", 1, quick=True, first_calls=False)
     with pytest.raises(KeyboardInterrupt):
         run.run(options, str, lambda result: saved.append(json.dumps(result)))
@@ -285,9 +285,29 @@ def test_the_summary_has_a_table_for_each_machine(quick, tmp_path):
 
 
 def test_first_calls_may_be_left_out(quick):
-    row = quick["rows"][0] | {"first_call_s": None}
-    assert table.costs(quick | {"rows": [row]})[1][0][3:] == ["", ""]
-    assert all(cells[3] and cells[4] for cells in table.costs(quick)[1])
+    first, second, *_ = quick["rows"]
+    without = first | {"first_call_s": None}
+    header, rows = table.costs(quick | {"rows": [without, second]})
+    assert rows[0][3:] == ["", ""] and all(rows[1][3:]) and len(header) == 5
+    header, rows = table.costs(quick | {"rows": [without]})
+    assert len(header) == len(rows[0]) == 3
+
+
+def test_peers_that_were_left_out_are_a_table_by_reason(quick):
+    row = quick["rows"][0]
+    problems = [
+        "eager unfold, einsum: no dilation",
+        "eager views: no dilation",
+        "compiled views: Mismatch: all: wrong",
+    ]
+    result = quick | {"rows": [row | {"peer_problems": problems}, quick["rows"][1]]}
+    rows = [
+        [row["title"], "eager unfold, einsum; eager views", "no dilation"],
+        [row["title"], "compiled views", "Mismatch: all: wrong"],
+    ]
+    assert table.left_out(result) == (["operator, shape", "left out", "because"], rows)
+    assert table.plain(*table.left_out(result)) in table.document(result, table.plain)
+    assert "left out" not in table.document(quick, table.plain)
 
 
 def test_targets_belong_to_cases_and_are_shown_beside_what_was_reached(quick):

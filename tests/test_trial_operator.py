@@ -18,11 +18,25 @@ IMPORT = "from .trial import *\n"
 MODULES = (
     *("test_every_operator", "test_every_operator_refusals", "test_robustness_refusals"),
     *("test_robustness_large", "test_robustness_threads", "test_operator", "test_types", "test_lift"),
-    *("test_special_values", "test_benchmarks", "test_gpu_run", "test_documentation", "test_style"),
+    *(
+        "test_special_values",
+        "test_benchmarks",
+        "test_benchmark_drawn",
+        "test_gpu_run",
+        "test_documentation",
+        "test_style",
+    ),
     *("test_nvrtc", "test_warm_up"),
 )
 LISTS = (
-    *("every_operator_has_a_case", "grows_along", "support_table", "tables_are", "is_watched"),
+    *(
+        "every_operator_has_a_case",
+        "every_operator_has_shapes",
+        "grows_along",
+        "support_table",
+        "tables_are",
+        "is_watched",
+    ),
     *("table_is_whole", "is_listed", "registry", "public_functions_have", "numpydoc", "every_source_has"),
 )
 LEFT_OUT = (".*", "__pycache__", "outputs", "build", TRIAL.name)

@@ -5,6 +5,7 @@ from importlib import import_module
 import dynarray as dyn
 
 from .case import Case
+from .drawing import Drawn
 from .growing import Growth
 from .targets import PASSES, Target
 
@@ -13,6 +14,7 @@ _FAMILIES = [import_module(f"{__name__}.{stem}") for stem in STEMS]
 
 CASES: tuple[Case, ...] = tuple(case for family in _FAMILIES for case in family.CASES)
 GROWTH: tuple[Growth, ...] = tuple(growth for family in _FAMILIES for growth in family.GROWTH)
+DRAWN: tuple[Drawn, ...] = tuple(table for family in _FAMILIES for table in family.DRAWN)
 # By the title of a case, of the forward pass and of both passes; not every family has any.
 TARGETS: dict[str, tuple[Target, Target]] = {
     title: wanted for family in _FAMILIES for title, wanted in getattr(family, "TARGETS", {}).items()

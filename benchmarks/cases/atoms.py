@@ -5,7 +5,23 @@ from math import prod
 
 from dynarray._operator import Checked
 
-from .case import Case, pairs_inside
+from .case import Case, grid, pairs_inside
+from .drawing import (
+    BATCH,
+    IMAGE,
+    KERNEL,
+    KERNEL_OF_A_LINE,
+    ODD_KERNEL,
+    SIDE,
+    SIGNAL,
+    STEPS,
+    Drawn,
+    among,
+    beside,
+)
+from .drawing import (
+    CHANNELS as DRAWN_CHANNELS,
+)
 from .growing import BASE, CHANNELS, LENGTHS, LINE, SIDES, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each
 from .targets import THREE, Target
 
@@ -32,27 +48,34 @@ def compose_flops(checked: Checked) -> tuple[int, int]:
     return forward, 2 * forward
 
 
-def conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6) -> Case:
+def _conv(
+    operator: str, image: tuple[int, ...], o: int, kernel: int, m: int, stride: int = 1, dilation: int = 1
+) -> Case:
+    n, c, *sides = image
+    outputs, steps, told = grid(sides, kernel, stride, dilation)
     shapes = {
-        "x": (n, c, h, w),
-        "atoms": (n, m, kernel, kernel, h, w),
+        "x": image,
+        "atoms": (n, m, *(kernel for _ in sides), *outputs),
         "coefficients": (o, c, m),
         "bias": (o,),
     }
-    title = f"atom_conv2d ({n}, {c}->{o}, {h}, {w}) M{m} k{kernel}"
-    return Case(title, "atom_conv2d", shapes, conv_flops, {}, _PEERS)
+    where = ", ".join(map(str, sides))
+    title = f"{operator} ({n}, {c}->{o}, {where}) M{m} k{kernel}{told}"
+    return Case(title, operator, shapes, conv_flops, steps, _PEERS)
+
+
+def conv(n: int, c: int, o: int, h: int, w: int, kernel: int, m: int = 6, **steps: int) -> Case:
+    return _conv("atom_conv2d", (n, c, h, w), o, kernel, m, **steps)
+
+
+def line(n: int, c: int, o: int, length: int, kernel: int = 9, m: int = 6, **steps: int) -> Case:
+    return _conv("atom_conv1d", (n, c, length), o, kernel, m, **steps)
 
 
 def compose(n: int, h: int, w: int, kernel: int, bases: int, m: int = 6) -> Case:
     shapes = {"alpha": (n, m, bases, h, w), "bases": (bases, kernel, kernel)}
     title = f"compose_atoms ({n}, {m}, {bases}, {h}, {w}) k{kernel}"
     return Case(title, "compose_atoms", shapes, compose_flops, {}, _PEERS)
-
-
-def line(n: int, c: int, o: int, length: int, kernel: int = 9, m: int = 6) -> Case:
-    shapes = {"x": (n, c, length), "atoms": (n, m, kernel, length), "coefficients": (o, c, m), "bias": (o,)}
-    title = f"atom_conv1d ({n}, {c}->{o}, {length}) M{m} k{kernel}"
-    return Case(title, "atom_conv1d", shapes, conv_flops)
 
 
 CASES = (
@@ -92,6 +115,35 @@ GROWTH = (
         {**LINE, "o": 32},
         {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE, "atoms": each("m", 2, 4, 8, 16)},
         TINY_LINE,
+    ),
+)
+
+_ATOMS = among(2, 4, 6, 6, 8, 12)
+_MOST_FLOPS = 1_000_000_000
+DRAWN = (
+    Drawn(
+        "atom_conv2d",
+        conv,
+        {**IMAGE, "o": DRAWN_CHANNELS, "kernel": KERNEL, "m": _ATOMS, **STEPS},
+        most_flops=_MOST_FLOPS,
+    ),
+    Drawn(
+        "atom_conv1d",
+        line,
+        {**SIGNAL, "o": DRAWN_CHANNELS, "kernel": KERNEL_OF_A_LINE, "m": _ATOMS, **STEPS},
+        most_flops=_MOST_FLOPS,
+    ),
+    Drawn(
+        "compose_atoms",
+        compose,
+        {
+            "n": BATCH,
+            "h": SIDE,
+            "w": beside("h", SIDE),
+            "kernel": ODD_KERNEL,
+            "bases": among(3, 6, 6, 12, 14, 18),
+            "m": _ATOMS,
+        },
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import dynarray as dyn
-from dynarray._geometry import input_positions
+from dynarray._geometry import input_positions, output_size
 from dynarray._operator import Checked
 
 PASSES = ("forward", "backward", "forward_backward")
@@ -33,6 +33,29 @@ def pairs_inside(image: Sequence[int], kernel: Sequence[int], outputs: Sequence[
         positions = np.stack([input_positions(places, tap, *steps, upsample) for tap in range(taps)])
         count *= int(((positions >= 0) & (positions < size)).sum())
     return count
+
+
+class Grid(NamedTuple):
+    """Where a window goes: sizes of the output, parameters, what a title says of them."""
+
+    outputs: tuple[int, ...]
+    params: dict[str, int]
+    title: str
+
+
+def grid(
+    image: Sequence[int], kernel: int, stride: int = 1, dilation: int = 1, *, padded: bool = False
+) -> Grid:
+    """The grid of a window in the middle of its taps; `padded`: where an operator must be told the padding.
+
+    Of an even number of taps the middle is none of them, and the padding is always told.
+    """
+    dilation = dilation if kernel > 1 else 1
+    padding = dilation * (kernel - 1) // 2
+    outputs = tuple(output_size(size, kernel, stride, dilation, padding) for size in image)
+    params = {name: value for name, value in (("stride", stride), ("dilation", dilation)) if value != 1}
+    title = "".join(f" {name} {value}" for name, value in params.items())
+    return Grid(outputs, params | ({"padding": padding} if padded or kernel % 2 == 0 else {}), title)
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,9 @@ class Case:
         Type of all arrays.
     ranges : dict
         Arrays that hold numbers between these limits; the others are normally distributed.
+    places : tuple of str
+        Arrays of positions in pixels, (..., y and x, rows, columns): normally distributed around their own
+        pixels.
     """
 
     title: str
@@ -79,6 +105,7 @@ class Case:
     small: "Case | None" = None
     dtype: str = "float32"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
     def checked(self) -> Checked:
         """Arrays and parameters as the backends take them; the arrays are views of a single zero."""
@@ -117,11 +144,15 @@ class Case:
 
         `rng` is a generator of NumPy or of CuPy, and they are arrays of the same.
         """
-        names = dyn.OPERATORS[self.operator].arrays
-        return tuple(
-            self._random(rng, self.shapes[name], self.ranges.get(name)) if name in self.shapes else None
-            for name in names
-        )
+        arrays = {
+            name: self._random(rng, shape, self.ranges.get(name)) for name, shape in self.shapes.items()
+        }
+        for name in self.places:
+            pixels = arrays[name]
+            for axis in (0, 1):
+                steps = np.arange(pixels.shape[axis - 2], dtype=self.dtype, like=pixels)
+                pixels[..., axis, :, :] += steps[:, None] if axis == 0 else steps
+        return tuple(arrays.get(name) for name in dyn.OPERATORS[self.operator].arrays)
 
     def grad_output(self, rng: Any) -> Any:
         """A random gradient with respect to the output."""

@@ -5,7 +5,9 @@ from math import prod
 
 from dynarray._operator import Checked
 
-from .case import Case
+from .case import Case, grid
+from .drawing import CHANNELS as DRAWN_CHANNELS
+from .drawing import GATHERS, IMAGE, KERNEL, KERNEL_OF_A_LINE, SIGNAL, STEPS, Drawn, among, divisor
 from .growing import BASE, CHANNELS, LENGTHS, LINE, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each, pixels
 from .targets import PRICE, Target
 
@@ -33,27 +35,60 @@ def sample_flops(checked: Checked) -> tuple[int, int]:
     return _SAMPLE * samples, _GRADIENTS * samples
 
 
-def deform(n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, kernel: int = 3) -> Case:
+def _deform(
+    operator: str,
+    image: tuple[int, ...],
+    o: int,
+    kernel: int,
+    masked: bool,
+    groups: int = 1,
+    parts: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+) -> tuple[Case, str]:
+    """A call without its title, and what that says of grid and groups; `parts` of the channels move alike."""
+    n, c, *sides = image
+    outputs, steps, told = grid(sides, kernel, stride, dilation, padded=True)
+    taps = tuple(kernel for _ in sides)
+    if c % groups or o % groups or c % parts:
+        raise ValueError(f"{groups} groups, {parts} parts of {c} channels, {o} outputs")
+    moved = (len(sides),) if len(sides) > 1 else ()
     shapes = {
-        "x": (n, c, h, w),
-        "offset": (n, 1, kernel, kernel, 2, h, w),
-        "weight": (o, c, kernel, kernel),
+        "x": image,
+        "offset": (n, parts, *taps, *moved, *outputs),
+        "weight": (o, c // groups, *taps),
     }
     if masked:
-        shapes["mask"] = (n, 1, kernel, kernel, h, w)
-    title = f"deform {'v2 ' if masked else ''}{(n, c, h, w)} to {o} k{kernel}"
-    return Case(title, "deform_conv2d", shapes, flops, {"padding": kernel // 2}, _PEERS)
+        shapes["mask"] = (n, parts, *taps, *outputs)
+    of_groups = (f" G{groups}" if groups > 1 else "") + (f" D{parts}" if parts > 1 else "")
+    return Case("", operator, shapes, flops, steps, _PEERS), of_groups + told
+
+
+def deform(
+    n: int, c: int, o: int, h: int, w: int, *, masked: bool = False, kernel: int = 3, **other: int
+) -> Case:
+    case, told = _deform("deform_conv2d", (n, c, h, w), o, kernel, masked, **other)
+    title = f"deform {'v2 ' if masked else ''}{(n, c, h, w)} to {o} k{kernel}{told}"
+    return replace(case, title=title)
 
 
 def sample(n: int, c: int, h: int, w: int, points: int) -> Case:
     shapes = {"x": (n, c, h, w), "points": (n, points, 2, h, w)}
-    return Case(f"sample {(n, c, h, w)} at {points} points", "sample_points", shapes, sample_flops)
+    return Case(
+        f"sample {(n, c, h, w)} at {points} points", "sample_points", shapes, sample_flops, {}, _PEERS
+    )
 
 
-def line(n: int, c: int, o: int, length: int, kernel: int = 9) -> Case:
-    shapes = {"x": (n, c, length), "offset": (n, 1, kernel, length), "weight": (o, c, kernel)}
-    title = f"deform_conv1d ({n}, {c}->{o}, {length}) k{kernel}"
-    return Case(title, "deform_conv1d", shapes, flops, {"padding": kernel // 2})
+def sample_nearby(n: int, c: int, h: int, w: int, points: int) -> Case:
+    """As people sample: each point some pixels from the output's own place."""
+    case = sample(n, c, h, w, points)
+    return replace(case, title=f"{case.title} nearby", places=("points",))
+
+
+def line(n: int, c: int, o: int, length: int, kernel: int = 9, *, masked: bool = False, **other: int) -> Case:
+    case, told = _deform("deform_conv1d", (n, c, length), o, kernel, masked, **other)
+    title = f"deform_conv1d{' v2' if masked else ''} ({n}, {c}->{o}, {length}) k{kernel}{told}"
+    return replace(case, title=title)
 
 
 CASES = (
@@ -94,6 +129,32 @@ GROWTH = (
         },
         TINY_LINE,
     ),
+)
+
+_OTHER = {
+    "o": DRAWN_CHANNELS,
+    "masked": among(False, True),
+    "groups": among(1, 1, 1, 2, 4),
+    "parts": divisor("c", 8),
+    **STEPS,
+}
+_MOST_FLOPS = 1_000_000_000
+DRAWN = (
+    Drawn(
+        "deform_conv2d",
+        deform,
+        {**IMAGE, "kernel": KERNEL, **_OTHER},
+        most_flops=_MOST_FLOPS,
+        least_share=GATHERS,
+    ),
+    Drawn(
+        "deform_conv1d",
+        line,
+        {**SIGNAL, "kernel": KERNEL_OF_A_LINE, **_OTHER},
+        most_flops=_MOST_FLOPS,
+        least_share=GATHERS,
+    ),
+    Drawn("sample_points", sample_nearby, {**IMAGE, "points": among(1, 1, 4, 8, 9, 16)}, least_share=GATHERS),
 )
 
 TARGETS: dict[str, tuple[Target, Target]] = {

@@ -6,6 +6,8 @@ from math import prod
 from dynarray._operator import Checked
 
 from .case import Case
+from .drawing import CHANNELS as DRAWN_CHANNELS
+from .drawing import GATHERS, IMAGE, SIGNAL, Drawn, among
 from .growing import CHANNELS, LINE, TINY_LINE, Growth, each, pixels
 from .targets import PRICE, THREE, Target
 
@@ -37,7 +39,9 @@ def displaced(n: int, c: int, o: int, h: int, w: int, units: int) -> Case:
 def line(n: int, c: int, o: int, length: int, units: int) -> Case:
     shapes = {"x": (n, c, length), "weight": (o, c, units), "displacement": (o, c, units), "bias": (o,)}
     title = f"displaced_conv1d ({n}, {c}->{o}, {length}) G{units}"
-    return Case(title, "displaced_conv1d", shapes, flops, ranges={"displacement": (-REACH, REACH)})
+    return Case(
+        title, "displaced_conv1d", shapes, flops, {}, _PEERS, ranges={"displacement": (-REACH, REACH)}
+    )
 
 
 CASES = (
@@ -70,6 +74,13 @@ GROWTH = (
         },
         TINY_LINE,
     ),
+)
+
+_OTHER = {"o": DRAWN_CHANNELS, "units": among(1, 2, 2, 4, 4, 6, 9)}
+_MOST_FLOPS = 1_000_000_000
+DRAWN = (
+    Drawn("displaced_conv2d", displaced, {**IMAGE, **_OTHER}, most_flops=_MOST_FLOPS, least_share=GATHERS),
+    Drawn("displaced_conv1d", line, {**SIGNAL, **_OTHER}, most_flops=_MOST_FLOPS, least_share=GATHERS),
 )
 
 TARGETS: dict[str, tuple[Target, Target]] = {

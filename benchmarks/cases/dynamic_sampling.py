@@ -5,7 +5,8 @@ from math import prod
 
 from dynarray._operator import Checked
 
-from .case import Case, pairs_inside
+from .case import Case, grid, pairs_inside
+from .drawing import FEW_CHANNELS, IMAGE, KERNEL, KERNEL_OF_A_LINE, SIGNAL, STEPS, Drawn, among
 from .growing import BASE, CHANNELS, LINE, TAPS, TAPS_OF_A_LINE, TINY_LINE, Growth, each, pixels, squared
 from .targets import Target
 
@@ -34,14 +35,34 @@ def sampling_flops(checked: Checked) -> tuple[int, int]:
     return forward, (2 if plain else 3) * forward
 
 
-def conv(n: int, c: int, o: int, h: int, w: int, kernel: int = 3) -> Case:
-    shapes = {"x": (n, c, h, w), "weight": (n, o, c, kernel, kernel, h, w)}
-    title = f"dynamic_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel}"
-    return Case(title, "dynamic_conv2d", shapes, conv_flops, {}, _PEERS)
+def _conv(
+    operator: str, image: tuple[int, ...], o: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> Case:
+    n, c, *sides = image
+    outputs, steps, told = grid(sides, kernel, stride, dilation)
+    shapes = {"x": image, "weight": (n, o, c, *(kernel for _ in sides), *outputs)}
+    title = f"{operator} ({n}, {c}->{o}, {', '.join(map(str, sides))}) k{kernel}{told}"
+    return Case(title, operator, shapes, conv_flops, steps, _PEERS)
+
+
+def conv(n: int, c: int, o: int, h: int, w: int, kernel: int = 3, **steps: int) -> Case:
+    return _conv("dynamic_conv2d", (n, c, h, w), o, kernel, **steps)
+
+
+def line(n: int, c: int, o: int, length: int, kernel: int = 9, **steps: int) -> Case:
+    return _conv("dynamic_conv1d", (n, c, length), o, kernel, **steps)
 
 
 def sampling(
-    n: int, c: int, o: int, h: int, w: int, samples: int, attention: bool = True, kernel: int = 3
+    n: int,
+    c: int,
+    o: int,
+    h: int,
+    w: int,
+    samples: int,
+    attention: bool = True,
+    kernel: int = 3,
+    step: int = 2,
 ) -> Case:
     shapes = {
         "x": (n, c, h, w),
@@ -53,13 +74,9 @@ def sampling(
         shapes["position_attention"] = (n, o, kernel, kernel, h, w)
     given = "" if attention else " no attention"
     title = f"dynamic_sampling_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel} S{samples}{given}"
-    params = {"samples": samples, "sample_stride": 2}
+    title += f" step {step}" if step != 2 else ""
+    params = {"samples": samples, "sample_stride": step}
     return Case(title, "dynamic_sampling_conv2d", shapes, sampling_flops, params, _PEERS)
-
-
-def line(n: int, c: int, o: int, length: int, kernel: int = 9) -> Case:
-    shapes = {"x": (n, c, length), "weight": (n, o, c, kernel, length)}
-    return Case(f"dynamic_conv1d ({n}, {c}->{o}, {length}) k{kernel}", "dynamic_conv1d", shapes, conv_flops)
 
 
 CASES = (
@@ -110,6 +127,25 @@ GROWTH = (
             "taps": TAPS_OF_A_LINE,
         },
         TINY_LINE,
+    ),
+)
+
+_FEW = {"c": FEW_CHANNELS, "o": FEW_CHANNELS}
+DRAWN = (
+    Drawn("dynamic_conv2d", conv, {**IMAGE, **_FEW, "kernel": KERNEL, **STEPS}),
+    Drawn("dynamic_conv1d", line, {**SIGNAL, **_FEW, "kernel": KERNEL_OF_A_LINE, **STEPS}),
+    Drawn(
+        "dynamic_sampling_conv2d",
+        sampling,
+        {
+            **IMAGE,
+            "o": FEW_CHANNELS,
+            "samples": among(1, 3, 3, 5, 7, 9),
+            "attention": among(False, True, True),
+            "kernel": among(1, 3, 3, 3, 5),
+            "step": among(1, 2, 2, 3),
+        },
+        most_flops=500_000_000,
     ),
 )
 

@@ -4,7 +4,19 @@ from dataclasses import replace
 
 from dynarray._operator import Checked
 
-from .case import Case, pairs_inside
+from .case import Case, grid, pairs_inside
+from .drawing import (
+    DILATION,
+    IMAGE,
+    KERNEL,
+    KERNEL_OF_A_LINE,
+    ODD_KERNEL,
+    SIGNAL,
+    STEPS,
+    Drawn,
+    among,
+    divisor,
+)
 from .growing import (
     BASE,
     CHANNELS,
@@ -38,6 +50,11 @@ def flops(checked: Checked) -> tuple[int, int]:
     return forward * times, backward * times
 
 
+def _groups(number: int) -> str:
+    """What a title says of groups where there is usually one."""
+    return f" G{number}" if number > 1 else ""
+
+
 def correlation_flops(checked: Checked) -> tuple[int, int]:
     """Operations of `correlation2d`: a multiplication and an addition a pair, and two of each backward."""
     (x1, _), params = checked.arrays, checked.params
@@ -53,47 +70,83 @@ def correlation(n: int, c: int, h: int, w: int, displacement: int, step: int) ->
     return Case(title, "correlation2d", shapes, correlation_flops, params, _PEERS)
 
 
-def ddf(n: int, c: int, h: int, w: int, combine: str = "mul", kernel: int = 3) -> Case:
+def ddf(
+    n: int,
+    c: int,
+    h: int,
+    w: int,
+    combine: str = "mul",
+    kernel: int = 3,
+    heads: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Case:
+    outputs, steps, told = grid((h, w), kernel, stride, dilation)
     shapes = {
         "x": (n, c, h, w),
         "channel_filter": (n, c, kernel, kernel),
-        "spatial_filter": (n, 1, kernel, kernel, h, w),
+        "spatial_filter": (n, heads, kernel, kernel, *outputs),
     }
-    title = f"ddf {combine} {(n, c, h, w)} k{kernel}"
-    return Case(title, "ddf", shapes, flops, {"combine": combine}, _PEERS)
+    title = f"ddf {combine} {(n, c, h, w)} k{kernel}{_groups(heads)}{told}"
+    return Case(title, "ddf", shapes, flops, {"combine": combine, **steps}, _PEERS)
 
 
-def carafe(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 5) -> Case:
-    shapes = {"x": (n, c, h, w), "masks": (n, kernel * kernel, scale * h, scale * w)}
-    title = f"carafe {(n, c, h, w)} x{scale} k{kernel}"
-    return Case(title, "carafe", shapes, flops, {"kernel_size": kernel, "scale": scale}, _PEERS)
+def carafe(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 5, groups: int = 1) -> Case:
+    shapes = {"x": (n, c, h, w), "masks": (n, groups * kernel * kernel, scale * h, scale * w)}
+    title = f"carafe {(n, c, h, w)} x{scale} k{kernel}{_groups(groups)}"
+    params = {"kernel_size": kernel, "scale": scale, **({"groups": groups} if groups > 1 else {})}
+    return Case(title, "carafe", shapes, flops, params, _PEERS)
 
 
-def involution(n: int, c: int, h: int, w: int, groups: int, kernel: int = 7) -> Case:
-    shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
-    title = f"involution {(n, c, h, w)} G{groups} k{kernel}"
-    return Case(title, "involution", shapes, flops, {}, _PEERS)
+def _by_pixel(
+    operator: str, image: tuple[int, ...], groups: int, kernel: int, stride: int, dilation: int
+) -> Case:
+    """A filter a pixel and group, without filters of channels."""
+    n, _, *sides = image
+    outputs, steps, told = grid(sides, kernel, stride, dilation)
+    shapes = {"x": image, "weight": (n, groups, *(kernel for _ in sides), *outputs)}
+    return Case(f"{operator} {image} G{groups} k{kernel}{told}", operator, shapes, flops, steps, _PEERS)
 
 
-def upsample(n: int, c: int, h: int, w: int, scale: int = 2, kernel: int = 3) -> Case:
+def involution(
+    n: int, c: int, h: int, w: int, groups: int, kernel: int = 7, stride: int = 1, dilation: int = 1
+) -> Case:
+    return _by_pixel("involution", (n, c, h, w), groups, kernel, stride, dilation)
+
+
+def plain(
+    n: int, c: int, h: int, w: int, groups: int, kernel: int = 3, stride: int = 1, dilation: int = 1
+) -> Case:
+    return _by_pixel("local_filter2d", (n, c, h, w), groups, kernel, stride, dilation)
+
+
+def line(
+    n: int, c: int, length: int, groups: int, kernel: int = 9, stride: int = 1, dilation: int = 1
+) -> Case:
+    return _by_pixel("local_filter1d", (n, c, length), groups, kernel, stride, dilation)
+
+
+def upsample(
+    n: int,
+    c: int,
+    h: int,
+    w: int,
+    scale: int = 2,
+    kernel: int = 3,
+    combine: str = "mul",
+    heads: int = 1,
+    dilation: int = 1,
+) -> Case:
     shapes = {
         "x": (n, c, h, w),
         "channel_filters": (n, scale, scale, c, kernel, kernel),
-        "spatial_filters": (n, 1, kernel, kernel, scale * h, scale * w),
+        "spatial_filters": (n, heads, kernel, kernel, scale * h, scale * w),
     }
-    return Case(f"ddf_upsample {(n, c, h, w)} x{scale} k{kernel}", "ddf_upsample", shapes, flops)
-
-
-def plain(n: int, c: int, h: int, w: int, groups: int, kernel: int = 3) -> Case:
-    shapes = {"x": (n, c, h, w), "weight": (n, groups, kernel, kernel, h, w)}
-    title = f"local_filter2d {(n, c, h, w)} G{groups} k{kernel}"
-    return Case(title, "local_filter2d", shapes, flops, {}, _PEERS)
-
-
-def line(n: int, c: int, length: int, groups: int, kernel: int = 9) -> Case:
-    shapes = {"x": (n, c, length), "weight": (n, groups, kernel, length)}
-    title = f"local_filter1d {(n, c, length)} G{groups} k{kernel}"
-    return Case(title, "local_filter1d", shapes, flops)
+    _, steps, told = grid((h, w), kernel, 1, dilation)
+    params = ({"combine": combine} if combine != "mul" else {}) | steps
+    added = " add" if combine == "add" else ""
+    title = f"ddf_upsample{added} {(n, c, h, w)} x{scale} k{kernel}{_groups(heads)}{told}"
+    return Case(title, "ddf_upsample", shapes, flops, params, _PEERS)
 
 
 def mixed_flops(checked: Checked) -> tuple[int, int]:
@@ -110,16 +163,35 @@ def mixed_flops(checked: Checked) -> tuple[int, int]:
     return forward, 2 * forward
 
 
-def mixed(n: int, c: int, h: int, w: int, kernel: int = 5, bases: int = 6) -> Case:
-    shapes = {"x": (n, c, h, w), "kernels": (bases, kernel, kernel), "mixture": (n, 1, bases, h, w)}
-    title = f"mixed_filter2d {(n, c, h, w)} k{kernel} B{bases}"
-    return Case(title, "mixed_filter2d", shapes, mixed_flops, {}, _PEERS)
+def _mixed(
+    operator: str,
+    image: tuple[int, ...],
+    kernel: int,
+    bases: int,
+    groups: int = 1,
+    own: bool = False,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Case:
+    """`own`: kernels for each channel."""
+    n, c, *sides = image
+    outputs, steps, told = grid(sides, kernel, stride, dilation)
+    shapes = {
+        "x": image,
+        "kernels": (bases, *([c] if own else []), *(kernel for _ in sides)),
+        "mixture": (n, groups, bases, *outputs),
+    }
+    of_channels = " of each channel" if own else ""
+    title = f"{operator} {image} k{kernel} B{bases}{of_channels}{_groups(groups)}{told}"
+    return Case(title, operator, shapes, mixed_flops, steps, _PEERS)
 
 
-def mixed_line(n: int, c: int, length: int, kernel: int = 9, bases: int = 6) -> Case:
-    shapes = {"x": (n, c, length), "kernels": (bases, kernel), "mixture": (n, 1, bases, length)}
-    title = f"mixed_filter1d {(n, c, length)} k{kernel} B{bases}"
-    return Case(title, "mixed_filter1d", shapes, mixed_flops)
+def mixed(n: int, c: int, h: int, w: int, kernel: int = 5, bases: int = 6, **other: int) -> Case:
+    return _mixed("mixed_filter2d", (n, c, h, w), kernel, bases, **other)
+
+
+def mixed_line(n: int, c: int, length: int, kernel: int = 9, bases: int = 6, **other: int) -> Case:
+    return _mixed("mixed_filter1d", (n, c, length), kernel, bases, **other)
 
 
 CASES = (
@@ -197,6 +269,31 @@ GROWTH = (
         {"pixels": LENGTHS, "channels": CHANNELS, "taps": TAPS_OF_A_LINE, "kernels": _KERNELS},
         TINY_LINE,
     ),
+)
+
+_GROUPS = {"groups": divisor("c")}
+_COMBINE = {"combine": among("mul", "mul", "add")}
+_HEADS = {"heads": divisor("c", 8)}
+_SCALE = {"scale": among(2, 2, 2, 3, 4)}
+_BASES = {"bases": among(2, 4, 6, 8, 12, 16), "groups": divisor("c"), "own": among(False, False, True)}
+DRAWN = (
+    Drawn("local_filter2d", plain, {**IMAGE, "kernel": KERNEL, **_GROUPS, **STEPS}),
+    Drawn("involution", involution, {**IMAGE, "kernel": KERNEL, **_GROUPS, **STEPS}),
+    Drawn("ddf", ddf, {**IMAGE, "kernel": ODD_KERNEL, **_COMBINE, **_HEADS, **STEPS}),
+    Drawn(
+        "ddf_upsample",
+        upsample,
+        {**IMAGE, "kernel": ODD_KERNEL, **_SCALE, **_COMBINE, **_HEADS, "dilation": DILATION},
+    ),
+    Drawn("carafe", carafe, {**IMAGE, "kernel": ODD_KERNEL, **_SCALE, "groups": divisor("c", 8)}),
+    Drawn("local_filter1d", line, {**SIGNAL, "kernel": KERNEL_OF_A_LINE, **_GROUPS, **STEPS}),
+    Drawn(
+        "correlation2d",
+        correlation,
+        {**IMAGE, "displacement": among(1, 2, 3, 4, 4, 8, 10, 20), "step": among(1, 1, 2)},
+    ),
+    Drawn("mixed_filter2d", mixed, {**IMAGE, "kernel": KERNEL, **_BASES, **STEPS}),
+    Drawn("mixed_filter1d", mixed_line, {**SIGNAL, "kernel": KERNEL_OF_A_LINE, **_BASES, **STEPS}),
 )
 
 TARGETS: dict[str, tuple[Target, Target]] = {

@@ -1,6 +1,6 @@
 """How time and memory grow: ``python -m benchmarks growth``, one axis of a call at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
@@ -12,9 +12,10 @@ from ..cases.case import Case
 from ..cases.growing import Growth
 from . import isolated
 from .device import Device, device_of
-from .machine import Bystanders, describe
+from .machine import Bystanders
 from .measure import BRIEF, QUICK, in_turn
-from .run import SCHEMA, make_buffers, ours
+from .run import make_buffers, ours
+from .session import Result, Save, Say, begin
 
 # An exponent up to this is "about linear": the larger sizes no longer fit into the caches.
 ABOUT_LINEAR = 1.15
@@ -30,27 +31,21 @@ class Options:
     quick: bool = False
 
 
-def run(
-    options: Options, say: Callable[[str], None], save: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def run(options: Options, say: Say, save: Save) -> Result:
     """Measure everything; `save` gets the result so far after each operator."""
     device = device_of(options.backend)
     with dyn.use_backend(options.backend), device.blas_threads(options.threads):
         dyn.set_num_threads(options.threads)
         bystanders = Bystanders()
-        result: dict[str, Any] = {
-            "schema": SCHEMA,
-            "kind": "growth",
-            **describe(device),
-            "complete": False,
-            "cores_busy_elsewhere": None,
-            "backend": options.backend,
-            "threads": options.threads,
-            "quick": options.quick,
-            "only_operators": list(options.operators),
-            "effort": asdict(QUICK if options.quick else BRIEF),
-            "rows": [],
-        }
+        result = begin(
+            "growth",
+            device,
+            backend=options.backend,
+            threads=options.threads,
+            quick=options.quick,
+            only_operators=list(options.operators),
+            effort=asdict(QUICK if options.quick else BRIEF),
+        )
         for growth in GROWTH:
             if not options.operators or growth.operator in options.operators:
                 say(growth.operator)

@@ -1,6 +1,7 @@
 """One run: every case on one backend, with its floor, its memory, its first calls, and its peers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
@@ -11,16 +12,8 @@ from ..cases import cases
 from ..cases.case import PASSES, Buffers, Case
 from . import floor, isolated
 from .device import Device, device_of
-from .machine import Bystanders, describe
 from .measure import FULL, QUICK, Call, Effort, Timing, in_turn, summarise
-
-SCHEMA = 2
-
-# What must be alike for a run to go on where another left off.
-_ALIKE = (
-    *("schema", "kind", "commit", "uncommitted_changes", "machine", "versions"),
-    *("backend", "threads", "peers", "quick", "only_operators"),
-)
+from .session import Result, Save, Say, begin, measure, named
 
 
 @dataclass(frozen=True)
@@ -33,6 +26,7 @@ class Options:
     peers: bool = False
     quick: bool = False
     first_calls: bool = True
+    compile_s: float | None = None  # for the compiling of the peers of a case, a pass; None: as they say
 
     @property
     def effort(self) -> Effort:
@@ -49,93 +43,75 @@ class Options:
 
 
 def run(
-    options: Options,
-    say: Callable[[str], None],
-    save: Callable[[dict[str, Any]], None] = lambda result: None,
-    earlier: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    options: Options, say: Say, save: Save = lambda result: None, earlier: Result | None = None
+) -> Result:
     """Measure everything; the result is what a results file holds.
 
     `save` gets the result so far after each row. If `earlier` is what an interrupted run of the same kind
     left, its rows are kept.
     """
+
+    def row(case: Case, result: Result) -> dict[str, Any]:
+        return _row(case, device, floor.Floor(**result["floor"]), options, say)
+
     device = device_of(options.backend)
+    with on_device(options, device):
+        begun = begin("operators", device, **settings(options))
+        return measure(begun, earlier, options.cases(), row, device, say, save)
+
+
+@contextmanager
+def on_device(options: Options, device: Device) -> Iterator[None]:
+    """Backend and number of threads."""
     with dyn.use_backend(options.backend), device.blas_threads(options.threads):
         dyn.set_num_threads(options.threads)
-        result = _begin(options, device)
-        bystanders, disturbed = Bystanders(), 0.0
-        if earlier is not None and not earlier["complete"] and _alike(earlier, result):
-            say(f"going on after {len(earlier['rows'])} rows measured earlier")
-            result, disturbed = earlier, earlier["cores_busy_elsewhere"] or 0.0
-        else:
-            say("floor: copy bandwidth and matrix product")
-            result["floor"] = floor.measure(device, options.threads, quick=options.quick)._asdict()
-        limits, done = floor.Floor(**result["floor"]), {row["title"] for row in result["rows"]}
-        for case in options.cases():
-            if case.title not in done:
-                result["rows"].append(_row(case, device, limits, options, say))
-                result["cores_busy_elsewhere"] = max(disturbed, bystanders.cores() or 0.0)
-                save(result)
-                device.release()
-        result["complete"] = True
-        save(result)
-        return result
+        yield
 
 
-def _begin(options: Options, device: Device) -> dict[str, Any]:
-    """A results file without rows."""
+def settings(options: Options) -> dict[str, Any]:
+    """What a results file says of how its rows were timed, and a place for the floor."""
     return {
-        "schema": SCHEMA,
-        "kind": "operators",
-        **describe(device),
-        "complete": False,
-        "cores_busy_elsewhere": None,
         "backend": options.backend,
         "threads": options.threads,
         "peers": options.peers,
+        "compile_s": options.compile_s,
         "quick": options.quick,
         "only_operators": list(options.operators),
         "effort": asdict(options.effort),
         "floor": None,
-        "rows": [],
     }
 
 
-def _alike(earlier: dict[str, Any], new: dict[str, Any]) -> bool:
-    return all(earlier.get(name) == new[name] for name in _ALIKE)
-
-
-def _row(
-    case: Case, device: Device, limits: floor.Floor, options: Options, say: Callable[[str], None]
-) -> dict[str, Any]:
-    say(case.title)
-    start = monotonic()
-    row: dict[str, Any] = {
-        "title": case.title,
-        "operator": case.operator,
-        "dtype": case.dtype,
-        "shapes": {name: list(shape) for name, shape in case.shapes.items()},
-        "params": dict(case.params),
-        "first_call_s": (
-            isolated.first_call(case, options.backend, options.threads) if options.first_calls else None
-        ),
-        "memory_bytes": isolated.memory(case, options.backend, options.threads),
-        "peer_problems": [],
+def _row(case: Case, device: Device, limits: floor.Floor, options: Options, say: Say) -> dict[str, Any]:
+    first, extra = isolated.first_call, isolated.memory
+    return {
+        **named(case),
+        "first_call_s": first(case, options.backend, options.threads) if options.first_calls else None,
+        "memory_bytes": extra(case, options.backend, options.threads),
+        **timed(case, device, limits, options, say),
     }
+
+
+def timed(case: Case, device: Device, limits: floor.Floor, options: Options, say: Say) -> dict[str, Any]:
+    """The part of a row that tells how long the passes take, ours and the peers'."""
+    start, problems = monotonic(), list[str]()
 
     def problem(text: str) -> None:
         say(f"  left out: {text}")
-        row["peer_problems"].append(text)
+        problems.append(text)
 
     buffers = make_buffers(case, device, options.quick)
     peers = _peers(case, buffers, device, options, problem) if options.peers else []
-    row["buffers"] = {"sets": len(buffers), "bytes_per_set": case.input_bytes}
-    row["passes"] = {
+    passes = {
         name: _pass(name, case, limits, _time(name, case, buffers, peers, device, options), peers)
         for name in PASSES
     }
-    row["seconds"] = round(monotonic() - start, 1)
-    return row
+    return {
+        "peer_problems": problems,
+        "buffers": {"sets": len(buffers), "bytes_per_set": case.input_bytes},
+        "passes": passes,
+        "seconds": round(monotonic() - start, 1),
+    }
 
 
 def make_buffers(case: Case, device: Device, quick: bool) -> list[Buffers]:
@@ -177,7 +153,8 @@ def _peers(
 
     output, gradients = ours(case, buffers)["forward_backward"](0)
     expected = (output, *gradients)
-    return compare.prepare(case, buffers, expected, options.threads, device.clock(), problem)
+    clock = device.clock()
+    return compare.prepare(case, buffers, expected, options.threads, clock, problem, options.compile_s)
 
 
 def _time(

@@ -1,7 +1,7 @@
 """`atom_conv2d` and `compose_atoms` in PyTorch: the formulations that ours are timed against.
 
-Each takes the tensors of the operator's array arguments in order, at stride 1, and lets autograd find the
-gradients. Whichever is fastest in a run, eager and compiled, is the peer.
+Each takes the tensors of the operator's array arguments in order, and lets autograd find the gradients.
+Whichever is fastest in a run, eager and compiled, is the peer.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _padded(x: Tensor, kernel: tuple[int, int]) -> Tensor:
-    ry, rx = kernel[0] // 2, kernel[1] // 2
-    return F.pad(x, (rx, rx, ry, ry))
+from .windows import Window, on_lines
 
 
 def _mixed(z: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
@@ -22,78 +19,65 @@ def _mixed(z: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(z.flatten(1, 2), coefficients.flatten(1)[:, :, None, None], bias)
 
 
-def _unfold_einsum(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """All shifted copies of x at once, a product for each pixel, a 1 x 1 convolution."""
-    kernel, size = atoms.shape[2:4], x.shape[2:]
-    columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-    columns = columns.view(*x.shape[:2], kernel[0] * kernel[1], *size)
-    return _mixed(torch.einsum("nckhw,nmkhw->ncmhw", columns, atoms.flatten(2, 3)), coefficients, bias)
+def _atom_conv(stride: int = 1, dilation: int = 1, padding: int | None = None) -> dict[str, Callable]:
+    window = Window(stride, dilation, padding)
 
+    def unfold_einsum(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """All shifted copies of x at once, a product for each pixel, a 1 x 1 convolution."""
+        columns = window.unfolded(x, atoms.shape[2:4], atoms.shape[4:])
+        z = torch.einsum("nckhw,nmkhw->ncmhw", columns, atoms.flatten(2, 3))
+        return _mixed(z, coefficients, bias)
 
-def _unfold_sum(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """The same with a product and a sum, which a compiler may fuse."""
-    kernel, size = atoms.shape[2:4], x.shape[2:]
-    columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-    columns = columns.view(*x.shape[:2], 1, kernel[0] * kernel[1], *size)
-    return _mixed((columns * atoms.flatten(2, 3)[:, None]).sum(3), coefficients, bias)
+    def unfold_sum(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """The same with a product and a sum, which a compiler may fuse."""
+        columns = window.unfolded(x, atoms.shape[2:4], atoms.shape[4:])
+        return _mixed((columns[:, :, None] * atoms.flatten(2, 3)[:, None]).sum(3), coefficients, bias)
 
+    def shifts(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """A shifted multiply-add for each tap."""
+        kernel = atoms.shape[2:4]
+        z: Any = 0
+        for a, b, here in window.shifts(window.padded(x, kernel)[:, :, None], kernel, atoms.shape[4:]):
+            z = z + atoms[:, None, :, a, b] * here
+        return _mixed(z, coefficients, bias)
 
-def _shifts(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """A shifted multiply-add for each tap."""
-    kernel, (h, w) = atoms.shape[2:4], x.shape[2:]
-    image = _padded(x, kernel)[:, :, None]
-    z: Any = 0
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            z = z + atoms[:, None, :, a, b] * image[..., a : a + h, b : b + w]
-    return _mixed(z, coefficients, bias)
+    def shifts_in_place(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """The same, added up in place."""
+        kernel, size = atoms.shape[2:4], atoms.shape[4:]
+        z = x.new_zeros((*x.shape[:2], atoms.shape[1], *size))
+        for a, b, here in window.shifts(window.padded(x, kernel)[:, :, None], kernel, size):
+            z.addcmul_(atoms[:, None, :, a, b], here)
+        return _mixed(z, coefficients, bias)
 
+    def atom_after_atom(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """One atom at a time, so that less has to stay in the cache."""
+        kernel, size = atoms.shape[2:4], atoms.shape[4:]
+        image = window.padded(x, kernel)
+        y: Any = bias[:, None, None]
+        for m in range(atoms.shape[1]):
+            z = x.new_zeros((*x.shape[:2], *size))
+            for a, b, here in window.shifts(image, kernel, size):
+                z.addcmul_(atoms[:, m : m + 1, a, b], here)
+            y = y + F.conv2d(z, coefficients[:, :, m, None, None])
+        return y
 
-def _shifts_in_place(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """The same, added up in place."""
-    kernel, (h, w) = atoms.shape[2:4], x.shape[2:]
-    image = _padded(x, kernel)[:, :, None]
-    z = x.new_zeros((*x.shape[:2], atoms.shape[1], h, w))
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            z.addcmul_(atoms[:, None, :, a, b], image[..., a : a + h, b : b + w])
-    return _mixed(z, coefficients, bias)
+    def mixed_first(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """A 1 x 1 convolution to O*M channels first, then the atoms: as much arithmetic where O equals C."""
+        kernel, size = atoms.shape[2:4], atoms.shape[4:]
+        u = F.conv2d(x, coefficients.transpose(1, 2).flatten(0, 1)[:, :, None, None])
+        image = window.padded(u, kernel).unflatten(1, (-1, atoms.shape[1]))
+        y = x.new_zeros((*image.shape[:3], *size))
+        for a, b, here in window.shifts(image, kernel, size):
+            y.addcmul_(atoms[:, None, :, a, b], here)
+        return y.sum(2) + bias[:, None, None]
 
-
-def _atom_after_atom(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """One atom at a time, so that less has to stay in the cache."""
-    kernel, (h, w) = atoms.shape[2:4], x.shape[2:]
-    image = _padded(x, kernel)
-    y: Any = bias[:, None, None]
-    for m in range(atoms.shape[1]):
-        z = torch.zeros_like(x)
-        for a in range(kernel[0]):
-            for b in range(kernel[1]):
-                z.addcmul_(atoms[:, m : m + 1, a, b], image[..., a : a + h, b : b + w])
-        y = y + F.conv2d(z, coefficients[:, :, m, None, None])
-    return y
-
-
-def _mixed_first(x: Tensor, atoms: Tensor, coefficients: Tensor, bias: Tensor) -> Tensor:
-    """A 1 x 1 convolution to O*M channels first, then the atoms: as much arithmetic where O equals C."""
-    kernel, (h, w) = atoms.shape[2:4], x.shape[2:]
-    u = F.conv2d(x, coefficients.transpose(1, 2).flatten(0, 1)[:, :, None, None])
-    image = _padded(u, kernel).unflatten(1, (-1, atoms.shape[1]))
-    y = torch.zeros_like(image[..., :h, :w])
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            y.addcmul_(atoms[:, None, :, a, b], image[..., a : a + h, b : b + w])
-    return y.sum(2) + bias[:, None, None]
-
-
-def _atom_conv2d() -> dict[str, Callable]:
     return {
-        "unfold, einsum, 1x1": _unfold_einsum,
-        "unfold, sum, 1x1": _unfold_sum,
-        "shifts, 1x1": _shifts,
-        "shifts in place, 1x1": _shifts_in_place,
-        "atom after atom": _atom_after_atom,
-        "1x1, shifts": _mixed_first,
+        "unfold, einsum, 1x1": unfold_einsum,
+        "unfold, sum, 1x1": unfold_sum,
+        "shifts, 1x1": shifts,
+        "shifts in place, 1x1": shifts_in_place,
+        "atom after atom": atom_after_atom,
+        "1x1, shifts": mixed_first,
     }
 
 
@@ -118,6 +102,7 @@ def _compose_atoms() -> dict[str, Callable]:
 
 # Per operator: its parameters -> the formulations by name.
 FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
-    "atom_conv2d": _atom_conv2d,
+    "atom_conv2d": _atom_conv,
+    "atom_conv1d": lambda **params: on_lines(_atom_conv(**params), (2,), (2, 4)),
     "compose_atoms": _compose_atoms,
 }

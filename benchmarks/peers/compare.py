@@ -8,9 +8,10 @@ kind, it is not timed any further: the look is what the results file says of it.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import import_module
 from math import inf
 from time import monotonic
@@ -24,17 +25,21 @@ import torch._inductor.config
 from ..cases.case import Buffers, Case
 from ..cases.targets import KINDS, PRICE
 from ..harness.measure import Call, Clock
+from .windows import Cannot
 
 PASSES = ("forward", "forward_backward")
 
 # Of the largest element. float32 sums of 65536 terms in different orders differ by a few 1e-6 of it.
 TOLERANCE = 2e-5
+# Where a peer rounds positions, a point may come to lie on the other side of a pixel's border, where the
+# derivative jumps: in few elements, and the others differ by a rounding of a position times a slope.
+LOOSE_TOLERANCE, FEW = 1e-3, 2e-3
 # A look this many times the best of its kind is the last; a call with gradients is left out where the one
 # without took this long, or where it would have to be compiled first.
 SLOW, SHORT_MS, LONG_MS = 3.0, 200.0, 5000.0
 # For compiling all formulations of one case, those first that look best: for the forward passes, then for
 # those with gradients. A graph of some thousand operations takes a compiler many minutes.
-COMPILE_S = {"forward": 40.0, "forward_backward": 40.0}
+COMPILE_S = {"forward": 600.0, "forward_backward": 600.0}
 
 
 class Mismatch(AssertionError):
@@ -67,44 +72,70 @@ def prepare(
     threads: int,
     clock: Clock,
     problem: Callable[[str], None],
+    compile_s: float | None = None,
 ) -> list[Peer]:
     """The peers whose results on the first buffers agree with `expected` (output, gradients).
 
     One that cannot be compiled or run, or that does not agree, is reported through `problem` and left out.
     Last comes the plain convolution of the same size, if the case has one: it is timed forward, not compared.
+    `compile_s` are the seconds for compiling in each pass; none, and nothing is compiled.
     """
     if case.peers is None:
         return []
+    limits = COMPILE_S if compile_s is None else dict.fromkeys(PASSES, compile_s)
     _configure(threads)
-    formulations = import_module(case.peers).FORMULATIONS[case.operator](**case.params)
+    if any(limits.values()):
+        _begin_to_compile()
+    module = import_module(case.peers)
+    formulations = module.FORMULATIONS[case.operator](**case.params)
+    loosely = case.operator in getattr(module, "ROUNDING", ())
     tensors = [_tensors(each) for each in buffers]
     found: list[Peer] = []
     for kind in KINDS:
-        peers = [
-            Peer(kind, formulation, _calls(function, tensors, compiled=kind == "compiled"))
-            for formulation, function in formulations.items()
-            if not (kind == "compiled" and _out_of_place(formulation) in formulations)
-        ]
+        compiled = kind == "compiled"
+        if compiled and not any(limits.values()):
+            continue
         # The best forward pass so far first; of the compiled, the best eager one.
         looks = {peer.formulation: peer.looks.get("forward", inf) for peer in found}
+        peers = [
+            Peer(kind, formulation, _calls(function, tensors, compiled=compiled))
+            for formulation, function in formulations.items()
+            if not compiled or _worth_compiling(formulation, formulations, looks)
+        ]
         for name in PASSES:
-            deadline = monotonic() + COMPILE_S[name]
+            deadline = monotonic() + limits[name]
             peers.sort(key=lambda peer: peer.looks.get("forward", looks.get(peer.formulation, inf)))
             for peer in [each for each in peers if name == "forward" or _goes_on(each)]:
                 try:
-                    with _until(deadline if kind == "compiled" else None):
-                        peer.looks[name] = _look(peer.calls[name], clock, case.title, peer.name, expected)
+                    with _until(deadline if compiled else None):
+                        peer.looks[name] = _look(
+                            peer.calls[name],
+                            clock,
+                            peer.kind,
+                            partial(
+                                _compare, f"{case.title}: {peer.name}", expected=expected, loosely=loosely
+                            ),
+                        )
                 except _TimeUp:
-                    problem(f"{peer.name}: {name} not compiled within {COMPILE_S[name]:.0f} s for this case")
+                    problem(f"{peer.name}: {name} not compiled within {limits[name]:.0f} s for this case")
+                except Cannot as reason:
+                    problem(f"{peer.name}: {reason}")
                 except Exception as error:  # whatever a compiler may raise; a Mismatch too
                     problem(f"{peer.name}: {type(error).__name__}: {_first_line(error)}")
             _choose(peers, name)
         found += [peer for peer in peers if peer.looks]
-    price = getattr(import_module(case.peers), "PRICES", {}).get(case.operator)
+    price = getattr(module, "PRICES", {}).get(case.operator)
     if price is not None:
         calls = _calls(price, tensors, compiled=False)
         found.append(Peer(PRICE, "3 x 3", calls, contends={"forward"}))
     return found
+
+
+@cache
+def _begin_to_compile() -> None:
+    """What is compiled once in the life of a cache, such as headers, is not part of any case's time."""
+    with suppress(Exception):  # without a compiler, each formulation will say so
+        _compile(torch.neg)(torch.ones(8))
 
 
 def _configure(threads: int) -> None:
@@ -119,6 +150,11 @@ def _configure(threads: int) -> None:
     for limit in ("recompile_limit", "cache_size_limit"):
         if hasattr(torch._dynamo.config, limit):
             setattr(torch._dynamo.config, limit, 64)
+
+
+def _worth_compiling(formulation: str, formulations: Iterable[str], eager: Mapping[str, float]) -> bool:
+    """Not what is wrong or impossible without a compiler, nor what differs only by adding up in place."""
+    return formulation in eager and _out_of_place(formulation) not in formulations
 
 
 def _out_of_place(formulation: str) -> str | None:
@@ -142,15 +178,15 @@ def _choose(peers: list[Peer], name: str) -> None:
             peer.contends.add(name)
 
 
-def _look(call: Call, clock: Clock, title: str, name: str, expected: tuple) -> float:
+def _look(call: Call, clock: Clock, kind: str, compare: Callable[[tuple], None]) -> float:
     """Milliseconds of the best of a few calls, after one whose results are compared.
 
     A slow one is called once more, a very slow one not again.
     """
     results: list[Any] = []
     (first,) = clock.times(lambda index: results.append(call(index)), 0, 1)
-    _compare(f"{title}: {name}", results.pop(), expected)
-    if first > LONG_MS and name.startswith("eager"):
+    compare(results.pop())
+    if first > LONG_MS and kind == "eager":
         return first
     (second,) = clock.times(call, 0, 1)
     if second > SHORT_MS:
@@ -220,19 +256,19 @@ def _compile(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def _compare(name: str, results: tuple, expected: tuple) -> None:
+def _compare(name: str, results: tuple, expected: tuple, *, loosely: bool = False) -> None:
     """`results`: the output, or the output and all gradients."""
     given = [array for array in expected if array is not None]
     if len(results) not in (1, len(given)):
         raise Mismatch(f"{name}: {len(results)} results, ours {len(given)}")
+    tolerance, few = (LOOSE_TOLERANCE, FEW) if loosely else (TOLERANCE, 0.0)
     for index, (result, ours) in enumerate(zip(results, given)):
         what = f"gradient {index - 1}" if index else "output"
         theirs = result.detach().cpu().numpy()
         ours = ours if isinstance(ours, np.ndarray) else ours.get()
         if theirs.shape != ours.shape:
             raise Mismatch(f"{name}: {what} has shape {theirs.shape}, ours {ours.shape}")
-        error = np.abs(theirs - ours).max(initial=0) / max(
-            np.abs(ours).max(initial=0), np.finfo(ours.dtype).tiny
-        )
-        if not error <= TOLERANCE:
+        errors = np.abs(theirs - ours) / max(np.abs(ours).max(initial=0), np.finfo(ours.dtype).tiny)
+        if not np.count_nonzero(~(errors <= tolerance)) <= few * errors.size:
+            error = errors.max(initial=0)
             raise Mismatch(f"{name}: {what} differs from ours by {error:.1e} of its largest element")

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .windows import Cannot, Window, on_lines
+
 
 def _offsets(samples: int, step: int) -> Iterator[tuple[int, int]]:
     places = [(i - (samples - 1) // 2) * step for i in range(samples)]
@@ -148,8 +150,10 @@ def _moved_within(x: Tensor, margin: tuple, a: int, b: int) -> Tensor:
 
 
 def _boxed(samples: int, sample_stride: int) -> Callable:
-    def boxed(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def boxed(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
         """Without attention: one region of box sums, rows before columns."""
+        if by_sample is not None or by_position is not None:
+            raise Cannot("box sums are right without attention only")
         places = [(i - (samples - 1) // 2) * sample_stride for i in range(samples)]
         reach = samples * sample_stride + v.shape[2]
         wide = F.pad(x, (reach,) * 4)
@@ -173,42 +177,60 @@ def _boxed(samples: int, sample_stride: int) -> Callable:
 
 
 def _sampling(samples: int, sample_stride: int) -> dict[str, Callable]:
-    made = {
+    return {
         "paper": _paper(samples, sample_stride),
         **_factored(samples, sample_stride),
         **_shared(samples, sample_stride),
+        "factored, box sums": _boxed(samples, sample_stride),
     }
-    # Box sums are right without attention only; with it, this one takes too many arguments and is left out.
-    return {**made, "factored, box sums": _boxed(samples, sample_stride)}
 
 
-def _conv() -> dict[str, Callable]:
+def _conv(stride: int = 1, dilation: int = 1, padding: int | None = None) -> dict[str, Callable]:
+    window = Window(stride, dilation, padding)
+
     def unfold(x: Tensor, weight: Tensor) -> Tensor:
         """The published form: unfold, multiply, sum over channels and taps."""
-        kernel, size = weight.shape[3:5], x.shape[2:]
-        columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-        columns = columns.view(x.shape[0], 1, -1, *size)
-        return (columns * weight.flatten(2, 4)).sum(2)
+        columns = window.unfolded(x, weight.shape[3:5], weight.shape[5:]).flatten(1, 2)
+        return (columns[:, None] * weight.flatten(2, 4)).sum(2)
 
     def einsum(x: Tensor, weight: Tensor) -> Tensor:
-        kernel, size = weight.shape[3:5], x.shape[2:]
-        columns = F.unfold(x, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-        return torch.einsum("nkhw,nokhw->nohw", columns.view(x.shape[0], -1, *size), weight.flatten(2, 4))
+        columns = window.unfolded(x, weight.shape[3:5], weight.shape[5:]).flatten(1, 2)
+        return torch.einsum("nkhw,nokhw->nohw", columns, weight.flatten(2, 4))
 
     def shifts(x: Tensor, weight: Tensor) -> Tensor:
         """A product and a sum over channels for each tap."""
-        kh, kw = weight.shape[3:5]
+        kernel = weight.shape[3:5]
         y: Any = 0
-        for a in range(kh):
-            for b in range(kw):
-                y = y + (weight[:, :, :, a, b] * _moved(x, a - kh // 2, b - kw // 2)[:, None]).sum(2)
+        for a, b, here in window.shifts(window.padded(x, kernel), kernel, weight.shape[5:]):
+            y = y + (weight[:, :, :, a, b] * here[:, None]).sum(2)
         return y
 
-    return {"unfold": unfold, "einsum": einsum, "shifts": shifts}
+    def multiply_adds(x: Tensor, weight: Tensor) -> Tensor:
+        """A product added up in place for each tap and channel."""
+        kernel, size = weight.shape[3:5], weight.shape[5:]
+        y = x.new_zeros((*weight.shape[:2], *size))
+        for a, b, here in window.shifts(window.padded(x, kernel), kernel, size):
+            for c in range(x.shape[1]):
+                y.addcmul_(weight[:, :, c, a, b], here[:, c : c + 1])
+        return y
+
+    def views(x: Tensor, weight: Tensor) -> Tensor:
+        """Windows without a copy, for a compiler: a single loop."""
+        columns = window.views(x, weight.shape[3:5])[:, None]
+        return (columns * weight.movedim((3, 4), (5, 6))).sum((2, 5, 6))
+
+    return {
+        "unfold": unfold,
+        "einsum": einsum,
+        "shifts": shifts,
+        "multiply-adds": multiply_adds,
+        "views": views,
+    }
 
 
 # Per operator: its parameters -> the formulations by name.
 FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
     "dynamic_conv2d": _conv,
+    "dynamic_conv1d": lambda **params: on_lines(_conv(**params), (2,), (3, 5)),
     "dynamic_sampling_conv2d": _sampling,
 }

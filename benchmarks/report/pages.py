@@ -12,9 +12,20 @@ from dynarray._dispatch import BACKENDS, DTYPES
 from dynarray._operator import Form
 
 from .. import kernels_table, photographs
+from ..harness import drawn, first_calls
 from ..harness.machine import ROOT
-from . import plots
-from .table import document, growth_table, growth_verdict, heading, markdown, origin, place, summary
+from . import plots, shapes
+from .table import (
+    document,
+    first_calls_document,
+    growth_table,
+    growth_verdict,
+    heading,
+    markdown,
+    origin,
+    place,
+    summary,
+)
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parents[1] / "results"
@@ -75,6 +86,41 @@ def every_benchmark(folder: Path = RESULTS) -> str:
     sections = [
         f"**Backend `{result['backend']}`.** {document(result, markdown)}" for result in newest(folder)
     ]
+    return "\n\n".join(sections) or NOTHING
+
+
+def _latest(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The last finished file of a kind for each backend."""
+    last = {result["backend"]: result for result in load(folder, kind) if result["complete"]}
+    return [last[backend] for backend in sorted(last)]
+
+
+def drawn_shapes(folder: Path = RESULTS) -> str:
+    """Of each operator the median and the worst, of large calls alone."""
+    parts = []
+    for result in _latest(folder, drawn.KIND):
+        text = (
+            f"**Backend `{result['backend']}`.** {place(result)}; {origin(result)}. {shapes.drawing(result)}"
+        )
+        parts.append(f"{text}\n\n{markdown(*shapes.brief(result))}")
+    return "\n\n".join(parts) or NOTHING
+
+
+def every_drawn_shape(folder: Path = RESULTS) -> str:
+    """All tables of the shapes that were drawn last."""
+    sections = (
+        f"**Backend `{result['backend']}`.** {shapes.document(result, markdown)}"
+        for result in _latest(folder, drawn.KIND)
+    )
+    return "\n\n".join(sections) or NOTHING
+
+
+def every_first_call(folder: Path = RESULTS) -> str:
+    """First calls, from the last run that measured nothing else."""
+    sections = (
+        f"**Backend `{result['backend']}`.** {first_calls_document(result, markdown)}"
+        for result in _latest(folder, first_calls.KIND)
+    )
     return "\n\n".join(sections) or NOTHING
 
 
@@ -147,6 +193,9 @@ def example(path: Path) -> str:
 SECTIONS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "all benchmarks": every_benchmark,
+    "drawn shapes": drawn_shapes,
+    "all drawn shapes": every_drawn_shape,
+    "first calls": every_first_call,
     "growth": growth,
     "large photograph": large_photograph,
     "operators": operators,

@@ -7,12 +7,13 @@ from ..cases import target
 from ..cases.case import PASSES
 from ..cases.targets import PASSES as COMPARED
 from ..cases.targets import reached
+from ..harness.first_calls import LIMIT_S, slow
 from ..harness.growth import ABOUT_LINEAR, exponent
 
 Table = tuple[list[str], list[list[str]]]
 Render = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
-_PASS_NAMES = dict(zip(PASSES, ("forward", "backward", "forward + backward"), strict=True))
+PASS_NAMES = dict(zip(PASSES, ("forward", "backward", "forward + backward"), strict=True))
 
 
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,21 +42,26 @@ def times(result: dict[str, Any]) -> Table:
     rows = []
     for row in result["rows"]:
         for name, measured in row["passes"].items():
-            rows.append([row["title"], _PASS_NAMES[name], _ms(measured["ms"]), f"{measured['of_floor']:.0%}"])
+            rows.append(
+                [row["title"], PASS_NAMES[name], milliseconds(measured["ms"]), f"{measured['of_floor']:.0%}"]
+            )
             rows[-1] += [_ratio(measured["peers"].get(kind)) for kind in kinds]
     return ["operator, shape", "pass", "ms", "of the floor", *(f"PyTorch {kind}" for kind in kinds)], rows
 
 
 def costs(result: dict[str, Any]) -> Table:
-    """Per operator: peak extra memory and its bound, first calls with empty caches and in a later process."""
-    header = ["operator, shape", "extra memory forward / backward", "bound", "first call", "later process"]
+    """Per operator: peak extra memory and its bound; first calls, if they were asked for."""
+    header = ["operator, shape", "extra memory forward / backward", "bound"]
+    first = any(row["first_call_s"] for row in result["rows"])
     rows = []
     for row in result["rows"]:
-        memory, seconds = row["memory_bytes"], row["first_call_s"]
+        memory = row["memory_bytes"]
         peaks = memory.get("problem") or " / ".join(_mb(memory[name]) for name in ("forward", "backward"))
         bound = " / ".join(_mb(memory["bound"][name]) for name in ("forward", "backward"))
-        rows.append([row["title"], f"{peaks} MB", f"{bound} MB", *_first_calls(seconds)])
-    return header, rows
+        rows.append([row["title"], f"{peaks} MB", f"{bound} MB"])
+        if first:
+            rows[-1] += _first_calls(row["first_call_s"])
+    return [*header, *(["first call", "later process"] if first else [])], rows
 
 
 def _first_calls(seconds: dict[str, Any] | None) -> tuple[str, str]:
@@ -66,17 +72,39 @@ def _first_calls(seconds: dict[str, Any] | None) -> tuple[str, str]:
     return first, f"{later['import'] + later['forward']:.2f} s"
 
 
+def first_calls(result: dict[str, Any]) -> Table:
+    """Per operator: seconds of the first call of each pass on empty caches, and in a later process."""
+    header = ["operator, shape", "forward, s", "backward, s", "later process: import and forward, s"]
+    rows = []
+    for row in result["rows"]:
+        cold, later = row["first_call_s"]["cold"], row["first_call_s"]["later"]
+        seconds = (cold["forward"], cold["backward"], later["import"] + later["forward"])
+        rows.append([row["title"], *(f"{number:.2f}" for number in seconds)])
+    return header, rows
+
+
+def first_calls_document(result: dict[str, Any], render: Render) -> str:
+    """Heading, what is above the limit, and the table."""
+    above = slow(result)
+    text = (
+        f"All passes took less than {LIMIT_S:g} s."
+        if not above
+        else f"Above {LIMIT_S:g} s: {'; '.join(above)}."
+    )
+    return "\n\n".join([heading(result), text, render(*first_calls(result))])
+
+
 def summary(results: Sequence[dict[str, Any]]) -> Table:
     """Per operator: milliseconds, and how many times as long the peers take; in brackets the target."""
     header = ["operator, shape"]
     for name in COMPARED:
-        header += [f"{_PASS_NAMES[name]}, ms", "peers / ours (target)"]
+        header += [f"{PASS_NAMES[name]}, ms", "peers / ours (target)"]
     rows = []
     for row in (row for result in results for row in result["rows"]):
         cells = [row["title"]]
         for name in COMPARED:
             measured = row["passes"][name]
-            cells += [_ms(measured["ms"]), _against(row["title"], name, measured["peers"])]
+            cells += [milliseconds(measured["ms"]), _against(row["title"], name, measured["peers"])]
         rows.append(cells)
     return header, rows
 
@@ -100,7 +128,7 @@ def growth_table(result: dict[str, Any]) -> Table:
         points = row["points"]
         sizes = [point["size"] for point in points]
         exponents = [f"{growth_exponent(row, name):.2f}" for name in COMPARED]
-        largest = " / ".join(_ms(points[-1]["passes"][name]["ms"]) for name in COMPARED)
+        largest = " / ".join(milliseconds(points[-1]["passes"][name]["ms"]) for name in COMPARED)
         extra = " to ".join(_mb(extra_bytes(points[index])) for index in (0, -1))
         bound = _mb(max(points[-1]["memory_bytes"]["bound"].values()))
         cells = [f"`{row['operator']}`", row["axis"], f"{sizes[0]} to {sizes[-1]}", *exponents]
@@ -133,7 +161,7 @@ def growth_verdict(result: dict[str, Any]) -> str:
     text = f"{below} are at most {ABOUT_LINEAR:g} (linear growth is 1)"
     if above:
         listed = (
-            f"`{o}` in {axis}, {_PASS_NAMES[name]}: {value:.2f}" for (o, axis, name), value in above.items()
+            f"`{o}` in {axis}, {PASS_NAMES[name]}: {value:.2f}" for (o, axis, name), value in above.items()
         )
         text += f"; above: {'; '.join(listed)}"
     points = [point for row in result["rows"] for point in row["points"] if "memory_bytes" in point]
@@ -184,9 +212,8 @@ def _floor(result: dict[str, Any]) -> str:
     )
 
 
-def left_out(result: dict[str, Any]) -> str:
-    """The peers that were not timed, and how the others were."""
-    problems = [f"{row['title']}: {text}" for row in result["rows"] for text in row["peer_problems"]]
+def single_calls(result: dict[str, Any]) -> str:
+    """How many peers were not timed in turn with ours."""
     looks = [
         entry
         for row in result["rows"]
@@ -195,13 +222,25 @@ def left_out(result: dict[str, Any]) -> str:
         for entry in entries
         if entry["calls"] == 1
     ]
-    text = f"Of {len(looks)} peers and passes the time is that of a single call." if looks else ""
-    return " ".join([*([text] if text else []), *([f"Left out: {'; '.join(problems)}."] if problems else [])])
+    return f"Of {len(looks)} peers and passes the time is that of a single call." if looks else ""
+
+
+def left_out(result: dict[str, Any]) -> Table:
+    """The peers that were not timed, and why."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in result["rows"]:
+        for text in row["peer_problems"]:
+            formulation, _, reason = text.partition(": ")
+            found.setdefault((row["title"], reason), {})[formulation] = None
+    rows = [[title, "; ".join(names), reason] for (title, reason), names in found.items()]
+    return ["operator, shape", "left out", "because"], rows
 
 
 def document(result: dict[str, Any], render: Render) -> str:
-    """Heading and both tables."""
-    parts = [heading(result), render(*times(result)), left_out(result), render(*costs(result))]
+    """Heading and tables."""
+    parts = [heading(result), render(*times(result)), single_calls(result)]
+    header, rows = left_out(result)
+    parts += [render(header, rows) if rows else "", render(*costs(result))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -216,11 +255,12 @@ def _ratio(ratios: list[dict[str, Any]] | None) -> str:
     if not ratios:
         return ""
     best = ratios[0]
-    return f"{_ms(best['ms'])} ({best['ratio']:.1f}x)"
+    return f"{milliseconds(best['ms'])} ({best['ratio']:.1f}x)"
 
 
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
+def milliseconds(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _mb(size: int) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from dynarray._operator import Checked
 
 from .case import Case
+from .drawing import IMAGE, Drawn
 from .growing import BASE, CHANNELS, SIDES, Growth, each
 
 
@@ -22,3 +23,4 @@ def gate(n: int, c: int, h: int, w: int) -> Case:
 CASES = (replace(gate(2, 64, 56, 56), small=gate(1, 4, 9, 11)),)
 _AXES = {"pixels": SIDES, "channels": CHANNELS, "images": each("n", 1, 2, 4, 8)}
 GROWTH = (Growth("trial_gate2d", gate, BASE, _AXES),)
+DRAWN = (Drawn("trial_gate2d", gate, IMAGE),)
