@@ -258,3 +258,25 @@ def test_noise_of_colours_is_as_strong_as_was_drawn_and_differs_between_images()
     assert not np.array_equal(found["image"], found["second"])
     with pytest.raises(TypeError, match=r"random_colors: image must be of uint8 or floats, got int16"):
         augment.random_colors({"image": grey.astype(np.int16)}, np.random.default_rng(2))
+
+
+def test_resized_parts_have_the_share_and_shape_that_was_asked_for():
+    """Seen in an image of which each pixel knows its place."""
+    height, width = 200, 300
+    places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).astype(np.float64)
+    places = np.concatenate([places, np.zeros((1, height, width))])
+    shares, shapes, rng = [], [], np.random.default_rng(3)
+    for _ in range(300):
+        sample = {"image": places}
+        found = augment.random_resized_crop(sample, rng, (8, 8), area=(0.1, 0.5), ratio=(0.5, 2))["image"]
+        assert found.shape == (3, 8, 8)
+        # Centres of the first and the last of eight pixels are 7/8 of the side apart.
+        high, wide = (float(found[k, -1, -1] - found[k, 0, 0]) * 8 / 7 for k in (0, 1))
+        shares.append(high * wide / (height * width))
+        shapes.append(wide / high)
+    assert 0.09 < min(shares) < 0.15 and 0.42 < max(shares) < 0.52
+    assert 0.48 < min(shapes) < 0.6 and 1.7 < max(shapes) < 2.1
+    assert abs(np.mean(np.log(shapes))) < 0.1
+    # What never fits is the whole image.
+    whole = augment.random_resized_crop({"image": places}, rng, (200, 300), area=(1, 1), ratio=(9, 9))
+    np.testing.assert_allclose(whole["image"], places)

@@ -166,3 +166,28 @@ def test_segmentation_recipe_from_files_to_the_mean_iou_and_after_a_kill(voc, tm
     options += ["--stage", "fine-tune", "--start", checkpoint]
     tuned = reported(start(recipe, *options, "--output", tmp_path / "tuned"))
     assert tuned["step"] == 4 and tuned["loss"] < whole["loss"]
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory) -> Path:
+    """Two classes in folders, four images to train on and three to judge by."""
+    root, rng = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    for part, counts in (("train", (2, 2)), ("val", (2, 1))):
+        for name, count in zip(("n01440764", "n01443537"), counts):
+            for number in range(count):
+                pixels = rng.integers(0, 256, (3, 50, 70), dtype=np.uint8)
+                write(root / part / name / f"{number}.ppm", ppm_bytes(pixels))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddf_imagenet", "dau_imagenet"])
+def test_classification_recipes_from_files_to_accuracy_and_after_a_kill(imagenet, tmp_path, name):
+    recipe = RECIPES / f"{name}.py"
+    options = ["--data", imagenet, "--quick", "--workers", 1, "--every", 1]
+    whole = reported(start(recipe, *options, "--output", tmp_path / "whole"))
+    assert whole["step"] == 4 and whole["top_5"] == 1  # of two classes
+    assert round(whole["top_1"] * 3, 4) in (0, 1, 2, 3)
+    goes_on_after_a_kill(recipe, options, tmp_path, whole)
+    again = reported(start(recipe, *options, "--evaluate", tmp_path / "whole" / "checkpoint.safetensors"))
+    assert again == {"top_1": whole["top_1"], "top_5": 1}

@@ -346,6 +346,54 @@ def random_crop(
     return crop(sample, (place[0], place[1]), size, fill=fill, ignore=ignore)
 
 
+def random_resized_crop(
+    sample: Mapping[str, Any],
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Sample:
+    """A random part of random size and shape, brought to one size: as networks for ImageNet are trained.
+
+    Parameters
+    ----------
+    sample : dict
+        As described above.
+    rng : Generator
+        Where the random numbers come from.
+    size : (int, int)
+        Height and width of the result.
+    area : (float, float)
+        The share of the image is drawn evenly from between these.
+    ratio : (float, float)
+        Of width to height, whose logarithm is drawn evenly from between those of these. What does not fit is
+        drawn again, ten times; then the whole image is taken.
+
+    Returns
+    -------
+    dict
+        The part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> sample = {"image": np.zeros((3, 40, 60), np.uint8)}
+    >>> augment.random_resized_crop(sample, np.random.default_rng(0), (16, 24))["image"].shape
+    (3, 16, 24)
+    """
+    size, (height, width) = _pair("random_resized_crop", "size", size, 1), size_of(sample)
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        shape = np.exp(rng.uniform(*np.log(ratio)))
+        wide, high = round(np.sqrt(pixels * shape)), round(np.sqrt(pixels / shape))
+        if 0 < wide <= width and 0 < high <= height:
+            place = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
+            return resize(crop(sample, place, (high, wide)), size)
+    return resize(sample, size)
+
+
 def random_colors(
     sample: Mapping[str, Any],
     rng: np.random.Generator,
