@@ -261,3 +261,50 @@ def test_probabilities_are_averaged_over_sizes_and_mirror_images(rng):
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
     once = networks.averaged_probabilities(network, x, scales=(1,), mirror=False)
     np.testing.assert_allclose(once, expected[2], rtol=1e-12)
+
+
+TINY_ALEXNET = {"channels": (3, 4, 4, 4, 4), "dtype": np.float64}
+
+
+@pytest.mark.parametrize("make", [networks.alexnet_fcn, networks.dau_alexnet_fcn])
+def test_the_first_loss_of_alexnet_for_segmentation_is_that_of_a_guess(make, rng):
+    network = make(21, hidden=5, rng=0, **TINY_ALEXNET)
+    x, labels = rng.standard_normal((1, 3, 41, 50)), rng.integers(0, 21, (1, 41, 50))
+    scores = network(x)
+    assert scores.shape == (1, 21, 41, 50)
+    assert float(F.cross_entropy(scores, labels)) == pytest.approx(np.log(21), rel=1e-12)
+
+
+def test_alexnet_for_segmentation_has_an_eighth_of_the_resolution_and_enlarges_by_interpolation(rng):
+    network = networks.alexnet_fcn(2, hidden=5, rng=0, **TINY_ALEXNET)
+    network.classify.bias.data = np.array([1.0, 2.0])
+    scores = network(rng.standard_normal((1, 3, 64, 80))).data
+    # Of a constant, bilinear interpolation makes that constant, but for what it mixes with zeros outside.
+    np.testing.assert_allclose(scores[0, :, 4:-4, 4:-4], np.broadcast_to([[[1]], [[2]]], (2, 56, 72)))
+    rows = {row.path: row.shape for row in networks.summary(network, (1, 3, 64, 80))}
+    assert [rows[f"convolutions.{k}"][2:] for k in range(5)] == [(16, 20), *[(8, 10)] * 4]
+    assert rows["sixth"][2:] == rows["classify"][2:] == (8, 10)
+
+
+def test_units_and_their_dilated_twin_see_the_same():
+    """Units at whole displacements, a blur that leaves images alone: the kernels of the twin, dilated."""
+    units = networks.dau_alexnet("large", layer={"sigma": 0.1}, hidden=1, classes=1, rng=0, **TINY_ALEXNET)
+    kernels = networks.alexnet(hidden=1, classes=1, rng=1, **TINY_ALEXNET)
+    kernels.convolutions[0] = units.convolutions[0]
+    draw = np.random.default_rng(2)
+    for unit, kernel in zip(units.convolutions[1:], kernels.convolutions[1:], strict=True):
+        reach = kernel.weight.shape[2] // 2
+        places = draw.integers(-reach, reach + 1, unit.displacement.shape)
+        unit.displacement.data = places.astype(np.float64)
+        weight = np.zeros(kernel.weight.shape)
+        outputs, inputs, _ = np.indices(unit.weight.shape)
+        taps = (outputs, inputs, places[..., 0] + reach, places[..., 1] + reach)
+        np.add.at(weight, taps, unit.weight.data)
+        kernel.weight.data, kernel.bias.data = weight, unit.bias.data
+    pair = [networks.AlexNetFCN(each, 3, hidden=4, rng=3) for each in (units, kernels)]
+    for network in pair:
+        network.classify.weight.data = draw.permuted(np.ones_like(network.classify.weight.data)) + 0.5
+    x = draw.standard_normal((1, 3, 64, 72))
+    one, other = (network(x).data for network in pair)
+    assert abs(one).max() > 1e-3
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)

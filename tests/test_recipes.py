@@ -191,3 +191,15 @@ def test_classification_recipes_from_files_to_accuracy_and_after_a_kill(imagenet
     goes_on_after_a_kill(recipe, options, tmp_path, whole)
     again = reported(start(recipe, *options, "--evaluate", tmp_path / "whole" / "checkpoint.safetensors"))
     assert again == {"top_1": whole["top_1"], "top_5": 1}
+
+
+@pytest.mark.slow
+def test_units_recipe_from_files_to_the_mean_iou_and_after_a_kill(voc, tmp_path):
+    recipe = RECIPES / "dau_fcn_voc.py"
+    options = ["--data", voc, "--quick", "--workers", 1, "--every", 1]
+    whole = reported(start(recipe, *options, "--output", tmp_path / "whole"))
+    assert whole["step"] == 4 and 0 <= whole["mean_iou"] <= whole["pixel_accuracy"] <= 1
+    # In the first of two epochs: two steps, of which the first has a classifier of zeros.
+    first = (tmp_path / "whole" / "log.csv").read_text().splitlines()[1].split(",")
+    assert float(first[3]) == pytest.approx(np.log(21), rel=0.05)
+    goes_on_after_a_kill(recipe, options, tmp_path, whole)

@@ -1,5 +1,8 @@
 """Whole networks."""
 
+from .alexnet_fcn import AlexNetFCN as AlexNetFCN
+from .alexnet_fcn import alexnet_fcn as alexnet_fcn
+from .alexnet_fcn import dau_alexnet_fcn as dau_alexnet_fcn
 from .dau_alexnet import AlexNet as AlexNet
 from .dau_alexnet import alexnet as alexnet
 from .dau_alexnet import dau_alexnet as dau_alexnet
