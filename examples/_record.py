@@ -1,5 +1,6 @@
 """What an example measured, as a file that the documentation's tables are made from."""
 
+import argparse
 import json
 import platform
 import subprocess
@@ -12,6 +13,15 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
+
+
+def picture_in(output: Path, name: str, parser: argparse.ArgumentParser) -> Path:
+    """Where a picture goes: into a folder, under its usual name, or to the file that was named."""
+    if output.is_dir():
+        return output / name
+    if not output.parent.is_dir():
+        parser.error(f"--output: there is no folder {output.parent}")
+    return output
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

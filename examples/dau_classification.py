@@ -9,9 +9,10 @@ where g = dL/dy is what the output should change, xb is the input under a Gaussi
 the slope of its interpolation (dau_by_hand.py derives it). A unit thus walks to where the image differs in
 the way that g asks for, at a speed in proportion to its weight.
 
-The paper answers five questions about such networks on ImageNet. Here they are asked again of small networks
-that train in seconds, on real images that scikit-learn and scikit-image bring along: 8 x 8 digits, and pieces
-of photographs, 25 x 25, that show a face or not. Few of them are trained on, most are held out.
+The paper answers five questions about such networks: the first two on CIFAR-10, the others on ImageNet and
+PASCAL VOC. Here they are asked again of small networks that train in seconds, on real images that
+scikit-learn and scikit-image bring along: 8 x 8 digits, and pieces of photographs, 25 x 25, that show a face
+or not. Few of them are trained on, most are held out.
 
     units      How many units does a filter need, and are they better than a kernel?     (its Table 2)
     sigma      Does the width of the units matter?                                       (its Table 1)
@@ -25,7 +26,8 @@ A sixth is ours: is learning the displacements worth it, and by which of the two
     python examples/dau_classification.py             # two seeds
     python examples/dau_classification.py --full      # five seeds: what docs/displaced.md shows
 
-Tabernik et al., "Spatially-Adaptive Filter Units for Compact and Efficient Deep Neural Networks", IJCV 2020.
+Tabernik et al., "Spatially-Adaptive Filter Units for Deep Neural Networks", CVPR 2018, whose numbers these
+are; the same units at more length: IJCV 2020.
 """
 
 import argparse

@@ -36,7 +36,7 @@ matplotlib.use("Agg")  # draws into a file, on machines without a display too
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _record import record, spread
+from _record import picture_in, record, spread
 from scipy.ndimage import uniform_filter
 from skimage.data import chelsea
 from threadpoolctl import threadpool_limits
@@ -239,8 +239,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.seeds, options.settings = 1, tuple(s for s in SETTINGS if s.samples in (0, 3))
     if options.full:
         options.seeds, options.output = 10, PICTURE
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options.output = picture_in(options.output, "effective_receptive_field.png", parser)
     return options
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from _joint_picture import draw
 from _motorcycle import Scene, load, low_resolution, shrink, shrink_disparity
+from _record import picture_in
 from skimage.transform import resize
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -249,8 +250,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("joint_upsampling.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few steps on small crops: does it run?")
     options = parser.parse_args(argv)
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options.output = picture_in(options.output, "joint_upsampling.png", parser)
     options.scale = sorted(set(options.scale))
     options.batch, options.size = 4, 128
     if options.quick:

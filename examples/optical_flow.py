@@ -46,7 +46,7 @@ import numpy as np
 from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, motorcycle, photographs
 from _flow_network import FlowNet, Variant, loss_of, predict
 from _flow_picture import draw
-from _record import record, spread
+from _record import picture_in, record, spread
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -300,8 +300,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.seeds, options.steps, options.pairs, options.tests, options.batch = 2, 5, 16, 8, 2
     if options.full:
         options.seeds, options.output = 5, PICTURE
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options.output = picture_in(options.output, "optical_flow.png", parser)
     return options
 
 

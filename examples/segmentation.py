@@ -18,9 +18,10 @@ Everything in it can be learned, for bilinear interpolation is differentiable by
 is the difference of the rows below and above, so the gradient by an offset asks: would the loss have been
 smaller a little further down? `dyn.deform_conv2d` and its backward pass compute both.
 
-Five networks differ only in how S is made, see `_heads.py`; all concatenate M, S and the guide. Each may cost
-as many multiply-adds as the others. For each seed, backbone and context are trained once and all five go on
-from there, with the same scenes in the same order.
+Five networks differ only in how S is made, see `_heads.py`; all concatenate M, S and the guide. (The "dynamic
+filter" among them makes a filter for each pixel; that of the paper makes one for the whole image.) Each may
+cost as many multiply-adds as the others. For each seed, backbone and context are trained once and all five go
+on from there, with the same scenes in the same order.
 
     python examples/segmentation.py             # one seed
     python examples/segmentation.py --quick     # does it run?
@@ -40,7 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _heads import METHODS, STEP, Coarse, cost, network, sampled_points, widths
-from _record import record, spread
+from _record import picture_in, record, spread
 from _scenes import CLASSES, HEIGHTS, PHOTOGRAPHS, Scenes, make
 from _segmentation_pictures import draw_points, draw_segmentations
 from threadpoolctl import threadpool_limits
@@ -273,8 +274,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.seeds = [options.seed + i for i in range(5)] if options.full else [options.seed]
     if options.full:
         options.output = IMAGES / "segmentation.png"
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options.output = picture_in(options.output, "segmentation.png", parser)
     options.size, options.batch, options.lr = 48, 8, 5e-3
     options.scenes, options.test, options.pretrain, options.steps = 2000, 60, 1500, 400
     if options.quick:

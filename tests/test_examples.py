@@ -1,5 +1,7 @@
 """The examples run as a newcomer runs them, as scripts; what they print and draw is read back."""
 
+import argparse
+import importlib
 import math
 import os
 import re
@@ -79,6 +81,15 @@ def test_every_example_has_a_test() -> None:
         "service.py",  # in tests/test_service.py
         "train_digits.py",
     ]
+
+
+def test_a_picture_goes_into_the_folder_or_the_file_that_was_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    picture_in, parser = importlib.import_module("_record").picture_in, argparse.ArgumentParser()
+    assert picture_in(tmp_path, "usual.png", parser) == tmp_path / "usual.png"
+    assert picture_in(tmp_path / "mine.png", "usual.png", parser) == tmp_path / "mine.png"
+    with pytest.raises(SystemExit):
+        picture_in(tmp_path / "none" / "mine.png", "usual.png", parser)
 
 
 def test_gradient_in_ten_lines(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def alexnet(**options: Any) -> AlexNet:
 
 
 def dau_alexnet(size: str = "medium", *, layer: dict[str, Any] | None = None, **options: Any) -> AlexNet:
-    """AlexNet with displaced aggregation units from its second convolution on (Tabernik et al., 2020).
+    """AlexNet with displaced aggregation units from its second convolution on (Tabernik et al., CVPR 2018).
 
     Units start within the kernels that they replace, 5 x 5 pixels and then 3 x 3, and may leave them. Each
     has three parameters.
