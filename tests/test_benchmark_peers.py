@@ -13,6 +13,8 @@ from benchmarks.harness.drawn import DrawnOptions
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra: bench)")
 
+import torch
+
 from benchmarks.peers import compare
 from benchmarks.peers.windows import Cannot
 
@@ -127,3 +129,54 @@ def test_what_differs_in_place_alone_is_compiled_once():
     assert compare._out_of_place("shifts, in place") == "shifts"
     assert compare._out_of_place("shifts in place, 1x1") == "shifts, 1x1"
     assert compare._out_of_place("shifts") is None
+
+
+def test_terms_that_cancel_by_chance_are_no_mismatch():
+    output, gradient = np.ones(10_000, np.float32), np.ones(1, np.float32)  # a sum, usually of about 100
+    off = torch.ones(1) + 1e-3
+    compare._compare("a sum", (torch.ones(10_000), off), (output, gradient))
+    with pytest.raises(compare.Mismatch, match=r"gradient 0 differs from ours by 5\.0e-05"):
+        compare._compare("a sum", (torch.ones(10_000), off + 4e-3), (output, gradient))
+    with pytest.raises(compare.Mismatch, match="output differs"):
+        compare._compare("an output", (torch.ones(10_000) + 1e-3, off), (output, gradient))
+
+
+def test_few_elements_may_lie_on_the_other_side_of_a_border():
+    ours_, theirs = np.ones(5000, np.float32), torch.ones(5000)
+    theirs[:10] = 3
+    compare._compare("points", (theirs,), (ours_,), loosely=True)
+    for wrong, loosely in ((theirs, False), (torch.ones(5000) * 1.002, True)):
+        with pytest.raises(compare.Mismatch):
+            compare._compare("points", (wrong,), (ours_,), loosely=loosely)
+
+
+def test_what_a_formulation_cannot_do_is_told_once_and_not_compiled(monkeypatch):
+    clock, table, _ = formulations(good=1.0, odd=1.0)
+
+    def odd(x):
+        raise Cannot("even numbers alone")
+
+    monkeypatch.setattr(compare, "_compile", lambda function: function)
+    module = SimpleNamespace(FORMULATIONS={"op": lambda: table | {"odd": odd}})
+    monkeypatch.setattr(compare, "import_module", lambda name: module)
+    case = SimpleNamespace(peers="some", operator="op", params={}, title="a case")
+    x, problems = np.ones(3, np.float32), []
+    arguments = ([Buffers((x,), x)], (x * 2, x * 2), 1, clock, problems.append)
+    peers = compare.prepare(case, *arguments, compile_s=5.0)
+    assert [peer.name for peer in peers] == ["eager good", "compiled good"]
+    assert problems == ["eager odd: even numbers alone"]
+    # Without time for compiling there is nothing to say of it.
+    assert [peer.name for peer in compare.prepare(case, *arguments, compile_s=0.0)] == ["eager good"]
+
+
+def test_what_is_best_eager_is_compiled_first_without_adding_up_in_place(monkeypatch):
+    names = {"unfold": 2.0, "shifts": 3.0, "shifts, in place": 1.0, "views": 2.5}
+    clock, table, log = formulations(**names)
+    monkeypatch.setattr(compare, "_compile", lambda function: function)
+    module = SimpleNamespace(FORMULATIONS={"op": lambda: table})
+    monkeypatch.setattr(compare, "import_module", lambda name: module)
+    case = SimpleNamespace(peers="some", operator="op", params={}, title="a case")
+    x = np.ones(3, np.float32)
+    compare.prepare(case, [Buffers((x,), x)], (x * 2, x * 2), 1, clock, print, compile_s=5.0)
+    # Two passes of four eager calls each come first.
+    assert list(dict.fromkeys(log[2 * 4 * len(names) :])) == ["shifts", "unfold", "views"]
