@@ -63,6 +63,7 @@ def sampling(
     attention: bool = True,
     kernel: int = 3,
     step: int = 2,
+    fuse: str = "sum",
 ) -> Case:
     shapes = {
         "x": (n, c, h, w),
@@ -74,8 +75,8 @@ def sampling(
         shapes["position_attention"] = (n, o, kernel, kernel, h, w)
     given = "" if attention else " no attention"
     title = f"dynamic_sampling_conv2d ({n}, {c}->{o}, {h}, {w}) k{kernel} S{samples}{given}"
-    title += f" step {step}" if step != 2 else ""
-    params = {"samples": samples, "sample_stride": step}
+    title += (f" step {step}" if step != 2 else "") + (f" {fuse}" if fuse != "sum" else "")
+    params = {"samples": samples, "sample_stride": step, **({"fuse": fuse} if fuse != "sum" else {})}
     return Case(title, "dynamic_sampling_conv2d", shapes, sampling_flops, params, _PEERS)
 
 
@@ -144,6 +145,7 @@ DRAWN = (
             "attention": among(False, True, True),
             "kernel": among(1, 3, 3, 3, 5),
             "step": among(1, 2, 2, 3),
+            "fuse": among("sum", "sum", "sum", "max", "stack"),
         },
         most_flops=500_000_000,
     ),

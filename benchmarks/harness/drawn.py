@@ -48,7 +48,7 @@ def run(
     def row(case: Case, result: Result) -> dict[str, Any]:
         limits = floor.Floor(**result["floor"])
         # What is over before a compiled function has looked at its arguments is compared with eager peers.
-        small = limits.ms(case.work()["forward_backward"]) < LARGE_MS
+        small = options.quick or limits.ms(case.work()["forward_backward"]) < LARGE_MS
         compile_s = 0.0 if small else options.compile_s
         how = replace(options, compile_s=COMPILE_S if compile_s is None else compile_s)
         return {**named(case), "compile_s": how.compile_s, **timed(case, device, limits, how, say)}

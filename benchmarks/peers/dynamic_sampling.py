@@ -5,7 +5,7 @@ gradients. "paper": the kernel of each pixel composed, and applied to each regio
 factors as ours. Whichever is fastest in a run, eager and compiled, is the peer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,21 +37,34 @@ def _attended(z: Tensor, sample_attention: Any, s: int) -> Tensor:
     return z if sample_attention is None else z * (sample_attention.flatten(2, 3)[:, :, s] + 1)
 
 
-def _paper(samples: int, sample_stride: int) -> Callable:
+def _fused(regions: Iterable[Tensor], fuse: str, samples: int) -> Any:
+    """What all regions gave, as one: the sum is added up as they come."""
+    if fuse == "sum":
+        y: Any = 0
+        for region in regions:
+            y = y + region
+        return y
+    stacked = torch.stack(list(regions), 1)
+    return stacked.max(1).values if fuse == "max" else stacked.unflatten(1, (samples, samples))
+
+
+def _paper(samples: int, sample_stride: int, fuse: str) -> Callable:
     def paper(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
         """The composed kernel (N, O, C, taps, H, W), and its product with the unfolded image per region."""
         centre = v.shape[2] * v.shape[3] // 2
         one = torch.arange(v.shape[2] * v.shape[3], device=x.device).eq(centre).to(x.dtype)
         on_centre = (u + 1 / x.shape[1])[:, :, :, None] * one[:, None, None]
         kernel = v.flatten(2, 3)[:, :, None] + on_centre
-        y: Any = 0
-        for s, (dy, dx) in enumerate(_offsets(samples, sample_stride)):
+
+        def of_region(s: int, dy: int, dx: int) -> Tensor:
             region = torch.stack([_moved(x, dy + a, dx + b) for _, a, b in _taps(v)], 2)
             products = torch.einsum("ncthw,nocthw->nothw", region, kernel)
             if by_position is not None:
                 products = products * (_moved(by_position, dy, dx).flatten(2, 3) + 1)
-            y = y + _attended(products.sum(2), by_sample, s)
-        return y
+            return _attended(products.sum(2), by_sample, s)
+
+        places = enumerate(_offsets(samples, sample_stride))
+        return _fused((of_region(s, dy, dx) for s, (dy, dx) in places), fuse, samples)
 
     return paper
 
@@ -67,7 +80,7 @@ def _spatial(x: Tensor, v: Tensor, by_position: Any, dy: int, dx: int) -> Any:
     return y
 
 
-def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
+def _factored(samples: int, sample_stride: int, fuse: str) -> dict[str, Callable]:
     def offsets() -> Iterator[tuple[int, int]]:
         return _offsets(samples, sample_stride)
 
@@ -76,13 +89,15 @@ def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
             x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None
         ) -> Tensor:
             centre, mean = v.shape[2] * v.shape[3] // 2, x.mean(1, keepdim=True)
-            dots, y = of_channels(x, u), 0
-            for s, (dy, dx) in enumerate(offsets()):
+            dots = of_channels(x, u)
+
+            def of_region(s: int, dy: int, dx: int) -> Tensor:
                 z = dots[s] + _moved(mean, dy, dx)  # the residual: cheaper here than on each channel
                 if by_position is not None:
                     z = z * (_moved(by_position.flatten(2, 3)[:, :, centre], dy, dx) + 1)
-                y = y + _attended(z + _spatial(x, v, by_position, dy, dx), by_sample, s)
-            return y
+                return _attended(z + _spatial(x, v, by_position, dy, dx), by_sample, s)
+
+            return _fused((of_region(s, dy, dx) for s, (dy, dx) in enumerate(offsets())), fuse, samples)
 
         return factored
 
@@ -98,7 +113,7 @@ def _factored(samples: int, sample_stride: int) -> dict[str, Callable]:
     return {"factored, region by region": fused(one_by_one), "factored, one product": fused(together)}
 
 
-def _shared(samples: int, step: int) -> dict[str, Callable]:
+def _shared(samples: int, step: int, fuse: str) -> dict[str, Callable]:
     """What taps see, X1 * Ap, made once on a padded image, of which each region is a part."""
     before = (samples - 1) // 2 * step
     margin = (before, (samples - 1) * step - before) * 2
@@ -116,15 +131,15 @@ def _shared(samples: int, step: int) -> dict[str, Callable]:
         """Region by region, for a compiler that fuses."""
         maps, central = seen(x, v, by_position)
         wide, kernel, (h, w) = F.pad(x, margin), v.flatten(2, 3), x.shape[2:]
-        y: Any = 0
-        for s in range(samples * samples):
+
+        def of_region(s: int) -> Tensor:
             top, left = s // samples * step, s % samples * step
             here = (..., slice(top, top + h), slice(left, left + w))
             pixels = wide[here]
             dots = (u * pixels[:, None]).sum(2) + pixels.mean(1, keepdim=True)
-            z = dots * central[here] + (kernel * maps[here]).sum(2)
-            y = y + _attended(z, by_sample, s)
-        return y
+            return _attended(dots * central[here] + (kernel * maps[here]).sum(2), by_sample, s)
+
+        return _fused(map(of_region, range(samples * samples)), fuse, samples)
 
     def windows(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
         """All regions at once, as views (..., S, S, H, W): little to compile."""
@@ -136,7 +151,10 @@ def _shared(samples: int, step: int) -> dict[str, Callable]:
         pixels = regions(F.pad(x, margin))
         dots = (u[:, :, :, None, None] * pixels[:, None]).sum(2) + pixels.mean(1, keepdim=True)
         z = dots * regions(central) + (v.flatten(2, 3)[:, :, :, None, None] * regions(maps)).sum(2)
-        return (z if by_sample is None else z * (by_sample + 1)).sum((2, 3))
+        z = z if by_sample is None else z * (by_sample + 1)
+        if fuse == "stack":
+            return z.movedim((2, 3), (1, 2))
+        return z.sum((2, 3)) if fuse == "sum" else z.flatten(2, 3).max(2).values
 
     return {"factored, shared maps": parts, "factored, views": windows}
 
@@ -149,11 +167,13 @@ def _moved_within(x: Tensor, margin: tuple, a: int, b: int) -> Tensor:
     return total[..., abs(a) + a : abs(a) + a + h, abs(b) + b : abs(b) + b + w]
 
 
-def _boxed(samples: int, sample_stride: int) -> Callable:
+def _boxed(samples: int, sample_stride: int, fuse: str) -> Callable:
     def boxed(x: Tensor, u: Tensor, v: Tensor, by_sample: Any = None, by_position: Any = None) -> Tensor:
         """Without attention: one region of box sums, rows before columns."""
         if by_sample is not None or by_position is not None:
             raise Cannot("box sums are right without attention only")
+        if fuse != "sum":
+            raise Cannot("box sums are sums")
         places = [(i - (samples - 1) // 2) * sample_stride for i in range(samples)]
         reach = samples * sample_stride + v.shape[2]
         wide = F.pad(x, (reach,) * 4)
@@ -176,12 +196,12 @@ def _boxed(samples: int, sample_stride: int) -> Callable:
     return boxed
 
 
-def _sampling(samples: int, sample_stride: int) -> dict[str, Callable]:
+def _sampling(samples: int, sample_stride: int = 1, fuse: str = "sum") -> dict[str, Callable]:
     return {
-        "paper": _paper(samples, sample_stride),
-        **_factored(samples, sample_stride),
-        **_shared(samples, sample_stride),
-        "factored, box sums": _boxed(samples, sample_stride),
+        "paper": _paper(samples, sample_stride, fuse),
+        **_factored(samples, sample_stride, fuse),
+        **_shared(samples, sample_stride, fuse),
+        "factored, box sums": _boxed(samples, sample_stride, fuse),
     }
 
 
