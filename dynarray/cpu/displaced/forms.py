@@ -22,6 +22,7 @@ from . import blur, gradients, kernels
 from .blur import UnitBlur, blur_into, run_blurring
 from .definition import correlate_again, displace_again, product_again
 from .kernels import UnitOutput, UnitParameters, UnitTargets
+from .lines import correlate_lines, displace_lines, find_taps
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
@@ -112,6 +113,8 @@ def _displace(
     Returns whether all of that is finite for sure.
     """
     source, (first, whole), base = blurring.source, place, base + units.poison
+    if (taps := find_taps(units, whole)) is not None:
+        return displace_lines(blurring, units, taps, base, target, first)
     finite = bool(np.isfinite(base).all())
     for work in plan_units(source.shape, units, source.itemsize, True, whole):
         planes, block = _pack_unit_planes(blurring, work), work.block
@@ -244,6 +247,9 @@ def _correlate(
 ) -> None:
     """Add to `sums` those of the blurred images with the output gradients from channel `first` on."""
     x, targets = blurring.source, gradients.CORRELATED_TARGETS
+    if (taps := find_taps(units, x.shape)) is not None:
+        correlate_lines(blurring, grad_output, units, taps, sums, first)
+        return
     for work in plan_units(x.shape, units, x.itemsize, False):
         planes, layout, block = _pack_unit_planes(blurring, work), work.layout, work.block
         items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
