@@ -109,29 +109,3 @@ def atom_conv2d_backward(
         grad_coefficients,
         grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
     )
-
-
-def _alpha_and_bases(alpha: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices: alpha (N, M, B, positions), bases (B, taps)."""
-    n, m, count, high, wide = alpha.shape
-    matrices = np.ascontiguousarray(alpha).reshape(n, m, count, high * wide)
-    return matrices, bases.reshape(count, bases.shape[1] * bases.shape[2])
-
-
-def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
-    """Output of `compose_atoms`; keeps the inputs for the backward pass."""
-    matrices, rows = _alpha_and_bases(alpha, bases)
-    atoms = np.matmul(rows.T, matrices)
-    return atoms.reshape(*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), (alpha, bases)
-
-
-def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool]) -> tuple[Any, Any]:
-    """Gradients of `compose_atoms` with respect to alpha and bases."""
-    alpha, bases = kept
-    matrices, rows = _alpha_and_bases(alpha, bases)
-    shape = (*alpha.shape[:2], rows.shape[1], matrices.shape[3])
-    grads = np.ascontiguousarray(grad_output).reshape(shape)
-    grad_alpha = np.matmul(rows, grads).reshape(alpha.shape) if needs[0] else None
-    if not needs[1]:
-        return grad_alpha, None
-    return grad_alpha, np.matmul(matrices, grads.swapaxes(2, 3)).sum(axis=(0, 1)).reshape(bases.shape)

@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from .compile import borrowing_jit
 from .gemm import Matrix
-from .vectors import LINE_BYTES, Writer, written
+from .vectors import LINE_BYTES, Loop, Writer, written
 
 _SIDE = 8  # of a block that is transposed in registers
 _CACHE_SETS = 64  # of the first cache
@@ -47,6 +47,24 @@ def clear(writer: Writer, target: Any, at: Any, count: Any) -> None:
     """memset of `count` elements of a contiguous array to zero."""
     size = writer.builder.mul(count, count.type(writer.itemsize))
     cgutils.memset(writer.builder, writer.builder.gep(target, [at]), size, 0)
+
+
+@written(LINE_BYTES)
+def stream(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
+    """As `copy`; whole cache lines are written past the caches, without reading what was there."""
+    builder, index = writer.builder, count.type
+    to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
+    byte = builder.and_(builder.neg(builder.ptrtoint(to, index)), index(LINE_BYTES - 1))
+    before = builder.udiv(byte, index(writer.itemsize))
+    before = builder.select(builder.icmp_unsigned("<", before, count), before, count)
+    lines = builder.udiv(builder.sub(count, before), index(writer.lanes))
+    cgutils.raw_memcpy(builder, to, from_, before, writer.itemsize)
+    with builder.if_then(builder.icmp_unsigned(">", lines, index(0))), Loop(builder, lines, []) as line:
+        place = builder.add(before, builder.mul(line.k, index(writer.lanes)))
+        writer.stream(writer.load(from_, place), to, place)
+    done = builder.add(before, builder.mul(lines, index(writer.lanes)))
+    rest = builder.sub(count, done)
+    cgutils.raw_memcpy(builder, builder.gep(to, [done]), builder.gep(from_, [done]), rest, writer.itemsize)
 
 
 @borrowing_jit

@@ -291,6 +291,89 @@ def mix_planes(writer: Writer, target: Any, scales: Any, at: Any, b: Any, extent
             writer.store(writer.sums(1, extent.terms, step)[0], to, place)
 
 
+def _write_mixed_rows(writer: Writer, target: Any, scales: Any, b: Any, extent: Any, row: Any) -> None:
+    """`mix_rows` for a block of rows from `row` on, sums in registers."""
+    builder = writer.builder
+    rows = _numbers(builder, row, writer.variant, extent.rows)
+    factors = [
+        builder.gep(scales.values, [builder.add(scales.at, builder.mul(scales.stride, number))])
+        for number in rows
+    ]
+    places = [writer.place(target.rows, number) for number in rows]
+    with Loop(builder, _vectors(writer, extent), []) as vector:
+        right, to = _shifted(writer, vector.k, b, target)
+
+        def step(k: Any, sums: list) -> list:
+            value = writer.load(right, writer.place(b.terms, k))
+            scale = [writer.broadcast(writer.element(each, k)) for each in factors]
+            return [writer.multiply_add(*pair, value) for pair in zip(sums, scale, strict=True)]
+
+        for total, place in zip(writer.sums(len(rows), extent.terms, step), places, strict=True):
+            writer.store(total, to, place)
+
+
+# Both fill the registers with operands and sums: whichever has fewer rows made in vain.
+_FIVE, _SIX = 5, 6
+_mix_five_rows, _mix_six_rows = (written(MIXED_BYTES, rows)(_write_mixed_rows) for rows in (_FIVE, _SIX))
+
+
+@borrowing_jit
+def mix_rows(target: Target, scales: gemm.Matrix, b: Factor, extent: Extent) -> None:
+    """target[i] = sum over k of scales[i, k] * b[k], of which each factor `scales` is a number.
+
+    Runs are of whole `MIXED_BYTES`. Neither target nor b has columns.
+    """
+    step = _FIVE if -extent.rows % _FIVE <= -extent.rows % _SIX else _SIX
+    for row in range(0, extent.rows, step):
+        if step == _FIVE:
+            _mix_five_rows(target, scales, b, extent, row)
+        else:
+            _mix_six_rows(target, scales, b, extent, row)
+
+
+_DOT_ROWS, _DOT_COLUMNS = (4, 5) if MANY_REGISTERS else (2, 5)  # taps of square kernels are odd numbers
+
+
+@written(REGISTER_BYTES, _Block(_DOT_ROWS, _DOT_COLUMNS, full=True))
+def _dot_block(writer: Writer, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any) -> None:
+    """``target[row + i, column + j] = sum over a run of a[row + i] * b[column + j]``, sums in registers."""
+    builder, block = writer.builder, writer.variant
+    rows = _numbers(builder, row, block.rows, extent.rows)
+    columns = _numbers(builder, column, block.columns, extent.columns)
+    lefts, rights = (
+        [
+            builder.gep(each.data, [builder.add(each.at, writer.place(each.lines, number))])
+            for number in numbers
+        ]
+        for each, numbers in ((a, rows), (b, columns))
+    )
+
+    def step(k: Any, sums: list) -> list:
+        shift = builder.mul(k, k.type(writer.lanes))
+        factors, following = [writer.load(each, shift) for each in lefts], []
+        for each in rights:
+            these = sums[len(following) : len(following) + block.rows]
+            following += _one_more(writer, these, factors, writer.load(each, shift), block.full)
+        return following
+
+    totals = writer.sums(block.rows * block.columns, _vectors(writer, extent), step)
+    first = builder.gep(target.data, [target.at])
+    for total, place in zip(totals, _places(writer, target, rows, columns), strict=True):
+        builder.store(writer.total(total), builder.gep(first, [place]))
+
+
+@borrowing_jit
+def dot_planes(target: Target, a: Factor, b: Factor, extent: Extent) -> None:
+    """target[i, j] = sum over a run of a[i] * b[j], a number for each row and column.
+
+    Runs are of whole registers. Factors have one term. For accuracy runs are short: their sums are added up
+    by the caller.
+    """
+    for i in range(0, extent.rows, _DOT_ROWS):
+        for j in range(0, extent.columns, _DOT_COLUMNS):
+            _dot_block(target, a, b, extent, i, j)
+
+
 @written(REGISTER_BYTES)
 def gather_planes(writer: Writer, target: Any, a: Any, extent: Any) -> None:
     """Copy a factor of up to `PRODUCT_ROWS` lines to where the planes of another one, `target`, lie.

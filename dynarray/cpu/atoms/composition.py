@@ -1,0 +1,223 @@
+"""`compose_atoms` on the CPU: both passes, in runs of positions that stay in the cache.
+
+Each atom of each sample is a small matrix product, of the bases with a few rows of as many elements as there
+are positions. Per position it moves B + taps numbers for B * taps multiply-adds, so that for common sizes
+memory is the bound: all is read and written once, and while a run of positions is multiplied, what the next
+one reads is fetched. The backward pass makes both gradients of a run while it is in the cache.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import parallel
+from ..engine.compile import ONE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input
+from ..engine.gemm import Matrix
+from ..engine.memory import run_with_scratch
+from ..engine.pixels import clear, copy, stream, whole_lines
+from ..engine.products import MIXED_BYTES, Extent, Factor, Target, dot_planes, mix_rows
+from ..engine.strips import STREAM_BYTES, empty_to_stream
+from ..engine.vectors import LINE_BYTES, in_row, prefetch
+
+COMPOSE_RUN_BYTES = 128 * 1024  # of all rows of a run
+COMPOSE_RUN = 1024  # positions of a run, at most; sums over one are short enough to be accurate
+
+
+class ComposePlan(NamedTuple):
+    """How positions are cut into runs."""
+
+    positions: int
+    run: int
+    runs: int  # of each atom
+    span: int  # elements from row to row in scratch
+    rows: np.ndarray  # where each begins
+
+
+class ComposeScratch(NamedTuple):
+    """Rows of a run."""
+
+    alpha: Any
+    atoms: Any
+    grad_alpha: Any
+    dots: Any  # of each basis with each tap
+
+
+class ComposeGrads(NamedTuple):
+    """What the backward pass writes; what is not wanted has no elements."""
+
+    alpha: np.ndarray  # (N*M, B, positions)
+    bases: np.ndarray  # (items, B, taps); float64, which costs nothing
+
+
+class ComposeRun(NamedTuple):
+    """Some positions of an atom."""
+
+    plane: int
+    at: int
+    count: int
+
+
+@lru_cache(maxsize=256)
+def _compose_plan(positions: int, bases: int, taps: int, itemsize: int) -> ComposePlan:
+    width = MIXED_BYTES // itemsize
+    most = min(COMPOSE_RUN, COMPOSE_RUN_BYTES // ((2 * bases + taps) * itemsize))
+    runs = -(-positions // max(width, most))
+    run = -(-positions // (runs * width)) * width
+    # An odd number of lines: powers of two would put all rows into the same few sets of the cache.
+    span = whole_lines(run) | whole_lines(1)
+    return ComposePlan(positions, run, -(-positions // run), span, np.arange(max(bases, taps)) * span)
+
+
+@borrowing_jit
+def _compose_run(number: int, plan: ComposePlan) -> ComposeRun:
+    at = number % plan.runs * plan.run
+    return ComposeRun(number // plan.runs, at, min(plan.run, plan.positions - at))
+
+
+@borrowing_jit
+def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
+    """The rows of a run, with zeros up to its full length."""
+    rows, flat = source.shape[1], in_row(source)
+    for row in range(rows):
+        copy(target, row * plan.span, flat, (run.plane * rows + row) * plan.positions + run.at, run.count)
+        clear(target, row * plan.span + run.count, plan.run - run.count)
+
+
+@borrowing_jit
+def _put_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
+    """The rows of a run to their places, past the caches if there are many."""
+    rows, flat, past = target.shape[1], in_row(target), target.size * target.itemsize >= STREAM_BYTES
+    for row in range(rows):
+        to = (run.plane * rows + row) * plan.positions + run.at
+        if past:
+            stream(flat, to, source, row * plan.span, run.count)
+        else:
+            copy(flat, to, source, row * plan.span, run.count)
+
+
+@borrowing_jit
+def _fetch_run(source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
+    """Fetch a run that is soon to be taken."""
+    rows, flat, line = source.shape[1], in_row(source), LINE_BYTES // source.itemsize
+    for row in range(rows):
+        at = (run.plane * rows + row) * plan.positions + run.at
+        for j in range(0, run.count, line):
+            prefetch(flat, at + j)
+
+
+@borrowing_jit
+def _mix_run(
+    target: np.ndarray, scales: np.ndarray, source: np.ndarray, rows: int, plan: ComposePlan
+) -> None:
+    """So many rows of a run of the target, from those of the source; `scales` is a matrix."""
+    depth = scales.size // rows
+    goal, mixed = Target(target, ZERO, plan.rows, ZERO), Factor(source, ZERO, ZERO, plan.rows, None)
+    mix_rows(goal, Matrix(scales, ZERO, depth), mixed, Extent(rows, ONE, depth, plan.run))
+
+
+@borrowing_cached_jit
+def compose_items(
+    start: int,
+    stop: int,
+    scratch: ComposeScratch,
+    alpha: np.ndarray,
+    scales: np.ndarray,
+    atoms: np.ndarray,
+    plan: ComposePlan,
+) -> None:
+    """Items: runs. alpha is (N*M, B, positions), atoms (N*M, taps, positions), `scales` (taps, B)."""
+    for item in range(start, stop):
+        run, following = _compose_run(item, plan), _compose_run(min(item + 1, stop - 1), plan)
+        _take_run(scratch.alpha, alpha, run, plan)
+        _fetch_run(alpha, following, plan)
+        _mix_run(scratch.atoms, scales, scratch.alpha, atoms.shape[1], plan)
+        _put_run(atoms, scratch.atoms, run, plan)
+
+
+@borrowing_cached_jit
+def compose_gradient_items(
+    start: int,
+    stop: int,
+    scratch: ComposeScratch,
+    alpha: np.ndarray,
+    scales: np.ndarray,
+    grad_output: np.ndarray,
+    grads: ComposeGrads,
+    plan: ComposePlan,
+) -> None:
+    """Items: shares of the runs. grad_output is (N*M, taps, positions), `scales` (B, taps)."""
+    items, runs = len(grads.bases), len(alpha) * plan.runs
+    bases, taps = grads.bases.shape[1:]
+    size = Extent(bases, taps, 1, plan.run)
+    for item in range(start, stop):
+        end = runs * (item + 1) // items
+        for number in range(runs * item // items, end):
+            run, following = _compose_run(number, plan), _compose_run(min(number + 1, end - 1), plan)
+            _take_run(scratch.atoms, grad_output, run, plan)
+            _fetch_run(grad_output, following, plan)
+            if grads.alpha.size:
+                _mix_run(scratch.grad_alpha, scales, scratch.atoms, alpha.shape[1], plan)
+                _put_run(grads.alpha, scratch.grad_alpha, run, plan)
+            if taps:
+                _take_run(scratch.alpha, alpha, run, plan)
+                dots = Target(scratch.dots, ZERO, taps, 1)
+                left = Factor(scratch.alpha, ZERO, plan.rows, ZERO, None)
+                right = Factor(scratch.atoms, ZERO, plan.rows, ZERO, None)
+                dot_planes(dots, left, right, size)
+                for b in range(bases):
+                    for t in range(taps):
+                        grads.bases[item, b, t] += scratch.dots[b * taps + t]
+
+
+def _by_basis(alpha: np.ndarray) -> np.ndarray:
+    """(N*M, B, positions), contiguous."""
+    n, m, bases, high, wide = alpha.shape
+    return kernel_input(alpha).reshape(n * m, bases, high * wide)
+
+
+def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
+    """Output of `compose_atoms`; keeps the inputs for the backward pass."""
+    atoms = empty_to_stream((*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), alpha.dtype)
+    if not alpha.size or not atoms.size:
+        atoms[...] = 0
+        return atoms, (alpha, bases)
+    matrices, count, taps = _by_basis(alpha), len(bases), bases.shape[1] * bases.shape[2]
+    plan = _compose_plan(matrices.shape[2], count, taps, alpha.itemsize)
+    scales = np.ascontiguousarray(bases.reshape(count, taps).T).reshape(-1)
+    arguments = (matrices, scales, atoms.reshape(len(matrices), taps, plan.positions), plan)
+    sizes = ComposeScratch(count * plan.span, taps * plan.span, 0, 0)
+    items, operations = len(matrices) * plan.runs, float(atoms.size) * count
+    run_with_scratch(compose_items, items, operations, sizes, alpha.dtype, *arguments)
+    return atoms, (alpha, bases)
+
+
+def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool]) -> tuple[Any, Any]:
+    """Gradients of `compose_atoms` with respect to alpha and bases."""
+    alpha, bases = kept
+    grad_alpha = empty_to_stream(alpha.shape, alpha.dtype) if needs[0] else None
+    if not grad_output.size or not alpha.size:
+        if grad_alpha is not None:
+            grad_alpha[...] = 0
+        return grad_alpha, np.zeros(bases.shape, bases.dtype) if needs[1] else None
+    matrices, count, taps = _by_basis(alpha), len(bases), bases.shape[1] * bases.shape[2]
+    plan = _compose_plan(matrices.shape[2], count, taps, alpha.itemsize)
+    items = min(len(matrices) * plan.runs, parallel.ITEMS)
+    gradient = kernel_input(grad_output).reshape(len(matrices), taps, plan.positions)
+    grads = ComposeGrads(
+        alpha=np.empty((0, count, 0), alpha.dtype)
+        if grad_alpha is None
+        else grad_alpha.reshape(matrices.shape),
+        bases=np.zeros((items, count, taps if needs[1] else 0)),
+    )
+    scales = kernel_input(bases).reshape(-1)
+    row = plan.span
+    sizes = ComposeScratch(
+        needs[1] * count * row, taps * row, needs[0] * count * row, needs[1] * count * taps
+    )
+    arguments = (matrices, scales, gradient, grads, plan)
+    operations = 2.0 * grad_output.size * count
+    run_with_scratch(compose_gradient_items, items, operations, sizes, alpha.dtype, *arguments)
+    if not needs[1]:
+        return grad_alpha, None
+    return grad_alpha, grads.bases.sum(axis=0).reshape(bases.shape).astype(bases.dtype)
