@@ -8,9 +8,10 @@ from numba import uint64
 from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.pixels import PackedRows, clear, copy, covered, transpose
+from ..engine.planes import pack_channels, rows_of_plane
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
-from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_channels, rows_of_plane
+from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, window_of
 from .plan import AtomPlan, AtomScratch
 
 SUMMED_POSITIONS = 64  # that are added up at once
@@ -76,11 +77,12 @@ def _add_grad_x(
     tile: AtomTile, channels: tuple, work: AtomWork, edge: AtomEdge, plan: AtomPlan, scratch: AtomScratch
 ) -> None:
     """Gradients of channels (first, count) of x, from those of their planes."""
-    (first, count), planes, grads = channels, plan.planes, work.grads
+    (first, count), planes, grads, window = channels, plan.planes, work.grads, window_of(tile, plan)
     for c in range(count):
         image, edge_rows = grads.x[tile.n, first + c], grads.edges[edge.item, first + c]
         for plane in range(len(planes.origin_y)):
-            at, rows = c * planes.image + plane * planes.plane, rows_of_plane(plane, tile, plan)
+            rows = rows_of_plane(plane, window, planes)
+            at = c * plan.image + plane * planes.plane
             _add_plane(scratch.grad_images, at, rows, image, edge_rows, edge)
 
 
@@ -132,8 +134,9 @@ def _add_chunk(
     for c in range(begin, end, plan.group):
         count = min(plan.group, end - c)
         if grads.atoms.size + grads.coefficients.size:
-            pack_channels(tile, inputs.x, c, count, plan, scratch)
-        clear(scratch.grad_images, 0, count * plan.planes.image if grads.x.size else 0)
+            window, places = window_of(tile, plan), (ZERO, plan.image)
+            pack_channels(scratch.images, places, inputs.x, (tile.n, c, count), window, plan.planes)
+        clear(scratch.grad_images, 0, count * plan.image if grads.x.size else 0)
         _sum_channels(tile, c - begin, count, grads, plan, scratch)
         if grads.x.size:
             _add_grad_x(tile, (c, count), work, edge, plan, scratch)

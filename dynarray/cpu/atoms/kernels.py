@@ -7,7 +7,8 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_cached_jit, borrowing_jit
-from ..engine.pixels import PackedRows, clear, copy, covered, pack_rows
+from ..engine.pixels import clear, copy
+from ..engine.planes import TapWindow, pack_channels
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
 from .plan import AtomPlan, AtomScratch
@@ -54,53 +55,9 @@ def gather_tile(target: np.ndarray, source: np.ndarray, tile: AtomTile, span: in
 
 
 @borrowing_jit
-def rows_of_plane(plane: int, tile: AtomTile, plan: AtomPlan) -> PackedRows:
-    """The rows of a plane of images that a tile reads."""
-    planes = plan.planes
-    origin = (planes.origin_y[plane], planes.origin_x[plane] + tile.column * planes.stride[1])
-    return PackedRows(tile.row, tile.rows + planes.halo, plan.tiles.width, origin, planes.stride)
-
-
-@borrowing_jit
-def _pack_run(
-    target: np.ndarray, at: int, flat: np.ndarray, base: int, rows: PackedRows, where: tuple
-) -> None:
-    """One plane of a channel where rows at stride 1 are one run of memory: its pixels, zeros where are none.
-
-    At the ends of rows are pixels of the rows beside them. `where` there are pixels: see `covered`.
-    """
-    ((top, bottom), (left, end)), width = where, rows.width
-    clear(target, at, top * width)
-    clear(target, at + bottom * width, (rows.number - bottom) * width)
-    start = base + (rows.first + top + rows.origin[0]) * width + rows.origin[1]
-    count = max(0, (bottom - top) * width - width + end - left)
-    copy(target, at + top * width + left, flat, start + left, count)
-    for j in range(left):
-        for i in range(top, bottom):
-            target[at + i * width + j] = 0
-    for j in range(end, width):
-        for i in range(top, bottom):
-            target[at + i * width + j] = 0
-
-
-@borrowing_jit
-def pack_channels(
-    tile: AtomTile, x: np.ndarray, first: int, count: int, plan: AtomPlan, scratch: AtomScratch
-) -> None:
-    """The planes of so many channels."""
-    (height, width), planes, flat = x.shape[2:], plan.planes, in_row(x)
-    for plane in range(len(planes.origin_y)):
-        rows = rows_of_plane(plane, tile, plan)
-        where = covered(rows, x[tile.n, first])
-        in_a_run = planes.stride == (1, 1) and rows.width == width and where[1][0] < where[1][1]
-        for c in range(count):
-            at = c * planes.image + plane * planes.plane
-            if in_a_run:
-                base = (tile.n * x.shape[1] + first + c) * height * width
-                _pack_run(scratch.images, at, flat, base, rows, where)
-            else:
-                clear(scratch.images, at, rows.number * rows.width)
-                pack_rows(scratch.images, at, x[tile.n, first + c], rows)
+def window_of(tile: AtomTile, plan: AtomPlan) -> TapWindow:
+    """The outputs of a tile."""
+    return TapWindow(tile.row, tile.rows, tile.column, plan.tiles.width)
 
 
 @borrowing_cached_jit
@@ -118,7 +75,8 @@ def atom_forward_items(
         for begin in range(0, channels, plan.chunk):
             count, panel = min(plan.chunk, channels - begin), m * gemm.TILE_ROWS
             coefficients = gemm.Matrix(packed, begin * panel, channels * panel)
-            pack_channels(tile, x, begin, count, plan, scratch)
+            channels_of_tile, window = (tile.n, begin, count), window_of(tile, plan)
+            pack_channels(scratch.images, (ZERO, plan.image), x, channels_of_tile, window, plan.planes)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(0, tile.padded, strip):
                 atoms = Factor(scratch.atoms, s, offsets.atom, offsets.row, None)

@@ -1,9 +1,7 @@
 """How the CPU's kernels of `atom_conv2d` cut outputs into tiles, and lay out what a tile reads.
 
 A tile is some whole rows of the output, or a piece of one row. For each group of channels the pixels that it
-reads are packed, with their zero padding, into planes with the row length of the tile: one plane for each
-column of the kernel (and phase of the stride), or one for each tap where that is less. In such a plane a tap
-is one offset.
+reads are packed, with their zero padding, into planes with the row length of the tile: see `engine.planes`.
 """
 
 import math
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import gemm
+from ..engine.planes import TapPlanes, tap_planes
 from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
 
@@ -47,17 +46,6 @@ class AtomTiles(NamedTuple):
     span: int  # positions of a tile, and memory up to whole strips
 
 
-class AtomPlanes(NamedTuple):
-    """The packed planes of a channel."""
-
-    stride: tuple[int, int]
-    halo: int  # rows beyond those of the tile
-    plane: int  # elements of one
-    image: int  # elements of all, up to whole strips
-    origin_y: np.ndarray  # per plane: the pixel at its row 0, column 0
-    origin_x: np.ndarray
-
-
 class AtomOffsets(NamedTuple):
     """Where things begin in the memory of a tile, whose rows of positions lie `span` apart."""
 
@@ -73,8 +61,9 @@ class AtomPlan(NamedTuple):
     """All that kernels know of a call but its arrays."""
 
     tiles: AtomTiles
-    planes: AtomPlanes
+    planes: TapPlanes
     offsets: AtomOffsets
+    image: int  # elements of the planes of a channel, up to whole strips
     group: int  # channels packed at once
     chunk: int  # channels filtered before they are multiplied: whole groups
 
@@ -98,24 +87,24 @@ class AtomScratch(NamedTuple):
 def plan_atoms(call: AtomCall, whole: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch]:
     """The plan of a call that is a part of a whole, and the sizes of the scratch that it needs."""
     m, strip = call.atoms[1], RUN_BYTES // call.itemsize
-    tiles, planes, tap = _layout(call, strip)
+    tiles, planes, image, tap = _layout(call, strip)
     span = tiles.span
-    of_whole, planes_of_whole, _ = _layout(whole, strip)
-    group, chunk = _channels(whole, of_whole.span, planes_of_whole.image, backward=backward)
+    of_whole, _, image_of_whole, _ = _layout(whole, strip)
+    group, chunk = _channels(whole, of_whole.span, image_of_whole, backward=backward)
     taps, z_span = len(tap), span if backward else strip
     offsets = AtomOffsets(
         tap=tap,
-        image=np.arange(group) * planes.image,
+        image=np.arange(group) * image,
         atom=np.arange(m) * taps * span,
         row=np.arange(max(chunk * m, taps, call.outputs)) * span,
         z_row=np.arange(chunk * m) * z_span,
         channel=np.arange(chunk) * m * z_span,
     )
-    plan = AtomPlan(tiles, planes, offsets, group, chunk)
+    plan = AtomPlan(tiles, planes, offsets, image, group, chunk)
     return plan, _scratch(call, plan, taps, chunk * m * z_span, backward=backward)
 
 
-def _layout(call: AtomCall, strip: int) -> tuple[AtomTiles, AtomPlanes, np.ndarray]:
+def _layout(call: AtomCall, strip: int) -> tuple[AtomTiles, TapPlanes, int, np.ndarray]:
     """The tiles of a call, and the planes of each."""
     (high, wide), most = call.atoms[4:], ATOM_TILE_BYTES // call.itemsize
     pieces = -(-wide // most)
@@ -141,21 +130,13 @@ def _odd_strips(elements: int, strip: int) -> int:
     return (-(-elements // strip) | 1) * strip
 
 
-def _planes(call: AtomCall, rows: int, width: int, strip: int) -> tuple[AtomPlanes, np.ndarray]:
-    """Planes for a tile of this size, and what each tap reads of them."""
-    kh, kw = call.atoms[2:4]
-    a, b = np.divmod(np.arange(kh * kw), kw)
-    offset_y, offset_x = a * call.dilation[0], b * call.dilation[1]
-    shift, phase = np.divmod(offset_y, call.stride[0])
-    halo = int(shift.max())
-    if len(np.unique(phase)) * (rows + halo) > kh * rows:
-        shift, phase, halo = np.zeros_like(shift), offset_y, 0
-    origins = np.stack([phase - call.padding[0], offset_x - call.padding[1]])
-    (origin_y, origin_x), number = np.unique(origins, axis=1, return_inverse=True)
-    plane = (rows + halo) * width
-    image = _odd_strips(len(origin_y) * plane, strip)
-    planes = AtomPlanes(call.stride, halo, plane, image, origin_y.copy(), origin_x.copy())
-    return planes, number.reshape(-1) * plane + shift * width
+def _planes(call: AtomCall, rows: int, width: int, strip: int) -> tuple[TapPlanes, int, np.ndarray]:
+    """Planes for a tile of this size, the elements of all of a channel, and what each tap reads of them."""
+    planes, number, begins = tap_planes(
+        call.atoms[2:4], call.stride, call.dilation, call.padding, (rows, width)
+    )
+    taps = number * planes.plane + begins
+    return planes, _odd_strips(len(planes.origin_y) * planes.plane, strip), taps
 
 
 def _channels(call: AtomCall, span: int, image: int, *, backward: bool) -> tuple[int, int]:
@@ -176,7 +157,7 @@ def _channels(call: AtomCall, span: int, image: int, *, backward: bool) -> tuple
 def _scratch(call: AtomCall, plan: AtomPlan, taps: int, z: int, *, backward: bool) -> AtomScratch:
     """Sizes; reads go up to a strip beyond the end of each."""
     strip, span = RUN_BYTES // call.itemsize, plan.tiles.span
-    atoms, images = call.atoms[1] * taps * span, plan.group * plan.planes.image
+    atoms, images = call.atoms[1] * taps * span, plan.group * plan.image
     both = (atoms, images, z, gemm.TILE_ROWS * strip)
     adjoint = (call.outputs * span, -(-call.outputs // strip) * strip * span, z, atoms, images)
     return AtomScratch(*(size + strip for size in both), *(backward * (size + strip) for size in adjoint))

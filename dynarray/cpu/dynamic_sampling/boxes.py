@@ -1,22 +1,14 @@
-"""Sums with a kernel of its own for every output position, of what that sees of an image, on the CPU.
+"""`dynamic_sampling_conv2d` on the CPU where kernels see one region.
 
-X, (N, terms, positions), in the code `boxes`, is what each output position sees: pixels, or box sums of
-them, at some places around it. It is made for a band of rows of outputs at a time. With kernels (N, O, terms,
-positions) there is one forward kernel, `dot_items`, for the sums over terms, and one backward,
-`dot_gradient_items`, which reads each element of the kernels once, for its own gradient and that of X.
-Positions are contiguous in all arrays, so nothing is packed but X. Reading the kernels and writing their
-gradient is the bound of all that is done with these.
-
-That is `dynamic_conv2d`, where X is x under each tap. And it is `dynamic_sampling_conv2d` where kernels see
-one region: with one sample, or without attention, for a sum over S*S regions is one region of box sums. With
-X the box sums of x around each output position, T those of its sum over channels around each tap, and r the
+That is with one sample, or without attention, for a sum over S*S regions is one region of box sums. With X
+the box sums of x around each output position, T those of its sum over channels around each tap, and r the
 kernel's residual,
 
     y[o] = As[o] * (Ap[o,centre] * (sum_c channel_kernel[o,c] * X[c] + r * T[centre])
                     + sum_t spatial_kernel[o,t] * Ap[o,t] * T[t])
 
 at every position, where attention is that of one sample and may be missing. Taps are like so many more
-channels.
+channels, and both sums those of `dots`. X and T are made for a band of rows of outputs at a time.
 """
 
 from collections.abc import Iterator
@@ -27,15 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine import parallel
 from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
+from .dots import DOT_SLOTS, add_dots, dot_gradients, dots_of_terms
 
-# Positions, forward: their boxes stay in the cache for some outputs; short runs are slow to read.
-BOX_TILE = 2048
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
-BOX_SLOTS = 4  # shares of the outputs in the backward pass
 
 
 class BoxSteps(NamedTuple):
@@ -54,13 +43,6 @@ class BoxScratch(NamedTuple):
 
     row: Any
     sums: Any
-
-
-class DotGrads(NamedTuple):
-    """What `dot_gradient_items` makes; what is not wanted has no elements."""
-
-    kernels: np.ndarray  # of all positions, flat
-    boxes: np.ndarray  # (N, slots, terms, positions)
 
 
 @cached_jit
@@ -136,94 +118,6 @@ def spread_box_items(
                         flat[to + w] += row[w]
 
 
-@cached_jit
-def dot_items(
-    start: int, stop: int, y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int, chunks: int
-) -> None:
-    """Items (image, tile of positions, chunk of outputs): y += sum over terms of kernels * boxes.
-
-    y is (N, O, positions), boxes (N, terms, positions), and kernels (N, O, terms, all positions), of which
-    these are those from `first` on.
-    """
-    (outputs, size), (terms, plane) = y.shape[1:], kernels.shape[2:]
-    tiles, kernel, box, total = -(-size // BOX_TILE), kernels.reshape(-1), boxes.reshape(-1), y.reshape(-1)
-    next_kernel, next_box = uint64(plane), uint64(size)  # from term to term
-    for item in range(start, stop):
-        n, tile, chunk = item // (tiles * chunks), item // chunks % tiles, item % chunks
-        begin = tile * BOX_TILE
-        count = uint64(min(BOX_TILE, size - begin))
-        for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
-            to = uint64((n * outputs + o) * size + begin)
-            for k in range(0, terms, 4):
-                a = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
-                b = uint64((n * terms + k) * size + begin)
-                if k + 4 <= terms:
-                    a1, b1 = a + next_kernel, b + next_box
-                    a2, b2 = a1 + next_kernel, b1 + next_box
-                    a3, b3 = a2 + next_kernel, b2 + next_box
-                    for w in range(count):
-                        total[to + w] += (kernel[a + w] * box[b + w] + kernel[a1 + w] * box[b1 + w]) + (
-                            kernel[a2 + w] * box[b2 + w] + kernel[a3 + w] * box[b3 + w]
-                        )
-                else:
-                    for m in range(uint64(terms - k)):
-                        for w in range(count):
-                            total[to + w] += kernel[a + m * next_kernel + w] * box[b + m * next_box + w]
-
-
-@cached_jit
-def dot_gradient_items(
-    start: int,
-    stop: int,
-    grad_output: np.ndarray,
-    kernels: np.ndarray,
-    boxes: np.ndarray,
-    grads: DotGrads,
-    first: int,
-    tiles: int,
-) -> None:
-    """Items (image, tile of positions, slot): the gradients of `dot_items` from those of y.
-
-    Each slot has a share of the outputs; so a thread writes gradients of kernels one after the other, into
-    pages that are fresh from the system and in its cache. Two outputs share what is read of the boxes,
-    and added to their gradient.
-    """
-    (outputs, size), (terms, plane), slots = grad_output.shape[1:], kernels.shape[2:], grads.boxes.shape[1]
-    kernel, box, weights = kernels.reshape(-1), boxes.reshape(-1), grad_output.reshape(-1)
-    grad_kernels, grad_boxes = grads.kernels, grads.boxes.reshape(-1)
-    next_kernel, next_weight = uint64(terms * plane), uint64(size)  # from output to output
-    for item in range(start, stop):
-        n, tile, slot = item // (tiles * slots), item // slots % tiles, item % slots
-        begin, count = size * tile // tiles, size * (tile + 1) // tiles - size * tile // tiles
-        for k in range(terms if len(grad_boxes) else 0):
-            clear(grad_boxes, ((n * slots + slot) * terms + k) * size + begin, count)
-        o, end = outputs * slot // slots, outputs * (slot + 1) // slots
-        while o < end:
-            g, together = uint64((n * outputs + o) * size + begin), 2 if o + 1 < end else 1
-            for k in range(terms):
-                a = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
-                b = uint64((n * terms + k) * size + begin)
-                to = uint64(((n * slots + slot) * terms + k) * size + begin)
-                a1, g1 = a + next_kernel, g + next_weight
-                if len(grad_kernels) and len(grad_boxes) and together == 2:
-                    for w in range(uint64(count)):
-                        grad_boxes[to + w] += (
-                            weights[g + w] * kernel[a + w] + weights[g1 + w] * kernel[a1 + w]
-                        )
-                        grad_kernels[a + w] = weights[g + w] * box[b + w]
-                        grad_kernels[a1 + w] = weights[g1 + w] * box[b + w]
-                    continue
-                for m in range(uint64(together)):
-                    own, weight = a + m * next_kernel, g + m * next_weight
-                    if len(grad_kernels):
-                        for w in range(uint64(count)):
-                            grad_kernels[own + w] = weights[weight + w] * box[b + w]
-                    if len(grad_boxes):
-                        for w in range(uint64(count)):
-                            grad_boxes[to + w] += weights[weight + w] * kernel[own + w]
-            o += together
-
-
 def box_steps(
     size: tuple[int, int], stride: tuple[int, int], wide: int, places: np.ndarray, offsets: list[np.ndarray]
 ) -> BoxSteps:
@@ -250,36 +144,6 @@ def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSt
     items, work = prod(images.shape[:2]), float(grad.size) * 2 * len(steps.rows)
     scratch = BoxScratch(steps.size[1], steps.wide)
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
-
-
-def add_dots(y: np.ndarray, kernels: np.ndarray, boxes: np.ndarray, first: int) -> None:
-    """y (n, O, P) += sum over terms of kernels * boxes."""
-    (n, outputs, size), terms = y.shape, boxes.shape[1]
-    tiles = n * -(-size // BOX_TILE)
-    chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    parallel.run(dot_items, tiles * chunks, float(y.size) * terms, y, kernels, boxes, first, chunks)
-
-
-def dot_gradients(
-    name: str,
-    grad_output: np.ndarray,
-    kernels: np.ndarray,
-    boxes: np.ndarray,
-    grad_kernels: Any,
-    wanted: bool,
-    first: int,
-) -> np.ndarray:
-    """From the gradient of y in `add_dots` that of kernels, if not None; returns that of boxes, in slots."""
-    (n, outputs, size), terms = grad_output.shape, boxes.shape[1]
-    slots = min(BOX_SLOTS, outputs)
-    shape = (n, slots, terms, size) if wanted else (0, slots, 0, 0)
-    grad_boxes = borrow(name, shape, boxes.dtype)
-    grad_kernels = np.zeros(0, boxes.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
-    if grad_kernels.size or grad_boxes.size:
-        tiles, grads = max(1, BOX_SLOTS // (n * slots)), DotGrads(grad_kernels, grad_boxes)
-        arguments = (grad_output, kernels, boxes, grads, first, tiles)
-        parallel.run(dot_gradient_items, n * tiles * slots, 2.0 * grad_output.size * terms, *arguments)
-    return grad_boxes
 
 
 def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
@@ -374,7 +238,7 @@ def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
     x, channel_kernel, spatial_kernel, _, position_attention = call.arrays
     (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
     by_output = 1 if position_attention is None else 2 * taps
-    numbers, wide = (1 + BOX_SLOTS) * (x.shape[1] + taps) + outputs * by_output, call.pixel_steps.wide
+    numbers, wide = (1 + DOT_SLOTS) * (x.shape[1] + taps) + outputs * by_output, call.pixel_steps.wide
     for images, rows in box_bands(n, positions // wide, numbers * wide * x.itemsize):
         own, _, kernels, by_sample, by_position = call.arrays.of(images)
         places, first = slice(rows.start * wide, rows.stop * wide), rows.start * wide
@@ -395,11 +259,11 @@ def _sum_region(call: RegionCall, band: RegionBand) -> tuple[np.ndarray, Any]:
     z = np.zeros((*channel_kernel.shape[:2], band.boxes.shape[2]), band.boxes.dtype)
     if band.position_attention is None:
         z += call.channel_residual * band.totals[:, band.centre, None]
-    add_dots(z, channel_kernel, band.boxes, band.positions.start)
+    add_dots(z, channel_kernel, band.boxes, dots_of_terms(band.boxes), band.positions.start)
     if band.position_attention is not None:
         dots = z.copy()
         z *= band.position_attention[:, :, band.centre]
-    add_dots(z, band.kernels, band.totals, band.first)
+    add_dots(z, band.kernels, band.totals, dots_of_terms(band.totals), band.first)
     return z, dots
 
 
@@ -447,10 +311,10 @@ def _kernel_gradients(
     weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
     channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
     arguments: tuple = (central, channel_kernel, band.boxes, grads.channel_kernel, wanted, first)
-    grad_boxes = dot_gradients("grad_boxes", *arguments)
+    grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), *arguments)
     grad_kernels = np.empty_like(band.kernels) if attended else grads.spatial_kernel
     arguments = (weights, band.kernels, band.totals, grad_kernels, wanted, band.first)
-    grad_totals = dot_gradients("grad_totals", *arguments)
+    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), *arguments)
     if wanted:
         if not attended:
             grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual

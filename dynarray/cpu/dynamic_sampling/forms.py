@@ -1,4 +1,4 @@
-"""`dynamic_sampling_conv2d` and `dynamic_conv2d` on the CPU: how work is divided, and both passes.
+"""`dynamic_sampling_conv2d` on the CPU: how work is divided, and both passes.
 
 The image is worked on in bands of output rows. Of each band, the rows of x that it reads are packed into
 lines with zeros beside them, so that a sampled region is one offset for a whole row of outputs. A few output
@@ -14,7 +14,7 @@ samples. Then
 
 The maximum takes part in gradients with one sample of each pixel, so there pixels are gathered one by one.
 Where nothing but the position tells samples apart, without attention and with "sum", one region of box sums
-of x takes the place of S*S regions of x: that, a single sample, and `dynamic_conv2d` are `boxes`.
+of x takes the place of S*S regions of x: that, and a single sample, are `boxes`.
 
 Which bound holds: channel_kernel, O*C*Ho*Wo numbers, is read once, each with S*S multiply-adds; whole images
 apart and not on cache lines, which takes longer than in order, so what comes next is fetched meanwhile. With
@@ -23,7 +23,7 @@ across cache lines, and loads keep sums from the full rate. Backward takes three
 channel_kernel twice and writes as much into fresh memory.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,6 @@ _LEAST_CHUNK, _MOST_CHUNK = 8, 64
 # Kernels say nothing of infinities, nor may what NumPy does between them.
 _quiet = np.errstate(all="ignore")
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
-
-
-# ---- dynamic_sampling_conv2d
 
 
 def _image_arrays(arrays: tuple, n: int, dtype: np.dtype) -> SampleInputs:
@@ -206,69 +203,3 @@ def _second_pass(work: SampleWork) -> None:
         kernel, scratch = second_pass_items, channel_scratch(band)
     items, arguments = -(-channels // chunk), (Reference(work), chunk)
     run_with_scratch(kernel, items, operations, scratch, dtype, *arguments, by_reference=True)
-
-
-# ---- dynamic_conv2d
-
-
-def _conv_steps(x: np.ndarray, weight: np.ndarray, params: dict[str, tuple[int, int]]) -> boxes.BoxSteps:
-    """The pixel under each tap."""
-    places = np.argwhere(np.ones(weight.shape[3:5])) * params["dilation"] - np.array(params["padding"])
-    return boxes.box_steps(x.shape[2:], params["stride"], weight.shape[6], places, [np.zeros(1, int)] * 2)
-
-
-def _weight_by_term(weight: np.ndarray) -> np.ndarray:
-    """(N, O, terms, positions): channels and taps are the terms of one sum."""
-    n, outputs, channels, kh, kw, high, wide = weight.shape
-    return weight.reshape(n, outputs, channels * kh * kw, high * wide)
-
-
-def _conv_bands(weight: np.ndarray, numbers: int) -> Iterator[tuple[slice, slice]]:
-    """Images and rows of outputs, of which each position takes so many numbers for each term."""
-    n, _, channels, kh, kw, high, wide = weight.shape
-    return boxes.box_bands(n, high, numbers * channels * kh * kw * wide * weight.itemsize)
-
-
-@_quiet
-def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tuple]:
-    """Output of `dynamic_conv2d`; keeps the inputs for the backward pass."""
-    y = np.zeros((*weight.shape[:2], *weight.shape[5:]), x.dtype)
-    if not y.size or not x.size:
-        # Every tap reads a zero outside the image, which takes part in the products.
-        return y + (weight * 0).sum(axis=(2, 3, 4)), (x, weight)
-    kernels, steps = _weight_by_term(kernel_input(weight)), _conv_steps(x, weight, params)
-    pixels = kernel_input(x)
-    for images, rows in _conv_bands(weight, 1):
-        box_sums = boxes.make_boxes("boxes", pixels[images], rows, steps)
-        sums = np.zeros((*y[images].shape[:2], box_sums.shape[2]), x.dtype)
-        boxes.add_dots(sums, kernels[images], box_sums, rows.start * steps.wide)
-        part = y[images, :, rows]
-        part[...] = sums.reshape(part.shape)
-    return y, (x, weight)
-
-
-@_quiet
-def dynamic_conv2d_backward(
-    grad_output: Any, kept: tuple, needs: tuple[bool, bool], **params: Any
-) -> tuple[Any, Any]:
-    """Gradients of `dynamic_conv2d` with respect to x and weight."""
-    x, weight = kept
-    grad_x = zeros(x.shape, x.dtype) if needs[0] else None
-    grad_weight = empty(weight.shape, weight.dtype) if needs[1] else None
-    if not x.size or not weight.size:
-        if grad_weight is not None:
-            grad_weight[...] = grad_output[:, :, None, None, None] * 0
-        return grad_x, grad_weight
-    kernels, steps = _weight_by_term(kernel_input(weight)), _conv_steps(x, weight, params)
-    pixels = kernel_input(x)
-    grad_kernels = None if grad_weight is None else _weight_by_term(grad_weight)
-    for images, rows in _conv_bands(weight, 1 + boxes.BOX_SLOTS):
-        box_sums = boxes.make_boxes("boxes", pixels[images], rows, steps)
-        gradient = kernel_input(grad_output[images, :, rows])
-        gradient = gradient.reshape(*gradient.shape[:2], box_sums.shape[2])
-        own, first = None if grad_kernels is None else grad_kernels[images], rows.start * steps.wide
-        arguments = (gradient, kernels[images], box_sums, own, grad_x is not None, first)
-        grad_boxes = boxes.dot_gradients("grad_boxes", *arguments)
-        if grad_x is not None:
-            boxes.spread_boxes(grad_boxes, grad_x[images], rows, steps)
-    return grad_x, grad_weight
