@@ -55,7 +55,7 @@ class ComposeRun(NamedTuple):
 
     plane: int
     at: int
-    count: int
+    length: int
 
 
 @lru_cache(maxsize=256)
@@ -80,8 +80,8 @@ def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: Com
     """The rows of a run, with zeros up to its full length."""
     rows, flat = source.shape[1], in_row(source)
     for row in range(rows):
-        copy(target, row * plan.span, flat, (run.plane * rows + row) * plan.positions + run.at, run.count)
-        clear(target, row * plan.span + run.count, plan.run - run.count)
+        copy(target, row * plan.span, flat, (run.plane * rows + row) * plan.positions + run.at, run.length)
+        clear(target, row * plan.span + run.length, plan.run - run.length)
 
 
 @borrowing_jit
@@ -91,9 +91,9 @@ def _put_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: Comp
     for row in range(rows):
         to = (run.plane * rows + row) * plan.positions + run.at
         if past:
-            stream(flat, to, source, row * plan.span, run.count)
+            stream(flat, to, source, row * plan.span, run.length)
         else:
-            copy(flat, to, source, row * plan.span, run.count)
+            copy(flat, to, source, row * plan.span, run.length)
 
 
 @borrowing_jit
@@ -102,7 +102,7 @@ def _fetch_run(source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
     rows, flat, line = source.shape[1], in_row(source), LINE_BYTES // source.itemsize
     for row in range(rows):
         at = (run.plane * rows + row) * plan.positions + run.at
-        for j in range(0, run.count, line):
+        for j in range(0, run.length, line):
             prefetch(flat, at + j)
 
 

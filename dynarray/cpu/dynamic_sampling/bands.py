@@ -17,7 +17,7 @@ from ..engine.compile import borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow
 from ..engine.pixels import clear, copy, inside, whole_lines
 from ..engine.products import PRODUCT_ROWS
-from ..engine.references import Reference
+from ..engine.references import Reference, keep
 from ..engine.vectors import REGISTER_BYTES, in_row
 from .records import (
     Lines,
@@ -65,7 +65,11 @@ def sampling_call(arrays: tuple, params: dict[str, Any]) -> SampleCall:
 @lru_cache(maxsize=16)
 def sampling_plans(call: SampleCall) -> list[SamplePlan]:
     """The plan of each band of output rows; nobody writes to them."""
-    return [_plan_band(call, rows) for rows in _rows_of_bands(call)]
+    plans = [_plan_band(call, rows) for rows in _rows_of_bands(call)]
+    for plan in plans:
+        for record in (plan, plan.image, plan.centres, plan.totals):
+            keep(record)
+    return plans
 
 
 def _rows_of_bands(call: SampleCall) -> list[tuple[int, int]]:

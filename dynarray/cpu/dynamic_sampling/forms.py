@@ -23,7 +23,7 @@ across cache lines, and loads keep sums from the full rate. Backward takes three
 channel_kernel twice and writes as much into fresh memory.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ from .records import (
 
 # Channels of an item of the second backward pass.
 _LEAST_CHUNK, _MOST_CHUNK = 8, 64
+# The work on an image, and its memory, below which others are worked on at the same time.
+SMALL_IMAGE, SMALL_IMAGE_BYTES = 16 * parallel.SMALL, 1024 * 1024
 # Kernels say nothing of infinities, nor may what NumPy does between them.
 _quiet = np.errstate(all="ignore")
 _FUSE = {"sum": SUM, "max": MAX, "stack": STACK}
@@ -86,13 +88,32 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
     y = zeros((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
     if y.size and x.size:
-        for n in range(x.shape[0]):
+
+        def forward(n: int) -> None:
             own = None if largest is None else largest[n]
             _forward_image(call, _image_arrays(inputs, n, x.dtype), y[n], own)
+
+        _for_each_image(forward, inputs, call)
     y = y.reshape(x.shape[0], *((params["samples"],) * 2 if fuse == STACK else ()), *outputs)
     if fuse != MAX:  # maxima are made again where the largest samples are found
         forward_again(y, inputs, params)
     return y, arrays if largest is None else (*arrays, largest)
+
+
+def _for_each_image(work: Callable[[int], None], arrays: tuple, call: SampleCall) -> None:
+    """Small images are dealt out to threads, to each of which all work on one is its own."""
+
+    @_quiet  # which holds for one thread
+    def images(start: int, stop: int) -> None:
+        for n in range(start, stop):
+            work(n)
+
+    x, channel_kernel = arrays[:2]
+    operations = float(channel_kernel.size) * call.rows.samples**2
+    if operations / len(x) < SMALL_IMAGE and x[0].nbytes < SMALL_IMAGE_BYTES:
+        parallel.run(images, len(x), operations)
+    else:
+        images(0, len(x))
 
 
 def _forward_image(call: SampleCall, inputs: SampleInputs, y: np.ndarray, largest: Any) -> None:
@@ -138,11 +159,14 @@ def dynamic_sampling_conv2d_backward(
         gradient, slices, dtype = kernel_input(grad_output), params["samples"] ** 2, grad_output.dtype
         slices = slices if params["fuse"] == "stack" else 1
         gradient = gradient.reshape(gradient.shape[0], slices, arrays[1].shape[1], *gradient.shape[-2:])
-        for n in range(arrays[0].shape[0]):
+
+        def backward(n: int) -> None:
             own = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]
             given = SampleGradOutput(gradient[n], own, _FUSE[params["fuse"]])
             inputs, made = (_image_arrays(several, n, dtype) for several in (arrays, grads))
             _backward_image(call, inputs, given, made)
+
+        _for_each_image(backward, arrays, call)
     backward_again(grads, grad_output, arrays, params)
     return grads
 

@@ -350,7 +350,8 @@ def _dot_block(writer: Writer, target: Any, a: Any, b: Any, extent: Any, row: An
 
     def step(k: Any, sums: list) -> list:
         shift = builder.mul(k, k.type(writer.lanes))
-        factors, following = [writer.load(each, shift) for each in lefts], []
+        factors = [writer.load(each, shift) for each in lefts]
+        following: list[Any] = []
         for each in rights:
             these = sums[len(following) : len(following) + block.rows]
             following += _one_more(writer, these, factors, writer.load(each, shift), block.full)

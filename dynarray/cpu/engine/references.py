@@ -10,7 +10,7 @@ In memory it is rows of 64-bit words, one for each number; of an array its addre
 
 import sys
 from array import array
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -29,6 +29,10 @@ from numba.extending import (
 )
 from numba.np.arrayobj import populate_array
 
+KeptRecord = TypeVar("KeptRecord", bound=tuple)
+# By identity: a record that is a part of others again and again, its words, and what its type depends on.
+_kept: dict[int, tuple[tuple, array, list]] = {}
+_MOST_KEPT = 256
 # By description: Numba takes long to find the type of a large record.
 _types: dict[tuple, "RecordReference"] = {}
 
@@ -50,6 +54,17 @@ class Reference:
         self.address = words.buffer_info()[0]
 
 
+def keep(record: KeptRecord) -> KeptRecord:
+    """The record, described for all references to come that hold it: its arrays must stay where they are."""
+    words = array("q")
+    parts: list[Any] = []
+    _describe(words, parts, record)
+    if len(_kept) >= _MOST_KEPT:
+        _kept.clear()  # what is still in use is described as others are
+    _kept[id(record)] = record, words, parts
+    return record
+
+
 def _describe(words: array, parts: list, value: Any) -> None:
     """Add the words of a field, and what its type depends on."""
     kind = type(value)
@@ -62,6 +77,11 @@ def _describe(words: array, parts: list, value: Any) -> None:
         parts += value.dtype.char, value.ndim, value.flags.num
         return
     elif isinstance(value, tuple):
+        known = _kept.get(id(value))
+        if known is not None and known[0] is value:
+            words.extend(known[1])
+            parts += known[2]
+            return
         parts += kind, len(value)
         for field in value:
             _describe(words, parts, field)
