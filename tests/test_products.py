@@ -158,3 +158,39 @@ def test_mixed_planes_are_sums_of_scaled_ones(backend: Any, rng: np.random.Gener
         expected = [scale.astype(float) @ source[:, at : at + size] for scale, at in zip(scales, places)]
         np.testing.assert_allclose(out[:-1], expected, rtol=0, atol=8 * np.finfo(dtype).eps * terms**0.5)
         assert np.isnan(out[-1]).all()
+
+
+@DTYPES
+def test_mixed_rows_are_a_matrix_times_planes(backend: Any, rng: np.random.Generator, dtype: str) -> None:
+    from dynarray.cpu.engine.gemm import Matrix
+    from dynarray.cpu.engine.products import MIXED_BYTES, Extent, Factor, Target
+
+    length = MIXED_BYTES // np.dtype(dtype).itemsize
+    for rows, terms, vectors in product((1, 4, 5, 6, 9, 12), (1, 3, 8), (1, 3)):
+        size = vectors * length
+        scales = rng.standard_normal((rows, terms)).astype(dtype)
+        source = rng.standard_normal((terms, size)).astype(dtype)
+        out = np.full((rows + 1, size), np.nan, dtype)
+        matrix = Matrix(np.concatenate([np.full(5, np.nan, dtype), scales.ravel()]), 5, terms)
+        mixed = Factor(source.ravel(), 0, 0, np.arange(terms) * size, None)
+        extent = Extent(rows, 1, terms, size)
+        compiled("mix_rows")(Target(out.ravel(), 0, np.arange(rows) * size, 0), matrix, mixed, extent)
+        expected = scales.astype(float) @ source
+        np.testing.assert_allclose(out[:-1], expected, rtol=0, atol=8 * np.finfo(dtype).eps * terms)
+        assert np.isnan(out[-1]).all()
+
+
+@DTYPES
+def test_dots_of_all_pairs_of_planes(backend: Any, rng: np.random.Generator, dtype: str) -> None:
+    from dynarray.cpu.engine.products import Extent, Factor, Target
+
+    for rows, columns, strips in product((1, 4, 6), (1, 5, 9), (1, 3)):
+        length = strips * strip(dtype)
+        a, b = (rng.standard_normal((lines, length)).astype(dtype) for lines in (rows, columns))
+        out = np.full(rows * columns + 2, np.nan, dtype)
+        left, right = (Factor(each.ravel(), 0, np.arange(len(each)) * length, 0, None) for each in (a, b))
+        extent = Extent(rows, columns, 1, length)
+        compiled("dot_planes")(Target(out, 1, columns, 1), left, right, extent)
+        expected = (a.astype(float) @ b.T).ravel()
+        np.testing.assert_allclose(out[1:-1], expected, rtol=0, atol=np.finfo(dtype).eps * length)
+        assert np.isnan(out[[0, -1]]).all()
