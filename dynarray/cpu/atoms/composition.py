@@ -184,7 +184,7 @@ def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
         return atoms, (alpha, bases)
     matrices, count, taps = _by_basis(alpha), len(bases), bases.shape[1] * bases.shape[2]
     plan = _compose_plan(matrices.shape[2], count, taps, alpha.itemsize)
-    scales = np.ascontiguousarray(bases.reshape(count, taps).T).reshape(-1)
+    scales = kernel_input(bases.reshape(count, taps).T).reshape(-1)
     arguments = (matrices, scales, atoms.reshape(len(matrices), taps, plan.positions), plan)
     sizes = ComposeScratch(count * plan.span, taps * plan.span, 0, 0)
     items, operations = len(matrices) * plan.runs, float(atoms.size) * count
