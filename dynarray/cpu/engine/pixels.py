@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from .compile import borrowing_jit
 from .gemm import Matrix
-from .vectors import LINE_BYTES, Loop, Writer, written
+from .vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Writer, written
 
 _SIDE = 8  # of a block that is transposed in registers
 _CACHE_SETS = 64  # of the first cache
@@ -59,12 +59,32 @@ def stream(writer: Writer, target: Any, at: Any, source: Any, start: Any, count:
     before = builder.select(builder.icmp_unsigned("<", before, count), before, count)
     lines = builder.udiv(builder.sub(count, before), index(writer.lanes))
     cgutils.raw_memcpy(builder, to, from_, before, writer.itemsize)
-    with builder.if_then(builder.icmp_unsigned(">", lines, index(0))), Loop(builder, lines, []) as line:
+    with GuardedLoop(builder, lines, []) as line:
         place = builder.add(before, builder.mul(line.k, index(writer.lanes)))
         writer.stream(writer.load(from_, place), to, place)
     done = builder.add(before, builder.mul(lines, index(writer.lanes)))
     rest = builder.sub(count, done)
     cgutils.raw_memcpy(builder, builder.gep(to, [done]), builder.gep(from_, [done]), rest, writer.itemsize)
+
+
+@written(REGISTER_BYTES)
+def _copy_every_second(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
+    """target[at + j] = source[start + 2*j] for j < count, which reads nothing beyond the last of them."""
+    builder, index, lanes = writer.builder, count.type, writer.lanes
+    to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
+    # The last one has no neighbour.
+    turns = builder.sdiv(builder.sub(count, index(1)), index(lanes))
+    even = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(0, 2 * lanes, 2)))
+    with GuardedLoop(builder, turns, []) as loop:
+        j = builder.mul(loop.k, index(lanes))
+        first = builder.mul(j, index(2))
+        halves = [writer.load(from_, builder.add(first, index(half))) for half in (0, lanes)]
+        writer.store(builder.shuffle_vector(*halves, even), to, j)
+    done = builder.mul(turns, index(lanes))
+    with GuardedLoop(builder, builder.sub(count, done), []) as loop:
+        j = builder.add(done, loop.k)
+        value = writer.element(from_, builder.mul(j, index(2)))
+        builder.store(value, builder.gep(to, [j]))
 
 
 @borrowing_jit
@@ -104,10 +124,8 @@ def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) 
         base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
         if step[1] == 1:
             copy(target, base + low, line, low + origin[1], end - low)
-        elif step[1] == 2:  # a constant that the compiler can vectorise for
-            start, skip = uint64(base + low), uint64(2 * low + origin[1])
-            for j in range(uint64(end - low)):
-                target[start + j] = line[uint64(2) * j + skip]
+        elif step[1] == 2:
+            _copy_every_second(target, base + low, line, 2 * low + origin[1], end - low)
         else:
             for j in range(low, end):
                 target[base + j] = line[j * step[1] + origin[1]]

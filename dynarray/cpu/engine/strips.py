@@ -136,9 +136,9 @@ def _write_apply(
     filters, offset = builder.gep(taps.filters, [filters_at]), builder.gep(taps.offset, [taps.first])
     sources = [
         builder.gep(source.values, [builder.add(place, j)])
-        for place in _strip_places(builder, source, c, channels)
+        for place in strip_places(builder, source, c, channels)
     ]
-    scales = [builder.add(place, taps.first) for place in _strip_places(builder, scale, c, channels)]
+    scales = [builder.add(place, taps.first) for place in strip_places(builder, scale, c, channels)]
 
     def step(tap: Any, sums: list) -> list:
         factor, following = writer.load(filters, builder.mul(tap, index(writer.lanes))), []
@@ -156,7 +156,7 @@ def _write_apply(
             writer.prefetch(pixels, builder.add(builder.mul(source.stride, index(channels)), index(k)))
     results = writer.sums(channels, taps.number, step)
     total = writer.load(target.totals, index(0))
-    places = [builder.add(place, j) for place in _strip_places(builder, target.planes, c, channels)]
+    places = [builder.add(place, j) for place in strip_places(builder, target.planes, c, channels)]
     whole = writer.on_lines(target.planes.values, places)
     with builder.if_else(builder.and_(target.stream, whole)) as (streamed, kept):
         for branch, store in ((streamed, writer.stream), (kept, writer.store)):
@@ -171,7 +171,7 @@ def _write_apply(
 _apply_to_all, _apply_to_one = (written(STRIP_BYTES, n)(_write_apply) for n in (CHANNELS, 1))
 
 
-def _strip_places(builder: Any, planes: Any, first: Any, channels: int) -> list:
+def strip_places(builder: Any, planes: Any, first: Any, channels: int) -> list:
     """Where planes begin: `channels` of them, from the `first` on."""
     numbers = [builder.add(first, first.type(c)) for c in range(channels)]
     return [builder.add(planes.at, builder.mul(planes.stride, number)) for number in numbers]
@@ -211,7 +211,7 @@ def _correlate_along(writer: Writer, start: Any, turns: Any) -> None:
     multiplied = has_scale and scale.add is None
 
     def places(planes: Any) -> list:
-        return _strip_places(builder, planes, piece.channel, channels)
+        return strip_places(builder, planes, piece.channel, channels)
 
     first = builder.add(taps.first, piece.tap)
     numbers = [builder.add(first, index(t)) for t in range(together)]

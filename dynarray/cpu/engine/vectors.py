@@ -56,6 +56,33 @@ class Loop:
         builder.position_at_end(after)
 
 
+class GuardedLoop(Loop):
+    """The same for a `count` that may be 0: then the results are the initial values."""
+
+    def __enter__(self) -> "GuardedLoop":
+        builder, before = self._builder, self._builder.block
+        self._test, body, self._end = map(builder.append_basic_block, ("test", "turn", "after"))
+        builder.branch(self._test)
+        builder.position_at_end(self._test)
+        initial = (self._count.type(0), *self._initial)
+        self._phis = [builder.phi(value.type) for value in initial]
+        for phi, value in zip(self._phis, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.k, *self.values = self._phis
+        builder.cbranch(builder.icmp_signed("<", self.k, self._count), body, self._end)
+        builder.position_at_end(body)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        builder, last = self._builder, self._builder.block
+        following = builder.add(self.k, self._count.type(1))
+        for phi, value in zip(self._phis, (following, *self.values), strict=True):
+            phi.add_incoming(value, last)
+        builder.branch(self._test)
+        builder.position_at_end(self._end)
+        self.k, *self.values = self._phis
+
+
 class Writer:
     """Writes instructions on vectors; where these are larger than a register, LLVM splits them.
 

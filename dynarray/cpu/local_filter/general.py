@@ -1,6 +1,6 @@
 """`local_filter2d` in general: its plan, and its calls.
 
-Each tap becomes a single vectorised loop over long runs. The image is packed, with its zero padding, into
+Each tap becomes vector instructions over long runs. The image is packed, with its zero padding, into
 flat planes of a fixed row length, one plane per phase of the stride that is read; in them a tap is one
 offset. Filters and output gradients are packed with the same row length (one plane per tap, and per phase
 when upsampling), so that rows need no special ends. Then
@@ -11,9 +11,11 @@ when upsampling), so that rows need no special ends. Then
 - the gradients of filters and of scales (the weights of the channels) are two sums over the same products
   ``grad_output[j - offset] * image[j]``: over channels and over pixels.
 
-The columns between rows come to nothing and are left behind on unpacking. Filters are packed once per
-block of rows and serve all channels of a work item. A block is as long as its filters stay in the L2
-cache: image and output then pass through memory in long runs, which takes about as long as the sums.
+Taps below one another read the same rows of pixels, so that sums are made patch by patch (`engine.patches`);
+where the image has few rows or columns, patches are pieces of a long run instead. The columns between rows
+come to nothing and are left behind on unpacking. Filters are packed once per block of rows and serve all
+channels of a work item. A block is as long as its filters stay in the L2 cache: image and output then pass
+through memory in long runs, which takes about as long as the sums.
 """
 
 import math
@@ -24,8 +26,19 @@ import numpy as np
 
 from ..engine import strips
 from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
-from ..engine.gemm import Matrix
+from ..engine.gemm import Matrix, whole
 from ..engine.memory import run_with_scratch
+from ..engine.patches import (
+    PATCH_CHANNELS,
+    PATCH_ROWS,
+    RUNS,
+    PatchTaps,
+    Runs,
+    apply_patch,
+    deal_patch,
+    patch_lanes,
+    runs_below,
+)
 from ..engine.pixels import PackedRows, clear, pack_rows, staggered, unpack_phases, unpack_rows, whole_lines
 from .items import (
     FilterArrays,
@@ -40,11 +53,11 @@ from .items import (
     find_rows,
     gradient_slots,
     sum_slots,
+    wanted_bands,
 )
 
 # Packed filters, and their gradients, of one block of rows: half of a common L2 cache.
 _GENERAL_BLOCK_BYTES = 512 * 1024
-_KEPT = False  # in the caches, from where it is unpacked
 
 
 class FilterTerms(NamedTuple):
@@ -71,10 +84,33 @@ class FilterPlanes(NamedTuple):
     outputs: int  # all of them
 
 
+class FilterRuns(NamedTuple):
+    """The terms in runs downwards, for each sum: that of a phase forward, of a plane of x backward."""
+
+    offset: np.ndarray  # where each run reads its source
+    number: np.ndarray  # of each term
+    first: np.ndarray  # the first run of each sum
+    first_term: np.ndarray  # and the first term
+    threes: np.ndarray  # how many runs of each length
+    twos: np.ndarray
+    ones: np.ndarray
+
+
+class FilterPatches(NamedTuple):
+    """How planes are covered with patches."""
+
+    pitch: int  # from row to row of a patch
+    across: int  # patches side by side
+    unit: int  # elements of these
+    most: int  # patches of a block
+
+
 class FilterPlan(NamedTuple):
     """What is packed where, and how work is divided."""
 
     terms: FilterTerms
+    runs: FilterRuns
+    patches: FilterPatches
     items: FilterItems  # in rows and elements of rows of packed planes
     window: FilterWindow
     planes: FilterPlanes
@@ -91,7 +127,6 @@ class FilterScratch(NamedTuple):
     images: Any  # of CHANNELS channels
     outputs: Any  # their gradients
     acc: Any  # sums of CHANNELS channels
-    totals: Any
     unwanted: Any  # gradients of the scales that nobody needs
 
 
@@ -138,14 +173,8 @@ def _general_plan(
     x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, backward: bool
 ) -> tuple[FilterPlan, FilterScratch]:
     """For arrays of these shapes. Forward works in output coordinates, backward in input coordinates."""
-    (kh, kw), u, stride, dilation = weight[2:4], window.upsample, window.stride, window.dilation
-    tap = np.arange(kh * kw)
-    offset_y, offset_x = tap // kw * dilation[0], tap % kw * dilation[1]
-    source = offset_y % stride[0] * stride[1] + offset_x % stride[1]
-    order = np.argsort(source, kind="stable")
-    columns = (tap, source, offset_y // stride[0], offset_x // stride[1])
-    tap, source, shift_y, shift_x = (np.tile(column[order], u * u) for column in columns)
-    phase = np.repeat(np.arange(u * u), kh * kw)
+    u, stride = window.upsample, window.stride
+    tap, phase, source, shift_y, shift_x, runs = _in_runs(weight[2:4], window, backward)
     halo, lead = int(shift_y.max()), int(shift_x.max())
     planes, plane_of_term = np.unique(source, return_inverse=True)
 
@@ -153,20 +182,28 @@ def _general_plan(
     if backward:  # every position that a tap reads, and every pixel of x
         rows = max(rows + halo, (x[2] - 1 + window.padding[0]) // stride[0] + 1)
         width = max(width, (x[3] - 1 + window.padding[1]) // stride[1] + 1)
+    lanes = patch_lanes(itemsize)
+    whole_rows, whole_width = whole(rows, PATCH_ROWS), whole(width, lanes)
+    below = weight[2] > 1 and 2 * whole_rows * whole_width <= 3 * rows * width
+    if below:
+        width = whole_width
+    else:
+        runs = [[term] for term in range(len(tap))]
     most = _GENERAL_BLOCK_BYTES // (len(tap) * width * itemsize * (2 if backward else 1))
-    blocks = -(-rows // min(rows, max(1, most)))
+    blocks, wanted = -(-rows // min(rows, max(1, most))), wanted_bands(weight)
+    if blocks < wanted and rows // wanted >= max(PATCH_ROWS, halo) and len(tap) > x[1] // weight[1]:
+        blocks = wanted  # then all channels share packed filters, which are more than the rows packed twice
     items = divide(x, weight, itemsize, (rows, width), blocks, backward=backward)
-    # A strip of pixels is worked on at a time, and may reach beyond the last row.
-    strip = strips.STRIP_BYTES // itemsize
-    plane = max(staggered(items.block * width, itemsize), strip)
-    image = plane if backward else (items.block + halo) * width
-    output = lead + (items.block + halo) * width
+    patches = _find_patches(items.block, width, lanes, below)
+    plane = staggered(patches.most // patches.across * patches.unit, itemsize)
+    image = plane + (0 if backward else halo * width)
+    output = lead + plane + halo * width
     sizes = FilterPlanes(
         filters=plane,
         image=image,
-        images=whole_lines(len(planes) * image + lead + strip),
+        images=whole_lines(len(planes) * image + lead + patches.unit),
         output=output,
-        outputs=whole_lines(u * u * output + strip),
+        outputs=whole_lines(u * u * output + patches.unit),
     )
     terms = FilterTerms(
         tap,
@@ -177,19 +214,61 @@ def _general_plan(
         image_at=plane_of_term * image + (0 if backward else shift_y * width + shift_x),
         output_at=phase * output + lead + (halo - shift_y) * width - shift_x,
         planes=planes,
-        plane_ends=np.append(np.searchsorted(source, planes), len(source)),
+        plane_ends=np.append(np.searchsorted(source, planes), len(source)) if backward else planes,
     )
+    at = terms.output_at if backward else terms.image_at
+    sums = _sums_of_runs(runs, at, plane_of_term if backward else phase)
     scratch = FilterScratch(
         filters=(len(tap) if backward else 1) * plane,
         grad_filters=len(tap) * plane if backward else 0,
-        strips=len(tap) * -(-plane // strip) * strip,
-        images=strips.CHANNELS * sizes.images,
-        outputs=strips.CHANNELS * sizes.outputs if backward else 0,
-        acc=strips.CHANNELS * plane * (1 if backward else u),
-        totals=strip,
+        strips=len(tap) * patches.most * PATCH_ROWS * lanes,
+        images=PATCH_CHANNELS * sizes.images,
+        outputs=PATCH_CHANNELS * sizes.outputs if backward else 0,
+        acc=PATCH_CHANNELS * plane * (1 if backward else u),
         unwanted=len(tap),
     )
-    return FilterPlan(terms, items, window, sizes, halo, lead), scratch
+    return FilterPlan(terms, sums, patches, items, window, sizes, halo, lead), scratch
+
+
+def _find_patches(rows: int, width: int, lanes: int, below: bool) -> FilterPatches:
+    """Those of a block, with rows below one another or, if not `below`, one after the other."""
+    pitch, across = (width, width // lanes) if below else (lanes, 1)
+    unit = PATCH_ROWS * pitch
+    return FilterPatches(pitch, across, unit, -(-rows * width // unit) * across)
+
+
+def _in_runs(size: Shape, window: FilterWindow, backward: bool) -> tuple:
+    """The terms in order: tap, phase, plane of x, shift in rows and columns; and the runs of them.
+
+    Those of one sum stand together, and the runs of one length.
+    """
+    u, (stride_y, stride_x) = window.upsample, window.stride
+    tap, phase = np.tile(np.arange(math.prod(size)), u * u), np.repeat(np.arange(u * u), math.prod(size))
+    offset_y, offset_x = tap // size[1] * window.dilation[0], tap % size[1] * window.dilation[1]
+    source = offset_y % stride_y * stride_x + offset_x % stride_x
+    down, right = offset_y // stride_y, offset_x // stride_x
+    of_sum, step = (source, -down) if backward else (phase, down)
+    runs: list[list[int]] = []
+    order: list[int] = []
+    for number in np.unique(of_sum):
+        members = np.flatnonzero(of_sum == number)
+        steps = [((phase[m], source[m], right[m]), int(step[m])) for m in members]
+        for run in runs_below(steps):
+            runs.append(list(range(len(order), len(order) + len(run))))
+            order += [int(members[k]) for k in run]
+    return *(each[order] for each in (tap, phase, source, down, right)), runs
+
+
+def _sums_of_runs(runs: list[list[int]], at: np.ndarray, of_sum: np.ndarray) -> FilterRuns:
+    """These runs, of terms in order, by the sum that each belongs to."""
+    starts, lengths = np.array([run[0] for run in runs]), np.array([len(run) for run in runs])
+    numbers = np.unique(of_sum)
+    counts = (
+        np.array([np.count_nonzero((of_sum[starts] == number) & (lengths == n)) for number in numbers])
+        for n in RUNS
+    )
+    first, first_term = np.searchsorted(of_sum[starts], numbers), np.searchsorted(of_sum, numbers)
+    return FilterRuns(at[starts], np.arange(len(at)), first, first_term, *counts)
 
 
 def _to_terms(channel_weight: np.ndarray | None, terms: FilterTerms) -> np.ndarray | None:
@@ -227,11 +306,37 @@ def _rows_of_phase(source: int, rows: FilterRows, plan: FilterPlan) -> PackedRow
 @borrowing_jit
 def _pack_filters(scratch: FilterScratch, weight: np.ndarray, rows: FilterRows, plan: FilterPlan) -> None:
     """One plane per term, then its strips; `weight` is that of one sample and group, (taps, Ho, Wo)."""
-    terms, planes = plan.terms, scratch.filters
-    count = max(rows.height * plan.items.width, strips.strip_pixels(planes))
+    terms, patches, planes, lanes = plan.terms, plan.patches, scratch.filters, patch_lanes(weight.itemsize)
     for term in range(len(terms.tap)):
         pack_rows(planes, terms.filter_at[term], weight[terms.tap[term]], _rows_of_term(term, rows, plan))
-        strips.deal(scratch.strips, term, len(terms.tap), planes, terms.filter_at[term], count)
+        to = term * PATCH_ROWS * lanes
+        for unit in range(0, rows.height * plan.items.width, patches.unit):
+            for j in range(unit, unit + patches.across * lanes, lanes):
+                deal_patch(scratch.strips, to, planes, terms.filter_at[term] + j, patches.pitch)
+                to += len(terms.tap) * PATCH_ROWS * lanes
+
+
+@borrowing_jit
+def _add_up(
+    target: Matrix,
+    channels: int,
+    number: int,
+    source: Matrix,
+    scale: strips.Scale,
+    scratch: FilterScratch,
+    height: int,
+    plan: FilterPlan,
+) -> None:
+    """The sum of this number, over so many rows of some channels."""
+    runs, patches, lanes = plan.runs, plan.patches, patch_lanes(scratch.acc.itemsize)
+    counts = Runs(runs.threes[number], runs.twos[number], runs.ones[number])
+    first, values = runs.first_term[number], scratch.strips
+    taps = PatchTaps(values, runs.offset[runs.first[number] :], runs.number[first:], counts, patches.pitch)
+    at = first * PATCH_ROWS * lanes
+    for unit in range(0, height * plan.items.width, patches.unit):
+        for j in range(unit, unit + patches.across * lanes, lanes):
+            apply_patch(target, channels, j, at, taps, source, scale)
+            at += len(runs.number) * PATCH_ROWS * lanes
 
 
 @borrowing_jit
@@ -258,10 +363,9 @@ def general_forward_items(
 ) -> None:
     """Items of the plan. `inputs` hold filters by tap and the scales of terms in a row."""
     x, weight, items, planes = inputs.x, inputs.weight, plan.items, plan.planes
-    terms, taps = len(plan.terms.tap), weight.shape[2]
+    terms = len(plan.terms.tap)
     # What lies between rows comes to nothing, but should not be slow to multiply.
     clear(scratch.filters, 0, len(scratch.filters))
-    clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
         for block in range(item.block, item.block_end):
@@ -269,28 +373,25 @@ def general_forward_items(
             below = FilterRows(rows.first, rows.height + plan.halo)
             clear(scratch.images, 0, len(scratch.images))
             _pack_filters(scratch, weight[item.sample, item.group], rows, plan)
-            for c in range(item.channel, item.channel_end, strips.CHANNELS):
-                channels, first = min(strips.CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
+            for c in range(item.channel, item.channel_end, PATCH_CHANNELS):
+                channels, first = min(PATCH_CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
                 for k in range(channels):
                     _pack_image(scratch.images, k * planes.images, x[item.sample, c + k], below, plan)
                 scale = strips.Scale(inputs.channel_weight, first * terms, terms, plan.window.add)
-                _filter_phases(y[item.sample, c : c + channels], scratch, taps, scale, rows, plan)
+                _filter_phases(y[item.sample, c : c + channels], scratch, scale, rows, plan)
 
 
 @borrowing_jit
 def _filter_phases(
-    y: np.ndarray, scratch: FilterScratch, taps: int, scale: strips.Scale, rows: FilterRows, plan: FilterPlan
+    y: np.ndarray, scratch: FilterScratch, scale: strips.Scale, rows: FilterRows, plan: FilterPlan
 ) -> None:
-    """The outputs of some channels: row by row of phases, each phase with so many taps."""
+    """The outputs of some channels: row by row of phases."""
     u, plane, width = plan.window.upsample, plan.planes.filters, plan.items.width
     image = Matrix(scratch.images, 0, plan.planes.images)
-    count = max(rows.height * width, len(scratch.totals))  # at least a strip
     for phase in range(u * u):
         row, column = phase // u, phase % u
-        filters = strips.Taps(scratch.strips, None, plan.terms.image_at, phase * taps, taps)
-        acc = Matrix(scratch.acc, column * plane, u * plane)
-        target = strips.StripTarget(acc, scratch.totals, _KEPT)
-        strips.apply(target, len(y), count, filters, image, scale)
+        target = Matrix(scratch.acc, column * plane, u * plane)
+        _add_up(target, len(y), phase, image, scale, scratch, rows.height, plan)
         if column == u - 1:
             for k in range(len(y)):
                 part = scratch.acc[k * u * plane :]
@@ -305,7 +406,6 @@ def general_backward_items(
     (grad_output, inputs, grads), items, planes = work, plan.items, plan.planes
     x, weight = inputs.x, inputs.weight
     terms, needs_filters = len(plan.terms.tap), grads.weight.size + grads.channel_weight.size > 0
-    clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
         for block in range(item.block, item.block_end):
@@ -315,8 +415,8 @@ def general_backward_items(
             clear(scratch.images, 0, len(scratch.images))
             clear(scratch.outputs, 0, len(scratch.outputs))
             _pack_filters(scratch, weight[item.sample, item.group], rows, plan)
-            for c in range(item.channel, item.channel_end, strips.CHANNELS):
-                channels, first = min(strips.CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
+            for c in range(item.channel, item.channel_end, PATCH_CHANNELS):
+                channels, first = min(PATCH_CHANNELS, item.channel_end - c), item.sample * x.shape[1] + c
                 for k in range(channels):
                     grad = grad_output[item.sample, c + k]
                     _pack_output(scratch.outputs, k * planes.outputs, grad, rows, plan)
@@ -363,12 +463,9 @@ def _write_grad_x(
 ) -> None:
     """The gradients of some channels of x, one phase of the stride after the other."""
     outputs = Matrix(scratch.outputs, 0, plan.planes.outputs)
-    count = max(rows.height * plan.items.width, len(scratch.totals))  # at least a strip
-    target = strips.StripTarget(Matrix(scratch.acc, 0, plan.planes.filters), scratch.totals, _KEPT)
+    target = Matrix(scratch.acc, 0, plan.planes.filters)
     for s in range(len(plan.terms.planes)):
-        first, end = plan.terms.plane_ends[s], plan.terms.plane_ends[s + 1]
-        filters = strips.Taps(scratch.strips, None, plan.terms.output_at, first, end - first)
-        strips.apply(target, len(grad_x), count, filters, outputs, scale)
+        _add_up(target, len(grad_x), s, outputs, scale, scratch, rows.height, plan)
         packed = _rows_of_phase(plan.terms.planes[s], rows, plan)
         for k in range(len(grad_x)):
             unpack_rows(scratch.acc, k * plan.planes.filters, grad_x[k], packed)

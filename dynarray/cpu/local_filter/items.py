@@ -105,8 +105,9 @@ def divide(
         fitting = -(-per_group * math.prod(weight) * itemsize // _SLOT_BYTES)
         least = max(_LEAST_CHANNELS_BACKWARD, fitting)
     block, bands = -(-extent[0] // blocks), min(blocks, wanted)
-    channels = max(min(per_group, least), -(-per_group * bands // wanted))
-    blocks, chunks = -(-extent[0] // block), -(-per_group // channels)
+    blocks, parts = -(-extent[0] // block), max(1, (wanted + bands // 2) // bands)
+    channels = max(min(per_group, least), -(-per_group // parts))
+    chunks = -(-per_group // channels)
     return FilterItems(samples, groups, per_group, *extent, block, blocks, bands, channels, chunks)
 
 
