@@ -111,13 +111,13 @@ def _backward_part(
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
-        sums = borrow("sums", tiles * part.chunk_count * sums_of_tile(part) if points else 0, dtype)
+        sums = borrow("sums", tiles * part.chunk_count * sums_of_tile(part, x.itemsize) if points else 0, dtype)
         written = gradients.DeformGradients(grad_packed, slots, sums)
         items, operations = plan.shares * part.chunk_count, 0.1 * work * tiles * part.tiles.size
         args: tuple = (grad_output, inputs, written, part, band)
         run_with_scratch(kernel, items, operations, scratch, dtype, *args)
         if points:
-            point_scratch = point_sizes(part.tiles.size * sizes.taps)
+            point_scratch = scratch.points
             operations = tiles * part.tiles.size * sizes.taps * (16 + 4 * part.chunk_count)
             args = (sums, masked, grad_points, part, band)
             run_with_scratch(gradients.deform_point_items, tiles, operations, point_scratch, dtype, *args)

@@ -10,7 +10,16 @@ from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multip
 from ..engine.pixels import clear, copy, transpose
 from ..engine.vectors import LINE_BYTES
 from .kernels import DeformInputs, DeformPart, DeformScratch, packed_at, tile_place
-from .points import PointArrays, Points, PointSource, sample_point, set_up_points, spread_point, sum_corners
+from .points import (
+    PointArrays,
+    Points,
+    PointSource,
+    point_room,
+    sample_point,
+    set_up_points,
+    spread_point,
+    sum_corners,
+)
 
 # Positions whose products are added up in one chain, and tiles whose sums are: a chain of n numbers is off by
 # some sqrt(n) roundings, and what is left is added up in double precision.
@@ -106,16 +115,16 @@ def _pull_back(
 ) -> None:
     """From gradients of columns, those of pixels and points; then the columns in their place."""
     (image, _, _, count), size, taps = tile_place(part, tile), part.chunks.size[chunk], part.sizes.taps
-    base, pitch = packed_at(part, image, chunk), part.sizes.image.pitch
+    base, room = packed_at(part, image, chunk), point_room(points)
     slot = tile % part.tiles.per_image % band.splits * (len(grads.packed) // band.splits)
-    source = PointSource(inputs.packed, base, pitch, size)
-    target = PointSource(grads.packed, base + slot, pitch, size)
+    source = PointSource(inputs.packed, base, size)
+    target = PointSource(grads.packed, base + slot, size)
     number = (tile - band.start) * part.chunk_count + chunk - part.first_chunk
-    sums_at = number * 4 * part.tiles.size * taps
+    sums_at = number * 4 * room * taps
     values, corner_sums = columns.values, grads.corner_sums
     for i in range(count):
         for tap in range(taps):
-            k, at = i * taps + tap, i * columns.stride + tap * size
+            k, at = tap * room + i, i * columns.stride + tap * size
             if corner_sums.size:
                 sum_corners(source, points, k, values, at, corner_sums, sums_at + 4 * k)
             if grads.packed.size:
@@ -209,7 +218,8 @@ def deform_point_items(
 ) -> None:
     """Items are tiles of the band: gradients of their points, the sums of all chunks added up in order."""
     sizes, chunks = part.sizes, part.chunks
-    per_chunk, taps = 4 * part.tiles.size * sizes.taps, sizes.taps
+    taps, room = sizes.taps, point_room(points)
+    per_chunk = 4 * room * taps
     for item in range(start, stop):
         (_, n, first, count), chunk = tile_place(part, band.start + item), 0
         while chunk < part.chunk_count:
@@ -221,7 +231,7 @@ def deform_point_items(
             for tap in range(taps):
                 at = plane + tap * sizes.positions + first
                 for i in range(count):
-                    k = i * taps + tap
+                    k = tap * room + i
                     s0 = s1 = s2 = s3 = zero_like(corner_sums)
                     for c in range(item * part.chunk_count + chunk, item * part.chunk_count + end):
                         source = uint64(c * per_chunk + 4 * k)
@@ -272,10 +282,8 @@ def sample_points_backward_items(
                 continue
             _, n, first, count = tile_place(part, tile)
             set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
-            for c in range(size):
-                channel = n * sizes.channels + chunks.first[chunk] + c
-                for tap in range(taps):
-                    at = (channel * taps + tap) * sizes.positions + first
-                    for i in range(count):
-                        scratch.columns[(i * taps + tap) * size + c] = grad_output[at + i]
+            channel, apart = n * sizes.channels + chunks.first[chunk], taps * sizes.positions
+            for tap in range(taps):
+                rows = Matrix(grad_output, channel * apart + tap * sizes.positions + first, apart)
+                transpose(Matrix(scratch.columns, tap * size, columns.stride), rows, size, count)
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)

@@ -9,7 +9,16 @@ from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, transpose
 from ..engine.vectors import LINE_BYTES
-from .points import DeformSizes, PointArrays, Points, PointSource, point_sizes, sample_point, set_up_points
+from .points import (
+    DeformSizes,
+    PointArrays,
+    Points,
+    PointSource,
+    point_room,
+    point_sizes,
+    sample_point,
+    set_up_points,
+)
 
 
 class DeformChunks(NamedTuple):
@@ -68,7 +77,7 @@ def deform_scratch(part: DeformPart, itemsize: int, *, backward: bool) -> Deform
     """What a thread needs."""
     tiles, outputs = part.tiles, part.sizes.group_outputs
     line, width = LINE_BYTES // itemsize, TILE_ROW_BYTES // itemsize
-    points = point_sizes(tiles.size * part.sizes.taps)
+    points = point_sizes(whole(tiles.size, line), part.sizes.taps)
     if not outputs:
         return DeformScratch(points, tiles.size * tiles.depth, 0, 0, 0)
     if backward:
@@ -181,7 +190,7 @@ def deform_forward_items(
     """Items are tiles of output positions: samples of one chunk after the other, times their weights."""
     sizes, chunks, tiles = part.sizes, part.chunks, part.tiles
     width, end = TILE_ROW_BYTES // y.itemsize, part.first_chunk + part.chunk_count
-    across, taps = whole(sizes.group_outputs, width), sizes.taps
+    across, taps, room = whole(sizes.group_outputs, width), sizes.taps, point_room(scratch.points)
     outputs = Matrix(scratch.by_position, ZERO, across + LINE_BYTES // y.itemsize)
     for item in range(start, stop):
         image, n, first, count = tile_place(part, item)
@@ -193,13 +202,13 @@ def deform_forward_items(
             if begins:  # the group, in this part
                 add = not chunks.begins[chunk]
             size = chunks.size[chunk]
-            source = PointSource(inputs.packed, packed_at(part, image, chunk), sizes.image.pitch, size)
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), size)
             for tap in range(0, taps, tiles.taps):
                 at_once = min(tiles.taps, taps - tap)
                 depth, at = at_once * size, chunks.weight_at[chunk] + tap * size * width
                 for i in range(count):
                     for t in range(at_once):
-                        k = i * taps + tap + t
+                        k = (tap + t) * room + i
                         sample_point(source, scratch.points, k, scratch.columns, i * depth + t * size)
                 multiply_rows(
                     outputs,
@@ -239,18 +248,16 @@ def sample_points_items(
     start: int, stop: int, scratch: DeformScratch, inputs: DeformInputs, y: np.ndarray, part: DeformPart
 ) -> None:
     """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
-    sizes, chunks, columns = part.sizes, part.chunks, scratch.columns
+    sizes, chunks, columns, room = part.sizes, part.chunks, scratch.columns, point_room(scratch.points)
     for item in range(start, stop):
         image, n, first, count = tile_place(part, item)
         set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             size = chunks.size[chunk]
-            source = PointSource(inputs.packed, packed_at(part, image, chunk), sizes.image.pitch, size)
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), size)
+            channel, apart = n * sizes.channels + chunks.first[chunk], sizes.taps * sizes.positions
             for tap in range(sizes.taps):
                 for i in range(count):
-                    sample_point(source, scratch.points, i * sizes.taps + tap, columns, i * size)
-                for c in range(size):
-                    channel = n * sizes.channels + chunks.first[chunk] + c
-                    at = (channel * sizes.taps + tap) * sizes.positions + first
-                    for i in range(count):
-                        y[at + i] = columns[i * size + c]
+                    sample_point(source, scratch.points, tap * room + i, columns, i * size)
+                to = channel * apart + tap * sizes.positions + first
+                transpose(Matrix(y, to, apart), Matrix(columns, ZERO, size), count, size)

@@ -14,6 +14,7 @@ from ...typing import Border
 from ..engine import parallel
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, whole
 from ..engine.memory import KEPT_BYTES
+from ..engine.vectors import LINE_BYTES
 from .gradients import DeformBand
 from .kernels import DeformChunks, DeformPart, DeformTiles
 from .points import DeformSizes, PointGrid, PointImage
@@ -216,11 +217,11 @@ def deform_bands(part: DeformPart, plan: DeformPlan, itemsize: int) -> Iterator[
     The same bands where these are not wanted: the gradient of weight is added up band by band.
     """
     tiles = part.images * part.tiles.per_image
-    most = max(1, SUMS_BYTES // (part.chunk_count * sums_of_tile(part) * itemsize))
+    most = max(1, SUMS_BYTES // (part.chunk_count * sums_of_tile(part, itemsize) * itemsize))
     for start in range(0, tiles, most):
         yield DeformBand(start, min(start + most, tiles), plan.shares, plan.splits)
 
 
-def sums_of_tile(part: DeformPart) -> int:
+def sums_of_tile(part: DeformPart, itemsize: int) -> int:
     """Sums of the points of a tile for one chunk: one for each corner."""
-    return 4 * part.tiles.size * part.sizes.taps
+    return 4 * whole(part.tiles.size, LINE_BYTES // itemsize) * part.sizes.taps

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import uint64
+from numba.core import cgutils
 
 from ..._geometry import FARTHEST_OFFSET
-from ..engine.compile import FALSE, TRUE, borrowing_jit, zero_like
+from ..engine.compile import borrowing_jit
+from ..engine.pixels import copy
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer, written
 
 
@@ -57,7 +60,6 @@ class PointSource(NamedTuple):
 
     values: np.ndarray
     at: int  # where they begin
-    pitch: int  # pixels of a packed row
     channels: int
 
 
@@ -68,8 +70,20 @@ class PointArrays(NamedTuple):
     mask: np.ndarray
 
 
+class PointWeights(NamedTuple):
+    """The weights of the four corners of points."""
+
+    top_left: Any
+    top_right: Any
+    below_left: Any
+    below_right: Any
+
+
 class Points(NamedTuple):
-    """The points of one tile and offset group: position after position, tap after tap."""
+    """The points of one tile and offset group: tap after tap, position after position.
+
+    A row of them has room for whole vectors of positions, of which what lies beyond the tile is not used.
+    """
 
     at: Any  # top left corner, in pixels of a packed image
     right: Any  # pixels from there to the next corner in the row, and to that in the column
@@ -77,13 +91,17 @@ class Points(NamedTuple):
     ly: Any  # distance from there
     lx: Any
     factor: Any  # mask, or 1
-    weights: Any  # of the four corners: top left, top right, below left, below right
+    weights: Any
+    places: Any  # of the tile's positions: the row of its first tap, then the column
+    rows: Any  # offsets, by row and by column, and the mask, of the positions of a tap
 
 
-def point_sizes(count: int) -> Points:
-    """What so many points need as scratch memory."""
-    index = (count, np.int64)
-    return Points(index, index, index, ly=count, lx=count, factor=count, weights=4 * count)
+def point_sizes(room: int, taps: int) -> Points:
+    """What the points of so many positions, which fill whole vectors, need as scratch memory."""
+    count = room * taps
+    index, weights = (count, np.int64), PointWeights(count, count, count, count)
+    places = 2 * room, np.float64
+    return Points(index, index, index, count, count, count, weights, places, rows=3 * room)
 
 
 @borrowing_jit
@@ -123,16 +141,113 @@ def _between(base: int, offset: float, size: int, border: int) -> tuple:
     return _copied(at, size, border), _copied(at + 1, size, border), rest
 
 
+class _Row(NamedTuple):
+    """Points of one tap: where they begin, the positions of a row of points, and those that there are."""
+
+    first: int
+    room: int
+    count: int
+    down: float  # of the tap, from its place at the first one
+    across: float
+
+
 @borrowing_jit
-def _place_copies(points: Points, k: int, y: tuple, x: tuple, image: PointImage) -> tuple:
-    """Whether point k has corners, some of them copies, and its distances from the first one."""
-    top, bottom, ly = _between(y[0], y[1], image.height, image.border)
-    left, right, lx = _between(x[0], x[1], image.width, image.border)
-    if top < 0 or left < 0:
-        return FALSE, ly, lx
-    points.at[k] = (top + 1) * image.pitch + left + 1
-    points.right[k], points.below[k] = right - left, (bottom - top) * image.pitch
-    return TRUE, ly, lx
+def point_room(points: Points) -> int:
+    """Positions in a row of points."""
+    return len(points.places) // 2
+
+
+def _broadcast(writer: Writer, value: Any) -> Any:
+    """A vector of equal numbers, of whatever type."""
+    numbers = ir.Constant(ir.VectorType(value.type, writer.lanes), ir.Undefined)
+    for lane in range(writer.lanes):
+        numbers = writer.builder.insert_element(numbers, value, ir.IntType(32)(lane))
+    return numbers
+
+
+def _place(writer: Writer, pointer: Any, index: Any) -> Any:
+    """Where a vector of numbers of the type behind a pointer lies."""
+    kind = ir.VectorType(pointer.type.pointee, writer.lanes)
+    return writer.builder.bitcast(writer.builder.gep(pointer, [index]), kind.as_pointer())
+
+
+def _floor(writer: Writer, value: Any) -> Any:
+    """The largest whole numbers that are no larger."""
+    kind = f"v{writer.lanes}f{8 * writer.itemsize}"
+    function = ir.FunctionType(value.type, [value.type])
+    floor = cgutils.get_or_insert_function(writer.builder.module, function, f"llvm.floor.{kind}")
+    return writer.builder.call(floor, [value])
+
+
+@written(REGISTER_BYTES)
+def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) -> None:
+    """The points of a row, as if all outside the image were zeros.
+
+    Far from the origin the sum of place and offset would round the rest away. So it is the offset that is
+    compared, with its bounds at a place, whole numbers that double precision holds.
+    """
+    builder, double, lanes = writer.builder, ir.DoubleType(), row.count.type(writer.lanes)
+    wide, whole = (ir.VectorType(kind, writer.lanes) for kind in (double, row.count.type))
+    height, width, pitch = (builder.sitofp(size, double) for size in image[:3])
+    outside = builder.fmul(builder.fadd(height, double(1.0)), pitch)
+    one, nan = (ir.Constant(writer.zero.type, [value] * writer.lanes) for value in (1.0, float("nan")))
+    last, steps, pitches = (_broadcast(writer, each) for each in (outside, image.pitch, pitch))
+
+    def widened(value: Any) -> Any:
+        return value if value.type == wide else builder.fpext(value, wide)
+
+    def between(k: Any, number: int, step: Any, size: Any) -> tuple:
+        """Of one coordinate whether it is near, its pixel in the ring, the offset and the rest of it."""
+        at = builder.add(k, builder.mul(row.room, k.type(number)))
+        offset, place = writer.load(rows, at), builder.load(_place(writer, points.places, at), align=8)
+        place = builder.fadd(place, _broadcast(writer, step))
+        before = builder.fsub(_broadcast(writer, double(-1.0)), place)
+        after, pixels = builder.fsub(_broadcast(writer, size), place), _floor(writer, offset)
+        near = builder.and_(
+            builder.fcmp_ordered(">", widened(offset), before),
+            builder.fcmp_ordered("<", widened(offset), after),
+        )
+        return near, builder.fsub(widened(pixels), before), offset, builder.fsub(offset, pixels)
+
+    with Loop(builder, builder.udiv(builder.add(row.count, lanes.type(writer.lanes - 1)), lanes), []) as loop:
+        k = builder.mul(loop.k, lanes)
+        to = builder.add(row.first, k)
+        near_y, y, dy, ly = between(k, 0, row.down, height)
+        near_x, x, dx, lx = between(k, 1, row.across, width)
+        near, lost = builder.and_(near_y, near_x), builder.fcmp_unordered("uno", dy, dx)
+        # What is far may be no number that an integer holds.
+        at = builder.select(near, builder.fadd(builder.fmul(y, pitches), x), last)
+        builder.store(builder.fptosi(at, whole), _place(writer, points.at, to), align=8)
+        builder.store(_broadcast(writer, to.type(1)), _place(writer, points.right, to), align=8)
+        builder.store(steps, _place(writer, points.below, to), align=8)
+        far = builder.select(lost, nan, writer.zero)
+        ly, lx = (builder.select(near, rest, far) for rest in (ly, lx))
+        factor = writer.load(rows, builder.add(k, builder.mul(row.room, k.type(2))))
+        low, high = builder.fmul(ly, factor), builder.fmul(builder.fsub(one, ly), factor)
+        weights = (builder.fmul(part, side) for part in (high, low) for side in (builder.fsub(one, lx), lx))
+        values, targets = (ly, lx, factor, *weights), (points.ly, points.lx, points.factor, *points.weights)
+        for value, target in zip(values, targets, strict=True):
+            writer.store(value, target, to)
+
+
+@borrowing_jit
+def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
+    """The same where pixels outside are copies of others, from what stands in the rows and places."""
+    one, room = points.ly.dtype.type(1), row.room
+    for i in range(row.count):
+        k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
+        top, bottom, ly = _between(y, points.rows[i], image.height, image.border)
+        left, right, lx = _between(x, points.rows[room + i], image.width, image.border)
+        if top < 0 or left < 0:
+            points.at[k], points.right[k], points.below[k] = (image.height + 1) * image.pitch, 1, image.pitch
+            ly = lx = type(one)(np.nan)
+        else:
+            points.at[k] = (top + 1) * image.pitch + left + 1
+            points.right[k], points.below[k] = right - left, (bottom - top) * image.pitch
+        low, high, weights = ly * points.factor[k], (one - ly) * points.factor[k], points.weights
+        points.ly[k], points.lx[k] = ly, lx
+        weights.top_left[k], weights.top_right[k] = high * (one - lx), high * lx
+        weights.below_left[k], weights.below_right[k] = low * (one - lx), low * lx
 
 
 @borrowing_jit
@@ -141,48 +256,31 @@ def set_up_points(
 ) -> None:
     """The points of `count` positions from `start` on: whole pixels from the grid, and the rest of an offset.
 
-    Far from the origin the sum of both would round the rest away. So it is the offset that is compared, with
-    its bounds at a place of the grid, whole numbers that double precision holds.
     All four corners of a point that is not near the image lie in the zeros below it, where those outside are
     not copies. Its distances are 0, or NaN where a coordinate is.
     """
-    offset, mask = arrays
-    grid, (height, width, pitch, _, border), taps = sizes.grid, sizes.image, uint64(sizes.taps)
-    zero, one, outside = zero_like(offset), offset.dtype.type(1), (height + 1) * pitch
-    x_from_y = uint64(sizes.positions)
+    grid, room, plane = sizes.grid, point_room(points), image * sizes.offset_groups + group
+    i, x = start // grid.width, start % grid.width
+    for k in range(uint64(count)):
+        points.places[k] = i * grid.stride[0] - grid.padding[0]
+        points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
+        x += 1
+        if x == grid.width:
+            i, x = i + 1, 0
     for tap in range(sizes.taps):
-        plane = ((image * sizes.offset_groups + group) * sizes.taps + tap) * sizes.positions
-        y_at, factor_at, k = uint64(2 * plane + start), uint64(plane + start), uint64(tap)
-        left = tap % grid.kernel_w * grid.dilation[1] - grid.padding[1]
-        y = tap // grid.kernel_w * grid.dilation[0] - grid.padding[0] + start // grid.width * grid.stride[0]
-        x, end = left + start % grid.width * grid.stride[1], left + grid.width * grid.stride[1]
-        for i in range(uint64(count)):
-            dy, dx = offset[y_at + i], offset[y_at + i + x_from_y]
-            # One branch alone, as there is no telling which way it goes; NaN and infinity are outside.
-            near = (dy > float(-1 - y)) & (dy < float(height - y))
-            near &= (dx > float(-1 - x)) & (dx < float(width - x))
-            points.right[k], points.below[k] = 1, pitch
-            if border != CONSTANT:
-                found, ly, lx = _place_copies(points, k, (y, dy), (x, dx), sizes.image)
-                if not found:
-                    points.at[k] = outside
-                    ly = lx = offset.dtype.type(np.nan)
-            elif near:
-                whole_y, whole_x = np.floor(dy), np.floor(dx)
-                points.at[k] = (y + int(whole_y) + 1) * pitch + x + int(whole_x) + 1
-                ly, lx = dy - whole_y, dx - whole_x
-            else:
-                points.at[k] = outside
-                ly = lx = offset.dtype.type(np.nan) if np.isnan(dy) or np.isnan(dx) else zero
-            factor = mask[factor_at + i] if mask.size else one
-            points.factor[k], points.ly[k], points.lx[k] = factor, ly, lx
-            low, high, w = ly * factor, (one - ly) * factor, uint64(4) * k
-            points.weights[w], points.weights[w + uint64(1)] = high * (one - lx), high * lx
-            points.weights[w + uint64(2)], points.weights[w + uint64(3)] = low * (one - lx), low * lx
-            k += taps
-            x += grid.stride[1]
-            if x == end:
-                x, y = left, y + grid.stride[0]
+        y_at = 2 * (plane * sizes.taps + tap) * sizes.positions + start
+        factor_at = (plane * sizes.taps + tap) * sizes.positions + start
+        copy(points.rows, 0, arrays.offset, y_at, count)
+        copy(points.rows, room, arrays.offset, y_at + sizes.positions, count)
+        if arrays.mask.size:
+            copy(points.rows, 2 * room, arrays.mask, factor_at, count)
+        elif tap == 0:
+            points.rows[2 * room : 2 * room + count] = 1
+        down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
+        row = _Row(tap * room, room, count, np.float64(down), np.float64(across))
+        _set_up_row(points.rows, points, row, sizes.image)
+        if sizes.image.border != CONSTANT:
+            _place_copies(points, row, sizes.image)
 
 
 def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> None:
@@ -211,8 +309,7 @@ def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> N
 def _corner_weights(writer: Writer) -> list[Any]:
     """The weights of the corners of point k."""
     _, points, k = writer.arguments[:3]
-    own = writer.builder.gep(points.weights, [writer.builder.mul(k, k.type(4))])
-    return [writer.broadcast(writer.element(own, k.type(i))) for i in range(4)]
+    return [writer.broadcast(writer.element(weights, k)) for weights in points.weights]
 
 
 @written(REGISTER_BYTES)
