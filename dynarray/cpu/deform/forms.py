@@ -25,9 +25,10 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.gemm import TILE_ROW_BYTES
-from ..engine.memory import borrow, run_with_scratch, zeros_where
+from ..engine.memory import borrow, empty, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
 from . import gradients, kernels
+from .few import few_backward, few_forward, has_few_channels
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
 from .points import DeformSizes, PointArrays, point_sizes
@@ -38,14 +39,18 @@ def deform_conv2d_forward(
 ) -> tuple[Any, tuple]:
     """Output of `deform_conv2d`; keeps the inputs for the backward pass."""
     kept = (x, offset, weight, mask, bias)
-    y = np.empty((x.shape[0], weight.shape[0], *offset.shape[5:]), x.dtype)
+    y = empty((x.shape[0], weight.shape[0], *offset.shape[5:]), x.dtype)
     if not x.shape[1]:
         y[:] = 0 if bias is None else bias[:, None, None]
     if not y.size or not x.shape[1]:
         return y, kept
-    sizes = deform_sizes(x, offset, weight, **steps)
-    plan = _plan(sizes, (*kept, y), backward=False, whole=_whole_call(kept, steps))
-    flat_x, flat_offset, flat_weight, flat_mask, flat_bias = (_flat_input(a, x.dtype) for a in kept)
+    sizes, whole = deform_sizes(x, offset, weight, **steps), _whole_call(kept, steps)
+    call = _call(sizes, (*kept, y), backward=False)
+    flat = [_flat_input(array, x.dtype) for array in kept]
+    if has_few_channels(whole or call):
+        few_forward(call, flat, y)
+        return y, kept
+    plan, (flat_x, flat_offset, flat_weight, flat_mask, flat_bias) = deform_plan(call, whole or call), flat
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights = borrow("weights", size, x.dtype)
         for number, part in enumerate(parts):
@@ -72,8 +77,13 @@ def deform_conv2d_backward(
     if all(grad is None for grad in grads) or not grad_output.size or not x.shape[1]:
         return *grads, grad_bias
     sizes = deform_sizes(x, offset, weight, **steps)
-    plan = _plan(sizes, (*kept, grad_output, *grads), backward=True)
+    call = _call(sizes, (*kept, grad_output, *grads), backward=True)
     flat_weight = _flat_input(weight, x.dtype)
+    if has_few_channels(call):
+        flat = [_flat_input(x, x.dtype), _flat_input(offset, x.dtype), flat_weight, _flat_input(mask, x.dtype)]
+        few_backward(call, flat, _flat_input(grad_output, x.dtype), tuple(grads))
+        return *grads, grad_bias
+    plan = deform_plan(call, call)
     arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, offset, mask)]
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights, rows = borrow("weights", size, x.dtype), parts[0].chunk_count * sizes.group_outputs
@@ -129,11 +139,15 @@ def _backward_part(
 
 def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: str) -> tuple[Any, tuple]:
     """Output of `sample_points`; keeps the inputs for the backward pass."""
-    y = np.empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
+    y = empty((*x.shape[:2], points.shape[1], *points.shape[3:]), x.dtype)
     if y.size:
         sizes = sample_sizes(x, points, border)
-        plan = _plan(sizes, (x, points, y), backward=False)
+        call = _call(sizes, (x, points, y), backward=False)
         flat_x, flat_points, nothing = (_flat_input(array, x.dtype) for array in (x, points, None))
+        if has_few_channels(call):
+            few_forward(call, [flat_x, flat_points, nothing, nothing, nothing], y)
+            return y, (x, points)
+        plan = deform_plan(call, call)
         for part in (part for parts in plan.parts for part in parts):
             packed = _pack_part(flat_x, part, nothing, nothing)
             inputs = kernels.DeformInputs(packed, PointArrays(flat_points, nothing), nothing)
@@ -153,8 +167,12 @@ def sample_points_backward(
     grad_x, grad_points = zeros_where(kept, needs)
     if grad_output.size and any(needs):
         sizes, nothing = sample_sizes(x, points, border), np.empty(0, x.dtype)
-        plan = _plan(sizes, (*kept, grad_output, grad_x, grad_points), backward=True)
+        call = _call(sizes, (*kept, grad_output, grad_x, grad_points), backward=True)
         arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
+        if has_few_channels(call):
+            few_backward(call, [*arrays[1:3], nothing, nothing], arrays[0], (grad_x, grad_points, None, None))
+            return grad_x, grad_points
+        plan = deform_plan(call, call)
         for part in (part for parts in plan.parts for part in parts):
             _backward_part(arrays, nothing, nothing, (grad_x, grad_points, None), plan, part)
     return grad_x, grad_points
@@ -180,13 +198,10 @@ def _bytes(arrays: tuple) -> int:
     return sum(array.nbytes for array in arrays if array is not None)
 
 
-def _plan(
-    sizes: DeformSizes, arrays: tuple, *, backward: bool, whole: DeformCall | None = None
-) -> DeformPlan:
-    """For all arrays of a call, of which the first is x, and which may be a part of another one."""
+def _call(sizes: DeformSizes, arrays: tuple, *, backward: bool) -> DeformCall:
+    """A call with all its arrays, of which the first is x."""
     x = arrays[0]
-    call = DeformCall(x.shape[0], sizes, x.itemsize, _bytes(arrays), backward)
-    return deform_plan(call, whole or call)
+    return DeformCall(x.shape[0], sizes, x.itemsize, _bytes(arrays), backward)
 
 
 def _pack_part(x: np.ndarray, part: DeformPart, weight: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def _pull_back(
 
 
 @borrowing_jit
-def _add_weights(
+def add_weights(
     sums: Matrix, by_output: Matrix, columns: Matrix, width: int, size: tuple, count: int, add: bool
 ) -> None:
     """The product of so many positions, added to what there is if `add` says so."""
@@ -146,7 +146,7 @@ def _add_weights(
 
 
 @borrowing_jit
-def _flush_weights(slots: np.ndarray, at: int, sums: np.ndarray, count: int) -> None:
+def flush_weights(slots: np.ndarray, at: int, sums: np.ndarray, count: int) -> None:
     """Add so many sums to a slot."""
     for k in range(uint64(count)):
         slots[uint64(at) + k] += sums[k]
@@ -196,13 +196,13 @@ def deform_backward_items(
                 multiply_rows(columns, by_position, right, (count, across), outputs, FALSE)
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)
             if grads.weights.size:
-                _add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
+                add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
                 summed += 1
                 if summed == CHAIN_TILES:
-                    _flush_weights(grads.weights, slot, sums.values, count_of_sums)
+                    flush_weights(grads.weights, slot, sums.values, count_of_sums)
                     summed = 0
         if summed:
-            _flush_weights(grads.weights, slot, sums.values, count_of_sums)
+            flush_weights(grads.weights, slot, sums.values, count_of_sums)
 
 
 @cached_jit

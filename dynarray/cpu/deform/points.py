@@ -251,6 +251,39 @@ def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
 
 
 @borrowing_jit
+def place_points(points: Points, grid: PointGrid, start: int, count: int) -> None:
+    """The places on the regular grid of `count` positions from `start` on."""
+    i, x, room = start // grid.width, start % grid.width, point_room(points)
+    for k in range(uint64(count)):
+        points.places[k] = i * grid.stride[0] - grid.padding[0]
+        points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
+        x += 1
+        if x == grid.width:
+            i, x = i + 1, 0
+
+
+@borrowing_jit
+def set_up_tap(
+    points: Points, arrays: PointArrays, sizes: DeformSizes, of: tuple, to: int, start: int, count: int
+) -> None:
+    """The points of an image, offset group and tap, at `count` positions whose places are there."""
+    (image, group, tap), grid, room = of, sizes.grid, point_room(points)
+    plane = (image * sizes.offset_groups + group) * sizes.taps + tap
+    copy(points.rows, 0, arrays.offset, 2 * plane * sizes.positions + start, count)
+    copy(points.rows, room, arrays.offset, (2 * plane + 1) * sizes.positions + start, count)
+    if arrays.mask.size:
+        copy(points.rows, 2 * room, arrays.mask, plane * sizes.positions + start, count)
+    else:
+        for k in range(uint64(2 * room), uint64(2 * room + count)):
+            points.rows[k] = 1
+    down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
+    row = _Row(to, room, count, np.float64(down), np.float64(across))
+    _set_up_row(points.rows, points, row, sizes.image)
+    if sizes.image.border != CONSTANT:
+        _place_copies(points, row, sizes.image)
+
+
+@borrowing_jit
 def set_up_points(
     points: Points, arrays: PointArrays, sizes: DeformSizes, image: int, group: int, start: int, count: int
 ) -> None:
@@ -259,28 +292,9 @@ def set_up_points(
     All four corners of a point that is not near the image lie in the zeros below it, where those outside are
     not copies. Its distances are 0, or NaN where a coordinate is.
     """
-    grid, room, plane = sizes.grid, point_room(points), image * sizes.offset_groups + group
-    i, x = start // grid.width, start % grid.width
-    for k in range(uint64(count)):
-        points.places[k] = i * grid.stride[0] - grid.padding[0]
-        points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
-        x += 1
-        if x == grid.width:
-            i, x = i + 1, 0
+    place_points(points, sizes.grid, start, count)
     for tap in range(sizes.taps):
-        y_at = 2 * (plane * sizes.taps + tap) * sizes.positions + start
-        factor_at = (plane * sizes.taps + tap) * sizes.positions + start
-        copy(points.rows, 0, arrays.offset, y_at, count)
-        copy(points.rows, room, arrays.offset, y_at + sizes.positions, count)
-        if arrays.mask.size:
-            copy(points.rows, 2 * room, arrays.mask, factor_at, count)
-        elif tap == 0:
-            points.rows[2 * room : 2 * room + count] = 1
-        down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
-        row = _Row(tap * room, room, count, np.float64(down), np.float64(across))
-        _set_up_row(points.rows, points, row, sizes.image)
-        if sizes.image.border != CONSTANT:
-            _place_copies(points, row, sizes.image)
+        set_up_tap(points, arrays, sizes, (image, group, tap), tap * point_room(points), start, count)
 
 
 def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> None:

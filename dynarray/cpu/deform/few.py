@@ -1,0 +1,159 @@
+"""Calls with few channels: which they are, how they are divided, and their passes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..engine import parallel
+from ..engine.gemm import TILE_ROWS
+from ..engine.memory import borrow, run_with_scratch
+from . import bands, planes
+from .plan import DeformCall
+from .bands import BandsGradients, Bounds
+from .planes import PlanesInputs, PlanesPart, planes_scratch, weights_of
+from .points import CONSTANT, DeformSizes, PointArrays
+from .rows import QUAD
+
+SLOTS_BYTES = 4 * 1024 * 1024  # gradients of weights of shares of the positions
+FEW = 4  # channels of a group that are fewer than a vector is worth
+COLUMNS_BYTES = 256 * 1024  # samples of a tile of positions
+LEAST_SIZE, MOST_SIZE = 32, 128  # of a tile
+PLANES_BYTES, PLANES_PART = 12 * 1024 * 1024, 0.02  # of images in their rings; and as much for their gradients
+
+
+def has_few_channels(call: DeformCall) -> bool:
+    """Whether a call, of which others may be parts, goes this way."""
+    sizes = call.sizes
+    points = sizes.channels // sizes.offset_groups
+    few = min(points, sizes.group_channels) <= FEW
+    return few and _size(call) >= LEAST_SIZE and _image_bytes(call) <= _budget(call)
+
+
+def _image_bytes(call: DeformCall) -> int:
+    return call.sizes.channels * call.sizes.image.pixels * call.itemsize
+
+
+def _budget(call: DeformCall) -> float:
+    """Bytes of images in their rings: twice as many where there are no gradients of them."""
+    return (PLANES_BYTES + PLANES_PART * call.array_bytes) * (1 if call.backward else 2)
+
+
+def _size(call: DeformCall) -> int:
+    """Positions of a tile, in steps of the smallest one."""
+    rows = call.sizes.channels * call.sizes.taps if call.sizes.outputs else 1
+    most = min(MOST_SIZE, COLUMNS_BYTES // (rows * call.itemsize))
+    return min(most, -(-call.sizes.positions // LEAST_SIZE) * LEAST_SIZE) // LEAST_SIZE * LEAST_SIZE
+
+
+def _parts(call: DeformCall) -> Iterator[PlanesPart]:
+    """As many images at a time as there is room for."""
+    size = _size(call)
+    per_image = -(-call.sizes.positions // size)
+    images = max(1, int(_budget(call) // _image_bytes(call)))
+    for first in range(0, call.batch, images):
+        yield PlanesPart(call.sizes, size, per_image, 1, first, min(images, call.batch - first))
+
+
+def _pack(x: np.ndarray, part: PlanesPart) -> np.ndarray:
+    """The images of a part in their rings."""
+    planes_ = part.images * part.sizes.channels
+    packed = borrow("packed", planes_ * part.sizes.image.pixels, x.dtype)
+    rows = planes_ * (part.sizes.image.height + 3)
+    parallel.run(planes.planes_pack_items, rows, len(packed), x, packed, part)
+    return packed
+
+
+def _panels(weight: np.ndarray, sizes: DeformSizes, *, transposed: bool) -> np.ndarray:
+    """Of each group the weights as the left matrix of a product."""
+    groups, depth = sizes.channels // sizes.group_channels, sizes.group_channels * sizes.taps
+    matrices = weight.reshape(groups, sizes.group_outputs, depth)
+    matrices = matrices.transpose(0, 2, 1) if transposed else matrices
+    _, rows, columns = matrices.shape
+    padded = np.zeros((groups, -(-rows // TILE_ROWS) * TILE_ROWS, columns), weight.dtype)
+    padded[:, :rows] = matrices
+    return padded.reshape(groups, -1, TILE_ROWS, columns).transpose(0, 1, 3, 2).reshape(-1)
+
+
+def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
+    """The output of `deform_conv2d` from flat x, offset, weight, mask and bias; without outputs, samples."""
+    x, offset, weight, mask, bias = arrays
+    sizes, target = call.sizes, y.reshape(-1)
+    kernel = planes.planes_forward_items if sizes.outputs else planes.planes_sample_items
+    weights = _panels(weight, sizes, transposed=False) if sizes.outputs else weight
+    for part in _parts(call):
+        inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), weights, bias)
+        scratch = planes_scratch(part, x.itemsize, backward=False)
+        items = part.images * part.per_image
+        per_position = sizes.channels * sizes.taps * (6 + 0.1 * sizes.group_outputs)
+        operations = items * part.size * per_position
+        run_with_scratch(kernel, items, operations, scratch, x.dtype, inputs, target, part)
+
+
+def _bands(call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool) -> tuple[PlanesPart, np.ndarray, int]:
+    """The part divided into bands; of each its rows and where they begin; and the pixels of all.
+
+    As many bands as there is work for, or as few as fit into memory.
+    """
+    splits = 1
+    while part.images * splits < parallel.ITEMS and 2 * splits <= part.per_image:
+        splits *= 2
+    part, image = part._replace(splits=splits), part.sizes.image
+    if not wanted:
+        return part, np.zeros(0, np.int64), 0
+    reach = np.empty((part.images * splits, 2))
+    if image.border == CONSTANT:
+        operations = part.images * part.sizes.positions * part.sizes.taps * part.sizes.offset_groups
+        args = offset, reach.reshape(-1), part
+        run_with_scratch(bands.bands_reach_items, len(reach), operations, Bounds(2), offset.dtype, *args)
+    else:
+        reach[:] = 0, image.height
+    sets = part.sizes.offset_groups * -(-part.sizes.channels // part.sizes.offset_groups // _side_by_side(part.sizes))
+    while True:
+        # In the ring, with the row below a point; none where there is none.
+        low, high = np.floor(np.clip(reach, -1, image.height)).astype(np.int64).T + 1
+        high = np.where(reach[:, 0] <= reach[:, 1], high + 2, low)
+        sizes = ((high - low + 2) * image.pitch + 2) * sets
+        pixels, per_pixel = int(sizes.sum()), _side_by_side(part.sizes)
+        if part.splits == 1 or pixels * per_pixel * call.itemsize <= _budget(call):
+            table = np.stack([low, high, (np.cumsum(sizes) - sizes) * per_pixel], axis=1)
+            return part, table.reshape(-1), pixels
+        part = part._replace(splits=part.splits // 2)
+        pairs = reach.reshape(-1, 2, 2)
+        reach = np.stack([pairs[:, :, 0].min(1), pairs[:, :, 1].max(1)], axis=1)
+
+
+def _side_by_side(sizes: DeformSizes) -> int:
+    return 1 if sizes.channels // sizes.offset_groups == 1 else QUAD
+
+
+def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads: tuple) -> None:
+    """Gradients of flat x, offset, weight and mask; all that are wanted are written wholly."""
+    x, offset, weight, mask = arrays
+    grad_x, grad_offset, grad_weight, grad_mask = grads
+    sizes, nothing = call.sizes, np.empty(0, x.dtype)
+    grad_points = PointArrays(*(nothing if grad is None else grad.reshape(-1) for grad in (grad_offset, grad_mask)))
+    panels = _panels(weight, sizes, transposed=True) if sizes.outputs else weight
+    slot, total = 0 if grad_weight is None else weights_of(sizes, x.itemsize), 0.0
+    for whole_part in _parts(call):
+        part, table, pixels = _bands(call, whole_part, offset, grad_x is not None)
+        inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), panels, nothing)
+        image = borrow("gradients", pixels * _side_by_side(sizes), x.dtype)
+        count = part.images * part.splits
+        shares = min(count, max(1, SLOTS_BYTES // max(1, 8 * slot))) if sizes.outputs else count
+        slots = borrow("slots", shares * slot, np.float64)
+        slots[...] = 0
+        written = BandsGradients(image, table, _side_by_side(sizes), slots, grad_points, shares)
+        scratch = planes_scratch(part, x.itemsize, backward=True)
+        kernel = bands.bands_backward_items if sizes.outputs else bands.bands_sample_backward_items
+        operations = part.images * sizes.positions * sizes.channels * sizes.taps * (16 + 0.2 * sizes.group_outputs)
+        run_with_scratch(kernel, shares, operations, scratch, x.dtype, grad_output, inputs, written, part)
+        if grad_x is not None:
+            rows, target = part.images * sizes.image.height, grad_x.reshape(-1)
+            parallel.run(bands.bands_unpack_items, rows, 2 * len(image), written, target, part)
+        if slot:
+            total = total + slots.reshape(shares, -1).sum(axis=0)
+    if slot:
+        groups, depth = sizes.channels // sizes.group_channels, sizes.group_channels * sizes.taps
+        rows = np.reshape(total, (groups, -(-sizes.group_outputs // TILE_ROWS) * TILE_ROWS, -1))
+        grad_weight[...] = rows[:, : sizes.group_outputs, :depth].reshape(grad_weight.shape)

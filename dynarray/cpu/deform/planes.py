@@ -1,0 +1,173 @@
+"""Few channels, forward: planes of the image lie one after the other, and lanes are positions.
+
+Nothing is moved but a plane into its ring of zeros. Samples are rows of the right matrix of a product that
+is written where the output is.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
+from ..engine.pixels import clear, copy
+from ..engine.vectors import REGISTER_BYTES
+from .points import DeformSizes, PointArrays, Points, place_points, point_sizes, set_up_tap
+from .rows import QUAD, PointPlane, sample_row
+
+
+class PlanesPart(NamedTuple):
+    """What one call of a kernel works on: some images, and the tiles of positions of each."""
+
+    sizes: DeformSizes
+    size: int  # positions of a tile
+    per_image: int  # tiles
+    splits: int  # bands of an image, backward
+    first_image: int
+    images: int
+
+
+class PlanesInputs(NamedTuple):
+    """What is sampled and multiplied; arrays that there are not have no elements."""
+
+    packed: np.ndarray  # planes in their rings
+    points: PointArrays
+    weights: np.ndarray  # left matrices in panels: of each group (outputs, samples); backward the transposed
+    bias: np.ndarray
+
+
+class PlanesScratch(NamedTuple):
+    """Memory of a thread: sizes, or the arrays."""
+
+    points: Points  # of one tap
+    columns: Any  # a row of samples for each channel and tap
+    gradients: Any  # of these
+    by_output: Any  # a row of gradients for each output
+    by_position: Any  # the columns transposed
+    sums: Any  # of the corners of the points of one tap
+    weights: Any  # gradients of the weights
+    corner: Any  # of a product; and gradients of pixels that are side by side
+    rows: Any  # where rows begin
+
+
+
+
+def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> PlanesScratch:
+    """What a thread needs."""
+    sizes, room, width = part.sizes, part.size, TILE_ROW_BYTES // itemsize
+    outputs, depth, points = sizes.group_outputs, sizes.group_channels * sizes.taps, point_sizes(part.size, 1)
+    columns = sizes.channels * (sizes.taps if outputs else 1) * room
+    rows = max(depth, outputs), np.int64
+    if not backward:
+        return PlanesScratch(points, columns, 0, 0, 0, 0, 0, TILE_ROWS * width, rows)
+    if not outputs:
+        return PlanesScratch(points, columns, columns, 0, 0, 4 * room, 0, QUAD * room, rows)
+    # Of the last group rows beyond the matrix are read, too.
+    by_output, across = (sizes.outputs + TILE_ROWS) * room, whole(depth, width)
+    weights, corner = weights_of(sizes, itemsize), max(QUAD * room, TILE_ROWS * width)
+    return PlanesScratch(
+        points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows
+    )
+
+
+def weights_of(sizes: DeformSizes, itemsize: int) -> int:
+    """Gradients of all weights, in whole tiles of the product of each group."""
+    across = whole(sizes.group_channels * sizes.taps, TILE_ROW_BYTES // itemsize)
+    return sizes.channels // sizes.group_channels * whole(sizes.group_outputs, TILE_ROWS) * across
+
+
+@borrowing_jit
+def vectors_of(count: int, array: np.ndarray) -> int:
+    """Vectors that hold so many elements."""
+    return -(-count * array.itemsize // REGISTER_BYTES)
+
+
+@borrowing_jit
+def fill_rows(scratch: PlanesScratch, room: int) -> None:
+    for k in range(len(scratch.rows)):
+        scratch.rows[k] = k * room
+
+
+@borrowing_jit
+def place_of(part: PlanesPart, tile: int) -> tuple:
+    """The image that a tile belongs to, in the part; its first position, and how many it has."""
+    image, first = tile // part.per_image, tile % part.per_image * part.size
+    return image, first, min(part.size, part.sizes.positions - first)
+
+
+@cached_jit
+def planes_pack_items(start: int, stop: int, x: np.ndarray, packed: np.ndarray, part: PlanesPart) -> None:
+    """Items are rows of planes in their rings."""
+    height, width, pitch = part.sizes.image.height, part.sizes.image.width, part.sizes.image.pitch
+    for item in range(start, stop):
+        plane, row = item // (height + 3), item % (height + 3)
+        at = item * pitch
+        if row == 0 or row > height:
+            clear(packed, at, pitch)
+            continue
+        packed[at] = packed[at + pitch - 1] = 0
+        source = (part.first_image * part.sizes.channels + plane) * height + row - 1
+        copy(packed, at + 1, x, source * width, width)
+
+
+@cached_jit
+def planes_forward_items(
+    start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
+) -> None:
+    """Items are tiles of positions: samples of all channels, and of each group their product."""
+    sizes, room, points = part.sizes, part.size, scratch.points
+    taps, depth, outputs = sizes.taps, sizes.group_channels * sizes.taps, sizes.group_outputs
+    per_points = sizes.channels // sizes.offset_groups
+    panels = -(-outputs // TILE_ROWS) * TILE_ROWS * depth
+    fill_rows(scratch, room)
+    for item in range(start, stop):
+        image, first, count = place_of(part, item)
+        n, vectors = part.first_image + image, vectors_of(count, y)
+        place_points(points, sizes.grid, first, count)
+        for group in range(sizes.offset_groups):
+            for tap in range(taps):
+                set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
+                for c in range(group * per_points, (group + 1) * per_points):
+                    plane = (image * sizes.channels + c) * sizes.image.pixels
+                    source = PointPlane(inputs.packed, plane, ZERO)
+                    to = (c * taps + tap) * room
+                    sample_row(source, points, scratch.columns, to, vectors, sizes.image.border)
+        for group in range(sizes.channels // sizes.group_channels):
+            at = (n * sizes.outputs + group * outputs) * sizes.positions + first
+            for o in range(outputs if inputs.bias.size else 0):
+                for k in range(uint64(at + o * sizes.positions), uint64(at + o * sizes.positions + count)):
+                    y[k] = inputs.bias[group * outputs + o]
+            multiply(
+                Matrix(y, at, sizes.positions),
+                Matrix(inputs.weights, group * panels, depth * TILE_ROWS),
+                RightStrips(scratch.columns, group * depth * room, TILE_ROW_BYTES // y.itemsize, scratch.rows[:depth]),
+                (outputs, count),
+                scratch.corner,
+                inputs.bias.size > 0,
+            )
+
+
+@cached_jit
+def planes_sample_items(
+    start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
+) -> None:
+    """Items are tiles of positions, sampled where the output is."""
+    sizes, points = part.sizes, scratch.points
+    for item in range(start, stop):
+        image, first, count = place_of(part, item)
+        n, vectors = part.first_image + image, vectors_of(count, y)
+        partly = vectors * REGISTER_BYTES > count * y.itemsize
+        place_points(points, sizes.grid, first, count)
+        for tap in range(sizes.taps):
+            set_up_tap(points, inputs.points, sizes, (n, ZERO, tap), ZERO, first, count)
+            for c in range(sizes.channels):
+                plane = (image * sizes.channels + c) * sizes.image.pixels
+                source = PointPlane(inputs.packed, plane, ZERO)
+                at = ((n * sizes.channels + c) * sizes.taps + tap) * sizes.positions + first
+                out, to = (scratch.columns, ZERO) if partly else (y, at)
+                sample_row(source, points, out, to, vectors, sizes.image.border)
+                if partly:
+                    copy(y, at, scratch.columns, ZERO, count)
+
+
