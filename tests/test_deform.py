@@ -330,7 +330,7 @@ def test_corners_of_hostile_points_lie_in_the_packed_image(
     for image, group in np.ndindex(2, 2):
         points.at.fill(-1)
         set_up(points, arrays, sizes, image, group)
-        at = points.at.reshape(9, 48)[:, :42]
+        at = points.at[: 9 * 48].reshape(9, 48)[:, :42]
         assert at.min() >= 0
         assert at.max() + sizes.image.pitch + 1 < sizes.image.pixels == (7 + 3) * (6 + 2)
 

@@ -12,12 +12,11 @@ from numba import uint64
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
-from ..engine.vectors import REGISTER_BYTES
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, vectors_of
 from .points import PointArrays, place_points, set_up_tap
 from .rows import (
-    QUAD,
+    GATHERED_BYTES,
     GradientRows,
     PointPlane,
     differentiate_row,
@@ -96,7 +95,7 @@ def _spread_tap(
     for number in range(sets):
         start = begin + ((of.group * sets + number) * pixels - low * pitch) * size
         rows = GradientRows(at + number * size * distance, distance, min(size, channels - number * size))
-        plane = PointPlane(grads.image, start, high * pitch)
+        plane = PointPlane(grads.image, start, high * pitch, part.size)
         spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.count, size)
 
 
@@ -113,14 +112,14 @@ def _pull_back_tap(
     clear(scratch.sums, 0, 4 * room)
     for c in range(channels):
         plane = (of.image * sizes.channels + of.group * channels + c) * sizes.image.pixels
-        source, place = PointPlane(inputs.packed, plane, ZERO), at + c * distance
+        source, place = PointPlane(inputs.packed, plane, ZERO, room), at + c * distance
         border = sizes.image.border
         pull_row(source, points, scratch.columns, scratch.gradients, place, scratch.sums, vectors, border)
     if grads.image.size:
         _spread_tap(scratch, grads, part, of, channels, at, distance)
-    differentiate_row(scratch.sums, points, vectors)
+    differentiate_row(scratch.sums, points, room, vectors)
     plane = ((n * sizes.offset_groups + of.group) * sizes.taps + of.tap) * sizes.positions
-    apart = vectors * (REGISTER_BYTES // scratch.sums.itemsize)  # as rows of sums lie
+    apart = vectors * (GATHERED_BYTES // scratch.sums.itemsize)  # as rows of sums lie
     if grads.points.offset.size:
         copy(grads.points.offset, 2 * plane + of.first, scratch.sums, 0, of.count)
         copy(grads.points.offset, 2 * plane + sizes.positions + of.first, scratch.sums, apart, of.count)

@@ -102,12 +102,12 @@ def _bands(call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool)
     if not wanted:
         return part, np.zeros(0, np.int64), 0
     reach = np.empty((part.images * splits, 2))
-    if image.border == CONSTANT:
+    if image.border == CONSTANT and splits > 1:
         operations = part.images * part.sizes.positions * part.sizes.taps * part.sizes.offset_groups
         args = offset, reach.reshape(-1), part
         run_with_scratch(bands.bands_reach_items, len(reach), operations, Bounds(2), offset.dtype, *args)
     else:
-        reach[:] = 0, image.height
+        reach[:] = -1, image.height
     sets = part.sizes.offset_groups * -(-part.sizes.channels // part.sizes.offset_groups // _side_by_side(part.sizes))
     while True:
         # In the ring, with the row below a point; none where there is none.

@@ -14,6 +14,7 @@ from .points import (
     PointArrays,
     Points,
     PointSource,
+    point_number,
     point_room,
     sample_point,
     set_up_points,
@@ -117,8 +118,8 @@ def _pull_back(
     (image, _, _, count), size, taps = tile_place(part, tile), part.chunks.size[chunk], part.sizes.taps
     base, room = packed_at(part, image, chunk), point_room(points)
     slot = tile % part.tiles.per_image % band.splits * (len(grads.packed) // band.splits)
-    source = PointSource(inputs.packed, base, size)
-    target = PointSource(grads.packed, base + slot, size)
+    source = PointSource(inputs.packed, base, size, point_number(points))
+    target = PointSource(grads.packed, base + slot, size, point_number(points))
     number = (tile - band.start) * part.chunk_count + chunk - part.first_chunk
     sums_at = number * 4 * room * taps
     values, corner_sums = columns.values, grads.corner_sums
@@ -249,8 +250,8 @@ def _point_gradient(
     totals: tuple, points: Points, k: int, grads: PointArrays, at: int, y_at: int, x_from_y: int
 ) -> None:
     """Add the derivatives by a point, from the sums over channels of gradient * corner."""
-    one, (s0, s1, s2, s3) = points.ly.dtype.type(1), totals
-    ly, lx, factor = points.ly[k], points.lx[k], points.factor[k]
+    one, (s0, s1, s2, s3), number = points.values.dtype.type(1), totals, len(points.at) // 3
+    ly, lx, factor = points.values[k], points.values[number + k], points.values[2 * number + k]
     if grads.offset.size:
         grads.offset[y_at] += factor * ((one - lx) * (s2 - s0) + lx * (s3 - s1))
         grads.offset[y_at + x_from_y] += factor * ((one - ly) * (s1 - s0) + ly * (s3 - s2))

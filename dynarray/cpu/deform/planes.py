@@ -12,9 +12,8 @@ from numba import uint64
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy
-from ..engine.vectors import REGISTER_BYTES
 from .points import DeformSizes, PointArrays, Points, place_points, point_sizes, set_up_tap
-from .rows import QUAD, PointPlane, sample_row
+from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
 
 
 class PlanesPart(NamedTuple):
@@ -80,7 +79,7 @@ def weights_of(sizes: DeformSizes, itemsize: int) -> int:
 @borrowing_jit
 def vectors_of(count: int, array: np.ndarray) -> int:
     """Vectors that hold so many elements."""
-    return -(-count * array.itemsize // REGISTER_BYTES)
+    return -(-count * array.itemsize // GATHERED_BYTES)
 
 
 @borrowing_jit
@@ -130,7 +129,7 @@ def planes_forward_items(
                 set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
                 for c in range(group * per_points, (group + 1) * per_points):
                     plane = (image * sizes.channels + c) * sizes.image.pixels
-                    source = PointPlane(inputs.packed, plane, ZERO)
+                    source = PointPlane(inputs.packed, plane, ZERO, room)
                     to = (c * taps + tap) * room
                     sample_row(source, points, scratch.columns, to, vectors, sizes.image.border)
         for group in range(sizes.channels // sizes.group_channels):
@@ -153,17 +152,17 @@ def planes_sample_items(
     start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
 ) -> None:
     """Items are tiles of positions, sampled where the output is."""
-    sizes, points = part.sizes, scratch.points
+    sizes, points, room = part.sizes, scratch.points, part.size
     for item in range(start, stop):
         image, first, count = place_of(part, item)
         n, vectors = part.first_image + image, vectors_of(count, y)
-        partly = vectors * REGISTER_BYTES > count * y.itemsize
+        partly = vectors * GATHERED_BYTES > count * y.itemsize
         place_points(points, sizes.grid, first, count)
         for tap in range(sizes.taps):
             set_up_tap(points, inputs.points, sizes, (n, ZERO, tap), ZERO, first, count)
             for c in range(sizes.channels):
                 plane = (image * sizes.channels + c) * sizes.image.pixels
-                source = PointPlane(inputs.packed, plane, ZERO)
+                source = PointPlane(inputs.packed, plane, ZERO, room)
                 at = ((n * sizes.channels + c) * sizes.taps + tap) * sizes.positions + first
                 out, to = (scratch.columns, ZERO) if partly else (y, at)
                 sample_row(source, points, out, to, vectors, sizes.image.border)

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit
 from ..engine.pixels import copy
-from ..engine.vectors import REGISTER_BYTES, Loop, Writer, written
+from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, Loop, Writer, prefetch, written
 
 
 class PointGrid(NamedTuple):
@@ -61,6 +61,7 @@ class PointSource(NamedTuple):
     values: np.ndarray
     at: int  # where they begin
     channels: int
+    points: int  # of all taps
 
 
 class PointArrays(NamedTuple):
@@ -70,38 +71,47 @@ class PointArrays(NamedTuple):
     mask: np.ndarray
 
 
-class PointWeights(NamedTuple):
-    """The weights of the four corners of points."""
-
-    top_left: Any
-    top_right: Any
-    below_left: Any
-    below_right: Any
-
-
 class Points(NamedTuple):
     """The points of one tile and offset group: tap after tap, position after position.
 
     A row of them has room for whole vectors of positions, of which what lies beyond the tile is not used.
+    Arrays are few, as all that takes points is compiled for each of them: one holds several fields.
     """
 
-    at: Any  # top left corner, in pixels of a packed image
-    right: Any  # pixels from there to the next corner in the row, and to that in the column
-    below: Any
-    ly: Any  # distance from there
-    lx: Any
-    factor: Any  # mask, or 1
-    weights: Any
+    at: Any  # top left corner, in pixels of a packed image; from there to the next in the row; in the column
+    values: Any  # distances from there by row and column; mask, or 1; weights of the four corners
     places: Any  # of the tile's positions: the row of its first tap, then the column
     rows: Any  # offsets, by row and by column, and the mask, of the positions of a tap
+
+
+_PLACES, _VALUES = 3, 7  # fields of points
 
 
 def point_sizes(room: int, taps: int) -> Points:
     """What the points of so many positions, which fill whole vectors, need as scratch memory."""
     count = room * taps
-    index, weights = (count, np.int64), PointWeights(count, count, count, count)
-    places = 2 * room, np.float64
-    return Points(index, index, index, count, count, count, weights, places, rows=3 * room)
+    return Points((_PLACES * count, np.int64), _VALUES * count, (2 * room, np.float64), rows=3 * room)
+
+
+class PointFields(NamedTuple):
+    """Pointers to the fields of points."""
+
+    at: Any
+    right: Any
+    below: Any
+    ly: Any
+    lx: Any
+    factor: Any
+    weights: list[Any]
+
+
+def point_fields(writer: Writer, points: Any, number: Any) -> PointFields:
+    """Where the fields of so many points begin."""
+    pairs = [(points.at, i) for i in range(_PLACES)] + [(points.values, i) for i in range(_VALUES)]
+    fields = [
+        writer.builder.gep(array, [writer.builder.mul(number, number.type(i))]) for array, i in pairs
+    ]
+    return PointFields(*fields[:6], fields[6:])
 
 
 @borrowing_jit
@@ -147,8 +157,15 @@ class _Row(NamedTuple):
     first: int
     room: int
     count: int
+    points: int  # of all taps
     down: float  # of the tap, from its place at the first one
     across: float
+
+
+@borrowing_jit
+def point_number(points: Points) -> int:
+    """Points that there is room for."""
+    return len(points.at) // _PLACES
 
 
 @borrowing_jit
@@ -186,6 +203,7 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
     Far from the origin the sum of place and offset would round the rest away. So it is the offset that is
     compared, with its bounds at a place, whole numbers that double precision holds.
     """
+    fields = point_fields(writer, points, row.points)
     builder, double, lanes = writer.builder, ir.DoubleType(), row.count.type(writer.lanes)
     wide, whole = (ir.VectorType(kind, writer.lanes) for kind in (double, row.count.type))
     height, width, pitch = (builder.sitofp(size, double) for size in image[:3])
@@ -217,15 +235,15 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         near, lost = builder.and_(near_y, near_x), builder.fcmp_unordered("uno", dy, dx)
         # What is far may be no number that an integer holds.
         at = builder.select(near, builder.fadd(builder.fmul(y, pitches), x), last)
-        builder.store(builder.fptosi(at, whole), _place(writer, points.at, to), align=8)
-        builder.store(_broadcast(writer, to.type(1)), _place(writer, points.right, to), align=8)
-        builder.store(steps, _place(writer, points.below, to), align=8)
+        builder.store(builder.fptosi(at, whole), _place(writer, fields.at, to), align=8)
+        builder.store(_broadcast(writer, to.type(1)), _place(writer, fields.right, to), align=8)
+        builder.store(steps, _place(writer, fields.below, to), align=8)
         far = builder.select(lost, nan, writer.zero)
         ly, lx = (builder.select(near, rest, far) for rest in (ly, lx))
         factor = writer.load(rows, builder.add(k, builder.mul(row.room, k.type(2))))
         low, high = builder.fmul(ly, factor), builder.fmul(builder.fsub(one, ly), factor)
         weights = (builder.fmul(part, side) for part in (high, low) for side in (builder.fsub(one, lx), lx))
-        values, targets = (ly, lx, factor, *weights), (points.ly, points.lx, points.factor, *points.weights)
+        values, targets = (ly, lx, factor, *weights), (fields.ly, fields.lx, fields.factor, *fields.weights)
         for value, target in zip(values, targets, strict=True):
             writer.store(value, target, to)
 
@@ -233,21 +251,20 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
 @borrowing_jit
 def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
     """The same where pixels outside are copies of others, from what stands in the rows and places."""
-    one, room = points.ly.dtype.type(1), row.room
+    one, room, number, values = points.values.dtype.type(1), row.room, row.points, points.values
     for i in range(row.count):
         k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
         top, bottom, ly = _between(y, points.rows[i], image.height, image.border)
         left, right, lx = _between(x, points.rows[room + i], image.width, image.border)
+        at, right, below = (top + 1) * image.pitch + left + 1, right - left, (bottom - top) * image.pitch
         if top < 0 or left < 0:
-            points.at[k], points.right[k], points.below[k] = (image.height + 1) * image.pitch, 1, image.pitch
+            at, right, below = (image.height + 1) * image.pitch, 1, image.pitch
             ly = lx = type(one)(np.nan)
-        else:
-            points.at[k] = (top + 1) * image.pitch + left + 1
-            points.right[k], points.below[k] = right - left, (bottom - top) * image.pitch
-        low, high, weights = ly * points.factor[k], (one - ly) * points.factor[k], points.weights
-        points.ly[k], points.lx[k] = ly, lx
-        weights.top_left[k], weights.top_right[k] = high * (one - lx), high * lx
-        weights.below_left[k], weights.below_right[k] = low * (one - lx), low * lx
+        points.at[k], points.at[number + k], points.at[2 * number + k] = at, right, below
+        factor, values[k], values[number + k] = values[2 * number + k], ly, lx
+        low, high = ly * factor, (one - ly) * factor
+        values[3 * number + k], values[4 * number + k] = high * (one - lx), high * lx
+        values[5 * number + k], values[6 * number + k] = low * (one - lx), low * lx
 
 
 @borrowing_jit
@@ -268,16 +285,23 @@ def set_up_tap(
 ) -> None:
     """The points of an image, offset group and tap, at `count` positions whose places are there."""
     (image, group, tap), grid, room = of, sizes.grid, point_room(points)
-    plane = (image * sizes.offset_groups + group) * sizes.taps + tap
-    copy(points.rows, 0, arrays.offset, 2 * plane * sizes.positions + start, count)
-    copy(points.rows, room, arrays.offset, (2 * plane + 1) * sizes.positions + start, count)
+    plane, line = (image * sizes.offset_groups + group) * sizes.taps + tap, LINE_BYTES // points.rows.itemsize
+    y_at, factor_at = 2 * plane * sizes.positions + start, plane * sizes.positions + start
+    copy(points.rows, 0, arrays.offset, y_at, count)
+    copy(points.rows, room, arrays.offset, y_at + sizes.positions, count)
+    # Planes of offsets are many, and a tile reads too little of each for the processor to see what comes next.
+    for k in range(count, 2 * count, line):
+        prefetch(arrays.offset, y_at + k)
+        prefetch(arrays.offset, y_at + sizes.positions + k)
     if arrays.mask.size:
-        copy(points.rows, 2 * room, arrays.mask, plane * sizes.positions + start, count)
+        copy(points.rows, 2 * room, arrays.mask, factor_at, count)
+        for k in range(count, 2 * count, line):
+            prefetch(arrays.mask, factor_at + k)
     else:
         for k in range(uint64(2 * room), uint64(2 * room + count)):
             points.rows[k] = 1
     down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
-    row = _Row(to, room, count, np.float64(down), np.float64(across))
+    row = _Row(to, room, count, point_number(points), np.float64(down), np.float64(across))
     _set_up_row(points.rows, points, row, sizes.image)
     if sizes.image.border != CONSTANT:
         _place_copies(points, row, sizes.image)
@@ -309,11 +333,9 @@ def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> N
     for size, first, count in ((REGISTER_BYTES, lanes.type(0), vectors), singles):
         writer.resize(size)
         with builder.if_then(builder.icmp_signed(">", count, count.type(0))):
-            pixel = writer.element(points.at, k)
-            right, below = (
-                writer.element(points.right, k),
-                builder.add(pixel, writer.element(points.below, k)),
-            )
+            fields = point_fields(writer, points, image.points)
+            pixel, right, below = (writer.element(array, k) for array in fields[:3])
+            below = builder.add(pixel, below)
             pixels = pixel, builder.add(pixel, right), below, builder.add(below, right)
             start = builder.gep(image.values, [builder.add(image.at, first)])
             corners = [builder.gep(start, [builder.mul(pixel, channels)]) for pixel in pixels]
@@ -322,8 +344,9 @@ def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> N
 
 def _corner_weights(writer: Writer) -> list[Any]:
     """The weights of the corners of point k."""
-    _, points, k = writer.arguments[:3]
-    return [writer.broadcast(writer.element(weights, k)) for weights in points.weights]
+    image, points, k = writer.arguments[:3]
+    weights = point_fields(writer, points, image.points).weights
+    return [writer.broadcast(writer.element(weight, k)) for weight in weights]
 
 
 @written(REGISTER_BYTES)

@@ -11,7 +11,11 @@ from llvmlite import ir
 
 from ..engine.compile import borrowing_jit
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer, written
-from .points import CONSTANT, Points
+from .points import CONSTANT, PointFields, Points, point_fields
+
+
+# Of vectors that are gathered: more places than these have have no room in registers.
+GATHERED_BYTES = min(32, REGISTER_BYTES)
 
 
 class PointPlane(NamedTuple):
@@ -20,6 +24,7 @@ class PointPlane(NamedTuple):
     values: np.ndarray
     at: int  # where it begins
     last: int  # no point begins further on: to spread points
+    points: int  # that there is room for
 
 
 def _elements(writer: Writer, start: Any, places: list, kind: Any) -> Any:
@@ -32,7 +37,7 @@ def _elements(writer: Writer, start: Any, places: list, kind: Any) -> Any:
     return numbers
 
 
-def _corners(writer: Writer, plane: Any, points: Any, k: Any) -> list:
+def _corners(writer: Writer, plane: Any, points: PointFields, k: Any) -> list:
     """Of the points from k on the pixels at the four corners; neighbours of float32 at once, if they are."""
     builder, lanes = writer.builder, range(writer.lanes)
     start = builder.gep(plane.values, [plane.at])
@@ -58,7 +63,7 @@ def _corners(writer: Writer, plane: Any, points: Any, k: Any) -> list:
     return found
 
 
-def _sampled(writer: Writer, points: Any, k: Any, corners: list) -> Any:
+def _sampled(writer: Writer, points: PointFields, k: Any, corners: list) -> Any:
     """The image at the points from k on."""
     weights = [writer.load(weight, k) for weight in points.weights]
     total = writer.multiply(weights[0], corners[0])
@@ -68,6 +73,7 @@ def _sampled(writer: Writer, points: Any, k: Any, corners: list) -> Any:
 
 
 def _write_samples(writer: Writer, plane: Any, points: Any, out: Any, to: Any, vectors: Any) -> None:
+    points = point_fields(writer, points, plane.points)
     with Loop(writer.builder, vectors, []) as loop:
         k = writer.builder.mul(loop.k, vectors.type(writer.lanes))
         value = _sampled(writer, points, k, _corners(writer, plane, points, k))
@@ -78,6 +84,7 @@ def _write_pulled(
     writer: Writer, plane: Any, points: Any, columns: Any, grads: Any, at: Any, sums: Any, vectors: Any
 ) -> None:
     builder, distance = writer.builder, _distance(writer, vectors)
+    points = point_fields(writer, points, plane.points)
     with Loop(builder, vectors, []) as loop:
         k = builder.mul(loop.k, vectors.type(writer.lanes))
         place, corners = builder.add(at, k), _corners(writer, plane, points, k)
@@ -94,8 +101,8 @@ def _distance(writer: Writer, vectors: Any) -> Any:
 
 
 # Whether corners of a row are neighbours.
-_sample_pairs, _sample_any = (written(REGISTER_BYTES, kind)(_write_samples) for kind in (True, False))
-_pull_pairs, _pull_any = (written(REGISTER_BYTES, kind)(_write_pulled) for kind in (True, False))
+_sample_pairs, _sample_any = (written(GATHERED_BYTES, kind)(_write_samples) for kind in (True, False))
+_pull_pairs, _pull_any = (written(GATHERED_BYTES, kind)(_write_pulled) for kind in (True, False))
 
 
 @borrowing_jit
@@ -147,7 +154,7 @@ def _write_spread(
     Neighbours add to the same pixels, one after the other, and each would wait for the last: so every point
     is followed by one that is as many points further on as a vector has lanes.
     """
-    builder, channels = writer.builder, writer.variant
+    builder, channels, points = writer.builder, writer.variant, point_fields(writer, points, plane.points)
     lanes, start = count.type(writer.lanes), builder.gep(plane.values, [plane.at])
     pixel = ir.VectorType(plane.values.type.pointee, channels)
     vectors = builder.udiv(builder.add(count, lanes.type(writer.lanes - 1)), lanes)
@@ -198,11 +205,11 @@ def spread_rows(
         _spread_quads(plane, points, grads, rows, products, count)
 
 
-@written(REGISTER_BYTES)
-def differentiate_row(writer: Writer, sums: Any, points: Any, vectors: Any) -> None:
-    """Put derivatives by row, column and mask in the place of the first three sums of each point."""
+@written(GATHERED_BYTES)
+def differentiate_row(writer: Writer, sums: Any, points: Any, number: Any, vectors: Any) -> None:
+    """Put derivatives by row, column and mask in the place of the first three sums of each of `number` points."""
     builder, distance = writer.builder, _distance(writer, vectors)
-    one = ir.Constant(writer.zero.type, [1.0] * writer.lanes)
+    one, points = ir.Constant(writer.zero.type, [1.0] * writer.lanes), point_fields(writer, points, number)
 
     def between(part: Any, low: Any, high: Any) -> Any:
         return writer.multiply_add(writer.multiply(builder.fsub(one, part), low), part, high)
