@@ -92,11 +92,11 @@ def line(n: int, c: int, o: int, length: int, kernel: int = 9, *, masked: bool =
 
 
 CASES = (
-    replace(deform(1, 64, 64, 64, 64), small=deform(1, 4, 3, 9, 11)),
-    replace(deform(2, 256, 256, 56, 56), small=deform(2, 3, 5, 8, 7)),
-    replace(deform(2, 256, 256, 56, 56, masked=True), small=deform(2, 3, 5, 8, 7, masked=True)),
-    replace(sample(2, 64, 56, 56, points=9), small=sample(1, 4, 6, 7, points=3)),
-    replace(line(4, 64, 64, 2048), small=line(1, 4, 3, 23)),
+    replace(deform(1, 64, 64, 64, 64), small=deform(1, 8, 3, 9, 11)),
+    replace(deform(2, 256, 256, 56, 56), small=deform(2, 6, 5, 8, 7)),
+    replace(deform(2, 256, 256, 56, 56, masked=True), small=deform(2, 6, 5, 8, 7, masked=True)),
+    replace(sample(2, 64, 56, 56, points=9), small=sample(1, 8, 6, 7, points=3)),
+    replace(line(4, 64, 64, 2048), small=line(1, 8, 3, 23)),
 )
 
 GROWTH = (

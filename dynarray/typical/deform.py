@@ -5,16 +5,29 @@ from . import TypicalCall
 _PLANE, _LINE = (6, 6), (24,)
 
 
+# Few channels have kernels of their own.
+_MANY, _FEW = 8, 3
+
+
 def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:
     """With the mask and the bias, and without; `axes` are those of an offset."""
-    kernel = (3,) * len(extent)
-    shapes = {"x": (1, 4, *extent), "offset": (1, 1, *kernel, *axes, *extent), "weight": (4, 4, *kernel)}
-    mask, bias = {"mask": (1, 1, *kernel, *extent)}, {"bias": (4,)}
-    return [TypicalCall(given, {"padding": 1}) for given in (shapes, shapes | mask, shapes | mask | bias)]
+    kernel, calls = (3,) * len(extent), []
+    for channels in (_MANY, _FEW):
+        shapes = {
+            "x": (1, channels, *extent),
+            "offset": (1, 1, *kernel, *axes, *extent),
+            "weight": (4, channels, *kernel),
+        }
+        mask, bias = {"mask": (1, 1, *kernel, *extent)}, {"bias": (4,)}
+        for given in (shapes, shapes | mask, shapes | mask | bias):
+            calls.append(TypicalCall(given, {"padding": 1}))
+    return calls
 
 
 CALLS = {
     "deform_conv2d": _deform(_PLANE, (2,)),
     "deform_conv1d": _deform(_LINE, ()),
-    "sample_points": [TypicalCall({"x": (1, 4, *_PLANE), "points": (1, 3, 2, *_PLANE)})],
+    "sample_points": [
+        TypicalCall({"x": (1, channels, *_PLANE), "points": (1, 3, 2, *_PLANE)}) for channels in (_MANY, _FEW)
+    ],
 }

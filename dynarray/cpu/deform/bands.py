@@ -51,7 +51,7 @@ class _Tap(NamedTuple):
     group: int
     tap: int
     first: int
-    count: int
+    number: int  # of positions
 
 
 @borrowing_jit
@@ -86,7 +86,13 @@ def bands_reach_items(
 
 @borrowing_jit
 def _spread_tap(
-    scratch: PlanesScratch, grads: BandsGradients, part: PlanesPart, of: _Tap, channels: int, at: int, distance: int
+    scratch: PlanesScratch,
+    grads: BandsGradients,
+    part: PlanesPart,
+    of: _Tap,
+    channels: int,
+    at: int,
+    distance: int,
 ) -> None:
     """To the gradient of the image what the points of a tap add."""
     pitch, size = part.sizes.image.pitch, grads.side_by_side
@@ -96,19 +102,24 @@ def _spread_tap(
         start = begin + ((of.group * sets + number) * pixels - low * pitch) * size
         rows = GradientRows(at + number * size * distance, distance, min(size, channels - number * size))
         plane = PointPlane(grads.image, start, high * pitch, part.size)
-        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.count, size)
+        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size)
 
 
 @borrowing_jit
 def _pull_back_tap(
-    scratch: PlanesScratch, inputs: PlanesInputs, grads: BandsGradients, part: PlanesPart, of: _Tap, at: int,
+    scratch: PlanesScratch,
+    inputs: PlanesInputs,
+    grads: BandsGradients,
+    part: PlanesPart,
+    of: _Tap,
+    at: int,
     distance: int,
 ) -> None:
-    """From gradients of samples, those of one channel `distance` from the last one's, those of pixels and points."""
+    """From gradients of samples, from `at` on, and `distance` apart, those of pixels and points."""
     sizes, points, room = part.sizes, scratch.points, part.size
-    n, vectors = part.first_image + of.image, vectors_of(of.count, scratch.columns)
+    n, vectors = part.first_image + of.image, vectors_of(of.number, scratch.columns)
     channels = sizes.channels // sizes.offset_groups
-    set_up_tap(points, inputs.points, sizes, (n, of.group, of.tap), ZERO, of.first, of.count)
+    set_up_tap(points, inputs.points, sizes, (n, of.group, of.tap), ZERO, of.first, of.number)
     clear(scratch.sums, 0, 4 * room)
     for c in range(channels):
         plane = (of.image * sizes.channels + of.group * channels + c) * sizes.image.pixels
@@ -121,14 +132,15 @@ def _pull_back_tap(
     plane = ((n * sizes.offset_groups + of.group) * sizes.taps + of.tap) * sizes.positions
     apart = vectors * (GATHERED_BYTES // scratch.sums.itemsize)  # as rows of sums lie
     if grads.points.offset.size:
-        copy(grads.points.offset, 2 * plane + of.first, scratch.sums, 0, of.count)
-        copy(grads.points.offset, 2 * plane + sizes.positions + of.first, scratch.sums, apart, of.count)
+        copy(grads.points.offset, 2 * plane + of.first, scratch.sums, 0, of.number)
+        copy(grads.points.offset, 2 * plane + sizes.positions + of.first, scratch.sums, apart, of.number)
     if grads.points.mask.size:
-        copy(grads.points.mask, plane + of.first, scratch.sums, 2 * apart, of.count)
+        copy(grads.points.mask, plane + of.first, scratch.sums, 2 * apart, of.number)
 
 
 @borrowing_jit
 def _clear_band(grads: BandsGradients, part: PlanesPart, band: int) -> None:
+    """Zeros for all that the points of a band add to."""
     if grads.image.size:
         low, high, begin = grads.bands[3 * band], grads.bands[3 * band + 1], grads.bands[3 * band + 2]
         per_group = part.sizes.channels // part.sizes.offset_groups
@@ -138,7 +150,12 @@ def _clear_band(grads: BandsGradients, part: PlanesPart, band: int) -> None:
 
 @borrowing_jit
 def _pull_back_columns(
-    scratch: PlanesScratch, inputs: PlanesInputs, grads: BandsGradients, part: PlanesPart, band: int, tile: tuple
+    scratch: PlanesScratch,
+    inputs: PlanesInputs,
+    grads: BandsGradients,
+    part: PlanesPart,
+    band: int,
+    tile: tuple,
 ) -> None:
     """A tile of `deform_conv2d`: gradients of columns, and from these those of pixels and points."""
     sizes, room, (image, first, count) = part.sizes, part.size, tile

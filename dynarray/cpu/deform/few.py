@@ -1,7 +1,6 @@
 """Calls with few channels: which they are, how they are divided, and their passes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -9,8 +8,8 @@ from ..engine import parallel
 from ..engine.gemm import TILE_ROWS
 from ..engine.memory import borrow, run_with_scratch
 from . import bands, planes
-from .plan import DeformCall
 from .bands import BandsGradients, Bounds
+from .plan import DeformCall
 from .planes import PlanesInputs, PlanesPart, planes_scratch, weights_of
 from .points import CONSTANT, DeformSizes, PointArrays
 from .rows import QUAD
@@ -19,7 +18,10 @@ SLOTS_BYTES = 4 * 1024 * 1024  # gradients of weights of shares of the positions
 FEW = 4  # channels of a group that are fewer than a vector is worth
 COLUMNS_BYTES = 256 * 1024  # samples of a tile of positions
 LEAST_SIZE, MOST_SIZE = 32, 128  # of a tile
-PLANES_BYTES, PLANES_PART = 12 * 1024 * 1024, 0.02  # of images in their rings; and as much for their gradients
+PLANES_BYTES, PLANES_PART = (
+    12 * 1024 * 1024,
+    0.02,
+)  # of images in their rings; and as much for their gradients
 
 
 def has_few_channels(call: DeformCall) -> bool:
@@ -31,7 +33,20 @@ def has_few_channels(call: DeformCall) -> bool:
 
 
 def _image_bytes(call: DeformCall) -> int:
-    return call.sizes.channels * call.sizes.image.pixels * call.itemsize
+    """Of an image in its ring, or of its gradient, which is no smaller."""
+    sizes = call.sizes
+    channels = _sets(sizes) * _side_by_side(sizes) if call.backward else sizes.channels
+    return channels * sizes.image.pixels * call.itemsize
+
+
+def _side_by_side(sizes: DeformSizes) -> int:
+    """Channels that the gradient of a pixel has together."""
+    return 1 if sizes.channels // sizes.offset_groups == 1 else QUAD
+
+
+def _sets(sizes: DeformSizes) -> int:
+    """How often it has so many."""
+    return sizes.offset_groups * -(-sizes.channels // sizes.offset_groups // _side_by_side(sizes))
 
 
 def _budget(call: DeformCall) -> float:
@@ -46,7 +61,7 @@ def _size(call: DeformCall) -> int:
     return min(most, -(-call.sizes.positions // LEAST_SIZE) * LEAST_SIZE) // LEAST_SIZE * LEAST_SIZE
 
 
-def _parts(call: DeformCall) -> Iterator[PlanesPart]:
+def _few_parts(call: DeformCall) -> Iterator[PlanesPart]:
     """As many images at a time as there is room for."""
     size = _size(call)
     per_image = -(-call.sizes.positions // size)
@@ -64,7 +79,7 @@ def _pack(x: np.ndarray, part: PlanesPart) -> np.ndarray:
     return packed
 
 
-def _panels(weight: np.ndarray, sizes: DeformSizes, *, transposed: bool) -> np.ndarray:
+def _weight_panels(weight: np.ndarray, sizes: DeformSizes, *, transposed: bool) -> np.ndarray:
     """Of each group the weights as the left matrix of a product."""
     groups, depth = sizes.channels // sizes.group_channels, sizes.group_channels * sizes.taps
     matrices = weight.reshape(groups, sizes.group_outputs, depth)
@@ -80,8 +95,8 @@ def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
     x, offset, weight, mask, bias = arrays
     sizes, target = call.sizes, y.reshape(-1)
     kernel = planes.planes_forward_items if sizes.outputs else planes.planes_sample_items
-    weights = _panels(weight, sizes, transposed=False) if sizes.outputs else weight
-    for part in _parts(call):
+    weights = _weight_panels(weight, sizes, transposed=False) if sizes.outputs else weight
+    for part in _few_parts(call):
         inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), weights, bias)
         scratch = planes_scratch(part, x.itemsize, backward=False)
         items = part.images * part.per_image
@@ -90,7 +105,9 @@ def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
         run_with_scratch(kernel, items, operations, scratch, x.dtype, inputs, target, part)
 
 
-def _bands(call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool) -> tuple[PlanesPart, np.ndarray, int]:
+def _bands(
+    call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool
+) -> tuple[PlanesPart, np.ndarray, int]:
     """The part divided into bands; of each its rows and where they begin; and the pixels of all.
 
     As many bands as there is work for, or as few as fit into memory.
@@ -108,12 +125,11 @@ def _bands(call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool)
         run_with_scratch(bands.bands_reach_items, len(reach), operations, Bounds(2), offset.dtype, *args)
     else:
         reach[:] = -1, image.height
-    sets = part.sizes.offset_groups * -(-part.sizes.channels // part.sizes.offset_groups // _side_by_side(part.sizes))
     while True:
         # In the ring, with the row below a point; none where there is none.
         low, high = np.floor(np.clip(reach, -1, image.height)).astype(np.int64).T + 1
         high = np.where(reach[:, 0] <= reach[:, 1], high + 2, low)
-        sizes = ((high - low + 2) * image.pitch + 2) * sets
+        sizes = ((high - low + 2) * image.pitch + 2) * _sets(part.sizes)
         pixels, per_pixel = int(sizes.sum()), _side_by_side(part.sizes)
         if part.splits == 1 or pixels * per_pixel * call.itemsize <= _budget(call):
             table = np.stack([low, high, (np.cumsum(sizes) - sizes) * per_pixel], axis=1)
@@ -123,19 +139,17 @@ def _bands(call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool)
         reach = np.stack([pairs[:, :, 0].min(1), pairs[:, :, 1].max(1)], axis=1)
 
 
-def _side_by_side(sizes: DeformSizes) -> int:
-    return 1 if sizes.channels // sizes.offset_groups == 1 else QUAD
-
-
 def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads: tuple) -> None:
     """Gradients of flat x, offset, weight and mask; all that are wanted are written wholly."""
     x, offset, weight, mask = arrays
     grad_x, grad_offset, grad_weight, grad_mask = grads
     sizes, nothing = call.sizes, np.empty(0, x.dtype)
-    grad_points = PointArrays(*(nothing if grad is None else grad.reshape(-1) for grad in (grad_offset, grad_mask)))
-    panels = _panels(weight, sizes, transposed=True) if sizes.outputs else weight
+    grad_points = PointArrays(
+        *(nothing if grad is None else grad.reshape(-1) for grad in (grad_offset, grad_mask))
+    )
+    panels = _weight_panels(weight, sizes, transposed=True) if sizes.outputs else weight
     slot, total = 0 if grad_weight is None else weights_of(sizes, x.itemsize), 0.0
-    for whole_part in _parts(call):
+    for whole_part in _few_parts(call):
         part, table, pixels = _bands(call, whole_part, offset, grad_x is not None)
         inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), panels, nothing)
         image = borrow("gradients", pixels * _side_by_side(sizes), x.dtype)
@@ -146,7 +160,9 @@ def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads:
         written = BandsGradients(image, table, _side_by_side(sizes), slots, grad_points, shares)
         scratch = planes_scratch(part, x.itemsize, backward=True)
         kernel = bands.bands_backward_items if sizes.outputs else bands.bands_sample_backward_items
-        operations = part.images * sizes.positions * sizes.channels * sizes.taps * (16 + 0.2 * sizes.group_outputs)
+        operations = (
+            part.images * sizes.positions * sizes.channels * sizes.taps * (16 + 0.2 * sizes.group_outputs)
+        )
         run_with_scratch(kernel, shares, operations, scratch, x.dtype, grad_output, inputs, written, part)
         if grad_x is not None:
             rows, target = part.images * sizes.image.height, grad_x.reshape(-1)
@@ -155,5 +171,5 @@ def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads:
             total = total + slots.reshape(shares, -1).sum(axis=0)
     if slot:
         groups, depth = sizes.channels // sizes.group_channels, sizes.group_channels * sizes.taps
-        rows = np.reshape(total, (groups, -(-sizes.group_outputs // TILE_ROWS) * TILE_ROWS, -1))
-        grad_weight[...] = rows[:, : sizes.group_outputs, :depth].reshape(grad_weight.shape)
+        matrices = np.reshape(total, (groups, -(-sizes.group_outputs // TILE_ROWS) * TILE_ROWS, -1))
+        grad_weight[...] = matrices[:, : sizes.group_outputs, :depth].reshape(grad_weight.shape)

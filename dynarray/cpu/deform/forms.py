@@ -31,7 +31,7 @@ from . import gradients, kernels
 from .few import few_backward, few_forward, has_few_channels
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
-from .points import DeformSizes, PointArrays, point_sizes
+from .points import DeformSizes, PointArrays
 
 
 def deform_conv2d_forward(
@@ -80,7 +80,12 @@ def deform_conv2d_backward(
     call = _call(sizes, (*kept, grad_output, *grads), backward=True)
     flat_weight = _flat_input(weight, x.dtype)
     if has_few_channels(call):
-        flat = [_flat_input(x, x.dtype), _flat_input(offset, x.dtype), flat_weight, _flat_input(mask, x.dtype)]
+        flat = [
+            _flat_input(x, x.dtype),
+            _flat_input(offset, x.dtype),
+            flat_weight,
+            _flat_input(mask, x.dtype),
+        ]
         few_backward(call, flat, _flat_input(grad_output, x.dtype), tuple(grads))
         return *grads, grad_bias
     plan = deform_plan(call, call)
@@ -121,7 +126,9 @@ def _backward_part(
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
-        sums = borrow("sums", tiles * part.chunk_count * sums_of_tile(part, x.itemsize) if points else 0, dtype)
+        sums = borrow(
+            "sums", tiles * part.chunk_count * sums_of_tile(part, x.itemsize) if points else 0, dtype
+        )
         written = gradients.DeformGradients(grad_packed, slots, sums)
         items, operations = plan.shares * part.chunk_count, 0.1 * work * tiles * part.tiles.size
         args: tuple = (grad_output, inputs, written, part, band)

@@ -50,8 +50,6 @@ class PlanesScratch(NamedTuple):
     rows: Any  # where rows begin
 
 
-
-
 def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> PlanesScratch:
     """What a thread needs."""
     sizes, room, width = part.sizes, part.size, TILE_ROW_BYTES // itemsize
@@ -65,9 +63,7 @@ def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> Planes
     # Of the last group rows beyond the matrix are read, too.
     by_output, across = (sizes.outputs + TILE_ROWS) * room, whole(depth, width)
     weights, corner = weights_of(sizes, itemsize), max(QUAD * room, TILE_ROWS * width)
-    return PlanesScratch(
-        points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows
-    )
+    return PlanesScratch(points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows)
 
 
 def weights_of(sizes: DeformSizes, itemsize: int) -> int:
@@ -84,6 +80,7 @@ def vectors_of(count: int, array: np.ndarray) -> int:
 
 @borrowing_jit
 def fill_rows(scratch: PlanesScratch, room: int) -> None:
+    """Where rows of so many positions begin."""
     for k in range(len(scratch.rows)):
         scratch.rows[k] = k * room
 
@@ -140,7 +137,9 @@ def planes_forward_items(
             multiply(
                 Matrix(y, at, sizes.positions),
                 Matrix(inputs.weights, group * panels, depth * TILE_ROWS),
-                RightStrips(scratch.columns, group * depth * room, TILE_ROW_BYTES // y.itemsize, scratch.rows[:depth]),
+                RightStrips(
+                    scratch.columns, group * depth * room, TILE_ROW_BYTES // y.itemsize, scratch.rows[:depth]
+                ),
                 (outputs, count),
                 scratch.corner,
                 inputs.bias.size > 0,
@@ -168,5 +167,3 @@ def planes_sample_items(
                 sample_row(source, points, out, to, vectors, sizes.image.border)
                 if partly:
                     copy(y, at, scratch.columns, ZERO, count)
-
-

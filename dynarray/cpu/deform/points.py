@@ -13,7 +13,7 @@ from numba import uint64
 from numba.core import cgutils
 
 from ..._geometry import FARTHEST_OFFSET
-from ..engine.compile import borrowing_jit
+from ..engine.compile import borrowing_jit, shared_jit
 from ..engine.pixels import copy
 from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, Loop, Writer, prefetch, written
 
@@ -108,9 +108,7 @@ class PointFields(NamedTuple):
 def point_fields(writer: Writer, points: Any, number: Any) -> PointFields:
     """Where the fields of so many points begin."""
     pairs = [(points.at, i) for i in range(_PLACES)] + [(points.values, i) for i in range(_VALUES)]
-    fields = [
-        writer.builder.gep(array, [writer.builder.mul(number, number.type(i))]) for array, i in pairs
-    ]
+    fields = [writer.builder.gep(array, [writer.builder.mul(number, number.type(i))]) for array, i in pairs]
     return PointFields(*fields[:6], fields[6:])
 
 
@@ -130,7 +128,7 @@ def _copied(at: int, size: int, border: int) -> int:
     return at if border == WRAP else min(at, (period if border == REFLECT else period - 1) - at)
 
 
-@borrowing_jit
+@shared_jit
 def _between(base: int, offset: float, size: int, border: int) -> tuple:
     """The pixels on either side of a coordinate, each a copy if outside, and how far it is from the first.
 
@@ -156,7 +154,7 @@ class _Row(NamedTuple):
 
     first: int
     room: int
-    count: int
+    number: int
     points: int  # of all taps
     down: float  # of the tap, from its place at the first one
     across: float
@@ -182,7 +180,7 @@ def _broadcast(writer: Writer, value: Any) -> Any:
     return numbers
 
 
-def _place(writer: Writer, pointer: Any, index: Any) -> Any:
+def _vector_at(writer: Writer, pointer: Any, index: Any) -> Any:
     """Where a vector of numbers of the type behind a pointer lies."""
     kind = ir.VectorType(pointer.type.pointee, writer.lanes)
     return writer.builder.bitcast(writer.builder.gep(pointer, [index]), kind.as_pointer())
@@ -204,8 +202,8 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
     compared, with its bounds at a place, whole numbers that double precision holds.
     """
     fields = point_fields(writer, points, row.points)
-    builder, double, lanes = writer.builder, ir.DoubleType(), row.count.type(writer.lanes)
-    wide, whole = (ir.VectorType(kind, writer.lanes) for kind in (double, row.count.type))
+    builder, double, lanes = writer.builder, ir.DoubleType(), row.number.type(writer.lanes)
+    wide, whole = (ir.VectorType(kind, writer.lanes) for kind in (double, row.number.type))
     height, width, pitch = (builder.sitofp(size, double) for size in image[:3])
     outside = builder.fmul(builder.fadd(height, double(1.0)), pitch)
     one, nan = (ir.Constant(writer.zero.type, [value] * writer.lanes) for value in (1.0, float("nan")))
@@ -217,7 +215,7 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
     def between(k: Any, number: int, step: Any, size: Any) -> tuple:
         """Of one coordinate whether it is near, its pixel in the ring, the offset and the rest of it."""
         at = builder.add(k, builder.mul(row.room, k.type(number)))
-        offset, place = writer.load(rows, at), builder.load(_place(writer, points.places, at), align=8)
+        offset, place = writer.load(rows, at), builder.load(_vector_at(writer, points.places, at), align=8)
         place = builder.fadd(place, _broadcast(writer, step))
         before = builder.fsub(_broadcast(writer, double(-1.0)), place)
         after, pixels = builder.fsub(_broadcast(writer, size), place), _floor(writer, offset)
@@ -227,7 +225,9 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         )
         return near, builder.fsub(widened(pixels), before), offset, builder.fsub(offset, pixels)
 
-    with Loop(builder, builder.udiv(builder.add(row.count, lanes.type(writer.lanes - 1)), lanes), []) as loop:
+    with Loop(
+        builder, builder.udiv(builder.add(row.number, lanes.type(writer.lanes - 1)), lanes), []
+    ) as loop:
         k = builder.mul(loop.k, lanes)
         to = builder.add(row.first, k)
         near_y, y, dy, ly = between(k, 0, row.down, height)
@@ -235,9 +235,9 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         near, lost = builder.and_(near_y, near_x), builder.fcmp_unordered("uno", dy, dx)
         # What is far may be no number that an integer holds.
         at = builder.select(near, builder.fadd(builder.fmul(y, pitches), x), last)
-        builder.store(builder.fptosi(at, whole), _place(writer, fields.at, to), align=8)
-        builder.store(_broadcast(writer, to.type(1)), _place(writer, fields.right, to), align=8)
-        builder.store(steps, _place(writer, fields.below, to), align=8)
+        builder.store(builder.fptosi(at, whole), _vector_at(writer, fields.at, to), align=8)
+        builder.store(_broadcast(writer, to.type(1)), _vector_at(writer, fields.right, to), align=8)
+        builder.store(steps, _vector_at(writer, fields.below, to), align=8)
         far = builder.select(lost, nan, writer.zero)
         ly, lx = (builder.select(near, rest, far) for rest in (ly, lx))
         factor = writer.load(rows, builder.add(k, builder.mul(row.room, k.type(2))))
@@ -248,11 +248,11 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
             writer.store(value, target, to)
 
 
-@borrowing_jit
+@shared_jit
 def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
     """The same where pixels outside are copies of others, from what stands in the rows and places."""
     one, room, number, values = points.values.dtype.type(1), row.room, row.points, points.values
-    for i in range(row.count):
+    for i in range(row.number):
         k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
         top, bottom, ly = _between(y, points.rows[i], image.height, image.border)
         left, right, lx = _between(x, points.rows[room + i], image.width, image.border)
@@ -289,7 +289,7 @@ def set_up_tap(
     y_at, factor_at = 2 * plane * sizes.positions + start, plane * sizes.positions + start
     copy(points.rows, 0, arrays.offset, y_at, count)
     copy(points.rows, room, arrays.offset, y_at + sizes.positions, count)
-    # Planes of offsets are many, and a tile reads too little of each for the processor to see what comes next.
+    # Planes of offsets are many, and a tile reads too little of each for the processor to foresee what comes.
     for k in range(count, 2 * count, line):
         prefetch(arrays.offset, y_at + k)
         prefetch(arrays.offset, y_at + sizes.positions + k)

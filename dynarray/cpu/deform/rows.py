@@ -13,8 +13,7 @@ from ..engine.compile import borrowing_jit
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer, written
 from .points import CONSTANT, PointFields, Points, point_fields
 
-
-# Of vectors that are gathered: more places than these have have no room in registers.
+# Of vectors that are gathered: more addresses than these have elements find no room in registers.
 GATHERED_BYTES = min(32, REGISTER_BYTES)
 
 
@@ -58,7 +57,9 @@ def _corners(writer: Writer, plane: Any, points: PointFields, k: Any) -> list:
     for left in (top, below):
         both = builder.bitcast(_elements(writer, start, left, pair), ir.VectorType(element, 2 * writer.lanes))
         for side in range(2):
-            order = ir.Constant(ir.VectorType(ir.IntType(32), writer.lanes), [2 * lane + side for lane in lanes])
+            order = ir.Constant(
+                ir.VectorType(ir.IntType(32), writer.lanes), [2 * lane + side for lane in lanes]
+            )
             found.append(builder.shuffle_vector(both, ir.Constant(both.type, ir.Undefined), order))
     return found
 
@@ -118,8 +119,14 @@ def sample_row(
 
 @borrowing_jit
 def pull_row(
-    plane: PointPlane, points: Points, columns: np.ndarray, grads: np.ndarray, at: int, sums: np.ndarray,
-    vectors: int, border: int,
+    plane: PointPlane,
+    points: Points,
+    columns: np.ndarray,
+    grads: np.ndarray,
+    at: int,
+    sums: np.ndarray,
+    vectors: int,
+    border: int,
 ) -> None:
     """The same into columns; and gradient * corner is added to the sums of each point and corner."""
     if border == CONSTANT:
@@ -143,7 +150,9 @@ def _interleaved(writer: Writer, values: list) -> Any:
     half = len(values) // 2
     low, high = (_interleaved(writer, values[i::2]) for i in range(2))
     order = [place for i in range(half * writer.lanes) for place in (i, i + half * writer.lanes)]
-    return writer.builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+    return writer.builder.shuffle_vector(
+        low, high, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
+    )
 
 
 def _write_spread(
@@ -195,7 +204,12 @@ _spread_quads, _spread_singles = (written(REGISTER_BYTES, channels)(_write_sprea
 
 @borrowing_jit
 def spread_rows(
-    plane: PointPlane, points: Points, grads: np.ndarray, rows: GradientRows, products: np.ndarray, count: int,
+    plane: PointPlane,
+    points: Points,
+    grads: np.ndarray,
+    rows: GradientRows,
+    products: np.ndarray,
+    count: int,
     channels: int,
 ) -> None:
     """Add the gradients of one channel, or of up to four, to the corners of so many points."""
@@ -207,7 +221,7 @@ def spread_rows(
 
 @written(GATHERED_BYTES)
 def differentiate_row(writer: Writer, sums: Any, points: Any, number: Any, vectors: Any) -> None:
-    """Put derivatives by row, column and mask in the place of the first three sums of each of `number` points."""
+    """Put derivatives by row, column and mask in the place of the first three sums, in rows of so many."""
     builder, distance = writer.builder, _distance(writer, vectors)
     one, points = ir.Constant(writer.zero.type, [1.0] * writer.lanes), point_fields(writer, points, number)
 
@@ -222,13 +236,15 @@ def differentiate_row(writer: Writer, sums: Any, points: Any, number: Any, vecto
         by_y = between(lx, builder.fsub(s2, s0), builder.fsub(s3, s1))
         by_x = between(ly, builder.fsub(s1, s0), builder.fsub(s3, s2))
         by_mask = between(ly, between(lx, s0, s1), between(lx, s2, s3))
-        for value, place in zip((writer.multiply(factor, by_y), writer.multiply(factor, by_x), by_mask), own[:3], strict=True):
+        for value, place in zip(
+            (writer.multiply(factor, by_y), writer.multiply(factor, by_x), by_mask), own[:3], strict=True
+        ):
             writer.store(value, sums, place)
 
 
 @written(REGISTER_BYTES)
 def find_bounds(writer: Writer, values: Any, at: Any, bounds: Any, count: Any) -> None:
-    """Lower bounds[0] and raise bounds[1] to what is smallest and largest of so many values; NaN is neither."""
+    """Lower bounds[0] and raise bounds[1] to the smallest and largest of so many values; NaN is neither."""
     builder, lanes = writer.builder, count.type(writer.lanes)
 
     def wider(found: list, value: Any) -> list:
