@@ -7,6 +7,13 @@ A call passes through
 `points.py`      points between pixels: set up, the image there, and its adjoint;
 `kernels.py`     images and weights packed, and the forward passes;
 `gradients.py`   the backward passes.
+
+Where a group or an offset group has one to four channels, which fill no vector, lanes are positions instead:
+
+`few.py`         which calls these are, how they are divided, and their passes;
+`rows.py`        a row of points in one plane of the image: samples, their adjoint, derivatives;
+`planes.py`      planes packed, and the forward passes;
+`bands.py`       the backward passes.
 """
 
 from .forms import deform_conv2d_backward as backward

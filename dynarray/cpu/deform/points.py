@@ -109,7 +109,8 @@ def point_fields(writer: Writer, points: Any, number: Any) -> PointFields:
     """Where the fields of so many points begin."""
     pairs = [(points.at, i) for i in range(_PLACES)] + [(points.values, i) for i in range(_VALUES)]
     fields = [writer.builder.gep(array, [writer.builder.mul(number, number.type(i))]) for array, i in pairs]
-    return PointFields(*fields[:6], fields[6:])
+    at, right, below, ly, lx, factor, *weights = fields
+    return PointFields(at, right, below, ly, lx, factor, weights)
 
 
 @borrowing_jit
