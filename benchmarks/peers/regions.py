@@ -1,0 +1,46 @@
+"""`roi_align` and `ps_roi_pool` in PyTorch: torchvision's operators.
+
+The last pixel of a box of `ps_roi_pool` belongs to it; torchvision's ends before the last, so that it is given
+boxes that are one pixel larger. The two agree where boxes are whole pixels that do not touch the last row or
+column.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _regions(x: Tensor, boxes: Any, batch_index: Any, beyond: int = 0) -> Tensor:
+    image = torch.from_numpy(batch_index[:, None]).to(x)
+    last = torch.tensor([0, 0, beyond, beyond]).to(x)
+    return torch.cat([image, torch.from_numpy(boxes).to(x) + last], dim=1)
+
+
+def _roi_align(boxes: Any, batch_index: Any, output_size: int, sampling_ratio: int) -> dict[str, Callable]:
+    def torchvision(x: Tensor) -> Tensor:
+        """One sample after the other, four pixels each."""
+        from torchvision.ops import roi_align  # where it is missing, this peer alone is left out
+
+        regions = _regions(x, boxes, batch_index)
+        return roi_align(x, regions, output_size, sampling_ratio=sampling_ratio, aligned=True)
+
+    return {"torchvision": torchvision}
+
+
+def _ps_roi_pool(boxes: Any, batch_index: Any, output_size: int) -> dict[str, Callable]:
+    def torchvision(x: Tensor) -> Tensor:
+        """One bin after the other, pixel by pixel."""
+        from torchvision.ops import ps_roi_pool
+
+        return ps_roi_pool(x, _regions(x, boxes, batch_index, beyond=1), output_size)
+
+    return {"torchvision": torchvision}
+
+
+# Per operator: its parameters -> the formulations by name.
+FORMULATIONS: dict[str, Callable[..., dict[str, Callable]]] = {
+    "roi_align": _roi_align,
+    "ps_roi_pool": _ps_roi_pool,
+}
