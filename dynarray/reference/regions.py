@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._boxes import Spans, check_images, pooled_edges, sample_positions, sampled_spans
+from rawkernels.regions import check_images
+
+from .._boxes import Spans, pooled_edges, sample_positions, sampled_spans
 
 
 class _Bin(NamedTuple):
