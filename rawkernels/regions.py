@@ -183,5 +183,6 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     chosen = choose_program(boxes.dtype, accumulator_dtype(boxes.dtype), wide_index=needs_wide_index(boxes))
     index = np.int64 if needs_wide_index(boxes) else np.int32
     if count:
-        launch(chosen, "nms_strike_out", (1,), (BLOCK,), (boxes, order, kept, index(count), np.float64(iou_threshold)))
+        arguments = boxes, order, kept, index(count), np.float64(iou_threshold)
+        launch(chosen, "nms_strike_out", (1,), (BLOCK,), arguments)
     return order[kept.astype(bool)]
