@@ -13,6 +13,7 @@ import json
 import math
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 
 from . import files
 from ._show import Shown
-from ._state import mismatches
+from ._state import mismatches, to_numpy
+from .distributed import Communicator, broadcast, value_and_gradient
 from .functions._common import library, plain
 from .layers import Module
 from .optim import Optimizer, clip_gradients
@@ -47,6 +49,11 @@ class Trainer(Shown):
     seed : int
         Each epoch gets a random generator from this seed and its own number, so that its batches are the same
         whether or not the epochs before it were run by this process.
+    communicator : autodiff.distributed.Communicator, optional
+        Those who train together, each on its share of every batch; see `fit`.
+    weight : callable, optional
+        ``weight(*batch) -> float``: how much the loss of a rank's share counts, by default its number of
+        rows. For a loss that is a mean over something else, how many of that there are.
 
     Attributes
     ----------
@@ -79,9 +86,13 @@ class Trainer(Shown):
         schedule: Callable[[int], float] | None = None,
         max_norm: float | None = None,
         seed: int = 0,
+        communicator: Communicator | None = None,
+        weight: Callable[..., float] | None = None,
     ) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.schedule, self.max_norm, self.seed = schedule, max_norm, seed
+        self.ranks = Communicator() if communicator is None else communicator
+        self.weight = (lambda *batch: len(batch[0])) if weight is None else weight
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
         self._total = 0.0
@@ -126,19 +137,31 @@ class Trainer(Shown):
         ------
         FloatingPointError
             If the loss, or the norm of clipped gradients, is not finite; the step is not taken.
+        RuntimeError
+            If ranks do not do the same, one is lost, or their parameters are no longer the same.
+
+        Notes
+        -----
+        With a communicator all ranks begin with the network and the optimiser of rank 0. `batches` gives each
+        rank its share of every batch, with the same `rng` on all: `minibatches` and `autodiff.data.Loader` do
+        given ``rank`` and ``ranks``. Batch normalisation is that of the share, unless it is synchronised, and
+        its running averages are those of rank 0 after each epoch. Rank 0 prints, writes checkpoints, and says
+        what was evaluated; all ranks evaluate, each a part if they like.
         """
+        self._begin_together()
         while self.epoch < epochs:
             self.network.train()
             rng = np.random.default_rng([self.seed, self.epoch])
             # Batches that a checkpoint already covers are drawn again, for the sake of the generator.
             rest = itertools.islice(batches(rng), self.batch, None)
-            for batch in _shown(rest, f"epoch {self.epoch + 1}", progress):
+            shown = progress and self.ranks.rank == 0
+            for batch in _shown(rest, f"epoch {self.epoch + 1}", shown):
                 self._total += self.train_batch(*batch)
                 self.batch += 1
                 if checkpoint and every and self.step % every == 0:
                     self.save(checkpoint)
             self._end_epoch(evaluate)
-            if progress:
+            if shown:
                 print("  ".join(f"{name} {value:g}" for name, value in self.history[-1].items()))
             if checkpoint:
                 self.save(checkpoint)
@@ -148,10 +171,7 @@ class Trainer(Shown):
         """One step of the optimiser; the loss before it."""
         with Tape() as tape:
             loss = self.loss(self.network, *batch)
-        value = float(plain(loss))
-        if not math.isfinite(value):
-            raise FloatingPointError(f"Trainer: the loss is {value} at step {self.step}")
-        grads = tape.gradient(loss, self.optimizer.parameters, unused="none")
+        value, grads = self._gradients(tape, loss, batch)
         self._name_idle(grads)
         if self.max_norm is not None:
             grads, norm = clip_gradients(grads, self.max_norm)
@@ -163,11 +183,45 @@ class Trainer(Shown):
         self.step += 1
         return value
 
+    def _gradients(self, tape: Tape, loss: Any, batch: tuple) -> tuple[float, list]:
+        """The loss and its gradients, over all ranks."""
+        parameters = self.optimizer.parameters
+        if self.ranks.size > 1:
+            value, grads, values = value_and_gradient(
+                tape, loss, parameters, self.ranks, weight=self.weight(*batch), unused="none"
+            )
+        else:
+            value, values = float(plain(loss)), np.empty(0)
+        if not math.isfinite(value):
+            ranks = ", ".join(map(str, np.flatnonzero(~np.isfinite(values))))
+            where = f" (ranks: {ranks})" if ranks else ""
+            raise FloatingPointError(f"Trainer: the loss is {value} at step {self.step}{where}")
+        if self.ranks.size == 1:
+            grads = tape.gradient(loss, parameters, unused="none")
+        return value, grads
+
+    def _begin_together(self) -> None:
+        """All ranks as rank 0, at the same place."""
+        if self.ranks.size == 1:
+            return
+        place = f"at epoch {self.epoch}, batch {self.batch}, step {self.step}, with seed {self.seed}"
+        self.ranks.agree("Trainer.fit", [place])
+        broadcast(self.network, self.ranks)
+        broadcast(self.optimizer, self.ranks)
+
+    def _check_same(self) -> None:
+        """Refuse to go on if parameters have come apart: then ranks do not do the same."""
+        if self.ranks.size > 1:
+            named = self.network.named_parameters().items()
+            entries = [f"{name} {zlib.crc32(to_numpy(p.data).tobytes()):08x}" for name, p in named]
+            self.ranks.agree("Trainer: parameters that should be the same", entries)
+
     def _name_idle(self, grads: list) -> None:
         """Warn once of each parameter on which the loss does not depend: it stays as it is."""
         idle = {i for i, grad in enumerate(grads) if grad is None} - self._idle
         if idle:
             self._idle |= idle
+        if idle and self.ranks.rank == 0:
             names = {id(p): name for name, p in self.network.named_parameters().items()}
             unnamed = [(i, self.optimizer.parameters[i]) for i in sorted(idle)]
             told = ", ".join(names.get(id(p), f"parameter {i}, {p!r}") for i, p in unnamed)
@@ -179,15 +233,29 @@ class Trainer(Shown):
         """Add a line to the history."""
         if not self.batch:
             raise ValueError("Trainer: an epoch without batches; batches(rng) gave none")
+        self.ranks.meet("the end of an epoch")
+        self._check_same()
+        if self.ranks.size > 1:
+            broadcast(self.network, self.ranks)
         self.network.eval()
-        metrics = evaluate(self.network) if evaluate else {}
+        metrics = self.ranks.first(evaluate(self.network) if evaluate else {})
         mean = self._total / self.batch
         self.epoch, self.batch, self._total = self.epoch + 1, 0, 0.0
         line = {"epoch": self.epoch, "step": self.step, "lr": float(self.optimizer.lr), "loss": mean}
         self.history.append(line | {name: float(value) for name, value in metrics.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint; it replaces an older one at once, when it is complete."""
+        """Write a checkpoint; it replaces an older one at once, when it is complete.
+
+        All ranks call it; rank 0 writes.
+        """
+        self._check_same()
+        own = {name: _described(g) for name, g in self.network.generators().items()}
+        generators = self.ranks.gather(own)
+        if self.ranks.rank == 0:
+            self._write(path, generators)
+
+    def _write(self, path: str | os.PathLike[str], generators: list[dict[str, Any]]) -> None:
         arrays = {f"network.{name}": array for name, array in self.network.state_dict().items()}
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
         state = {
@@ -198,8 +266,10 @@ class Trainer(Shown):
             "step": self.step,
             "total": self._total,
             "history": self.history,
-            "generators": {name: _described(g) for name, g in self.network.generators().items()},
+            "generators": generators[0],
         }
+        if self.ranks.size > 1:
+            state["others"] = generators[1:]
         files.save(path, arrays, {"kind": KIND, "state": json.dumps(state)})
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -210,7 +280,34 @@ class Trainer(Shown):
         FileError
             If the file is damaged or belongs to another training: with every difference, and before anything
             is changed.
+
+        Notes
+        -----
+        All ranks call it. Rank 0 reads, and the others get what it has: they need no file. The number of
+        ranks may be another than before, unless the network draws random numbers: each rank has its own.
         """
+        problem = None
+        states: list[dict[str, Any]] = []
+        if self.ranks.rank == 0:
+            try:
+                states = self._read(path)
+            except (OSError, files.FileError) as error:
+                problem = error
+        if self.ranks.size > 1:
+            problem = self.ranks.first(problem)
+        if problem is not None:
+            raise problem
+        if self.ranks.size > 1:
+            broadcast(self.network, self.ranks)
+            broadcast(self.optimizer, self.ranks)
+        described = (states := self.ranks.first(states))[self.ranks.rank if len(states) > 1 else 0]
+        for name, generator in self.network.generators().items():
+            generator.bit_generator.state = _restored(described[name])
+        place = self.seed, self.history, self._total, self.epoch, self.batch, self.step
+        self.seed, self.history, self._total, self.epoch, self.batch, self.step = self.ranks.first(place)
+
+    def _read(self, path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """Take over what a checkpoint holds, but for the generators, whose states are returned, by rank."""
         own = {f"network.{name}": array for name, array in self.network.state_dict().items()}
         own |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
 
@@ -234,11 +331,10 @@ class Trainer(Shown):
         except BaseException:
             self.network.load_state_dict(before)
             raise
-        # Their states have been tried out, and the rest checked: from here on nothing fails.
-        for name, generator in self.network.generators().items():
-            generator.bit_generator.state = generators[name]
+        # The rest has been checked: from here on nothing fails.
         self.seed, self.history, self._total = state["seed"], state["history"], state["total"]
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        return generators
 
     def __repr__(self) -> str:
         place = f"epoch {self.epoch}, step {self.step}"
@@ -250,8 +346,8 @@ class Trainer(Shown):
             f"\n  last: {last}" if last else ""
         )
 
-    def _parse(self, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The state beside the arrays, and those of the generators, checked."""
+    def _parse(self, metadata: dict[str, str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The state beside the arrays, and those of the generators of each rank, checked."""
         state = json.loads(metadata["state"])
         counts = [state[name] for name in ("seed", "epoch", "batch", "step")]
         if any(type(count) is not int or count < 0 for count in counts) or type(state["total"]) is not float:
@@ -263,16 +359,22 @@ class Trainer(Shown):
         if state["optimizer"] != optimizer:
             raise ValueError(f"it was trained by {state['optimizer']}, this is {optimizer}")
         own = self.network.generators()
-        if set(own) != set(state["generators"]):
-            raise ValueError(f"generators {sorted(state['generators'])}, but the network has {sorted(own)}")
-        described = {name: _restored(d) for name, d in state["generators"].items()}
-        for name, generator in own.items():
-            type(generator.bit_generator)().state = described[name]  # refuses what it does not know
-        return state, described
+        everyone = [state["generators"], *state.get("others", [])]
+        if own and len(everyone) != self.ranks.size:
+            raise ValueError(
+                f"it was trained by {len(everyone)} ranks, of which each drew its own random numbers; "
+                f"this is {self.ranks.size}"
+            )
+        for described in everyone:
+            if set(own) != set(described):
+                raise ValueError(f"generators {sorted(described)}, but the network has {sorted(own)}")
+            for name, generator in own.items():  # refuses what it does not know
+                type(generator.bit_generator)().state = _restored(described[name])
+        return state, everyone
 
 
 def minibatches(
-    size: int, *arrays: Any, shuffle: bool = True
+    size: int, *arrays: Any, shuffle: bool = True, rank: int = 0, ranks: int = 1
 ) -> Callable[[np.random.Generator], Iterator[tuple]]:
     """``batches(rng)`` for `Trainer.fit`: slices of arrays of one length, each epoch in a new random order.
 
@@ -284,7 +386,13 @@ def minibatches(
         NumPy or CuPy arrays; row i of each belongs to row i of the others.
     shuffle : bool
         Whether to change the order.
+    rank, ranks : int
+        Which share of each batch is given, when several processes train one network: every ``ranks``-th row
+        of it, from the row `rank` on. Shares may differ by a row; of a batch smaller than `ranks` some are
+        empty.
     """
+    if not 0 <= rank < ranks:
+        raise ValueError(f"minibatches: rank must be at least 0 and less than ranks, got {rank} of {ranks}")
     lengths = {len(array) for array in arrays}
     if size < 1 or len(lengths) != 1:
         raise ValueError(f"minibatches: size {size}, arrays of length {', '.join(map(str, sorted(lengths)))}")
@@ -293,7 +401,7 @@ def minibatches(
     def batches(rng: np.random.Generator) -> Iterator[tuple]:
         order = rng.permutation(length) if shuffle else np.arange(length)
         for start in range(0, length, size):
-            rows = order[start : start + size]
+            rows = order[start : start + size][rank::ranks]
             yield tuple(array[library(array).asarray(rows)] for array in arrays)
 
     return batches

@@ -19,9 +19,10 @@ from ._arguments import (
     number,
     optional,
 )
-from ._common import normal_axes, plain
+from ._common import accumulator, library, normal_axes, plain
 from .arithmetic import sqrt, square
 from .borders import pad
+from .joining import concatenate
 from .reductions import centred
 from .shapes import fit, narrow, reshape, wide
 
@@ -44,15 +45,43 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
     return _statistics(x, IMAGE)
 
 
-def _statistics(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+def _statistics(x: Any, axes: tuple[int, ...], ranks: Any = None, count: float = 0) -> tuple[Any, Any]:
+    if ranks is not None:
+        centre = sum_over_ranks(wide(x).sum(axis=axes, keepdims=True), ranks) / count
+        rest = wide(x) - centre
+        return centre, sum_over_ranks((rest * rest).sum(axis=axes, keepdims=True), ranks) / count
     centre, rest = centred(x, axes)
     return centre, (rest * rest).mean(axis=axes, keepdims=True)
+
+
+@differentiable("x", x=("", lambda g, s: sum_over_ranks(g, s.ranks)))
+def sum_over_ranks(x: Any, ranks: Any) -> Any:
+    """The sum of x over all ranks. Each rank's result depends on each rank's x, hence the same sum of g."""
+    return ranks.sum(x)
+
+
+def statistics_of_ranks(x: Any, ranks: Any) -> tuple[tuple[Any, Any], float]:
+    """The `channel_statistics` of the images (N, C, H, W) of all ranks, and how many values a channel has."""
+    size, channels, xp = x.size // max(x.shape[1], 1), x.shape[1], library(x)
+    own = xp.zeros((2 * channels + 1,), np.float64)
+    own[-1] = size
+    if size:
+        centre, variance = _statistics(x, IMAGE)
+        own[:channels], own[channels:-1] = centre.ravel(), variance.ravel()
+    parts = ranks.all_gather(own, f"statistics of {channels} channels")
+    sizes, means, variances = parts[:, -1:], parts[:, :channels], parts[:, channels:-1]
+    count = float(sizes.sum())
+    centre = (sizes * means).sum(axis=0) / max(count, 1)
+    variance = (sizes * (variances + (means - centre) ** 2)).sum(axis=0) / max(count, 1)
+    dtype = accumulator(x.dtype) or x.dtype
+    centre, variance = (a.astype(dtype).reshape(1, -1, 1, 1) for a in (centre, variance))
+    return (centre, variance), count
 
 
 def _standardized(s: Any) -> tuple[Any, Any]:
     """x in standard units, and 1 over its standard deviation; from statistics at hand if x is plain."""
     known = s.statistics is not None and not isinstance(s.x, Variable)
-    centre, variance = s.statistics if known else _statistics(s.x, s.axes)
+    centre, variance = s.statistics if known else _statistics(s.x, s.axes, s.ranks, s.count)
     inverse = 1 / sqrt(variance + s.epsilon)
     return (wide(s.x) - centre) * inverse, inverse
 
@@ -65,7 +94,10 @@ def _normalize_gradients(g: Any, s: Any, needs: tuple[bool, ...]) -> tuple:
         scaled = g * s.weight
         total = scaled.sum(axis=s.axes, keepdims=True)
         along = (scaled * standard).sum(axis=s.axes, keepdims=True)
-        count = math.prod(s.shapes[0][i] for i in s.axes) or 1
+        count = s.count or math.prod(s.shapes[0][i] for i in s.axes) or 1
+        if s.ranks is not None:
+            both = sum_over_ranks(concatenate([total, along]), s.ranks)
+            total, along = both[:1], both[1:]
         gx = (scaled - (total + standard * along) / count) * inverse
     return gx, fit(g * standard, s.shapes[1]), fit(g, s.shapes[2])
 
@@ -101,7 +133,16 @@ def normalize(
 
 
 @differentiable("x weight bias", joint=("x weight", _normalize_gradients))
-def _normalize(x: Any, weight: Any, bias: Any, axes: Any, epsilon: float, statistics: Any) -> Any:
+def _normalize(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    axes: Any,
+    epsilon: float,
+    statistics: Any = None,
+    ranks: Any = None,
+    count: float = 0,
+) -> Any:
     centre, variance = _statistics(x, axes) if statistics is None else statistics
     # Centred first: a large constant, scaled, would not cancel.
     y = wide(x) - centre
@@ -127,9 +168,16 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
     statistics : (array, array), optional
         ``channel_statistics`` of the plain array of x, where the caller has them already.
     """
+    return batch_norm_of_ranks(x, weight, bias, epsilon, statistics)
+
+
+def batch_norm_of_ranks(
+    x: Any, weight: Any, bias: Any, epsilon: float, statistics: Any, ranks: Any = None, count: float = 0
+) -> Any:
+    """`batch_norm` of a batch that ranks have parts of, by its `statistics_of_ranks`; or of one's own."""
     x, weight, bias = as_parameters("batch_norm", x, weight=weight, bias=bias)
     weight, bias = _by_channel("batch_norm", x.shape[1], (1, -1, 1, 1), weight=weight, bias=bias)
-    return _normalize(x, weight, bias, IMAGE, epsilon, statistics)
+    return _normalize(x, weight, bias, IMAGE, epsilon, statistics, ranks, count)
 
 
 def _by_channel(function: str, channels: int, shape: tuple[int, ...], **values: Any) -> list[Any]:
@@ -167,7 +215,7 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     grouped = reshape(x, (n, groups, c // groups, *extent))
     shape = (1, groups, c // groups, *(1 for _ in extent))
     weight, bias = _by_channel("group_norm", c, shape, weight=weight, bias=bias)
-    y = _normalize(grouped, weight, bias, tuple(range(2, grouped.ndim)), epsilon, None)
+    y = _normalize(grouped, weight, bias, tuple(range(2, grouped.ndim)), epsilon)
     return reshape(y, x.shape)
 
 

@@ -8,6 +8,7 @@ from .. import functions as F
 from .._random import recomputing
 from ..functions._arguments import arguments, floating, integer, layer_input, number
 from ..functions._common import plain
+from ..functions.normalization import batch_norm_of_ranks, statistics_of_ranks
 from ..variable import Variable
 from .module import Module
 
@@ -25,7 +26,14 @@ class BatchNorm2d(Module):
         Added to the variance.
     dtype : dtype
         Of parameters and running averages.
+
+    Attributes
+    ----------
+    ranks : autodiff.distributed.Communicator or None
+        Those whose batches are one, in training; see `autodiff.distributed.synchronize_batch_norm`.
     """
+
+    ranks: Any = None
 
     @arguments(channels=integer(0), momentum=number(0, most=1), epsilon=number(0), dtype=floating)
     def __init__(
@@ -44,16 +52,22 @@ class BatchNorm2d(Module):
             return F.affine(
                 x, self.running_mean, self.running_variance, self.weight, self.bias, epsilon=self.epsilon
             )
-        count = x.size // max(x.shape[1], 1)
+        if self.ranks is None:
+            count = x.size // max(x.shape[1], 1)
+            statistics = F.channel_statistics(plain(x)) if count > 1 else (None, None)
+        else:
+            statistics, count = statistics_of_ranks(plain(x), self.ranks)
         if count < 2:
             raise ValueError(
                 f"BatchNorm2d: training needs more than one value per channel, got shape {tuple(x.shape)}"
             )
-        centre, variance = F.channel_statistics(plain(x))
+        centre, variance = statistics
         if not recomputing():  # a checkpoint runs its layers twice for one batch
             self._follow(self.running_mean, centre)
             self._follow(self.running_variance, variance * (count / (count - 1)))
-        return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=(centre, variance))
+        if self.ranks is None:
+            return F.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon, statistics=statistics)
+        return batch_norm_of_ranks(x, self.weight, self.bias, self.epsilon, statistics, self.ranks, count)
 
     def _follow(self, running: Any, newest: Any) -> None:
         running *= 1 - self.momentum
