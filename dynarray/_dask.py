@@ -16,6 +16,8 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from rawkernels.launch import module_of
+
 from ._halo import Range
 from ._operator import OPERATORS, Operator
 from ._parts import Box, Call, at, cut, is_pointwise, own, recipe, stand_in
@@ -38,7 +40,7 @@ class _Source(NamedTuple):
         if not others:
             part = first[source]
         else:
-            part = np.empty_like(first, shape=self.shape)
+            part = module_of(first).empty(self.shape, first.dtype)
             part[target] = first[source]
             for (target, source), chunk in zip(others, chunks):
                 part[target] = chunk[source]
@@ -92,7 +94,7 @@ class _Task:
         for name, where, part in call.own_gradients(self.box, self.total, grad, self.wanted):
             found[name] = part
             if name in call.sizes and not is_pointwise(call.known[name] or ()):
-                found[name] = np.zeros_like(part, shape=call.given[name].shape)
+                found[name] = module_of(part).zeros(call.given[name].shape, part.dtype)
                 found[name][at(where)] = part
         return [found[name] for name in self.wanted]
 
@@ -218,7 +220,7 @@ class _Lazy:
 
 
 def _meta(leader: Any, ndim: int, dtype: Any) -> Any:
-    return np.empty_like(leader._meta, shape=(0,) * ndim, dtype=dtype)
+    return module_of(leader._meta).empty((0,) * ndim, dtype)
 
 
 def output(operator: Operator, arrays: Sequence[Any], params: Mapping[str, Any]) -> Any:

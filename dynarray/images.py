@@ -6,7 +6,8 @@ and give the same dtype and the same range: nothing is scaled to 0...1. Integers
 rounded half to even as `numpy.rint` does, and clipped to what their dtype holds. Large photographs are worked
 on in bands of rows, so that no copy in floating point is ever there as a whole.
 
-Where anything is a Variable of the tape, the result is one too, and has gradients.
+Where anything is a Variable of the tape, the result is one too, and has gradients. Where anything is an array
+of dask, the result is one too, in the chunks of the photograph or of the points.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from rawkernels.launch import module_of
 
 from . import _photograph as ph
+from ._dispatch import any_dask as _any_dask
 from ._photograph import Layout
 from .typing import Border
 
@@ -87,6 +89,8 @@ def filter(
     >>> y.shape, y.dtype, y[20, :5, 0].tolist(), y[20, 45:50, 0].tolist()
     ((40, 60, 3), dtype('uint8'), [200, 0, 0, 0, 199], [50, 50, 50, 50, 50])
     """
+    if _any_dask((photo, kernels, mixture)):
+        return _lazily_filtered(photo, kernels, mixture, channel_axis, border)
     layout = _checked("filter", photo, channel_axis)
     filters = _filters(layout, photo, kernels, mixture)
     margin = filters.margin(ph.check_border("filter", border))
@@ -148,6 +152,17 @@ def sample(photo: Any, points: Any, *, channel_axis: int | None = -1, border: Bo
     >>> dyn.images.sample(photo, np.array([[1.0, 2.0], [0.5, 0.5], [-1.0, 3.0]])).tolist()
     [120, 50, 140]
     """
+    if _any_dask((photo, points)):
+        from . import _dask_images as lazy
+
+        known = lazy.forms("sample", photo=photo, points=points)
+        reading, _ = _at_points(known[0], known[1], channel_axis, ph.check_border("sample", border))
+        return lazy.sample(photo, points, reading.layout, reading.result, channel_axis, border)
+    return _read(*_at_points(photo, points, channel_axis, border))
+
+
+def _at_points(photo: Any, points: Any, channel_axis: Any, border: Any) -> tuple["_Reading", Any]:
+    """How `sample` reads, and its points as (N, Ho, Wo, 2)."""
     layout = _checked("sample", photo, channel_axis)
     batch = "N" in layout.symbols
     ph.check_array("sample", "points", points, "iuf")
@@ -173,7 +188,7 @@ def sample(photo: Any, points: Any, *, channel_axis: int | None = -1, border: Bo
     points = points if batch else points[None]
     points = points[:, None] if lines else points
     result = Layout(symbols, tuple(extents), channel_axis)
-    return _read(_Reading("sample", photo, layout, result, border), points)
+    return _Reading("sample", photo, layout, result, border), points
 
 
 def warp(photo: Any, flow: Any, *, channel_axis: int | None = -1, border: Border = "reflect") -> Any:
@@ -216,6 +231,18 @@ def warp(photo: Any, flow: Any, *, channel_axis: int | None = -1, border: Border
     >>> dyn.images.warp(photo, flow, border="edge").tolist()
     [[20, 40, 60, 60], [100, 120, 140, 140], [180, 200, 220, 220]]
     """
+    if _any_dask((photo, flow)):
+        from . import _dask_images as lazy
+
+        known = lazy.forms("warp", photo=photo, flow=flow)
+        layout = _along_flow(known[0], known[1], channel_axis, ph.check_border("warp", border))[0].layout
+        points = lazy.moved(photo, flow, layout)
+        return lazy.sample(photo, points, layout, layout, channel_axis, border)
+    return _read(*_along_flow(photo, flow, channel_axis, border))
+
+
+def _along_flow(photo: Any, flow: Any, channel_axis: Any, border: Any) -> tuple["_Reading", Any]:
+    """How `warp` reads, and its flow as (N, H, W, 2)."""
     layout = _checked("warp", photo, channel_axis)
     ph.check_array("warp", "flow", flow, "iuf")
     ph.check_libraries("warp", {"photo": photo, "flow": flow})
@@ -227,7 +254,7 @@ def warp(photo: Any, flow: Any, *, channel_axis: int | None = -1, border: Border
             f"last axis, got {tuple(flow.shape)}; {layout.named('photo')}"
         )
     reading = _Reading("warp", photo, layout, layout, border, moves=True)
-    return _read(reading, flow if several else flow[None])
+    return reading, flow if several else flow[None]
 
 
 class _Reading(NamedTuple):
@@ -276,6 +303,20 @@ def _read(reading: _Reading, points: Any) -> Any:
                 sink.put(target[n : n + 1, c, rows], y[:, :, 0])
     sink.finish()
     return out
+
+
+def _lazily_filtered(photo: Any, kernels: Any, mixture: Any, channel_axis: Any, border: Any) -> Any:
+    """`filter` of arrays of dask, once it is known that they fit."""
+    from . import _dask_images as lazy
+
+    forms = lazy.forms("filter", photo=photo, kernels=kernels, mixture=mixture)
+    layout = _checked("filter", forms[0], channel_axis)
+    filters = _filters(layout, *forms)
+    ph.check_border("filter", border)
+    several = -1 if filters.fixed is not None else kernels.ndim - 4
+    among = -1 if mixture is None else mixture.ndim - 3
+    arrays = photo, kernels, mixture
+    return lazy.filter(layout, filters.size, arrays, (several, among), channel_axis, border)
 
 
 def _checked(name: str, photo: Any, channel_axis: Any) -> Layout:
