@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _ranks import launcher, with_mpirun
 from matplotlib.image import imread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,7 @@ def test_every_example_has_a_test() -> None:
         "denoising.py",
         "effective_receptive_field.py",
         "filters_as_atoms.py",
+        "gigapixel.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
         "joint_upsampling.py",
@@ -80,6 +82,7 @@ def test_every_example_has_a_test() -> None:
         "segmentation.py",
         "service.py",  # in tests/test_service.py
         "train_digits.py",
+        "train_parallel.py",
     ]
 
 
@@ -181,6 +184,32 @@ def test_photograph_runs_quickly(tmp_path: Path) -> None:
     assert quality["noisy"] + 5 < quality["Gaussian"] < min(quality["joint bilateral"], quality["guided"])
     for name in ("photograph.png", "photograph_guided.png"):
         check_picture(tmp_path / name, colours=200)  # they are saved with 256
+
+
+def test_gigapixel_runs_quickly(tmp_path: Path) -> None:
+    done = run("gigapixel.py", "--quick", cwd=tmp_path)
+    pattern = rf"^ +(tiles|dask) +(\d+) x \d+ +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}(?: +(\d+) of 255)? *$"
+    rows = re.findall(pattern, done.stdout, re.M)
+    assert [row[:2] for row in rows] == [(way, size) for way in ("tiles", "dask") for size in ("300", "600")]
+    # Bytes of the small pictures are those of one call; of the others nobody asks.
+    assert [row[6] for row in rows] == ["0", "", "0", ""]
+    check_picture(tmp_path / "gigapixel.png", colours=100)
+
+
+@with_mpirun
+def test_train_parallel_has_the_curve_of_one_process(tmp_path: Path) -> None:
+    options = " ".join(launcher(2)[1:-2])
+    done = run(
+        "train_parallel.py", "--compare", "--quick", "--epochs", "2", "--mpirun", options, cwd=tmp_path
+    )
+    rows = [line.split() for line in done.stdout.splitlines()[1:4]]
+    assert [row[:2] for row in rows] == [["1", "1"], ["1", "2"], ["2", "1"]]
+    first, threaded, several = ([float(cell) for cell in row if cell != "%"] for row in rows)
+    assert threaded[2] == first[2]  # the same bits for any number of threads
+    assert several[2] == pytest.approx(first[2], rel=1e-9)
+    assert max(threaded[3], several[3]) < 1e-9
+    assert first[4] == threaded[4] == several[4]
+    check_picture(tmp_path / "train_parallel.png", colours=100)
 
 
 def test_filters_as_atoms(tmp_path: Path) -> None:

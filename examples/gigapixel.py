@@ -1,0 +1,251 @@
+"""A picture larger than memory: filtered in tiles and in chunks, and what that takes of memory, over time.
+
+The picture lies in a file of zarr, bytes in chunks, and so does what becomes of it. Two ways lead there:
+
+- tiles: a network with a dynamic filter, `dyn.tiles.apply(network, ...)`, which reads as far beyond each tile
+  as `autodiff.halo` says. The averages that make its filters are those of a smaller copy.
+- dask: a blur that grows from left to right, `dyn.images.filter(photo, kernels, mixture)` on arrays of dask,
+  each chunk by one of two threads.
+
+Each runs in a process of its own, on squares of several sizes; the smallest is compared with one call.
+
+    python examples/gigapixel.py                    # up to 8,192 x 8,192 pixels
+    python examples/gigapixel.py --size 32768       # more than 10^9 pixels, 2 x 3.2 GB on disk
+
+It needs zarr (pip install zarr) and the extra dask.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from _record import record
+
+import autodiff
+import dynarray as dyn
+from autodiff.layers import DDF, Conv2d, Module, ReLU, Sequential, hold_averages
+
+WAYS = ("tiles", "dask")
+SIGMAS = (0.5, 1.0, 1.5, 2.0)  # of the blurs that are mixed
+
+
+class Scaled:
+    """A picture of bytes (H, W, C) as float32 (1, C, H, W) from 0 to 1, read and written in parts."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: Any) -> None:
+        self.stored = stored
+        self.shape = (1, stored.shape[2], *stored.shape[:2])
+        self.ndim = 4
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        part = np.asarray(self.stored[index[-2], index[-1]])
+        return np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+
+    def __setitem__(self, index: Any, part: np.ndarray) -> None:
+        rounded = np.rint(np.clip(part[0], 0, 1) * 255).astype(np.uint8)
+        self.stored[index[-2], index[-1]] = rounded.transpose(1, 2, 0)
+
+
+def create(path: Path, size: int, chunk: int) -> Any:
+    """A picture on disk without anything in it."""
+    return zarr.create_array(
+        store=path, shape=(size, size, 3), chunks=(chunk, chunk, 3), dtype="uint8", overwrite=True
+    )
+
+
+def paint(stored: Any, chunk: int) -> None:
+    """Rings and noise, a chunk at a time."""
+    size = stored.shape[0]
+    for row, column in product(range(0, size, chunk), repeat=2):
+        rng = np.random.default_rng([row, column])
+        y, x = np.mgrid[row : min(row + chunk, size), column : min(column + chunk, size)] / size - 0.4
+        rings = np.sin(60 * np.hypot(y, x) + np.array([0.0, 2, 4])[:, None, None]).transpose(1, 2, 0)
+        part = 127 + 90 * rings + rng.normal(0, 20, rings.shape)
+        stored[row : row + chunk, column : column + chunk] = part.clip(0, 255).astype(np.uint8)
+
+
+def small_network(photo: Any) -> Module:
+    """Convolutions around a dynamic filter whose averages are those of a smaller copy of the picture."""
+    rng = np.random.default_rng(0)
+    network = Sequential(Conv2d(3, 8, 3, rng=rng), ReLU(), DDF(8, 3, rng=rng), Conv2d(8, 3, 3, rng=rng))
+    step = max(1, photo.shape[0] // 512)
+    copy = np.asarray(photo[::step, ::step]).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    return hold_averages(network.eval(), np.ascontiguousarray(copy))
+
+
+def by_tiles(photo: Any, out: Any, tile: int) -> None:
+    """The network, tile by tile."""
+    network = small_network(photo)
+    halo = autodiff.halo(network, (1, 3, 22, 26))
+    dyn.tiles.apply(network, (Scaled(photo),), Scaled(out), tile, halo=halo, journal=False)
+
+
+def blurs(size: int, columns: Any) -> tuple[np.ndarray, Any]:
+    """Kernels of several widths, and how much of each there is: NumPy's or dask's, as `columns` are."""
+    reach = np.arange(-6, 7)
+    bells = [np.exp(-(reach**2) / (2 * sigma**2)) for sigma in SIGMAS]
+    kernels = np.stack([np.outer(bell, bell) / bell.sum() ** 2 for bell in bells]).astype(np.float32)
+    place = columns / size * (len(SIGMAS) - 1)
+    numbers = np.arange(len(SIGMAS), dtype=np.float32)[:, None, None]
+    return kernels, np.maximum(1 - abs(place - numbers), 0)
+
+
+def by_dask(photo: Any, out: Any, tile: int) -> None:
+    """The blur, chunk by chunk, two at a time; a row of chunks is written before the next one is begun.
+
+    Left to itself dask makes the mixtures of many chunks before it needs them.
+    """
+    import dask
+    import dask.array as da
+
+    size = photo.shape[0]
+    columns = da.arange(size, chunks=tile, dtype=np.float32)
+    rows = da.zeros((size, 1), chunks=(tile, 1), dtype=np.float32)
+    lazy = da.from_array(photo, chunks=(tile, tile, 3))
+    y = dyn.images.filter(lazy, *blurs(size, rows + columns))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        for first, row in zip(range(0, size, tile), range(y.numblocks[0])):
+            rows = slice(first, min(first + tile, size))
+            da.store(y.blocks[row], out, regions=(rows, slice(None), slice(None)), lock=False)
+
+
+def difference(way: str, photo: Any, out: Any) -> int:
+    """How far the result is from that of one call, at most, of 255."""
+    whole, size = np.asarray(photo), photo.shape[0]
+    if way == "tiles":
+        target = np.empty_like(whole)
+        Scaled(target)[..., :, :] = small_network(whole)(Scaled(whole)[..., :, :]).data
+    else:
+        columns = np.broadcast_to(np.arange(size, dtype=np.float32), (size, size))
+        target = dyn.images.filter(whole, *blurs(size, columns))
+    return int(np.abs(np.asarray(out).astype(int) - target).max())
+
+
+@contextmanager
+def memory_watched(every: float = 0.02) -> Iterator[list[tuple[float, float]]]:
+    """Seconds, and MB beyond those at the beginning, in the block; filled by a thread beside it."""
+    samples: list[tuple[float, float]] = []
+    begin, done = time.perf_counter(), threading.Event()
+
+    def held() -> float:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1000
+        raise LookupError("VmRSS")
+
+    first = held()
+
+    def watch() -> None:
+        while not done.wait(every):
+            samples.append((time.perf_counter() - begin, held() - first))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()
+        samples.append((time.perf_counter() - begin, held() - first))
+
+
+def child(way: str, size: int, tile: int, compared: bool) -> None:
+    """One way and one size: print what it took, after a small picture by which all is compiled."""
+    run = by_tiles if way == "tiles" else by_dask
+    with tempfile.TemporaryDirectory() as folder:
+        for name, extent in (("small", tile + 8), ("picture", size)):
+            photo, out = (create(Path(folder, f"{name}-{k}"), extent, tile) for k in ("in", "out"))
+            paint(photo, tile)
+            with memory_watched() as samples:
+                run(photo, out, tile)
+        apart = difference(way, photo, out) if compared else None
+    print(json.dumps({"way": way, "size": size, "samples": samples, "apart": apart}))
+
+
+def measure(sizes: Sequence[int], tile: int) -> list[dict[str, Any]]:
+    """Every way and size, each in a process of its own."""
+    found = []
+    for way, size in product(WAYS, sizes):
+        command = [sys.executable, __file__, "--child", way, str(size), str(tile), str(int(size == sizes[0]))]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """Memory over time, in the share of time that each took."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(WAYS), figsize=(10, 4), sharey=True, constrained_layout=True)
+    for way, panel in zip(WAYS, panels):
+        for number, each in enumerate(row for row in found if row["way"] == way):
+            seconds, held = np.array(each["samples"]).T
+            name = f"{each['size']:,} x {each['size']:,}: {seconds[-1]:.1f} s"
+            panel.plot(100 * seconds / seconds[-1], held, color=f"C{number}", label=name)
+            panel.axhline(each["size"] ** 2 * 3 / 1e6, color=f"C{number}", ls=":")
+        panel.set(title=f"by {way}", xlabel="% of the time")
+        panel.set_yscale("symlog", linthresh=1)
+        panel.legend(title="dotted: the picture alone", fontsize=8)
+    panels[0].set(ylabel="memory beyond that at the beginning, MB")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print a table, draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", type=int, default=8192, help="rows and columns of the largest picture")
+    parser.add_argument("--quick", action="store_true", help="small pictures, to see that it works")
+    parser.add_argument("--output", type=Path, default=Path("gigapixel.png"))
+    parser.add_argument("--full", action="store_true", help="write the table for the documentation too")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.child:
+        way, *numbers = options.child
+        child(way, *map(int, numbers))  # type: ignore[arg-type]
+        return
+    tile = 128 if options.quick else 1024
+    sizes = (300, 600) if options.quick else tuple(options.size // k for k in (4, 2, 1))
+    found = measure(sizes, tile)
+    columns = (
+        "way",
+        "pixels",
+        "picture, MB",
+        "most memory, MB",
+        "seconds",
+        "million pixels/s",
+        "from one call",
+    )
+    rows = []
+    for each in found:
+        pixels, seconds = each["size"] ** 2, each["samples"][-1][0]
+        most = max(held for _, held in each["samples"])
+        apart = "" if each["apart"] is None else f"{each['apart']} of 255"
+        row = [each["way"], f"{each['size']:,} x {each['size']:,}", f"{3e-6 * pixels:.1f}", f"{most:.0f}"]
+        rows.append([*row, f"{seconds:.1f}", f"{pixels / seconds / 1e6:.1f}", apart])
+    for row in (columns, *rows):
+        print("  ".join(f"{cell:>16}" for cell in row))
+    draw(found, options.output)
+    print(f"drawn: {options.output}")
+    if options.full:
+        record("gigapixel", {"Memory": (columns, rows)}, tile=tile)
+
+
+if __name__ == "__main__":
+    main()
