@@ -53,7 +53,8 @@ def communicator(backend: str = "mpi", *, comm: Any = None, patience: float = 60
     Parameters
     ----------
     backend : {"mpi", "nccl"}
-        How CuPy arrays travel: by an MPI that knows of CUDA, or by NCCL. NumPy's travel by MPI.
+        How CuPy arrays travel: by an MPI that knows of CUDA, or by NCCL. NumPy's travel by MPI. A rank
+        chooses its GPU before: ``cupy.cuda.Device(number).use()``.
     comm : mpi4py communicator, optional
         The ranks; all of the program by default. NCCL connects all of them.
     patience : float
