@@ -1,8 +1,8 @@
 """`local_filter2d` on the CPU: which way a call goes.
 
-Outputs of the size of the image are made in place. Where that does not apply, or zeros that stand for
-nothing may have met NaN or infinity, the general form follows, and for gradients where that may have happened
-to it as well, the definition.
+Filters of few channels are applied directly. With more channels, outputs of the size of the image are made in
+place. Where that does not apply, or zeros that stand for nothing may have met NaN or infinity, the general
+form follows, and for gradients where that may have happened to it as well, the definition.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ..engine.compile import flag
 from ..engine.memory import zeros_where
 from .definition import definition_backward
+from .direct import direct_applies, direct_backward, direct_forward
 from .general import general_backward, general_forward
 from .in_place import in_place_applies, in_place_backward, in_place_forward
 from .items import FilterArrays, FilterWindow
@@ -21,6 +22,8 @@ def local_filter2d_forward(
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
     add = flag(combine == "add" and channel_weight is not None)
     inputs, window = FilterArrays(x, weight, channel_weight), FilterWindow(**params, add=add)
+    if direct_applies(inputs, window):
+        return direct_forward(inputs, window), tuple(inputs)
     y = in_place_forward(inputs, window) if in_place_applies(inputs, window) else None
     return general_forward(inputs, window) if y is None else y, tuple(inputs)
 
@@ -33,9 +36,12 @@ def local_filter2d_backward(
     if not grad_output.size:
         return tuple(zeros_where(inputs, needs))
     grads, args = None, (grad_output, inputs, needs, FilterWindow(**params, add=add))
-    if in_place_applies(inputs, args[3]):
+    direct = direct_applies(inputs, args[3])
+    if direct:
+        grads = direct_backward(*args)
+    elif in_place_applies(inputs, args[3]):
         grads = in_place_backward(*args)
-    if grads is None and inputs.x.size:  # without pixels there are still zeros around them
+    if grads is None and inputs.x.size and not direct:  # without pixels there are still zeros around them
         grads = general_backward(*args)
     if grads is None:
         grads = definition_backward(*args)

@@ -1,0 +1,201 @@
+"""How `direct` keeps rows of images, where its taps are, and how its work is divided."""
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import strips
+from ..engine.pixels import whole_lines
+from ..engine.references import Reference
+from .direct_loops import TapColumns, TapRows
+from .items import FilterWindow, Shape, wanted_bands
+
+# Channels of a group, at most: with more, filters that are packed once serve enough of them.
+_MOST_CHANNELS, _MOST_UPSAMPLED = 4, 8
+_PLANES_BYTES = 256 * 1024  # of a band of a group's images, where that is worked on at a time
+_KEPT_BYTES = 1024 * 1024  # rows of a group's images that a thread keeps, at most
+
+
+class DirectLines(NamedTuple):
+    """How rows of an image are kept.
+
+    Element e of phase f is that of column ``e // repeat * step + f - margin``.
+    """
+
+    rows: int
+    width: int
+    step: int
+    repeat: int
+    margin: int
+    length: int  # elements of a phase
+    slots: int  # rows at a time; behind them is one of zeros
+    channel: int  # elements of a channel
+
+
+class DirectResults(NamedTuple):
+    """Phases of a row of results: their columns of taps, and which results they are.
+
+    Result j of a phase is one of `folded` that add up to that of column ``column + j // folded * step``.
+    """
+
+    first: np.ndarray  # column of taps
+    number: np.ndarray
+    low: np.ndarray  # from here to the end, all of these have filters
+    end: np.ndarray
+    column: np.ndarray
+    length: np.ndarray
+    step: int
+    folded: int
+
+
+class DirectItems(NamedTuple):
+    """Work items (sample, group, band of rows of results)."""
+
+    samples: int
+    groups: int
+    per_group: int  # channels
+    rows: int
+    width: int
+    bands: int
+
+
+class DirectPlanes(NamedTuple):
+    """A band of an image, once for each column of taps, which reads its planes where its results are."""
+
+    plane: int  # elements of a plane; none where bands are worked on row by row
+    channel: int  # elements of a channel
+    shift: np.ndarray  # from the columns of results to those of the image
+    source_at: np.ndarray  # by column of taps
+
+
+class DirectPlan(NamedTuple):
+    """For results that are outputs or, on the way `back`, pixels."""
+
+    back: bool
+    kernel: Shape
+    outputs: Shape
+    window: FilterWindow
+    items: DirectItems
+    lines: DirectLines
+    columns: TapColumns
+    results: DirectResults
+    planes: DirectPlanes
+
+
+class DirectScratch(NamedTuple):
+    """A thread's memory."""
+
+    kept: Any  # rows of the channels of a group
+    planes: Any  # or all of a band
+    corner: Any  # `RowSum`
+    phase: Any  # of a row of their results
+    taps: Any  # `TapRows`
+    totals: Any  # of gradients of scales, and room for those of filters
+
+
+class DirectCall(NamedTuple):
+    """A plan, as kernels take it; and what running them takes."""
+
+    reference: Reference
+    scratch: DirectScratch
+    bands: int
+    total: int
+    operations: float
+
+
+@lru_cache(maxsize=256)
+def is_direct(x: Shape, weight: Shape, itemsize: int, window: FilterWindow) -> bool:
+    """Whether few channels share filters, and the rows that are kept for them are not too many."""
+    most = (_MOST_CHANNELS if window.upsample == 1 else _MOST_UPSAMPLED) * weight[1]
+    if 0 in x or 0 in weight or x[1] > most:
+        return False
+    calls = (direct_plan(x, weight, itemsize, window, back=back) for back in (False, True))
+    return all(call.scratch.kept * itemsize <= _KEPT_BYTES for call in calls)
+
+
+@lru_cache(maxsize=256)
+def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, back: bool) -> DirectCall:
+    """For arrays of these shapes."""
+    kernel, outputs, u, per_group = weight[2:4], weight[4:], window.upsample, x[1] // weight[1]
+    strip, reach = strips.STRIP_BYTES // itemsize, (kernel[0] - 1) * window.dilation[0]
+    if back:
+        size, source, slots = x[2:], outputs, (reach // window.stride[0] + 1) * u
+    else:
+        size, source, slots = outputs, x[2:], reach + 1
+    columns, results, margin = (_columns_back if back else _columns_there)(x[3], weight, window)
+    step, repeat = (1, 1) if back else (window.stride[1], u)
+    phase, shift = columns.source_at % step, columns.source_at // step * repeat
+    most, slots = int(results.length.max()), min(source[0], slots)
+    length = whole_lines(max(margin + outputs[1] if back else 0, most + int(shift.max(initial=0))) + strip)
+    lines = DirectLines(
+        source[0], source[1], step, repeat, margin, length, slots, (slots + 1) * step * length
+    )
+    items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], wanted_bands(weight)))
+    columns = columns._replace(source_at=phase * length + shift)
+    planes = _band_planes(x, weight, itemsize, window, items, back=back)
+    plan = DirectPlan(back, kernel, outputs, window, items, lines, columns, results, planes)
+    rows: Any = (kernel[0] * u, np.intp)
+    scratch = DirectScratch(
+        kept=per_group * lines.channel,
+        planes=per_group * planes.channel,
+        corner=per_group * strip,
+        phase=per_group * len(results.length) * most if results.step * results.folded > 1 else 0,
+        taps=TapRows(rows, rows, rows),
+        totals=0 if back else per_group * kernel[0] * kernel[1] * strip,
+    )
+    total = items.samples * items.groups * items.bands
+    # Reading a filter takes as long as several multiplications.
+    operations = math.prod(weight) * (2.0 + per_group) / 5
+    return DirectCall(Reference(plan), scratch, items.bands, total, operations)
+
+
+def _band_planes(
+    x: Shape, weight: Shape, itemsize: int, window: FilterWindow, items: DirectItems, *, back: bool
+) -> DirectPlanes:
+    """Where outputs lie as the pixels do, and a band is small."""
+    (kh, kw), width, sign = weight[2:4], x[3], -1 if back else 1
+    band = -(-items.rows // items.bands)
+    plane = whole_lines((band + (kh - 1) * window.dilation[0]) * width + strips.STRIP_BYTES // itemsize)
+    alike = x[2:] == weight[4:] and window.stride == (1, 1) and window.upsample == 1
+    if not alike or items.per_group * kw * plane * itemsize > _PLANES_BYTES:
+        plane = 0
+    tap = np.arange(kw)
+    return DirectPlanes(plane, kw * plane, sign * (tap * window.dilation[1] - window.padding[1]), tap * plane)
+
+
+def _columns_there(width: int, weight: Shape, window: FilterWindow) -> tuple[TapColumns, DirectResults, int]:
+    """Columns of taps for outputs; each has filters for all of them. And the margin of an image."""
+    kw, (high, wide) = weight[3], weight[4:]
+    tap, none = np.arange(kw), np.zeros(kw, np.intp)
+    columns = TapColumns(tap, tap * (high * wide), tap * window.dilation[1], none, none + wide)
+    results = _results([(0, kw, 0, wide, 0, wide)], 1, 1)
+    return columns, results, window.padding[1]
+
+
+def _columns_back(width: int, weight: Shape, window: FilterWindow) -> tuple[TapColumns, DirectResults, int]:
+    """The same for pixels, whose columns lead to outputs only in one phase of the stride each."""
+    kw, (high, wide), u, step = weight[3], weight[4:], window.upsample, window.stride[1]
+    columns: list[tuple[int, ...]] = []
+    results: list[tuple[int, ...]] = []
+    for column in range(min(step, width)):
+        count, first = -(-(width - column) // step) * u, len(columns)
+        for tap in range(kw):
+            ahead, rest = divmod(column + window.padding[1] - tap * window.dilation[1], step)
+            if rest == 0:  # result j reads output j + ahead
+                ahead *= u
+                low, end = max(0, -ahead), min(count, wide - ahead)
+                columns.append((tap, tap * high * wide + ahead, ahead, low, end))
+        low = max((each[3] for each in columns[first:]), default=0)
+        end = min((each[4] for each in columns[first:]), default=0)
+        results.append((first, len(columns) - first, low, end, column, count))
+    margin = max(0, -min((each[2] for each in columns), default=0))
+    of_taps = TapColumns(*np.array(columns, np.intp).reshape(-1, 5).T.copy())
+    of_taps = of_taps._replace(source_at=of_taps.source_at + margin)
+    return of_taps, _results(results, step, u), margin
+
+
+def _results(phases: list[tuple[int, ...]], step: int, folded: int) -> DirectResults:
+    first, number, low, end, column, length = np.array(phases, np.intp).T.copy()
+    return DirectResults(first, number, low, end, column, length, step, folded)
