@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,16 @@ def mapped(f: Callable, value: Any) -> Any:
     return f(value)
 
 
-def binder(name: str, arrays: tuple[str, ...], signature: inspect.Signature, variadic: bool) -> Callable:
-    """What separates `arrays`, which the tape follows, from parameters, whichever way each was passed."""
+def binder(
+    name: str, arrays: tuple[str, ...], signature: inspect.Signature, variadic: bool, reserved: Iterable[str]
+) -> Callable:
+    """What separates `arrays`, which the tape follows, from parameters, whichever way each was passed.
+
+    They are attributes of a step, of which `reserved` are others.
+    """
     known = signature.parameters.values()
+    if wrong := signature.parameters.keys() & {*reserved, *(() if variadic else ("output",))}:
+        raise TypeError(f"{name}: an argument must not be called {wrong.pop()!r}, as in a Step")
     positional = tuple(p.name for p in known if p.kind <= p.POSITIONAL_OR_KEYWORD)
     names = {p.name for p in known if p.kind is not p.VAR_POSITIONAL}
     defaults = {p.name: p.default for p in known if p.default is not p.empty}
@@ -68,8 +75,8 @@ def array(name: str, place: int, arg: Any) -> Any:
     return np.array(arg)
 
 
-def real(value: Any, what: str) -> Any:
-    """`value` as an array of real numbers, where NumPy takes it for one."""
+def real(value: Any, what: str, like: Any = None, whose: str = "") -> Any:
+    """`value` as an array of real numbers, where NumPy takes it for one, of the shape of `like` if given."""
     try:
         array = value if hasattr(value, "dtype") else np.asarray(value)
     except (TypeError, ValueError):  # such as a tuple of Variables
@@ -77,7 +84,25 @@ def real(value: Any, what: str) -> Any:
     if array.dtype.kind not in "biufV":
         kind = type(value).__name__ + (f" of {array.dtype}" if array is value else "")
         raise TypeError(f"{what} must be an array of real numbers, got {kind}")
+    if like is not None and tuple(array.shape) != like.shape:
+        raise ValueError(f"{what} must have the shape of {whose}, {like.shape}, got {tuple(array.shape)}")
     return array
+
+
+def each(argnums: Any) -> Any:
+    """One place, or several, as several."""
+    return argnums if isinstance(argnums, tuple | list) else [argnums]
+
+
+def places(name: str, argnums: Any, count: int) -> list[int]:
+    """The places `argnums`, an int or a tuple of them, among `count` positional arguments."""
+    try:
+        return [range(count)[place] for place in each(argnums)]
+    except IndexError:
+        wrong = f"is {argnums!r}, but the function got {count} positional arguments"
+    except TypeError:
+        wrong = f"must be an int or a tuple of int, got {argnums!r}"
+    raise TypeError(f"{name}: argnums {wrong}")
 
 
 def arrays_in(value: Any) -> list:

@@ -56,7 +56,7 @@ def table(steps: list[Step]) -> str:
             for node, shape in zip(step.inputs, step.shapes)
         ]
         names[step] = f"#{number}"
-        kept = [(name, array) for name, array in step.kept() if hasattr(array, "nbytes")]
+        kept = [(name, array) for name, array, _ in step.saved or () if hasattr(array, "nbytes")]
         size = sum(array.nbytes for _, array in kept)
         result = _shaped(f"#{number}", step.output_shape)
         saved = ", ".join(name for name, _ in kept)
@@ -77,7 +77,7 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _arrays(steps: Iterable[Step]) -> Iterable[Any]:
-    return (array for step in steps for _, array in step.kept() if hasattr(array, "nbytes"))
+    return (array for step in steps for _, array, _ in step.saved or () if hasattr(array, "nbytes"))
 
 
 def _letters(number: int) -> str:

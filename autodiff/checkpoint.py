@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._backward import Way
 from ._fingerprint import fingerprint
-from ._graph import State, before, next_number, recording, state
+from ._graph import State, nearest, next_number, recording, state
 from ._random import States, noting, replaying
 from .function import Function, Step
-from .tape import Tape
+from .tape import Tape, Way
 from .variable import Variable, linked, stop_gradient
 
 _WORDS = (bool, int, float, complex, str, type, np.dtype, np.generic, slice, range)
@@ -78,7 +77,7 @@ def checkpoint(f: Callable) -> Callable:
             raise TypeError(f"checkpoint: {rules.name} must return one array, got a {type(output).__name__}")
         if not isinstance(output, Variable) or output.node.number < heard.start:
             return output
-        known = before([output.node], heard.start)
+        known = set(nearest([output.node], heard.start))
         if not known <= set(heard.used):
             raise ValueError(
                 f"{rules.name}: it uses values that were computed from Variables where nothing records, or "

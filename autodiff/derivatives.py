@@ -7,14 +7,14 @@ Variables while anything records, or where they depend on a Variable that the fu
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from . import functions as F
-from ._binding import real
-from ._graph import Node, before, next_number, recording
-from .function import differentiable
+from ._binding import each, places, real
+from ._graph import Node, nearest, next_number, recording
+from .function import alias as _argument
 from .functions._common import library
 from .tape import Tape
 from .variable import Variable, constant, stop_gradient
@@ -117,12 +117,9 @@ def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
     >>> hessian(lambda x, y: x * y * y, (0, 1))(2.0, 3.0)
     ((array(0.), array(6.)), (array(6.), array(4.)))
     """
-    places = argnums if _many(argnums) else [argnums]
-    slopes = [_derivative("hessian", f, place, _Run.gradients) for place in places]
+    slopes = [_derivative("hessian", f, place, _Run.gradients) for place in each(argnums)]
     rows = [_derivative("hessian", slope, argnums, _Run.rows) for slope in slopes]
-    if not _many(argnums):
-        return rows[0]
-    return functools.wraps(f)(lambda *args, **params: tuple(row(*args, **params) for row in rows))
+    return functools.wraps(f)(lambda *args, **params: _like(argnums, [row(*args, **params) for row in rows]))
 
 
 class _Run:
@@ -130,7 +127,9 @@ class _Run:
 
     def __init__(self, name: str, f: Callable, args: tuple, places: Any, /, **params: Any) -> None:
         self.name, self.start = name, next_number()
-        given = [_argument(x) if place in places else x for place, x in enumerate(args)]
+        given = list(args)
+        for place in places:
+            given[place] = _argument(x) if isinstance(x := args[place], Variable) else Variable(x)
         self.inputs = [given[place] for place in places]
         with Tape() as self.tape:
             value = f(*given, **params)
@@ -145,10 +144,9 @@ class _Run:
         """The gradients of each element of the value, stacked."""
         value, size = self.value, self.value.size
         ones = library(value.data).eye(size, dtype=value.dtype).reshape(size, *value.shape)
-        rows = [self.gradients(one, keep=True) for one in ones]
+        nothing = [np.zeros_like(x.data, shape=0) for x in self.inputs]
+        rows = [self.gradients(one, keep=True) for one in ones] or [nothing]
         shapes = [(*value.shape, *x.shape) for x in self.inputs]
-        if not rows:
-            return [np.zeros_like(x.data, shape=shape) for x, shape in zip(self.inputs, shapes)]
         return [F.reshape(F.stack(column), shape) for column, shape in zip(zip(*rows), shapes)]
 
     def given(self, found: Any, *of: Any) -> Any:
@@ -158,9 +156,8 @@ class _Run:
         """
         if recording():
             return found
-        nodes = [x.node for x in (self.value, *of) if isinstance(x, Variable)]
-        found, known = stop_gradient(found), before(nodes, self.start)
-        if known:
+        found = stop_gradient(found)
+        if known := nearest([x.node for x in (self.value, *of) if isinstance(x, Variable)], self.start):
             found = constant(found)
             found.node = Node(found, self.name, known)
         return found
@@ -171,45 +168,19 @@ def _derivative(name: str, f: Callable, argnums: Any, slopes: Callable, valued: 
 
     @functools.wraps(f)
     def evaluate(*args: Any, **params: Any) -> Any:
-        run = _Run(name, f, args, _places(name, argnums, len(args)), **params)
-        found = [run.given(slope) for slope in slopes(run)]
-        slope = tuple(found) if _many(argnums) else found[0]
+        run = _Run(name, f, args, places(name, argnums, len(args)), **params)
+        slope = _like(argnums, [run.given(slope) for slope in slopes(run)])
         return (run.given(run.value), slope) if valued else slope
 
     return evaluate
 
 
-@differentiable("x", x=("", lambda g, s: g))
-def _linked(x: Any) -> Any:
-    return x
-
-
-def _argument(x: Any) -> Variable:
-    """A Variable of its own, from which calls lead back to x."""
-    return _linked(x) if isinstance(x, Variable) else Variable(x)
-
-
-def _many(argnums: Any) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(argnums, tuple | list)
-
-
-def _places(name: str, argnums: Any, count: int) -> list[int]:
-    """The places `argnums` among `count` arguments."""
-    try:
-        return [range(count)[place] for place in (argnums if _many(argnums) else [argnums])]
-    except IndexError:
-        wrong = f"is {argnums!r}, but the function got {count} positional arguments"
-    except TypeError:
-        wrong = f"must be an int or a tuple of int, got {argnums!r}"
-    raise TypeError(f"{name}: argnums {wrong}")
+def _like(argnums: Any, found: list) -> Any:
+    return tuple(found) if isinstance(argnums, tuple | list) else found[0]
 
 
 def _along(name: str, grads: list, vectors: tuple) -> Any:
     """The sum of products of gradients and vectors."""
     if len(vectors) != len(grads):
         raise ValueError(f"{name}: {len(vectors)} vectors for {len(grads)} arrays")
-    vectors = tuple([real(v, f"{name}: a vector") for v in vectors])
-    for g, v in zip(grads, vectors):
-        if v.shape != g.shape:
-            raise ValueError(f"{name}: a vector must have the shape of its array, {g.shape}, got {v.shape}")
-    return sum(F.sum(g * v) for g, v in zip(grads, vectors))
+    return sum(F.sum(g * real(v, f"{name}: a vector", g, "its array")) for g, v in zip(grads, vectors))

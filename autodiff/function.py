@@ -9,7 +9,8 @@ further. Where nothing records they are given bare arrays and cost nothing extra
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, count
 from typing import Any
 from weakref import ref
 
@@ -22,8 +23,7 @@ from ._graph import Node, next_number, state
 from .variable import Variable, linked
 
 _now, _new, _generic = state.get, object.__new__, np.generic
-# What steps hold for their rules once they are released: reads, watched and dict.
-RELEASED: tuple[None, tuple, Any] = None, (), {}
+RELEASED: tuple[None, Any] = None, {}  # what steps are left with: saved and dict
 
 
 def differentiable(
@@ -71,11 +71,9 @@ class Function:
         self.forward, self.fit, self.residual = forward, fit, residual
         self.name, signature = forward.__name__.lstrip("_"), inspect.signature(forward)
         self.variadic, self.arrays = arrays.startswith("*"), tuple(arrays.strip("*").split())
-        if reserved := signature.parameters.keys() & {*dir(Step), *(() if self.variadic else ("output",))}:
-            raise TypeError(f"{self.name}: an argument must not be called {reserved.pop()!r}, as in a Step")
         if self.variadic and rules:
             raise TypeError(f"{self.name}: {arrays} has no rule for each array, but a joint one")
-        self.bind = binder(self.name, self.arrays, signature, self.variadic)
+        self.bind = binder(self.name, self.arrays, signature, self.variadic, dir(Step))
         # How many positional arguments make a call that needs no binding to the signature.
         self.direct = None if self.variadic or signature.parameters.keys() - self.arrays else len(self.arrays)
         given = [rules.get(name, ("", None)) for name in self.arrays]
@@ -85,13 +83,13 @@ class Function:
         self.check: Callable[[int, Any], Any] = functools.partial(array, self.name)
         self.refuse: Callable[[Exception, tuple, dict], None] = lambda *_: None
 
-    def _reads(self, traced: int) -> tuple[tuple[str, int | None], ...]:
+    def _reads(self, traced: int) -> tuple[tuple[str, int | slice], ...]:
         """What the gradients of the traced arguments (bits) read: names, and places among the arguments.
 
-        The place -1 is the output, None all arguments.
+        The place -1 is the output, a slice all arguments.
         """
         rules = [names for i, names in enumerate(self._named) if self.joint or traced >> i & 1]
-        places = {name: None if self.variadic else i for i, name in enumerate(self.arrays)} | {"output": -1}
+        places: Any = dict(zip(self.arrays, [slice(None, -1)] if self.variadic else count()), output=-1)
         return tuple((name, places[name]) for name in dict.fromkeys(" ".join(rules).split()))
 
     def fitted(self, part: Any, shape: tuple, dtype: Any) -> Any:
@@ -107,8 +105,7 @@ class Function:
 
 def _recorder(rules: Function) -> Callable:
     """The function that a caller sees: takes arrays and Variables, and tells the tapes."""
-    forward, name, bind, direct = rules.forward, rules.name, rules.bind, rules.direct
-    leaves_residual = bool(rules.residual)
+    forward, bind, direct, leaves_residual = rules.forward, rules.bind, rules.direct, bool(rules.residual)
 
     # Each elementwise operation on small arrays passes here: no comprehensions, which cost a call each.
     @functools.wraps(forward)
@@ -156,9 +153,9 @@ def _recorder(rules: Function) -> Callable:
             for tape in tapes:
                 tape.steps.append(step)
         else:
-            variable.node = Node(variable, name, nodes)
+            variable.node = Node(variable, rules.name, nodes)
         if now.listener is not None:
-            now.listener(name, args, params, variable)
+            now.listener(rules.name, args, params, variable)
         return variable
 
     call.rules = rules  # type: ignore[attr-defined]
@@ -170,16 +167,17 @@ class Step:
 
     `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the
     step is released. `owner` is the token of the outermost tape, which may release it. `shapes` and `dtypes`
-    are those of the arguments, `residual` is what the function returned beside its output, and `watched` are
-    names, values and fingerprints of what is saved.
+    are those of the arguments, `residual` is what the function returned beside its output, and `saved` are
+    the arrays that it keeps: names, values, and fingerprints, or what is false where nothing is watched.
     """
 
     # What rules read is in the dict, which goes when it is released: values, parameters, residual.
     __slots__ = (
         *("__dict__", "dtypes", "function", "inputs", "level", "number"),
-        *("output_shape", "owner", "reads", "shapes", "variable", "watched"),
+        *("output_shape", "owner", "reads", "saved", "shapes", "variable"),
     )
     residual: Any = None
+    cause = "released by an earlier gradient() (keep=True keeps it)"  # why it has no rules
     name = property(lambda self: self.function.name, doc="What was called.")
 
     def __init__(
@@ -187,48 +185,39 @@ class Step:
     ) -> None:
         self.inputs, self.shapes, self.dtypes, values, level = given
         self.function, self.reads, self.owner, self.level = function, reads, now.owner, level + 1
-        self.variable, self.number = ref(result), next_number()
+        self.variable, self.number, self.output_shape = ref(result), next_number(), result.data.shape
         self.__dict__ = content = params.copy()
-        if residual is not None:
-            content["residual"] = residual
-        check = now.check and residual is None
-        watched: list[Any] = []
-        self.watched: Any = watched
-        self.output_shape = result.data.shape
+        self.saved: Any = []
+        found: Any = ()
         values.append(result.data)  # at place -1
         for name, place in reads:
-            content[name] = value = values[:-1] if place is None else values[place]
-            if check and place is not None:
-                small = type(value) is ndarray and value.nbytes <= SMALL
-                before = value.tobytes() if small else fingerprint(value)
-                if before is not None:
-                    watched.append((name, value, before))
-        if now.check and (params or residual is not None or function.variadic):
-            found = [(name, v) for name, value in params.items() for v in arrays_in(value)]
-            found += self.kept() if not check or function.variadic else ()
-            watched += [(name, v, fingerprint(v)) for name, v in found]
-
-    def kept(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the arrays that the gradient reads; those of a residual include the others."""
-        if self.residual is not None:
-            names = getattr(self.residual, "names", self.function.residual)
-            for i, value in enumerate(self.residual.arrays):
-                if value is not None:
-                    yield names[i] if i < len(names) else f"intermediate {i - len(names)}", value
-            return
-        for name, place in self.reads or ():
-            if place is None:
-                yield from ((f"{name}[{i}]", value) for i, value in enumerate(getattr(self, name)))
-            else:
-                yield name, getattr(self, name)
+            content[name] = value = values[place]
+            if now.check and type(value) is ndarray and value.nbytes <= SMALL:
+                self.saved.append((name, value, value.tobytes()))
+            elif type(value) is list:
+                found = [(f"{name}[{i}]", v) for i, v in enumerate(value)]
+            elif hasattr(value, "nbytes"):  # no number, which nobody can change
+                found = [*found, (name, value)]
+        if params:
+            found = [*found, *((name, v) for name, value in params.items() for v in arrays_in(value))]
+        if residual is not None:
+            content["residual"], unnamed = residual, map("intermediate {}".format, count())
+            names = chain(getattr(residual, "names", function.residual), unnamed)
+            found = [*found, *zip(names, residual.arrays)]
+        if found:
+            self.saved += [(name, v, now.check and fingerprint(v)) for name, v in found if v is not None]
 
     def linked(self) -> "Step":
         """The same step with its arrays as the Variables they were on the tape."""
-        step = copy.copy(self)
-        content = step.__dict__
+        step, nodes = copy.copy(self), [*self.inputs, self]
         for name, place in self.reads:
-            if place is None:
-                content[name] = [linked(v, node) for v, node in zip(content[name], self.inputs)]
-            else:
-                content[name] = linked(content[name], self if place == -1 else self.inputs[place])
+            value, node = getattr(self, name), nodes[place]
+            many = type(node) is list
+            step.__dict__[name] = list(map(linked, value, node)) if many else linked(value, node)
         return step
+
+
+@differentiable("x", x=("", lambda g, s: g))
+def alias(x: Any) -> Any:
+    """Another Variable of the same array, from which a call leads back to x."""
+    return x

@@ -9,8 +9,6 @@ from ._binding import mapped
 from ._graph import Node, recording
 from ._reading import Readable
 
-_new = object.__new__
-
 
 class Variable(Readable):
     """An array whose uses tapes record.
@@ -47,7 +45,7 @@ class Variable(Readable):
     key = property(lambda self: self.node.number, doc="A number that no other Variable of this process has.")
 
     def __reduce__(self) -> tuple:
-        if recording() and self.node.reads is not None:
+        if recording() and self.node.saved is not None:
             raise TypeError(
                 "Variable: a result cannot be copied while a tape records, for the copy would not know "
                 "where it is from; copy stop_gradient(x), or copy outside"
@@ -60,7 +58,7 @@ class Variable(Readable):
 
 def constant(data: Any, name: str | None = None, node: Any = None) -> Variable:
     """A Variable without the checks of the constructor; it depends on nothing, unless `node` is given."""
-    variable = _new(Variable)
+    variable = object.__new__(Variable)
     variable.data, variable.name = np.asarray(data) if isinstance(data, np.generic) else data, name
     variable.node = node or Node(variable)
     return variable

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -191,3 +192,12 @@ def test_seeds_of_a_pullback_and_vectors_count_where_nothing_records() -> None:
             loss = result * seed
         with pytest.raises(ValueError, match=r"result of '(vjp|jvp)'.*not computed.*source 0"):
             tape.gradient(loss, seed)
+
+
+def test_a_late_pullback_still_depends_on_what_is_gone():
+    """Whether what it returns is a Variable follows from the call of vjp, not from what lives by then."""
+    _, of_array = vjp(lambda x: x * x, 2.0)
+    _, of_variable = vjp(lambda x: x * x, Variable(2.0))
+    gc.collect()
+    assert isinstance(of_variable(1.0)[0], Variable)
+    assert type(of_array(1.0)[0]) is np.ndarray

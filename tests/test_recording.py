@@ -465,6 +465,28 @@ def test_a_source_whose_own_past_is_gone_is_like_any_other(depth, released):
     np.testing.assert_allclose(gx, 12 * old.data * 2.0**11, rtol=1e-14)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_a_released_result_knows_what_is_older_than_the_source(depth, by_itself):
+    """The pass ended at its source; what lies behind that, and is gone, still leads back to the leaf."""
+    leaf = Variable(2.0)
+    with Tape() as tape:
+        y = leaf
+        for _ in range(depth):
+            y = F.sin(y)
+        source = y
+        y = y if by_itself else F.exp(y)
+    assert tape.gradient(y, source) == (1 if by_itself else y.data)
+    del source
+    gc.collect()
+    with pytest.raises(ValueError, match=r"released.*depends on source 0"):
+        tape.gradient(y, leaf)
+    with Tape() as tape:
+        z = y * 3.0
+    with pytest.raises(ValueError, match=r"released.*depends on source 0"):
+        tape.gradient(z, leaf)
+
+
 def test_a_tape_whose_steps_another_released_is_shown():
     w = Variable(np.ones(3))
     with Tape() as outer, Tape() as inner:

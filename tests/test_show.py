@@ -45,3 +45,14 @@ def test_show_names_many_leaves(capsys):
 def test_empty(capsys):
     Tape().show()
     assert capsys.readouterr().out.splitlines()[-1] == "0 steps keep 0 bytes in 0 arrays"
+
+
+def test_show_counts_arrays_among_the_parameters(capsys):
+    with Tape() as tape:
+        F.sum(F.where(np.array([True, False, True]), Variable(np.ones(3)), 0.0))
+        Variable(np.ones(4))[np.array([0, 2])]
+    tape.show()
+    lines = capsys.readouterr().out.splitlines()
+    index = np.array([0, 2]).nbytes
+    assert lines[3].split()[1:] == ["getitem", "b", "(4,)", "#2", "(2,)", str(index), "index"]
+    assert lines[-1] == f"3 steps keep {3 + index} bytes in 2 arrays"

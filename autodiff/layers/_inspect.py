@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._graph import living
+from .._graph import nearest
 from ..variable import Variable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def is_parameter(value: Any) -> bool:
     """A result is none, unless what it was computed from is gone, as for ``Variable(array) * 0.1``."""
     if not isinstance(value, Variable):
         return False
-    return value.node.reads is None and not living(value.node.inputs)
+    return value.node.saved is None and not nearest(value.node.inputs)
 
 
 def is_array(value: Any) -> bool:
