@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynarray._check import check_choice
+
 from .._graph import recording
 from ..functions._common import accumulator, library, plain
-from ..tape import UNUSED, Tape
+from ..tape import Tape
 from ..variable import Variable
 from ._communicator import Communicator, Sum
 
@@ -81,8 +83,7 @@ def value_and_gradient(
     name = "value_and_gradient"
     if recording():
         raise ValueError(f"{name}: a tape still records, and would not follow what the ranks do together")
-    if unused not in UNUSED:
-        raise ValueError(f"{name}: unused must be one of {UNUSED}, got {unused!r}")
+    check_choice(name, "unused", unused, ("raise", "zero", "none"))
     if not isinstance(loss, Variable) or loss.size != 1:
         raise ValueError(f"{name}: loss must be a Variable of a single number, got {loss!r}")
     if not 0 <= weight < math.inf:

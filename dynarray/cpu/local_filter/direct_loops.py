@@ -15,7 +15,7 @@ from ..engine.pixels import copy
 from ..engine.strips import STRIP_BYTES, Scale
 from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, Loop, Writer, written
 
-_TOGETHER = 4  # channels whose sums stay in registers
+_TOGETHER = 3  # channels whose sums stay in registers
 _AHEAD = 4 * STRIP_BYTES  # filters are fetched so long before they are used
 
 
@@ -91,15 +91,11 @@ def sum_row(target: Matrix, sums: RowSum, channels: int, low: int, end: int, str
         inside = least + j >= 0 and most + j + strip <= sums.filters.size
         whole = j + strip <= sums.length
         part = target if whole else Matrix(sums.corner, -j, strip)
-        for c in range(0, channels if inside else 0, _TOGETHER):
-            if channels - c == 1:
-                _sum_1(part, sums, c, j, stream)
-            elif channels - c == 2:
-                _sum_2(part, sums, c, j, stream)
-            elif channels - c == 3:
-                _sum_3(part, sums, c, j, stream)
-            else:
-                _sum_4(part, sums, c, j, stream)
+        together = channels // _TOGETHER * _TOGETHER if inside else ZERO
+        for c in range(0, together, _TOGETHER):
+            _sum_together(part, sums, c, j, stream)
+        for c in range(together, channels if inside else together):
+            _sum_one(part, sums, c, j, stream)
         for c in range(0 if whole or not inside else channels):
             copy(target.values, target.at + c * target.stride + j, sums.corner, c * strip, stop - j)
         if not inside or ((j < low or stop > end) and not finite(target, channels, j, stop)):
@@ -199,7 +195,8 @@ def _write_masked_sum(writer: Writer, target: Any, sums: Any, channel: Any, j: A
     _store_masked(writer, result, target.values, place, mask)
 
 
-_sum_1, _sum_2, _sum_3, _sum_4 = (written(STRIP_BYTES, (n, False))(_write_sum) for n in range(1, 5))
+# A channel that is left over finds the filters in the first cache: fewer loops are less to compile.
+_sum_one, _sum_together = (written(STRIP_BYTES, (n, False))(_write_sum) for n in (1, _TOGETHER))
 _sum_masked = written(REGISTER_BYTES, (1, True))(_write_masked_sum)
 
 
