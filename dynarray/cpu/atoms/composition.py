@@ -21,6 +21,7 @@ from ..engine.strips import STREAM_BYTES, empty_to_stream
 from ..engine.vectors import LINE_BYTES, in_row, prefetch
 
 COMPOSE_RUN_BYTES = 128 * 1024  # of all rows of a run
+COMPOSE_STREAM_BYTES = STREAM_BYTES // 2  # runs that stay in the cache have no room for more
 COMPOSE_RUN = 1024  # positions of a run, at most; sums over one are short enough to be accurate
 
 
@@ -87,7 +88,7 @@ def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: Com
 @borrowing_jit
 def _put_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
     """The rows of a run to their places, past the caches if there are many."""
-    rows, flat, past = target.shape[1], in_row(target), target.size * target.itemsize >= STREAM_BYTES
+    rows, flat, past = target.shape[1], in_row(target), target.size * target.itemsize >= COMPOSE_STREAM_BYTES
     for row in range(rows):
         to = (run.plane * rows + row) * plan.positions + run.at
         if past:
