@@ -9,7 +9,6 @@ import numpy as np
 from dynarray._operator import Checked
 
 from .case import Case
-from .drawing import FEW_CHANNELS, GATHERS, IMAGE, Drawn, among, spread
 from .growing import CHANNELS, SIDES, Growth, each
 from .targets import Target
 
@@ -63,17 +62,6 @@ _REGIONS = each("regions", 64, 128, 256, 512)
 GROWTH = (
     Growth("roi_align", align, {**_BASE, "c": 32}, {"channels": CHANNELS, "regions": _REGIONS}),
     Growth("ps_roi_pool", pool, {**_BASE, "o": 8}, {"pixels": SIDES, "regions": _REGIONS}),
-)
-
-_DRAWN = {"regions": spread(1, 1024), "bins": among(1, 3, 5, 7, 7, 7, 14)}
-DRAWN = (
-    Drawn("roi_align", align, {**IMAGE, **_DRAWN, "ratio": among(0, 1, 2, 2, 4)}, least_share=GATHERS),
-    Drawn(
-        "ps_roi_pool",
-        pool,
-        {"n": IMAGE["n"], "o": FEW_CHANNELS, "h": IMAGE["h"], "w": IMAGE["w"], **_DRAWN},
-        least_share=GATHERS,
-    ),
 )
 
 TARGETS: dict[str, tuple[Target, Target]] = {

@@ -10,20 +10,6 @@ import time
 from typing import Any
 
 
-def packed(array: Any) -> dict[str, Any]:
-    """An array among the parameters of a task, in JSON."""
-    return {"values": array.tolist(), "of": array.dtype.name}
-
-
-def unpacked(value: dict[str, Any]) -> Any:
-    """The array again; what is none stays as it is."""
-    if value.keys() != {"values", "of"}:
-        return value
-    import numpy as np
-
-    return np.array(value["values"], value["of"])
-
-
 def first_call(task: dict[str, Any]) -> dict[str, float]:
     """Seconds for the import, the first forward call and the first backward call."""
     start = time.perf_counter()
@@ -132,6 +118,5 @@ class _CudaMemory:
 
 
 if __name__ == "__main__":
-    wanted = json.loads(sys.argv[2], object_hook=unpacked)
-    measured = {"first_call": first_call, "memory": memory}[sys.argv[1]](wanted)
+    measured = {"first_call": first_call, "memory": memory}[sys.argv[1]](json.loads(sys.argv[2]))
     print(json.dumps(measured))
