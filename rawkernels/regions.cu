@@ -40,8 +40,8 @@ __device__ __forceinline__ double rounded(double value) {
 
 // Where the samples of each bin begin that are no more than a pixel outside, how many follow, and how far apart.
 extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_bins(
-    const double* __restrict__ boxes, P* __restrict__ first, P* __restrict__ step, P* __restrict__ rate,
-    P* __restrict__ share, int* __restrict__ number, INDEX items, double scale, int ratio, int aligned, int ph, int pw, int height, int width) {
+    const double* __restrict__ boxes, P* __restrict__ first, P* __restrict__ step, P* __restrict__ share,
+    int* __restrict__ number, INDEX items, double scale, int ratio, int aligned, int ph, int pw, int height, int width) {
     const INDEX i = thread_index();
     if (i >= items) return;
     INDEX r;
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_bins(
     double extent = (__dmul_rn(box.high, scale) - half) - start;
     if (!aligned && extent < 1) extent = 1;
     const double size = extent / box.bins;
-    first[i] = step[i] = rate[i] = share[i] = 0;
+    first[i] = step[i] = share[i] = 0;
     number[i] = LOST;
     if (!is_finite(start) || !is_finite(size)) return;
     const double count = ratio > 0 ? static_cast<double>(ratio) : ceil(size);
@@ -77,7 +77,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_bins(
     }
     first[i] = static_cast<P>(base + (begin + low + 0.5) * apart);
     step[i] = static_cast<P>(apart);
-    rate[i] = static_cast<P>(apart != 0 ? 1 / apart : 0);
     share[i] = static_cast<P>(1 / count);
     number[i] = high - low;
 }
@@ -107,7 +106,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) ps_roi_pool_bins(
 struct Samples {
     const P* __restrict__ first;
     const P* __restrict__ step;
-    const P* __restrict__ rate;  // samples a pixel: 1 / step
     const P* __restrict__ share;
     const int* __restrict__ number;
 
@@ -127,15 +125,15 @@ __device__ __forceinline__ ACC not_a_number() {
 }
 
 // A thread makes one bin of STRIP channels.
-extern "C" __global__ void __launch_bounds__(BLOCK, 4) roi_align_forward(
+extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_forward(
     const T* __restrict__ x, const long long* __restrict__ images, const P* __restrict__ first,
-    const P* __restrict__ step, const P* __restrict__ rate, const P* __restrict__ share, const int* __restrict__ number, T* __restrict__ y,
+    const P* __restrict__ step, const P* __restrict__ share, const int* __restrict__ number, T* __restrict__ y,
     INDEX items, int batch, int channels, int height, int width, int ph, int pw) {
     INDEX item = thread_index();
     if (item >= items) return;
     const int place = static_cast<int>(take(item, ph * pw)), strips = (channels + STRIP - 1) / STRIP;
     const int channel = STRIP * static_cast<int>(take(item, strips)), here = min(STRIP, channels - channel);
-    const Samples samples = {first, step, rate, share, number};
+    const Samples samples = {first, step, share, number};
     const INDEX row = item * (ph + pw) + place / pw, column = item * (ph + pw) + ph + place % pw;
     const long long n = images[item];
     const int down = number[row], across = number[column];
@@ -189,9 +187,9 @@ __device__ __forceinline__ bool share_of_pixel(
     if (max(from, last) < begin || min(from, last) > end) return false;
     int low = 0, high = count;
     if (apart != 0) {
-        const P one = (begin - from) * samples.rate[bin], other = (end - from) * samples.rate[bin];
-        low = static_cast<int>(min(max(floor(min(one, other)) - 1, P(0)), P(count)));
-        high = static_cast<int>(min(max(ceil(max(one, other)) + 2, P(0)), P(count)));
+        const P one = (begin - from) / apart, other = (end - from) / apart;
+        low = max(0, static_cast<int>(max(floor(min(one, other)), P(0))));
+        high = min(count, static_cast<int>(min(ceil(max(one, other)), P(count))) + 1);
     }
     bool any = false;
     found = {0, false};
@@ -209,9 +207,9 @@ __device__ __forceinline__ bool share_of_pixel(
 }
 
 // A thread adds up what one pixel of STRIP channels gets of one region after the other.
-extern "C" __global__ void __launch_bounds__(BLOCK, 6) roi_align_gradient(
+extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_gradient(
     const T* __restrict__ grad, const long long* __restrict__ images, const P* __restrict__ first,
-    const P* __restrict__ step, const P* __restrict__ rate, const P* __restrict__ share, const int* __restrict__ number, T* __restrict__ grad_x,
+    const P* __restrict__ step, const P* __restrict__ share, const int* __restrict__ number, T* __restrict__ grad_x,
     INDEX items, int regions, int channels, int height, int width, int ph, int pw) {
     INDEX item = thread_index();
     if (item >= items) return;
@@ -219,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 6) roi_align_gradient(
     const int strips = (channels + STRIP - 1) / STRIP;
     const int channel = STRIP * static_cast<int>(take(item, strips)), here = min(STRIP, channels - channel);
     const int row = static_cast<int>(at / width), column = static_cast<int>(at % width);
-    const Samples samples = {first, step, rate, share, number};
+    const Samples samples = {first, step, share, number};
     ACC sum[STRIP] = {};
     for (int r = 0; r < regions; ++r) {
         if (images[r] != item) continue;

@@ -80,8 +80,8 @@ class _Call:
         launch(chosen, entry, (blocks(items, BLOCK),), (BLOCK,), (*arrays, count, *numbers))
 
     def samples(self, spatial_scale: float, sampling_ratio: int, aligned: bool) -> tuple[Any, ...]:
-        """The tables of `roi_align`: first sample, step, rate, share and number."""
-        tables = (*(self.table(self.position) for _ in range(4)), self.table(np.int32))
+        """The tables of `roi_align`: first sample, step, share and number."""
+        tables = (*(self.table(self.position) for _ in range(3)), self.table(np.int32))
         numbers = (np.float64(spatial_scale), *int32s(sampling_ratio, int(aligned)), *self.sizes)
         self.launch("roi_align_bins", tables[0].size, (self.boxes, *tables), *numbers)
         return tables
