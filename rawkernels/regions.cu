@@ -32,12 +32,6 @@ __device__ __forceinline__ Box bin_of(const double* boxes, INDEX i, int ph, int 
 
 __device__ __forceinline__ bool is_finite(double value) { return value - value == 0; }
 
-// To whole numbers, halves away from zero.
-__device__ __forceinline__ double rounded(double value) {
-    const double size = fabs(value), whole = floor(size), nearest = size - whole >= 0.5 ? whole + 1 : whole;
-    return value < 0 ? -nearest : nearest;
-}
-
 // Where the samples of each bin begin that are no more than a pixel outside, how many follow, and how far apart.
 extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_bins(
     const double* __restrict__ boxes, P* __restrict__ first, P* __restrict__ step, P* __restrict__ share,
@@ -89,8 +83,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) ps_roi_pool_bins(
     if (i >= items) return;
     INDEX r;
     const Box box = bin_of(boxes, i, ph, pw, height, width, r);
-    const double start = __dmul_rn(rounded(box.low), scale);
-    double extent = __dmul_rn(rounded(box.high) + 1, scale) - start;
+    const double start = __dmul_rn(round(box.low), scale);
+    double extent = __dmul_rn(round(box.high) + 1, scale) - start;
     first[i] = 0;
     number[i] = LOST;
     if (!is_finite(start) || !is_finite(extent)) return;

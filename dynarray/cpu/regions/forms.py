@@ -49,7 +49,7 @@ def _backward(
     return grad_x
 
 
-def _region_axes(
+def _axes(
     make: Callable[..., BoxAxis], x: Any, boxes: Any, output_size: tuple[int, int], options: dict
 ) -> tuple[BoxAxis, BoxAxis]:
     """Along y and x."""
@@ -66,7 +66,7 @@ def roi_align_forward(
     """Output of `roi_align`; keeps the input for the backward pass."""
     images = check_images("roi_align", batch_index, x.shape[0])
     shape = (len(boxes), x.shape[1], *output_size)
-    axes = _region_axes(sampled_axis, x, boxes, output_size, options)
+    axes = _axes(sampled_axis, x, boxes, output_size, options)
     return _forward(x, images, axes, shape, by_position=False)
 
 
@@ -84,7 +84,7 @@ def roi_align_backward(
     if not needs[0]:
         return (None,)
     images = check_images("roi_align", batch_index, kept[0].shape[0])
-    axes = _region_axes(sampled_axis, kept[0], boxes, output_size, options)
+    axes = _axes(sampled_axis, kept[0], boxes, output_size, options)
     return (_backward(grad_output, kept[0], images, axes, by_position=False),)
 
 
@@ -94,7 +94,7 @@ def ps_roi_pool_forward(
     """Output of `ps_roi_pool`; keeps the input for the backward pass."""
     images = check_images("ps_roi_pool", batch_index, x.shape[0])
     shape = (len(boxes), x.shape[1] // prod(output_size), *output_size)
-    axes = _region_axes(pooled_axis, x, boxes, output_size, options)
+    axes = _axes(pooled_axis, x, boxes, output_size, options)
     return _forward(x, images, axes, shape, by_position=True)
 
 
@@ -112,5 +112,5 @@ def ps_roi_pool_backward(
     if not needs[0]:
         return (None,)
     images = check_images("ps_roi_pool", batch_index, kept[0].shape[0])
-    axes = _region_axes(pooled_axis, kept[0], boxes, output_size, options)
+    axes = _axes(pooled_axis, kept[0], boxes, output_size, options)
     return (_backward(grad_output, kept[0], images, axes, by_position=True),)

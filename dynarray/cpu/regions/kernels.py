@@ -9,14 +9,14 @@ from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_
 from ..engine.gemm import Matrix
 from ..engine.pixels import clear, transpose
 from .plan import RegionPart
-from .taps import BoxAxis, RegionTaps, find_taps, taps_size
+from .taps import BoxAxis, Taps, find_taps, taps_size
 
 
 class RegionScratch(NamedTuple):
     """Memory of a thread: sizes, or the arrays."""
 
-    rows: RegionTaps
-    columns: RegionTaps
+    rows: Taps
+    columns: Taps
     sums: Any  # a row of channels for each bin of a box
 
 

@@ -16,7 +16,7 @@ from ..engine import parallel
 from .taps import BoxAxis
 
 SLOT_CHANNELS = 64  # at most: the sums of a box's bins stay in the first levels of cache
-REGION_BYTES = 8 * 1024 * 1024  # that are packed at once, unless a slot of one channel takes more
+PACKED_BYTES = 8 * 1024 * 1024  # that are packed at once, unless a slot of one channel takes more
 RUN = 1024  # pixels that are packed at once, where rows follow each other
 
 
@@ -142,7 +142,7 @@ def make_parts(
         groups = single if single.pixels.sum() < groups.pixels.sum() else groups
     slots, which = _slots(sizes, groups, bins if by_position else 0, x.itemsize)
     ends = np.cumsum(slots.number * slots.rows * slots.columns)
-    most, begin, before = REGION_BYTES // x.itemsize, 0, 0
+    most, begin, before = PACKED_BYTES // x.itemsize, 0, 0
     while begin < len(ends):
         stop = max(begin + 1, int(np.searchsorted(ends, before + most, side="right")))
         part = RegionSlots(*(each[begin:stop] for each in slots))
@@ -172,7 +172,7 @@ def _counted(numbers: Any) -> tuple[Any, Any]:
 
 def _slots(sizes: RegionSizes, groups: _Groups, bins: int, itemsize: int) -> tuple[RegionSlots, Any]:
     """All slots of a call, and the group of each."""
-    most = max(1, min(SLOT_CHANNELS, REGION_BYTES // (int(groups.pixels.max()) * itemsize)))
+    most = max(1, min(SLOT_CHANNELS, PACKED_BYTES // (int(groups.pixels.max()) * itemsize)))
     which = np.arange(bins) if bins else np.array([-1])
     group, bin_, output = (
         each.reshape(-1)

@@ -24,7 +24,7 @@ class BoxAxis(NamedTuple):
     extent: int  # of the image
 
 
-class RegionTaps(NamedTuple):
+class Taps(NamedTuple):
     """Pixels and weights of several bins of a box, one bin after the other."""
 
     begin: Any  # of each bin, and of one more
@@ -32,14 +32,14 @@ class RegionTaps(NamedTuple):
     weight: Any
 
 
-def taps_size(bins: int, extent: int) -> RegionTaps:
+def taps_size(bins: int, extent: int) -> Taps:
     """What they need as scratch memory: a bin has at most four pixels more than are in its extent, twice."""
     most = 2 * (extent + 4 * bins + 8)
-    return RegionTaps((bins + 1, np.int64), (most, np.int64), most)
+    return Taps((bins + 1, np.int64), (most, np.int64), most)
 
 
 @borrowing_jit
-def find_taps(taps: RegionTaps, axis: BoxAxis, box: int, first: int, stop: int, adjoint: bool) -> None:
+def find_taps(taps: Taps, axis: BoxAxis, box: int, first: int, stop: int, adjoint: bool) -> None:
     """The pixels of the bins from `first` to `stop`; none for `adjoint` where they are NaN times a pixel."""
     n = 0
     for bin_ in range(first, stop):
@@ -59,7 +59,7 @@ def find_taps(taps: RegionTaps, axis: BoxAxis, box: int, first: int, stop: int, 
 
 
 @borrowing_jit
-def _sample(taps: RegionTaps, n: int, axis: BoxAxis, box: int, bin_: int) -> int:
+def _sample(taps: Taps, n: int, axis: BoxAxis, box: int, bin_: int) -> int:
     """The pixels around the samples of a bin; returns how many taps there are with them."""
     count, extent, origin = axis.samples[box], axis.extent, n
     step, base, share = axis.size[box] / count, axis.start[box] + bin_ * axis.size[box], 1.0 / count
@@ -84,7 +84,7 @@ def _sample(taps: RegionTaps, n: int, axis: BoxAxis, box: int, bin_: int) -> int
 
 
 @borrowing_jit
-def _add(taps: RegionTaps, n: int, origin: int, pixel: int, weight: float) -> int:
+def _add(taps: Taps, n: int, origin: int, pixel: int, weight: float) -> int:
     """Add a weight to that of a pixel, which is among the last ones of its bin if it was there before.
 
     A weight of 0 has a tap of its own: times infinity it is NaN.
