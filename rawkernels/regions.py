@@ -47,12 +47,12 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
 
 def check_images(operator: str, batch_index: Any, images: int) -> Any:
     """The indices as int64, each that of an image; on a GPU whatever they are."""
-    if not is_cupy(batch_index):
-        for place in np.flatnonzero((batch_index < 0) | (batch_index >= images))[:1].tolist():
-            raise ValueError(
-                f"{operator}: batch_index must be at least 0 and less than N = {images}, "
-                f"got {batch_index[place]} at {place}"
-            )
+    wrong = () if is_cupy(batch_index) else np.flatnonzero((batch_index < 0) | (batch_index >= images))
+    if len(wrong):
+        raise ValueError(
+            f"{operator}: batch_index must be at least 0 and less than N = {images}, "
+            f"got {int(batch_index[wrong[0]])} at {wrong[0]}"
+        )
     return batch_index.astype(np.int64)
 
 
