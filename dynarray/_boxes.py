@@ -10,7 +10,7 @@ class Spans(NamedTuple):
 
     start: Any  # of the first bin, in pixels of the image
     size: Any  # of a bin
-    samples: Any  # of a bin, whole numbers; no more than 0 if there are none
+    count: Any  # samples of a bin, whole numbers; no more than 0 if there are none
 
 
 def sampled_spans(
@@ -23,7 +23,7 @@ def sampled_spans(
         extent = (high.astype(np.float64) * spatial_scale - half) - start
         spans = _of_finite(start, (extent if aligned else np.maximum(extent, 1.0)) / bins)
         count = np.full(len(low), float(sampling_ratio)) if sampling_ratio else np.ceil(spans.size)
-        return spans._replace(samples=np.where(np.isnan(count), 1.0, count))
+        return spans._replace(count=np.where(np.isnan(count), 1.0, count))
 
 
 def sample_positions(spans: Spans, box: int, bin_: int, extent: int) -> Any:

@@ -48,9 +48,9 @@ def roi_align(
 ) -> ArrayT:
     """Average regions of images into a fixed number of bins each, sampled between pixels.
 
-    ``y[r,c,i,j] = 1/(m_y*m_x) * sum_ab x[n,c](y_r + (i + (a + 1/2)/m_y)*h, x_r + (j + (b + 1/2)/m_x)*w)``
-    with ``n = batch_index[r]``, where the box begins at ``(y_r, x_r) = (y0, x0)*spatial_scale - 1/2``, a bin
-    is ``h = (y1 - y0)*spatial_scale/ph`` high and ``w`` wide, and has m_y times m_x samples.
+    ``y[r,c,i,j] = 1/(m_y*m_x) * sum_ab x[n,c](y_r + (i + (a + 1/2)/m_y)*h, x_r + (j + (b + 1/2)/m_x)*w)`` with
+    ``n = batch_index[r]``, where the box begins at ``(y_r, x_r) = (y0, x0)*spatial_scale - 1/2``, a bin is
+    ``h = (y1 - y0)*spatial_scale/ph`` high and ``w`` wide, and has m_y times m_x samples.
 
     Parameters
     ----------
@@ -127,10 +127,10 @@ def ps_roi_pool(
 ) -> ArrayT:
     """Average regions of score maps that depend on the position in the region.
 
-    ``y[r,o,i,j]`` is the mean of channel ``(o*ph + i)*pw + j`` of image ``batch_index[r]`` over the pixels of
-    bin (i, j): rows from ``floor(y_r + i*h)`` to before ``ceil(y_r + (i + 1)*h)`` as far as they are in the
-    image, and columns alike; 0 if there are none. The box begins at ``y_r = round(y0)*spatial_scale`` and
-    ends at ``(round(y1) + 1)*spatial_scale``, it is at least 0.1 high and wide, and ph bins are h high each.
+    ``y[r,o,i,j]`` is the mean of channel ``(o*ph + i)*pw + j`` of image ``batch_index[r]`` over the pixels of bin
+    (i, j): rows from ``floor(y_r + i*h)`` to before ``ceil(y_r + (i + 1)*h)`` as far as they are in the image,
+    and columns alike; 0 if there are none. The box begins at ``y_r = round(y0)*spatial_scale`` and ends at
+    ``(round(y1) + 1)*spatial_scale``, it is at least 0.1 high and wide, and ph bins are h high each.
 
     Parameters
     ----------

@@ -183,6 +183,5 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     chosen = choose_program(boxes.dtype, accumulator_dtype(boxes.dtype), wide_index=needs_wide_index(boxes))
     index = np.int64 if needs_wide_index(boxes) else np.int32
     if count:
-        arguments = boxes, order, kept, index(count), np.float64(iou_threshold)
-        launch(chosen, "nms_strike_out", (1,), (BLOCK,), arguments)
+        launch(chosen, "nms_strike_out", (1,), (BLOCK,), (boxes, order, kept, index(count), np.float64(iou_threshold)))
     return order[kept.astype(bool)]

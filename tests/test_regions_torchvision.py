@@ -62,7 +62,7 @@ def test_ps_roi_pool(seed: int) -> None:
     corners = rng.integers(0, [12, 10], (6, 2))
     boxes = np.concatenate([corners, corners + rng.integers(0, 5, (6, 2))], axis=1).astype(float)
     image = rng.integers(0, 2, 6)
-    right = theirs(ops.ps_roi_pool, x, boxes + np.array([0, 0, 1, 1]), image, bins, 1.0)
+    right = theirs(ops.ps_roi_pool, x, boxes + [0, 0, 1, 1], image, bins, 1.0)
     agree("ps_roi_pool", x, (boxes, image, bins), {}, right, rng)
 
 

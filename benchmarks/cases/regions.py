@@ -32,9 +32,7 @@ def _boxes(n: int, h: int, w: int, regions: int) -> dict[str, Any]:
     """Boxes of whole pixels inside the images but for the last row and column, the same in each run."""
     k = np.arange(regions)
     height, width = (3 + k * step % max(1, extent // 3 - 2) for step, extent in ((7, h), (11, w)))
-    top, left = (
-        k * step % np.maximum(1, extent - 1 - s) for step, extent, s in ((13, h, height), (29, w, width))
-    )
+    top, left = (k * step % np.maximum(1, extent - 1 - s) for step, extent, s in ((13, h, height), (29, w, width)))
     boxes = np.stack([left, top, left + width, top + height], axis=1).astype(np.float32)
     return {"boxes": boxes, "batch_index": k % n}
 

@@ -1,8 +1,8 @@
 """`roi_align` and `ps_roi_pool` in PyTorch: torchvision's operators.
 
-The last pixel of a box of `ps_roi_pool` belongs to it; torchvision's ends before the last, so that it is
-given boxes that are one pixel larger. The two agree where boxes are whole pixels that do not touch the last
-row or column.
+The last pixel of a box of `ps_roi_pool` belongs to it; torchvision's ends before the last, so that it is given
+boxes that are one pixel larger. The two agree where boxes are whole pixels that do not touch the last row or
+column.
 """
 
 from collections.abc import Callable

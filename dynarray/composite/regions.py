@@ -15,7 +15,7 @@ def _sampled(low: Any, high: Any, bins: int, extent: int, **options: Any) -> Any
     for box, bin_ in np.ndindex(*shares.shape[:2] if extent else (0, 0)):
         position = np.clip(sample_positions(spans, box, bin_, extent), 0, extent - 1)
         near = np.maximum(1 - np.abs(position[:, None] - np.arange(extent)), 0)
-        shares[box, bin_] = near.sum(0) / max(spans.samples[box], 1)
+        shares[box, bin_] = near.sum(0) / max(spans.count[box], 1)
         shares[box, bin_] += spans.start[box] * 0  # NaN stays
     return shares
 
@@ -41,7 +41,9 @@ def roi_align_forward(functions: Any, x: Any, *, batch_index: Any, **params: Any
     """y[r] = shares of rows @ image @ shares of columns."""
     rows, columns = _along_axes(_sampled, x, **params)
     image = x[batch_index.astype(int)]
-    return functions.matmul(functions.matmul(rows[:, None], image), columns.transpose(0, 2, 1)[:, None])
+    return functions.matmul(
+        functions.matmul(rows[:, None], image), columns.transpose(0, 2, 1)[:, None]
+    )
 
 
 def ps_roi_pool_forward(functions: Any, x: Any, *, batch_index: Any, **params: Any) -> Any:

@@ -32,7 +32,7 @@ def _corners(spans: Spans, box: int, bin_: int, extent: int) -> tuple[Any, Any]:
     position = np.clip(sample_positions(spans, box, bin_, extent), 0, extent - 1)
     before = np.floor(position).astype(int)
     after, rest = np.minimum(before + 1, extent - 1), position - before
-    share = 1 / max(spans.samples[box], 1)
+    share = 1 / max(spans.count[box], 1)
     return np.concatenate([before, after]), np.concatenate([1 - rest, rest]) * share
 
 
@@ -73,8 +73,7 @@ def _pooled_bins(
             share = np.nan if nowhere[box] else 1 / max(len(inside), 1)
             weights.append(np.full(len(pixels[-1]), share).astype(x.dtype))
             lost = lost or bool(nowhere[box])
-        (rows, columns), (by_row, by_column) = pixels, weights
-        yield _Bin((box, *bins), images[box], rows, columns, by_row, by_column, lost)
+        yield _Bin((box, *bins), images[box], *pixels, *weights, lost)
 
 
 def roi_align_forward(x: Any, **params: Any) -> tuple[Any, tuple]:
@@ -95,8 +94,7 @@ def roi_align_backward(grad_output: Any, kept: tuple, needs: tuple[bool], **para
         r, i, j = each.where
         if not each.lost:
             share = each.by_row[:, None] * each.by_column * grad_output[r, :, i, j][:, None, None]
-            pixels: Any = (slice(None), each.rows[:, None], each.columns)
-            np.add.at(grad_x[each.image], pixels, share)
+            np.add.at(grad_x[each.image], (slice(None), each.rows[:, None], each.columns), share)
     return (grad_x if needs[0] else None,)
 
 

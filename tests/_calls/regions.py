@@ -89,7 +89,7 @@ BAD = [
     Bad("roi_align", {"aligned": 1}, TypeError, ("aligned", "bool", "1")),
     Bad("ps_roi_pool", {"output_size": 5}, ValueError, ("x", "O*ph*pw", "(5, 5)", "C = 12")),
 ]
-LARGE = dict.fromkeys(GOOD, "its boxes say which image they are of: see tests/test_regions.py")
+LARGE = {name: "its boxes say which image they are of: see tests/test_regions.py" for name in GOOD}
 
 _SMALL = {**boxes_of(0, 2, 3, 3, 1), "output_size": 2}
 HEAVY = {

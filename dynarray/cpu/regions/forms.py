@@ -4,6 +4,8 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from rawkernels.regions import check_images
 
 from ..engine import parallel
@@ -42,8 +44,7 @@ def _backward(
     grad, target = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1)
     for part, elements in make_parts(x, images, axes, by_position=by_position, owners=True):
         packed, scratch = borrow("regions", elements, x.dtype), region_scratch(axes, part)
-        items = len(part.slots.image) * part.bands
-        work = _TOUCHED * len(part.items.summed_slot) * scratch.sums
+        items, work = len(part.slots.image) * part.bands, _TOUCHED * len(part.items.summed_slot) * scratch.sums
         args = packed, grad, target, axes, part
         run_with_scratch(region_spread_items, items, work + elements, scratch, x.dtype, *args)
     return grad_x

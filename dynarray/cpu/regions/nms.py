@@ -12,7 +12,7 @@ from ..engine.compile import borrowing_cached_jit
 def nms_items(
     start: int, stop: int, sides: np.ndarray, areas: np.ndarray, gone: np.ndarray, threshold: float
 ) -> None:
-    """Of boxes start to stop, in order, strike out later ones. `sides` has rows x0, y0, x1, y1."""
+    """Of boxes start to stop, in order, strike out later ones. `sides` has a row for each of x0, y0, x1, y1."""
     left, top, right, bottom = sides[0], sides[1], sides[2], sides[3]
     zero = areas.dtype.type(0)
     for i in range(start, stop):

@@ -133,8 +133,8 @@ def make_parts(
     With `owners` no two slots have a pixel in common.
     """
     bins = axes[0].bins * axes[1].bins
-    apart, (_, channels, height, width) = bins if by_position else 1, x.shape
-    sizes = RegionSizes(channels, channels // apart, height, width, apart)
+    sizes = RegionSizes(x.shape[1], x.shape[1] // (bins if by_position else 1), *x.shape[2:], bins)
+    sizes = sizes if by_position else sizes._replace(apart=1)
     box = np.argsort(images, kind="stable")
     groups = _groups(images, np.flatnonzero(np.diff(images[box], prepend=-1)), axes, box)
     if not owners:

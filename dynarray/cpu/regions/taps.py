@@ -15,7 +15,7 @@ class BoxAxis(NamedTuple):
 
     start: np.ndarray  # (R,)
     size: np.ndarray  # (R,), of a bin that is sampled
-    samples: np.ndarray  # (R,), of a bin
+    count: np.ndarray  # (R,), its samples
     first: np.ndarray  # (R * bins,), its pixels where it is not sampled; else there are none
     stop: np.ndarray
     low: np.ndarray  # (R,), pixels of the image outside of which no bin reads, from and to
@@ -53,7 +53,7 @@ def find_taps(taps: Taps, axis: BoxAxis, box: int, first: int, stop: int, adjoin
             for pixel in range(low, high):
                 taps.pixel[n], taps.weight[n] = pixel, 1.0 / (high - low)
                 n += 1
-        elif axis.samples[box] >= 1.0:
+        elif axis.count[box] >= 1.0:
             n = _sample(taps, n, axis, box, bin_)
     taps.begin[stop - first] = n
 
@@ -61,7 +61,7 @@ def find_taps(taps: Taps, axis: BoxAxis, box: int, first: int, stop: int, adjoin
 @borrowing_jit
 def _sample(taps: Taps, n: int, axis: BoxAxis, box: int, bin_: int) -> int:
     """The pixels around the samples of a bin; returns how many taps there are with them."""
-    count, extent, origin = axis.samples[box], axis.extent, n
+    count, extent, origin = axis.count[box], axis.extent, n
     step, base, share = axis.size[box] / count, axis.start[box] + bin_ * axis.size[box], 1.0 / count
     first, number = 0.0, count
     if step != 0.0:
