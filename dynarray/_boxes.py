@@ -51,8 +51,7 @@ def pooled_edges(
     with np.errstate(all="ignore"):
         start = _rounded(low.astype(np.float64)) * spatial_scale
         end = (_rounded(high.astype(np.float64)) + 1.0) * spatial_scale
-        start, extents, _ = _of_finite(start, end - start)
-        extents = np.maximum(extents, 0.1)
+        start, extents, _ = _of_finite(start, np.maximum(end - start, 0.1))
         # In this order edges between whole pixels are whole numbers, as they would be without rounding.
         edges = np.arange(bins + 1.0) * extents[:, None] / bins + start[:, None]
         lost = np.isnan(start)
@@ -60,6 +59,18 @@ def pooled_edges(
         first, stop = np.floor(edges[:, :-1]), np.ceil(edges[:, 1:])
         first, stop = (np.clip(each, 0, extent).astype(np.int64) for each in (first, stop))
         return first, np.where(lost[:, None], first, stop), lost
+
+
+def check_images(operator: str, batch_index: Any, images: int) -> Any:
+    """The indices as int64, each that of an image."""
+    wrong = (batch_index < 0) | (batch_index >= images)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise ValueError(
+            f"{operator}: batch_index must be at least 0 and less than N = {images}, "
+            f"got {int(batch_index[place])} at {place}"
+        )
+    return batch_index.astype(np.int64)
 
 
 def _of_finite(start: Any, size: Any) -> Spans:

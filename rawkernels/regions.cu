@@ -164,40 +164,35 @@ extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_forward(
     for (int s = 0; s < here; ++s) store(target + s * (ph * pw), sum[s]);
 }
 
-// How much of a pixel is in a bin, along one axis, and whether it is in a sample with a weight of 0, which times
-// infinity is NaN. False if it is in none.
-struct Share {
-    ACC weight;
-    bool zero;
-};
-
+// How much of a pixel is in a bin, along one axis; false if it is in none of its samples.
 __device__ __forceinline__ bool share_of_pixel(
-    const Samples& samples, INDEX bin, int pixel, int extent, Share& found) {
+    const Samples& samples, INDEX bin, int pixel, int extent, ACC& weight) {
     const int count = samples.number[bin];
     if (count <= 0) return false;
     const P from = samples.first[bin], apart = samples.step[bin], last = from + (count - 1) * apart;
-    // Only samples less than a pixel away; those before the first pixel count as there.
-    const P begin = pixel <= 1 ? P(-1) : P(pixel - 1), end = pixel + 1;
-    if (max(from, last) < begin || min(from, last) > end) return false;
+    // Only samples less than a pixel away; those beyond the first and the last pixel count as there.
+    if (max(from, last) < pixel - 1 || min(from, last) > pixel + 1) return false;
     int low = 0, high = count;
     if (apart != 0) {
-        const P one = (begin - from) / apart, other = (end - from) / apart;
+        const P one = (pixel - 1 - from) / apart, other = (pixel + 1 - from) / apart;
         low = max(0, static_cast<int>(max(floor(min(one, other)), P(0))));
         high = min(count, static_cast<int>(min(ceil(max(one, other)), P(count))) + 1);
     }
-    bool any = false;
-    found = {0, false};
+    bool found = false;
+    weight = 0;
     for (int k = low; k < high; ++k) {
         ACC rest;
         const int before = samples.split(bin, k, extent, rest);
-        if (before != pixel && before + 1 != pixel) continue;
-        any = true;
-        if (before != pixel) rest = ACC(1) - rest;
-        found.weight += ACC(1) - rest;
-        found.zero |= rest == ACC(1) || before == extent - 1;
+        if (before == pixel) {
+            weight += ACC(1) - rest;
+            found = true;
+        } else if (before + 1 == pixel) {
+            weight += rest;
+            found = true;
+        }
     }
-    found.weight *= static_cast<ACC>(samples.share[bin]);
-    return any;
+    weight *= static_cast<ACC>(samples.share[bin]);
+    return found;
 }
 
 // A thread adds up what one pixel of STRIP channels gets of one region after the other.
@@ -217,20 +212,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) roi_align_gradient(
         if (images[r] != item) continue;
         const INDEX bins = static_cast<INDEX>(r) * (ph + pw);
         for (int i = 0; i < ph; ++i) {
-            Share by_row, by_column;
+            ACC by_row;
             if (!share_of_pixel(samples, bins + i, row, height, by_row)) continue;
             for (int j = 0; j < pw; ++j) {
-                if (!share_of_pixel(samples, bins + ph + j, column, width, by_column)) continue;
-                const ACC weight = by_row.weight * by_column.weight;
-                const bool zero = by_row.zero || by_column.zero;
+                ACC weight;
+                if (!share_of_pixel(samples, bins + ph + j, column, width, weight)) continue;
+                weight *= by_row;
                 const T* source = grad + ((static_cast<INDEX>(r) * channels + channel) * ph + i) * pw + j;
 #pragma unroll
-                for (int s = 0; s < STRIP; ++s) {
-                    if (s >= here) break;
-                    const ACC value = load(source + s * (ph * pw));
-                    sum[s] += weight * value;
-                    if (zero) sum[s] += ACC(0) * value;
-                }
+                for (int s = 0; s < STRIP; ++s)
+                    if (s < here) sum[s] += weight * load(source + s * (ph * pw));
             }
         }
     }

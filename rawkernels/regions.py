@@ -1,8 +1,8 @@
 """Grid, block and arguments of the kernels in regions.cu.
 
 Parameters arrive resolved and checked: ``output_size`` is a (y, x) pair of ints, ``boxes`` (R, 4) are float32
-or float64 and ``batch_index`` (R,) integers, of the library of x (N, C, H, W). On a GPU, where nothing here
-looks at values of arrays, the output of a region whose image there is none is NaN, and it has no gradient.
+or float64 and ``batch_index`` (R,) integers, of the library of x (N, C, H, W). Of a region whose image there
+is none the output is NaN, and it has no gradient: nothing here looks at values of arrays on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rawkernels.launch import (
     contiguous,
     empty,
     int32s,
-    is_cupy,
     launch,
     module_of,
     needs_wide_index,
@@ -45,23 +44,12 @@ def programs(dtype: str, *, wide_index: bool = False) -> list[tuple[str, Program
     ]
 
 
-def check_images(operator: str, batch_index: Any, images: int) -> Any:
-    """The indices as int64, each that of an image; on a GPU whatever they are."""
-    wrong = () if is_cupy(batch_index) else np.flatnonzero((batch_index < 0) | (batch_index >= images))
-    if len(wrong):
-        raise ValueError(
-            f"{operator}: batch_index must be at least 0 and less than N = {images}, "
-            f"got {int(batch_index[wrong[0]])} at {wrong[0]}"
-        )
-    return batch_index.astype(np.int64)
-
-
 class _Call:
     """The launches of one call: where its bins lie, and what is made of them."""
 
-    def __init__(self, x: Any, boxes: Any, images: Any, output_size: tuple[int, int]) -> None:
+    def __init__(self, x: Any, boxes: Any, batch_index: Any, output_size: tuple[int, int]) -> None:
         self.shape, self.bins, self.regions = x.shape, output_size, boxes.shape[0]
-        self.boxes, self.images = contiguous(boxes.astype(np.float64), images)
+        self.boxes, self.images = contiguous(boxes.astype(np.float64), batch_index.astype(np.int64))
         # Positions in float32 are as good as boxes in float32, and not as samples in float64.
         wide = np.float64 in (boxes.dtype, x.dtype)
         self.position = np.dtype(np.float64 if wide else np.float32)
@@ -105,11 +93,11 @@ def roi_align_forward(
     x: Any, *, boxes: Any, batch_index: Any, output_size: tuple[int, int], **options: Any
 ) -> tuple[Any, tuple]:
     """Output (R, C, ph, pw), and the contiguous images."""
-    (x,), images = contiguous(x), check_images("roi_align", batch_index, x.shape[0])
+    (x,) = contiguous(x)
     shape = (boxes.shape[0], x.shape[1], *output_size)
     if not (x.size and boxes.size):
         return zeros(shape, x), (x,)
-    y, call = empty(shape, x), _Call(x, boxes, images, output_size)
+    y, call = empty(shape, x), _Call(x, boxes, batch_index, output_size)
     call.apply("roi_align_forward", x, y, call.samples(**options), STRIP, x.shape[0])
     return y, (x,)
 
@@ -128,10 +116,9 @@ def roi_align_backward(
     if not needs[0]:
         return (None,)
     grad_output, x = contiguous(grad_output, *kept)
-    images = check_images("roi_align", batch_index, x.shape[0])
     if not (x.size and grad_output.size):
         return (zeros(x.shape, x),)
-    grad_x, call = empty(x.shape, x), _Call(x, boxes, images, output_size)
+    grad_x, call = empty(x.shape, x), _Call(x, boxes, batch_index, output_size)
     call.apply("roi_align_gradient", grad_output, grad_x, call.samples(**options), STRIP, call.regions)
     return (grad_x,)
 
@@ -140,11 +127,11 @@ def ps_roi_pool_forward(
     x: Any, *, boxes: Any, batch_index: Any, output_size: tuple[int, int], spatial_scale: float
 ) -> tuple[Any, tuple]:
     """Output (R, C/(ph*pw), ph, pw), and the contiguous images."""
-    (x,), images = contiguous(x), check_images("ps_roi_pool", batch_index, x.shape[0])
+    (x,) = contiguous(x)
     shape = (boxes.shape[0], x.shape[1] // (output_size[0] * output_size[1]), *output_size)
     if not (x.size and boxes.size):
         return zeros(shape, x), (x,)
-    y, call = empty(shape, x), _Call(x, boxes, images, output_size)
+    y, call = empty(shape, x), _Call(x, boxes, batch_index, output_size)
     call.apply("ps_roi_pool_forward", x, y, call.pixels(spatial_scale), 1, x.shape[0])
     return y, (x,)
 
@@ -163,10 +150,9 @@ def ps_roi_pool_backward(
     if not needs[0]:
         return (None,)
     grad_output, x = contiguous(grad_output, *kept)
-    images = check_images("ps_roi_pool", batch_index, x.shape[0])
     if not (x.size and grad_output.size):
         return (zeros(x.shape, x),)
-    grad_x, call = empty(x.shape, x), _Call(x, boxes, images, output_size)
+    grad_x, call = empty(x.shape, x), _Call(x, boxes, batch_index, output_size)
     call.apply("ps_roi_pool_gradient", grad_output, grad_x, call.pixels(spatial_scale), 1, call.regions)
     return (grad_x,)
 

@@ -13,7 +13,6 @@ from conftest import Backend, backend_params
 
 import dynarray as dyn
 from dynarray import OPERATORS, Operator
-from dynarray._dispatch import DTYPES
 from dynarray.typing import ArrayT, Pair
 
 # For each type of parameter: what it must refuse.
@@ -154,8 +153,7 @@ def test_what_is_no_array_is_refused(operator: Operator, index: int, backend: Ba
 @each_array
 def test_other_dtypes_are_refused(operator: Operator, index: int, backend: Backend) -> None:
     call, name = full_call(operator), operator.arrays[index]
-    alone = DTYPES[backend.name] if len(operator.arrays) == 1 else ()  # there is none to agree with
-    for dtype in {"float32", "float16", "int64", "uint8", "bool", "complex128", "object", "U8", ">f8"} - {*alone}:
+    for dtype in ("float32", "float16", "int64", "uint8", "bool", "complex128", "object", "U8", ">f8"):
         array = call.arrays[index].astype(dtype)
         for function in both(replace(call, arrays=(*call.arrays[:index], array, *call.arrays[index + 1 :]))):
             with refusal(operator, name, error=TypeError):
@@ -225,7 +223,6 @@ def test_bad_gradients_of_the_output_are_refused(operator: Operator, backend: Ba
         np.array(1.0),
         np.ones((0,)),
     )
-    wrong_sizes = tuple(value for value in wrong_sizes if value.shape != grad.shape)
     for error, values in ((TypeError, wrong_kinds), (ValueError, wrong_sizes)):
         for value in values:
             with refusal(operator, "grad_output", error=error):

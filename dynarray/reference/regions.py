@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rawkernels.regions import check_images
-
-from .._boxes import Spans, pooled_edges, sample_positions, sampled_spans
+from .._boxes import Spans, check_images, pooled_edges, sample_positions, sampled_spans
 
 
 class _Bin(NamedTuple):

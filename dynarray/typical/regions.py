@@ -6,8 +6,8 @@ from . import TypicalCall
 
 _X = {"x": (1, 4, 6, 6)}
 _REGIONS = {
-    "boxes": np.array([[0.5, 1.0, 4.0, 5.0]]),
-    "batch_index": np.zeros(1, np.int64),
+    "boxes": np.array([[0.5, 1.0, 4.0, 5.0], [np.nan, 0.0, 1.0, 1.0]]),
+    "batch_index": np.zeros(2, np.int64),
     "output_size": 2,
 }
 

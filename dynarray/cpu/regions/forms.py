@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rawkernels.regions import check_images
-
-from ..engine import parallel
+from ..._boxes import check_images
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
+from ..engine import parallel
 from .kernels import region_pack_items, region_pool_items, region_scratch, region_spread_items
 from .plan import make_parts, pooled_axis, sampled_axis
 from .taps import BoxAxis

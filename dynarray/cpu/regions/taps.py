@@ -33,8 +33,8 @@ class Taps(NamedTuple):
 
 
 def taps_size(bins: int, extent: int) -> Taps:
-    """What they need as scratch memory: a bin has at most four pixels more than are in its extent, twice."""
-    most = 2 * (extent + 4 * bins + 8)
+    """What they need as scratch memory: a bin has at most four pixels more than are in its extent."""
+    most = extent + 4 * bins + 8
     return Taps((bins + 1, np.int64), (most, np.int64), most)
 
 
@@ -79,20 +79,17 @@ def _sample(taps: Taps, n: int, axis: BoxAxis, box: int, bin_: int) -> int:
         before = min(int(position), extent - 1)
         rest = position - before if before < extent - 1 else 0.0
         n = _add(taps, n, origin, before, (1.0 - rest) * share)
-        n = _add(taps, n, origin, min(before + 1, extent - 1), rest * share)
+        if before < extent - 1:
+            n = _add(taps, n, origin, before + 1, rest * share)
     return n
 
 
 @borrowing_jit
 def _add(taps: Taps, n: int, origin: int, pixel: int, weight: float) -> int:
-    """Add a weight to that of a pixel, which is among the last ones of its bin if it was there before.
-
-    A weight of 0 has a tap of its own: times infinity it is NaN.
-    """
-    for back in range(1, 5):
+    """Add a weight to that of a pixel, which is one of the last two of its bin if it was there before."""
+    for back in range(1, 3):
         if n - back >= origin and taps.pixel[n - back] == pixel:
-            if (taps.weight[n - back] == 0.0) == (weight == 0.0):
-                taps.weight[n - back] += weight
-                return n
+            taps.weight[n - back] += weight
+            return n
     taps.pixel[n], taps.weight[n] = pixel, weight
     return n + 1
