@@ -21,13 +21,12 @@ def _of_every_array() -> list[Bad]:
         first = next(iter(shapes))
         for name, shape in shapes.items():
             symbols, single, higher = SYMBOLS[operator][name], np.ones(shape, np.float32), (1, *shape)
+            other = name if name != first else list(shapes)[1]  # the first array is what others are held to
             rows += [
                 Bad(operator, {name: [1.0]}, TypeError, (name, "array", "[1.0]" if not shape else "list")),
+                Bad(operator, {name: single}, TypeError, (other, "dtype", "float32", "float64")),
                 Bad(operator, {name: higher}, ValueError, (name, "shape", f"({symbols})", str(higher))),
             ]
-            if len(shapes) > 1:
-                other = name if name != first else list(shapes)[1]  # the first is what others are held to
-                rows.append(Bad(operator, {name: single}, TypeError, (other, "dtype", "float32", "float64")))
     return rows
 
 
