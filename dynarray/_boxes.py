@@ -51,9 +51,8 @@ def pooled_edges(
     with np.errstate(all="ignore"):
         start = _rounded(low.astype(np.float64)) * spatial_scale
         end = (_rounded(high.astype(np.float64)) + 1.0) * spatial_scale
-        start, extents, _ = _of_finite(start, np.maximum(end - start, 0.1))
-        # In this order edges between whole pixels are whole numbers, as they would be without rounding.
-        edges = np.arange(bins + 1.0) * extents[:, None] / bins + start[:, None]
+        start, size, _ = _of_finite(start, np.maximum(end - start, 0.1) / bins)
+        edges = np.arange(bins + 1.0) * size[:, None] + start[:, None]
         lost = np.isnan(start)
         edges = np.where(lost[:, None], 0.0, edges)
         first, stop = np.floor(edges[:, :-1]), np.ceil(edges[:, 1:])

@@ -24,10 +24,11 @@ def _forward(
     if not (y.size and x.size):
         y.fill(0)
         return y, (x,)
-    for part, elements in make_parts(x, images, axes, by_position=by_position, owners=False):
+    for part, elements in make_parts(x, images, axes, by_position=by_position):
         packed = borrow("regions", elements, x.dtype)
-        parallel.run(region_pack_items, len(part.items.packed_slot), elements, source, packed, part)
-        pairs, scratch = len(part.items.summed_slot), region_scratch(axes, part)
+        sizes, number = part.sizes, len(part.slots.image)
+        parallel.run(region_pack_items, number * sizes.rows, elements, source, packed, part)
+        pairs, scratch = len(part.items.slots), region_scratch(axes, part)
         work = _TOUCHED * pairs * scratch.sums
         args = packed, y.reshape(-1), axes, part
         run_with_scratch(region_pool_items, pairs, work, scratch, x.dtype, *args)
@@ -41,9 +42,9 @@ def _backward(
     if not (grad_output.size and x.size):
         return grad_x
     grad, target = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1)
-    for part, elements in make_parts(x, images, axes, by_position=by_position, owners=True):
+    for part, elements in make_parts(x, images, axes, by_position=by_position):
         packed, scratch = borrow("regions", elements, x.dtype), region_scratch(axes, part)
-        items, work = len(part.slots.image) * part.bands, _TOUCHED * len(part.items.summed_slot) * scratch.sums
+        items, work = len(part.slots.image) * part.bands, _TOUCHED * len(part.items.slots) * scratch.sums
         args = packed, grad, target, axes, part
         run_with_scratch(region_spread_items, items, work + elements, scratch, x.dtype, *args)
     return grad_x

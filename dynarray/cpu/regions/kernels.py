@@ -32,20 +32,19 @@ def _source(part: RegionPart, slot: int, row: int) -> int:
     """Where a row of the window begins in the first channel of a slot."""
     sizes, slots = part.sizes, part.slots
     plane = slots.image[slot] * sizes.channels + slots.channel[slot]
-    return (plane * sizes.height + slots.top[slot] + row) * sizes.width + slots.left[slot]
+    return (plane * sizes.height + sizes.top + row) * sizes.width + sizes.left
 
 
 @borrowing_cached_jit
 def region_pack_items(start: int, stop: int, x: np.ndarray, packed: np.ndarray, part: RegionPart) -> None:
     """Items are rows of slots: channels side by side, pixel after pixel."""
-    sizes, slots, items = part.sizes, part.slots, part.items
+    sizes, slots = part.sizes, part.slots
     plane = sizes.apart * sizes.height * sizes.width
     for item in range(start, stop):
-        slot, row = items.packed_slot[item], items.packed_row[item]
-        number, columns = slots.number[slot], slots.columns[slot]
-        target = Matrix(packed, slots.at[slot] + row * columns * number, number)
-        source = Matrix(x, _source(part, slot, row), plane)
-        transpose(target, source, number, items.packed_rows[item] * columns)
+        slot, row = item // sizes.rows, item % sizes.rows
+        number = slots.number[slot]
+        target = Matrix(packed, slots.at[slot] + row * sizes.columns * number, number)
+        transpose(target, Matrix(x, _source(part, slot, row), plane), number, sizes.columns)
 
 
 @borrowing_jit
@@ -76,28 +75,27 @@ def region_pool_items(
     part: RegionPart,
 ) -> None:
     """Items are boxes, slot after slot: the sums of all bins, written channel by channel."""
-    slots, sums = part.slots, scratch.sums
+    sizes, slots, sums = part.sizes, part.slots, scratch.sums
     rows, columns, bins = scratch.rows, scratch.columns, axes[0].bins * axes[1].bins
     for item in range(start, stop):
-        slot, box = part.items.summed_slot[item], part.items.summed_box[item]
-        count, number = slots.number[slot], uint64(slots.number[slot])
-        pitch, corner = slots.columns[slot], slots.top[slot] * slots.columns[slot] + slots.left[slot]
+        slot, box = part.items.slots[item], part.items.boxes[item]
+        number = uint64(slots.number[slot])
         top, bottom, left, right = _bins_of(part, slot, axes)
         find_taps(rows, axes[0], box, top, bottom, FALSE)
         find_taps(columns, axes[1], box, left, right, FALSE)
-        across, own = right - left, (bottom - top) * (right - left)
-        clear(sums, 0, own * count)
-        for k in range(own):
-            i, j, to = k // across, k % across, uint64(k * count)
+        count = (bottom - top) * (right - left)
+        clear(sums, 0, count * slots.number[slot])
+        for k in range(count):
+            i, j, to = k // (right - left), k % (right - left), uint64(k * slots.number[slot])
             for a in range(rows.begin[i], rows.begin[i + 1]):
-                line = rows.pixel[a] * pitch - corner
+                line = slots.at[slot] + (rows.pixel[a] - sizes.top) * sizes.columns * slots.number[slot]
                 for b in range(columns.begin[j], columns.begin[j + 1]):
                     weight = rows.weight[a] * columns.weight[b]
-                    at = uint64(slots.at[slot] + (line + columns.pixel[b]) * count)
+                    at = uint64(line + (columns.pixel[b] - sizes.left) * slots.number[slot])
                     for c in range(number):
                         sums[to + c] += weight * packed[at + c]
         target = Matrix(y, _outputs(part, slot, box, axes), bins)
-        transpose(target, Matrix(sums, ZERO, count), own, count)
+        transpose(target, Matrix(sums, ZERO, slots.number[slot]), count, slots.number[slot])
 
 
 @borrowing_cached_jit
@@ -117,17 +115,17 @@ def region_spread_items(
     for item in range(start, stop):
         slot, band = item // part.bands, item % part.bands
         number = slots.number[slot]
-        height, line = slots.rows[slot], slots.columns[slot] * number
-        first, end = height * band // part.bands, height * (band + 1) // part.bands
+        first, end = sizes.rows * band // part.bands, sizes.rows * (band + 1) // part.bands
+        line = sizes.columns * number
         clear(packed, slots.at[slot] + first * line, (end - first) * line)
         for k in range(items.first[slot], items.stop[slot]):
             box = items.box[k]
-            if axes[0].low[box] < slots.top[slot] + end and axes[0].high[box] > slots.top[slot] + first:
+            if axes[0].low[box] < sizes.top + end and axes[0].high[box] > sizes.top + first:
                 _spread_box(scratch, packed, grad, axes, part, (slot, box, first, end))
         for row in range(first, end):
             source = Matrix(packed, slots.at[slot] + row * line, number)
             target = Matrix(grad_x, _source(part, slot, row), plane)
-            transpose(target, source, slots.columns[slot], number)
+            transpose(target, source, sizes.columns, number)
 
 
 @borrowing_jit
@@ -141,7 +139,7 @@ def _spread_box(
 ) -> None:
     """Add the gradients of a box's bins to the pixels that they were made from, in one band of rows."""
     slot, box, first, end = place
-    slots, sums = part.slots, scratch.sums
+    sizes, slots, sums = part.sizes, part.slots, scratch.sums
     rows, columns, bins = scratch.rows, scratch.columns, axes[0].bins * axes[1].bins
     count, number = slots.number[slot], uint64(slots.number[slot])
     top, bottom, left, right = _bins_of(part, slot, axes)
@@ -152,14 +150,14 @@ def _spread_box(
     transpose(Matrix(sums, ZERO, count), source, count, (bottom - top) * across)
     for i in range(bottom - top):
         for a in range(rows.begin[i], rows.begin[i + 1]):
-            row = rows.pixel[a] - slots.top[slot]
+            row = rows.pixel[a] - sizes.top
             if row < first or row >= end:
                 continue
-            line = row * slots.columns[slot] - slots.left[slot]
+            line = slots.at[slot] + row * sizes.columns * count
             for j in range(across):
                 own = uint64((i * across + j) * count)
                 for b in range(columns.begin[j], columns.begin[j + 1]):
                     weight = rows.weight[a] * columns.weight[b]
-                    at = uint64(slots.at[slot] + (line + columns.pixel[b]) * count)
+                    at = uint64(line + (columns.pixel[b] - sizes.left) * count)
                     for c in range(number):
                         packed[at + c] += weight * sums[own + c]

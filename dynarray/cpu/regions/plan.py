@@ -1,9 +1,8 @@
 """Which channels are packed together, and which bins of which boxes read them.
 
-What is packed together is a slot: some channels of one image, a fixed number of planes apart, and of these
-the window that its boxes touch. The boxes of a slot are those of its image, or where these are few and far
-between, a single one. The channels of `roi_align` are neighbours and all bins read them; each bin of
-`ps_roi_pool` has channels of its own, as many planes apart as there are bins.
+What is packed together is a slot: some channels of one image, a fixed number of planes apart, of which the
+window that boxes touch is there. The channels of `roi_align` are neighbours and all bins read them; each bin
+of `ps_roi_pool` has channels of its own, as many planes apart as there are bins.
 """
 
 from collections.abc import Iterator
@@ -17,17 +16,20 @@ from .taps import BoxAxis
 
 SLOT_CHANNELS = 64  # at most: the sums of a box's bins stay in the first levels of cache
 PACKED_BYTES = 8 * 1024 * 1024  # that are packed at once, unless a slot of one channel takes more
-RUN = 1024  # pixels that are packed at once, where rows follow each other
 
 
 class RegionSizes(NamedTuple):
-    """Sizes of a call."""
+    """Sizes of a call, and the window of its images that is packed."""
 
     channels: int
     outputs: int  # channels of the output
     height: int
     width: int
     apart: int  # planes between channels of a slot
+    top: int
+    left: int
+    rows: int
+    columns: int
 
 
 class RegionSlots(NamedTuple):
@@ -39,26 +41,16 @@ class RegionSlots(NamedTuple):
     number: np.ndarray  # of channels
     bin: np.ndarray  # that reads them; -1: all do
     at: np.ndarray  # where it begins in packed memory
-    top: np.ndarray  # the window
-    left: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
 
 
 class RegionItems(NamedTuple):
-    """The boxes of each slot, ``box[first[slot]:stop[slot]]``, and what is worked on at once.
-
-    For packing that is rows of a slot, for sums a box of a slot.
-    """
+    """The boxes of each slot: ``box[first[slot]:stop[slot]]``, and the same one by one."""
 
     box: np.ndarray
     first: np.ndarray
     stop: np.ndarray
-    packed_slot: np.ndarray
-    packed_row: np.ndarray  # the first
-    packed_rows: np.ndarray
-    summed_slot: np.ndarray
-    summed_box: np.ndarray
+    slots: np.ndarray  # of each pair of a slot and one of its boxes
+    boxes: np.ndarray
 
 
 class RegionPart(NamedTuple):
@@ -68,23 +60,6 @@ class RegionPart(NamedTuple):
     slots: RegionSlots
     items: RegionItems
     bands: int  # of the rows of a slot, for the backward pass
-
-
-class _Groups(NamedTuple):
-    """Boxes that share slots, ``box[first:stop]``, all of one image, and the window that they touch."""
-
-    image: np.ndarray
-    first: np.ndarray
-    stop: np.ndarray
-    top: np.ndarray
-    left: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """Of each window."""
-        return self.rows * self.columns
 
 
 def sampled_axis(low: Any, high: Any, bins: int, extent: int, **options: Any) -> BoxAxis:
@@ -115,72 +90,44 @@ def _with_touched(
     return BoxAxis(start, size, count, first, stop, low, np.maximum(high, low + 1), bins, extent)
 
 
-def _groups(images: Any, first: Any, axes: tuple[BoxAxis, BoxAxis], box: Any) -> _Groups:
-    """Groups that begin at `first` among the boxes in order."""
-    windows = []
-    for axis in axes:
-        low = np.minimum.reduceat(axis.low[box], first)
-        windows.append((low, np.maximum.reduceat(axis.high[box], first) - low))
-    (top, rows), (left, columns) = windows
-    return _Groups(images[box[first]], first, np.append(first[1:], len(box)), top, left, rows, columns)
-
-
 def make_parts(
-    x: Any, images: Any, axes: tuple[BoxAxis, BoxAxis], *, by_position: bool, owners: bool
+    x: Any, images: Any, axes: tuple[BoxAxis, BoxAxis], *, by_position: bool
 ) -> Iterator[tuple[RegionPart, int]]:
-    """The parts of a call, each with the elements that are packed.
-
-    With `owners` no two slots have a pixel in common.
-    """
-    bins = axes[0].bins * axes[1].bins
-    sizes = RegionSizes(x.shape[1], x.shape[1] // (bins if by_position else 1), *x.shape[2:], bins)
-    sizes = sizes if by_position else sizes._replace(apart=1)
+    """The parts of a call, each with the elements that are packed."""
+    y, x_axis = axes
+    bins = y.bins * x_axis.bins if by_position else 1
+    outputs = x.shape[1] // bins
+    window = [(int(axis.low.min()), int(axis.high.max())) for axis in axes]
+    (top, bottom), (left, right) = window
+    rows, columns = bottom - top, right - left
+    sizes = RegionSizes(x.shape[1], outputs, *x.shape[2:], bins, top, left, rows, columns)
+    slots = _slots(sizes, images, bins if by_position else 0, x.itemsize)
+    number, pixels = slots[3], rows * columns
     box = np.argsort(images, kind="stable")
-    groups = _groups(images, np.flatnonzero(np.diff(images[box], prepend=-1)), axes, box)
-    if not owners:
-        single = _groups(images, np.arange(len(box)), axes, box)
-        groups = single if single.pixels.sum() < groups.pixels.sum() else groups
-    slots, which = _slots(sizes, groups, bins if by_position else 0, x.itemsize)
-    ends = np.cumsum(slots.number * slots.rows * slots.columns)
-    most, begin, before = PACKED_BYTES // x.itemsize, 0, 0
-    while begin < len(ends):
-        stop = max(begin + 1, int(np.searchsorted(ends, before + most, side="right")))
-        part = RegionSlots(*(each[begin:stop] for each in slots))
-        part = part._replace(at=np.append(0, ends[begin : stop - 1] - before))
-        members = groups.first[which[begin:stop]], groups.stop[which[begin:stop]]
-        bands = min(int(part.rows.max()), -(-parallel.ITEMS // (stop - begin)))
-        yield RegionPart(sizes, part, _items(sizes, part, box, *members), bands), int(ends[stop - 1]) - before
-        begin, before = stop, int(ends[stop - 1])
+    ends = np.searchsorted(images[box], np.arange(x.shape[0]), side="right")
+    most, begin = max(1, PACKED_BYTES // (pixels * x.itemsize)), 0
+    while begin < len(number):
+        at = np.cumsum(number[begin:]) - number[begin]
+        end = begin + max(1, int(np.searchsorted(at + number[begin:], most + 1)))
+        chosen = [each[begin:end] for each in slots]
+        part = RegionSlots(*chosen, np.cumsum(chosen[3]) * pixels - chosen[3] * pixels)
+        stop = ends[part.image]
+        first = np.where(part.image > 0, ends[part.image - 1], 0)
+        which = np.repeat(np.arange(len(first)), stop - first)
+        each = np.arange(len(which)) - np.repeat(np.cumsum(stop - first) - (stop - first), stop - first)
+        items = RegionItems(box, first, stop, which, box[first[which] + each])
+        bands = min(rows, -(-parallel.ITEMS // len(first)))
+        yield RegionPart(sizes, part, items, bands), int(part.number.sum()) * pixels
+        begin = end
 
 
-def _items(sizes: RegionSizes, slots: RegionSlots, box: Any, first: Any, stop: Any) -> RegionItems:
-    whole_rows = slots.columns == sizes.width
-    step = np.where(whole_rows, np.maximum(1, RUN // slots.columns), 1)
-    packed_slot, run = _counted(-(-slots.rows // step))
-    row = run * step[packed_slot]
-    rows = np.minimum(step[packed_slot], slots.rows[packed_slot] - row)
-    summed_slot, each = _counted(stop - first)
-    summed = summed_slot, box[first[summed_slot] + each]
-    return RegionItems(box, first, stop, packed_slot, row, rows, *summed)
-
-
-def _counted(numbers: Any) -> tuple[Any, Any]:
-    """For so many of each: which one, and the how-manieth of it."""
-    which = np.repeat(np.arange(len(numbers)), numbers)
-    return which, np.arange(len(which)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-
-
-def _slots(sizes: RegionSizes, groups: _Groups, bins: int, itemsize: int) -> tuple[RegionSlots, Any]:
-    """All slots of a call, and the group of each."""
-    most = max(1, min(SLOT_CHANNELS, PACKED_BYTES // (int(groups.pixels.max()) * itemsize)))
+def _slots(sizes: RegionSizes, images: Any, bins: int, itemsize: int) -> list[np.ndarray]:
+    """All slots of a call: image, first channel, first output, channels, bin."""
+    most = max(1, min(SLOT_CHANNELS, PACKED_BYTES // (sizes.rows * sizes.columns * itemsize)))
+    first = np.arange(0, sizes.outputs, most)
     which = np.arange(bins) if bins else np.array([-1])
-    group, bin_, output = (
-        each.reshape(-1)
-        for each in np.meshgrid(
-            np.arange(len(groups.image)), which, np.arange(0, sizes.outputs, most), indexing="ij"
-        )
+    image, bin_, output = (
+        each.reshape(-1) for each in np.meshgrid(np.unique(images), which, first, indexing="ij")
     )
     channel = output * sizes.apart + np.maximum(bin_, 0)
-    number = np.minimum(most, sizes.outputs - output)
-    window = (each[group] for each in groups[3:])
-    return RegionSlots(groups.image[group], channel, output, number, bin_, group, *window), group
+    return [image, channel, output, np.minimum(most, sizes.outputs - output), bin_]
