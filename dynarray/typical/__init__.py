@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 
 class TypicalCall(NamedTuple):
-    """The shapes of the arrays that are given, and the parameters."""
+    """The shapes of the arrays that are given, the parameters, and of some arrays how far numbers lie apart.
+
+    `spread` is the distance of the largest number from the smallest, where a way is taken by that.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     params: Mapping[str, Any] = {}
+    spread: Mapping[str, float] = {}

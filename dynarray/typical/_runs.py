@@ -63,6 +63,9 @@ class Run:
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Any:
         array = np.full(shape, np.nan if name == self.spoiled else _VALUE, np.dtype(self.dtype))
+        if name in self.call.spread and name != self.spoiled:
+            half = self.call.spread[name] / 2
+            array = np.linspace(-half, half, array.size).reshape(shape).astype(array.dtype)
         return import_module("cupy").asarray(array) if self.backend == "cuda" else array
 
 

@@ -30,7 +30,7 @@ TILE_POSITIONS, LEAST_POSITIONS, CHUNK_CHANNELS, SAMPLES = 128, 32, 128, 256
 CHANNEL_STEP = 16  # a chunk has a multiple of this, so that vectors of any kind are whole
 SUMS_BYTES = 4 * 1024 * 1024  # sums of points that wait to be added up
 # Packed images and packed weights: so much, and a part of the size of all arrays.
-PACKED_BYTES, PACKED_PART = 12 * 1024 * 1024, 0.03
+PACKED_BYTES, PACKED_PART = 11 * 1024 * 1024, 0.03
 WEIGHT_BYTES, WEIGHT_PART = 8 * 1024 * 1024, 0.01
 
 

@@ -181,7 +181,7 @@ def _broadcast(writer: Writer, value: Any) -> Any:
     return numbers
 
 
-def _vector_at(writer: Writer, pointer: Any, index: Any) -> Any:
+def _field_at(writer: Writer, pointer: Any, index: Any) -> Any:
     """Where a vector of numbers of the type behind a pointer lies."""
     kind = ir.VectorType(pointer.type.pointee, writer.lanes)
     return writer.builder.bitcast(writer.builder.gep(pointer, [index]), kind.as_pointer())
@@ -216,7 +216,7 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
     def between(k: Any, number: int, step: Any, size: Any) -> tuple:
         """Of one coordinate whether it is near, its pixel in the ring, the offset and the rest of it."""
         at = builder.add(k, builder.mul(row.room, k.type(number)))
-        offset, place = writer.load(rows, at), builder.load(_vector_at(writer, points.places, at), align=8)
+        offset, place = writer.load(rows, at), builder.load(_field_at(writer, points.places, at), align=8)
         place = builder.fadd(place, _broadcast(writer, step))
         before = builder.fsub(_broadcast(writer, double(-1.0)), place)
         after, pixels = builder.fsub(_broadcast(writer, size), place), _floor(writer, offset)
@@ -236,9 +236,9 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         near, lost = builder.and_(near_y, near_x), builder.fcmp_unordered("uno", dy, dx)
         # What is far may be no number that an integer holds.
         at = builder.select(near, builder.fadd(builder.fmul(y, pitches), x), last)
-        builder.store(builder.fptosi(at, whole), _vector_at(writer, fields.at, to), align=8)
-        builder.store(_broadcast(writer, to.type(1)), _vector_at(writer, fields.right, to), align=8)
-        builder.store(steps, _vector_at(writer, fields.below, to), align=8)
+        builder.store(builder.fptosi(at, whole), _field_at(writer, fields.at, to), align=8)
+        builder.store(_broadcast(writer, to.type(1)), _field_at(writer, fields.right, to), align=8)
+        builder.store(steps, _field_at(writer, fields.below, to), align=8)
         far = builder.select(lost, nan, writer.zero)
         ly, lx = (builder.select(near, rest, far) for rest in (ly, lx))
         factor = writer.load(rows, builder.add(k, builder.mul(row.room, k.type(2))))

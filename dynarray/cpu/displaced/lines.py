@@ -29,7 +29,7 @@ from .plan import Units
 
 MOVED_BYTES = 4 * 1024 * 1024  # of lines, or of their gradients, that are moved or transposed at a time
 LINE_COLUMNS = 256  # of outputs, that a work item makes
-SUMMED_PIXELS = 512  # products added up before they join a sum in float64
+SUMMED_PIXELS = 32  # products added up in float32 before they join a sum in float64
 _LEAST_TAPS, _TAPS_PER_UNIT = 16, 8  # beyond so many taps units are dearer to spread out than to read
 
 
