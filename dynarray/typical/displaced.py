@@ -19,6 +19,6 @@ def _displaced(
 
 
 CALLS = {
-    "displaced_conv2d": _displaced(_PLANE, (2,)) + _displaced((1, *_LINE), (2,)),
+    "displaced_conv2d": _displaced(_PLANE, (2,)),
     "displaced_conv1d": _displaced(_LINE, ()) + _displaced(_LINE, (), _FAR),
 }

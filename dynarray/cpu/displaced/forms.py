@@ -105,15 +105,21 @@ def _pack_unit_planes(blurring: UnitBlur, work: UnitWork) -> UnitPlanes:
 
 
 def _displace(
-    blurring: UnitBlur, units: Units, base: np.ndarray, target: np.ndarray, place: tuple[int, tuple]
+    blurring: UnitBlur,
+    units: Units,
+    base: np.ndarray,
+    target: np.ndarray,
+    place: tuple[int, tuple],
+    line: bool,
 ) -> bool:
     """target[n, first + t] = base[t] + what the units of t read of the blurred images.
 
-    `place` is first and the shape of the whole, of which the source may be a part.
+    `place` is first and the shape of the whole, of which the source may be a part. On a `line` they lie, and
+    are blurred, along one axis alone.
     Returns whether all of that is finite for sure.
     """
     source, (first, whole), base = blurring.source, place, base + units.poison
-    if (taps := find_taps(units, whole)) is not None:
+    if line and (taps := find_taps(units, whole)) is not None:
         return displace_lines(blurring, units, taps, base, target, first)
     finite = bool(np.isfinite(base).all())
     for work in plan_units(source.shape, units, source.itemsize, True, whole):
@@ -147,7 +153,8 @@ def displaced_conv2d_forward(
     whole = whole_of(arrays)[0].shape
     for targets, units in _prepared(UnitParameters(weight, displacement, whole[2:]), False):
         some = slice(targets.first, targets.first + len(units.y))
-        if not _displace(blurring, units, base[some], y, (targets.first, whole)):
+        place = targets.first, whole
+        if not _displace(blurring, units, base[some], y, place, len(down.value) == 1):
             own = targets._replace(parameters=targets.parameters._replace(size=x.shape[2:]))
             displace_again(blurring, own, base[some], y[:, some])
     return y, arrays
@@ -199,7 +206,8 @@ def _backward_x(
                 part = UnitBlur(grad_output[image : image + at_once], one, one)
                 grad = np.empty((len(part.source), len(some.y), *size), x.dtype)
                 base, first = np.zeros(len(some.y), x.dtype), (image, own.first)
-                if not _displace(part, some, base, grad, (0, part.source.shape)):
+                place = 0, part.source.shape
+                if not _displace(part, some, base, grad, place, len(down.value) == 1):
                     displace_again(part, own, base, grad)
                 if grad_x is not None:
                     blur_into(grad_x, first, _blur_within(down.value, along.value, grad))
@@ -235,7 +243,7 @@ def _backward_units(
                 continue
             sums = np.zeros((*units.y.shape, UNIT_SUMS))
             blurring = _blur_within(vertical, horizontal, inputs.x)
-            _correlate(blurring, inputs.grad_output, units, sums, targets.first)
+            _correlate(blurring, inputs.grad_output, units, sums, targets.first, len(down.value) == 1)
             for kind, result in results:
                 arguments = (sums, targets, kind, result)
                 parallel.run(gradients.finish_unit_items, len(sums), 8.0 * units.y.size, *arguments)
@@ -243,11 +251,11 @@ def _backward_units(
 
 
 def _correlate(
-    blurring: UnitBlur, grad_output: np.ndarray, units: Units, sums: np.ndarray, first: int
+    blurring: UnitBlur, grad_output: np.ndarray, units: Units, sums: np.ndarray, first: int, line: bool
 ) -> None:
     """Add to `sums` those of the blurred images with the output gradients from channel `first` on."""
     x, targets = blurring.source, gradients.CORRELATED_TARGETS
-    if (taps := find_taps(units, x.shape)) is not None:
+    if line and (taps := find_taps(units, x.shape)) is not None:
         correlate_lines(blurring, grad_output, units, taps, sums, first)
         return
     for work in plan_units(x.shape, units, x.itemsize, False):
