@@ -14,7 +14,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 
 help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
-	@echo "make test        all tests (about 25 minutes on 2 cores)"
+	@echo "make test        all tests (about 40 minutes on 2 cores)"
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make test-long   soaks and full sweeps, which the others leave out (some hours)"
 	@echo "make lint        ruff and mypy"

@@ -13,7 +13,7 @@ SAMPLING = {"out_channels": 3, "samples": 3, "sample_stride": 1, "post_channels"
 
 @pytest.mark.parametrize(
     ("make", "count"),
-    [(networks.flownet_s, 38_676_514), (networks.flownet_c, 39_175_298)],
+    [(networks.FlowNetS, 38_676_514), (networks.FlowNetC, 39_175_298)],
 )
 def test_published_parameters(make, count):
     assert make(rng=0).num_parameters == count
@@ -21,7 +21,7 @@ def test_published_parameters(make, count):
 
 def test_published_maps_of_flownet_c():
     """21 x 21 comparisons and 32 channels of the first image make 473, as the published network has."""
-    network = networks.flownet_c(rng=0)
+    network = networks.FlowNetC(rng=0)
     rows = {row.path: row for row in summary(network, (1, 6, 64, 128))}
     assert network.contraction.first.weight.shape == (256, 441 + 32, 3, 3)
     assert rows["contraction.first"].shape == (1, 256, 8, 16)
@@ -50,7 +50,7 @@ def test_where_the_sampling_layer_goes(placement):
 
 
 def test_the_paper_has_24_outputs_and_128_channels():
-    layer = networks.flownet_s(sampling={"samples": 9}, rng=0).sampling
+    layer = networks.FlowNetS(sampling={"samples": 9}, rng=0).sampling
     assert (layer.out_channels, layer.post.weight.shape[0]) == (24, 128)
     assert layer.params["samples"] == 9
     assert layer.params["sample_stride"] == (2, 2)

@@ -14,8 +14,6 @@ from .dsnet import dsnet50 as dsnet50
 from .dsnet import dsnet101 as dsnet101
 from .flownet import FlowNetC as FlowNetC
 from .flownet import FlowNetS as FlowNetS
-from .flownet import flownet_c as flownet_c
-from .flownet import flownet_s as flownet_s
 from .flownet import flownet_thin as flownet_thin
 from .flownet import multi_scale_error as multi_scale_error
 from .published import load_published as load_published

@@ -92,9 +92,14 @@ class Refinement(Module):
 class FlowNet(Module):
     """What `FlowNetS` and `FlowNetC` have in common."""
 
-    in_channels: int
-    levels: int
     refinement: Refinement
+
+    def __init__(
+        self, in_channels: int, seen_together: int, channels: Sequence[int], options: dict[str, Any]
+    ) -> None:
+        self.in_channels, self.levels = in_channels, len(channels)
+        self.conv1 = Conv2d(seen_together, channels[0], 7, stride=2, **options)
+        self.conv2 = Conv2d(channels[0], channels[1], 5, stride=2, **options)
 
     def check(self, images: Any) -> None:
         """Refuse images that cannot be halved so often."""
@@ -181,10 +186,8 @@ class FlowNetS(FlowNet):
         if placement not in PLACEMENTS:
             raise ValueError(f"FlowNetS: placement must be one of {PLACEMENTS}, got {placement!r}")
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
-        self.in_channels, self.levels = in_channels, len(channels)
-        one, two, three = channels[:3]
-        self.conv1 = Conv2d(in_channels, one, 7, stride=2, **options)
-        self.conv2 = Conv2d(one, two, 5, stride=2, **options)
+        super().__init__(in_channels, in_channels, channels, options)
+        two, three = channels[1:3]
         self.conv3 = self.sampling = None
         if sampling is None or placement == "beside":
             self.conv3 = Conv2d(two, three, 5, stride=2, **options)
@@ -254,11 +257,9 @@ class FlowNetC(FlowNet):
         if in_channels % 2:
             raise ValueError(f"FlowNetC: in_channels must be those of two images, got {in_channels}")
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
-        self.in_channels, self.levels = in_channels, len(channels)
+        super().__init__(in_channels, in_channels // 2, channels, options)
         self.compared = {"max_displacement": max_displacement, "step": step}
-        one, two, three = channels[:3]
-        self.conv1 = Conv2d(in_channels // 2, one, 7, stride=2, **options)
-        self.conv2 = Conv2d(one, two, 5, stride=2, **options)
+        two, three = channels[1:3]
         self.conv3 = Conv2d(two, three, 5, stride=2, **options)
         self.redirect = Conv2d(three, redirected, 1, **options)
         maps = (2 * (max_displacement // step) + 1) ** 2
@@ -275,16 +276,6 @@ class FlowNetC(FlowNet):
         maps = F.leaky_relu(F.correlation2d(one, two, **self.compared), SLOPE)
         seen = self.contraction(F.concatenate([_convolved(self.redirect, one), maps], axis=1))
         return self.flows([second[0], *seen])
-
-
-def flownet_s(**options: Any) -> FlowNetS:
-    """FlowNetS; options as for `FlowNetS`."""
-    return FlowNetS(**options)
-
-
-def flownet_c(**options: Any) -> FlowNetC:
-    """FlowNetC; options as for `FlowNetC`."""
-    return FlowNetC(**options)
 
 
 def flownet_thin(**options: Any) -> FlowNetS:

@@ -6,6 +6,7 @@ moved by a pixel after the other, at the rate of arithmetic and however many uni
 the gradients of units are made from are products too, of the gradient with the same moved lines.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,7 +144,9 @@ def _dense(units: Units, taps: LineTaps) -> np.ndarray:
     return kernel
 
 
-def _moved(blurring: UnitBlur, taps: LineTaps, channels: int = 0) -> Any:
+def _moved(
+    blurring: UnitBlur, taps: LineTaps, channels: int = 0
+) -> Iterator[tuple[int, np.ndarray, int]]:
     """Blurred lines with zeros beside them, so that tap k reads at place + k: some images at a time.
 
     As many as fit, they or their gradients of so many channels. With the first of them comes how far lines

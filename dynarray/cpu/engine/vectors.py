@@ -36,9 +36,9 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         builder, before = self._builder, self._builder.block
-        self._body = builder.append_basic_block("turn")
-        builder.branch(self._body)
-        builder.position_at_end(self._body)
+        self._turn = builder.append_basic_block("turn")
+        builder.branch(self._turn)
+        builder.position_at_end(self._turn)
         initial = (self._count.type(0), *self._initial)
         self._phis = [builder.phi(value.type) for value in initial]
         for phi, value in zip(self._phis, initial, strict=True):
@@ -47,39 +47,35 @@ class Loop:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        builder, following = self._builder, self._pass_on()
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, self._count), self._turn, after)
+        builder.position_at_end(after)
+
+    def _pass_on(self) -> Any:
+        """Values to the next turn; returns its number."""
         builder, last = self._builder, self._builder.block
         following = builder.add(self.k, self._count.type(1))
         for phi, value in zip(self._phis, (following, *self.values), strict=True):
             phi.add_incoming(value, last)
-        after = builder.append_basic_block("after")
-        builder.cbranch(builder.icmp_signed("<", following, self._count), self._body, after)
-        builder.position_at_end(after)
+        return following
 
 
 class GuardedLoop(Loop):
     """The same for a `count` that may be 0: then the results are the initial values."""
 
     def __enter__(self) -> "GuardedLoop":
-        builder, before = self._builder, self._builder.block
-        self._test, body, self._end = map(builder.append_basic_block, ("test", "turn", "after"))
-        builder.branch(self._test)
-        builder.position_at_end(self._test)
-        initial = (self._count.type(0), *self._initial)
-        self._phis = [builder.phi(value.type) for value in initial]
-        for phi, value in zip(self._phis, initial, strict=True):
-            phi.add_incoming(value, before)
-        self.k, *self.values = self._phis
-        builder.cbranch(builder.icmp_signed("<", self.k, self._count), body, self._end)
+        super().__enter__()
+        builder = self._builder
+        body, self._after = map(builder.append_basic_block, ("body", "after"))
+        builder.cbranch(builder.icmp_signed("<", self.k, self._count), body, self._after)
         builder.position_at_end(body)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        builder, last = self._builder, self._builder.block
-        following = builder.add(self.k, self._count.type(1))
-        for phi, value in zip(self._phis, (following, *self.values), strict=True):
-            phi.add_incoming(value, last)
-        builder.branch(self._test)
-        builder.position_at_end(self._end)
+        self._pass_on()
+        self._builder.branch(self._turn)
+        self._builder.position_at_end(self._after)
         self.k, *self.values = self._phis
 
 
