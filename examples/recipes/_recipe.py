@@ -21,13 +21,16 @@ IMAGENET_MEAN = 0.485, 0.456, 0.406
 IMAGENET_DEVIATION = 0.229, 0.224, 0.225
 
 Evaluate = Callable[[Module], dict[str, float]]
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
 
-def parser(description: str, data: str) -> argparse.ArgumentParser:
+def parser(name: str, description: str, data: str) -> argparse.ArgumentParser:
     """The options that every recipe has.
 
     Parameters
     ----------
+    name : str
+        Of the recipe, and of the folder that it writes to by default.
     description : str
         The recipe's docstring.
     data : str
@@ -37,7 +40,8 @@ def parser(description: str, data: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--data", type=Path, required=True, help=data)
-    made.add_argument("--output", type=Path, help="folder of checkpoint, log and curve (default: ./RECIPE)")
+    where = "folder of checkpoint, log and curve (default: ./%(default)s)"
+    made.add_argument("--output", type=Path, default=Path(name), help=where)
     made.add_argument("--evaluate", type=Path, metavar="FILE", help="evaluate this checkpoint, and stop")
     made.add_argument("--quick", action="store_true", help="a tiny network, a few steps: does it run?")
     made.add_argument(
@@ -53,10 +57,23 @@ def parser(description: str, data: str) -> argparse.ArgumentParser:
     return made
 
 
+def load(
+    options: argparse.Namespace,
+    samples: Sequence[Any],
+    batch: int,
+    transform: Transform,
+    fields: Sequence[str],
+) -> Loader:
+    """Batches to train on, all of one size; to be closed."""
+    return Loader(
+        samples, batch, transform=transform, fields=fields, drop_last=True, workers=options.workers
+    )
+
+
 def run(
     options: argparse.Namespace, trainer: Trainer, loader: Loader, iterations: int, evaluate: Evaluate
-) -> dict[str, float]:
-    """Train, or go on with it, or only evaluate; what was measured at the end.
+) -> None:
+    """Train, or go on with it, or only evaluate; print what was measured at the end.
 
     Parameters
     ----------
@@ -69,6 +86,13 @@ def run(
     evaluate : callable
         As for `Trainer.fit`.
     """
+    found = _run(options, trainer, loader, iterations, evaluate)
+    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+
+
+def _run(
+    options: argparse.Namespace, trainer: Trainer, loader: Loader, iterations: int, evaluate: Evaluate
+) -> dict[str, float]:
     if options.evaluate:
         trainer.load(options.evaluate)
         return evaluate(trainer.network.eval())
@@ -99,11 +123,11 @@ class Joined(Sequence):
         return sum(map(len, self.parts))
 
     def __getitem__(self, index: Any) -> Any:
+        index = range(len(self))[index]  # from the end, too, and an error beyond
         for part in self.parts:
             if index < len(part):
                 return part[index]
             index -= len(part)
-        raise IndexError("Joined: index out of range")
 
 
 def load_checkpoint(network: Module, path: Path) -> None:

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import IMAGENET_MEAN, Joined, load_checkpoint, parser, run, standardized
+from _recipe import Joined, load, load_checkpoint, parser, run
+from _units import TINY, add_units, make_alexnet
+from _voc import CLASSES, IGNORED, judge, random_part
 
 from autodiff import functions as F
-from autodiff.data import Loader, SBDSegmentation, VOCSegmentation, augment
+from autodiff.data import SBDSegmentation, VOCSegmentation
 from autodiff.layers import parameter_groups, project
-from autodiff.metrics import Confusion
-from autodiff.networks import AlexNetFCN, alexnet, dau_alexnet
+from autodiff.networks import AlexNetFCN
 from autodiff.optim import SGD
 from autodiff.train import Trainer
-
-CLASSES, IGNORED = 21, 255
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,8 @@ QUICK = replace(Settings(), iterations=4, batch=2, lr=0.02, crop=(40, 40))
 
 
 def augmented(settings: Settings, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The image in a frame of mean grey that does not count, perhaps mirrored."""
-    fill = 255 * np.array(IMAGENET_MEAN)
-    sample = augment.random_crop(sample, rng, settings.crop, fill=fill, ignore=IGNORED)
-    sample = augment.random_mirror(sample, rng)
-    return {"images": standardized(sample["image"]), "labels": sample["labels"].astype(np.int64)}
+    """The image in a frame that does not count, perhaps mirrored."""
+    return random_part(sample, rng, settings.crop)
 
 
 def loss_of(network: Any, images: Any, labels: Any) -> Any:
@@ -62,37 +58,25 @@ def loss_of(network: Any, images: Any, labels: Any) -> Any:
 
 def evaluate(samples: Sequence[Any], network: Any) -> dict[str, float]:
     """Mean intersection over union of whole images."""
-    confusion = Confusion(CLASSES, ignore=IGNORED)
-    for sample in samples:
-        scores = network(standardized(sample["image"])[None]).data
-        confusion.add(scores[0].argmax(0), sample["labels"])
-    return {"mean_iou": confusion.mean_iou, "pixel_accuracy": confusion.pixel_accuracy}
+    project(network)
+    return judge(samples, lambda seen: network(seen).data)
 
 
 def make(options: Any, settings: Settings) -> AlexNetFCN:
     """The network that was trained on ImageNet, or one that was not, made fully convolutional."""
-    tiny = {"channels": (4, 4, 4, 4, 4), "hidden": 8} if options.quick else {}
-    given = {"classes": settings.classes, "rng": options.seed, **tiny}
-    if options.size == "none":
-        network = alexnet(**given)
-    else:
-        layer = {"displacement_rate": options.displacement_rate, "bound": options.bound}
-        network = dau_alexnet(options.size, layer=layer, **given)
+    network = make_alexnet(options, settings.classes)
     if options.start:
         load_checkpoint(network, options.start)
-    return AlexNetFCN(network, CLASSES, hidden=tiny.get("hidden", 4096), rng=options.seed)
+    return AlexNetFCN(network, CLASSES, hidden=TINY["hidden"] if options.quick else 4096, rng=options.seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and evaluate."""
-    commands = parser(__doc__ or "", "the folder VOCdevkit/VOC2011")
+    commands = parser("dau_fcn_voc", __doc__ or "", "the folder VOCdevkit/VOC2011")
     commands.add_argument("--sbd", type=Path, help="the folder benchmark_RELEASE/dataset")
     commands.add_argument("--start", type=Path, metavar="FILE", help="a checkpoint of dau_imagenet.py")
-    commands.add_argument("--size", choices=("small", "medium", "large", "none"), default="medium")
-    commands.add_argument("--displacement-rate", type=float, default=10.0, help="default: %(default)s")
-    commands.add_argument("--bound", type=float, default=8.0, help="default: %(default)s")
+    add_units(commands)
     options = commands.parse_args(argv)
-    options.output = options.output or Path("dau_fcn_voc")
     settings = QUICK if options.quick else Settings()
     network = make(options, settings)
     training: Sequence[Any] = VOCSegmentation(options.data, "train")
@@ -105,17 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         loss_of,
         seed=options.seed,
     )
-    with Loader(
-        training,
-        settings.batch,
-        transform=partial(augmented, settings),
-        fields=("images", "labels"),
-        drop_last=True,
-        workers=options.workers,
-    ) as loader:
+    prepared_by = partial(augmented, settings)
+    with load(options, training, settings.batch, prepared_by, ("images", "labels")) as loader:
         judged = partial(evaluate, VOCSegmentation(options.data, "val"))
-        found = run(options, trainer, loader, settings.iterations, judged)
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+        run(options, trainer, loader, settings.iterations, judged)
     return 0
 
 

@@ -13,17 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _imagenet import HELP, add_devkit, centre, data_sets, evaluate, shortened
-from _recipe import parser, run, standardized
+from _recipe import load, parser, run, standardized
+from _units import add_units, make_alexnet
 
 from autodiff import functions as F
-from autodiff.data import Loader, augment
+from autodiff.data import augment
 from autodiff.layers import parameter_groups, project
-from autodiff.networks import alexnet, dau_alexnet
 from autodiff.optim import SGD, step_schedule
 from autodiff.train import Trainer
 
@@ -60,44 +59,25 @@ def loss_of(network: Any, images: Any, labels: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and evaluate."""
-    commands = parser(__doc__ or "", HELP)
+    commands = parser("dau_imagenet", __doc__ or "", HELP)
     add_devkit(commands)
-    commands.add_argument("--size", choices=("small", "medium", "large", "none"), default="medium")
-    commands.add_argument("--displacement-rate", type=float, default=10.0, help="default: %(default)s")
-    commands.add_argument("--bound", type=float, default=8.0, help="default: %(default)s")
+    add_units(commands)
     options = commands.parse_args(argv)
-    options.output = options.output or Path("dau_imagenet")
     settings = QUICK if options.quick else Settings()
     training, held_out = data_sets(options)
-    given: dict[str, Any] = {"classes": len(training.classes), "rng": options.seed}
-    if options.quick:
-        given |= {"channels": (4, 4, 4, 4, 4), "hidden": 8}
-    if options.size == "none":
-        network = alexnet(**given)
-    else:
-        layer = {"displacement_rate": options.displacement_rate, "bound": options.bound}
-        network = dau_alexnet(options.size, layer=layer, **given)
-    groups = parameter_groups(network)
-    decay = settings.weight_decay
+    network, decay = make_alexnet(options, len(training.classes)), settings.weight_decay
     trainer = Trainer(
         network,
-        SGD(groups, settings.lr, momentum=settings.momentum, weight_decay=decay),
+        SGD(parameter_groups(network), settings.lr, momentum=settings.momentum, weight_decay=decay),
         loss_of,
         schedule=step_schedule(settings.lr, settings.lower_every),
         seed=options.seed,
     )
-    with Loader(
-        training,
-        settings.batch,
-        transform=partial(augmented, settings),
-        fields=("image", "label"),
-        drop_last=True,
-        workers=options.workers,
-    ) as loader:
+    prepared_by = partial(augmented, settings)
+    with load(options, training, settings.batch, prepared_by, ("image", "label")) as loader:
         prepare = partial(centre, length=settings.length, side=settings.side)
         judged = partial(evaluate, held_out, prepare, min(settings.batch, 64))
-        found = run(options, trainer, loader, settings.iterations, judged)
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+        run(options, trainer, loader, settings.iterations, judged)
     return 0
 
 

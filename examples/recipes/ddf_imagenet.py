@@ -12,15 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _imagenet import HELP, add_devkit, centre, data_sets, evaluate
-from _recipe import parser, run, standardized
+from _recipe import load, parser, run, standardized
 
 from autodiff import functions as F
-from autodiff.data import Loader, augment
+from autodiff.data import augment
 from autodiff.layers import DDFBottleneck
 from autodiff.networks import ResNet, ddf_resnet50, ddf_resnet101
 from autodiff.optim import SGD, cosine_schedule
@@ -63,12 +62,11 @@ def loss_of(smoothing: float, network: Any, images: Any, labels: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and evaluate."""
-    commands = parser(__doc__ or "", HELP)
+    commands = parser("ddf_imagenet", __doc__ or "", HELP)
     add_devkit(commands)
     commands.add_argument("--network", choices=NETWORKS, default="ddf_resnet50")
     commands.add_argument("--combine", choices=("mul", "add"), default="mul", help="of the two filters")
     options = commands.parse_args(argv)
-    options.output = options.output or Path("ddf_imagenet")
     settings = QUICK if options.quick else Settings()
     training, held_out = data_sets(options)
     given = {"classes": len(training.classes), "rng": options.seed}
@@ -76,14 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         network = ResNet((1, 1), partial(DDFBottleneck, combine=options.combine), **given)
     else:
         network = NETWORKS[options.network](combine=options.combine, **given)
-    with Loader(
-        training,
-        settings.batch,
-        transform=partial(augmented, settings),
-        fields=("image", "label"),
-        drop_last=True,
-        workers=options.workers,
-    ) as loader:
+    prepared_by = partial(augmented, settings)
+    with load(options, training, settings.batch, prepared_by, ("image", "label")) as loader:
         steps = len(loader)
         decay = settings.weight_decay
         trainer = Trainer(
@@ -96,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         length = round(settings.side / settings.share)
         prepare = partial(centre, length=length, side=settings.side)
         judged = partial(evaluate, held_out, prepare, min(settings.batch, 64))
-        found = run(options, trainer, loader, settings.epochs * steps, judged)
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+        run(options, trainer, loader, settings.epochs * steps, judged)
     return 0
 
 

@@ -16,13 +16,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import parser, run
+from _recipe import load, parser, run
 
-from autodiff.data import FlyingChairs, Loader, augment
+from autodiff.data import FlyingChairs, augment
 from autodiff.layers import Module
 from autodiff.metrics import end_point_error
 from autodiff.networks import FlowNetS, flownet, multi_scale_error
@@ -103,11 +102,10 @@ def evaluate(samples: FlyingChairs, network: Any) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and evaluate."""
-    commands = parser(__doc__ or "", "the folder FlyingChairs_release")
+    commands = parser("dscnn_flyingchairs", __doc__ or "", "the folder FlyingChairs_release")
     commands.add_argument("--placement", choices=flownet.PLACEMENTS, default="beside")
     commands.add_argument("--plain", action="store_true", help="FlowNetS without the layer, to compare with")
     options = commands.parse_args(argv)
-    options.output = options.output or Path("dscnn_flyingchairs")
     settings = QUICK if options.quick else Settings()
     sampling = {
         "samples": settings.samples,
@@ -127,16 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         network, optimizer, loss_of, schedule=partial(learning_rate, settings), seed=options.seed
     )
     training, held_out = (FlyingChairs(options.data, part) for part in ("train", "val"))
-    with Loader(
-        training,
-        settings.batch,
-        transform=partial(augmented, settings),
-        fields=("images", "flow"),
-        drop_last=True,
-        workers=options.workers,
-    ) as loader:
-        found = run(options, trainer, loader, settings.iterations, partial(evaluate, held_out))
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+    prepared_by = partial(augmented, settings)
+    with load(options, training, settings.batch, prepared_by, ("images", "flow")) as loader:
+        run(options, trainer, loader, settings.iterations, partial(evaluate, held_out))
     return 0
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import IMAGENET_MEAN, Joined, load_checkpoint, parser, run, standardized
+from _recipe import Joined, load, load_checkpoint, parser, run
+from _voc import CLASSES, IGNORED, judge, random_part
 
 from autodiff import functions as F
-from autodiff.data import Loader, SBDSegmentation, VOCSegmentation, augment
+from autodiff.data import SBDSegmentation, VOCSegmentation, augment
 from autodiff.layers import Module
-from autodiff.metrics import Confusion
 from autodiff.networks import (
     DilatedResNet,
     DSNet,
@@ -36,8 +36,6 @@ from autodiff.networks import (
 )
 from autodiff.optim import SGD, poly_schedule
 from autodiff.train import Trainer
-
-CLASSES, IGNORED = 21, 255
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,8 @@ QUICK = replace(Settings(), epochs=2, batch=2, crop=(32, 32), scales=(1.0, 1.5))
 
 
 def augmented(settings: Settings, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """A part of the image, larger or smaller than it was, perhaps mirrored; mean grey beside it."""
-    sample = augment.random_mirror(augment.random_scale(sample, rng, *settings.scale), rng)
-    fill = 255 * np.array(IMAGENET_MEAN)
-    sample = augment.random_crop(sample, rng, settings.crop, fill=fill, ignore=IGNORED)
-    return {"images": standardized(sample["image"]), "labels": sample["labels"].astype(np.int64)}
+    """A part of the image, larger or smaller than it was, perhaps mirrored."""
+    return random_part(augment.random_scale(sample, rng, *settings.scale), rng, settings.crop)
 
 
 def loss_of(settings: Settings, network: Any, images: Any, labels: Any) -> Any:
@@ -78,12 +73,7 @@ def loss_of(settings: Settings, network: Any, images: Any, labels: Any) -> Any:
 
 def evaluate(settings: Settings, samples: Sequence[Any], network: Any) -> dict[str, float]:
     """Mean intersection over union of whole images, over sizes and mirror images."""
-    confusion = Confusion(CLASSES, ignore=IGNORED)
-    for sample in samples:
-        seen = standardized(sample["image"])[None]
-        scores = averaged_probabilities(network, seen, scales=settings.scales)
-        confusion.add(scores[0].argmax(0), sample["labels"])
-    return {"mean_iou": confusion.mean_iou, "pixel_accuracy": confusion.pixel_accuracy}
+    return judge(samples, partial(averaged_probabilities, network, scales=settings.scales))
 
 
 def make(options: Any) -> tuple[DSNet, list[dict[str, Any]]]:
@@ -105,7 +95,7 @@ def make(options: Any) -> tuple[DSNet, list[dict[str, Any]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and evaluate."""
-    commands = parser(__doc__ or "", "the folder VOCdevkit/VOC2012")
+    commands = parser("dsnet_voc", __doc__ or "", "the folder VOCdevkit/VOC2012")
     commands.add_argument("--sbd", type=Path, help="the folder benchmark_RELEASE/dataset")
     commands.add_argument("--sbd-split", default="train_noval", help="a list there (default: %(default)s)")
     commands.add_argument("--weights", type=Path, help="of a ResNet-50 that was trained on ImageNet")
@@ -116,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = commands.parse_args(argv)
     if (options.stage == "fine-tune") != (options.start is not None):
         commands.error("--stage fine-tune and --start FILE go together")
-    options.output = options.output or Path("dsnet_voc")
     settings = QUICK if options.quick else Settings()
     network, groups = make(options)
     if options.start:
@@ -124,14 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     training: Sequence[Any] = VOCSegmentation(options.data, "train")
     if options.sbd and options.stage == "train":
         training = Joined(training, SBDSegmentation(options.sbd, options.sbd_split))
-    with Loader(
-        training,
-        settings.batch,
-        transform=partial(augmented, settings),
-        fields=("images", "labels"),
-        drop_last=True,
-        workers=options.workers,
-    ) as loader:
+    prepared_by = partial(augmented, settings)
+    with load(options, training, settings.batch, prepared_by, ("images", "labels")) as loader:
         iterations = settings.epochs * len(loader)
         trainer = Trainer(
             network,
@@ -141,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
         judged = partial(evaluate, settings, VOCSegmentation(options.data, "val"))
-        found = run(options, trainer, loader, iterations, judged)
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+        run(options, trainer, loader, iterations, judged)
     return 0
 
 
