@@ -145,10 +145,11 @@ def stays_inside(values: tuple, start: int) -> bool:
 
 
 def perhaps(result: Variable, values: tuple, start: int) -> Variable:
-    """The result, marked if only gradients lead to what is older, whose rules may not have read it."""
+    """The result, marked if only gradients, whose rules may not have read them, lead to older Variables."""
     older = {}
     for v in sorted({v for value in values for v in ancestors(value)}, key=lambda v: v.number):
-        older[v] = v.number < start or (v.kind != "gradient" and any(older[i] for i in v.inputs))
+        before = v.number < start and not v.perhaps
+        older[v] = before or (v.kind != "gradient" and any(older[i] for i in v.inputs))
     result.perhaps = not tapes.get() and not any(older[value] for value in values)
     return result
 

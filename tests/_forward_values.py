@@ -85,7 +85,8 @@ class Variable:
         self.inputs, self.kind, self.blocked, self.uses = inputs, kind, None, 0
         self.pooled = pooled.get()
         self.by: list[Variable] = []
-        self.perhaps = False
+        # What is computed of arrays alone is an array.
+        self.perhaps = kind == "step" and bool(inputs) and all(v.perhaps for v in inputs)
         self.owner = tapes.get()[0] if tapes.get() else None
         if self.owner is not None:
             self.owner.made.append(self)
