@@ -128,11 +128,11 @@ class _Run:
     def __init__(self, name: str, f: Callable, args: tuple, places: Any, /, **params: Any) -> None:
         self.name, self.start = name, next_number()
         given = list(args)
-        for place in places:
-            given[place] = _argument(x) if isinstance(x := args[place], Variable) else Variable(x)
-        self.inputs = [given[place] for place in places]
         with Tape() as self.tape:
+            for place in places:
+                given[place] = _argument(x) if isinstance(x := args[place], Variable) else Variable(x)
             value = f(*given, **params)
+        self.inputs = [given[place] for place in places]
         if not isinstance(value, Variable):
             value = constant(real(value, f"{name}: what the function returns"))
         self.value = value

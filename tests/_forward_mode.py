@@ -148,14 +148,20 @@ def perhaps(result: Variable, values: tuple, start: int) -> Variable:
     """The result, marked if only gradients, whose rules may not have read them, lead to older Variables."""
     older = {}
     for v in sorted({v for value in values for v in ancestors(value)}, key=lambda v: v.number):
-        before = v.number < start and not v.perhaps
-        older[v] = before or (v.kind != "gradient" and any(older[i] for i in v.inputs))
+        if v.number < start:
+            older[v] = not v.perhaps
+        else:
+            older[v] = v.kind != "gradient" and any(older[i] for i in v.inputs)
     result.perhaps = not tapes.get() and not any(older[value] for value in values)
     return result
 
 
 class Ambiguous(Exception):
-    """The derivative by a result that was on the way of a gradient, whose rules may have read it or not."""
+    """A derivative that depends on how gradients are computed.
+
+    By a result that was on the way of a gradient, whose rules may have read it or not; or by one of several
+    gradients of a call, of which one may have been computed from another, or be the same Variable.
+    """
 
 
 def ancestors(target: Variable) -> list[Variable]:
@@ -178,6 +184,9 @@ def paths(target: Variable, source: Variable) -> tuple[bool, bool, set]:
         if maybe[v] and v is not source and v.blocked:
             why[v].add(v.blocked)
         if maybe[v] and v is not source and source.kind == "step" and set(v.by) & set(ancestors(source)):
+            raise Ambiguous
+        of_one_call = source.kind == "gradient" and v.by is source.by
+        if of_one_call and (v is not source or len(set(v.by)) < len(v.by)):
             raise Ambiguous
     return sure[target], maybe[target], why[target]
 

@@ -315,7 +315,7 @@ class Maker(ExpressionMaker):
         if not name.sure:
             return []
         text = self.random.choice(
-            ("{0}.item()", "float(format({0}, '.3f'))", "(str({0}) > '', float(bool({0} > 0)))[1]")
+            ("{0}.item()", "float(format({0}, '.17g'))", "(str({0}) > '', float(bool({0} > 0)))[1]")
         )
         return [Statement(self.out(text), (name,), features=("reads",))]
 

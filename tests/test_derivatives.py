@@ -184,6 +184,24 @@ def test_derivatives_of_arrays_are_arrays_where_nothing_records() -> None:
         assert {type(result) for result in results} == {np.ndarray}
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_another_tape_finds_the_way_through_an_argument(depth: int) -> None:
+    """The argument comes from what was given, whether something recorded around the call or nothing did."""
+    w, found = Variable(0.86), []
+
+    def f(a: Any) -> Any:
+        y = a * a + 5.0 * w
+        with Tape() as tape:
+            found.append(tape.gradient(y, w))
+        return y
+
+    for _ in range(depth):
+        f = grad(f)
+    f(w)
+    assert [float(slope.data) for slope in found] == [2 * 0.86 + 5.0]
+    assert float(stop_gradient(grad(lambda a: a * a + 5.0 * w)(w))) == 2 * 0.86
+
+
 def test_seeds_of_a_pullback_and_vectors_count_where_nothing_records() -> None:
     seed = Variable(2.0, "seed")
     outside = vjp(lambda x: x**3, 3.0)[1](seed)[0], jvp(lambda x: x**3, (3.0,), (seed,))[1]
