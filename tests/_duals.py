@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 
 
+# Derivatives of derivatives of what is shared by many calls have more slopes than memory: above so many
+# products of numbers a program is not followed.
+MOST_NUMBERS = 10**7
+
+
 class Dual:
     """`parts[tags]` is the coefficient of a product of tags: an axis for each, then those of the value."""
 
@@ -38,7 +43,10 @@ def product(a: Dual, b: Dual, multiply: Callable = np.multiply) -> Dual:
         for right, y in b.parts.items():
             if set(left).isdisjoint(right):
                 tags = tuple(sorted(left + right))
-                term = multiply(_aligned(x, left, tags, rank), _aligned(y, right, tags, rank))
+                operands = _aligned(x, left, tags, rank), _aligned(y, right, tags, rank)
+                if operands[0].size * operands[1].size > MOST_NUMBERS:
+                    raise OverflowError("more slopes than are followed")
+                term = multiply(*operands)
                 parts[tags] = parts[tags] + term if tags in parts else term
     shape = multiply(np.zeros(a.shape), np.zeros(b.shape)).shape
     return Dual(parts, shape)
