@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Derivatives of derivatives of what is shared by many calls have more slopes than memory: above so many
 # products of numbers a program is not followed.
 MOST_NUMBERS = 10**7
