@@ -10,7 +10,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 .DELETE_ON_ERROR:
 # Two targets at once would install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-quick test-long lint bench gpu-test gpu-test-quick clean
+.PHONY: help demo test test-quick test-long lint docs bench gpu-test gpu-test-quick clean
 
 help:
 	@echo "make demo        train a filter on a photograph's depth map, draw the result (about 3 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-quick  the tests that are not marked slow"
 	@echo "make test-long   soaks and full sweeps, which the others leave out (some hours)"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        build the site into build/site (half a minute)"
 	@echo "make bench       time every operator on the CPU, with PyTorch beside it (about 40 minutes)"
 	@echo "make gpu-test    tests, sanitizers and benchmarks on a CUDA GPU (stopped after 10 minutes); gpu-test-quick: a part of each"
 	@echo "make clean       remove .venv and everything built"
@@ -40,6 +41,10 @@ test-long: $(VENV)/.has-test
 lint: $(VENV)/lint/.made
 	$(VENV)/lint/bin/python -m ruff check .
 	$(VENV)/lint/bin/python -m mypy
+
+docs: $(VENV)/.has-docs,examples
+	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs build/site
+	@echo "built: build/site/index.html"
 
 bench: $(VENV)/.has-bench
 	$(RUN) -m benchmarks run --peers

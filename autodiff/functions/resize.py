@@ -41,7 +41,7 @@ def upsample_nearest(x: Any, scale: int) -> Any:
 
 @arguments(x=images, size=pair(1), align_corners=flag)
 def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
-    """Bilinear interpolation of x (N, C, H, W) to (N, C, *size).
+    """Bilinear interpolation of x (N, C, H, W) to ``(N, C, *size)``.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ class FilterNorm(Module):
             self.alpha = Variable((rng.standard_normal(channels * taps) * scale).astype(dtype))
 
     def forward(self, filters: Any) -> Any:
-        """filters (N, F*kh*kw, *rest) -> (N, F, kh, kw, *rest)."""
+        """filters ``(N, F*kh*kw, *rest)`` -> ``(N, F, kh, kw, *rest)``."""
         filters = fractional("FilterNorm", "filters", filters)
         if self.learned:
             filters, _ = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)
