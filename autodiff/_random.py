@@ -59,5 +59,19 @@ def replaying(states: States) -> Iterator[None]:
 
 
 def recomputing() -> bool:
-    """Whether a checkpoint runs its function again: layers that count their calls must not count this one."""
+    """Whether a checkpoint runs its function again: layers that count their calls must not count this one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Tape, Variable, checkpoint, functions as F, recomputing
+    >>> calls, x = [], Variable(np.array([3.0]))
+    >>> def f(x):
+    ...     calls.append(recomputing())
+    ...     return F.square(x)
+    >>> with Tape() as tape:
+    ...     y = checkpoint(f)(x)
+    >>> tape.gradient(y, x).tolist(), calls
+    ([6.0], [False, True])
+    """
     return _thread.again

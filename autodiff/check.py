@@ -78,6 +78,14 @@ def check_gradients(
     ------
     GradientError
         If any gradient is off, with the table in its message.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import check_gradients, functions as F
+    >>> (result,) = check_gradients(lambda x: F.sum(F.sin(x) * x), np.linspace(0, 1, 5), verbose=False)
+    >>> result.shape, result.passed
+    ((5,), True)
     """
     function = f if reference is None else reference
 

@@ -27,7 +27,17 @@ class SecondOrderError(NotImplementedError):
 
 
 def lift(operator: dynarray.Operator) -> Callable:
-    """A differentiable function that runs `operator`; array arguments may be Variables, arrays or None."""
+    """A differentiable function that runs `operator`; array arguments may be Variables, arrays or None.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> from autodiff import grad, lift, functions as F
+    >>> local_filter1d = lift(dyn.OPERATORS["local_filter1d"])  # F.local_filter1d is this
+    >>> x = np.array([[[1.0, 2.0, 3.0]]])
+    >>> grad(lambda weight: F.sum(local_filter1d(x, weight)))(np.ones((1, 1, 3, 3))).shape
+    (1, 1, 3, 3)
+    """
 
     def forward(*arrays: Any, **params: Any) -> Any:
         return operator.run(arrays, params)

@@ -36,6 +36,17 @@ class Optimizer(Shown):
         All parameters, in the order in which `step` takes their gradients.
     steps : int
         Number of steps taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Variable
+    >>> from autodiff.optim import SGD
+    >>> weight, bias = Variable(np.array([1.0])), Variable(np.array([1.0]))
+    >>> optimizer = SGD([weight, {"parameters": [bias], "lr_scale": 0.1}], lr=0.5)
+    >>> optimizer.step([np.array([1.0]), np.array([1.0])])
+    >>> weight.data.tolist(), bias.data.tolist(), optimizer.steps
+    ([0.5], [0.95], 1)
     """
 
     slots: tuple[str, ...] = ()
@@ -148,6 +159,19 @@ class SGD(Optimizer):
         How much of the last step goes on.
     nesterov : bool
         Step along ``g + weight_decay*p + momentum*v`` instead of v.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Variable
+    >>> from autodiff.optim import SGD
+    >>> w = Variable(np.array([1.0]))
+    >>> optimizer = SGD([w], lr=0.5, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.step([np.array([1.0])])
+    ...     print(w.data.tolist())
+    [0.5]
+    [-0.25]
     """
 
     def __init__(
@@ -191,6 +215,20 @@ class Adam(Optimizer):
         Weights of the past in the running averages of the gradient and of its square.
     epsilon : float
         Added to the root of the second average.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Tape, Variable, functions as F
+    >>> from autodiff.optim import Adam
+    >>> w = Variable(np.array([5.0]))
+    >>> optimizer = Adam([w], lr=0.1)
+    >>> for _ in range(200):
+    ...     with Tape() as tape:
+    ...         loss = F.sum(F.square(w - 3))
+    ...     optimizer.step(tape.gradient(loss, [w]))
+    >>> w.data.round(2).tolist()
+    [3.0]
     """
 
     slots = ("first", "second")
@@ -236,6 +274,16 @@ class AdamW(Adam):
         As for `Optimizer`.
     **options
         As for `Adam`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Variable
+    >>> from autodiff.optim import AdamW
+    >>> w = Variable(np.array([1.0]))
+    >>> AdamW([w], lr=0.1, weight_decay=0.5).step([np.array([0.0])])
+    >>> w.data.tolist()  # 1 - lr*weight_decay
+    [0.95]
     """
 
     def __init__(
@@ -254,6 +302,14 @@ def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
 
     Gradients whose norm is not finite are returned as they are: scaling would not make them usable. None
     counts as zero, and stays None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.optim import clip_gradients
+    >>> grads, norm = clip_gradients([np.array([3.0]), np.array([4.0])], 1.0)
+    >>> [g.round(6).tolist() for g in grads], float(norm)
+    ([[0.6], [0.8]], 5.0)
     """
     grads = [g.data if isinstance(g, Variable) else g for g in grads]
     norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads if g is not None))
@@ -264,12 +320,28 @@ def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
 
 
 def step_schedule(lr: float, every: int, factor: float = 0.1) -> Callable[[int], float]:
-    """``schedule(step) -> lr * factor**(step // every)``."""
+    """``schedule(step) -> lr * factor**(step // every)``.
+
+    Examples
+    --------
+    >>> from autodiff.optim import step_schedule
+    >>> schedule = step_schedule(1.0, every=10, factor=0.5)
+    >>> [schedule(step) for step in (0, 9, 10, 20)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
     return lambda step: lr * factor ** (step // every)
 
 
 def cosine_schedule(lr: float, total: int, *, warmup: int = 0, final: float = 0.0) -> Callable[[int], float]:
-    """A linear rise over `warmup` steps, then half a cosine from `lr` down to `final` at step `total`."""
+    """A linear rise over `warmup` steps, then half a cosine from `lr` down to `final` at step `total`.
+
+    Examples
+    --------
+    >>> from autodiff.optim import cosine_schedule
+    >>> schedule = cosine_schedule(1.0, 12, warmup=2)
+    >>> [round(schedule(step), 3) for step in (0, 1, 2, 7, 12)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
 
     def schedule(step: int) -> float:
         if step < warmup:
@@ -281,5 +353,13 @@ def cosine_schedule(lr: float, total: int, *, warmup: int = 0, final: float = 0.
 
 
 def poly_schedule(lr: float, total: int, power: float = 0.9) -> Callable[[int], float]:
-    """``lr * (1 - step/total)**power``, 0 from step `total` on."""
+    """``lr * (1 - step/total)**power``, 0 from step `total` on.
+
+    Examples
+    --------
+    >>> from autodiff.optim import poly_schedule
+    >>> schedule = poly_schedule(1.0, 10, power=1)
+    >>> [schedule(step) for step in (0, 5, 10, 11)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
     return lambda step: lr * max(1 - step / total, 0.0) ** power

@@ -390,6 +390,14 @@ def minibatches(
         Which share of each batch is given, when several processes train one network: every ``ranks``-th row
         of it, from the row `rank` on. Shares may differ by a row; of a batch smaller than `ranks` some are
         empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.train import minibatches
+    >>> batches = minibatches(2, np.arange(5), 10 * np.arange(5), shuffle=False)
+    >>> [(x.tolist(), y.tolist()) for x, y in batches(np.random.default_rng(0))]
+    [([0, 1], [0, 10]), ([2, 3], [20, 30]), ([4], [40])]
     """
     if not 0 <= rank < ranks:
         raise ValueError(f"minibatches: rank must be at least 0 and less than ranks, got {rank} of {ranks}")

@@ -25,6 +25,16 @@ class Variable(Readable):
     Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array: the way
     out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
     identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import Tape, Variable
+    >>> w = Variable(np.array([1.0, 2.0]), name="w")
+    >>> with Tape() as tape:
+    ...     loss = (w * w + w[0]).sum()
+    >>> loss.item(), tape.gradient(loss, w).tolist()
+    (7.0, [4.0, 4.0])
     """
 
     __slots__ = ("__weakref__", "data", "name", "node")

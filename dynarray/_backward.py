@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ def backward_of(operator: "Operator", gradients: Callable[..., tuple[Any, ...]])
     """Make a declaration the public ``<name>_backward`` of an operator; `gradients` is its type of tuple.
 
     What is declared is a signature, for callers and type checkers: that of the operator after `grad_output`,
-    and `needs`. The first line of the docstring is completed by the rest.
+    and `needs`. The docstring has the first line and the examples; what is between them is the same for all.
     """
 
     def decorate(declared: F) -> F:
@@ -47,9 +48,11 @@ def backward_of(operator: "Operator", gradients: Callable[..., tuple[Any, ...]])
             params = {name: given[name] for name in operator.defaults}
             return gradients(*operator.backward_pass(given["grad_output"], arrays, params, wants))
 
-        backward.__doc__ = f"{declared.__doc__}\n\n" + _BACKWARD_DOC.format(
+        first, _, examples = (declared.__doc__ or "").partition("\n\n")
+        between = _BACKWARD_DOC.format(
             name=operator.name, arrays=", ".join(operator.arrays), title=getattr(gradients, "__name__", "")
         )
+        backward.__doc__ = f"{first}\n\n{between}\n{dedent(examples)}".rstrip()
         return cast(F, backward)
 
     return decorate

@@ -186,6 +186,13 @@ class Operator:
         gradients of gradients; see `dynarray.composite`.
     reads : Halo, optional
         What outputs read of each array; see `dynarray._halo`.
+
+    Examples
+    --------
+    >>> import dynarray as dyn
+    >>> operator = dyn.OPERATORS["ddf"]
+    >>> operator.function is dyn.ddf, operator.arrays
+    (True, ('x', 'channel_filter', 'spatial_filter'))
     """
 
     name: str

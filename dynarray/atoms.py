@@ -308,7 +308,18 @@ def atom_conv2d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> AtomConv2dGradients[ArrayT]:
-    """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `atom_conv2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, atoms = np.arange(16.0).reshape(1, 1, 4, 4), np.full((1, 1, 3, 3, 4, 4), 1 / 9)
+    >>> grads = dyn.atom_conv2d_backward(np.ones((1, 2, 4, 4)), x, atoms, np.ones((2, 1, 1)))
+    >>> grads.coefficients.ravel().round(6).tolist()  # of either output, the sum of what the atom gives
+    [83.333333, 83.333333]
+    >>> grads.atoms.shape
+    (1, 1, 3, 3, 4, 4)
+    """
 
 
 class AtomConv1dGradients(NamedTuple, Generic[ArrayT]):
@@ -334,7 +345,16 @@ def atom_conv1d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> AtomConv1dGradients[ArrayT]:
-    """Gradients of `atom_conv1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `atom_conv1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, atoms = np.array([[[1.0, 2.0, 4.0, 8.0]]]), np.zeros((1, 1, 3, 4))
+    >>> grads = dyn.atom_conv1d_backward(np.ones((1, 1, 4)), x, atoms, np.full((1, 1, 1), 3.0))
+    >>> grads.atoms[0, 0, 1].tolist(), grads.x.tolist()
+    ([3.0, 6.0, 12.0, 24.0], [[[0.0, 0.0, 0.0, 0.0]]])
+    """
 
 
 @backward_of(COMPOSE_ATOMS, ComposeAtomsGradients)
@@ -345,4 +365,15 @@ def compose_atoms_backward(
     *,
     needs: Needs = None,
 ) -> ComposeAtomsGradients[ArrayT]:
-    """Gradients of `compose_atoms`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `compose_atoms`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> bases, alpha = np.arange(18.0).reshape(2, 3, 3), np.ones((1, 1, 2, 4, 4))
+    >>> grads = dyn.compose_atoms_backward(np.ones((1, 1, 3, 3, 4, 4)), alpha, bases)
+    >>> grads.alpha[0, 0, :, 0, 0].tolist()  # the sum of each basis
+    [36.0, 117.0]
+    >>> grads.bases[0, 0].tolist()  # one for each pixel
+    [16.0, 16.0, 16.0]
+    """

@@ -287,7 +287,17 @@ def displaced_conv2d_backward(
     displacement_gradient: DisplacementGradient = "exact",
     needs: Needs = None,
 ) -> DisplacedConv2dGradients[ArrayT]:
-    """Gradients of `displaced_conv2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `displaced_conv2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 1, 4), np.ones((1, 1, 1))
+    >>> displacement = np.array([0.0, 0.5]).reshape(1, 1, 1, 2)
+    >>> grads = dyn.displaced_conv2d_backward(np.ones_like(x), x, weight, displacement, sigma=0.01)
+    >>> grads.weight.tolist(), grads.displacement.shape
+    ([[[14.5]]], (1, 1, 1, 2))
+    """
 
 
 class DisplacedConv1dGradients(NamedTuple, Generic[ArrayT]):
@@ -312,4 +322,13 @@ def displaced_conv1d_backward(
     displacement_gradient: DisplacementGradient = "exact",
     needs: Needs = None,
 ) -> DisplacedConv1dGradients[ArrayT]:
-    """Gradients of `displaced_conv1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `displaced_conv1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([[[1.0, 2.0, 4.0, 8.0]]]), np.ones((1, 1, 1))
+    >>> grads = dyn.displaced_conv1d_backward(np.ones_like(x), x, weight, np.full((1, 1, 1), 0.5), sigma=0.01)
+    >>> grads.weight.tolist(), grads.x.round(6).tolist()
+    ([[[14.5]]], [[[0.5, 1.0, 1.0, 1.0]]])
+    """

@@ -411,7 +411,18 @@ def dynamic_conv2d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> DynamicConv2dGradients[ArrayT]:
-    """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `dynamic_conv2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3), np.full((1, 1, 1, 1, 3, 1, 3), 2.0)
+    >>> grads = dyn.dynamic_conv2d_backward(np.ones_like(x), x, weight)
+    >>> grads.weight[0, 0, 0, 0, :, 0, 1].tolist()  # what the middle pixel reads
+    [1.0, 2.0, 3.0]
+    >>> grads.x.ravel().tolist()
+    [4.0, 6.0, 4.0]
+    """
 
 
 class DynamicConv1dGradients(NamedTuple, Generic[ArrayT]):
@@ -433,7 +444,16 @@ def dynamic_conv1d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> DynamicConv1dGradients[ArrayT]:
-    """Gradients of `dynamic_conv1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `dynamic_conv1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([[[1.0, 2.0, 3.0]]]), np.full((1, 1, 1, 3, 3), 2.0)
+    >>> grads = dyn.dynamic_conv1d_backward(np.ones_like(x), x, weight)
+    >>> grads.weight[0, 0, 0, :, 1].tolist(), grads.x.ravel().tolist()
+    ([1.0, 2.0, 3.0], [4.0, 6.0, 4.0])
+    """
 
 
 @backward_of(DYNAMIC_SAMPLING_CONV2D, DynamicSamplingConv2dGradients)
@@ -454,4 +474,15 @@ def dynamic_sampling_conv2d_backward(
     fuse: Fuse = "sum",
     needs: Needs = None,
 ) -> DynamicSamplingConv2dGradients[ArrayT]:
-    """Gradients of `dynamic_sampling_conv2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `dynamic_sampling_conv2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x = np.ones((1, 4, 5, 5))
+    >>> channel_kernel, spatial_kernel = np.zeros((1, 2, 4, 5, 5)), np.zeros((1, 2, 3, 3, 5, 5))
+    >>> y = dyn.dynamic_sampling_conv2d(x, channel_kernel, spatial_kernel)
+    >>> grads = dyn.dynamic_sampling_conv2d_backward(np.ones_like(y), x, channel_kernel, spatial_kernel)
+    >>> grads.spatial_kernel.shape, grads.sample_attention is None
+    ((1, 2, 3, 3, 5, 5), True)
+    """

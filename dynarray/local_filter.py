@@ -291,7 +291,18 @@ def local_filter2d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> LocalFilter2dGradients[ArrayT]:
-    """Gradients of `local_filter2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `local_filter2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.arange(16.0).reshape(1, 1, 4, 4), np.full((1, 1, 3, 3, 4, 4), 1 / 9)
+    >>> grads = dyn.local_filter2d_backward(np.ones_like(x), x, weight, needs=(True, True, False))
+    >>> grads.weight[0, 0, :, :, 1, 1].tolist()  # what pixel (1, 1) reads
+    [[0.0, 1.0, 2.0], [4.0, 5.0, 6.0], [8.0, 9.0, 10.0]]
+    >>> grads.x[0, 0].round(6).tolist()[0], grads.channel_weight
+    ([0.444444, 0.666667, 0.666667, 0.444444], None)
+    """
 
 
 class LocalFilter1dGradients(NamedTuple, Generic[ArrayT]):
@@ -316,4 +327,13 @@ def local_filter1d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> LocalFilter1dGradients[ArrayT]:
-    """Gradients of `local_filter1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `local_filter1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([[[1.0, 2.0, 3.0]]]), np.ones((1, 1, 3, 3))
+    >>> grads = dyn.local_filter1d_backward(np.ones_like(x), x, weight)
+    >>> grads.weight[0, 0].T.tolist()  # what each pixel reads, zeros outside
+    [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 0.0]]
+    """

@@ -133,4 +133,13 @@ def correlation2d_backward(
     step: SupportsIndex = 1,
     needs: Needs = None,
 ) -> Correlation2dGradients[ArrayT]:
-    """Gradients of `correlation2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `correlation2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x1, x2 = np.array([[[[0.0, 3.0, 1.0]]]]), np.array([[[[2.0, 5.0, 4.0]]]])
+    >>> grads = dyn.correlation2d_backward(np.ones((1, 9, 1, 3)), x1, x2, max_displacement=1)
+    >>> grads.x1.ravel().tolist(), grads.x2.ravel().tolist()  # sums of neighbours of the other
+    ([7.0, 11.0, 9.0], [3.0, 4.0, 4.0])
+    """

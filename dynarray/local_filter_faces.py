@@ -364,7 +364,16 @@ def ddf_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> DdfGradients[ArrayT]:
-    """Gradients of `ddf`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `ddf`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, spatial_filter = np.ones((1, 2, 3, 3)), np.ones((1, 1, 3, 3, 3, 3))
+    >>> grads = dyn.ddf_backward(np.ones_like(x), x, np.ones((1, 2, 3, 3)), spatial_filter)
+    >>> grads.channel_filter[0, 0].tolist()  # so many pixels have a neighbour there
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
 
 
 @backward_of(DDF_UPSAMPLE, DdfUpsampleGradients)
@@ -379,7 +388,17 @@ def ddf_upsample_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> DdfUpsampleGradients[ArrayT]:
-    """Gradients of `ddf_upsample`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `ddf_upsample`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, spatial = np.array([[[[1.0, 2.0]]]]), np.zeros((1, 1, 3, 3, 2, 4))
+    >>> spatial[:, :, 1, 1] = 1
+    >>> grads = dyn.ddf_upsample_backward(np.ones((1, 1, 2, 4)), x, np.ones((1, 2, 2, 1, 3, 3)), spatial)
+    >>> grads.x.tolist()  # each pixel was copied to four
+    [[[[4.0, 4.0]]]]
+    """
 
 
 @backward_of(CARAFE, CarafeGradients)
@@ -394,7 +413,16 @@ def carafe_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> CarafeGradients[ArrayT]:
-    """Gradients of `carafe`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `carafe`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> masks = np.full((1, 9, 4, 4), 1 / 9)
+    >>> grads = dyn.carafe_backward(np.ones((1, 1, 4, 4)), np.ones((1, 1, 2, 2)), masks, kernel_size=3)
+    >>> grads.x.round(6).tolist()
+    [[[[1.777778, 1.777778], [1.777778, 1.777778]]]]
+    """
 
 
 @backward_of(INVOLUTION, InvolutionGradients)
@@ -409,4 +437,13 @@ def involution_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> InvolutionGradients[ArrayT]:
-    """Gradients of `involution`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `involution`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.ones((1, 4, 5, 5)), np.ones((1, 2, 3, 3, 5, 5))
+    >>> grads = dyn.involution_backward(np.ones_like(x), x, weight, needs=(False, True))
+    >>> grads.x, grads.weight[0, 0, :, :, 2, 2].tolist()  # two channels share each filter
+    (None, [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
+    """

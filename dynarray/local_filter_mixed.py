@@ -243,7 +243,17 @@ def mixed_filter2d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> MixedFilter2dGradients[ArrayT]:
-    """Gradients of `mixed_filter2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `mixed_filter2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, mixture = np.array([6.0, 0.0, 6.0]).reshape(1, 1, 1, 3), np.ones((1, 1, 2, 1, 3))
+    >>> kernels = np.array([[[0, 1, 0]], [[1 / 3, 1 / 3, 1 / 3]]])
+    >>> grads = dyn.mixed_filter2d_backward(np.ones_like(x), x, kernels, mixture)
+    >>> grads.mixture[0, 0, :, 0].tolist()  # what either kernel makes of the image
+    [[6.0, 0.0, 6.0], [2.0, 4.0, 2.0]]
+    """
 
 
 class MixedFilter1dGradients(NamedTuple, Generic[ArrayT]):
@@ -267,4 +277,13 @@ def mixed_filter1d_backward(
     border: Border = "constant",
     needs: Needs = None,
 ) -> MixedFilter1dGradients[ArrayT]:
-    """Gradients of `mixed_filter1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `mixed_filter1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, kernels = np.array([[[6.0, 0.0, 6.0]]]), np.array([[0, 1, 0], [1 / 3, 1 / 3, 1 / 3]])
+    >>> grads = dyn.mixed_filter1d_backward(np.ones_like(x), x, kernels, np.ones((1, 1, 2, 3)))
+    >>> grads.mixture[0, 0].tolist(), grads.kernels.tolist()
+    ([[6.0, 0.0, 6.0], [2.0, 4.0, 2.0]], [[6.0, 12.0, 6.0], [6.0, 12.0, 6.0]])
+    """

@@ -39,6 +39,13 @@ def size_of(sample: Mapping[str, Any]) -> tuple[int, int]:
     ------
     ValueError
         If the sizes of its entries differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.data import augment
+    >>> augment.size_of({"image": np.zeros((3, 4, 5)), "labels": np.zeros((4, 5), np.uint8)})
+    (4, 5)
     """
     sizes = {key: tuple(sample[key].shape[-2:]) for key in (*IMAGES, *PLANES, "flow") if key in sample}
     if len(set(sizes.values())) != 1:

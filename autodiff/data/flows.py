@@ -103,6 +103,22 @@ class Sintel(Samples):
     -----
     A sample has ``image``, ``second``, ``flow``, and ``valid`` (H, W), bool: everywhere, except where
     ``invalid`` says that the flow is not known.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import Sintel
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("clean/alley_1/frame_0001.png", "clean/alley_1/frame_0002.png"):
+    ...         path = pathlib.Path(folder, "training", name)
+    ...         path.parent.mkdir(parents=True, exist_ok=True)
+    ...         path.touch()
+    ...     flows = pathlib.Path(folder, "training/flow/alley_1")
+    ...     flows.mkdir(parents=True)
+    ...     (flows / "frame_0001.flo").touch()
+    ...     samples = Sintel(folder)
+    >>> samples.names  # files are read when a sample is asked for
+    ['alley_1/frame_0001']
     """
 
     def __init__(self, root: PathLike, rendering: str = "clean") -> None:
@@ -151,6 +167,19 @@ class KITTIFlow(Samples):
     Notes
     -----
     A sample has ``image``, ``second``, ``flow``, which is 0 where it is unknown, and ``valid`` (H, W), bool.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import KITTIFlow
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("image_2/000000_10.png", "image_2/000000_11.png", "flow_occ/000000_10.png"):
+    ...         path = pathlib.Path(folder, "training", name)
+    ...         path.parent.mkdir(parents=True, exist_ok=True)
+    ...         path.touch()
+    ...     samples = KITTIFlow(folder)
+    >>> samples.names  # files are read when a sample is asked for
+    ['000000']
     """
 
     def __init__(self, root: PathLike, *, occluded: bool = True) -> None:

@@ -31,6 +31,19 @@ class ADE20K(Samples):
     -----
     A sample has ``image`` (3, H, W) and ``labels`` (H, W), uint8: 1 to 150 for the classes of the benchmark,
     and 0 for everything else, which does not count.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import ADE20K
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("images/training/ADE_train_1.jpg", "annotations/training/ADE_train_1.png"):
+    ...         path = pathlib.Path(folder, name)
+    ...         path.parent.mkdir(parents=True)
+    ...         path.touch()
+    ...     samples = ADE20K(folder)
+    >>> samples.names  # files are read when a sample is asked for
+    ['ADE_train_1']
     """
 
     def __init__(self, root: PathLike, split: str = "training") -> None:

@@ -40,6 +40,19 @@ class VOCSegmentation(Samples):
     A sample has ``image`` (3, H, W) and ``labels`` (H, W), uint8: 0 for the background, 1 to 20 for
     `VOC_CLASSES`, 255 for borders. Reading one raises `FileError` if it is damaged, if a label is none of
     these, or if the sizes of image and labels differ.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import VOCSegmentation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = pathlib.Path(folder)
+    ...     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+    ...         (root / name).mkdir(parents=True)
+    ...     _ = (root / "ImageSets/Segmentation/val.txt").write_text("2007_000033")
+    ...     samples = VOCSegmentation(root, "val")
+    >>> samples.names  # files are read when a sample is asked for
+    ['2007_000033']
     """
 
     def __init__(self, root: PathLike, split: str = "train") -> None:
@@ -83,6 +96,19 @@ class SBDSegmentation(Samples):
     Notes
     -----
     A sample is as of `VOCSegmentation`; SBD has no borders.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import SBDSegmentation
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = pathlib.Path(folder)
+    ...     (root / "img").mkdir()
+    ...     (root / "cls").mkdir()
+    ...     _ = (root / "train.txt").write_text("2008_000003")
+    ...     samples = SBDSegmentation(root)
+    >>> samples.names  # files are read when a sample is asked for
+    ['2008_000003']
     """
 
     def __init__(self, root: PathLike, split: str = "train") -> None:
@@ -117,6 +143,19 @@ class VOCDetection(Samples):
     A sample has ``image`` (3, H, W), ``boxes`` (n, 4), float32, ``(xmin, ymin, xmax, ymax)`` with pixels
     counted from 0 (in the files, from 1) and both ends part of the box, ``box_labels`` (n,), int64, 0 to 19
     for `VOC_CLASSES`, and ``difficult`` (n,), bool: what `autodiff.metrics.mean_average_precision` takes.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from autodiff.data import VOCDetection
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = pathlib.Path(folder)
+    ...     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+    ...         (root / name).mkdir(parents=True)
+    ...     _ = (root / "ImageSets/Main/val.txt").write_text("2008_000002")
+    ...     samples = VOCDetection(root, "val")
+    >>> samples.names  # files are read when a sample is asked for
+    ['2008_000002']
     """
 
     def __init__(self, root: PathLike, split: str = "train") -> None:

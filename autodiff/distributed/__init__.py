@@ -130,6 +130,13 @@ def broadcast(target: Any, comm: Communicator, root: int = 0) -> None:
     ------
     ValueError
         If the states differ in names, shapes or dtypes; on all ranks.
+
+    Examples
+    --------
+    >>> from autodiff import distributed
+    >>> from autodiff.layers import Linear
+    >>> network = Linear(2, 1, rng=0)
+    >>> distributed.broadcast(network, distributed.communicator())  # all ranks: as rank 0
     """
     state = target.state_dict()
     name = type(target).__name__
@@ -170,6 +177,15 @@ def synchronize_batch_norm(network: Module, comm: Communicator | None) -> Module
     -------
     Module
         The network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import distributed
+    >>> from autodiff.layers import BatchNorm2d
+    >>> layer = distributed.synchronize_batch_norm(BatchNorm2d(2), distributed.communicator())
+    >>> layer(np.ones((4, 2, 3, 3), np.float32)).shape
+    (4, 2, 3, 3)
     """
     for _, module in network.modules():
         if isinstance(module, BatchNorm2d):

@@ -18,6 +18,13 @@ class Communicator:
 
     This class is one process alone, so that a program runs without a launcher too; `communicator` makes those
     of several.
+
+    Examples
+    --------
+    >>> from autodiff.distributed import Communicator
+    >>> comm = Communicator()  # one process, which needs no MPI; `communicator` gives those of mpirun
+    >>> comm.rank, comm.size
+    (0, 1)
     """
 
     rank = 0
@@ -98,7 +105,18 @@ class Communicator:
 
 
 class Sum:
-    """A sum over ranks that has begun. With one rank it is there."""
+    """A sum over ranks that has begun. With one rank it is there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import distributed
+    >>> gradient = np.array([1.0, 2.0])
+    >>> begun = distributed.communicator().start_sum(gradient)  # goes on while something else is done
+    >>> begun.wait()
+    >>> gradient
+    array([1., 2.])
+    """
 
     def poke(self) -> None:
         """Let it go on; MPI needs that, where it has no thread of its own."""

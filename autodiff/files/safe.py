@@ -110,6 +110,15 @@ def load(path: PathLike, accept: Callable[[dict[str, Entry], dict[str, str]], An
     ------
     FileError
         If the file is damaged, cut short, or holds something else than arrays.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from autodiff import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files.save(f"{folder}/weights.safetensors", {"w": np.arange(3.0)})
+    ...     files.load(f"{folder}/weights.safetensors").arrays
+    {'w': array([0., 1., 2.])}
     """
     with open(path, "rb") as file:
         try:
@@ -130,6 +139,18 @@ def load_module(path: PathLike, module: Any) -> None:
         Was written by ``save(path, network.state_dict())``.
     module : Module
         A network of the same architecture.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from autodiff import files
+    >>> from autodiff.layers import Linear
+    >>> layer, other = Linear(2, 1, rng=0), Linear(2, 1, rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files.save(f"{folder}/layer.safetensors", layer.state_dict())
+    ...     files.load_module(f"{folder}/layer.safetensors", other)
+    >>> bool((layer.weight.data == other.weight.data).all())
+    True
     """
 
     def accept(entries: dict[str, Entry], metadata: dict[str, str]) -> None:

@@ -38,7 +38,14 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Stands where a file holds an object that is not read; says what it would have been."""
+    """Stands where a file holds an object that is not read; says what it would have been.
+
+    Examples
+    --------
+    >>> from autodiff import files
+    >>> files.Unread("argparse.Namespace")
+    Unread(name='argparse.Namespace')
+    """
 
     name: str
 

@@ -21,14 +21,30 @@ _FAR = 1000.0
 @elementwise
 @differentiable("x", x=("output", lambda g, s: g * plain(s.output).astype(bool).astype(g.dtype)))
 def relu(x: Any) -> Any:
-    """``max(x, 0)``; its slope at 0 is taken as 0."""
+    """``max(x, 0)``; its slope at 0 is taken as 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([-2.0, 0.0, 3.0])
+    >>> F.relu(x).tolist(), grad(lambda x: F.sum(F.relu(x)))(x).tolist()
+    ([0.0, 0.0, 3.0], [0.0, 0.0, 1.0])
+    """
     return np.maximum(x, _ZEROS.get(x.dtype, 0) if type(x) is np.ndarray else 0)
 
 
 @arguments(x=array, slope=number())
 @differentiable("x", x=("x", lambda g, s: g * np.where(plain(s.x) > 0, 1, s.slope).astype(g.dtype)))
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
-    """x where positive, ``slope * x`` elsewhere."""
+    """x where positive, ``slope * x`` elsewhere.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.leaky_relu([-2.0, 3.0], slope=0.1).tolist()
+    [-0.2, 3.0]
+    """
     y = np.where(x > 0, x, slope * x)
     return narrow(y, x.dtype) if is_fractional(x.dtype) else y
 
@@ -36,7 +52,14 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
 @elementwise
 @differentiable("x", x=("output", lambda g, s: g * (s.output * (1 - s.output))))
 def sigmoid(x: Any) -> Any:
-    """``1 / (1 + exp(-x))`` without overflow."""
+    """``1 / (1 + exp(-x))`` without overflow.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.sigmoid([-1000.0, 0.0, 1000.0]).tolist()
+    [0.0, 0.5, 1.0]
+    """
     return _sigmoid(x)
 
 
@@ -50,7 +73,14 @@ def _sigmoid(x: Any) -> Any:
 @differentiable("x", x=("x", lambda g, s: g * sigmoid(s.x)))
 @quiet
 def softplus(x: Any) -> Any:
-    """``log(1 + exp(x))`` without overflow."""
+    """``log(1 + exp(x))`` without overflow.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.softplus([-1000.0, 0.0, 1000.0]).round(4).tolist()
+    [0.0, 0.6931, 1000.0]
+    """
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(_signed(x))))
 
 
@@ -69,7 +99,14 @@ def _silu_slope(g: Any, s: Any) -> Any:
 @differentiable("x", x=("x", _silu_slope))
 @quiet
 def silu(x: Any) -> Any:
-    """``x * sigmoid(x)``."""
+    """``x * sigmoid(x)``.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.silu([-2.0, 0.0, 2.0]).round(4).tolist()
+    [-0.2384, 0.0, 1.7616]
+    """
     x = _signed(x)
     return narrow(np.maximum(x, -_FAR) * _sigmoid(x), x.dtype)
 
@@ -83,7 +120,14 @@ def _bell(g: Any, s: Any) -> Any:
 @differentiable("x", x=("x", _bell))
 @quiet
 def erf(x: Any) -> Any:
-    """The error function, ``2/sqrt(pi)`` times the integral of ``exp(-t**2)`` from 0 to x."""
+    """The error function, ``2/sqrt(pi)`` times the integral of ``exp(-t**2)`` from 0 to x.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.erf([-1.0, 0.0, 1.0]).round(4).tolist()
+    [-0.8427, 0.0, 0.8427]
+    """
     return _erf(x)
 
 
@@ -103,7 +147,14 @@ def _gelu_slope(g: Any, s: Any) -> Any:
 @differentiable("x", x=("x", _gelu_slope))
 @quiet
 def gelu(x: Any) -> Any:
-    """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation."""
+    """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.gelu([-1.0, 0.0, 1.0]).round(4).tolist()
+    [-0.1587, 0.0, 0.8413]
+    """
     x = _signed(x)
     return narrow(0.5 * np.maximum(x, -_FAR) * (1 + _erf(x * math.sqrt(0.5))), x.dtype)
 
@@ -117,7 +168,14 @@ def _softmax_slope(g: Any, s: Any) -> Any:
 @differentiable("x", x=("output", _softmax_slope))
 @quiet
 def softmax(x: Any, axis: int = -1) -> Any:
-    """Exponentials that sum to 1 along `axis`."""
+    """Exponentials that sum to 1 along `axis`.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.softmax([[0.0, 0.0], [1000.0, 0.0]], axis=1).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
     values = wide(x)
     powers = np.exp(values - largest(values, axis))
     powers /= powers.sum(axis=axis, keepdims=True)
@@ -133,7 +191,14 @@ def _log_softmax_slope(g: Any, s: Any) -> Any:
 @differentiable("x", x=("output", _log_softmax_slope))
 @quiet
 def log_softmax(x: Any, axis: int = -1) -> Any:
-    """Logarithm of `softmax`, exact where softmax is tiny."""
+    """Logarithm of `softmax`, exact where softmax is tiny.
+
+    Examples
+    --------
+    >>> from autodiff import functions as F
+    >>> F.log_softmax([0.0, 1000.0]).tolist()
+    [-1000.0, 0.0]
+    """
     values = wide(x)
     shifted = values - largest(values, axis)
     return narrow(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)), x.dtype)

@@ -114,6 +114,15 @@ def conv2d(
     -------
     array, (N, O, Ho, Wo)
         ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.arange(12.0).reshape(1, 1, 3, 4)
+    >>> difference = np.array([[-1.0, 1.0]]).reshape(1, 1, 1, 2)  # of neighbours in a row
+    >>> F.conv2d(x, difference).tolist()
+    [[[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]]
     """
     geometry = _geometry(stride, padding, dilation, groups)
     _check(x, weight, bias, geometry)
@@ -167,6 +176,14 @@ def conv_transpose2d(
     -------
     array, (N, O, Ho, Wo)
         ``Ho = (H - 1)*s_y - 2*pad_y + d_y*(kh-1) + output_pad_y + 1``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.array([[1.0, 2.0]]).reshape(1, 1, 1, 2)
+    >>> F.conv_transpose2d(x, np.ones((1, 1, 2, 2)), stride=2).tolist()
+    [[[[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]]]
     """
     name = "conv_transpose2d"
     steps, spread = check_pair(name, "stride", stride, 1), check_pair(name, "dilation", dilation, 1)

@@ -42,5 +42,13 @@ def dropout(x: Any, rate: float, *, rng: np.random.Generator) -> Any:
         At least 0 and less than 1; with 0 the result is x, and nothing is drawn.
     rng : numpy.random.Generator
         Where the random numbers come from. The mask of a CuPy array too is drawn on the host, and copied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> y = F.dropout(np.ones(1000), 0.5, rng=np.random.default_rng(0))
+    >>> np.unique(y).tolist()
+    [0.0, 2.0]
     """
     return _dropout(x, float(rate), rng) if rate else x

@@ -14,7 +14,16 @@ from .shapes import reshape
 @arguments(x=array)
 @differentiable("x", x=("", lambda g, s: _embed(g, s.index, s.shapes[0])))
 def getitem(x: Any, index: Any) -> Any:
-    """``x[index]``: slices, integers, ellipsis, new axes, and boolean or integer arrays."""
+    """``x[index]``: slices, integers, ellipsis, new axes, and boolean or integer arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> grad(lambda x: F.sum(F.getitem(x, [0, 2, 2])))(x).tolist()  # x[[0, 2, 2]]
+    [1.0, 0.0, 2.0]
+    """
     return x[index]
 
 
@@ -38,7 +47,15 @@ def _embed(x: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 @arguments(x=array, indices=integers, axis=optional(integer()))
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
-    """The elements of x at `indices` along `axis`; of all elements in one row by default."""
+    """The elements of x at `indices` along `axis`; of all elements in one row by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.take(np.array([[1.0, 2.0], [3.0, 4.0]]), [1, 1, 0], axis=1).tolist()
+    [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
+    """
     if axis is None:
         return getitem(reshape(x, (-1,)), indices)
     return getitem(x, (*(slice(None),) * normal_axes(axis, x.ndim)[0], indices))
@@ -49,6 +66,14 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Any:
     """Of each line of x along `axis` the elements at the same line of `indices`, as `argsort` gives them.
 
     The other axes of x and of `indices` broadcast. With None both are one row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.array([[3.0, 1.0], [2.0, 4.0]])
+    >>> F.take_along_axis(x, np.argsort(x, axis=1), axis=1).tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
     """
     if axis is None:
         x, indices, axis = reshape(x, (-1,)), indices.reshape(-1), 0
@@ -75,6 +100,14 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     """x in rising order along `axis`, NaN last; None sorts all elements as one row.
 
     Equal elements keep their order, and so do their gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([3.0, 1.0, 2.0])
+    >>> F.sort(x).tolist(), grad(lambda x: F.sort(x)[-1])(x).tolist()
+    ([1.0, 2.0, 3.0], [1.0, 0.0, 0.0])
     """
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
@@ -84,13 +117,29 @@ def sort(x: Any, axis: int | None = -1) -> Any:
 
 @arguments(x=array, k=integer())
 def triu(x: Any, k: int = 0) -> Any:
-    """The upper triangle of x (..., M, N): zeros below the diagonal `k`."""
+    """The upper triangle of x (..., M, N): zeros below the diagonal `k`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.triu(np.ones((3, 3)), k=1).tolist()
+    [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     return where(_below(x, k), x.dtype.type(0), x)
 
 
 @arguments(x=array, k=integer())
 def tril(x: Any, k: int = 0) -> Any:
-    """The lower triangle of x (..., M, N): zeros above the diagonal `k`."""
+    """The lower triangle of x (..., M, N): zeros above the diagonal `k`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.tril(np.ones((3, 3))).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
     return where(_below(x, k + 1), x, x.dtype.type(0))
 
 

@@ -31,7 +31,15 @@ def _concatenate(*arrays: Any, axis: int = 0) -> Any:
 
 @arguments(arrays=several, axis=optional(integer()))
 def concatenate(arrays: Any, axis: int | None = 0) -> Any:
-    """A list of arrays joined along an axis; with None all their elements in one row."""
+    """A list of arrays joined along an axis; with None all their elements in one row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.concatenate([np.zeros((2, 1)), np.ones((2, 2))], axis=1).tolist()
+    [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
     if axis is None:
         arrays, axis = [reshape(a, (-1,)) for a in arrays], 0
     return _concatenate(*arrays, axis=axis)
@@ -39,7 +47,15 @@ def concatenate(arrays: Any, axis: int | None = 0) -> Any:
 
 @arguments(arrays=several, axis=integer())
 def stack(arrays: Any, axis: int = 0) -> Any:
-    """A list of arrays of one shape joined along a new axis."""
+    """A list of arrays of one shape joined along a new axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.stack([np.zeros(2), np.ones(2)], axis=1).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
     shapes = {tuple(a.shape) for a in arrays}
     if len(shapes) > 1:
         raise ValueError(f"stack: arrays must have one shape, got {', '.join(map(str, sorted(shapes)))}")
@@ -119,7 +135,15 @@ def _holds_more_than_numpy(values: Any) -> bool:
 
 @arguments(x=checked, repeats=integer(0), axis=optional(integer()))
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
-    """Each slice along `axis`, or each element of x as one row, repeated: (a, b) -> (a, a, b, b)."""
+    """Each slice along `axis`, or each element of x as one row, repeated: (a, b) -> (a, a, b, b).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.repeat(np.array([1.0, 2.0]), 2).tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
     (axis,) = normal_axes(axis, x.ndim)
@@ -134,7 +158,15 @@ def _counts(function: str, argument: str, value: Any) -> tuple[int, ...]:
 
 @arguments(x=checked, reps=_counts)
 def tile(x: Any, reps: Any) -> Any:
-    """x as a whole repeated `reps` times along each axis: (a, b) -> (a, b, a, b)."""
+    """x as a whole repeated `reps` times along each axis: (a, b) -> (a, b, a, b).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.tile(np.array([1.0, 2.0]), 2).tolist()
+    [1.0, 2.0, 1.0, 2.0]
+    """
     ndim = max(len(reps), x.ndim)
     sizes = (1,) * (ndim - x.ndim) + tuple(x.shape)
     reps = (1,) * (ndim - len(reps)) + reps

@@ -37,6 +37,14 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         without `ord` one vector whatever its shape.
     keepdims : bool
         Leave axes of length 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([3.0, 4.0])
+    >>> float(F.linalg.norm(x)), grad(F.linalg.norm)(x).tolist()
+    (5.0, [0.6, 0.8])
     """
     gone = normal_axes(axis, x.ndim)
     if len(gone) > 2 and not (axis is None and ord is None):
@@ -107,6 +115,13 @@ def solve(a: Any, b: Any) -> Any:
     LinAlgError
         A ValueError: a is singular. On a device, where looking would mean waiting, the result is not
         finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.linalg.solve(np.array([[2.0, 0.0], [0.0, 4.0]]), np.array([1.0, 1.0])).tolist()
+    [0.5, 0.25]
     """
     xp, dtype, vector = library(a), np.result_type(a, b), b.ndim == 1
     a, b = wide(a), wide(_columns(b, b.shape))
@@ -131,5 +146,12 @@ def inv(a: Any) -> Any:
     LinAlgError
         A ValueError: a is singular. On a device, where looking would mean waiting, the result is not
         finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.linalg.inv(np.array([[2.0, 0.0], [0.0, 4.0]])).tolist()
+    [[0.5, 0.0], [0.0, 0.25]]
     """
     return narrow(library(a).linalg.inv(wide(a)), a.dtype)

@@ -38,7 +38,15 @@ def _matmul_y(g: Any, s: Any) -> Any:
 @elementwise
 @differentiable("x y", x=("y", _matmul_x), y=("x", _matmul_y))
 def matmul(x: Any, y: Any) -> Any:
-    """``x @ y`` with NumPy's rules: leading axes broadcast, 1-d arrays are a row or a column."""
+    """``x @ y`` with NumPy's rules: leading axes broadcast, 1-d arrays are a row or a column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.matmul(np.ones((5, 2, 3)), np.ones((3, 4))).shape
+    (5, 2, 4)
+    """
     if getattr(x, "dtype", None) == getattr(y, "dtype", None) and library(x) is np:
         kind = accumulator(x.dtype)
         if kind is not None:
@@ -48,7 +56,15 @@ def matmul(x: Any, y: Any) -> Any:
 
 @arguments(x=array, weight=array, bias=optional(array))
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """``x @ weight.T + bias``: x (..., I), weight (O, I), bias (O,) -> (..., O)."""
+    """``x @ weight.T + bias``: x (..., I), weight (O, I), bias (O,) -> (..., O).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.linear(np.array([[1.0, 2.0]]), np.array([[1.0, 1.0], [0.0, 3.0]]), np.array([0.5, 0.0])).tolist()
+    [[3.5, 6.0]]
+    """
     if weight.ndim != 2:
         raise ValueError(f"linear: weight must have shape (O, I), got {tuple(weight.shape)}")
     if not x.ndim or x.shape[-1] != weight.shape[1]:
@@ -64,7 +80,15 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 @arguments(x=array, y=array)
 def outer(x: Any, y: Any) -> Any:
-    """Every element of x times every element of y: (size of x, size of y)."""
+    """Every element of x times every element of y: (size of x, size of y).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.outer(np.array([1.0, 2.0]), np.array([1.0, 10.0])).tolist()
+    [[1.0, 10.0], [2.0, 20.0]]
+    """
     return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))
 
 
@@ -79,7 +103,15 @@ def _contracted(function: str, argument: str, value: Any) -> Any:
 
 @arguments(x=array, y=array, axes=_contracted)
 def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
-    """Sum of products over `axes`: so many of the last of x and the first of y, or two lists of axes."""
+    """Sum of products over `axes`: so many of the last of x and the first of y, or two lists of axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.tensordot(np.ones((2, 3, 4)), np.ones((4, 3, 5)), axes=([1, 2], [1, 0])).shape
+    (2, 5)
+    """
     if isinstance(axes, int):
         if axes > x.ndim or axes > y.ndim:
             raise ValueError(f"tensordot: axes {axes} are more than x has ({x.ndim}), or y ({y.ndim})")

@@ -15,19 +15,43 @@ from .shapes import astype, expand_dims, moveaxis, narrow, reshape, sum, wide
 
 @arguments(prediction=fractional, target=fractional)
 def mse(prediction: Any, target: Any) -> Any:
-    """Mean squared error."""
+    """Mean squared error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.mse(np.array([1.0, 2.0]), np.array([0.0, 4.0])))
+    2.5
+    """
     return mean(square(_difference("mse", prediction, target)))
 
 
 @arguments(prediction=fractional, target=fractional)
 def l1(prediction: Any, target: Any) -> Any:
-    """Mean absolute error."""
+    """Mean absolute error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.l1(np.array([1.0, 2.0]), np.array([0.0, 4.0])))
+    1.5
+    """
     return mean(abs(_difference("l1", prediction, target)))
 
 
 @arguments(prediction=fractional, target=fractional, beta=number(above=0))
 def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
-    """Quadratic below `beta`, linear above (Huber's loss divided by beta)."""
+    """Quadratic below `beta`, linear above (Huber's loss divided by beta).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.smooth_l1(np.array([0.5]), np.zeros(1))), float(F.smooth_l1(np.array([3.0]), np.zeros(1)))
+    (0.125, 2.5)
+    """
     size = abs(_difference("smooth_l1", prediction, target))
     small = plain(size) < beta
     near = where(
@@ -51,6 +75,14 @@ def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
     Notes
     -----
     The slope of the length of a vector at 0 is taken as 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> flow, target = np.zeros((1, 2, 1, 2)), np.array([[3.0, 0.0], [4.0, 1.0]]).reshape(1, 2, 1, 2)
+    >>> float(F.end_point_error(flow, target))  # the mean of 5 and 1
+    3.0
     """
     if flow.ndim < 2:
         raise ValueError(f"end_point_error: flow must have shape (N, D, ...), got {tuple(flow.shape)}")
@@ -84,6 +116,14 @@ def cross_entropy(logits: Any, labels: Any, *, ignore_index: int | None = None) 
         The classes, from 0 to K - 1.
     ignore_index : int, optional
         Elements with this label do not count, whatever their logits are; if none is left, the loss is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> logits = np.array([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]])
+    >>> float(F.cross_entropy(logits, np.array([0, 1, 255]), ignore_index=255).round(4))
+    0.3466
     """
     shape = (*logits.shape[:1], *logits.shape[2:])
     if logits.ndim < 2 or tuple(labels.shape) != shape:

@@ -41,6 +41,14 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
     """Mean and (biased) variance of each channel of x (N, C, H, W), as (1, C, 1, 1).
 
     Those of 16-bit values are float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> mean, variance = F.channel_statistics(np.array([1.0, 3.0]).reshape(2, 1, 1, 1))
+    >>> mean.shape, mean.item(), variance.item()
+    ((1, 1, 1, 1), 2.0, 1.0)
     """
     return _statistics(x, IMAGE)
 
@@ -127,6 +135,14 @@ def normalize(
         Added to the variance.
     statistics : (array, array), optional
         Mean and variance of the plain array of x, with ``keepdims``, where the caller has them already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.array([[1.0, 3.0], [0.0, 8.0]])
+    >>> F.normalize(x, np.ones((1, 2)), np.zeros((1, 2)), axes=(1,), epsilon=0).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
     """
     x, weight, bias = as_parameters("normalize", x, weight=weight, bias=bias)
     return _normalize(x, weight, bias, normal_axes(axes, x.ndim), epsilon, statistics)
@@ -167,6 +183,14 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
         Added to the variance.
     statistics : (array, array), optional
         ``channel_statistics`` of the plain array of x, where the caller has them already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.array([1.0, 3.0]).reshape(2, 1, 1, 1)
+    >>> F.batch_norm(x, np.array([1.0]), np.array([10.0]), epsilon=0).ravel().tolist()
+    [9.0, 11.0]
     """
     return batch_norm_of_ranks(x, weight, bias, epsilon, statistics)
 
@@ -205,6 +229,14 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
         Scale and shift of each channel.
     epsilon : float
         Added to the variance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.array([1.0, 3.0, 10.0, 30.0]).reshape(1, 4, 1, 1)
+    >>> F.group_norm(x, 2, np.ones(4), np.zeros(4), epsilon=0).ravel().tolist()
+    [-1.0, 1.0, -1.0, 1.0]
     """
     if x.ndim < 2:
         raise ValueError(f"group_norm: x must have shape (N, C, ...), got {tuple(x.shape)}")
@@ -221,7 +253,16 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
 
 @arguments(x=images, mean=array, variance=array, weight=fractional, bias=fractional, epsilon=number(0))
 def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
-    """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics."""
+    """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x, mean, variance = np.full((1, 1, 1, 2), 7.0), np.array([1.0]), np.array([4.0])
+    >>> F.affine(x, mean, variance, np.array([2.0]), np.array([0.5]), epsilon=0).tolist()
+    [[[[6.5, 6.5]]]]
+    """
     x, weight, bias = as_parameters("affine", x, weight=weight, bias=bias)
     mean, variance, weight, bias = _by_channel(
         "affine", x.shape[1], (1, -1, 1, 1), mean=mean, variance=variance, weight=weight, bias=bias
@@ -248,6 +289,14 @@ def local_response_norm(
         Channels that are summed.
     alpha, beta, k : float
         Of the formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> x = np.ones((1, 3, 1, 1))
+    >>> F.local_response_norm(x, 3, alpha=3.0, beta=1.0).ravel().round(4).tolist()
+    [0.3333, 0.25, 0.3333]
     """
     if x.ndim < 2:
         raise ValueError(f"local_response_norm: x must have shape (N, C, ...), got {tuple(x.shape)}")

@@ -18,14 +18,30 @@ from .shapes import narrow, reshape, wide
 
 @arguments(x=images)
 def global_avg_pool(x: Any) -> Any:
-    """Mean over the image: (N, C, H, W) -> (N, C, 1, 1)."""
+    """Mean over the image: (N, C, H, W) -> (N, C, 1, 1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.global_avg_pool(np.arange(8.0).reshape(1, 2, 2, 2)).tolist()
+    [[[[1.5]], [[5.5]]]]
+    """
     return mean(x, (2, 3), keepdims=True)
 
 
 @arguments(x=fractional_images, kernel_size=pair_of(1), stride=optional(pair_of(1)), padding=pair_of())
 @differentiable("x", x=("", lambda g, s: _spread_windows(g, s.shapes[0], s.kernel_size, s.stride, s.padding)))
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
-    """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` defaults to the window."""
+    """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` defaults to the window.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.avg_pool2d(np.arange(8.0).reshape(1, 1, 2, 4), 2).tolist()
+    [[[[2.5, 4.5]]]]
+    """
     kernel, geometry = _window(kernel_size, stride, padding)
     total = _fold(x, kernel, geometry)
     return narrow(total / (kernel[0] * kernel[1]), x.dtype)
@@ -71,6 +87,13 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
     """Maximum over windows of x (N, C, H, W); the padding never wins. `stride` is the window size by default.
 
     The gradient of a window goes to its first maximum, in the order of rows. NaN is larger than any number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.max_pool2d(np.arange(8.0).reshape(1, 1, 2, 4), 2).tolist()
+    [[[[5.0, 7.0]]]]
     """
     kernel, geometry = _window(kernel_size, stride, padding)
     high, wide = geometry.output(x.shape[2:], kernel)
@@ -143,6 +166,13 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     """Mean over cells that divide x (N, C, H, W) into `output_size` parts, as equal as whole pixels allow.
 
     Cell i covers the rows from ``floor(i*H/Ho)`` to ``ceil((i+1)*H/Ho)``, so neighbours may share a row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.adaptive_avg_pool2d(np.arange(6.0).reshape(1, 1, 1, 6), (1, 2)).tolist()
+    [[[[1.0, 4.0]]]]
     """
     high, wide = output_size
     n, c, h, w = x.shape

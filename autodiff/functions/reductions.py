@@ -31,7 +31,15 @@ def _shared(g: Any, count: int) -> Any:
 @arguments(x=array, axis=axes, keepdims=flag)
 @differentiable("x", x=("", lambda g, s: _spread(_shared(g, _count(s.shapes[0], s.axis) or 1), s)))
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Mean over `axis`, an int or tuple; over everything by default. 16 bits are added up in float32."""
+    """Mean over `axis`, an int or tuple; over everything by default. 16 bits are added up in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.mean(np.arange(6.0).reshape(2, 3), axis=1, keepdims=True).tolist()
+    [[1.0], [4.0]]
+    """
     kind = accumulator(x.dtype)
     if kind is None:
         return x.mean(axis=axis, keepdims=keepdims)
@@ -49,14 +57,32 @@ def _extreme(g: Any, s: Any) -> Any:
 @arguments(x=array, axis=axes, keepdims=flag)
 @differentiable("x", x=("x output", _extreme))
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Maximum over `axis`; elements that share it share the gradient equally."""
+    """Maximum over `axis`; elements that share it share the gradient equally.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([1.0, 5.0, 5.0])
+    >>> float(F.max(x)), grad(F.max)(x).tolist()
+    (5.0, [0.0, 0.5, 0.5])
+    """
     return x.max(axis=axis, keepdims=keepdims)
 
 
 @arguments(x=array, axis=axes, keepdims=flag)
 @differentiable("x", x=("x output", _extreme))
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Minimum over `axis`; elements that share it share the gradient equally."""
+    """Minimum over `axis`; elements that share it share the gradient equally.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([1.0, 1.0, 5.0])
+    >>> float(F.min(x)), grad(F.min)(x).tolist()
+    (1.0, [0.5, 0.5, 0.0])
+    """
     return x.min(axis=axis, keepdims=keepdims)
 
 
@@ -101,7 +127,15 @@ def _var_slope(g: Any, s: Any) -> Any:
 @arguments(x=fractional, axis=axes, keepdims=flag, ddof=integer(0))
 @differentiable("x", x=("x", _var_slope))
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
-    """Variance over `axis`, divided by the number of elements minus `ddof`."""
+    """Variance over `axis`, divided by the number of elements minus `ddof`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.var(np.array([1.0, 3.0]))), float(F.var(np.array([1.0, 3.0]), ddof=1))
+    (1.0, 2.0)
+    """
     _, rest = centred(x, axis)
     total = np.square(rest).sum(axis=axis, keepdims=keepdims)
     return narrow(total / _divisor(x.shape, axis, ddof), x.dtype)
@@ -109,7 +143,15 @@ def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
 
 @arguments(x=fractional, axis=axes, keepdims=flag, ddof=integer(0))
 def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
-    """Standard deviation, the root of `var`; its slope is taken as 0 where all elements are equal."""
+    """Standard deviation, the root of `var`; its slope is taken as 0 where all elements are equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.std(np.array([1.0, 3.0]))), float(F.std(np.array([1.0, 3.0]), ddof=1).round(4))
+    (1.0, 1.4142)
+    """
     return root(var(x, axis, keepdims, ddof))
 
 
@@ -124,6 +166,14 @@ def prod(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Product over `axis`, an int or tuple; over everything by default.
 
     Its slopes are exact where elements are 0, too. 16-bit values are multiplied in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> x = np.array([2.0, 0.0, 3.0])
+    >>> float(F.prod(x)), grad(F.prod)(x).tolist()
+    (0.0, [0.0, 6.0, 0.0])
     """
     if x.dtype.kind in "biu":
         x = astype(x, np.uint64 if x.dtype.kind == "u" else np.int64)  # as NumPy adds up and multiplies
@@ -152,6 +202,13 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
     """Sums of all elements up to each one along `axis`; without `axis`, of x as one row.
 
     16-bit values are added up in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.cumsum(np.array([[1.0, 2.0], [3.0, 4.0]]), axis=1).tolist()
+    [[1.0, 3.0], [3.0, 7.0]]
     """
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
@@ -183,7 +240,15 @@ def _logsumexp_slope(g: Any, s: Any) -> Any:
 @differentiable("x", x=("x output", _logsumexp_slope))
 @quiet
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """``log(sum(exp(x)))`` over `axis`, an int or tuple, without overflow; over everything by default."""
+    """``log(sum(exp(x)))`` over `axis`, an int or tuple, without overflow; over everything by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> float(F.logsumexp(np.array([1000.0, 1000.0])).round(4))
+    1000.6931
+    """
     values = wide(x)
     top = largest(values, axis)
     top = np.where(np.isinf(top), 0, top).astype(values.dtype)

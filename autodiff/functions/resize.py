@@ -14,7 +14,15 @@ from .shapes import astype, reshape, transpose
 
 @arguments(x=images, scale=integer(1))
 def pixel_shuffle(x: Any, scale: int) -> Any:
-    """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel (c*u + i)*u + j is phase (i, j)."""
+    """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel (c*u + i)*u + j is phase (i, j).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.pixel_shuffle(np.arange(4.0).reshape(1, 4, 1, 1), 2).tolist()
+    [[[[0.0, 1.0], [2.0, 3.0]]]]
+    """
     n, channels, h, w = x.shape
     if channels % (scale * scale):
         raise ValueError(f"pixel_shuffle: {channels} channels are no multiple of scale**2 = {scale * scale}")
@@ -25,7 +33,15 @@ def pixel_shuffle(x: Any, scale: int) -> Any:
 
 @arguments(x=images, scale=integer(1))
 def pixel_unshuffle(x: Any, scale: int) -> Any:
-    """Space to channels, the inverse of `pixel_shuffle`."""
+    """Space to channels, the inverse of `pixel_shuffle`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.pixel_unshuffle(np.arange(4.0).reshape(1, 1, 2, 2), 2).tolist()
+    [[[[0.0]], [[1.0]], [[2.0]], [[3.0]]]]
+    """
     n, c, h, w = x.shape
     if h % scale or w % scale:
         raise ValueError(f"pixel_unshuffle: scale {scale} does not divide the image {h} x {w}")
@@ -35,7 +51,15 @@ def pixel_unshuffle(x: Any, scale: int) -> Any:
 
 @arguments(x=images, scale=integer(1))
 def upsample_nearest(x: Any, scale: int) -> Any:
-    """Each pixel of x (N, C, H, W) repeated scale x scale times."""
+    """Each pixel of x (N, C, H, W) repeated scale x scale times.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.upsample_nearest(np.array([1.0, 2.0]).reshape(1, 1, 1, 2), 2).tolist()
+    [[[[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]]]
+    """
     return repeat(repeat(x, scale, 2), scale, 3)
 
 
@@ -58,6 +82,13 @@ def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
     -----
     Interpolation along an axis is linear: one matrix with two entries per row and axis, applied by BLAS.
     Integers and booleans are interpolated in float64 and rounded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.resize(np.array([0.0, 4.0]).reshape(1, 1, 1, 2), (1, 4)).tolist()
+    [[[[0.0, 1.0, 3.0, 4.0]]]]
     """
     high, wide = size
     if not x.shape[2] or not x.shape[3]:

@@ -15,7 +15,15 @@ from ._common import accumulator, kept_shape, library, normal_axes, plain
 @arguments(x=array, shape=extents)
 @differentiable("x", x=("", lambda g, s: reshape(g, s.shapes[0])))
 def reshape(x: Any, shape: Any) -> Any:
-    """`x` with another shape; one entry may be -1."""
+    """`x` with another shape; one entry may be -1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.reshape(np.ones((2, 6)), (3, -1)).shape
+    (3, 4)
+    """
     return x.reshape(shape)
 
 
@@ -24,7 +32,15 @@ def reshape(x: Any, shape: Any) -> Any:
     "x", x=("", lambda g, s: transpose(g, None if s.axes is None else _inverse(s.axes, len(s.axes))))
 )
 def transpose(x: Any, axes: Any = None) -> Any:
-    """`x` with its axes in the order `axes`, reversed by default."""
+    """`x` with its axes in the order `axes`, reversed by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.transpose(np.ones((2, 3, 4)), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
     return x.transpose(axes)
 
 
@@ -34,7 +50,15 @@ def _inverse(axes: Any, ndim: int) -> tuple[int, ...]:
 
 @arguments(x=array, axis1=integer(), axis2=integer())
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
-    """`x` with two axes exchanged."""
+    """`x` with two axes exchanged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.swapaxes(np.ones((2, 3, 4)), 0, 2).shape
+    (4, 3, 2)
+    """
     first, second = (normal_axes(axis, x.ndim)[0] for axis in (axis1, axis2))
     order = list(range(x.ndim))
     order[first], order[second] = second, first
@@ -43,7 +67,15 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 @arguments(x=array, source=each_integer, destination=each_integer)
 def moveaxis(x: Any, source: Any, destination: Any) -> Any:
-    """`x` with one axis, or several, moved to other places."""
+    """`x` with one axis, or several, moved to other places.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.moveaxis(np.ones((5, 6, 3)), -1, 0).shape  # channels first
+    (3, 5, 6)
+    """
     old, new = normal_axes(source, x.ndim), normal_axes(destination, x.ndim)
     if len(old) != len(new):
         raise ValueError(f"moveaxis: source {source} and destination {destination} differ in number")
@@ -56,7 +88,15 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
 @arguments(x=array, axis=axes)
 @differentiable("x", x=("", lambda g, s: flip(g, s.axis)))
 def flip(x: Any, axis: Any = None) -> Any:
-    """`x` in reverse order along `axis`."""
+    """`x` in reverse order along `axis`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.flip(np.array([[1.0, 2.0], [3.0, 4.0]]), axis=1).tolist()
+    [[2.0, 1.0], [4.0, 3.0]]
+    """
     return library(x).flip(x, axis)
 
 
@@ -66,13 +106,28 @@ def roll(x: Any, shift: Any, axis: Any = None) -> Any:
     """`x` moved by `shift` places along `axis`; what leaves at the end comes in again at the beginning.
 
     Without `axis` all elements are moved, in the order of their memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.roll(np.array([1.0, 2.0, 3.0]), 1).tolist()
+    [3.0, 1.0, 2.0]
     """
     return library(x).roll(x, shift[0] if len(shift) == 1 else shift, axis)
 
 
 @arguments(x=array, dtype=dtype)
 def astype(x: Any, dtype: Any) -> Any:
-    """`x` in another dtype. Integers and booleans are constant between their steps: the slope is 0."""
+    """`x` in another dtype. Integers and booleans are constant between their steps: the slope is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.astype(np.array([1.0, 2.0]), np.float32).dtype
+    dtype('float32')
+    """
     if isinstance(x, Variable) and dtype.kind == "c":
         raise TypeError(f"astype: dtype must be real where x is a Variable, got {dtype}")
     return _astype(x, dtype)
@@ -102,7 +157,15 @@ def narrow(x: Any, dtype: Any) -> Any:
 @arguments(x=array, shape=extents)
 @differentiable("x", x=("", lambda g, s: fit(g, s.shapes[0])))
 def broadcast_to(x: Any, shape: Any) -> Any:
-    """`x` repeated to `shape`, as a read-only view."""
+    """`x` repeated to `shape`, as a read-only view.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F, grad
+    >>> grad(lambda x: F.sum(F.broadcast_to(x, (5, 2))))(np.array([1.0, 2.0])).tolist()
+    [5.0, 5.0]
+    """
     return library(x).broadcast_to(x, shape)
 
 
@@ -111,7 +174,15 @@ def broadcast_to(x: Any, shape: Any) -> Any:
     "x", x=("", lambda g, s: broadcast_to(reshape(g, kept_shape(s.shapes[0], s.axis)), s.shapes[0]))
 )
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Sum over `axis`, an int or tuple; over everything by default. 16-bit values are added up in float32."""
+    """Sum over `axis`, an int or tuple; over everything by default. 16-bit values are added up in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.sum(np.arange(6.0).reshape(2, 3), axis=0).tolist()
+    [3.0, 5.0, 7.0]
+    """
     kind = accumulator(x.dtype)
     if kind is None:
         return x.sum(axis=axis, keepdims=keepdims)
@@ -133,7 +204,15 @@ def fit(grad: Any, shape: tuple[int, ...]) -> Any:
 
 @arguments(x=array, axis=each_integer)
 def expand_dims(x: Any, axis: Any) -> Any:
-    """`x` with new axes of length 1; `axis` counts in the result."""
+    """`x` with new axes of length 1; `axis` counts in the result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.expand_dims(np.ones((2, 3)), (0, -1)).shape
+    (1, 2, 3, 1)
+    """
     new = normal_axes(axis, x.ndim + len(axis))
     old = iter(x.shape)
     return reshape(x, tuple(1 if i in new else next(old) for i in range(x.ndim + len(new))))
@@ -141,7 +220,15 @@ def expand_dims(x: Any, axis: Any) -> Any:
 
 @arguments(x=array, axis=axes)
 def squeeze(x: Any, axis: Any = None) -> Any:
-    """`x` without its axes of length 1, or without those named."""
+    """`x` without its axes of length 1, or without those named.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.squeeze(np.ones((1, 3, 1)), axis=0).shape
+    (3, 1)
+    """
     ones = tuple(i for i, size in enumerate(x.shape) if size == 1)
     gone = ones if axis is None else normal_axes(axis, x.ndim)
     if any(a not in ones for a in gone):
@@ -151,7 +238,15 @@ def squeeze(x: Any, axis: Any = None) -> Any:
 
 @arguments(x=array, start=integer())
 def flatten(x: Any, start: int = 1) -> Any:
-    """`x` with all axes from `start` on joined into one, which has length 1 where there are none."""
+    """`x` with all axes from `start` on joined into one, which has length 1 where there are none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> F.flatten(np.ones((2, 3, 4, 5))).shape
+    (2, 60)
+    """
     if not -x.ndim <= start <= x.ndim:
         raise np.exceptions.AxisError(start, x.ndim)
     start += x.ndim if start < 0 else 0

@@ -66,6 +66,13 @@ class AtomConv(Module):
     -----
     At first the output is about five times larger than the input (in units of standard deviations, for size
     3 and equally many channels in and out): the layer is made to be followed by a normalisation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import AtomConv
+    >>> AtomConv(4, 8, num_atoms=3, rng=0)(np.ones((2, 4, 6, 5), np.float32)).shape
+    (2, 8, 6, 5)
     """
 
     @arguments(

@@ -36,6 +36,14 @@ class Conv2d(Module):
         For the initial weights: normal with variance ``2/fan_in`` (He et al., 2015).
     dtype : dtype
         Of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Conv2d
+    >>> layer = Conv2d(3, 8, 3, stride=2, rng=0)
+    >>> layer(np.ones((1, 3, 9, 9), np.float32)).shape, layer.weight.shape
+    ((1, 8, 5, 5), (8, 3, 3, 3))
     """
 
     @arguments(
@@ -117,6 +125,13 @@ class ConvTranspose2d(Module):
         For the initial weights: normal with variance 2 over the number of inputs that meet in an output.
     dtype : dtype
         Of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import ConvTranspose2d
+    >>> ConvTranspose2d(8, 3, 4, stride=2, padding=1, rng=0)(np.ones((1, 8, 5, 6), np.float32)).shape
+    (1, 3, 10, 12)
     """
 
     @arguments(
@@ -177,7 +192,15 @@ class ConvTranspose2d(Module):
 
 
 class Linear(Module):
-    """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first."""
+    """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Linear
+    >>> Linear(3, 2, rng=0)(np.ones((5, 3), np.float32)).shape
+    (5, 2)
+    """
 
     @arguments(in_features=integer(0), out_features=integer(0), bias=flag, rng=generator, dtype=floating)
     def __init__(

@@ -175,6 +175,15 @@ class CGDS(Module):
         Odd size of the kernels of all three convolutions.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import CGDS
+    >>> layer = CGDS(4, 6, 5, rng=0)
+    >>> low, guide = np.ones((1, 4, 8, 8), np.float32), np.ones((1, 6, 4, 4), np.float32)
+    >>> layer(low, guide).shape, layer.out_channels
+    ((1, 16, 8, 8), 16)
     """
 
     @arguments(
@@ -250,6 +259,13 @@ class ASPP(Module):
         it is normalised over the batch.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import ASPP
+    >>> ASPP(8, 4, dilations=(1, 2), rng=0)(np.ones((2, 8, 6, 6), np.float32)).shape
+    (2, 4, 6, 6)
     """
 
     @arguments(

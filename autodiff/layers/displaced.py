@@ -270,7 +270,17 @@ def parameter_groups(network: Module) -> list[dict[str, Any]]:
 
 
 def project(network: Module) -> None:
-    """`DisplacedConv.project` of every such layer of a network: the last line of a step of training."""
+    """`DisplacedConv.project` of every such layer of a network: the last line of a step of training.
+
+    Examples
+    --------
+    >>> from autodiff.layers import DisplacedConv, project
+    >>> layer = DisplacedConv(2, 3, bound=4.0, rng=0)
+    >>> layer.displacement.data[...] = 100.0  # where a step that was too long may lead
+    >>> project(layer)
+    >>> float(layer.displacement.data.max())
+    4.0
+    """
     for _, layer in network.modules():
         if isinstance(layer, DisplacedConv):
             layer.project()

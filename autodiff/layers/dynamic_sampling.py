@@ -58,6 +58,13 @@ class DynamicSamplingConv(Module):
         For the initial weights.
     dtype : dtype
         Of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import DynamicSamplingConv
+    >>> DynamicSamplingConv(4, 3, rng=0)(np.ones((1, 4, 8, 8), np.float32)).shape
+    (1, 3, 8, 8)
     """
 
     @arguments(

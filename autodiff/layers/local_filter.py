@@ -51,6 +51,15 @@ class FilterNorm(Module):
         For the initial alpha.
     dtype : dtype
         Of alpha.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import FilterNorm
+    >>> filters = np.random.default_rng(0).standard_normal((1, 9, 4, 4)).astype(np.float32)
+    >>> normed = FilterNorm(3, rng=0)(filters)  # a filter of 3 x 3 for each of 4 x 4 pixels
+    >>> normed.shape, bool(abs(normed.mean(axis=(2, 3))).max() < 1e-6)
+    ((1, 1, 3, 3, 4, 4), True)
     """
 
     @arguments(
@@ -142,6 +151,13 @@ class DDF(Averaging):
         For the initial weights.
     dtype : dtype
         Of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import DDF
+    >>> DDF(16, 3, stride=2, rng=0)(np.ones((1, 16, 8, 8), np.float32)).shape
+    (1, 16, 4, 4)
     """
 
     @arguments(
@@ -210,6 +226,13 @@ class DDFUp(Averaging):
     joint_channels : int, optional
         If given, the spatial filters come from a guide with this many channels and the height and width of x;
         otherwise from x, after a depthwise convolution per phase. The channel filters always come from x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import DDFUp
+    >>> DDFUp(16, rng=0)(np.ones((1, 16, 4, 5), np.float32)).shape
+    (1, 16, 8, 10)
     """
 
     @arguments(
@@ -309,6 +332,13 @@ class CARAFE(Module):
         What the filters read outside of x, as for `dynarray.carafe`. The convolutions inside read zeros.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import CARAFE
+    >>> CARAFE(4, compressed=8, rng=0)(np.ones((1, 4, 5, 6), np.float32)).shape
+    (1, 4, 10, 12)
     """
 
     @arguments(
@@ -373,6 +403,13 @@ class Involution(Module):
         What the filters read outside of x, as for `dynarray.involution`. The convolutions inside read zeros.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Involution
+    >>> Involution(16, 3, group_channels=8, rng=0)(np.ones((2, 16, 6, 6), np.float32)).shape
+    (2, 16, 6, 6)
     """
 
     @arguments(
@@ -436,6 +473,13 @@ class DDFBottleneck(Bottleneck):
         As for `Conv2d`.
     **options
         Passed on to `DDF`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import DDFBottleneck
+    >>> DDFBottleneck(8, 16, 32, stride=2, rng=0)(np.ones((2, 8, 8, 8), np.float32)).shape
+    (2, 32, 4, 4)
     """
 
     @arguments(rng=generator)

@@ -207,7 +207,16 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 class Sequential(Module):
-    """Modules (or plain functions) one after the other."""
+    """Modules (or plain functions) one after the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Conv2d, ReLU, Sequential
+    >>> network = Sequential(Conv2d(1, 4, 3, rng=0), ReLU(), Conv2d(4, 1, 3, rng=1))
+    >>> network(np.ones((1, 1, 8, 8), np.float32)).shape, sorted(network.named_parameters())[0]
+    ((1, 1, 8, 8), 'layers.0.bias')
+    """
 
     def __init__(self, *layers: Any) -> None:
         self.layers = layers

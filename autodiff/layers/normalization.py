@@ -31,6 +31,16 @@ class BatchNorm2d(Module):
     ----------
     ranks : autodiff.distributed.Communicator or None
         Those whose batches are one, in training; see `autodiff.distributed.synchronize_batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import BatchNorm2d
+    >>> x, layer = np.array([1.0, 3.0]).reshape(2, 1, 1, 1), BatchNorm2d(1, dtype=np.float64)
+    >>> layer(x).data.ravel().round(3).tolist()  # by the mean and variance of the batch
+    [-1.0, 1.0]
+    >>> layer.eval()(x).data.ravel().round(3).tolist()  # by running averages
+    [0.763, 2.67]
     """
 
     ranks: Any = None
@@ -87,6 +97,14 @@ class GroupNorm(Module):
         Added to the variance.
     dtype : dtype
         Of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import GroupNorm
+    >>> x = np.array([1, 3, 10, 30], np.float32).reshape(1, 4, 1, 1)
+    >>> GroupNorm(2, 4)(x).data.ravel().round(3).tolist()
+    [-1.0, 1.0, -1.0, 1.0]
     """
 
     @arguments(groups=integer(1), channels=integer(0), epsilon=number(0), dtype=floating)

@@ -28,6 +28,13 @@ class Bottleneck(Module):
         default.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Bottleneck
+    >>> Bottleneck(8, 4, 16, stride=2, rng=0)(np.ones((2, 8, 6, 6), np.float32)).shape
+    (2, 16, 3, 3)
     """
 
     @arguments(

@@ -12,6 +12,16 @@ class Stateless(Module):
     """A function as a layer; further arguments are those of the function after x.
 
     Subclasses name the `function`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff import functions as F
+    >>> from autodiff.layers import Stateless
+    >>> class Clip(Stateless):
+    ...     function = staticmethod(F.clip)
+    >>> Clip(0, 1)(np.array([-1.0, 0.5, 2.0])).tolist()
+    [0.0, 0.5, 1.0]
     """
 
     function: Any = None
@@ -46,6 +56,14 @@ class Dropout(Module):
         At least 0 and less than 1.
     rng : Generator or int, optional
         Where the random numbers come from. Its state is kept in the checkpoints of a training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Dropout
+    >>> layer = Dropout(0.5, rng=0)
+    >>> np.unique(layer(np.ones(1000))).tolist(), np.unique(layer.eval()(np.ones(1000))).tolist()
+    ([0.0, 2.0], [1.0])
     """
 
     @arguments(rate=number(0, below=1), rng=generator)
@@ -59,90 +77,210 @@ class Dropout(Module):
 
 
 class ReLU(Stateless):
-    """`autodiff.functions.relu`."""
+    """`autodiff.functions.relu`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import ReLU
+    >>> ReLU()(np.array([-2.0, 3.0])).tolist()
+    [0.0, 3.0]
+    """
 
     function = F.relu
 
 
 class LeakyReLU(Stateless):
-    """`autodiff.functions.leaky_relu`; ``slope`` may be given."""
+    """`autodiff.functions.leaky_relu`; ``slope`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import LeakyReLU
+    >>> LeakyReLU(slope=0.1)(np.array([-2.0, 3.0])).tolist()
+    [-0.2, 3.0]
+    """
 
     function = F.leaky_relu
 
 
 class GELU(Stateless):
-    """`autodiff.functions.gelu`."""
+    """`autodiff.functions.gelu`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import GELU
+    >>> GELU()(np.array([-1.0, 0.0, 1.0])).round(4).tolist()
+    [-0.1587, 0.0, 0.8413]
+    """
 
     function = F.gelu
 
 
 class SiLU(Stateless):
-    """`autodiff.functions.silu`."""
+    """`autodiff.functions.silu`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import SiLU
+    >>> SiLU()(np.array([-2.0, 0.0, 2.0])).round(4).tolist()
+    [-0.2384, 0.0, 1.7616]
+    """
 
     function = F.silu
 
 
 class Sigmoid(Stateless):
-    """`autodiff.functions.sigmoid`."""
+    """`autodiff.functions.sigmoid`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Sigmoid
+    >>> Sigmoid()(np.zeros(2)).tolist()
+    [0.5, 0.5]
+    """
 
     function = F.sigmoid
 
 
 class Softplus(Stateless):
-    """`autodiff.functions.softplus`."""
+    """`autodiff.functions.softplus`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Softplus
+    >>> Softplus()(np.array([0.0, 1000.0])).round(4).tolist()
+    [0.6931, 1000.0]
+    """
 
     function = F.softplus
 
 
 class Tanh(Stateless):
-    """`autodiff.functions.tanh`."""
+    """`autodiff.functions.tanh`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Tanh
+    >>> Tanh()(np.zeros(2)).tolist()
+    [0.0, 0.0]
+    """
 
     function = F.tanh
 
 
 class Softmax(Stateless):
-    """`autodiff.functions.softmax`; ``axis`` may be given."""
+    """`autodiff.functions.softmax`; ``axis`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Softmax
+    >>> Softmax(axis=1)(np.zeros((1, 4))).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
 
     function = F.softmax
 
 
 class LogSoftmax(Stateless):
-    """`autodiff.functions.log_softmax`; ``axis`` may be given."""
+    """`autodiff.functions.log_softmax`; ``axis`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import LogSoftmax
+    >>> LogSoftmax(axis=1)(np.zeros((1, 2))).round(4).tolist()
+    [[-0.6931, -0.6931]]
+    """
 
     function = F.log_softmax
 
 
 class LocalResponseNorm(Stateless):
-    """`autodiff.functions.local_response_norm`, of ``size``; ``alpha``, ``beta`` and ``k`` may be given."""
+    """`autodiff.functions.local_response_norm`, of ``size``; ``alpha``, ``beta`` and ``k`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import LocalResponseNorm
+    >>> LocalResponseNorm(3, alpha=3.0, beta=1.0)(np.ones((1, 3, 1, 1))).ravel().round(4).tolist()
+    [0.3333, 0.25, 0.3333]
+    """
 
     function = F.local_response_norm
 
 
 class MaxPool2d(Stateless):
-    """`autodiff.functions.max_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given."""
+    """`autodiff.functions.max_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import MaxPool2d
+    >>> MaxPool2d(2)(np.arange(8.0).reshape(1, 1, 2, 4)).tolist()
+    [[[[5.0, 7.0]]]]
+    """
 
     function = F.max_pool2d
 
 
 class AvgPool2d(Stateless):
-    """`autodiff.functions.avg_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given."""
+    """`autodiff.functions.avg_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import AvgPool2d
+    >>> AvgPool2d(2)(np.arange(8.0).reshape(1, 1, 2, 4)).tolist()
+    [[[[2.5, 4.5]]]]
+    """
 
     function = F.avg_pool2d
 
 
 class AdaptiveAvgPool2d(Stateless):
-    """`autodiff.functions.adaptive_avg_pool2d`, to ``output_size``."""
+    """`autodiff.functions.adaptive_avg_pool2d`, to ``output_size``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import AdaptiveAvgPool2d
+    >>> AdaptiveAvgPool2d(2)(np.ones((1, 3, 7, 9))).shape
+    (1, 3, 2, 2)
+    """
 
     function = F.adaptive_avg_pool2d
 
 
 class GlobalAvgPool(Stateless):
-    """`autodiff.functions.global_avg_pool`."""
+    """`autodiff.functions.global_avg_pool`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import GlobalAvgPool
+    >>> GlobalAvgPool()(np.ones((2, 3, 4, 5))).shape
+    (2, 3, 1, 1)
+    """
 
     function = F.global_avg_pool
 
 
 class Flatten(Stateless):
-    """`autodiff.functions.flatten`: (N, C, H, W) -> (N, C*H*W)."""
+    """`autodiff.functions.flatten`: (N, C, H, W) -> (N, C*H*W).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Flatten
+    >>> Flatten()(np.ones((2, 3, 4, 5))).shape
+    (2, 60)
+    """
 
     function = F.flatten

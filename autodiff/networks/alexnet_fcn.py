@@ -81,7 +81,16 @@ class AlexNetFCN(Module):
 
 
 def alexnet_fcn(classes: int = 21, *, hidden: int = 4096, rng: Any = None, **options: Any) -> AlexNetFCN:
-    """`AlexNetFCN` over `alexnet`, whose kernels are dilated; options as for `AlexNet`."""
+    """`AlexNetFCN` over `alexnet`, whose kernels are dilated; options as for `AlexNet`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import alexnet_fcn
+    >>> network = alexnet_fcn(5, hidden=8, rng=0, channels=(4, 4, 4, 4, 4))
+    >>> network(np.zeros((1, 3, 50, 41), np.float32)).shape
+    (1, 5, 50, 41)
+    """
     rng = generator(rng)
     return AlexNetFCN(alexnet(hidden=1, classes=1, rng=rng, **options), classes, hidden=hidden, rng=rng)
 
@@ -89,7 +98,16 @@ def alexnet_fcn(classes: int = 21, *, hidden: int = 4096, rng: Any = None, **opt
 def dau_alexnet_fcn(
     classes: int = 21, *, size: str = "medium", hidden: int = 4096, rng: Any = None, **options: Any
 ) -> AlexNetFCN:
-    """`AlexNetFCN` over `dau_alexnet`, whose units are rescaled; options as for that."""
+    """`AlexNetFCN` over `dau_alexnet`, whose units are rescaled; options as for that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import dau_alexnet_fcn
+    >>> network = dau_alexnet_fcn(5, hidden=8, rng=0, channels=(4, 4, 4, 4, 4))
+    >>> network(np.zeros((1, 3, 50, 41), np.float32)).shape
+    (1, 5, 50, 41)
+    """
     rng = generator(rng)
     network = dau_alexnet(size, hidden=1, classes=1, rng=rng, **options)
     return AlexNetFCN(network, classes, hidden=hidden, rng=rng)

@@ -37,6 +37,16 @@ class AlexNet(Module):
     rng, dtype
         As for `Conv2d`. Weights are even draws with variance ``2/(fan_in + fan_out)`` (Glorot & Bengio,
         2010), biases are zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.layers import Conv2d
+    >>> from autodiff.networks import AlexNet
+    >>> from functools import partial
+    >>> network = AlexNet([partial(Conv2d, kernel_size=3)] * 4, channels=(4, 4, 4, 4, 4), hidden=8, rng=0)
+    >>> network(np.zeros((1, 3, 227, 227), np.float32)).shape
+    (1, 1000)
     """
 
     def __init__(
@@ -114,7 +124,16 @@ def _begin(layer: Module, rng: np.random.Generator) -> None:
 
 
 def alexnet(**options: Any) -> AlexNet:
-    """AlexNet with its own kernels, 5 x 5 and 3 x 3: 62,378,344 parameters; options as for `AlexNet`."""
+    """AlexNet with its own kernels, 5 x 5 and 3 x 3: 62,378,344 parameters; options as for `AlexNet`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import alexnet
+    >>> network = alexnet(channels=(4, 4, 4, 4, 4), hidden=8, classes=10, rng=0)
+    >>> network(np.zeros((1, 3, 227, 227), np.float32)).shape
+    (1, 10)
+    """
 
     def make(kernel: int) -> Callable[..., Module]:
         return lambda c, o, **given: Conv2d(c, o, kernel, **given)
@@ -137,6 +156,14 @@ def dau_alexnet(size: str = "medium", *, layer: dict[str, Any] | None = None, **
         Options of `DisplacedConv`, such as ``{"displacement_rate": 10.0, "bound": 8.0}``.
     **options
         As for `AlexNet`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import dau_alexnet
+    >>> network = dau_alexnet(channels=(4, 4, 4, 4, 4), hidden=8, classes=10, rng=0)
+    >>> network(np.zeros((1, 3, 227, 227), np.float32)).shape
+    (1, 10)
     """
     if size not in UNITS:
         raise ValueError(f"dau_alexnet: size must be one of {', '.join(UNITS)}, got {size!r}")

@@ -107,6 +107,14 @@ class SmallBackbone(Module):
         Of the image.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import SmallBackbone
+    >>> network = SmallBackbone((4, 8, 16), rng=0)
+    >>> [features.shape for features in network(np.zeros((2, 3, 32, 32), np.float32))]
+    [(2, 4, 16, 16), (2, 8, 8, 8), (2, 16, 4, 4)]
     """
 
     def __init__(
@@ -151,6 +159,14 @@ class DilatedResNet(ResNet):
         Of the image.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import DilatedResNet
+    >>> network = DilatedResNet((1, 1, 1, 1), rng=0).eval()
+    >>> [features.shape for features in network(np.zeros((1, 3, 32, 64), np.float32))]
+    [(1, 256, 8, 16), (1, 512, 4, 8), (1, 1024, 2, 4), (1, 2048, 2, 4)]
     """
 
     channels = (256, 512, 1024, 2048)
@@ -179,13 +195,29 @@ def _dilated_last(
 
 
 def dsnet50(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
-    """DSNet over ResNet-50 at 1/16 of the size; options as for `DSNet`."""
+    """DSNet over ResNet-50 at 1/16 of the size; options as for `DSNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import dsnet50
+    >>> network = dsnet50(21, rng=0)
+    >>> type(network.backbone).__name__
+    'DilatedResNet'
+    """
     rng = generator(rng)
     return DSNet(DilatedResNet((3, 4, 6, 3), rng=rng, dtype=dtype), classes, rng=rng, dtype=dtype, **options)
 
 
 def dsnet101(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
-    """DSNet over ResNet-101 at 1/16 of the size; options as for `DSNet`."""
+    """DSNet over ResNet-101 at 1/16 of the size; options as for `DSNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import dsnet101
+    >>> network = dsnet101(21, rng=0)
+    >>> type(network.backbone).__name__
+    'DilatedResNet'
+    """
     rng = generator(rng)
     return DSNet(DilatedResNet((3, 4, 23, 3), rng=rng, dtype=dtype), classes, rng=rng, dtype=dtype, **options)
 

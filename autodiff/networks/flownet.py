@@ -279,7 +279,16 @@ class FlowNetC(FlowNet):
 
 
 def flownet_thin(**options: Any) -> FlowNetS:
-    """FlowNetS with 3/8 of the channels (Ilg et al., "FlowNet 2.0", CVPR 2017, who write it FlowNet-s)."""
+    """FlowNetS with 3/8 of the channels (Ilg et al., "FlowNet 2.0", CVPR 2017, who write it FlowNet-s).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import flownet_thin
+    >>> flows = flownet_thin(rng=0)(np.zeros((1, 6, 64, 64), np.float32))
+    >>> flows[-1].shape
+    (1, 2, 16, 16)
+    """
     return FlowNetS(*(tuple(3 * c // 8 for c in each) for each in (CHANNELS, EXPANDED)), **options)
 
 

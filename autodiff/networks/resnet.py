@@ -24,6 +24,14 @@ class ResNet(Module):
         Of the output and the input.
     rng, dtype
         As for `Conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autodiff.networks import ResNet
+    >>> network = ResNet((1, 1, 1, 1), classes=10, rng=0).eval()
+    >>> network(np.zeros((1, 3, 32, 32), np.float32)).shape
+    (1, 10)
     """
 
     def __init__(
@@ -67,30 +75,72 @@ class ResNet(Module):
 
 
 def resnet50(**options: Any) -> ResNet:
-    """ResNet-50; options as for `ResNet`."""
+    """ResNet-50; options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import resnet50
+    >>> sum(parameter.data.size for parameter in resnet50(rng=0).parameters())
+    25557032
+    """
     return ResNet((3, 4, 6, 3), **options)
 
 
 def resnet101(**options: Any) -> ResNet:
-    """ResNet-101; options as for `ResNet`."""
+    """ResNet-101; options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import resnet101
+    >>> sum(parameter.data.size for parameter in resnet101(rng=0).parameters())
+    44549160
+    """
     return ResNet((3, 4, 23, 3), **options)
 
 
 def resnet152(**options: Any) -> ResNet:
-    """ResNet-152; options as for `ResNet`."""
+    """ResNet-152; options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import resnet152
+    >>> sum(parameter.data.size for parameter in resnet152(rng=0).parameters())
+    60192808
+    """
     return ResNet((3, 8, 36, 3), **options)
 
 
 def ddf_resnet50(*, combine: str = "mul", **options: Any) -> ResNet:
-    """DDF-ResNet-50 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    """DDF-ResNet-50 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import ddf_resnet50
+    >>> sum(parameter.data.size for parameter in ddf_resnet50(rng=0).parameters())
+    16843748
+    """
     return ResNet((3, 4, 6, 3), partial(DDFBottleneck, combine=combine), **options)
 
 
 def ddf_resnet101(*, combine: str = "mul", **options: Any) -> ResNet:
-    """DDF-ResNet-101 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    """DDF-ResNet-101 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import ddf_resnet101
+    >>> sum(parameter.data.size for parameter in ddf_resnet101(rng=0).parameters())
+    28146912
+    """
     return ResNet((3, 4, 23, 3), partial(DDFBottleneck, combine=combine), **options)
 
 
 def ddf_resnet152(*, combine: str = "mul", **options: Any) -> ResNet:
-    """DDF-ResNet-152 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`."""
+    """DDF-ResNet-152 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
+
+    Examples
+    --------
+    >>> from autodiff.networks import ddf_resnet152
+    >>> sum(parameter.data.size for parameter in ddf_resnet152(rng=0).parameters())
+    37462900
+    """
     return ResNet((3, 8, 36, 3), partial(DDFBottleneck, combine=combine), **options)

@@ -54,6 +54,15 @@ def summary(network: Module, *input_shapes: tuple[int, ...]) -> Summary:
     Summary
         Multiply-adds are those of convolutions, matrix products and dynamic filters. A layer called twice is
         listed twice, with its parameters counted once.
+
+    Examples
+    --------
+    >>> from autodiff.layers import Conv2d, ReLU, Sequential
+    >>> from autodiff.networks import summary
+    >>> print(summary(Sequential(Conv2d(3, 4, 3, rng=0), ReLU()), (1, 3, 8, 8)))
+    layer     kind           output                    parameters     multiply-adds
+    layers.0  Conv2d         (1, 4, 8, 8)                     112             6,912
+    total                                                     112             6,912
     """
     rows = Summary()
     counted: set[Variable] = set()

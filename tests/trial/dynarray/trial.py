@@ -74,4 +74,13 @@ class TrialGate2dGradients(NamedTuple, Generic[ArrayT]):
 def trial_gate2d_backward(
     grad_output: ArrayT, x: ArrayT, gate: ArrayT, *, negate: bool = False, needs: Needs = None
 ) -> TrialGate2dGradients[ArrayT]:
-    """Gradients of `trial_gate2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `trial_gate2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, gate = np.full((1, 2, 1, 1), 3.0), np.ones((1, 1, 1))
+    >>> grads = dyn.trial_gate2d_backward(np.ones_like(x), x, gate)
+    >>> grads.x.ravel().tolist(), grads.gate.ravel().tolist()
+    ([1.0, 1.0], [6.0])
+    """
