@@ -424,6 +424,23 @@ def test_best_peer_of_each_kind_is_shown_with_its_ratio(quick):
     assert [cells[-1] for cells in rows] == ["12.3 (3.2x)", "", ""]
 
 
+def test_an_operator_s_worst_and_best_ratio_are_its_line():
+    def row(operator, forward, both):
+        # A plain convolution is another operator, and no peer.
+        plain = [{"formulation": "plain", "ratio": 0.1}]
+        passes = {}
+        for name, ratios in (("forward", forward), ("forward_backward", both)):
+            first, *others = [{"formulation": str(ratio), "ratio": ratio} for ratio in ratios] or [None]
+            passes[name] = {"peers": {"plain conv2d": plain, "compiled": others}}
+            passes[name]["peers"] |= {"eager": [first]} if first else {}
+        return {"operator": operator, "passes": passes}
+
+    rows = [row("f", [2.04, 5.51], [9.0, 3.0]), row("f", [4.0], [8.0]), row("g", [], [])]
+    header, lines = table.brief([{"rows": rows[:1]}, {"rows": rows[1:]}])
+    assert header == ["operator", "forward", "forward + backward"]
+    assert lines == [["`f`", "2.0x to 4.0x", "3.0x to 8.0x"]]
+
+
 def test_support_table_has_a_row_for_each_operator():
     lines = pages.operators().splitlines()
     assert len(lines) == 2 + len(dyn.OPERATORS)

@@ -38,6 +38,10 @@ def test_blocks_of_pages_run(block, capsys):
     exec(compile(block, "a page", "exec"), {"__name__": "page"})
 
 
+def test_the_readme_takes_a_minute():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 150
+
+
 def test_pages_have_blocks_to_run():
     assert len(BLOCKS) >= 2
 

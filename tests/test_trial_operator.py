@@ -76,7 +76,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_trial_operator_passes_the_suite(copy: Path) -> None:
     assert NAME in run(copy, "-c", f"import dynarray; print(dynarray.{NAME}.__name__, dynarray.__file__)")
     changed = run(copy, "-c", "from benchmarks.__main__ import main; main(['report'])")
-    assert changed == "" and f"| `{NAME}` |" in (copy / "README.md").read_text()
+    assert changed == "" and f"| `{NAME}` |" in (copy / "docs/guide/backends.md").read_text()
     files = [f"tests/{module}.py" for module in MODULES]
     chosen = " or ".join([NAME, *LISTS])
     options = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "-k", chosen)

@@ -16,6 +16,8 @@ from ..harness import drawn, first_calls
 from ..harness.machine import ROOT
 from . import plots, shapes
 from .table import (
+    Table,
+    brief,
     document,
     first_calls_document,
     growth_table,
@@ -64,16 +66,26 @@ def _by_place(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[d
     return places
 
 
-def benchmarks(folder: Path = RESULTS) -> str:
-    """A short table per machine, and the figure."""
-    results = newest(folder)
-    if not results:
-        return NOTHING
+def _tables(results: Sequence[dict[str, Any]], make: Callable[..., Table]) -> list[str]:
+    """A table for each machine, and what was measured where."""
     tables = []
     for (backend, where), measured in _by_place(results).items():
         origins = ", ".join(dict.fromkeys(map(origin, measured)))
-        tables.append(f"**Backend `{backend}`.** {where}; {origins}.\n\n{markdown(*summary(measured))}")
-    figure = "![Times of the peers, and of the floor, over ours](docs/images/benchmarks.svg)"
+        tables.append(f"**Backend `{backend}`.** {where}; {origins}.\n\n{markdown(*make(measured))}")
+    return tables
+
+
+def speed(folder: Path = RESULTS) -> str:
+    """A line for each operator, per machine."""
+    return "\n\n".join(_tables(newest(folder), brief)) or NOTHING
+
+
+def benchmarks(folder: Path = RESULTS) -> str:
+    """A line for each operator and shape, per machine, and the figure."""
+    tables = _tables(newest(folder), summary)
+    if not tables:
+        return NOTHING
+    figure = "![Times of the peers, and of the floor, over ours](images/benchmarks.svg)"
     legend = (
         "A ratio is the median time of the best PyTorch formulation of several, eager or compiled, over "
         "ours, in one process, in turn, on arrays that no cache remembers; above 1, ours is faster."
@@ -191,6 +203,7 @@ def example(path: Path) -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
+    "speed": speed,
     "benchmarks": benchmarks,
     "all benchmarks": every_benchmark,
     "drawn shapes": drawn_shapes,

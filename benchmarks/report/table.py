@@ -109,6 +109,21 @@ def summary(results: Sequence[dict[str, Any]]) -> Table:
     return header, rows
 
 
+def brief(results: Sequence[dict[str, Any]]) -> Table:
+    """Per operator: how many times as long the best peer takes, at worst and at best over its shapes."""
+    ratios: dict[str, list[list[float]]] = {}
+    for row in (row for result in results for row in result["rows"]):
+        for found, name in zip(ratios.setdefault(row["operator"], [[] for _ in COMPARED]), COMPARED):
+            ratio = reached(row["passes"][name]["peers"], "best")
+            found += [] if ratio is None else [ratio]
+    rows = [
+        [f"`{operator}`", *(" to ".join(f"{end:.1f}x" for end in sorted({min(r), max(r)})) for r in found)]
+        for operator, found in ratios.items()
+        if all(found)
+    ]
+    return ["operator", *(PASS_NAMES[name] for name in COMPARED)], rows
+
+
 def _against(title: str, name: str, peers: dict[str, Any]) -> str:
     wanted = target(title, name)
     parts = []
