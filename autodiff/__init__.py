@@ -1,5 +1,6 @@
 """Reverse-mode differentiation for NumPy and CuPy arrays: an explicit tape, `functions`, operators."""
 
+from . import _dynarray as _dynarray
 from . import functions as functions
 from ._random import recomputing as recomputing
 from .check import check_gradients as check_gradients

@@ -18,7 +18,8 @@ from ._dispatch import BACKENDS
 
 Report = dict[str, dict[str, str]]
 
-_PACKAGES = ("dynarray", "numpy", "scipy", "numba", "llvmlite", "cupy", "ml_dtypes")
+# Of our two, also what others distribute under the same names: then one of the copies is damaged.
+_PACKAGES = ("dynarray", "autodiff", "numpy", "scipy", "numba", "llvmlite", "cupy", "ml_dtypes")
 # Where the folders of caches are to be asked for.
 _CACHES = {
     "cpu": ("dynarray.cpu.engine.cache", "folder"),

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import IN_CI
 
+import dynarray
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # What pip says when it reaches no index; anything else that goes wrong is a failure.
@@ -23,6 +25,9 @@ NO_NETWORK = (
     "ProxyError",
     "Network is unreachable",
 )
+
+# What is not the project's: an old build directory beside the sources would slip into a wheel.
+IGNORED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "outputs")
 
 # Run by the interpreter of the empty environment: the expected values come from NumPy alone.
 SCRIPT = """
@@ -62,15 +67,31 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
+def check_installed(environment: Path, tmp_path: Path) -> None:
+    """What is installed there computes on three backends what NumPy says."""
+    python = environment / "bin" / "python"
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    caches = {"DYNARRAY_CACHE_DIR": str(tmp_path / "host"), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    result = json.loads(run(python, "-I", script, cwd=tmp_path, **caches))
+    print(result)
+    assert Path(result["file"]).is_relative_to(environment)
+    assert set(result["errors"]) == {"reference", "cpu", "host"}
+    for backend, errors in result["errors"].items():
+        assert max(errors) < 1e-13, backend
+    assert any((tmp_path / "host").rglob("*.so")), "the host backend compiled nothing"
+    report = run(python, "-I", "-m", "dynarray", "info", "--require", "host", cwd=tmp_path, **caches)
+    assert "dynarray" in report
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: an old build directory beside the sources would slip into it."""
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "outputs")
+    """The wheel, built from a copy."""
     source = tmp_path_factory.mktemp("wheel") / "source"
-    shutil.copytree(ROOT, source, ignore=ignored)
+    shutil.copytree(ROOT, source, ignore=IGNORED)
     target = source.parent / "dist"
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", target, source, cwd=source.parent)
-    (built,) = target.glob("dynarray-*.whl")
+    (built,) = target.glob("dynamic_filters-*.whl")
     return built
 
 
@@ -102,18 +123,56 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    caches = {"DYNARRAY_CACHE_DIR": str(tmp_path / "host"), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    result = json.loads(run(python, "-I", script, cwd=tmp_path, **caches))
-    print(result)
-    assert Path(result["file"]).is_relative_to(environment)
-    assert set(result["errors"]) == {"reference", "cpu", "host"}
-    for backend, errors in result["errors"].items():
-        assert max(errors) < 1e-13, backend
-    assert any((tmp_path / "host").rglob("*.so")), "the host backend compiled nothing"
-    report = run(python, "-I", "-m", "dynarray", "info", "--require", "host", cwd=tmp_path, **caches)
-    assert "dynarray" in report
+    check_installed(environment, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_source_distribution_works_in_an_empty_environment(tmp_path: Path) -> None:
+    source, tools, empty = (tmp_path / name for name in ("source", "tools", "empty"))
+    shutil.copytree(ROOT, source, ignore=IGNORED)
+    for environment in (tools, empty):
+        run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(tools / "bin" / "python", *pip, "build", cwd=tmp_path)
+    target = tmp_path / "dist"
+    run(tools / "bin" / "python", "-m", "build", "--sdist", "--outdir", target, source, cwd=tmp_path)
+    (built,) = target.glob("dynamic_filters-*.tar.gz")
+    run(empty / "bin" / "python", *pip, built, cwd=tmp_path)
+    shutil.rmtree(source)
+    check_installed(empty, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "OPERATORS_OF_ANOTHER = 1"])
+def test_a_dynarray_of_another_project_is_named(tmp_path: Path, text: str) -> None:
+    other = tmp_path / "dynarray" / "__init__.py"
+    other.parent.mkdir()
+    other.write_text(text)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", "import autodiff"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: autodiff needs the dynarray that comes with it")
+    assert str(other) in last
+
+
+def test_what_is_installed_has_a_name_of_its_own() -> None:
+    """The modules keep their names, which are those of other projects; nothing tells to install these."""
+    name = project()["name"]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    ours = ("rawkernels", "dynarray", "autodiff")
+    assert name not in ours
+    sources = [path for package in ours for path in (ROOT / package).rglob("*.py")]
+    for path in (*pages, *sources):
+        told = re.findall(r"pip install ['\"]?([A-Za-z][\w-]*)", path.read_text("utf-8"))
+        assert not set(ours) & set(told), path.name
+    assert f"`{name}`" in (ROOT / "README.md").read_text()
 
 
 def project() -> dict:
@@ -155,6 +214,11 @@ def test_ci_runs_the_test_command_of_the_readme(tmp_path: Path) -> None:
     done = subprocess.run([copy / "run", "--print"], capture_output=True, text=True)
     assert done.returncode != 0
     assert "no marked test command" in done.stderr
+
+
+def test_the_citation_names_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", text, flags=re.MULTILINE) == [dynarray.__version__]
 
 
 def test_the_license_is_named_and_there() -> None:

@@ -184,7 +184,8 @@ def _by_pillow(content: bytes) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("read_image needs Pillow for this file: pip install 'dynarray[data]'") from None
+        install = "pip install 'dynamic-filters[data]'"
+        raise ImportError(f"read_image needs Pillow for this file: {install}") from None
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG", "PNG", "BMP", "GIF"]) as image:
             check_size(*image.size)

@@ -107,7 +107,7 @@ class NYUDepth(Samples):
         try:
             import h5py
         except ImportError:
-            raise ImportError("NYUDepth needs h5py: pip install 'dynarray[data]'") from None
+            raise ImportError("NYUDepth needs h5py: pip install 'dynamic-filters[data]'") from None
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: there is no such file")
         try:

@@ -92,7 +92,7 @@ def communicator(backend: str = "mpi", *, comm: Any = None, patience: float = 60
         except ImportError as error:
             raise ImportError(
                 f"communicator: {_told(sizes)}, and mpi4py cannot be imported ({error}); "
-                "pip install 'dynarray[mpi]', beside an MPI library such as Debian's libopenmpi-dev"
+                "pip install 'dynamic-filters[mpi]', beside an MPI library such as Debian's libopenmpi-dev"
             ) from None
         comm = mpi.COMM_WORLD
         if comm.size == 1:

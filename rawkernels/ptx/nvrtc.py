@@ -13,7 +13,7 @@ from rawkernels import forks, store
 from rawkernels.launch import NVRTC_OPTIONS
 
 CUPY_ADDS = ("-ftz=true",)  # to the options that it is given
-INSTALL = "pip install 'dynarray[ptx]'"
+INSTALL = "pip install 'dynamic-filters[ptx]'"
 _USAGE = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
