@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What has no example yet. The list only gets shorter: a name on it that has one fails the test.
 WITHOUT = {
-    "autodiff.data.ImageNetValidation",
-    "autodiff.data.NYUDepth",
     "dynarray.deform_conv1d_backward",
     "dynarray.deform_conv2d_backward",
     "dynarray.sample_points_backward",

@@ -180,6 +180,24 @@ class ImageNetValidation(Samples):
     ------
     FileError
         If the list has not one line for each image, or a number that is no class.
+
+    Examples
+    --------
+    >>> import numpy as np, pathlib, tempfile
+    >>> from scipy.io import savemat
+    >>> from autodiff.data import ImageNetValidation
+    >>> kind = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("num_children", "f8")]
+    >>> synsets = np.array([(1, "n02119789", 0), (2, "n01440764", 0)], kind)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     images, devkit = pathlib.Path(folder, "images"), pathlib.Path(folder, "devkit")
+    ...     images.mkdir()
+    ...     (images / "ILSVRC2012_val_00000001.JPEG").touch()
+    ...     (devkit / "data").mkdir(parents=True)
+    ...     savemat(devkit / "data" / "meta.mat", {"synsets": synsets})
+    ...     _ = (devkit / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("1")
+    ...     samples = ImageNetValidation(images, devkit)
+    >>> samples.classes, samples.labels.tolist()
+    (['n01440764', 'n02119789'], [1])
     """
 
     def __init__(self, root: PathLike, devkit: PathLike) -> None:

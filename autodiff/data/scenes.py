@@ -82,6 +82,21 @@ class NYUDepth(Samples):
     -----
     A sample has ``image`` (3, 480, 640), uint8, ``depth`` (480, 640), float32, in metres, and ``labels``
     (480, 640), uint16, 0 for "unlabelled".
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import h5py
+    >>> from autodiff.data import NYUDepth
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "nyu_depth_v2_labeled.mat")
+    ...     with h5py.File(path, "w") as file:  # columns first, as MATLAB has them
+    ...         _ = file.create_dataset("images", (1, 3, 640, 480), "u1")
+    ...         _ = file.create_dataset("depths", (1, 640, 480), "f4")
+    ...         _ = file.create_dataset("labels", (1, 640, 480), "u2")
+    ...     (sample,) = NYUDepth(path, "all")
+    >>> sample["image"].shape, sample["depth"].shape
+    ((3, 480, 640), (480, 640))
     """
 
     def __init__(self, path: PathLike, split: str = "train", *, splits: PathLike | None = None) -> None:
