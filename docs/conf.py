@@ -6,11 +6,13 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
-import _reference  # noqa: E402, the folder of this file is no package
+import _notebooks  # noqa: E402, the folder of this file is no package
+import _reference  # noqa: E402
 
 import dynarray  # noqa: E402
 
 _reference.write(DOCS / "api")
+_notebooks.write(DOCS / "notebooks")
 
 project = "dynarray"
 author = "the dynarray authors"
@@ -43,7 +45,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "dynarray", "image_light": "static/icon.svg", "image_dark": "static/icon.svg"},
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,
