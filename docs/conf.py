@@ -45,7 +45,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "dynarray", "image_light": "static/icon.svg", "image_dark": "static/icon.svg"},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 9,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,
@@ -56,5 +56,5 @@ html_theme_options = {
     "search_bar_text": "Search the pages and the API",
 }
 # Nothing stands beside pages that are alone in their part of the site.
-ALONE = ("index", "install", "tour", "papers", "benchmarks", "glossary", "release_notes")
+ALONE = ("index", "install", "tour", "gallery", "papers", "benchmarks", "glossary", "release_notes")
 html_sidebars: dict[str, list[str]] = {name: [] for name in ALONE}

@@ -42,6 +42,11 @@ def test_the_readme_takes_a_minute():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 150
 
 
+def test_the_gallery_shows_every_example():
+    shown = re.findall(r"\]\(\.\./examples/(\w+\.py)\)", (ROOT / "docs" / "gallery.md").read_text("utf-8"))
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("[!_]*.py"))
+
+
 def test_pages_have_blocks_to_run():
     assert len(BLOCKS) >= 2
 
