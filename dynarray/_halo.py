@@ -9,6 +9,7 @@ and cut out of what comes of it: so that the border of the image is the business
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import gcd, lcm, prod
 from typing import Any, NamedTuple
 
@@ -59,10 +60,11 @@ class Reach(NamedTuple):
         """The outputs that read some of these positions of an array of this size."""
         start, stop = positions
         low, high = -((self.after - start) // self.step), (stop - 1 + self.before) // self.step
+        more = -1 if self.more is None else self.more
         if mirrored and start <= self.before:
             low = 0
-        if mirrored and stop + self.after >= size:
-            high = size // self.step + self.before + self.after + 1  # all that follow
+        if mirrored and stop + self.after + more + 1 >= size:  # as far beyond the end the last output reads
+            high = size + abs(more) + abs(self.before) + abs(self.after)  # all that follow
         return low * self.scale, (high + 1) * self.scale
 
     def of(self, inner: "Reach") -> "Reach":
@@ -254,15 +256,23 @@ def needed(reach: Reach, size: int, outputs: Range, mirrored: bool = False) -> R
     return start, min(size, max(stop, start + 1))
 
 
-def frame(parts: Sequence[tuple[Reach, int]], total: int, outputs: Range, mirrored: bool = False) -> Range:
+def frame(
+    parts: Sequence[tuple[Reach, int]],
+    total: int,
+    outputs: Range,
+    mirrored: bool = False,
+    besides: Sequence[Range | None] = (),
+) -> Range:
     """The outputs, of `total`, of a call that has the given ones among its own, all along one axis.
 
-    `parts` are the reaches into the arrays and their sizes. The call is that on what `region` says.
+    `parts` are the reaches into the arrays and their sizes. The call is that on what `region` says; of some
+    arrays it has the positions in `besides`, too, which perhaps no output reads.
     """
-    unit = lcm(*(reach.scale for reach, _ in parts))
-    wanted = [
-        (reach, *needed(reach, size, outputs, mirrored)) for reach, size in parts if reach.more is not None
-    ]
+    unit, wanted = lcm(*(reach.scale for reach, _ in parts)), list[tuple[Reach, int, int]]()
+    for (reach, size), more in zip_longest(parts, besides):
+        if reach.more is not None:
+            start, stop = needed(reach, size, outputs, mirrored)
+            wanted.append((reach, min(start, more[0]), max(stop, more[1])) if more else (reach, start, stop))
     first = min([outputs[0], *(start // reach.step * reach.scale for reach, start, _ in wanted)])
     first -= first % lcm(unit, *(reach.align for reach, _ in parts))
     last = outputs[1]

@@ -178,7 +178,8 @@ def cut(
     spatial = {name: reach for name, reach in reaches.items() if reach is not None and name in sizes}
     for axis, outputs in enumerate(box):
         parts = [(reach[axis], sizes[name][axis]) for name, reach in spatial.items()]
-        frames.append(frame(parts, total[axis], outputs, recipe.mirrored))
+        besides = [also[name][axis] if name in also else None for name in spatial]
+        frames.append(frame(parts, total[axis], outputs, recipe.mirrored, besides))
         for name, reach in spatial.items():
             size = sizes[name][axis]
             if is_pointwise(reach):
@@ -357,6 +358,13 @@ class Call:
             for name, where in shared.items()
         ]
         return Split(tuple(alone), shared, around(box, *reading))
+
+    def places(
+        self, box: Box, total: tuple[int, ...], wanted: Sequence[str], reach: Reaches
+    ) -> dict[str, Box]:
+        """Where the gradients by these arrays belong for which these outputs stand."""
+        alone, shared, _ = self.split(box, total, wanted, reach)
+        return dict.fromkeys(alone, box) | shared
 
     def gradients(
         self, box: Box, total: tuple[int, ...], grad_output: Any, wanted: Sequence[str], reach: Reaches

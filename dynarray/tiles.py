@@ -6,7 +6,8 @@ HDF5. The bits are those of one call on the whole. What is killed goes on where 
 the output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -17,14 +18,8 @@ import numpy as np
 from ._check import check_flag
 from ._geometry import check_steps
 from ._halo import Reach as Reach
-from ._journal import Journal, beside, fingerprint, flush
-from ._parts import (
-    Box,
-    Call,
-    at,
-    extent,
-    recipe,
-)
+from ._journal import Journal, beside, fingerprint, flush, overlap
+from ._parts import Box, Call, at, extent, recipe
 
 __all__ = ["Reach", "apply", "gradient"]
 
@@ -73,13 +68,18 @@ def apply(
     Raises
     ------
     TypeError, ValueError
-        For a function without halo, arguments that do not fit, and a journal of another job: of other shapes,
-        dtypes, tiles, parameters or weights. The message says which.
+        For a function without halo, arguments that do not fit, an output that lies where an input does, and a
+        journal of another job: of other shapes, dtypes, tiles, parameters or weights. The message says which.
+    RuntimeError
+        If another call uses the journal.
 
     Notes
     -----
     Each input is read once, and its halo with each tile; each output is written once. Memory is that of one
     tile and its halo, whatever the size of the image; the images of a batch are in a tile together.
+
+    A call that goes on reads the outputs that the journal names: tiles that are not there, or not as they
+    were written, are made anew. So are all of an output that rounds what is written to it, or cannot be read.
 
     Examples
     --------
@@ -91,20 +91,21 @@ def apply(
     """
     call = Call("tiles.apply", recipe("tiles.apply", function, params, halo, None), arrays)
     call.check_output("out", out)
+    _check_apart("tiles.apply", call.given, {"out": out})
     total = extent(out, call.axes)
     boxes = tuple(_boxes("tiles.apply", total, tile, call.axes))
     job = _job(call, "apply", function, boxes, {"out": out})
     progressing = _Progress("tiles.apply", len(boxes), check_flag("tiles.apply", "progress", progress))
-    log = Journal(_path(journal, [out]), "tiles.apply", job)
-    for number, box in enumerate(boxes):
-        if number not in log.done:
-            part = call.output(box, total)
-            _fits("tiles.apply", "out", part, out, box)
-            out[at(box)] = part
-            flush(out)
-            log.add(number)
-        progressing.step()
-    log.finish()
+    with Journal(_path(journal, [out]), "tiles.apply", job) as log:
+        for number, box in enumerate(boxes):
+            if not log.holds(number, _readers({"out": out}, {"out": box})):
+                part = call.output(box, total)
+                _fits("tiles.apply", "out", part, out, box)
+                out[at(box)] = part
+                flush(out)
+                log.add(number, {"out": log.digest(part)})
+            progressing.step()
+        log.finish()
     progressing.close()
     return out
 
@@ -175,12 +176,32 @@ def gradient(
         if key not in call.given or tuple(out.shape) != tuple(call.given[key].shape):
             shape = tuple(call.given[key].shape) if key in call.given else "no array: none is given"
             raise ValueError(f"{name}: outs must have the shape of {key}, {shape}, got {tuple(out.shape)}")
+        if out.dtype != call.given[key].dtype:
+            dtype = call.given[key].dtype
+            raise ValueError(f"{name}: outs must have the dtype of {key}, {dtype}, got {out.dtype}")
     call.check_output("grad_output", grad_output)
+    _check_apart(name, {**call.given, "grad_output": grad_output}, targets)
     total = extent(grad_output, call.axes)
     boxes = tuple(_boxes(name, total, tile, call.axes))
     job = _job(call, "gradient", function, boxes, {"grad_output": grad_output, **targets})
     progressing = _Progress(name, len(boxes), check_flag(name, "progress", progress))
-    log = Journal(_path(journal, list(targets.values())), name, job)
+    with Journal(_path(journal, list(targets.values())), name, job) as log:
+        _gradients(call, boxes, total, grad_output, targets, log, progressing)
+        log.finish()
+    progressing.close()
+    return tuple(outs)
+
+
+def _gradients(
+    call: Call,
+    boxes: tuple[Box, ...],
+    total: tuple[int, ...],
+    grad_output: Any,
+    targets: Mapping[str, Any],
+    log: Journal,
+    progressing: "_Progress",
+) -> None:
+    """Those of each tile, as far as the journal does not say that they are there; and the sums over all."""
     sums = {key: np.zeros(out.shape, _wide(out.dtype)) for key, out in targets.items() if key in call.whole}
     summed = log.load_sums(list(sums.values()))
     apart = {key: out for key, out in targets.items() if key not in sums}
@@ -189,24 +210,28 @@ def gradient(
         for out in apart.values():
             out[...] = 0
     for number, box in enumerate(boxes):
-        if number not in log.done:
+        if not log.holds(number, _readers(apart, call.places(box, total, tuple(apart), reach))):
+            wrote = {}
             for key, where, part in call.gradients(box, total, grad_output, tuple(targets), reach):
                 if key in apart:
                     apart[key][at(where)] = part
+                    wrote[key] = log.digest(part)
                 elif number >= summed:
                     sums[key] += part
             for out in apart.values():
                 flush(out)
             if number >= summed:
                 log.save_sums(list(sums.values()), number + 1)
-            log.add(number)
+            log.add(number, wrote)
         progressing.step()
     for key, value in sums.items():
         targets[key][...] = value.astype(targets[key].dtype)
         flush(targets[key])
-    log.finish()
-    progressing.close()
-    return tuple(outs)
+
+
+def _readers(outs: Mapping[str, Any], places: Mapping[str, Box]) -> dict[str, Any]:
+    """What gives the part of each output, if it is asked for."""
+    return {name: partial(lambda out, where: out[at(where)], outs[name], box) for name, box in places.items()}
 
 
 def _job(
@@ -249,6 +274,17 @@ def _path(journal: Any, outs: Sequence[Any]) -> Path | None:
         return Path(journal)
     found = [path for out in outs if (path := beside(out)) is not None] if journal else []
     return found[0] if found else None
+
+
+def _check_apart(caller: str, inputs: Mapping[str, Any], outs: Mapping[str, Any]) -> None:
+    """Refuse an output that lies where something is read, or another one: tiles would read what is new."""
+    several = [
+        (f"the gradient of {name}" if caller == "tiles.gradient" else name, a) for name, a in outs.items()
+    ]
+    for number, (name, out) in enumerate(several):
+        for other, array in [*inputs.items(), *several[:number]]:
+            if overlap(out, array):
+                raise ValueError(f"{caller}: {name} must not lie where {other} does, in memory or in a file")
 
 
 def _fits(caller: str, argument: str, part: Any, out: Any, box: Box) -> None:

@@ -62,6 +62,30 @@ def test_gradients_by_tiles_are_those_of_the_whole(operator: Operator) -> None:
                 )
 
 
+def test_gradients_of_windows_that_begin_and_end_anywhere() -> None:
+    """Drawn: wide and narrow paddings, steps, holes, every border and tiles of any size, also one of all."""
+    rng, borders = RNG(0), ["constant", "edge", "reflect", "symmetric"]
+    for number in range(60):
+        size, k, stride, dilation = (int(rng.integers(1, n)) for n in (20, 5, 4, 4))
+        padding = int(rng.integers(0, 9))
+        outputs = (size + 2 * padding - dilation * (k - 1) - 1) // stride + 1
+        border = borders[number % len(borders)]
+        if outputs < 1 or (border == "symmetric" and size == 1):
+            continue
+        arrays = rng.standard_normal((1, 1, size)), rng.standard_normal((1, 1, k, outputs))
+        params = {"stride": stride, "dilation": dilation, "padding": padding, "border": border}
+        grad, tile = rng.standard_normal((1, 1, outputs)), int(rng.integers(1, outputs + 3))
+        with dyn.use_backend("reference"):
+            whole = dyn.local_filter1d(*arrays, **params)
+            out = tiles.apply(dyn.local_filter1d, (*arrays, None), np.empty_like(whole), tile, params=params)
+            np.testing.assert_allclose(out, whole, 1e-12, 1e-12, err_msg=f"{size} {k} {params} {tile}")
+            outs = *map(np.empty_like, arrays), None
+            tiles.gradient(dyn.local_filter1d, (*arrays, None), grad, outs, tile, params=params)
+            right = dyn.local_filter1d_backward(grad, *arrays, **params)
+        for own, wanted in zip(outs, right[:2]):
+            np.testing.assert_allclose(own, wanted, 1e-11, 1e-11, err_msg=f"{size} {k} {params} {tile}")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["deform_conv2d", "displaced_conv2d", "far displaced_conv2d", "atom_conv2d"])
 def test_kernels_that_add_up_fewer_channels_of_larger_images(name: str, dtype: Any) -> None:
@@ -193,6 +217,8 @@ class Killing:
     def __init__(self, name):
         self.map = np.load(f"{folder}/{name}.npy", mmap_mode="r+")
         self.filename = f"{folder}/{name}.npy"
+    def __getitem__(self, index):
+        return self.map[index]
     def __setitem__(self, index, values):
         if Killing.written == kill_at:
             half = values.copy()
