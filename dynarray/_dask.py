@@ -18,6 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from rawkernels.launch import module_of
 
+from ._dispatch import choose_backend
 from ._halo import Range
 from ._operator import OPERATORS, Operator
 from ._parts import Box, Call, at, cut, is_pointwise, own, recipe, stand_in
@@ -112,6 +113,8 @@ class _Lazy:
 
     def __init__(self, operator: Operator, arrays: Sequence[Any], params: Mapping[str, Any]) -> None:
         self.operator, self.params = operator, dict(params)
+        operator.backend_of(tuple(map(_kind, arrays)))
+        check_known(operator.name, dict(zip(operator.arrays, arrays)))
         made = recipe(operator.name, operator, params, None, None)
         self.given = {n: a for n, a in zip(operator.arrays, arrays) if a is not None}
         values, placed = made.halo.values.split(), made.halo.at_outputs.split()
@@ -251,6 +254,7 @@ def gradients(
             f"{operator.name}: grad_output must have the shape of the output, {lazy.shape}, "
             f"got {tuple(getattr(grad_output, 'shape', ()))}"
         )
+    choose_backend(operator.name, {"x": _kind(lazy.leader), "grad_output": _kind(grad_output)})
     if not isinstance(grad_output, da.Array):
         grad_output = da.from_array(grad_output, chunks=grad_output.shape)
     wanted = [n for n, want in zip(operator.arrays, wants) if want and hasattr(lazy.given.get(n), "shape")]
@@ -336,6 +340,21 @@ def _overlaps(chunks: Sequence[Range], wanted: Range) -> list[tuple[int, slice, 
 
 def _in_chunks_of(found: Any, array: Any) -> Any:
     return found.rechunk(array.chunks) if isinstance(array, da.Array) else found
+
+
+def _kind(array: Any) -> Any:
+    """What says of which library and dtype an array is."""
+    return array._meta if isinstance(array, da.Array) else array
+
+
+def check_known(caller: str, arrays: Mapping[str, Any]) -> None:
+    """Require arrays of dask whose sizes are known."""
+    for name, array in arrays.items():
+        if isinstance(array, da.Array) and any(map(np.isnan, array.shape)):
+            raise ValueError(
+                f"{caller}: {name} must have chunks of known sizes, got shape {array.shape}; "
+                f"{name}.compute_chunk_sizes() finds them out"
+            )
 
 
 def _form(array: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from rawkernels.launch import module_of
 
 from . import images
+from ._dask import check_known
 from ._parts import stand_in
 from ._photograph import Layout, check_array, check_libraries, is_followed
 
@@ -22,6 +23,7 @@ def forms(name: str, **arrays: Any) -> list[Any]:
     """What is known of arrays before they are there: arrays of NumPy that take no memory."""
     if any(map(is_followed, arrays.values())):
         raise TypeError(f"{name}: a Variable beside arrays of dask: the tape does not follow these")
+    check_known(name, arrays)
     kinds = {n: getattr(array, "_meta", array) for n, array in arrays.items() if array is not None}
     check_libraries(name, {n: check_array(name, n, kind) for n, kind in kinds.items()})
     return [None if array is None else stand_in(array.shape, array.dtype) for array in arrays.values()]
@@ -67,17 +69,20 @@ def filter(
     axes = symbols.index("H"), symbols.index("W")
     own = [several >= 0 for several in ndims]
     run = partial(_filtered, axes=axes, own=own, channel_axis=channel_axis, border=border)
+    # Axes that are summed over stay, with one chunk of one element: else dask would make kernels by tasks of
+    # their own, and those of many chunks before it needs them.
+    summed = tuple(dict.fromkeys(name for names in given[1::2] for name in names if name not in symbols))
     y = da.blockwise(
         run,
-        symbols,
+        (*symbols, *summed),
         *given,
         dtype=photo.dtype,
-        meta=photo._meta,
-        adjust_chunks={symbol: along[symbol] for symbol in reach},
-        concatenate=True,
+        meta=photo._meta.reshape((0,) * (len(symbols) + len(summed))),
+        adjust_chunks={**{symbol: along[symbol] for symbol in reach}, **dict.fromkeys(summed, 1)},
         align_arrays=False,
+        summed=len(summed),
     )
-    return y.rechunk(chunks)
+    return y[(..., *(0,) * len(summed))].rechunk(chunks)
 
 
 def _filtered(
@@ -87,6 +92,7 @@ def _filtered(
     *kernels: Any,
     axes: tuple[int, int],
     own: Sequence[bool],
+    summed: int,
     **options: Any,
 ) -> Any:
     """The outputs of a chunk. What lies around it gets kernels of zeros, and is left out."""
@@ -101,7 +107,7 @@ def _filtered(
         given.append(array)
     y = images.filter(photo, *given, **options)
     index = dict(zip(axes, inside))
-    return y[tuple(index.get(axis, slice(None)) for axis in range(y.ndim))]
+    return y[(*(index.get(axis, slice(None)) for axis in range(y.ndim)), *(None,) * summed)]
 
 
 def sample(photo: Any, points: Any, layout: Layout, result: Layout, channel_axis: Any, border: Any) -> Any:

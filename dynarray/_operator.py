@@ -317,14 +317,17 @@ class Operator:
 
     def _check(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
         chosen = self.chosen(params)
+        return self.backend_of(arrays), self.check(*arrays, **chosen)
+
+    def backend_of(self, arrays: tuple[Any, ...]) -> str:
+        """The backend that takes them; an error says which of them does not fit the others, or no backend."""
         given = {
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
             if (array is not None or name not in self.optional)
             and not (name in self.numbers and library_of(array) is None)  # left to the check
         }
-        backend = choose_backend(self.name, given, self.may_be_float32)
-        return backend, self.check(*arrays, **chosen)
+        return choose_backend(self.name, given, self.may_be_float32)
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""

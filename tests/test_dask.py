@@ -12,6 +12,7 @@ import pytest
 from _contract import Call, each_with_halo, make_call, seeded_case, with_halo
 
 import dynarray as dyn
+from autodiff import Variable
 from dynarray import Operator
 
 dask = pytest.importorskip("dask", reason="dask is not installed (extra: dask)")
@@ -38,6 +39,37 @@ def _lazy(call: Call, *, whole: bool) -> tuple[Any, ...]:
             chunks = (7, 9) if axes == 2 else (40,)
             made.append(da.from_array(array, chunks=(1, *[-1] * (array.ndim - 1 - axes), *chunks)))
     return tuple(made)
+
+
+def _ragged(size: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Chunks of any sizes, of a single row or column too: smaller than what is read around them."""
+    edges = np.unique(rng.integers(1, max(size, 2), 1 + size // 6))
+    return tuple(np.diff([0, *edges[edges < size], size]).tolist())
+
+
+@each_with_halo
+@pytest.mark.slow
+def test_ragged_chunks_of_each_array_for_itself(operator: Operator) -> None:
+    rng = np.random.default_rng(9)
+    for seed in (11, 12):
+        call = with_halo(make_call(operator, seeded_case(operator, seed, N=3, H=13, W=17), seed))
+        reaches = operator.halo(call.params, call.arrays)
+        arrays = tuple(
+            a
+            if a is None or (n != "x" and reaches[n] is None)
+            else da.from_array(a, chunks=tuple(_ragged(size, rng) for size in a.shape))
+            for n, a in zip(operator.arrays, call.arrays)
+        )
+        whole = operator(call.arrays, **call.params)
+        assert operator(arrays, **call.params).compute().tobytes() == whole.tobytes(), call.describe()
+        positional, by_keyword = operator.arguments(arrays)
+        grad = da.from_array(call.grad_output, chunks=tuple(_ragged(n, rng) for n in whole.shape))
+        found = getattr(dyn, f"{operator.name}_backward")(grad, *positional, **by_keyword, **call.params)
+        right = operator.backward_pass(call.grad_output, call.arrays, call.params, (True,) * len(arrays))
+        for name, own, wanted in zip(operator.arrays, dask.compute(*found), right):
+            if wanted is not None:
+                unit = 1e-11 * max(1.0, float(np.abs(wanted).max(initial=0)))
+                np.testing.assert_allclose(own, wanted, 1e-11, unit, err_msg=f"{name} {call.describe()}")
 
 
 def _calls(operator: Operator) -> Iterator[Call]:
@@ -137,6 +169,19 @@ def test_refusals_name_operator_and_argument() -> None:
         dyn.ddf_backward(x[..., 1:], x, channel, spatial)
     with pytest.raises(TypeError, match=r"ddf: unknown parameter|ddf\(\) got an unexpected"):
         dyn.ddf(x, channel, spatial, strode=2)  # type: ignore[call-arg]
+    for bad, words in (
+        (x.astype(int), r"ddf: channel_filter has dtype float64 but x has int64"),
+        (x.compute().tolist(), r"ddf: x must be a numpy\.ndarray or cupy\.ndarray, got list"),
+        (Variable(x.compute()), r"ddf: x must be a numpy\.ndarray .*, got autodiff\.variable\.Variable"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            dyn.ddf(bad, channel, spatial)
+    with pytest.raises(TypeError, match=r"ddf: grad_output has dtype float32 but x has float64"):
+        dyn.ddf_backward(x.astype(np.float32), x, channel, spatial)
+    with pytest.raises(
+        ValueError, match=r"ddf: x must have chunks of known sizes, got shape \(1, 4, nan, 96\)"
+    ):
+        dyn.ddf(x[:, :, x[0, 0, :, 0] > 0], channel, spatial)
     with pytest.raises(TypeError, match=r"displaced_conv2d: displacement must be no dask array"):
         dyn.displaced_conv2d(x, np.ones((1, 4, 1)), da.zeros((1, 4, 1, 2)))
 

@@ -117,6 +117,24 @@ def test_a_chunk_needs_its_neighbours_and_no_others() -> None:
     assert sorted(set(seen)) == [(i, j) for i in range(3) for j in range(2, 5)]
 
 
+def test_kernels_of_a_chunk_are_made_when_it_is_its_turn() -> None:
+    """And not those of many chunks beforehand, which would have to be kept."""
+    events: list[int] = []
+
+    def noting(block: np.ndarray, step: int) -> np.ndarray:
+        events.append(step)
+        return block
+
+    size, high, wide = 6, 30, 36
+    photo = lazy(RNG.integers(0, 256, (high, wide, C), np.uint8), 0, 1, size=size)
+    rows, columns = (da.arange(n, chunks=size, dtype=np.float64) / n for n in (high, wide))
+    mixture = (rows[:, None] + columns)[None] * np.arange(4)[:, None, None]
+    mixture = mixture.map_blocks(noting, 1, dtype=mixture.dtype, meta=mixture._meta)
+    y = images.filter(photo, MIXED[0], mixture)
+    y.map_blocks(noting, -1, dtype=y.dtype, meta=y._meta).compute()
+    assert len(events) == 2 * y.npartitions and np.cumsum(events).max() == 1
+
+
 def test_refusals_name_function_and_argument() -> None:
     photo = lazy(PHOTO, 0, 1)
     with pytest.raises(ValueError, match='filter: border must not be "wrap" for arrays of dask'):
@@ -127,6 +145,8 @@ def test_refusals_name_function_and_argument() -> None:
         images.warp(photo, lazy(FLOW[1:], 0))
     with pytest.raises(TypeError, match="filter: a Variable beside arrays of dask"):
         images.filter(photo, Variable(MIXED[0]), MIXED[1])
+    with pytest.raises(ValueError, match=r"filter: photo must have chunks of known sizes, got shape \(nan, "):
+        images.filter(photo[photo[:, 0, 0] > 9], MIXED[0][0])
     with pytest.raises(ValueError, match="border must be one of"):
         images.sample(photo, FLOW, border="mirror")  # type: ignore[arg-type]
 
