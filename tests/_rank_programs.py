@@ -40,14 +40,14 @@ def tell(name: str, *words: Any) -> None:
 # What one process does, and several do in parts.
 
 
-def network(seed: int = 0, dropout: float = 0.0) -> Sequential:
+def network(seed: int = 0, dropout: float = 0.0, dynamic: bool = True) -> Sequential:
     """A small one in which everything occurs."""
     rng = np.random.default_rng(seed)
     return Sequential(
         Conv2d(2, 4, 3, rng=rng, dtype=np.float64),
         BatchNorm2d(4, dtype=np.float64),
         ReLU(),
-        DDF(4, 3, rng=rng, dtype=np.float64),
+        *([DDF(4, 3, rng=rng, dtype=np.float64)] if dynamic else []),
         *([Dropout(dropout, rng=[7, RANK])] if dropout else []),
         Flatten(),
         Linear(144, 2, rng=rng, dtype=np.float64),
@@ -59,9 +59,11 @@ def cross_entropy(net: Any, x: Any, labels: Any) -> Any:
     return F.cross_entropy(net(x), labels)
 
 
-def trainer(comm: Any = None, seed: int = 0, dropout: float = 0.0) -> Trainer:
+def trainer(
+    comm: Any = None, seed: int = 0, dropout: float = 0.0, dynamic: bool = True, device: str = "cpu"
+) -> Trainer:
     """One that is ready; the others begin with what rank 0 has."""
-    net = network(seed, dropout)
+    net = network(seed, dropout, dynamic).to_device(device)
     if comm is not None:
         distributed.synchronize_batch_norm(net, comm)
     optimizer = SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
@@ -69,10 +71,10 @@ def trainer(comm: Any = None, seed: int = 0, dropout: float = 0.0) -> Trainer:
     return Trainer(net, optimizer, cross_entropy, schedule=schedule, max_norm=2.0, seed=3, communicator=comm)
 
 
-def batches(comm: Any = None) -> Any:
+def batches(comm: Any = None, put: Any = np.asarray) -> Any:
     """Of each batch this rank's share."""
     shares = {} if comm is None else {"rank": comm.rank, "ranks": comm.size}
-    return minibatches(SIZE, ROWS, LABELS, **shares)
+    return minibatches(SIZE, put(ROWS), put(LABELS), **shares)
 
 
 def accuracy(comm: Any = None) -> Any:
@@ -236,6 +238,36 @@ def gradients(comm: Any) -> None:
     tell("gathered", comm.gather({"rank": comm.rank, "long": "x" * 1000 * comm.rank}))
 
 
+def devices(comm: Any) -> None:
+    """CuPy's arrays, with the stand-in: a training, and things that ranks begin in another order."""
+    import cupy
+
+    own, total = cupy.arange(3.0) + comm.rank, cupy.ones(4) * (comm.rank + 1)
+    if comm.rank:
+        gathered, started = comm.all_gather(own), comm.start_sum(total)
+    else:  # as the backward pass of another loss might
+        started, gathered = comm.start_sum(total), comm.all_gather(own)
+    started.wait()
+    sent = cupy.arange(2.0) * comm.rank
+    comm.send(sent, 1)
+    empty = comm.all_gather(cupy.empty((0, 2), np.float32))
+    note("order", gathered=gathered.get(), total=total.get(), sent=sent.get(), empty=empty.get())
+    t = trainer(comm, seed=comm.rank, dynamic=False, device="cuda")
+    t.fit(batches(comm, cupy.asarray), 2, progress=False)
+    t.save("of-devices")
+    note("curve", losses=losses(t), **{name: a.get() for name, a in t.network.state_dict().items()})
+
+
+def counts(comm: Any) -> None:
+    """A training that other numbers of ranks go on with, each for an epoch."""
+    epoch, path = int(os.environ["EPOCH"]), os.environ["CHECKPOINT"]
+    t = trainer(comm, seed=5 + comm.rank)
+    if epoch > 1:
+        t.load(path)
+    t.fit(batches(comm), epoch, checkpoint=path, progress=False)
+    note(f"after-{epoch}", losses=losses(t), **t.network.state_dict())
+
+
 def lost(comm: Any) -> None:
     """Training that never ends by itself; rank 1 does what the variable says, after a few steps."""
     how, steps = os.environ["HOW"], iter(range(10**9))
@@ -297,6 +329,7 @@ def odd(comm: Any, rng: np.random.Generator) -> Any:
 
 RANK = 0
 if __name__ == "__main__":
-    COMM = distributed.communicator(patience=float(os.environ.get("PATIENCE", "120")))
+    PATIENCE = float(os.environ.get("PATIENCE", "120"))
+    COMM = distributed.communicator(os.environ.get("BACKEND", "mpi"), patience=PATIENCE)
     RANK = COMM.rank
     globals()[sys.argv[1]](COMM)

@@ -56,6 +56,10 @@ def launcher(ranks: int, *options: str) -> list[str]:
     return ["mpirun", "--allow-run-as-root", "--oversubscribe", *options, "-n", str(ranks)]
 
 
+# Programs import the stand-in as CuPy.
+STANDIN = {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "standin")))}
+
+
 def run(ranks: int, folder: Path, command: Sequence[str], *options: str, **variables: str) -> Ran:
     """Start a Python program by mpirun, and wait for its end."""
     environment = {

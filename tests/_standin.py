@@ -29,6 +29,7 @@ def standing_in() -> Iterator[Any]:
     try:
         with patch.object(launch, "_kernels", {}):  # those that are there are another CuPy's
             import cupy
+            import cupyx.distributed
             import cupyx.scipy.special  # noqa: F401
 
             yield cupy

@@ -19,7 +19,7 @@ from _rank_programs import (
     parameters,
     trainer,
 )
-from _ranks import PATIENCE, Ran, program, with_mpirun
+from _ranks import PATIENCE, STANDIN, Ran, program, with_mpirun
 
 from autodiff import Tape
 from autodiff.data import Loader
@@ -86,6 +86,38 @@ def test_a_checkpoint_of_several_ranks_goes_on_in_one(programs: Any, tmp_path: P
     with pytest.raises(ValueError, match="trained by 2 ranks, of which each drew its own random numbers"):
         drawing.load(ran.folder / "of-0" / "after-1")
     assert drawing.epoch == 0
+
+
+def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path: Path) -> None:
+    """One, three and one again: the curve is that of one process."""
+    whole, checkpoint = alone(3), tmp_path / "checkpoint"
+    trainer().fit(batches(), 1, evaluate=accuracy(), checkpoint=checkpoint, progress=False)
+    ran = program("counts", 3, tmp_path, EPOCH="2", CHECKPOINT=str(checkpoint))
+    last = trainer(seed=9)
+    last.load(checkpoint)
+    last.fit(batches(), 3, evaluate=accuracy(), progress=False)
+    for own in ran.results("after-2"):
+        np.testing.assert_allclose(own["losses"], losses(whole)[:2], rtol=1e-12)
+    np.testing.assert_allclose(losses(last), losses(whole), rtol=1e-12)
+    for name, array in whole.network.state_dict().items():
+        np.testing.assert_allclose(
+            last.network.state_dict()[name], array, rtol=1e-9, atol=1e-11, err_msg=name
+        )
+
+
+def test_arrays_of_cupy_by_nccl(tmp_path: Path) -> None:
+    """With the stand-in, whose NCCL is MPI: it too matches what ranks begin by its order."""
+    ran = program("devices", 2, tmp_path, BACKEND="nccl", **STANDIN)
+    whole = trainer(dynamic=False)
+    whole.fit(batches(), 2, progress=False)
+    for own in ran.results("order"):
+        assert own["gathered"].tolist() == [[0, 1, 2], [1, 2, 3]]
+        assert own["total"].tolist() == [3] * 4 and own["sent"].tolist() == [0, 1]
+        assert own["empty"].shape == (2, 0, 2) and own["empty"].dtype == np.float32
+    for own in ran.results("curve"):
+        np.testing.assert_allclose(own["losses"], losses(whole), rtol=1e-12)
+        for name, array in whole.network.state_dict().items():
+            np.testing.assert_allclose(own[name], array, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
 @SIZES

@@ -1,6 +1,7 @@
 """What one rank does, in which order, without others: overlap, NCCL with the stand-in for CuPy, refusals."""
 
 import copy
+import inspect
 import pickle
 import sys
 from collections.abc import Iterator
@@ -185,65 +186,78 @@ def test_mpi_that_does_not_know_of_cuda_is_refused(cupy: Any, monkeypatch: pytes
             call(cupy.ones(3))
 
 
-class Event:
-    """Of CUDA: not over before it was asked some times."""
-
-    def __init__(self, of: Any) -> None:
-        self.of, self.asked = of, 0
-
-    @property
-    def done(self) -> bool:
-        self.asked += 1
-        return self.asked > 3
-
-
 class Group:
-    """What is used of cupyx.distributed's; the other rank does the same."""
+    """Of cupyx.distributed, with its signatures: the other rank does the same, and is slow."""
 
-    def __init__(self, log: list[Any]) -> None:
-        self.log = log
+    def __init__(self, kind: Any, log: list[Any]) -> None:
+        self.kind, self.log = kind, log
 
-    def all_gather(self, own: Any, out: Any, count: int, stream: Any = None) -> None:
-        assert count == own.size
-        out.reshape(2, -1)[:] = own
-        self.log.append(("all_gather", stream))
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **params: Any) -> None:
+            given = inspect.signature(getattr(self.kind, name)).bind(self, *args, **params).arguments
+            stream, asked = given["stream"], iter(range(100))
+            if name == "all_reduce":
+                assert given["in_array"] is given["out_array"]
+                given["out_array"] *= 2
+            stream.begun += 1
+            stream.waits.append((stream.begun, lambda: next(asked) > 3))
+            self.log.append((name, stream))
 
-    def all_reduce(self, own: Any, out: Any, op: str = "sum", stream: Any = None) -> None:
-        assert own is out and op == "sum"
-        out *= 2
-        self.log.append(("all_reduce", stream))
+        return call
 
-    def broadcast(self, array: Any, root: int = 0, stream: Any = None) -> None:
-        self.log.append(("broadcast", stream))
+
+def world_of(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """MPI's word for how many ranks the program has."""
+    other = ModuleType("mpi4py")
+    other.MPI = SimpleNamespace(COMM_WORLD=SimpleNamespace(rank=0, size=ranks))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mpi4py", other)
+
+
+def test_nccl_of_a_part_of_the_ranks_is_refused(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the others for ever."""
+    world_of(monkeypatch, 4)
+    with pytest.raises(ValueError, match="NCCL connects all 4 ranks of the program, and comm has 2 of them"):
+        distributed.communicator("nccl", comm=World())
+
+
+def test_what_is_overwritten_must_be_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a copy would be overwritten."""
+    monkeypatch.setattr(_mpi, "guard", lambda watch: None)
+    with pytest.raises(ValueError, match=r"must be C-contiguous, got strides \(8, 24\)"):
+        _mpi.MPI(World(), 1.0).send(np.ones((4, 3)).T)
 
 
 def test_nccl_waits_for_kernels_and_kernels_for_nccl(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call on a stream of its own, behind what was begun before; what follows comes behind the call."""
     log: list[Any] = []
-    kind, played = cupy.cuda.Stream, ModuleType("cupyx.distributed")
-    monkeypatch.setattr(kind, "record", lambda self: Event(self), raising=False)
+    nccl_of_cupy, waiting = sys.modules["cupyx.distributed"], cupy.cuda.Stream.wait_event
+
+    def wait_event(stream: Any, event: Any) -> None:
+        log.append((stream, event._stream, event.done))
+        waiting(stream, event)
+
+    monkeypatch.setattr(cupy.cuda.Stream, "wait_event", wait_event)
     monkeypatch.setattr(
-        kind, "wait_event", lambda self, event: log.append((self, event.of, event.asked > 3)), raising=False
+        nccl_of_cupy, "NCCLBackend", lambda *args, kind=nccl_of_cupy.NCCLBackend, **_: Group(kind, log)
     )
-    played.init_process_group = lambda size, rank, backend, use_mpi: Group(log)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cupyx.distributed", played)
+    world_of(monkeypatch, 2)
     comm = distributed.communicator("nccl", comm=World())
     kernels, nccl = cupy.cuda.get_current_stream(), comm._stream
     assert nccl != kernels
+    kernels.begun += 1  # a kernel that nobody has waited for
     before, after = (nccl, kernels, False), (kernels, nccl, True)  # True: the host has seen that it is over
 
-    assert comm.all_gather(cupy.arange(3)).get().tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert log == [before, ("all_gather", nccl), after]
-    log.clear()
     started = comm.start_sum(array := cupy.ones(2))
     assert log == [before, ("all_reduce", nccl)]
     started.wait()
     assert log[2:] == [after] and array.get().tolist() == [2, 2]
     log.clear()
+    kernels.begun += 1
     comm.send(cupy.ones(2))
     assert log == [before, ("broadcast", nccl), after]
     log.clear()
-    assert comm.all_gather(np.arange(2)).tolist() == [[0, 1], [0, 1]]  # by MPI
+    for xp in (np, cupy):  # by MPI
+        assert comm.all_gather(xp.arange(2)).tolist() == [[0, 1], [0, 1]]
     assert log == []
 
     w = Variable(cupy.asarray(np.array([1.0, 2.0], np.float16)))

@@ -87,6 +87,10 @@ class _Started(Sum):
 
 def memory(array: Any) -> Any:
     """The bytes of an array: MPI has no 16-bit numbers, and NCCL not all."""
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"ranks: an array that is overwritten must be C-contiguous, got strides {array.strides}"
+        )
     return array.reshape(-1).view(np.uint8)
 
 

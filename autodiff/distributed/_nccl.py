@@ -1,4 +1,9 @@
-"""Ranks with a GPU each: CuPy arrays go by NCCL, by way of cupyx.distributed, and all else by MPI."""
+"""Ranks with a GPU each: CuPy arrays go by NCCL, by way of cupyx.distributed, and all else by MPI.
+
+NCCL wants all ranks to begin what it does in one order. Sums of buckets have one, and parameters are sent
+when none is under way. What is gathered may come between other sums on one rank than on another, where their
+losses are made in different ways: it goes through the host, by MPI, which keeps the two apart.
+"""
 
 from typing import Any
 
@@ -21,6 +26,13 @@ class NCCL(MPI):
     """
 
     def __init__(self, world: Any, patience: float) -> None:
+        from mpi4py import MPI as mpi
+
+        if world.size != mpi.COMM_WORLD.size:
+            raise ValueError(
+                f"communicator: NCCL connects all {mpi.COMM_WORLD.size} ranks of the program, and comm has "
+                f"{world.size} of them"
+            )
         super().__init__(world, patience)
         import cupy
         from cupyx.distributed import init_process_group
@@ -33,11 +45,7 @@ class NCCL(MPI):
         """The arrays of all ranks, stacked by rank: (size, ...)."""
         if library(array) is np:
             return super().all_gather(array, what)
-        array = array if array.flags.c_contiguous else array.copy()
-        stacked = library(array).empty((self.size, *array.shape), array.dtype)
-        parts = memory(array), memory(stacked)
-        self._queued("all_gather", what, *parts, parts[0].size).wait()
-        return stacked
+        return library(array).asarray(super().all_gather(array.get(), what))
 
     def start_sum(self, array: Any, what: str = "start_sum") -> Sum:
         """Begin to add up an array over all ranks, in place."""

@@ -46,6 +46,7 @@ SPELLED = (
         "cuda.Stream.begin_capture",
     ),
     *("cuda.Stream.end_capture", "cuda.Stream.is_capturing", "cuda.Stream.synchronize"),
+    *("cuda.Stream.record", "cuda.Stream.wait_event"),
     *("cuda.get_current_stream", "cuda.get_elapsed_time", "cuda.set_allocator"),
     *("cuda.nvrtc.getVersion", "cuda.runtime.driverGetVersion", "cuda.runtime.getDevice"),
     *("cuda.runtime.getDeviceCount", "cuda.runtime.getDeviceProperties", "cuda.runtime.runtimeGetVersion"),
@@ -53,6 +54,8 @@ SPELLED = (
     *("_core._routines_linalg.get_compute_type", "_core._routines_linalg.set_compute_type"),
     *("random.Generator.standard_normal", "random.Generator.uniform", "random.default_rng"),
     "cupyx.scatter_add",
+    *("cupyx.distributed.NCCLBackend", "cupyx.distributed.NCCLBackend.all_reduce"),
+    *("cupyx.distributed.NCCLBackend.broadcast", "cupyx.distributed.init_process_group"),
 )
 # Neither called nor compared: that CuPy has them is all.
 PLAIN = (
@@ -164,6 +167,7 @@ def _split(text: str) -> list[str]:
 def of_installed() -> tuple[str, dict[str, str]]:
     """Version of the CuPy that is imported here, and what it says of each name."""
     import cupy
+    import cupyx.distributed
     import cupyx.scipy.special
 
     roots = {"cupy": cupy, "cupyx": cupyx}

@@ -75,6 +75,7 @@ class Stream:
         self.ptr = 0 if null else next(_addresses)
         self.begun = self.finished = 0  # pieces of work
         self.recorded: list[Callable[[], object]] | None = None
+        self.waits: list[tuple[int, Callable[[], bool]]] = []  # for what others do: which piece, is it over
         if not null:
             _used.append(self)
 
@@ -100,7 +101,27 @@ class Stream:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
+        self.look(self.begun)
         self.finished = self.begun
+
+    def record(self, event: Any = None) -> "Event":
+        """An event behind all that was begun."""
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        """What follows comes after the event: since work is done at once, after what others do before it."""
+        if event._stream is not None:
+            event._stream.look(event._place)
+
+    def look(self, until: int = 0) -> None:
+        """What others do, as far as it is over; wait for the first pieces."""
+        while self.waits and (self.waits[0][1]() or self.waits[0][0] <= until):
+            piece, is_over = self.waits[0]
+            if is_over():
+                self.waits.pop(0)
+                self.finished = max(self.finished, piece)
 
     def begin_capture(self, mode: Any = None) -> None:
         """What follows is kept for a graph, and not done."""
@@ -195,11 +216,14 @@ class Event:
     def synchronize(self) -> None:
         """Wait for what was begun before."""
         if self._stream is not None:
+            self._stream.look(self._place)
             self._stream.finished = max(self._stream.finished, self._place)
 
     @property
     def done(self) -> bool:
         """Whether that is finished."""
+        if self._stream is not None:
+            self._stream.look()
         return self._stream is None or self._stream.finished >= self._place
 
     @property
