@@ -46,10 +46,13 @@ def filter(
     if not layout.sizes["H"] * layout.sizes["W"]:
         return da.zeros(layout.shape, dtype=photo.dtype)
     symbols = tuple(layout.symbols)
-    photo = _in_chunks(photo, {place: -1 for place, symbol in enumerate(symbols) if symbol == "C"})
+    photo, kept = _in_chunks(photo, {}), getattr(photo, "chunks", None)
+    photo = photo.rechunk({place: -1 for place, symbol in enumerate(symbols) if symbol == "C"})
     reach = {symbol: (k // 2, k - 1 - k // 2) for symbol, k in zip("HW", size)}
-    least = {a: _enough(photo.chunks[a], max(reach[s])) for a, s in enumerate(symbols) if s in reach}
-    chunks, photo = photo.chunks, photo.rechunk(least)
+    # A border that repeats no pixel reads one more, which must be in the chunk, too.
+    further = border == "reflect"
+    least = {a: _enough(photo.chunks[a], max(reach[s]) + further) for a, s in enumerate(symbols) if s in reach}
+    chunks, photo = kept or photo.chunks, photo.rechunk(least)
     along = dict(zip(symbols, photo.chunks))
     depth = {a: reach[s] if s in reach and len(along[s]) > 1 else (0, 0) for a, s in enumerate(symbols)}
     around = da.overlap.overlap(photo, depth, boundary=dict.fromkeys(depth, "none"))

@@ -206,7 +206,7 @@ def beside(array: Any) -> Path | None:
         return Path(f"{file}{str(array.name).replace('/', '.')}.tiles")
     store = getattr(array, "store", None)  # zarr, version 3 and 2
     root = getattr(store, "root", None) or getattr(store, "path", None)
-    if root:
+    if root and os.path.exists(root):  # and not somewhere in a network
         name = str(getattr(array, "path", "")).strip("/").replace("/", ".")
         return Path(f"{os.fspath(root)}{'.' + name if name else ''}.tiles")
     return None

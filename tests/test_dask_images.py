@@ -56,6 +56,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...], dic
         ((0, 1), None),
         {"border": "edge"},
     ),
+    "even kernels": (filtered, (PHOTO, MAPS[:2, :4]), ((0, 1), (2, 3)), {"border": "reflect"}),
     "sample": (images.sample, (PHOTO, FLOW + 9), ((0, 1), (0, 1)), {}),
     "sample, points of NumPy": (images.sample, (PHOTO, FLOW[0] + 9), ((0, 1), None), {"border": "wrap"}),
     "sample a line, photo of NumPy": (images.sample, (PHOTO, FLOW[0] + 9), (None, (0,)), {}),
@@ -69,7 +70,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...], dic
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [*((name, 8) for name in CASES), ("own kernels", 3), ("several", 2), ("warp", 3), ("larger kernels", 2)],
+    [*((name, 8) for name in CASES), ("own kernels", 3), ("several", 2), ("warp", 3), ("larger kernels", 2)]
+    + [("even kernels", size) for size in (1, 2, 5)],
 )
 def test_chunks_give_what_the_whole_gives(name: str, size: int) -> None:
     """Also chunks that are smaller than what pixels read around them."""
@@ -89,6 +91,8 @@ def test_chunks_give_what_the_whole_gives(name: str, size: int) -> None:
 def test_chunks_stay_as_they_are() -> None:
     photo = lazy(PHOTO, 0, 1)
     assert images.filter(photo, *MIXED).chunks == photo.chunks
+    apart = lazy(PHOTO, 0, 1, 2, size=2)
+    assert images.filter(apart, *MIXED).chunks == apart.chunks
     assert images.warp(photo, FLOW).chunks == photo.chunks
     points = lazy(FLOW, 0, size=5)
     assert images.sample(photo, points).chunks == (*points.chunks[:2], (C,))
