@@ -14,6 +14,7 @@ import numpy as np
 import dynarray
 from dynarray._check import check_pair
 from dynarray._halo import ONE, Reach
+from dynarray._parts import owners
 
 from ._graph import State, state
 from .functions._common import normal_axes, plain
@@ -112,9 +113,7 @@ class _Ears:
     """Hears the functions that a call makes, and knows what each result reads."""
 
     def __init__(self, function: Any) -> None:
-        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-        owners = [getattr(function, "__self__", function), *cells]
-        self.networks = [owner for owner in owners if isinstance(owner, Module)]
+        self.networks = [owner for owner in owners(function) if isinstance(owner, Module)]
         parameters = (p for network in self.networks for p in network.named_parameters().values())
         self.dtype = next((p.dtype for p in parameters), np.dtype(np.float32))
         self.known: dict[Any, _Places] = {}

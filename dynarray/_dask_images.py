@@ -51,7 +51,8 @@ def filter(
     reach = {symbol: (k // 2, k - 1 - k // 2) for symbol, k in zip("HW", size)}
     # A border that repeats no pixel reads one more, which must be in the chunk, too.
     further = border == "reflect"
-    least = {a: _enough(photo.chunks[a], max(reach[s]) + further) for a, s in enumerate(symbols) if s in reach}
+    most = {a: max(reach[s]) + further for a, s in enumerate(symbols) if s in reach}
+    least = {a: _enough(photo.chunks[a], each) for a, each in most.items()}
     chunks, photo = kept or photo.chunks, photo.rechunk(least)
     along = dict(zip(symbols, photo.chunks))
     depth = {a: reach[s] if s in reach and len(along[s]) > 1 else (0, 0) for a, s in enumerate(symbols)}

@@ -1,7 +1,8 @@
 """A call that is made part by part: what tiles and chunks are, before anything says where they come from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from contextlib import suppress
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,6 +159,19 @@ def _told(caller: str, name: str, given: Any) -> tuple[Reach, ...] | None:
     raise TypeError(
         f"{caller}: halo of {name} must be None, a number of pixels, or a Reach for each axis, got {given!r}"
     )
+
+
+def owners(function: Any) -> list[Any]:
+    """In what a function may have its weights: itself, its object, and what it refers to around it."""
+    found = list[Any]()
+    if isinstance(function, partial):
+        found, function = [*function.args, *function.keywords.values()], function.func
+    code, found = getattr(function, "__code__", None), [*found, function, getattr(function, "__self__", None)]
+    cells = dict(zip(code.co_freevars, function.__closure__ or ())) if code is not None else {}
+    for name in (*cells, *(code.co_names if code is not None else ())):
+        with suppress(ValueError, KeyError):  # a cell without content, what is no global
+            found.append(cells[name].cell_contents if name in cells else function.__globals__[name])
+    return [owner for owner in found if owner is not None and not isinstance(owner, type)]
 
 
 def extent(array: Any, axes: int) -> tuple[int, ...]:

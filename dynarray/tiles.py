@@ -8,6 +8,7 @@ the output.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -19,7 +20,7 @@ from ._check import check_flag
 from ._geometry import check_steps
 from ._halo import Reach as Reach
 from ._journal import Journal, beside, fingerprint, flush, overlap
-from ._parts import Box, Call, at, extent, recipe
+from ._parts import Box, Call, at, extent, owners, recipe
 
 __all__ = ["Reach", "apply", "gradient"]
 
@@ -239,8 +240,13 @@ def _job(
 ) -> dict[str, Any]:
     """What a journal says of it."""
     everything = {**call.given, **{f"out {key}": out for key, out in outs.items()}}
-    state = getattr(getattr(function, "__self__", function), "state_dict", None)
-    weights = [*call.whole.items(), *sorted(call.recipe.params.items())]
+    weights: list[Any] = [*call.whole.items(), *sorted(call.recipe.params.items())]
+    if isinstance(function, partial):  # of what was chosen, numbers and words: others say where they lie
+        chosen = *enumerate(function.args), *sorted(function.keywords.items())
+        weights += [pair for pair in chosen if isinstance(pair[1], int | float | complex | str | bytes)]
+    for owner, name in product(owners(function), ("state_dict", "constants")):  # of networks
+        if callable(held := getattr(owner, name, None)):
+            weights.append(held())
     return {
         "kind": kind,
         "function": call.recipe.name,
@@ -249,7 +255,7 @@ def _job(
         },
         "tiles": [list(map(list, box)) for box in (*boxes[:1], *boxes[-1:])] + [len(boxes)],
         "reads": repr(call.known),
-        "parameters": fingerprint([*weights, state() if callable(state) else None]),
+        "parameters": fingerprint(weights),
     }
 
 

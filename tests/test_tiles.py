@@ -1,5 +1,6 @@
 """Tiles: the bits of the whole, each array read and written once, and jobs that go on after a kill."""
 
+import functools
 import json
 import os
 import signal
@@ -356,6 +357,31 @@ def test_a_network_whose_weights_changed_is_another_job(tmp_path: Path) -> None:
     network.weight.data[0, 0, 0, 0] += 1
     with pytest.raises(ValueError, match="journal of another job: parameters"):
         tiles.apply(out=np.zeros_like(x), **job)
+
+
+def test_a_function_whose_network_holds_other_averages_is_another_job(tmp_path: Path) -> None:
+    """Whether it refers to the network from inside of another function, or is partial; not by its weights."""
+    from autodiff.layers import DDF, hold_averages
+
+    x, other = RNG(0).standard_normal((2, 1, 4, 20, 20)).astype(np.float32)
+    network = hold_averages(DDF(4, 3, rng=0), x)
+
+    def inside(image: Any, factor: float = 1.0) -> Any:
+        return network(image) * factor
+
+    job: dict[str, Any] = {"arrays": (x,), "tile": 10, "halo": (1,), "journal": tmp_path / "j"}
+    twice, thrice = (functools.partial(inside, factor=factor) for factor in (2.0, 3.0))
+    for function in (inside, twice, network.forward):
+        with pytest.raises(OSError, match="no space left"):
+            tiles.apply(function, out=_Stopping(np.zeros_like(x)), **job)
+        hold_averages(network, other)
+        with pytest.raises(ValueError, match="journal of another job: parameters"):
+            tiles.apply(function, out=np.zeros_like(x), **job)
+        hold_averages(network, x)
+        if function is twice:
+            with pytest.raises(ValueError, match="journal of another job: parameters"):
+                tiles.apply(thrice, out=np.zeros_like(x), **job)
+        tiles.apply(function, out=np.zeros_like(x), **job)
 
 
 def test_no_file_no_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

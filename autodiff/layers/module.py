@@ -119,6 +119,11 @@ class Module(Shown):
         """A copy of every parameter and buffer by its path."""
         return {path: (v.data if isinstance(v, Variable) else v).copy() for path, _, v in self._state()}
 
+    def constants(self) -> dict[str, Any]:
+        """Arrays that calls use and that are no state, by the path of their module: held averages."""
+        held = {path: getattr(module, "held", None) for path, module in self.modules()}
+        return {path: holder.value for path, holder in held.items() if holder is not None}
+
     def state_faults(self, state: Mapping[str, Any]) -> list[str]:
         """What keeps `state` from being a `state_dict` of this module: a line per entry, none if it fits."""
         return mismatches({path: value for path, _, value in self._state()}, state)
