@@ -75,7 +75,8 @@ class Reach(NamedTuple):
             after = self.after * inner.step + inner.after
         else:
             if self.step != 1 or self.more != -1:
-                raise ValueError(f"a step of {self.step} after upsampling by {inner.scale}")
+                change = f"a step of {self.step}" if self.step != 1 else "a window that changes the size"
+                raise ValueError(f"{change} after upsampling by {inner.scale}")
             before = -(-self.before // inner.scale) * inner.step + inner.before
             after = -(-self.after // inner.scale) * inner.step + inner.after
         more = None

@@ -32,7 +32,7 @@ def fingerprint(values: Iterable[Any]) -> str:
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             host = np.ascontiguousarray(value.get() if hasattr(value, "get") else value)
             digest.update(repr((host.shape, host.dtype.str)).encode())
-            digest.update(host.reshape(-1).view(np.uint8))
+            digest.update(host.reshape(-1).view(np.uint8).data)
         else:
             digest.update(repr(value).encode())
         digest.update(b"\0")
