@@ -5,11 +5,11 @@ The picture lies in a file of zarr, bytes in chunks, and so does what becomes of
 - tiles: a network with a dynamic filter, `dyn.tiles.apply(network, ...)`, which reads as far beyond each tile
   as `autodiff.halo` says. The averages that make its filters are those of a smaller copy.
 - dask: a blur that grows from left to right, `dyn.images.filter(photo, kernels, mixture)` on arrays of dask,
-  each chunk by one of two threads.
+  by two workers, which may take less memory than the largest picture has bytes.
 
-Each runs in a process of its own, on squares of several sizes; the smallest is compared with one call.
+Squares of several sizes, each in processes of its own; the smallest is compared with one call.
 
-    python examples/gigapixel.py                    # up to 8,192 x 8,192 pixels
+    python examples/gigapixel.py                    # up to 16,384 x 16,384 pixels
     python examples/gigapixel.py --size 32768       # more than 10^9 pixels, 2 x 3.2 GB on disk
 
 It needs zarr (pip install zarr) and the extra dask.
@@ -17,6 +17,7 @@ It needs zarr (pip install zarr) and the extra dask.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from autodiff.layers import DDF, Conv2d, Module, ReLU, Sequential, hold_averages
 
 WAYS = ("tiles", "dask")
 SIGMAS = (0.5, 1.0, 1.5, 2.0)  # of the blurs that are mixed
+LIMIT = "512 MB"  # for each of two workers: they pause at 80 % of it, and are ended at 95 %
 
 
 class Scaled:
@@ -68,13 +70,16 @@ def create(path: Path, size: int, chunk: int) -> Any:
 
 def paint(stored: Any, chunk: int) -> None:
     """Rings and noise, a chunk at a time."""
-    size = stored.shape[0]
+    size, rng = stored.shape[0], np.random.default_rng(0)
+    phase = np.arange(256)[:, None] * (2 * np.pi / 256) + (0, 2, 4)
+    colours = (127 + 90 * np.sin(phase)).astype(np.uint8)
+    noise = rng.integers(-30, 31, (chunk, chunk, 1), np.int8).astype(np.uint8)  # bytes go round: no overflow
     for row, column in product(range(0, size, chunk), repeat=2):
-        rng = np.random.default_rng([row, column])
-        y, x = np.mgrid[row : min(row + chunk, size), column : min(column + chunk, size)] / size - 0.4
-        rings = np.sin(60 * np.hypot(y, x) + np.array([0.0, 2, 4])[:, None, None]).transpose(1, 2, 0)
-        part = 127 + 90 * rings + rng.normal(0, 20, rings.shape)
-        stored[row : row + chunk, column : column + chunk] = part.clip(0, 255).astype(np.uint8)
+        places = (np.arange(first, min(first + chunk, size), dtype=np.float32) for first in (row, column))
+        y, x = (place / size - np.float32(0.4) for place in places)
+        rings = colours[(2400 * np.hypot(y[:, None], x)).astype(np.uint8)]
+        rings += np.roll(noise, row + 7 * column)[: len(y), : len(x)]
+        stored[row : row + chunk, column : column + chunk] = rings
 
 
 def small_network(photo: Any) -> Module:
@@ -104,11 +109,11 @@ def blurs(size: int, columns: Any) -> tuple[np.ndarray, Any]:
 
 
 def by_dask(photo: Any, out: Any, tile: int) -> None:
-    """The blur, chunk by chunk, two at a time; a row of chunks is written before the next one is begun.
+    """The blur, chunk by chunk, by the workers that there are.
 
-    Left to itself dask makes the mixtures of many chunks before it needs them.
+    A row of chunks is written before the next one is begun: a chunk waits in memory until all that lie around
+    it are done, and of a whole picture two rows would wait.
     """
-    import dask
     import dask.array as da
 
     size = photo.shape[0]
@@ -116,10 +121,25 @@ def by_dask(photo: Any, out: Any, tile: int) -> None:
     rows = da.zeros((size, 1), chunks=(tile, 1), dtype=np.float32)
     lazy = da.from_array(photo, chunks=(tile, tile, 3))
     y = dyn.images.filter(lazy, *blurs(size, rows + columns))
-    with dask.config.set(scheduler="threads", num_workers=2):
-        for first, row in zip(range(0, size, tile), range(y.numblocks[0])):
-            rows = slice(first, min(first + tile, size))
-            da.store(y.blocks[row], out, regions=(rows, slice(None), slice(None)), lock=False)
+    for first, row in zip(range(0, size, tile), range(y.numblocks[0])):
+        rows = slice(first, min(first + tile, size))
+        da.store(y.blocks[row], out, regions=(rows, slice(None), slice(None)), lock=False)
+
+
+@contextmanager
+def workers(way: str) -> Iterator[list[int]]:
+    """Those who do the work, as numbers of their processes: this one, or two workers of dask."""
+    if way == "tiles":
+        yield [os.getpid()]
+        return
+    from dask.distributed import Client, LocalCluster
+
+    limits: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": LIMIT}
+    with (
+        LocalCluster(dashboard_address=None, silence_logs="ERROR", **limits) as cluster,
+        Client(cluster) as client,
+    ):
+        yield list(client.run(os.getpid).values())
 
 
 def difference(way: str, photo: Any, out: Any) -> int:
@@ -134,54 +154,71 @@ def difference(way: str, photo: Any, out: Any) -> int:
     return int(np.abs(np.asarray(out).astype(int) - target).max())
 
 
-@contextmanager
-def memory_watched(every: float = 0.02) -> Iterator[list[tuple[float, float]]]:
-    """Seconds, and MB beyond those at the beginning, in the block; filled by a thread beside it."""
-    samples: list[tuple[float, float]] = []
-    begin, done = time.perf_counter(), threading.Event()
+class Memory:
+    """MB that processes hold beyond what they held when the block began: over time, and the most."""
 
-    def held() -> float:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1000
-        raise LookupError("VmRSS")
+    def __init__(self, processes: Sequence[int]) -> None:
+        self.processes = processes
+        self.samples: list[tuple[float, float]] = []  # seconds, MB; of a thread beside the block
+        self.most = 0.0
 
-    first = held()
+    def held(self, field: str = "VmRSS") -> float:
+        """By all of them together."""
+        paths = [Path(f"/proc/{process}/status") for process in self.processes]
+        lines = [line.split() for path in paths for line in path.read_text().splitlines()]
+        return sum(int(line[1]) for line in lines if line[0] == f"{field}:") / 1000
 
-    def watch() -> None:
-        while not done.wait(every):
-            samples.append((time.perf_counter() - begin, held() - first))
+    def __enter__(self) -> "Memory":
+        for process in self.processes:  # the system looks for the most from here on
+            Path(f"/proc/{process}/clear_refs").write_text("5")
+        self.begin, self.first, self.done = time.perf_counter(), self.held(), threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
-        samples.append((time.perf_counter() - begin, held() - first))
+    def _watch(self) -> None:
+        while True:
+            self.samples.append((time.perf_counter() - self.begin, self.held() - self.first))
+            if self.done.wait(0.02):
+                return
+
+    def __exit__(self, *_: object) -> None:
+        self.most = self.held("VmHWM") - self.first  # of each its own most, at whatever time
+        self.done.set()
+        self.thread.join()
 
 
 def child(way: str, size: int, tile: int, compared: bool) -> None:
     """One way and one size: print what it took, after a small picture by which all is compiled."""
     run = by_tiles if way == "tiles" else by_dask
-    with tempfile.TemporaryDirectory() as folder:
-        for name, extent in (("small", tile + 8), ("picture", size)):
+    with tempfile.TemporaryDirectory() as folder, workers(way) as processes:
+        for name, extent in (("small", 2 * tile), ("picture", size)):
             photo, out = (create(Path(folder, f"{name}-{k}"), extent, tile) for k in ("in", "out"))
             paint(photo, tile)
-            with memory_watched() as samples:
+            with Memory(processes) as memory:
                 run(photo, out, tile)
         apart = difference(way, photo, out) if compared else None
-    print(json.dumps({"way": way, "size": size, "samples": samples, "apart": apart}))
+    samples = memory.samples[:: max(1, len(memory.samples) // 500)]
+    found = {"samples": samples, "seconds": memory.samples[-1][0], "most": memory.most, "first": memory.first}
+    print(json.dumps({"way": way, "size": size, "apart": apart, **found}))
 
 
-def measure(sizes: Sequence[int], tile: int) -> list[dict[str, Any]]:
-    """Every way and size, each in a process of its own."""
-    found = []
+def measure(sizes: Sequence[int], tile: int, kept: Path | None) -> list[dict[str, Any]]:
+    """Every way and size, each in a process of its own; what is in the file that is kept is there already.
+
+    glibc's `malloc` keeps what threads free, up to 64 MB for each of them, unless it is told to hand back
+    what is large at once. Dask tells its workers so too.
+    """
+    found = json.loads(kept.read_text()) if kept is not None and kept.exists() else []
+    told = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     for way, size in product(WAYS, sizes):
+        if any((each["way"], each["size"]) == (way, size) for each in found):
+            continue
         command = [sys.executable, __file__, "--child", way, str(size), str(tile), str(int(size == sizes[0]))]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=told)
         found.append(json.loads(done.stdout.splitlines()[-1]))
+        if kept is not None:
+            kept.write_text(json.dumps(found))
     return found
 
 
@@ -196,8 +233,8 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     for way, panel in zip(WAYS, panels):
         for number, each in enumerate(row for row in found if row["way"] == way):
             seconds, held = np.array(each["samples"]).T
-            name = f"{each['size']:,} x {each['size']:,}: {seconds[-1]:.1f} s"
-            panel.plot(100 * seconds / seconds[-1], held, color=f"C{number}", label=name)
+            name = f"{each['size']:,} x {each['size']:,}: {each['seconds']:.1f} s"
+            panel.plot(100 * seconds / each["seconds"], held, color=f"C{number}", label=name)
             panel.axhline(each["size"] ** 2 * 3 / 1e6, color=f"C{number}", ls=":")
         panel.set(title=f"by {way}", xlabel="% of the time")
         panel.set_yscale("symlog", linthresh=1)
@@ -210,10 +247,11 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table, draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--size", type=int, default=8192, help="rows and columns of the largest picture")
+    parser.add_argument("--size", type=int, default=16384, help="rows and columns of the largest picture")
     parser.add_argument("--quick", action="store_true", help="small pictures, to see that it works")
     parser.add_argument("--output", type=Path, default=Path("gigapixel.png"))
     parser.add_argument("--full", action="store_true", help="write the table for the documentation too")
+    parser.add_argument("--kept", type=Path, help="a file of what was measured, from which it goes on")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
@@ -221,30 +259,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         child(way, *map(int, numbers))  # type: ignore[arg-type]
         return
     tile = 128 if options.quick else 1024
-    sizes = (300, 600) if options.quick else tuple(options.size // k for k in (4, 2, 1))
-    found = measure(sizes, tile)
+    sizes = (300, 600) if options.quick else tuple(options.size // k for k in (8, 4, 2, 1))
+    found = measure(sizes, tile, options.kept)
     columns = (
         "way",
         "pixels",
         "picture, MB",
-        "most memory, MB",
+        "memory before, MB",
+        "at most beyond it, MB",
         "seconds",
         "million pixels/s",
         "from one call",
     )
     rows = []
     for each in found:
-        pixels, seconds = each["size"] ** 2, each["samples"][-1][0]
-        most = max(held for _, held in each["samples"])
+        pixels, seconds = each["size"] ** 2, each["seconds"]
         apart = "" if each["apart"] is None else f"{each['apart']} of 255"
-        row = [each["way"], f"{each['size']:,} x {each['size']:,}", f"{3e-6 * pixels:.1f}", f"{most:.0f}"]
+        row = [each["way"], f"{each['size']:,} x {each['size']:,}", f"{3e-6 * pixels:.1f}"]
+        row += [f"{each['first']:.0f}", f"{each['most']:.0f}"]
         rows.append([*row, f"{seconds:.1f}", f"{pixels / seconds / 1e6:.1f}", apart])
     for row in (columns, *rows):
-        print("  ".join(f"{cell:>16}" for cell in row))
+        print("  ".join(f"{cell:>21}" for cell in row))
     draw(found, options.output)
     print(f"drawn: {options.output}")
     if options.full:
-        record("gigapixel", {"Memory": (columns, rows)}, tile=tile)
+        record("gigapixel", {"Memory": (columns, rows)}, tile=tile, workers=2, limit_of_each=LIMIT)
 
 
 if __name__ == "__main__":
