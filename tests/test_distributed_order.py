@@ -134,7 +134,7 @@ def test_a_launcher_that_mpi_does_not_know_of_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(
-        ImportError, match=r"OMPI_COMM_WORLD_SIZE=4: several .* pip install 'dynarray\[mpi\]'"
+        ImportError, match=r"OMPI_COMM_WORLD_SIZE=4: several .* pip install 'dynamic-filters\[mpi\]'"
     ):
         distributed.communicator()
     other = ModuleType("mpi4py")
