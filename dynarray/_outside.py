@@ -121,13 +121,14 @@ class Outside(NamedTuple):
     def forward(self, form: Form, arrays: tuple[Any, ...], params: dict[str, Any], definition: bool) -> Any:
         """The output. A definition gets the whole."""
         x, *others = arrays
-        if self._copies(x, definition):
-            return form(self.whole.make(x), *others, **{**params, **self.whole.steps})[0]
-        y = form(*arrays, **params)[0]
-        for strip in self.strips or ():
-            part = form(*self._of_strip(strip, arrays), **{**params, **strip.steps})[0]
-            add(y, (..., *strip.outputs), part)
-        return y
+        if not self._copies(x, definition):
+            y = form(*arrays, **params)[0]
+            for strip in self.strips or ():
+                part = form(*self._of_strip(strip, arrays), **{**params, **strip.steps})[0]
+                add(y, (..., *strip.outputs), part)
+            if not self._has_nan(y):
+                return y
+        return form(self.whole.make(x), *others, **{**params, **self.whole.steps})[0]
 
     def backward(
         self,
@@ -140,13 +141,25 @@ class Outside(NamedTuple):
     ) -> tuple[Any, ...]:
         """The gradients."""
         x, *others = arrays
-        if self._copies(x, definition):
-            kept = (self.whole.make(x), *others)
-            found = [*form(grad_output, kept, needs, **{**params, **self.whole.steps})]
-            if needs[0]:
-                image, found[0] = found[0], _library(x).zeros(x.shape, x.dtype)
-                self.whole.fold(image, found[0])
-            return tuple(found)
+        if not self._copies(x, definition):
+            gradients = self._backward_by_strips(form, grad_output, arrays, needs, params)
+            if not any(self._has_nan(each, place) for place, each in enumerate(gradients)):
+                return gradients
+        kept = (self.whole.make(x), *others)
+        found = [*form(grad_output, kept, needs, **{**params, **self.whole.steps})]
+        if needs[0]:
+            image, found[0] = found[0], _library(x).zeros(x.shape, x.dtype)
+            self.whole.fold(image, found[0])
+        return tuple(found)
+
+    def _backward_by_strips(
+        self,
+        form: Form,
+        grad_output: Any,
+        arrays: tuple[Any, ...],
+        needs: tuple[bool, ...],
+        params: dict[str, Any],
+    ) -> tuple[Any, ...]:
         found = [*form(grad_output, arrays, needs, **params)]
         wanted = tuple(needed and place != self.once for place, needed in enumerate(needs))
         for strip in (self.strips or ()) if any(wanted) else ():
@@ -158,6 +171,18 @@ class Outside(NamedTuple):
                 elif gradient is not None:
                     add(found[place], (..., *(strip.outputs if place == self.by_output else ())), gradient)
         return tuple(found)
+
+    def _has_nan(self, found: Any, place: int | None = None) -> bool:
+        """Whether there is NaN where strips were added: in the output, or in the gradient of this array.
+
+        Infinite filters give NaN with the zeros of the first call, where a copy may give infinity. The gradients
+        of the image and of a summand do not read what is outside. A GPU is not waited for: there it stays NaN.
+        """
+        if not isinstance(found, np.ndarray) or (place is not None and place in (0, self.once)):
+            return False
+        if place not in (None, self.by_output):
+            return bool(np.isnan(found).any())
+        return any(np.isnan(found[..., *strip.outputs]).any() for strip in self.strips or ())
 
     def compose(self, functions: Any, x: Any) -> Any:
         """The whole in elementary functions, for a composite."""

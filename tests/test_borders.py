@@ -21,6 +21,7 @@ from _contract import (
     ways,
 )
 from conftest import Backend, backend_params
+from test_special_values import INFINITE, check_special, scatter
 
 import dynarray as dyn
 from autodiff import functions as F
@@ -224,6 +225,22 @@ def test_strips_that_meet_infinity(
         check_nonfinite(call.with_everything(tuple(everything)), backend)
 
 
+@pytest.mark.parametrize("backend", backend_params("cpu", "host"), indirect=True)
+@each_filter
+def test_strips_give_each_infinity_of_the_definition(
+    operator: Operator, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an infinite filter, or gradient, meets the zeros that stand outside in the first call."""
+    monkeypatch.setattr(_outside, "LEAST_FOR_STRIPS", 0)
+    for seed in range(8):
+        call, rng = bordered_call(operator, WORDS[seed % 4], seed), np.random.default_rng(seed)
+        everything = tuple(array.copy() for array in call.everything)
+        for array in everything:
+            if array.size and rng.random() < 0.5:
+                scatter(rng, array, INFINITE)
+        check_special(call.with_everything(everything), backend)
+
+
 @pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
 @each_filter
 def test_strips_in_half_precision(
@@ -293,17 +310,16 @@ def enlarged_samples(call: Call) -> tuple[Call, Any]:
 
 
 @each_sampled
-@each_word
 @pytest.mark.parametrize("seed", range(2))
-def test_corners_outside_are_pixels_that_numpy_pads(
-    operator: Operator, border: str, seed: int, backend: Backend
-) -> None:
-    call = sampled_call(operator, border, seed)
-    large, same = enlarged_samples(call)
-    expected = same(evaluate(large, REFERENCE))
-    for way in ways(call, backend):
-        for what, mine, right in parts(call, evaluate(way, backend), expected):
-            compare(call, what, mine, right, RTOL)
+def test_corners_outside_are_pixels_that_numpy_pads(operator: Operator, seed: int, backend: Backend) -> None:
+    """By all words, for kernels that know them: one test runs on every backend."""
+    for border in WORDS:
+        call = sampled_call(operator, border, seed)
+        large, same = enlarged_samples(call)
+        expected = same(evaluate(large, REFERENCE))
+        for way in ways(call, backend):
+            for what, mine, right in parts(call, evaluate(way, backend), expected):
+                compare(call, what, mine, right, RTOL)
 
 
 @each_sampled
@@ -417,7 +433,12 @@ LAYERS = {
     "Involution": (lambda **options: layers.Involution(4, 3, group_channels=2, **options), 1),
     "AtomConv": (lambda **options: layers.AtomConv(4, 2, 3, **options), 1),
     "DeformConv": (lambda **options: layers.DeformConv(4, 2, 3, **options), 1),
+    "CGDS": (lambda **options: _guided_by_itself(layers.CGDS(4, 4, 2, **options)), 1),
 }
+
+
+def _guided_by_itself(layer: Any) -> Any:
+    return lambda x: layer(x, x)
 
 
 @each_word
@@ -435,6 +456,16 @@ def test_layers_pass_the_border_on(name: str, border: str, rng: np.random.Genera
     np.testing.assert_array_equal(differ, expected)
     with pytest.raises(ValueError, match=f"^{name}: border .*'wrap'"):
         make(border="mirror")
+
+
+@each_word
+def test_a_bottleneck_of_ddf_passes_the_border_on(border: str, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((1, 4, 7, 8)), {}
+    for word in ("constant", border):
+        layer = layers.DDFBottleneck(4, 4, 4, rng=0, dtype=np.float64, border=word)
+        y[word] = np.array(layer.eval()(x).data)  # statistics of a batch would spread it over the image
+    differ = abs(y["constant"] - y[border]).max(axis=(0, 1)) > 1e-9
+    assert differ[[0, -1]].any() and differ[:, [0, -1]].any() and not differ[1:-1, 1:-1].any()
 
 
 @each_word

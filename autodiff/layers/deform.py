@@ -173,6 +173,8 @@ class CGDS(Module):
         layer.
     kernel_size : int or (y, x)
         Odd size of the kernels of all three convolutions.
+    border : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What the deformable convolution reads outside of M, as in `numpy.pad`; the others read zeros.
     rng, dtype
         As for `Conv2d`.
 
@@ -191,6 +193,7 @@ class CGDS(Module):
         guide_channels=integer(1),
         out_channels=integer(1),
         kernel_size=pair(1),
+        border=choice(*MODES),
         rng=generator,
         dtype=floating,
     )
@@ -201,13 +204,14 @@ class CGDS(Module):
         out_channels: int,
         kernel_size: Any = 3,
         *,
+        border: str = "constant",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
-        self.modify = Conv2d(low_channels, out_channels, kernel_size, rng=rng, dtype=dtype)
-        self.sample = DeformConv(
-            out_channels, out_channels, kernel_size, guide_channels=guide_channels, rng=rng, dtype=dtype
-        )
+        options: dict[str, Any] = {"rng": rng, "dtype": dtype}
+        self.modify = Conv2d(low_channels, out_channels, kernel_size, **options)
+        options |= {"guide_channels": guide_channels, "border": border}
+        self.sample = DeformConv(out_channels, out_channels, kernel_size, **options)
         self.out_channels = 2 * out_channels + guide_channels
 
     def forward(self, low: Any, guide: Any) -> Any:

@@ -472,7 +472,7 @@ class DDFBottleneck(Bottleneck):
     rng, dtype
         As for `Conv2d`.
     **options
-        Passed on to `DDF`.
+        Passed on to `DDF`, as `border` is.
 
     Examples
     --------
