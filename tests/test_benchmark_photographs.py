@@ -1,7 +1,9 @@
 """The benchmark of a large photograph: it runs, compares before it counts, and the report shows it."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -37,7 +39,7 @@ def test_all_methods_give_the_same_photograph() -> None:
 
 
 def test_another_photograph_is_noticed(result: dict) -> None:
-    rows = [{"seconds": 1, "peak_bytes": 1, "part": [part]} for part in (10, 12)]
+    rows = [{"seconds": 1, "peak_bytes": 1, "part": [[[part]]]} for part in (10, 12)]
 
     class Done:
         returncode = 0
@@ -58,8 +60,21 @@ def test_the_report_shows_it(result: dict, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(result | {"quick": False}))
     shown = pages.large_photograph(tmp_path)
     for row in result["rows"]:
-        assert f"| {row['title']} | {row['seconds']:.2f} | {row['peak_bytes'] / 1e9:.2f} |" in shown
+        note = " (1 of 3 channels timed)" if row["title"] == "scipy.ndimage" else ""
+        assert f"| {row['title']}{note} | {row['seconds']:.2f} | {row['peak_bytes'] / 1e9:.2f} |" in shown
     assert "uint8" in shown
+
+
+def test_the_time_of_three_channels_is_three_times_that_of_one(capsys: pytest.CaptureFixture) -> None:
+    def slow(*given: Any) -> np.ndarray:
+        time.sleep(0.02 if len(given) > 3 else 0)
+        return given[0]
+
+    with patch.dict(photographs.METHODS, {"slow": photographs.Method(slow, channels=1, runs=2)}):
+        photographs.measure("slow", "50", "60")
+    row = json.loads(capsys.readouterr().out)
+    assert row["seconds"] >= 0.06 and (row["channels"], row["runs"]) == (1, 2)
+    assert np.shape(row["part"]) == (9, 9, 1)
 
 
 def test_the_inputs_are_those_of_the_title() -> None:
