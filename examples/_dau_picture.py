@@ -52,18 +52,31 @@ def _density(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
 
 
 def _distances(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
-    """Of the units above each relative amplitude, how many lie how far from the centre."""
+    """How far from the centre the units above each relative amplitude lie, each as much as its amplitude."""
     for threshold, colour in zip(THRESHOLDS, COLOURS):
-        chosen = []
-        for place, weight in (_relative(outcome, layer) for outcome in outcomes):
-            chosen.append(np.hypot(*place[weight >= threshold].T))
-        distance = np.concatenate(chosen)
-        counts, edges = np.histogram(distance, bins=32, range=(0, REACH))
+        distance, amplitude = distances([_relative(outcome, layer) for outcome in outcomes], threshold)
+        shares, edges = histogram(distance, amplitude)
         label = f"above {threshold:g}: {len(distance):,}" if threshold else f"all {len(distance):,}"
-        axis.stairs(counts / max(len(distance), 1), edges, color=colour, label=label)
-    axis.set_title(f"layer {layer + 2}, 4 units: distance, px", fontsize=9)
+        axis.stairs(shares, edges, color=colour, label=label)
+    axis.set_title(f"layer {layer + 2}, 4 units: distance, weighted, px", fontsize=9)
     axis.legend(fontsize=7, title="relative amplitude", title_fontsize=7)
     axis.tick_params(labelsize=7)
+
+
+def distances(
+    units: Sequence[tuple[np.ndarray, np.ndarray]], threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances from the centre and amplitudes of the units whose amplitude is at least the threshold."""
+    place = np.concatenate([place for place, _ in units])
+    amplitude = np.concatenate([amplitude for _, amplitude in units])
+    strong = amplitude >= threshold
+    return np.hypot(*place[strong].T), amplitude[strong]
+
+
+def histogram(distance: np.ndarray, amplitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the amplitude of all units that lie so far from the centre, and the edges of the bins."""
+    sums, edges = np.histogram(distance, bins=32, range=(0, REACH), weights=amplitude)
+    return sums / max(amplitude.sum(), 1e-30), edges
 
 
 def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]]]) -> None:

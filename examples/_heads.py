@@ -1,4 +1,4 @@
-"""The networks of segmentation.py: one DSNet, five ways to join what knows where with what knows what."""
+"""The networks of segmentation.py: one DSNet, eight ways to join what knows where with what knows what."""
 
 from typing import Any
 
@@ -6,46 +6,19 @@ import numpy as np
 from _scenes import CLASSES
 
 from autodiff import functions as F
-from autodiff.layers import ASPP, CGDS, Conv2d, DeformConv, FilterNorm, Module
+from autodiff.layers import ASPP, Conv2d, DeformConv, FilterNorm, Module
 from autodiff.layers.deform import raised
-from autodiff.networks import DSNet, SmallBackbone, summary
+from autodiff.networks import DSNet, GuidedHead, SmallBackbone, dsnet_variant, summary
 
-METHODS = ("plain", "deformable v1", "deformable v2", "dynamic filter", "CGDS")
+METHODS = (
+    *("plain", "deformable v1", "deformable v2", "image filter", "dynamic filter"),
+    *("deformable v2 on ASPP", "non-local guide", "CGDS"),
+)
 # Channels of the backbone at 1/2, 1/4 and 1/8 of the size of the image; the first are the low-level features.
 STAGES = (16, 32, 64)
 STEP = 2  # pixels of the image from one low-level feature to the next
 WIDTH = 24  # channels of the guide, of what CGDS samples, and before the classes
 DILATIONS = (1, 2, 3)  # of ASPP, on the coarsest features
-
-
-class Head(Module):
-    """CGDS with something else in the place of its sampling: M = conv(low), S = sample(M, G), and G.
-
-    Parameters
-    ----------
-    sample : Module
-        ``sample(M)``, or ``sample(M, G)`` if it is `guided`; `channels` in and out.
-    channels : int
-        Of M and of S.
-    guided : bool
-        Whether it sees the guide.
-    rng : Generator
-        For the initial weights.
-    """
-
-    def __init__(
-        self, sample: Module, channels: int, *, guided: bool = False, rng: np.random.Generator
-    ) -> None:
-        self.modify = Conv2d(STAGES[0], channels, 3, rng=rng)
-        self.sample, self.guided = sample, guided
-        self.out_channels = 2 * channels + WIDTH
-
-    def forward(self, low: Any, guide: Any) -> Any:
-        """low (N, STAGES[0], H, W), guide (N, WIDTH, h, w) -> (N, 2*channels + WIDTH, H, W)."""
-        modified = self.modify(low)
-        guide = raised(guide, modified.shape[2:])
-        sampled = self.sample(modified, guide) if self.guided else self.sample(modified)
-        return F.concatenate([modified, sampled, guide], axis=1)
 
 
 class DynamicFilter(Module):
@@ -69,30 +42,16 @@ class DynamicFilter(Module):
         return 9 * output.size
 
 
-def head(method: str, channels: int, rng: np.random.Generator) -> Module:
-    """The head of one of the METHODS."""
-    if method == "CGDS":
-        return CGDS(STAGES[0], WIDTH, channels, rng=rng)
-    if method == "dynamic filter":
-        return Head(DynamicFilter(channels, rng), channels, guided=True, rng=rng)
-    if method == "plain":
-        return Head(Conv2d(channels, channels, 3, rng=rng), channels, rng=rng)
-    modulated = {"deformable v1": False, "deformable v2": True}[method]
-    return Head(DeformConv(channels, channels, modulated=modulated, rng=rng), channels, rng=rng)
-
-
 def network(method: str, channels: int, seed: int) -> DSNet:
-    """A DSNet with this head."""
+    """A DSNet whose S is made by one of the METHODS."""
     rng = np.random.default_rng(seed)
-    return DSNet(
-        SmallBackbone(STAGES, rng=rng),
-        CLASSES,
-        low_stage=0,
-        width=WIDTH,
-        dilations=DILATIONS,
-        head=head(method, channels, rng),
-        rng=rng,
-    )
+    backbone = SmallBackbone(STAGES, rng=rng)
+    given: dict[str, Any] = {"low_stage": 0, "width": WIDTH, "dilations": DILATIONS, "rng": rng}
+    if method != "dynamic filter":
+        return dsnet_variant(method, backbone, CLASSES, channels=channels, **given)
+    sample = DynamicFilter(channels, rng)
+    head = GuidedHead(sample, STAGES[0], channels, WIDTH, guided=True, rng=rng)
+    return DSNet(backbone, CLASSES, head=head, **given)
 
 
 def cost(made: Module, size: int) -> tuple[int, int]:
@@ -140,7 +99,7 @@ def sampled_points(made: DSNet, images: Any) -> Any:
     features = made.backbone.features(images)
     source = made.head.modify(features[made.low_stage])
     if layer.guided:
-        source = raised(made.context(features[-1]), source.shape[2:])
+        source = raised(made.guide(features), source.shape[2:])
     offset = F.stop_gradient(layer.predict(source)[0])
     n, _, _, _, _, h, w = offset.shape
     taps = np.stack(np.mgrid[-1:2, -1:2]).transpose(1, 2, 0)[:, :, :, None, None]

@@ -29,6 +29,19 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """As `spread`, or the value alone if there is one."""
+    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """On the terminal, with columns as wide as their widest cell."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
+    print(f"\n{title}")
+    for row in (columns, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
 def record(
     name: str, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], **settings: Any
 ) -> Path:

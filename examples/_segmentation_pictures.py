@@ -46,7 +46,10 @@ def draw_segmentations(
         axes[row, 1].imshow(scenes.labels[row], **CLASSES)
         for axis, found in zip(axes[row, 2:], predictions.values()):
             axis.imshow(found[row], **CLASSES)
-    titles = ["scene", "truth", *(f"{method}\nmIoU {scores[method]:.1f} %" for method in predictions)]
+    scored = [
+        f"{method.replace(' on ', chr(10) + 'on ')}\nmIoU {scores[method]:.1f} %" for method in predictions
+    ]
+    titles = ["scene", "truth", *scored]
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=9)
     handles = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASS_NAMES)]

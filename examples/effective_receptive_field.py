@@ -36,7 +36,7 @@ matplotlib.use("Agg")  # draws into a file, on machines without a display too
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _record import picture_in, record, spread
+from _record import picture_in, record, shown
 from scipy.ndimage import uniform_filter
 from skimage.data import chelsea
 from threadpoolctl import threadpool_limits
@@ -166,11 +166,6 @@ def measure(photo: np.ndarray, settings: Sequence[Setting], seeds: int) -> dict[
                     found[int(fixed), seed] = weights_of_pixels(network, image, signs, fixed)
                 progress.update()
     return maps
-
-
-def shown(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation, or the one value there is."""
-    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
 
 
 def table_of(maps: dict[Setting, np.ndarray]) -> tuple[list[str], list[list[str]]]:

@@ -46,7 +46,7 @@ import numpy as np
 from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, motorcycle, photographs
 from _flow_network import FlowNet, Variant, loss_of, predict
 from _flow_picture import draw
-from _record import picture_in, record, spread
+from _record import picture_in, print_table, record, shown
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -199,11 +199,6 @@ def train_all(jobs: Sequence[Job], data: Data) -> dict[tuple[str, int], Outcome]
 # Tables
 
 
-def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and standard deviation, or the one value there is."""
-    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
-
-
 class Tables:
     """What the outcomes say."""
 
@@ -269,14 +264,6 @@ class Tables:
                 [variant.name, *(shown(each, 1) for each in losses), error, self.diverged(variant.name)]
             )
         return ["network", "first loss", "highest loss", "loss of the last fifth", "error", "diverged"], rows
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """With columns as wide as their widest cell."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows)]
-    print(f"\n{title}")
-    for row in (columns, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -18,36 +18,35 @@ Everything in it can be learned, for bilinear interpolation is differentiable by
 is the difference of the rows below and above, so the gradient by an offset asks: would the loss have been
 smaller a little further down? `dyn.deform_conv2d` and its backward pass compute both.
 
-Five networks differ only in how S is made, see `_heads.py`; all concatenate M, S and the guide. (The "dynamic
-filter" among them makes a filter for each pixel; that of the paper makes one for the whole image.) Each may
-cost as many multiply-adds as the others. For each seed, backbone and context are trained once and all five go
-on from there, with the same scenes in the same order.
+Eight networks differ only in how S is made, or the guide, see `_heads.py`; all concatenate M, S and the
+guide. What the paper compares CGDS with is among them: a filter for each image ("image filter", the paper's
+DF), v2 on the guide, and a guide that went through non-local attention; the filter for each pixel is ours.
+Each may cost as many multiply-adds as the others. For each seed, backbone and context are trained once and
+all eight go on from there, with the same scenes in the same order.
 
     python examples/segmentation.py             # one seed
     python examples/segmentation.py --quick     # does it run?
     python examples/segmentation.py --full      # five seeds: the table and the pictures of the documentation
+
+What was trained is kept (``--keep``): a full run that was stopped goes on where it was.
 
 Fu et al., "Dynamic Sampling Network for Semantic Segmentation", AAAI 2020; Dai et al., ICCV 2017, and Zhu et
 al., CVPR 2019, for deformable convolution; Jia et al., NeurIPS 2016, for dynamic filters.
 """
 
 import argparse
-import multiprocessing
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _heads import METHODS, STEP, Coarse, cost, network, sampled_points, widths
-from _record import picture_in, record, spread
+from _record import picture_in, print_table, record, shown
 from _scenes import CLASSES, HEIGHTS, PHOTOGRAPHS, Scenes, make
 from _segmentation_pictures import draw_points, draw_segmentations
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from _study import run
 
-import dynarray as dyn
 from autodiff import Tape
 from autodiff import functions as F
 from autodiff.layers import DeformConv, Module
@@ -55,6 +54,7 @@ from autodiff.optim import AdamW, cosine_schedule
 
 SIZES = ((0, 16), (16, 25), (25, 99))  # heights of digits, in pixels: above the first, up to the second
 IGNORED = -1  # as a label
+SIZED = ("size", "batch", "lr", "scenes", "test", "pretrain", "steps")  # options that numbers depend on
 SHOWN = 4  # test scenes in the pictures
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 
@@ -101,11 +101,11 @@ def train(
     made.eval()
 
 
-def pretrain(scenes: Scenes, options: argparse.Namespace, seed: int) -> dict[str, dict]:
-    """Backbone and context that tell coarsely what is where, as state dicts."""
+def pretrain(scenes: Scenes, options: argparse.Namespace, seed: int) -> dict[str, np.ndarray]:
+    """Backbone and context that tell coarsely what is where, as a state dict."""
     coarse = Coarse(seed)
     train(coarse, coarse.parameters(), scenes, options, options.pretrain, seed)
-    return {part: getattr(coarse, part).state_dict() for part in ("backbone", "context")}
+    return coarse.state_dict()
 
 
 def finish(
@@ -116,18 +116,21 @@ def finish(
     test: Scenes,
     options: argparse.Namespace,
     seed: int,
-) -> Result:
+) -> dict[str, Any]:
     """A network with the head of this method, from a pretrained backbone to its result."""
     made = network(method, channels, seed)
-    made.backbone.load_state_dict(state["backbone"])
-    made.context.load_state_dict(state["context"])
+    coarse = Coarse(seed)
+    coarse.load_state_dict(state)
+    for part in ("backbone", "context"):
+        getattr(made, part).load_state_dict(getattr(coarse, part).state_dict())
     # What is trained already moves slowly.
     old = made.backbone.parameters() + made.context.parameters()
     known = set(old)
     new = [parameter for parameter in made.parameters() if parameter not in known]
     groups = [{"parameters": old, "lr_scale": 0.25}, *new]
     train(made, groups, scenes, options, options.steps, seed)
-    return judge(made, method, test, seed)
+    found = judge(made, method, test, seed)._asdict()
+    return {name: found[name] for name in Result._fields[2:] if found[name] is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -182,10 +185,9 @@ def mean_iou(confusion: np.ndarray) -> float:
 # All of it
 
 
-def quiet_worker() -> None:
-    """One thread for each process: two trainings at a time fill two cores."""
-    dyn.set_num_threads(1)
-    threadpool_limits(1)
+def of_result(key: tuple[str, int], found: dict[str, np.ndarray]) -> Result:
+    """What `finish` gave, as it was before it was kept."""
+    return Result(*key, **{name: found.get(name) for name in Result._fields[2:]})
 
 
 def run_all(options: argparse.Namespace) -> tuple[list[Result], Scenes, dict[str, int]]:
@@ -193,35 +195,17 @@ def run_all(options: argparse.Namespace) -> tuple[list[Result], Scenes, dict[str
     test = make("test", options.test, 2 * options.size, 0)
     channels = widths(options.size)
     scenes = {seed: make("train", options.scenes, options.size, seed) for seed in options.seeds}
-    context = multiprocessing.get_context("spawn")  # forking a process that has threads is not safe
-    bar = tqdm(total=len(scenes) * (1 + len(METHODS)), unit="training")
-    with ProcessPoolExecutor(options.jobs, context, quiet_worker) as pool:
-
-        def follow(call: Callable, arguments: dict) -> dict:
-            """The results of calls with each of these arguments, under the same keys."""
-            futures = {pool.submit(call, *given): key for key, given in arguments.items()}
-            for future in as_completed(futures):
-                bar.set_description(" ".join(map(str, np.atleast_1d(futures[future]))))
-                future.result()
-                bar.update()
-            return {key: future.result() for future, key in futures.items()}
-
-        states = follow(pretrain, {seed: (drawn, options, seed) for seed, drawn in scenes.items()})
-        results = follow(
-            finish,
-            {
-                (method, seed): (method, channels[method], states[seed], scenes[seed], test, options, seed)
-                for seed in options.seeds
-                for method in METHODS
-            },
-        )
-    bar.close()
-    return list(results.values()), test, channels
-
-
-def shown(values: Sequence[float], digits: int) -> str:
-    """Mean and spread, or the value alone if there is one."""
-    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
+    sizes = {name: getattr(options, name) for name in SIZED}
+    shared: dict[str, Any] = {"folder": options.keep, "settings": sizes, "workers": options.jobs}
+    begun = {("backbone", seed): (drawn, options, seed) for seed, drawn in scenes.items()}
+    states = {seed: state for (_, seed), state in run(pretrain, begun, **shared).items()}
+    ended = {
+        (method, seed): (method, channels[method], states[seed], scenes[seed], test, options, seed)
+        for seed in options.seeds
+        for method in METHODS
+    }
+    results = run(finish, ended, **shared)
+    return [of_result(key, found) for key, found in results.items()], test, channels
 
 
 def tables(results: list[Result], channels: dict[str, int], size: int) -> dict[str, tuple]:
@@ -253,14 +237,6 @@ def tables(results: list[Result], channels: dict[str, int], size: int) -> dict[s
     }
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """One table, on the terminal."""
-    wide = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    print(f"\n{title}")
-    for row in [columns, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, wide)).rstrip())
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -270,7 +246,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     how.add_argument("--full", action="store_true", help="five seeds; writes tables and pictures into docs")
+    parser.add_argument("--keep", type=Path, help="folder of what was trained (full: segmentation.parts)")
     options = parser.parse_args(argv)
+    if options.full and options.keep is None:
+        options.keep = Path("segmentation.parts")
     options.seeds = [options.seed + i for i in range(5)] if options.full else [options.seed]
     if options.full:
         options.output = IMAGES / "segmentation.png"

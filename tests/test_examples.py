@@ -329,8 +329,9 @@ def test_dau_classification_runs_quickly(tmp_path: Path) -> None:
 
 def test_segmentation_runs_quickly(tmp_path: Path) -> None:
     done = run("segmentation.py", "--quick", cwd=tmp_path)
-    methods = ["plain", "deformable v1", "deformable v2", "dynamic filter", "CGDS"]
-    row = rf"^([\w ]+?) +(\d+) +([\d,]+) +{NUMBER} M +{NUMBER}(?: +{NUMBER})? +{NUMBER} +{NUMBER} +{NUMBER}$"
+    methods = ["plain", "deformable v1", "deformable v2", "image filter", "dynamic filter"]
+    methods += ["deformable v2 on ASPP", "non-local guide", "CGDS"]
+    row = rf"^([\w -]+?) +(\d+) +([\d,]+) +{NUMBER} M +{NUMBER}(?: +{NUMBER})? +{NUMBER} +{NUMBER} +{NUMBER}$"
     rows = {found[0]: found[1:] for found in re.findall(row, done.stdout, re.M)}
     assert list(rows) == methods
     # None may cost more than CGDS does, nor much less.
@@ -344,7 +345,7 @@ def test_segmentation_runs_quickly(tmp_path: Path) -> None:
         assert ahead[method] == pytest.approx(scores[method] - scores["plain"], abs=0.15)
     distances = re.findall(r"^(\w.*?)((?: +[\d.]+, [\d.]+){4})$", done.stdout, re.M)
     far = {name: re.findall(r"[\d.]+", cells) for name, cells in distances}
-    assert list(far) == ["regular grid", "deformable v1", "deformable v2", "CGDS"]
+    assert list(far) == ["regular grid", "deformable v1", "deformable v2", "non-local guide", "CGDS"]
     # Points have begun to move, and not all by the same.
     for name in list(far)[1:]:
         assert all(float(value) > 0 for value in far[name])

@@ -12,6 +12,10 @@ from .dsnet import SmallBackbone as SmallBackbone
 from .dsnet import averaged_probabilities as averaged_probabilities
 from .dsnet import dsnet50 as dsnet50
 from .dsnet import dsnet101 as dsnet101
+from .dsnet_variants import GuidedHead as GuidedHead
+from .dsnet_variants import ImageFilter as ImageFilter
+from .dsnet_variants import NonLocal as NonLocal
+from .dsnet_variants import dsnet_variant as dsnet_variant
 from .flownet import FlowNetC as FlowNetC
 from .flownet import FlowNetS as FlowNetS
 from .flownet import flownet_thin as flownet_thin

@@ -34,6 +34,11 @@ class DSNet(Module):
     head : Module, optional
         What joins low-level features and guide instead of `CGDS`: ``head(low, guide)`` gives
         ``head.out_channels`` channels at the size of low.
+    refine : Module, optional
+        What the guide goes through behind `ASPP`; `width` channels in and out.
+    guide_stage : int, optional
+        Which of the maps are the guide, through a 1 x 1 convolution with normalisation and ReLU, instead of
+        `ASPP` of the coarsest. It must not be finer than `low_stage`.
     auxiliary : bool
         Whether the maps before the coarsest get a classifier of their own, for training alone: see `scores`.
     rng, dtype
@@ -57,13 +62,21 @@ class DSNet(Module):
         width: int = 256,
         dilations: Any = (6, 12, 18),
         head: Any = None,
+        refine: Any = None,
+        guide_stage: int | None = None,
         auxiliary: bool = False,
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
-        self.backbone, self.low_stage = backbone, low_stage
-        self.context = ASPP(backbone.channels[-1], width, dilations, **options)
+        self.backbone, self.low_stage, self.refine = backbone, low_stage, refine
+        self.guide_stage = -1 if guide_stage is None else guide_stage
+        channels = backbone.channels[self.guide_stage]
+        self.context: Module
+        if guide_stage is None:
+            self.context = ASPP(channels, width, dilations, **options)
+        else:
+            self.context = normalised(channels, width, 1, **options)
         self.head = head or CGDS(backbone.channels[low_stage], width, width, **options)
         self.fuse = normalised(self.head.out_channels, width, 3, **options)
         self.classify = Conv2d(width, classes, 1, **options)
@@ -90,9 +103,13 @@ class DSNet(Module):
             found.append(F.resize(self.auxiliary(features[-2]), size))
         return found
 
+    def guide(self, features: list) -> Any:
+        """What knows what is where, of the maps of the backbone: (N, width, h, w)."""
+        guide = self.context(features[self.guide_stage])
+        return guide if self.refine is None else self.refine(guide)
+
     def _classified(self, features: list, size: tuple[int, ...]) -> Any:
-        guide = self.context(features[-1])
-        joined = self.head(features[self.low_stage], guide)
+        joined = self.head(features[self.low_stage], self.guide(features))
         return F.resize(self.classify(self.fuse(joined)), size)
 
 

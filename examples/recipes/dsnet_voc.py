@@ -32,8 +32,10 @@ from autodiff.networks import (
     DSNet,
     SmallBackbone,
     averaged_probabilities,
+    dsnet_variant,
     load_published,
 )
+from autodiff.networks.dsnet_variants import SAMPLINGS
 from autodiff.optim import SGD, poly_schedule
 from autodiff.train import Trainer
 
@@ -81,12 +83,12 @@ def make(options: Any) -> tuple[DSNet, list[dict[str, Any]]]:
     rng = np.random.default_rng(options.seed)
     if options.quick:
         backbone: Module = SmallBackbone((8, 8, 8), rng=rng)
-        network = DSNet(backbone, CLASSES, width=8, dilations=(1, 2), auxiliary=True, rng=rng)
+        size: dict[str, Any] = {"width": 8, "dilations": (1, 2)}
     else:
-        backbone = DilatedResNet(rng=rng)
+        backbone, size = DilatedResNet(rng=rng), {}
         if options.weights:
             load_published(backbone, options.weights, without=["fc."])
-        network = DSNet(backbone, CLASSES, auxiliary=True, rng=rng)
+    network = dsnet_variant(options.sampling, backbone, CLASSES, auxiliary=True, rng=rng, **size)
     inside = set(backbone.parameters())
     rest = [parameter for parameter in network.parameters() if parameter not in inside]
     groups = [{"parameters": backbone.parameters()}, {"parameters": rest, "lr_scale": options.rest}]
@@ -101,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_argument("--weights", type=Path, help="of a ResNet-50 that was trained on ImageNet")
     commands.add_argument("--stage", choices=("train", "fine-tune"), default="train")
     commands.add_argument("--start", type=Path, metavar="FILE", help="the checkpoint to fine-tune")
+    commands.add_argument("--sampling", choices=SAMPLINGS, default="CGDS", help="what DSNet is compared with")
     commands.add_argument("--lr", type=float, default=Settings.lr, help="default: %(default)s")
     commands.add_argument("--rest", type=float, default=Settings.rest, help="default: %(default)s")
     options = commands.parse_args(argv)
