@@ -6,7 +6,7 @@ from _torch_files import Ordered, Raw, legacy_bytes, storage, tensor, zip_bytes
 
 import dynarray as dyn
 from autodiff import files, networks
-from autodiff.layers import DDF, AtomConv, DDFBottleneck, DisplacedConv
+from autodiff.layers import DDF, AtomConv, DDFBottleneck, DDFUp, DisplacedConv, Module
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -186,11 +186,82 @@ def test_ddf_computes_what_its_authors_do(rng):
     channel = (w["channel_branch.3.weight"][..., 0, 0] @ hidden + w["channel_branch.3.bias"]).reshape(10, 9)
     channel = (channel - channel.mean(1, keepdims=True)) / (channel.std(1, ddof=1, keepdims=True) + 1e-10)
     channel = channel * w["channel_branch.4.std"].reshape(10, 9)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
-    windows = np.stack([padded[:, i : i + 4, j : j + 5] for i in range(3) for j in range(3)], axis=1)
-    expected = np.einsum("cthw,thw,ct->chw", windows, spatial, channel)
+    expected = np.einsum("cthw,thw,ct->chw", windows_of(x), spatial, channel)
     with dyn.use_backend("reference"):
         np.testing.assert_allclose(layer(x[None]).data[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("joint", [None, 5])
+def test_ddf_upsampling_takes_the_weights_of_its_authors(joint, rng):
+    """``DDFUpPack`` of the public code in plain NumPy, with two heads; in a neck, with its prefix."""
+    c, heads, hidden = 10, 2, 2
+    shapes = {}
+    for i in range(4):
+        inner = "0"
+        if joint is None:
+            shapes |= {f"spatial_branch.{i}.0.weight": (c, 1, 3, 3), f"spatial_branch.{i}.0.bias": (c,)}
+            inner = "1.0"
+        shapes |= {
+            f"spatial_branch.{i}.{inner}.weight": (heads * 9, joint or c, 1, 1),
+            f"spatial_branch.{i}.{inner}.bias": (heads * 9,),
+            f"channel_branch.{i}.1.weight": (hidden, c, 1, 1),
+            f"channel_branch.{i}.1.bias": (hidden,),
+            f"channel_branch.{i}.3.weight": (c * 9, hidden, 1, 1),
+            f"channel_branch.{i}.3.bias": (c * 9,),
+            f"channel_branch.{i}.4.std": (c * 9,),
+        }
+    w = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+    class Neck(Module):
+        def __init__(self):
+            self.upsample_modules = [
+                DDFUp(c, 3, 2, heads=heads, joint_channels=joint, rng=0, dtype=np.float64)
+            ]
+
+    neck = Neck()
+    networks.load_published(neck, {f"upsample_modules.0.{name}": value for name, value in w.items()})
+    (layer,) = neck.upsample_modules
+    assert set(" ".join(networks.published_names(layer).values()).split()) == set(w)
+
+    x, guide = rng.standard_normal((c, 4, 5)), rng.standard_normal((joint or c, 4, 5))
+    windows = windows_of(x)
+    expected = np.zeros((c, 8, 10))
+    for i in range(4):
+        seen, inner = guide, "0"
+        if joint is None:
+            depthwise = w[f"spatial_branch.{i}.0.weight"].reshape(c, 9)
+            seen = (
+                np.einsum("cthw,ct->chw", windows, depthwise) + w[f"spatial_branch.{i}.0.bias"][:, None, None]
+            )
+            inner = "1.0"
+        spatial = np.einsum("kc,chw->khw", w[f"spatial_branch.{i}.{inner}.weight"][..., 0, 0], seen)
+        spatial = (spatial + w[f"spatial_branch.{i}.{inner}.bias"][:, None, None]).reshape(heads, 9, 4, 5)
+        spatial = spatial - spatial.mean(1, keepdims=True)
+        spatial /= (spatial.std(1, ddof=1, keepdims=True) + 1e-10) * 3
+        middle = (
+            w[f"channel_branch.{i}.1.weight"][..., 0, 0] @ x.mean((1, 2)) + w[f"channel_branch.{i}.1.bias"]
+        )
+        channel = w[f"channel_branch.{i}.3.weight"][..., 0, 0] @ np.maximum(middle, 0)
+        channel = (channel + w[f"channel_branch.{i}.3.bias"]).reshape(c, 9)
+        channel = channel - channel.mean(1, keepdims=True)
+        channel /= channel.std(1, ddof=1, keepdims=True) + 1e-10
+        channel *= w[f"channel_branch.{i}.4.std"].reshape(c, 9)
+        out = np.einsum("cthw,cthw,ct->chw", windows, np.repeat(spatial, c // heads, axis=0), channel)
+        expected[:, i // 2 :: 2, i % 2 :: 2] = out
+    with dyn.use_backend("reference"):
+        found = layer(x[None]) if joint is None else layer(x[None], guide[None])
+    np.testing.assert_allclose(found.data[0], expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match=r"missing: channel_branch.2.4.std"):
+        networks.load_published(layer, {k: v for k, v in w.items() if k != "channel_branch.2.4.std"})
+    with pytest.raises(ValueError, match=r"left over: spatial_branch.4.0.bias"):
+        networks.load_published(layer, {**w, "spatial_branch.4.0.bias": np.zeros(c)})
+
+
+def windows_of(x):
+    """The 3 x 3 pixels around each of x (C, H, W), zero outside: (C, 9, H, W)."""
+    h, w = x.shape[1:]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    return np.stack([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=1)
 
 
 def test_atom_convolution_takes_the_weights_of_its_authors(rng):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import files
 from .._state import to_numpy
-from ..layers import DDF, AtomConv, BatchNorm2d, Bottleneck, DisplacedConv, Module
+from ..layers import DDF, AtomConv, BatchNorm2d, Bottleneck, DDFUp, DisplacedConv, Module
 from ..variable import Variable
 from .resnet import ResNet
 
@@ -57,14 +57,15 @@ def published_names(network: Module) -> dict[str, str]:
     Parameters
     ----------
     network : Module
-        A `ResNet` (also of `DDFBottleneck`, and `DilatedResNet`), or a layer `DDF`, `AtomConv` or
+        A `ResNet` (also of `DDFBottleneck`, and `DilatedResNet`), or a layer `DDF`, `DDFUp`, `AtomConv` or
         `DisplacedConv`, or a network of such.
 
     Returns
     -------
     dict of str to str
         By own name: the name in torchvision and timm (`ResNet`), or in the repositories of the authors of
-        the layers. Where there are two, of the displacements along x and y, a space is between them.
+        the layers. Where there are several, of the displacements along x and y, or of each phase of an
+        upsampler, spaces are between them.
 
     Examples
     --------
@@ -79,23 +80,38 @@ def published_names(network: Module) -> dict[str, str]:
 
 def _published(path: str, parts: Mapping[str, Module]) -> str:
     """The path with the beginnings of all parts on the way exchanged."""
-    at, names = 0, ""
+    at, names = 0, [""]
     while at < len(path):
         for pattern, replacement in _rules(parts.get(path[:at].rstrip("."))):
             if found := re.compile(pattern).match(path[at:]):
-                names += found.expand(replacement) if isinstance(replacement, str) else replacement(found)
+                new = found.expand(replacement) if isinstance(replacement, str) else replacement(found)
                 at += found.end()
                 break
         else:
             step = path.find(".", at) + 1 or len(path)
-            names, at = names + path[at:step], step
-    first, *others = names.split(" ")
-    return " ".join([first, *(first.rpartition(".")[0] + "." * ("." in first) + other for other in others)])
+            new, at = path[at:step], step
+        names = [name + each for each in new.split(" ") for name in names]
+    return " ".join(names)
 
 
 def _rules(module: Module | None) -> Iterator[tuple[str, Any]]:
     for kind in type(module).__mro__ if module is not None else ():
         yield from RULES.get(kind, ())
+    if isinstance(module, DDFUp):
+        yield from _phases(module)
+
+
+def _phases(layer: DDFUp) -> Iterator[tuple[str, Any]]:
+    """theFoxofSky/ddfnet's ``DDFUpPack`` has two branches for each phase, where `DDFUp` has them stacked."""
+    yield r"depthwise\.(\d+)\.", r"spatial_branch.\1.0."
+    spatial = "1.0." if layer.depthwise else "0."
+    for own, branch, inner in (
+        (r"spatial\.", "spatial_branch", spatial),
+        (r"channel\.layers\.0\.", "channel_branch", "1."),
+        (r"channel\.layers\.2\.", "channel_branch", "3."),
+        (r"channel_norm\.alpha$", "channel_branch", "4.std"),
+    ):
+        yield own, " ".join(f"{branch}.{phase}.{inner}" for phase in range(layer.scale**2))
 
 
 def load_published(network: Module, weights: Any, *, without: str | Sequence[str] = ()) -> None:
@@ -218,7 +234,10 @@ def _converted(owner: Module, member: str, arrays: list[np.ndarray], own: Any) -
             return None
         turned = [array[0].transpose(2, 0, 1) for array in reversed(arrays)]
         return turned[0] if member == "weight" else np.stack(turned, axis=-1)
-    return arrays[0] if arrays[0].shape == shape else None
+    if len({array.shape[1:] for array in arrays}) > 1:
+        return None
+    stacked = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    return stacked if stacked.shape == shape else None
 
 
 def _beside(
