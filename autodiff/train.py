@@ -54,6 +54,9 @@ class Trainer(Shown):
     weight : callable, optional
         ``weight(*batch) -> float``: how much the loss of a rank's share counts, by default its number of
         rows. For a loss that is a mean over something else, how many of that there are.
+    after_step : callable, optional
+        ``after_step(network)`` is called when a step has moved the parameters, before anything looks at them:
+        `autodiff.layers.project` brings displaced units back within their bounds.
 
     Attributes
     ----------
@@ -88,11 +91,13 @@ class Trainer(Shown):
         seed: int = 0,
         communicator: Communicator | None = None,
         weight: Callable[..., float] | None = None,
+        after_step: Callable[[Module], object] | None = None,
     ) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.schedule, self.max_norm, self.seed = schedule, max_norm, seed
         self.ranks = Communicator() if communicator is None else communicator
         self.weight = (lambda *batch: len(batch[0])) if weight is None else weight
+        self.after_step = after_step
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
         self._total = 0.0
@@ -180,6 +185,8 @@ class Trainer(Shown):
         if self.schedule:
             self.optimizer.lr = self.schedule(self.step)
         self.optimizer.step(grads)
+        if self.after_step:
+            self.after_step(self.network)
         self.step += 1
         return value
 

@@ -142,16 +142,6 @@ def compared(network: Module) -> list[Module]:
     return layers[1:]
 
 
-class BoundedTrainer(Trainer):
-    """A trainer that keeps units within their bound."""
-
-    def train_batch(self, *batch: np.ndarray) -> float:
-        """One step, and the projection after it."""
-        value = super().train_batch(*batch)
-        project(self.network)
-        return value
-
-
 def accuracy(network: Module, images: np.ndarray, labels: np.ndarray) -> float:
     """The fraction of images whose class the network names."""
     right = [
@@ -180,12 +170,13 @@ def train(setting: Setting, seed: int) -> Outcome:
     batch = BATCH[setting.data]
     steps = setting.epochs * -(-len(images) // batch)
     watched = [array[:WATCHED] for array in held_out]
-    trainer = BoundedTrainer(
+    trainer = Trainer(
         network,
         optimizer,
         lambda net, x, y: F.cross_entropy(net(x), y),
         schedule=cosine_schedule(setting.lr, steps, warmup=steps // 20),
         seed=seed,
+        after_step=project,
     )
     history = trainer.fit(
         minibatches(batch, images, labels),

@@ -7,7 +7,7 @@ from conftest import backend_params
 import dynarray
 from autodiff import Tape, Variable, files, networks
 from autodiff import functions as F
-from autodiff.layers import DDF, BatchNorm2d, Conv2d, DDFBottleneck, Linear, Module, Sequential
+from autodiff.layers import DDF, BatchNorm2d, Conv2d, DDFBottleneck, DisplacedConv, Linear, Module, Sequential
 from autodiff.optim import Adam
 from autodiff.train import Trainer, minibatches
 
@@ -44,6 +44,23 @@ def test_published_parameters_of_alexnet():
     network = networks.alexnet(rng=0)
     assert network.num_parameters == 62_378_344
     assert sum(layer.weight.size for layer in network.convolutions[1:]) == 3_710_976
+
+
+@pytest.mark.parametrize(
+    ("units", "count"), [((1, 1), 27_936), ((2, 1), 55_872), ((2, 2), 111_744), ((3, 2), 167_616)]
+)
+def test_units_of_the_network_for_cifar10(units, count):
+    """3 x 96, 96 x 96 and 96 x 192 pairs of channels; a unit is three numbers, a tap of a kernel is one."""
+    network = networks.dau_cifar10(units, side=24, rng=0)
+    layers = [layer for layer in network.layers if isinstance(layer, DisplacedConv)]
+    assert sum(layer.num_units for layer in layers) == count
+    assert [float(layer.sigma) ** 2 for layer in layers] == [pytest.approx(0.5**0.5)] * 3
+    others = 2 * (96 + 96 + 192) + 192 * 3 * 3 * 10 + 10  # normalisation, and classes
+    assert network.num_parameters == 3 * count + others
+    kernels = networks.dau_cifar10(kernel_size=3, side=24, rng=0)
+    assert kernels.num_parameters == 9 * 27_936 + others
+    x = np.zeros((2, 3, 24, 24), np.float32)
+    assert kernels(x).shape == (2, 10)
 
 
 def test_alexnet_begins_as_glorot_has_it():

@@ -1,5 +1,7 @@
 """Recipes run from files on the disk to the metric they report, and go on after a kill to the same bits."""
 
+import csv
+import importlib
 import os
 import re
 import signal
@@ -11,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _image_files import png_bytes, ppm_bytes, write
+from _ranks import run, with_mpirun
 
-from autodiff import data, files
+from autodiff import data, distributed, files
 from autodiff import functions as F
-from autodiff.networks import DSNet, FlowNetS, SmallBackbone
+from autodiff.networks import DSNet, FlowNetS, SmallBackbone, dau_cifar10
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "examples" / "recipes"
@@ -168,6 +171,85 @@ def test_segmentation_recipe_from_files_to_the_mean_iou_and_after_a_kill(voc, tm
     assert tuned["step"] == 4 and tuned["loss"] < whole["loss"]
 
 
+def curve(folder: Path) -> list[list[float]]:
+    """Each line of a recipe's log."""
+    with open(folder / "log.csv") as file:
+        return [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+
+
+@pytest.mark.slow
+@with_mpirun
+def test_a_recipe_has_the_same_curve_by_two_processes(voc, tmp_path):
+    """One image for each: normalised over both, and a mean over the pixels that count of both."""
+    command = [RECIPES / "dsnet_voc.py", "--data", voc, "--quick", "--workers", 0]
+    reported(start(*command, "--output", tmp_path / "whole"))
+    ran = run(2, tmp_path, [*map(str, command), "--output", "parts"])
+    assert ran.code == 0, ran.output
+    one, two = curve(tmp_path / "whole"), curve(tmp_path / "parts")
+    assert len(one) == 2
+    np.testing.assert_allclose(np.array(two), np.array(one), rtol=1e-5)
+    assert ran.output.count("mean_iou") == 3  # two epochs and the end, of one rank
+    refused = run(3, tmp_path, [*map(str, command), "--output", "odd"])
+    assert refused.code != 0
+    assert "a batch of 2 cannot be shared evenly by 3 processes" in refused.output
+
+
+class OneOfTwo(distributed.Communicator):
+    """A rank that is alone: it notes down what it would add up."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def sum(self, value):
+        self.noted = value
+        return value
+
+
+def test_ranks_judge_by_parts_that_add_up_to_the_whole(monkeypatch, rng):
+    monkeypatch.syspath_prepend(RECIPES)
+    names = ("_recipe", "_voc", "_imagenet")
+    recipe, voc, imagenet = modules = [importlib.import_module(name) for name in names]
+    images = rng.integers(0, 256, (5, 3, 8, 9), dtype=np.uint8)
+    areas = rng.integers(0, 21, (5, 8, 9))
+    pictures = [{"image": image, "labels": labels} for image, labels in zip(images, areas)]
+
+    class Labelled(list):
+        labels = np.array([3, 0, 1, 2, 3])
+
+    def scores(x):
+        return np.stack([np.roll(x.mean((1,)), k, 2) * (-1) ** k for k in range(21)], axis=1)
+
+    def guess(x):
+        return x.mean((2, 3)) @ np.linspace(-1, 1, 3 * 7).reshape(3, 7)
+
+    def judged(comm):
+        for module in modules:
+            monkeypatch.setattr(module, "ranks", lambda: comm)
+        found = [voc.judge(pictures, scores)]
+        counts = [comm.noted] if hasattr(comm, "noted") else []
+        found.append(
+            imagenet.evaluate(Labelled(pictures), lambda s: recipe.standardized(s["image"]), 2, guess)
+        )
+        return found, [*counts, getattr(comm, "noted", None)]
+
+    (areas_judged, classes_judged), _ = judged(distributed.Communicator())
+    (_, one), (_, other) = judged(OneOfTwo(0)), judged(OneOfTwo(1))
+    confusion, right = (a + b for a, b in zip(one, other))
+    assert confusion.sum() == 5 * 8 * 9 and min(each[0].sum() for each in (one, other)) > 0
+    assert areas_judged["pixel_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert 0 < areas_judged["pixel_accuracy"] < 1
+    assert classes_judged == {"top_1": right[0] / 5, "top_5": right[1] / 5}
+    assert 0 < right[1] < 5
+
+
+def test_recipes_share_their_trainer():
+    """So that what holds for one holds for all: units within their bounds, ranks, what draws."""
+    for path in RECIPES.glob("*.py"):
+        assert ("Trainer(" in path.read_text()) == (path.name == "_recipe.py"), path.name
+
+
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> Path:
     """Two classes in folders, four images to train on and three to judge by."""
@@ -191,6 +273,31 @@ def test_classification_recipes_from_files_to_accuracy_and_after_a_kill(imagenet
     goes_on_after_a_kill(recipe, options, tmp_path, whole)
     again = reported(start(recipe, *options, "--evaluate", tmp_path / "whole" / "checkpoint.safetensors"))
     assert again == {"top_1": whole["top_1"], "top_5": 1}
+
+
+@pytest.mark.slow
+def test_cifar_recipe_from_files_to_accuracy_and_after_a_kill(tmp_path, rng):
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        images = [bytes([label]) + rng.bytes(3072) for label in range(2 if name != "test_batch" else 10)]
+        write(tmp_path / f"{name}.bin", b"".join(images))
+    options = ["--data", tmp_path, "--quick", "--workers", 0, "--every", 1, "--units", 2, 1]
+    whole = reported(start(RECIPES / "dau_cifar10.py", *options, "--output", tmp_path / "whole"))
+    assert whole["step"] == 4 and 0 <= whole["top_1"] <= whole["top_5"] <= 1
+    goes_on_after_a_kill(RECIPES / "dau_cifar10.py", options, tmp_path, whole)
+
+    # Judged by hand: the middle of each test image, standardised.
+    arrays, _ = files.load(tmp_path / "whole" / "checkpoint.safetensors")
+    network = dau_cifar10((2, 1), channels=(4, 4, 4), side=24).eval()
+    own = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
+    network.load_state_dict(own)
+    test = np.frombuffer((tmp_path / "test_batch.bin").read_bytes(), np.uint8).reshape(10, 3073)
+    x = test[:, 1:].reshape(10, 3, 32, 32)[:, :, 4:28, 4:28] / 255
+    mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    scores = network(((x - mean) / deviation).astype(np.float32)).data
+    ranks = (scores > scores[range(10), range(10)][:, None]).sum(1)
+    assert whole["top_1"] == pytest.approx((ranks < 1).mean()) and whole["top_5"] == pytest.approx(
+        (ranks < 5).mean()
+    )
 
 
 @pytest.mark.slow

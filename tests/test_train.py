@@ -10,7 +10,18 @@ import pytest
 
 from autodiff import Tape, Variable, files
 from autodiff import functions as F
-from autodiff.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, ReLU, Sequential
+from autodiff.layers import (
+    BatchNorm2d,
+    Conv2d,
+    DisplacedConv,
+    Dropout,
+    Flatten,
+    Linear,
+    ReLU,
+    Sequential,
+    parameter_groups,
+    project,
+)
 from autodiff.optim import SGD, Adam, AdamW, cosine_schedule
 from autodiff.train import Trainer, minibatches
 
@@ -51,6 +62,25 @@ def everything(t):
     generators = {name: str(g.bit_generator.state) for name, g in t.network.generators().items()}
     counts = (t.epoch, t.batch, t.step, t.seed, t._total)
     return {name: a.tobytes() for name, a in arrays.items()}, generators, counts, t.history
+
+
+def test_units_are_within_their_bound_for_whoever_looks():
+    """A large step leads them out: evaluation, checkpoint and the next step see them brought back."""
+    layer = DisplacedConv(1, 2, bound=1.25, displacement_rate=1e4, rng=0)
+    reach = []
+
+    def seen(*_):
+        reach.append(float(abs(layer.displacement.data).max()))
+        return {}
+
+    def loss(net, x):
+        seen()
+        return F.sum(F.square(net(x)))
+
+    t = Trainer(layer, SGD(parameter_groups(layer), 1.0), loss, after_step=project)
+    t.fit(minibatches(11, X), 2, evaluate=seen, progress=False)
+    assert len(reach) == 6
+    assert reach[1:] == [1.25] * 5  # it began within
 
 
 class Interrupted(Exception):

@@ -91,7 +91,7 @@ class AlexNet(Module):
             Linear(hidden, classes, **options),
         )
         for _, layer in self.modules():
-            _begin(layer, rng)
+            begin(layer, rng)
 
     def features(self, x: Any) -> list:
         """The output of each convolution, after its ReLU, for x (N, in_channels, H, W)."""
@@ -112,7 +112,7 @@ class AlexNet(Module):
         return self.head(F.flatten(x))
 
 
-def _begin(layer: Module, rng: np.random.Generator) -> None:
+def begin(layer: Module, rng: np.random.Generator) -> None:
     """The weights of a layer before training; `DisplacedConv` has K units in place of a kernel of K taps."""
     if isinstance(layer, Conv2d | DisplacedConv | Linear):
         weight = layer.weight

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import standardized
+from _recipe import ranks, standardized
 
+from autodiff import distributed
 from autodiff.data import ImageFolder, ImageNetValidation, augment
 from autodiff.metrics import top_k_accuracy
 from autodiff.variable import plain
@@ -45,9 +46,11 @@ def evaluate(
     samples: Sequence[Any], prepare: Callable[[dict[str, Any]], np.ndarray], batch: int, network: Any
 ) -> dict[str, float]:
     """Shares of images whose class is the highest score, or one of the five highest."""
-    scores = []
-    for start in range(0, len(samples), batch):
-        rows = range(start, min(start + batch, len(samples)))
-        scores.append(plain(network(np.stack([prepare(samples[row]) for row in rows]))))
-    found, labels = np.concatenate(scores), np.asarray(samples.labels)
-    return {f"top_{k}": top_k_accuracy(found, labels, min(k, found.shape[1])) for k in (1, 5)}
+    right, own = np.zeros(2, np.int64), range(len(samples))[distributed.shard(len(samples), ranks())]
+    for start in range(0, len(own), batch):
+        rows = own[start : start + batch]
+        found = plain(network(np.stack([prepare(samples[row]) for row in rows])))
+        labels = np.asarray(samples.labels)[list(rows)]
+        shares = [top_k_accuracy(found, labels, min(k, found.shape[1])) for k in (1, 5)]
+        right += np.rint(np.multiply(shares, len(rows))).astype(np.int64)
+    return dict(zip(("top_1", "top_5"), (ranks().sum(right) / len(samples)).tolist()))

@@ -1,19 +1,25 @@
-"""What the recipes share: command line, training that goes on after a kill, its log and its curve."""
+"""What the recipes share: command line, training that goes on after a kill, by one process or by several.
+
+``mpirun -n 4 python examples/recipes/...`` trains with four: each has its share of every batch, batch
+normalisation sees the whole batch, and the curve is that of one process.
+"""
 
 import argparse
 import csv
+import functools
 import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autodiff import files
+from autodiff import distributed, files
 from autodiff.data import Loader
-from autodiff.layers import Module
+from autodiff.layers import Module, project
+from autodiff.optim import Optimizer
 from autodiff.train import Trainer
 
 # Of the images of ImageNet, from 0 to 1: what published weights were trained with.
@@ -47,14 +53,20 @@ def parser(name: str, description: str, data: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--workers",
         type=int,
-        default=max((os.cpu_count() or 2) - 1, 1),
-        help="processes that read (default: %(default)s)",
+        default=max((os.cpu_count() or 2) // ranks().size - 1, 1),
+        help="processes that read, of each that trains (default: %(default)s)",
     )
     made.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     made.add_argument(
         "--every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)"
     )
     return made
+
+
+@functools.cache
+def ranks() -> distributed.Communicator:
+    """The processes that train together: those of ``mpirun``, or this one. They wait long for each other."""
+    return distributed.communicator(patience=3600)
 
 
 def load(
@@ -64,10 +76,57 @@ def load(
     transform: Transform,
     fields: Sequence[str],
 ) -> Loader:
-    """Batches to train on, all of one size; to be closed."""
+    """The batches to train on, all of one size, of which each rank has its share; to be closed."""
+    comm = ranks()
+    if batch % comm.size:
+        raise SystemExit(f"a batch of {batch} cannot be shared evenly by {comm.size} processes")
     return Loader(
-        samples, batch, transform=transform, fields=fields, drop_last=True, workers=options.workers
+        samples,
+        batch // comm.size,
+        transform=transform,
+        fields=fields,
+        drop_last=True,
+        workers=options.workers,
+        rank=comm.rank,
+        ranks=comm.size,
     )
+
+
+def make_trainer(
+    options: argparse.Namespace,
+    network: Module,
+    optimizer: Optimizer,
+    loss: Callable[..., Any],
+    *,
+    schedule: Callable[[int], float] | None = None,
+    weight: Callable[..., float] | None = None,
+) -> Trainer:
+    """The trainer of a recipe; arguments as for `Trainer`.
+
+    Batch normalisation is that of whole batches, layers that draw draw differently on each rank, and
+    displaced units are within their bounds whenever anything looks at them.
+    """
+    comm = ranks()
+    distributed.synchronize_batch_norm(network, comm)
+    if comm.rank:
+        for number, generator in enumerate(network.generators().values()):
+            own = np.random.default_rng([options.seed, comm.rank, number])
+            generator.bit_generator.state = own.bit_generator.state
+    return Trainer(
+        network,
+        optimizer,
+        loss,
+        schedule=schedule,
+        seed=options.seed,
+        communicator=comm,
+        weight=weight,
+        after_step=project,
+    )
+
+
+def share(samples: Sequence[Any]) -> Iterator[Any]:
+    """Those samples that this rank judges by; what is counted is added up by `ranks`."""
+    return (samples[row] for row in range(len(samples))[distributed.shard(len(samples), ranks())])
 
 
 def run(
@@ -87,7 +146,8 @@ def run(
         As for `Trainer.fit`.
     """
     found = _run(options, trainer, loader, iterations, evaluate)
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+    if ranks().rank == 0:
+        print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
 
 
 def _run(
@@ -98,9 +158,10 @@ def _run(
         return evaluate(trainer.network.eval())
     options.output.mkdir(parents=True, exist_ok=True)
     checkpoint = options.output / "checkpoint.safetensors"
-    if checkpoint.exists():
+    if ranks().first(checkpoint.exists()):
         trainer.load(checkpoint)
-        print(f"going on from step {trainer.step}")
+        if ranks().rank == 0:
+            print(f"going on from step {trainer.step}")
 
     def evaluated(network: Module) -> dict[str, float]:
         # The line of this epoch is not in the history yet: it is in the log of the next one.
@@ -146,7 +207,7 @@ def standardized(image: np.ndarray) -> np.ndarray:
 
 def write_log(history: Sequence[dict[str, Any]], folder: Path) -> None:
     """``log.csv``, a line for each epoch, and, where matplotlib is installed, its columns in ``log.png``."""
-    if not history:
+    if not history or ranks().rank:
         return
     table = io.StringIO()
     writer = csv.DictWriter(table, history[-1])

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import Joined, load, load_checkpoint, parser, run
+from _recipe import Joined, load, load_checkpoint, make_trainer, parser, run
 from _units import TINY, add_units, make_alexnet
-from _voc import CLASSES, IGNORED, judge, random_part
+from _voc import CLASSES, IGNORED, counted, judge, random_part
 
 from autodiff import functions as F
 from autodiff.data import SBDSegmentation, VOCSegmentation
-from autodiff.layers import parameter_groups, project
+from autodiff.layers import parameter_groups
 from autodiff.networks import AlexNetFCN
 from autodiff.optim import SGD
-from autodiff.train import Trainer
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,12 @@ def augmented(settings: Settings, sample: dict[str, Any], rng: np.random.Generat
 
 
 def loss_of(network: Any, images: Any, labels: Any) -> Any:
-    """Cross entropy of the pixels that count; units beyond their bound are brought back first."""
-    project(network)
+    """Cross entropy of the pixels that count."""
     return F.cross_entropy(network(images), labels, ignore_index=IGNORED)
 
 
 def evaluate(samples: Sequence[Any], network: Any) -> dict[str, float]:
     """Mean intersection over union of whole images."""
-    project(network)
     return judge(samples, lambda seen: network(seen).data)
 
 
@@ -83,11 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.sbd:
         training = Joined(training, SBDSegmentation(options.sbd, "train_noval"))
     decay = settings.weight_decay
-    trainer = Trainer(
+    trainer = make_trainer(
+        options,
         network,
         SGD(parameter_groups(network), settings.lr, momentum=settings.momentum, weight_decay=decay),
         loss_of,
-        seed=options.seed,
+        weight=counted,
     )
     prepared_by = partial(augmented, settings)
     with load(options, training, settings.batch, prepared_by, ("images", "labels")) as loader:

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 from _imagenet import HELP, add_devkit, centre, data_sets, evaluate, shortened
-from _recipe import load, parser, run, standardized
+from _recipe import load, make_trainer, parser, run, standardized
 from _units import add_units, make_alexnet
 
 from autodiff import functions as F
 from autodiff.data import augment
-from autodiff.layers import parameter_groups, project
+from autodiff.layers import parameter_groups
 from autodiff.optim import SGD, step_schedule
-from autodiff.train import Trainer
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ def augmented(settings: Settings, sample: dict[str, Any], rng: np.random.Generat
 
 
 def loss_of(network: Any, images: Any, labels: Any) -> Any:
-    """Cross entropy; units that the last step led beyond their bound are brought back first."""
-    project(network)
+    """Cross entropy."""
     return F.cross_entropy(network(images), labels)
 
 
@@ -66,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = QUICK if options.quick else Settings()
     training, held_out = data_sets(options)
     network, decay = make_alexnet(options, len(training.classes)), settings.weight_decay
-    trainer = Trainer(
+    trainer = make_trainer(
+        options,
         network,
         SGD(parameter_groups(network), settings.lr, momentum=settings.momentum, weight_decay=decay),
         loss_of,
         schedule=step_schedule(settings.lr, settings.lower_every),
-        seed=options.seed,
     )
     prepared_by = partial(augmented, settings)
     with load(options, training, settings.batch, prepared_by, ("image", "label")) as loader:

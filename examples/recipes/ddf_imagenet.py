@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 from _imagenet import HELP, add_devkit, centre, data_sets, evaluate
-from _recipe import load, parser, run, standardized
+from _recipe import load, make_trainer, parser, run, standardized
 
 from autodiff import functions as F
 from autodiff.data import augment
 from autodiff.layers import DDFBottleneck
 from autodiff.networks import ResNet, ddf_resnet50, ddf_resnet101
 from autodiff.optim import SGD, cosine_schedule
-from autodiff.train import Trainer
 
 NETWORKS = {"ddf_resnet50": ddf_resnet50, "ddf_resnet101": ddf_resnet101}
 
@@ -78,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with load(options, training, settings.batch, prepared_by, ("image", "label")) as loader:
         steps = len(loader)
         decay = settings.weight_decay
-        trainer = Trainer(
+        trainer = make_trainer(
+            options,
             network,
             SGD(network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=decay),
             partial(loss_of, settings.smoothing),
             schedule=cosine_schedule(settings.lr, settings.epochs * steps, warmup=settings.warmup * steps),
-            seed=options.seed,
         )
         length = round(settings.side / settings.share)
         prepare = partial(centre, length=length, side=settings.side)

@@ -19,14 +19,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from _recipe import load, parser, run
+from _recipe import load, make_trainer, parser, ranks, run, share
 
 from autodiff.data import FlyingChairs, augment
 from autodiff.layers import Module
 from autodiff.metrics import end_point_error
 from autodiff.networks import FlowNetS, flownet, multi_scale_error
 from autodiff.optim import Adam
-from autodiff.train import Trainer
 
 MEAN = 0.43  # of the images, about: what is taken off
 
@@ -93,11 +92,11 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 def evaluate(samples: FlyingChairs, network: Any) -> dict[str, float]:
     """Mean end-point error over the pairs of the validation part, at their full size."""
-    errors = []
-    for sample in samples:
+    total = 0.0
+    for sample in share(samples):
         pair = prepared(sample)
-        errors.append(end_point_error(network.predict(pair["images"][None])[0], pair["flow"]))
-    return {"end_point_error": float(np.mean(errors))}
+        total += end_point_error(network.predict(pair["images"][None])[0], pair["flow"])
+    return {"end_point_error": ranks().sum(total) / len(samples)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,9 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rng=options.seed,
     )
     optimizer = Adam(network.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    trainer = Trainer(
-        network, optimizer, loss_of, schedule=partial(learning_rate, settings), seed=options.seed
-    )
+    trainer = make_trainer(options, network, optimizer, loss_of, schedule=partial(learning_rate, settings))
     training, held_out = (FlyingChairs(options.data, part) for part in ("train", "val"))
     prepared_by = partial(augmented, settings)
     with load(options, training, settings.batch, prepared_by, ("images", "flow")) as loader:

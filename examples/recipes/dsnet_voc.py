@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import Joined, load, load_checkpoint, parser, run
-from _voc import CLASSES, IGNORED, judge, random_part
+from _recipe import Joined, load, load_checkpoint, make_trainer, parser, run
+from _voc import CLASSES, IGNORED, counted, judge, random_part
 
 from autodiff import functions as F
 from autodiff.data import SBDSegmentation, VOCSegmentation, augment
@@ -37,7 +37,6 @@ from autodiff.networks import (
 )
 from autodiff.networks.dsnet_variants import SAMPLINGS
 from autodiff.optim import SGD, poly_schedule
-from autodiff.train import Trainer
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared_by = partial(augmented, settings)
     with load(options, training, settings.batch, prepared_by, ("images", "labels")) as loader:
         iterations = settings.epochs * len(loader)
-        trainer = Trainer(
+        trainer = make_trainer(
+            options,
             network,
             SGD(groups, options.lr, momentum=settings.momentum, weight_decay=settings.weight_decay),
             partial(loss_of, settings),
             schedule=poly_schedule(options.lr, iterations, settings.power),
-            seed=options.seed,
+            weight=counted,
         )
         judged = partial(evaluate, settings, VOCSegmentation(options.data, "val"))
         run(options, trainer, loader, iterations, judged)
