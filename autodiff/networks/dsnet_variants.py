@@ -1,5 +1,6 @@
 """What DSNet is compared with: the same network with something else in the place of its sampling."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -219,20 +220,23 @@ def dsnet_variant(
         raise ValueError(f"dsnet_variant: sampling must be one of {', '.join(SAMPLINGS)}, got {sampling!r}")
     rng, own = generator(rng), channels or width
     drawn: dict[str, Any] = {"rng": rng, "dtype": dtype}
-    low, refine, guided = backbone.channels[low_stage], None, False
+    low = backbone.channels[low_stage]
+    head: Module
+    refine: Module | None = None
     if sampling in ("CGDS", "non-local guide"):
-        head: Module = CGDS(low, width, own, **drawn)
-        refine = NonLocal(width, **drawn) if sampling == "non-local guide" else None
+        head = CGDS(low, width, own, **drawn)
     else:
-        if sampling == "image filter":
-            sample, guided = ImageFilter(own, width, **drawn), True
-        elif sampling.startswith("deformable") and "on" not in sampling.split():
-            sample = DeformConv(own, own, modulated=sampling.endswith("v2"), **drawn)
-        else:
-            sample = Conv2d(own, own, 3, **drawn)
-        head = GuidedHead(sample, low, own, width, guided=guided, **drawn)
-        if sampling == "deformable v2 on ASPP":
-            refine = DeformConv(width, width, modulated=True, **drawn)
+        samples: dict[str, Callable[[], Module]] = {
+            "deformable v1": lambda: DeformConv(own, own, **drawn),
+            "deformable v2": lambda: DeformConv(own, own, modulated=True, **drawn),
+            "image filter": lambda: ImageFilter(own, width, **drawn),
+        }
+        sample = samples.get(sampling, lambda: Conv2d(own, own, 3, **drawn))()
+        head = GuidedHead(sample, low, own, width, guided=sampling == "image filter", **drawn)
+    if sampling == "non-local guide":
+        refine = NonLocal(width, **drawn)
+    if sampling == "deformable v2 on ASPP":
+        refine = DeformConv(width, width, modulated=True, **drawn)
     return DSNet(
         backbone, classes, low_stage=low_stage, width=width, head=head, refine=refine, **drawn, **options
     )
