@@ -114,20 +114,23 @@ def with_atoms(rng: np.random.Generator, hidden: int) -> Residual:
     return Residual(layer, FEATURES, rng)
 
 
+def nearest(
+    make: Callable[[np.random.Generator, int], Module], budget: int
+) -> Callable[[np.random.Generator], Module]:
+    """What makes a network with about as many parameters as `budget`, by the size that `make` takes."""
+    sizes = range(4, 40)
+    differences = [abs(make(np.random.default_rng(0), size).num_parameters - budget) for size in sizes]
+    best = sizes[int(np.argmin(differences))]
+    return lambda rng: make(rng, best)
+
+
 def methods() -> dict[str, Callable[[np.random.Generator], Module]]:
     """What makes the network of each method: with as many parameters as the first, or nearly so."""
     budget = ordinary(np.random.default_rng(0)).num_parameters
-
-    def nearest(make: Callable[[np.random.Generator, int], Module]) -> Callable:
-        sizes = range(4, 40)
-        differences = [abs(make(np.random.default_rng(0), size).num_parameters - budget) for size in sizes]
-        best = sizes[int(np.argmin(differences))]
-        return lambda rng: make(rng, best)
-
     return {
         "convolutions": ordinary,
-        "filter atoms": nearest(with_atoms),
-        "predicted kernels": nearest(lambda rng, features: KernelPrediction(features, rng)),
+        "filter atoms": nearest(with_atoms, budget),
+        "predicted kernels": nearest(lambda rng, features: KernelPrediction(features, rng), budget),
     }
 
 

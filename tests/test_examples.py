@@ -67,15 +67,18 @@ def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
 
 def test_every_example_has_a_test() -> None:
     assert EXAMPLES == [
+        "atom_tasks.py",  # in tests/test_studies.py
         "checkpointing.py",
         "dau_by_hand.py",
         "dau_classification.py",
+        "decoupled_filters.py",  # in tests/test_studies.py
         "denoising.py",
         "effective_receptive_field.py",
         "filters_as_atoms.py",
         "gigapixel.py",
         "gradient_four_ways.py",
         "gradient_in_ten_lines.py",
+        "joint_scenes.py",  # in tests/test_studies.py
         "joint_upsampling.py",
         "optical_flow.py",
         "photograph.py",
