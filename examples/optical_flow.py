@@ -30,6 +30,7 @@ every network. At the end each network looks at the Middlebury motorcycle, a rea
 minus the disparity.
 
     python examples/optical_flow.py                 # one seed; see also --help
+    python examples/optical_flow.py --full          # five seeds; goes on where it was stopped
 
 Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets" (DSCNN), ECCV 2018; Dosovitskiy et al.,
 "FlowNet", ICCV 2015; the stereo pair: Scharstein et al., GCPR 2014.
@@ -38,7 +39,6 @@ Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets" (DSCNN), E
 import argparse
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +47,7 @@ from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, mo
 from _flow_network import FlowNet, Variant, loss_of, predict
 from _flow_picture import draw
 from _record import picture_in, print_table, record, shown
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from _study import run
 
 import dynarray as dyn
 from autodiff import Tape
@@ -170,29 +169,28 @@ def judge(job: Job, data: Data) -> Outcome:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------
-# All trainings, in as many processes as there are cores; each has one thread and a tape of its own
-
-_data: Data
-
-
-def _receive(data: Data) -> None:
-    global _data
-    _data = data
-    threadpool_limits(1)
-    dyn.set_num_threads(1)
+def found(job: Job, data: Data) -> dict[str, np.ndarray]:
+    """As `judge`, for what keeps results."""
+    return judge(job, data)._asdict()
 
 
-def _work(job: Job) -> Outcome:
-    return judge(job, _data)
-
-
-def train_all(jobs: Sequence[Job], data: Data) -> dict[tuple[str, int], Outcome]:
-    """Outcomes by name and seed."""
-    workers = min(dyn.get_num_threads(), len(jobs))
-    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(data,)) as pool:
-        results = tqdm(pool.map(_work, jobs), "trainings", total=len(jobs), unit="network")
-        return {(job.variant.name, job.seed): result for result, job in zip(results, jobs)}
+def train_all(
+    jobs: Sequence[Job], data: Data, keep: Path | None, workers: int
+) -> dict[tuple[str, int], Outcome]:
+    """Outcomes by name and seed, so many trainings at a time."""
+    given = {(job.variant.name, job.seed): (job, data) for job in jobs}
+    first = jobs[0]
+    settings = {
+        "steps": first.steps,
+        "batch": first.batch,
+        "rate": first.rate,
+        "pairs": len(data.training.flow),
+    }
+    results = run(found, given, folder=keep, settings=settings, workers=workers)
+    return {
+        key: Outcome(**{name: float(value) if value.ndim == 0 else value for name, value in each.items()})
+        for key, each in results.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -281,12 +279,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("optical_flow.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few steps of two seeds: does it run?")
     parser.add_argument("--full", action="store_true", help="five seeds; write tables and picture into docs")
+    parser.add_argument("--keep", type=Path, help="folder of what was trained (full: optical_flow.parts)")
     options = parser.parse_args(argv)
-    options.pairs, options.tests, options.batch = 600, 100, 4
+    options.pairs, options.tests, options.batch, options.workers = 600, 100, 4, dyn.get_num_threads()
     if options.quick:
         options.seeds, options.steps, options.pairs, options.tests, options.batch = 2, 5, 16, 8, 2
+        options.workers = 1
     if options.full:
         options.seeds, options.output = 5, PICTURE
+        options.keep = options.keep or Path("optical_flow.parts")
     options.output = picture_in(options.output, "optical_flow.png", parser)
     return options
 
@@ -309,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = make_pairs(photographs(TRAINING), options.pairs, seed=0)
     held_out = make_pairs(photographs(HELD_OUT), options.tests, seed=1)
     data = Data(training, held_out, motorcycle(STEREO_FACTOR))
-    outcomes = train_all(jobs_of(options), data)
+    outcomes = train_all(jobs_of(options), data, options.keep, options.workers)
     made = Tables(outcomes, data, options.seeds)
     tables = {
         "End-point error in pixels, of held-out photographs and of the motorcycle": made.networks(),

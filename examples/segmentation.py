@@ -258,6 +258,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.scenes, options.test, options.pretrain, options.steps = 2000, 60, 1500, 400
     if options.quick:
         options.scenes, options.test, options.pretrain, options.steps = 64, 6, 24, 8
+        options.jobs = 1
     return options
 
 

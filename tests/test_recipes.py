@@ -1,5 +1,6 @@
 """Recipes run from files on the disk to the metric they report, and go on after a kill to the same bits."""
 
+import argparse
 import csv
 import importlib
 import os
@@ -189,9 +190,6 @@ def test_a_recipe_has_the_same_curve_by_two_processes(voc, tmp_path):
     assert len(one) == 2
     np.testing.assert_allclose(np.array(two), np.array(one), rtol=1e-5)
     assert ran.output.count("mean_iou") == 3  # two epochs and the end, of one rank
-    refused = run(3, tmp_path, [*map(str, command), "--output", "odd"])
-    assert refused.code != 0
-    assert "a batch of 2 cannot be shared evenly by 3 processes" in refused.output
 
 
 class OneOfTwo(distributed.Communicator):
@@ -234,6 +232,9 @@ def test_ranks_judge_by_parts_that_add_up_to_the_whole(monkeypatch, rng):
         )
         return found, [*counts, getattr(comm, "noted", None)]
 
+    monkeypatch.setattr(recipe, "ranks", lambda: OneOfTwo(1))
+    with pytest.raises(SystemExit, match="a batch of 3 cannot be shared evenly by 2 processes"):
+        recipe.load(argparse.Namespace(workers=0), pictures, 3, None, ["image"])
     (areas_judged, classes_judged), _ = judged(distributed.Communicator())
     (_, one), (_, other) = judged(OneOfTwo(0)), judged(OneOfTwo(1))
     confusion, right = (a + b for a, b in zip(one, other))
@@ -276,14 +277,13 @@ def test_classification_recipes_from_files_to_accuracy_and_after_a_kill(imagenet
 
 
 @pytest.mark.slow
-def test_cifar_recipe_from_files_to_accuracy_and_after_a_kill(tmp_path, rng):
+def test_cifar_recipe_from_files_to_accuracy(tmp_path, rng):
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
         images = [bytes([label]) + rng.bytes(3072) for label in range(2 if name != "test_batch" else 10)]
         write(tmp_path / f"{name}.bin", b"".join(images))
     options = ["--data", tmp_path, "--quick", "--workers", 0, "--every", 1, "--units", 2, 1]
     whole = reported(start(RECIPES / "dau_cifar10.py", *options, "--output", tmp_path / "whole"))
     assert whole["step"] == 4 and 0 <= whole["top_1"] <= whole["top_5"] <= 1
-    goes_on_after_a_kill(RECIPES / "dau_cifar10.py", options, tmp_path, whole)
 
     # Judged by hand: the middle of each test image, standardised.
     arrays, _ = files.load(tmp_path / "whole" / "checkpoint.safetensors")

@@ -87,7 +87,8 @@ def make(options: Any) -> tuple[DSNet, list[dict[str, Any]]]:
         backbone, size = DilatedResNet(rng=rng), {}
         if options.weights:
             load_published(backbone, options.weights, without=["fc."])
-    network = dsnet_variant(options.sampling, backbone, CLASSES, auxiliary=True, rng=rng, **size)
+    levels = {"low_stage": options.low, "guide_stage": options.guide}
+    network = dsnet_variant(options.sampling, backbone, CLASSES, auxiliary=True, rng=rng, **levels, **size)
     inside = set(backbone.parameters())
     rest = [parameter for parameter in network.parameters() if parameter not in inside]
     groups = [{"parameters": backbone.parameters()}, {"parameters": rest, "lr_scale": options.rest}]
@@ -103,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_argument("--stage", choices=("train", "fine-tune"), default="train")
     commands.add_argument("--start", type=Path, metavar="FILE", help="the checkpoint to fine-tune")
     commands.add_argument("--sampling", choices=SAMPLINGS, default="CGDS", help="what DSNet is compared with")
+    levels = "maps of the backbone, 0 to 3 (in the paper X(2) to X(5))"
+    commands.add_argument("--low", type=int, default=1, help=f"{levels}, that are sampled")
+    commands.add_argument("--guide", type=int, help=f"{levels}, that guide instead of ASPP")
     commands.add_argument("--lr", type=float, default=Settings.lr, help="default: %(default)s")
     commands.add_argument("--rest", type=float, default=Settings.rest, help="default: %(default)s")
     options = commands.parse_args(argv)
