@@ -144,10 +144,15 @@ def train(
         optimizer.lr = schedule(step)
         optimizer.step(tape.gradient(value, optimizer.parameters))
     network.eval()
+    return in_parts(losses)
+
+
+def in_parts(losses: Any) -> np.ndarray:
+    """Means over `PARTS` equal parts of a training."""
     return np.array([part.mean() for part in np.array_split(losses, PARTS)])
 
 
-def flatness(found: Sequence[Found]) -> str:
+def flatness(found: Sequence[Mapping[str, Any]]) -> str:
     """By how much the last two parts of the loss differ, in percent: what longer training may give."""
     changes = [100 * (each["losses"][-2] / each["losses"][-1] - 1) for each in found]
     return shown(changes, 1)

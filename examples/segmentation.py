@@ -45,7 +45,7 @@ from _heads import METHODS, STEP, Coarse, cost, network, sampled_points, widths
 from _record import picture_in, print_table, record, shown
 from _scenes import CLASSES, HEIGHTS, PHOTOGRAPHS, Scenes, make
 from _segmentation_pictures import draw_points, draw_segmentations
-from _study import run
+from _study import flatness, in_parts, run
 
 from autodiff import Tape
 from autodiff import functions as F
@@ -69,6 +69,7 @@ class Result(NamedTuple):
     reach: Any  # (4, 2) spread and shift of the points, on the background and by SIZES; None if regular
     predictions: np.ndarray  # (SHOWN, H, W)
     points: Any  # (SHOWN, 9, 2, h, w), pixels of the image; None if regular
+    losses: np.ndarray  # means over parts of the training
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -82,8 +83,12 @@ def arrays(scenes: Scenes, rows: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def train(
     made: Module, groups: list, scenes: Scenes, options: argparse.Namespace, steps: int, seed: int
-) -> None:
-    """So many steps of AdamW, with a cosine schedule, in an order of the scenes that the seed decides."""
+) -> np.ndarray:
+    """So many steps of AdamW, with a cosine schedule, in an order of the scenes that the seed decides.
+
+    Returns the mean losses of the parts of the training.
+    """
+    losses = []
     rng = np.random.default_rng([seed, 1])
     optimizer = AdamW(groups, weight_decay=0.01)
     schedule = cosine_schedule(options.lr, steps, warmup=min(20, steps // 2))
@@ -96,9 +101,11 @@ def train(
         labels[(labels == 0) & (rng.random(labels.shape) < 0.7)] = IGNORED
         with Tape() as tape:
             loss = F.cross_entropy(made(images), labels, ignore_index=IGNORED)
+        losses.append(float(loss))
         optimizer.lr = schedule(step)
         optimizer.step(tape.gradient(loss, optimizer.parameters))
     made.eval()
+    return in_parts(losses)
 
 
 def pretrain(scenes: Scenes, options: argparse.Namespace, seed: int) -> dict[str, np.ndarray]:
@@ -128,8 +135,8 @@ def finish(
     known = set(old)
     new = [parameter for parameter in made.parameters() if parameter not in known]
     groups = [{"parameters": old, "lr_scale": 0.25}, *new]
-    train(made, groups, scenes, options, options.steps, seed)
-    found = judge(made, method, test, seed)._asdict()
+    losses = train(made, groups, scenes, options, options.steps, seed)
+    found = judge(made, method, test, seed, losses)._asdict()
     return {name: found[name] for name in Result._fields[2:] if found[name] is not None}
 
 
@@ -137,7 +144,7 @@ def finish(
 # Judging
 
 
-def judge(made: Any, method: str, test: Scenes, seed: int) -> Result:
+def judge(made: Any, method: str, test: Scenes, seed: int, losses: np.ndarray) -> Result:
     """How well a network does on scenes of photographs and digits it has never seen."""
     predictions, points = [], []
     for row in range(len(test.labels)):
@@ -153,7 +160,7 @@ def judge(made: Any, method: str, test: Scenes, seed: int) -> Result:
     if isinstance(made.head.sample, DeformConv):
         places = np.concatenate(points)
         reach, shown = reaches(places, test.heights[:, ::STEP, ::STEP]), places[:SHOWN].astype(np.float32)
-    return Result(method, seed, confusion, by_size, reach, found[:SHOWN].astype(np.int8), shown)
+    return Result(method, seed, confusion, by_size, reach, found[:SHOWN].astype(np.int8), shown, losses)
 
 
 def within(heights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -220,6 +227,7 @@ def tables(results: list[Result], channels: dict[str, int], size: int) -> dict[s
             [method, str(channels[method]), f"{parameters:,}", f"{multiply_adds / 1e6:.2f} M"]
             + [shown(scores[method], 1), "" if method == "plain" else shown(ahead, 1)]
             + [shown([100 * r.by_size[i] for r in of[method]], 1) for i in range(len(SIZES))]
+            + [flatness([{"losses": r.losses} for r in of[method]])]
         )
         if of[method][0].reach is not None:
             spreads, shifts = ([r.reach[:, k] for r in of[method]] for k in range(2))
@@ -229,7 +237,7 @@ def tables(results: list[Result], channels: dict[str, int], size: int) -> dict[s
     columns = ["S is made by", "channels", "parameters", "multiply-adds", "mean IoU, %", "ahead of plain"]
     return {
         "Mean IoU, and the percentage of pixels that are right on digits of some heights": (
-            [*columns, *names],
+            [*columns, *names, "loss still falling, %"],
             rows,
         ),
         "How far the nine points lie from their centre, and the centre from the position, in pixels of the "
@@ -243,6 +251,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of scenes and weights (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("segmentation.png"), help="the first picture")
+    parser.add_argument("--scenes", type=int, help="to train on (default: 2000, with --full 6000)")
+    parser.add_argument(
+        "--pretrain", type=int, help="steps for the backbone (default: 1500, with --full 6000)"
+    )
+    parser.add_argument("--steps", type=int, help="steps for each head (default: 400, with --full 3000)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     how.add_argument("--full", action="store_true", help="five seeds; writes tables and pictures into docs")
@@ -255,10 +268,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.output = IMAGES / "segmentation.png"
     options.output = picture_in(options.output, "segmentation.png", parser)
     options.size, options.batch, options.lr = 48, 8, 5e-3
-    options.scenes, options.test, options.pretrain, options.steps = 2000, 60, 1500, 400
+    # In full: to where the curves are flat, and for all alike.
+    sizes = (6000, 6000, 3000) if options.full else (64, 24, 10) if options.quick else (2000, 1500, 400)
+    for name, size in zip(("scenes", "pretrain", "steps"), sizes):
+        setattr(options, name, getattr(options, name) or size)
+    options.test = 60
     if options.quick:
-        options.scenes, options.test, options.pretrain, options.steps = 64, 6, 24, 8
-        options.jobs = 1
+        options.test, options.jobs = 6, 1
     return options
 
 

@@ -191,10 +191,8 @@ def test_ddf_computes_what_its_authors_do(rng):
         np.testing.assert_allclose(layer(x[None]).data[0], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("joint", [None, 5])
-def test_ddf_upsampling_takes_the_weights_of_its_authors(joint, rng):
-    """``DDFUpPack`` of the public code in plain NumPy, with two heads; in a neck, with its prefix."""
-    c, heads, hidden = 10, 2, 2
+def upsampler_shapes(c, heads, joint, hidden=2):
+    """Of the arrays of a ``DDFUpPack`` that doubles the size."""
     shapes = {}
     for i in range(4):
         inner = "0"
@@ -210,6 +208,14 @@ def test_ddf_upsampling_takes_the_weights_of_its_authors(joint, rng):
             f"channel_branch.{i}.3.bias": (c * 9,),
             f"channel_branch.{i}.4.std": (c * 9,),
         }
+    return shapes
+
+
+@pytest.mark.parametrize("joint", [None, 5])
+def test_ddf_upsampling_takes_the_weights_of_its_authors(joint, rng):
+    """``DDFUpPack`` of the public code in plain NumPy, with two heads; in a neck, with its prefix."""
+    c, heads = 10, 2
+    shapes = upsampler_shapes(c, heads, joint)
     w = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
     class Neck(Module):

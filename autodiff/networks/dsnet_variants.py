@@ -42,7 +42,7 @@ class GuidedHead(Module):
     >>> from autodiff.layers import Conv2d
     >>> from autodiff.networks import GuidedHead
     >>> head = GuidedHead(Conv2d(4, 4, 3, rng=0), 8, 4, 6, rng=1)
-    >>> head(np.zeros((1, 8, 10, 12)), np.zeros((1, 6, 5, 6))).shape
+    >>> head(np.zeros((1, 8, 10, 12), np.float32), np.zeros((1, 6, 5, 6), np.float32)).shape
     (1, 14, 10, 12)
     """
 
@@ -88,7 +88,8 @@ class ImageFilter(Module):
     --------
     >>> import numpy as np
     >>> from autodiff.networks import ImageFilter
-    >>> ImageFilter(4, 6, rng=0)(np.zeros((2, 4, 10, 12)), np.zeros((2, 6, 10, 12))).shape
+    >>> x, guide = np.zeros((2, 4, 10, 12), np.float32), np.zeros((2, 6, 10, 12), np.float32)
+    >>> ImageFilter(4, 6, rng=0)(x, guide).shape
     (2, 4, 10, 12)
     """
 
