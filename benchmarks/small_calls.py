@@ -14,6 +14,7 @@ import dynarray as dyn
 
 from .cases import CASES
 from .cases.case import Case
+from .harness.child import placed
 
 IMAGES = 3
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -35,9 +36,8 @@ def run(case: Case, move: Any) -> None:
     """Forward and backward pass, on the arrays that `move` makes of those of NumPy."""
     rng = np.random.default_rng(0)
     operator = dyn.OPERATORS[case.operator]
-    _, saved = operator.run(
-        tuple(None if array is None else move(array) for array in case.arrays(rng)), case.params
-    )
+    arrays = tuple(None if array is None else move(array) for array in case.arrays(rng))
+    _, saved = operator.run(arrays, placed(case.params, move))
     operator.gradients(move(case.grad_output(rng)), saved, (True,) * len(operator.arrays))
 
 

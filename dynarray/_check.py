@@ -3,6 +3,7 @@
 import operator as _operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,16 @@ def check_flag(operator: str, argument: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{operator}: {argument} must be a bool, got {value!r}")
     return bool(value)
+
+
+def check_real(operator: str, argument: str, value: Any) -> float:
+    """A finite real number; NumPy's pass, booleans do not."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{operator}: {argument} must be a real number, got {value!r}")
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{operator}: {argument} must be finite, got {value!r}")
+    return number
 
 
 def _as_int(value: Any) -> int | None:

@@ -203,6 +203,19 @@ def choose_backend(operator: str, arrays: Mapping[str, Any], may_be_float32: Con
     return backend
 
 
+def check_constant(operator: str, argument: str, array: Any, like: Any, dtypes: tuple[str, ...]) -> None:
+    """Require an array without gradient of one of these dtypes, where the array `like` is."""
+    library = library_of(array)
+    if library is None:
+        raise TypeError(f"{operator}: {argument} must be a numpy.ndarray or cupy.ndarray, got {_kind(array)}")
+    if library != library_of(like):
+        raise TypeError(f"{operator}: {argument} is a {_kind(array)} but the images are a {_kind(like)}")
+    if library == "cupy" and array.data.device_id != like.data.device_id:
+        raise ValueError(f"{operator}: {argument} is on {array.device} but the images are on {like.device}")
+    if array.dtype.name not in dtypes or not array.dtype.isnative:
+        raise TypeError(f"{operator}: {argument} has dtype {array.dtype!s}; it takes {', '.join(dtypes)}")
+
+
 @cache
 def is_16_bits(dtype: np.dtype) -> bool:
     """Whether it is float16 or bfloat16."""

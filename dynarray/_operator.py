@@ -170,7 +170,7 @@ class Operator:
         Those that may be float32 beside 16-bit others: what 16 bits would round to another pixel, or to
         filters that no longer add up to one. All others have the dtype of the first array.
     defaults : dict
-        The keyword parameters and their defaults.
+        The parameters and their defaults. Arrays that have no gradient are parameters, here as on the tape.
     forward : dict
         Per backend, ``forward(*arrays, **params) -> (output, kept)``.
     backward : dict
@@ -439,12 +439,20 @@ def register(
     roles: tuple[str, ...] | None = None,
     composite: Callable[..., Any] | None = None,
     keywords: tuple[str, ...] = (),
+    constants: tuple[str, ...] = (),
     may_be_float32: tuple[str, ...] = (),
     halo: Halo | None = None,
 ) -> Operator:
-    """Add an operator: its arrays are the positional arguments of `function` and `keywords`."""
+    """Add an operator: its arrays are the positional arguments of `function` and `keywords`.
+
+    Positional arguments that have no gradient are `constants`: parameters, arrays among them.
+    """
     parameters = inspect.signature(function).parameters
-    positional = tuple(n for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = tuple(
+        n
+        for n, p in parameters.items()
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and n not in constants
+    )
     arrays, defaults = (*positional, *keywords), {name: p.default for name, p in parameters.items()}
     operator = Operator(
         name=function.__name__,

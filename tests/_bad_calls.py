@@ -21,12 +21,13 @@ def _of_every_array() -> list[Bad]:
         first = next(iter(shapes))
         for name, shape in shapes.items():
             symbols, single, higher = SYMBOLS[operator][name], np.ones(shape, np.float32), (1, *shape)
-            other = name if name != first else list(shapes)[1]  # the first array is what others are held to
             rows += [
                 Bad(operator, {name: [1.0]}, TypeError, (name, "array", "[1.0]" if not shape else "list")),
-                Bad(operator, {name: single}, TypeError, (other, "dtype", "float32", "float64")),
                 Bad(operator, {name: higher}, ValueError, (name, "shape", f"({symbols})", str(higher))),
             ]
+            if len(shapes) > 1:
+                other = name if name != first else list(shapes)[1]  # the first is what others are held to
+                rows.append(Bad(operator, {name: single}, TypeError, (other, "dtype", "float32", "float64")))
     return rows
 
 
@@ -35,12 +36,13 @@ def _of_every_operator() -> list[Bad]:
     for operator, (shapes, _, output) in GOOD.items():
         first, *_ = shapes
         wrong = (*output[:-1], output[-1] + 1)
+        needs = (True,) if len(shapes) > 1 else (True, False)
         rows += [
             Bad(operator, {"strides": 2}, TypeError, ("strides",)),
             Bad(operator, {first: None}, TypeError, (first, "array", "NoneType")),
             Bad(operator, {"grad_output": wrong}, ValueError, ("grad_output", str(output), str(wrong))),
             Bad(operator, {"grad_output": None}, TypeError, ("grad_output", "array", "NoneType")),
-            Bad(operator, {"needs": (True,)}, ValueError, ("needs", "bool", *shapes, "(True,)")),
+            Bad(operator, {"needs": needs}, ValueError, ("needs", "bool", *shapes, str(needs))),
         ]
     return rows
 

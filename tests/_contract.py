@@ -204,7 +204,7 @@ def evaluate(call: Call, backend: Backend, needs: tuple[bool, ...] | None = None
     """Forward and backward pass on one backend; the results as NumPy arrays."""
     needs = needs or (True,) * len(call.arrays)
     with backend.use():
-        output, saved = call.operator.run(tuple(map(backend.array, call.arrays)), call.params)
+        output, saved = call.operator.run(tuple(map(backend.array, call.arrays)), backend.params(call.params))
         gradients = call.operator.gradients(backend.array(call.grad_output), saved, needs)
     return Result(backend.numpy(output), tuple(map(backend.numpy, gradients)))
 

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,10 @@ class Backend:
         if values.dtype.name == "bfloat16" and (problem := bfloat16_problem()):
             pytest.skip(f"bfloat16 on backend cuda {problem}")
         return cupy.asarray(values)
+
+    def params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a call with the arrays among them, which have no gradient, on this backend."""
+        return {name: self.array(v) if isinstance(v, np.ndarray) else v for name, v in params.items()}
 
     def numpy(self, array: Any) -> Any:
         """The values of an array of this backend; None and what is NumPy's already stay."""

@@ -71,6 +71,11 @@ def test_floor_is_the_slower_of_memory_and_arithmetic():
     assert floor.ms(Work(2_000_000, 50_000_000)) == pytest.approx(5)
 
 
+def not_arrays(params):
+    """The parameters that do not say of places where they are."""
+    return {name: value for name, value in params.items() if not isinstance(value, np.ndarray)}
+
+
 def test_cases_are_distinct_and_cover_the_shapes_that_have_targets():
     titles = [case.title for case in CASES]
     assert len(set(titles)) == len(titles)
@@ -85,7 +90,8 @@ def test_cases_are_distinct_and_cover_the_shapes_that_have_targets():
     assert wanted <= {(case.operator, case.shapes.get("x"), case.params.get("combine")) for case in CASES}
     for each in CASES:
         assert each.small is not None
-        assert each.small.operator == each.operator and each.small.params == each.params
+        assert each.small.operator == each.operator
+        assert not_arrays(each.small.params) == not_arrays(each.params)
         assert each.small.input_bytes < 1e5
 
 
@@ -342,7 +348,7 @@ def test_every_operator_grows_along_each_of_its_sizes():
             for _, changed in points:
                 case = each.case(changed)
                 assert case.operator == each.operator
-                assert case.small is not None and case.small.params == case.params
+                assert case.small is not None and not_arrays(case.small.params) == not_arrays(case.params)
                 assert case.input_bytes + case.output_bytes < 2.5e8
 
 

@@ -185,7 +185,7 @@ def test_results_are_new_contiguous_arrays_of_the_right_kind(
         *(make_call(operator, seeded_case(operator, 3, **s), 3) for s in SIZES[:4]),
     ):
         transposed = call.astype(dtype).map(LAYOUTS["transposed"]).map(backend.array)
-        output, saved = operator.run(transposed.arrays, call.params)
+        output, saved = operator.run(transposed.arrays, backend.params(call.params))
         gradients = operator.gradients(transposed.grad_output, saved, (True,) * len(call.arrays))
         assert output.shape == call.grad_output.shape
         results = [output]
@@ -254,8 +254,9 @@ def test_public_functions_are_the_operator(operator: Operator, backend: Backend)
     expected = evaluate(call, backend)
     arrays, grad_output = tuple(map(backend.array, call.arrays)), backend.array(call.grad_output)
     args, keywords = operator.arguments(arrays)
-    output = backend.numpy(function(*args, **keywords, **call.params))
-    gradients = backward(grad_output, *args, **keywords, **call.params)
+    params = backend.params(call.params)
+    output = backend.numpy(function(*args, **keywords, **params))
+    gradients = backward(grad_output, *args, **keywords, **params)
     assert gradients._fields == operator.arrays
     for what, mine, right in parts(
         call, type(expected)(output, tuple(map(backend.numpy, gradients))), expected
@@ -264,7 +265,7 @@ def test_public_functions_are_the_operator(operator: Operator, backend: Backend)
     first = (True,) + (False,) * (len(arrays) - 1)
     named = dict(zip(operator.arrays, arrays, strict=True))
     for needs in (first, list(first), tuple(np.array(first))):
-        only = backward(grad_output, **named, **call.params, needs=needs)
+        only = backward(grad_output, **named, **params, needs=needs)
         assert [gradient is not None for gradient in only] == list(first)
 
 

@@ -61,12 +61,13 @@ class OnDevice:
             float(array) if name in call.operator.numbers else None if array is None else cupy.asarray(array)
             for name, array in zip(call.operator.arrays, call.arrays, strict=True)
         )
+        self.params = Backend("cuda").params(call.params)
         self.grad_output = cupy.asarray(call.grad_output)
 
     def run(self, needs: tuple[bool, ...] | None = None) -> list[Any]:
         """Forward and backward pass: the output and the gradients, those that are there."""
         operator = self.call.operator
-        output, saved = operator.run(self.arrays, self.call.params)
+        output, saved = operator.run(self.arrays, self.params)
         gradients = operator.gradients(self.grad_output, saved, needs or (True,) * len(self.arrays))
         return [output, *(gradient for gradient in gradients if gradient is not None)]
 

@@ -127,7 +127,7 @@ def test_the_tape_passes_on_what_the_operator_gives(operator: Operator, dtype: A
     variables = tuple(Variable(backend.array(array)) for array in call.arrays)
     positional, by_keyword = operator.arguments(variables)
     with Tape() as tape:
-        y = lifted[operator.name](*positional, **by_keyword, **call.params)
+        y = lifted[operator.name](*positional, **by_keyword, **backend.params(call.params))
     found = tape.gradient(y, list(variables), grad=backend.array(call.grad_output))
     values = (y.data, *found)
     for (what, right), mine in zip(parts(call, expected), map(backend.numpy, values), strict=True):
@@ -153,7 +153,7 @@ def test_gradients_of_gradients_round_once(operator: Operator, dtype: Any, backe
     def loss_of(grad_output: np.ndarray) -> Any:
         def loss(*arrays: Any) -> Any:
             positional, by_keyword = operator.arguments(arrays)
-            y = lifted[operator.name](*positional, **by_keyword, **call.params)
+            y = lifted[operator.name](*positional, **by_keyword, **backend.params(call.params))
             return F.sum(y * grad_output)
 
         return loss

@@ -15,6 +15,7 @@ from _contract import full_call
 from _counting import counted_calls
 from _standin import launches as idle
 from _standin import standing_in
+from conftest import Backend
 
 import dynarray as dyn
 from dynarray import _operator
@@ -182,11 +183,12 @@ def test_a_check_reads_no_values() -> None:
     """What it says holds for other values too; where a stream is captured, reading one is an error."""
     with standing_in() as cupy, cupy.cuda.Stream(non_blocking=True) as stream:
         calls = [full_call(each).astype("float32") for each in dyn.OPERATORS.values() if not each.numbers]
-        placed = [tuple(map(cupy.asarray, call.arrays)) for call in calls]
+        params = Backend("cuda").params
+        placed = [(tuple(map(cupy.asarray, call.arrays)), params(call.params)) for call in calls]
         stream.begin_capture()
         try:
             for call, on_device in zip(calls, placed, strict=True):
-                assert call.operator._check(on_device, call.params)[0] == "cuda"
+                assert call.operator._check(*on_device)[0] == "cuda"
         finally:
             stream.end_capture()
     assert len(calls) > 10

@@ -60,11 +60,12 @@ def grid(
 
 @dataclass(frozen=True)
 class Buffers:
-    """One set of input arrays, the gradient of the output, and what the forward pass saved."""
+    """One set of input arrays, the gradient of the output, what the forward pass saved, and parameters."""
 
     arrays: tuple
     grad_output: Any
     saved: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

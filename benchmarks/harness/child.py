@@ -7,7 +7,27 @@ argument, the answer leaves as JSON on standard output.
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def packed(array: Any) -> dict[str, Any]:
+    """An array among the parameters of a task, in JSON."""
+    return {"values": array.tolist(), "of": array.dtype.name}
+
+
+def unpacked(value: dict[str, Any]) -> Any:
+    """The array again; what is none stays as it is."""
+    if value.keys() != {"values", "of"}:
+        return value
+    import numpy as np
+
+    return np.array(value["values"], value["of"])
+
+
+def placed(params: Mapping[str, Any], move: Callable[[Any], Any]) -> dict[str, Any]:
+    """The parameters with the arrays among them, which have no gradient, as `move` makes them."""
+    return {name: move(value) if getattr(value, "ndim", 0) else value for name, value in params.items()}
 
 
 def first_call(task: dict[str, Any]) -> dict[str, float]:
@@ -16,12 +36,12 @@ def first_call(task: dict[str, Any]) -> dict[str, float]:
     import dynarray as dyn
 
     imported = time.perf_counter()
-    arrays, grad_output, wait = _arrays(task)
+    arrays, grad_output, params, wait = _arrays(task)
     operator, seconds = dyn.OPERATORS[task["operator"]], {"import": imported - start}
     with dyn.use_backend(task["backend"]):
         dyn.set_num_threads(task["threads"])
         start = time.perf_counter()
-        _, saved = operator.run(arrays, task["params"])
+        _, saved = operator.run(arrays, params)
         wait()
         seconds["forward"] = time.perf_counter() - start
         start = time.perf_counter()
@@ -39,14 +59,15 @@ def memory(task: dict[str, Any]) -> dict[str, int]:
     operator = dyn.OPERATORS[task["operator"]]
     with dyn.use_backend(task["backend"]):
         dyn.set_num_threads(task["threads"])
-        small, small_grad, _ = _arrays(task["small"] | {"backend": task["backend"]})
-        _, small_saved = operator.run(small, task["params"])
+        common = {"backend": task["backend"], "params": task["params"]}
+        small, small_grad, params, _ = _arrays(task["small"] | common)
+        _, small_saved = operator.run(small, params)
         operator.gradients(small_grad, small_saved, (True,) * len(small))
-        arrays, grad_output, wait = _arrays(task)
+        arrays, grad_output, params, wait = _arrays(task)
         needs = (True,) * len(arrays)
 
         meter.start()
-        output, saved = operator.run(arrays, task["params"])
+        output, saved = operator.run(arrays, params)
         wait()
         forward = meter.peak() - output.nbytes
         meter.start()
@@ -56,8 +77,8 @@ def memory(task: dict[str, Any]) -> dict[str, int]:
     return {"forward": max(0, forward), "backward": max(0, backward)}
 
 
-def _arrays(task: dict[str, Any]) -> tuple[tuple, Any, Any]:
-    """The array arguments, the gradient of the output, and a function that waits for the device."""
+def _arrays(task: dict[str, Any]) -> tuple[tuple, Any, dict[str, Any], Any]:
+    """Array arguments, the gradient of the output, parameters, and a function that waits for the device."""
     if task["backend"] == "cuda":
         import cupy as library
 
@@ -73,7 +94,8 @@ def _arrays(task: dict[str, Any]) -> tuple[tuple, Any, Any]:
             return None
         return rng.standard_normal(shape, dtype=library.float32).astype(task["dtype"], copy=False)
 
-    return tuple(random(shape) for shape in task["shapes"]), random(task["output_shape"]), wait
+    arrays = tuple(random(shape) for shape in task["shapes"])
+    return arrays, random(task["output_shape"]), placed(task["params"], library.asarray), wait
 
 
 def _nothing() -> None:
@@ -118,5 +140,6 @@ class _CudaMemory:
 
 
 if __name__ == "__main__":
-    measured = {"first_call": first_call, "memory": memory}[sys.argv[1]](json.loads(sys.argv[2]))
+    wanted = json.loads(sys.argv[2], object_hook=unpacked)
+    measured = {"first_call": first_call, "memory": memory}[sys.argv[1]](wanted)
     print(json.dumps(measured))

@@ -64,7 +64,7 @@ def _task(case: Case, backend: str, threads: int) -> dict[str, Any]:
 
 
 def _child(what: str, task: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.harness.child", what, json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.harness.child", what, json.dumps(task, default=child.packed)]
     environment = os.environ | variables
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S

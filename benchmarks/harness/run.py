@@ -11,6 +11,7 @@ import dynarray as dyn
 from ..cases import cases
 from ..cases.case import PASSES, Buffers, Case
 from . import floor, isolated
+from .child import placed
 from .device import Device, device_of
 from .measure import FULL, QUICK, Call, Effort, Timing, in_turn, summarise
 from .session import Result, Save, Say, begin, measure, named
@@ -122,9 +123,9 @@ def make_buffers(case: Case, device: Device, quick: bool) -> list[Buffers]:
     sets = 2 if quick else max(2, 1 + -(-2 * device.cache_bytes() // case.input_bytes))
     buffers = []
     for _ in range(sets):
-        arrays = case.arrays(rng)
-        _, saved = operator.run(arrays, case.params)
-        buffers.append(Buffers(arrays, case.grad_output(rng), saved))
+        arrays, params = case.arrays(rng), placed(case.params, device.library.asarray)
+        _, saved = operator.run(arrays, params)
+        buffers.append(Buffers(arrays, case.grad_output(rng), saved, params))
     return buffers
 
 
@@ -134,13 +135,13 @@ def ours(case: Case, buffers: list[Buffers]) -> dict[str, Call]:
     needs = (True,) * len(operator.arrays)
 
     def forward(index: int) -> Any:
-        return operator.run(buffers[index].arrays, case.params)
+        return operator.run(buffers[index].arrays, buffers[index].params)
 
     def backward(index: int) -> Any:
         return operator.gradients(buffers[index].grad_output, buffers[index].saved, needs)
 
     def forward_backward(index: int) -> Any:
-        output, saved = operator.run(buffers[index].arrays, case.params)
+        output, saved = operator.run(buffers[index].arrays, buffers[index].params)
         return output, operator.gradients(buffers[index].grad_output, saved, needs)
 
     return dict(zip(PASSES, (forward, backward, forward_backward), strict=True))

@@ -76,5 +76,8 @@ def named(case: Case) -> dict[str, Any]:
         "operator": case.operator,
         "dtype": case.dtype,
         "shapes": {name: list(shape) for name, shape in case.shapes.items()},
-        "params": dict(case.params),
+        "params": {
+            name: list(value.shape) if hasattr(value, "shape") else value
+            for name, value in case.params.items()
+        },
     }
