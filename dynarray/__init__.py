@@ -21,6 +21,7 @@ from .local_filter import *
 from .local_filter_correlation import *
 from .local_filter_faces import *
 from .local_filter_mixed import *
+from .regions import *
 
 if _typing.TYPE_CHECKING:  # under this name type checkers know it
     from . import images as images

@@ -42,6 +42,9 @@ shared_jit: Callable = numba.njit(**{**_CALLED, "pipeline_class": SharedCompiler
 # Such ones operation by operation as they are written: of (1 - f)*x + f*y LLVM may else make x + f*(y - x),
 # and that is NaN where x is infinite.
 literal_jit: Callable = numba.njit(**{**_CALLED, "fastmath": {"contract"}}, _nrt=False)
+# Such ones each of whose operations is rounded, as in NumPy: a position that a product and a sum in one would
+# move off a pixel is between two.
+exact_jit: Callable = numba.njit(**{**_CALLED, "fastmath": False}, _nrt=False)
 
 # For arguments of what kernels call, which would be compiled once more for a plain 0, 1, False or True.
 ZERO: Any = np.intp(0)

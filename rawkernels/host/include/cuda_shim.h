@@ -116,6 +116,7 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline int __float2int_rd(float value) { return static_cast<int>(floorf(value)); }
 inline int __double2int_rd(double value) { return static_cast<int>(floor(value)); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }

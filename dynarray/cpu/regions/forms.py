@@ -1,0 +1,117 @@
+"""The forward and backward passes of `roi_align` and `ps_roi_pool`, as functions of arrays."""
+
+from math import prod
+from typing import Any
+
+from rawkernels.regions import check_images
+
+from ..engine import parallel
+from ..engine.compile import kernel_input
+from ..engine.memory import borrow, empty, run_with_scratch, zeros
+from .plan import RegionSizes, make_parts, region_boxes
+from .pooled import (
+    POOLED_COST,
+    PooledBoxes,
+    PooledSizes,
+    pooled_boxes,
+    pooled_mean_items,
+    pooled_spread_items,
+)
+from .sampled import region_pack_items, region_pool_items, region_scratch, region_spread_items
+
+_TOUCHED = 8  # pixels of a bin, roughly, each with a product and a sum
+
+
+def _sizes(
+    x: Any, output_size: tuple[int, int], *, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> RegionSizes:
+    return RegionSizes(x.shape[1], x.shape[2:], output_size, spatial_scale, sampling_ratio, aligned)
+
+
+def roi_align_forward(
+    x: Any, *, boxes: Any, batch_index: Any, output_size: tuple[int, int], **options: Any
+) -> tuple[Any, tuple]:
+    """Output of `roi_align`; keeps the input for the backward pass."""
+    images = check_images("roi_align", batch_index, x.shape[0])
+    y = empty((len(boxes), x.shape[1], *output_size), x.dtype)
+    if not (y.size and x.size):
+        y.fill(0)
+        return y, (x,)
+    sizes, source = _sizes(x, output_size, **options), kernel_input(x).reshape(-1)
+    placed = region_boxes(boxes, images, sizes, shared=False)
+    for part, groups, elements in make_parts(placed, sizes, x.itemsize):
+        packed = borrow("regions", elements, x.dtype)
+        items, of = groups * part.blocks * part.bands, (placed, sizes, part)
+        parallel.run(region_pack_items, items, elements, source, packed, *of)
+        own = placed.groups[[part.group, part.group + groups], -1]
+        items, scratch = int(own[1] - own[0]) * part.blocks, region_scratch(sizes, part.block)
+        args = packed, y.reshape(-1), *of
+        run_with_scratch(region_pool_items, items, _TOUCHED * items * scratch.sums, scratch, x.dtype, *args)
+    return y, (x,)
+
+
+def roi_align_backward(
+    grad_output: Any,
+    kept: tuple,
+    needs: tuple[bool],
+    *,
+    boxes: Any,
+    batch_index: Any,
+    output_size: tuple[int, int],
+    **options: Any,
+) -> tuple:
+    """Gradient of `roi_align` with respect to x."""
+    if not needs[0]:
+        return (None,)
+    (x,) = kept
+    images, grad_x = check_images("roi_align", batch_index, x.shape[0]), zeros(x.shape, x.dtype)
+    if not (grad_output.size and x.size):
+        return (grad_x,)
+    sizes = _sizes(x, output_size, **options)
+    arrays = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1)
+    placed = region_boxes(boxes, images, sizes, shared=True)
+    for part, groups, elements in make_parts(placed, sizes, x.itemsize):
+        packed, scratch = borrow("regions", elements, x.dtype), region_scratch(sizes, part.block)
+        work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements
+        args = packed, arrays, placed, sizes, part
+        items = groups * part.blocks * part.bands
+        run_with_scratch(region_spread_items, items, work, scratch, x.dtype, *args)
+    return (grad_x,)
+
+
+def _pooled(
+    x: Any, boxes: Any, batch_index: Any, output_size: tuple[int, int], spatial_scale: float
+) -> tuple[PooledBoxes, PooledSizes]:
+    """Where boxes lie, and sizes."""
+    images = check_images("ps_roi_pool", batch_index, x.shape[0])
+    sizes = PooledSizes(x.shape[1], x.shape[2:], output_size, spatial_scale)
+    return pooled_boxes(boxes, images, sizes, x.shape[0]), sizes
+
+
+def ps_roi_pool_forward(x: Any, *, output_size: tuple[int, int], **options: Any) -> tuple[Any, tuple]:
+    """Output of `ps_roi_pool`; keeps the input for the backward pass."""
+    placed = _pooled(x, output_size=output_size, **options)
+    y = empty((len(options["boxes"]), x.shape[1] // prod(output_size), *output_size), x.dtype)
+    if not (y.size and x.size):
+        y.fill(0)
+        return y, (x,)
+    planes, work = x.shape[0] * x.shape[1], POOLED_COST * y.size
+    parallel.run(pooled_mean_items, planes, work, kernel_input(x).reshape(-1), y.reshape(-1), *placed)
+    return y, (x,)
+
+
+def ps_roi_pool_backward(
+    grad_output: Any, kept: tuple, needs: tuple[bool], *, output_size: tuple[int, int], **options: Any
+) -> tuple:
+    """Gradient of `ps_roi_pool` with respect to x."""
+    if not needs[0]:
+        return (None,)
+    (x,) = kept
+    placed = _pooled(x, output_size=output_size, **options)
+    if not (grad_output.size and x.size):
+        return (zeros(x.shape, x.dtype),)
+    grad_x = empty(x.shape, x.dtype)
+    planes, work = x.shape[0] * x.shape[1], POOLED_COST * grad_output.size + x.size
+    args = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1), *placed
+    parallel.run(pooled_spread_items, planes, work, *args)
+    return (grad_x,)
