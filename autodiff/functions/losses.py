@@ -52,12 +52,18 @@ def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
     >>> float(F.smooth_l1(np.array([0.5]), np.zeros(1))), float(F.smooth_l1(np.array([3.0]), np.zeros(1)))
     (0.125, 2.5)
     """
-    size = abs(_difference("smooth_l1", prediction, target))
+    difference = _difference("smooth_l1", prediction, target)
+    return narrow(mean(huber(difference, beta)), difference.dtype)
+
+
+def huber(difference: Any, beta: float) -> Any:
+    """What `smooth_l1` takes the mean of, element by element; 16 bits become float32."""
+    size = abs(difference)
     small = plain(size) < beta
     near = where(
         small, size, size.dtype.type(0)
     )  # the square of what is infinite has no slope, not even 0 of it
-    return narrow(mean(where(small, square(near) * (0.5 / beta), size - 0.5 * beta)), size.dtype)
+    return where(small, square(near) * (0.5 / beta), size - 0.5 * beta)
 
 
 @arguments(flow=fractional, target=fractional, valid=optional(array))

@@ -7,6 +7,9 @@ from .dau_alexnet import AlexNet as AlexNet
 from .dau_alexnet import alexnet as alexnet
 from .dau_alexnet import dau_alexnet as dau_alexnet
 from .dau_cifar10 import dau_cifar10 as dau_cifar10
+from .detection import FPN as FPN
+from .detection import RFCN as RFCN
+from .detection import RPN as RPN
 from .dsnet import DilatedResNet as DilatedResNet
 from .dsnet import DSNet as DSNet
 from .dsnet import SmallBackbone as SmallBackbone

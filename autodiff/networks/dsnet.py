@@ -11,6 +11,8 @@ from ..layers.module import generator
 from ..variable import plain
 from .resnet import ResNet
 
+LAST_STAGE = 2048  # channels of the fourth stage of a ResNet
+
 
 class DSNet(Module):
     """Dynamic sampling network (Fu et al., AAAI 2020) over any backbone.
@@ -163,15 +165,16 @@ class SmallBackbone(Module):
 
 
 class DilatedResNet(ResNet):
-    """A ResNet without its classifier, whose last stage stays at 1/16 of the size of the image.
+    """A ResNet without its classifier, whose fourth stage stays at 1/16 of the size of the image.
 
     Where the stride of that stage was, its later convolutions are dilated by 2: with the weights of a
     `ResNet`, each of its features reappears at every second row and column.
 
     Parameters
     ----------
-    depths : tuple of four int
-        Number of blocks in each stage; (3, 4, 6, 3) is ResNet-50.
+    depths : tuple of int
+        Number of blocks in each stage; (3, 4, 6, 3) is ResNet-50, and without the last number what comes
+        before its dilated stage.
     in_channels : int
         Of the image.
     rng, dtype
@@ -185,8 +188,6 @@ class DilatedResNet(ResNet):
     >>> [features.shape for features in network(np.zeros((1, 3, 32, 64), np.float32))]
     [(1, 256, 8, 16), (1, 512, 4, 8), (1, 1024, 2, 4), (1, 2048, 2, 4)]
     """
-
-    channels = (256, 512, 1024, 2048)
 
     def __init__(
         self, depths: Any = (3, 4, 6, 3), *, in_channels: int = 3, rng: Any = None, dtype: Any = np.float32
@@ -204,7 +205,7 @@ def _dilated_last(
 ) -> Bottleneck:
     """A bottleneck; in the last stage it has no stride, and a dilation where the stride came before it."""
     options: dict[str, Any] = {"rng": rng, "dtype": dtype}
-    if out_channels != DilatedResNet.channels[-1]:
+    if out_channels != LAST_STAGE:
         return Bottleneck(in_channels, middle_channels, out_channels, stride=stride, **options)
     dilation = 1 if stride == 2 else 2
     middle = Conv2d(middle_channels, middle_channels, 3, dilation=dilation, bias=False, **options)

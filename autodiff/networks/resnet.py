@@ -17,7 +17,7 @@ class ResNet(Module):
     Parameters
     ----------
     depths : tuple of int
-        Number of blocks in each of the four stages.
+        Number of blocks in each stage, of which four are usual; `channels` are those of their outputs.
     block : callable
         ``block(in_channels, middle_channels, out_channels, *, stride, rng, dtype) -> Module``.
     classes, in_channels : int
@@ -49,6 +49,7 @@ class ResNet(Module):
         self.stem = Conv2d(in_channels, 64, 7, stride=2, bias=False, **options)
         self.stem_norm = BatchNorm2d(64, dtype=dtype)
         self.stages = []
+        self.channels = tuple(256 << number for number in range(len(depths)))
         channels = 64
         for number, depth in enumerate(depths):
             middle, blocks = 64 << number, []
