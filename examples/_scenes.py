@@ -65,13 +65,18 @@ def scene(material: Material, size: int, rng: np.random.Generator) -> Scenes:
         shows = ink > 0.5
         if (labels[shows] > 0).mean() > 0.2 or not shows.any():
             continue  # it would cover too much of the others
-        fill = 0.5 * crop(material.photos, size, rng)
-        behind = (image * ink).sum((1, 2)) / ink.sum()
-        wanted = behind + rng.uniform(0.25, 0.5) + rng.normal(0, 0.08, 3)
-        image += ink * (fill - fill.mean((1, 2), keepdims=True) + wanted[:, None, None] - image)
+        paint(image, ink, material.photos, rng)
         labels[shows], heights[shows] = 1 + material.names[which], round(height)
     image = np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1)
     return Scenes((255 * image).astype(np.uint8), labels, heights)
+
+
+def paint(image: np.ndarray, ink: np.ndarray, photos: list, rng: np.random.Generator) -> None:
+    """Fill what has ink with a piece of a photograph, of another brightness than what was there."""
+    fill = 0.5 * crop(photos, image.shape[1], rng)
+    behind = (image * ink).sum((1, 2)) / ink.sum()
+    wanted = behind + rng.uniform(0.25, 0.5) + rng.normal(0, 0.08, 3)
+    image += ink * (fill - fill.mean((1, 2), keepdims=True) + wanted[:, None, None] - image)
 
 
 def crop(photos: list, size: int, rng: np.random.Generator) -> np.ndarray:

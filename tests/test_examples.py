@@ -73,6 +73,7 @@ def test_every_example_has_a_test() -> None:
         "dau_classification.py",
         "decoupled_filters.py",  # in tests/test_studies.py
         "denoising.py",
+        "detection.py",
         "effective_receptive_field.py",
         "filters_as_atoms.py",
         "gigapixel.py",
@@ -281,6 +282,48 @@ def test_optical_flow_runs_quickly(tmp_path: Path) -> None:
         first, highest = float(row[1]), float(row[3])
         assert 20 < first <= highest
     check_picture(tmp_path / "optical_flow.png")
+
+
+def detection_rows(output: str) -> dict[str, list[float]]:
+    """Average precision at two overlaps, in percent, by detector."""
+    rows = re.findall(rf"^(\S.*?)  +\d+ k  +{NUMBER}  +{NUMBER}(?:  +{NUMBER})?$", output, re.M)
+    return {row[0]: [float(value) for value in row[1:3]] for row in rows}
+
+
+def test_detection_runs_quickly(tmp_path: Path) -> None:
+    """A few steps, which end in a table, a picture, and trainings that can be gone on from."""
+    options = ["--quick", "--steps", "2", "--tests", "8", "--work", str(tmp_path / "work")]
+    done = run("detection.py", *options, cwd=tmp_path)
+    found = detection_rows(done.stdout)
+    assert list(found) == ["R-FCN", "S = 3"]
+    assert all(0 <= high <= low <= 100 for low, high in found.values())
+    kept = sorted(path.name for path in (tmp_path / "work" / "4x2").glob("*"))
+    assert kept == ["R_FCN-0.safetensors", "S___3-0.safetensors", "proposals-0.safetensors"]
+    assert "This was quick" in done.stdout
+    check_picture(tmp_path / "detection.png")
+
+
+def test_detection_compares_what_it_says(monkeypatch) -> None:
+    """Regions and attention change what is before the heads alone; pyramids differ by their upsamplers."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    detection = importlib.import_module("detection")
+    make = importlib.import_module("_detection_training").detector
+    heads = [make(variant, 0) for variant in detection.SAMPLING]
+    assert heads[0].sampling is None
+    assert [each.sampling.params["samples"] for each in heads[1:]] == [1, 3, 5, 3, 3]
+    assert [each.sampling.sample_attention is None for each in heads[1:]] == [False] * 3 + [True] * 2
+    assert len({each.backbone.num_parameters for each in heads}) == 1
+    pyramids = [make(variant, 0) for variant in detection.PYRAMIDS]
+    assert [len(each.backbone.upsample or ()) for each in pyramids] == [0, 2, 2]
+    assert len({each.num_parameters for each in pyramids}) == 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_detection_finds_what_is_there(tmp_path: Path) -> None:
+    """Two minutes of training; scenes, photographs and digits that were in none of it."""
+    found = detection_rows(run("detection.py", "--quick", cwd=tmp_path, timeout=1200).stdout)
+    assert min(low for low, _ in found.values()) > 50
 
 
 def test_dau_by_hand(tmp_path: Path) -> None:

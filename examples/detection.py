@@ -1,0 +1,149 @@
+"""Detection by regions: R-FCN with and without dynamic sampling, and feature pyramids by three upsamplers.
+
+Scenes are photographs with digits and shapes on them, 13 classes, each in a box that is exactly known. A
+region proposal network (RPN) says where something may be; it is trained first and then fixed, as in the
+paper. R-FCN makes maps of scores, for each class one for each of k x k places in a region, and of a
+region every bin (i, j) reads its own map:
+
+    score[c] = mean over i, j of (mean over the bin (i, j) of the map (c, i, j)),      `dyn.ps_roi_pool`
+
+so that moving a region by a part of an object changes the score: convolutions alone do not know of
+places. The question of the paper, asked again at small scale: does it help if dynamic sampling looks at
+the features first,
+
+    features beside relu(conv1x1(mean over S x S regions of what the kernel of the position sees there))
+
+and do the number of regions and the attention to each of them matter? The same detector then reads from a
+feature pyramid, in which coarse maps are brought to the size of finer ones by repeating pixels, by
+CARAFE, or by DDF-Up. All detectors of a seed begin with the same backbone, and get the same proposals and
+the same scenes in the same order. None sees a scene twice; those that are judged have photographs and
+digits of their own.
+
+    python examples/detection.py            # one seed, all detectors
+    python examples/detection.py --quick    # two detectors, trained for two minutes
+    python examples/detection.py --full     # five seeds; goes on after it was stopped
+
+Dai et al., "R-FCN", NeurIPS 2016; Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets",
+ECCV 2018; Lin et al., "Feature Pyramid Networks", CVPR 2017; Wang et al., "CARAFE", ICCV 2019; Zhou et
+al., "Decoupled Dynamic Filter Networks", CVPR 2021.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from _detection_picture import draw
+from _detection_scenes import held_out
+from _detection_training import Plan, Variant, detect, train_all, train_detector
+from _record import picture_in, print_table, record, shown
+
+PLAIN, SAMPLED, NEAREST = "R-FCN", "S = 3", "nearest"
+SAMPLING = (
+    Variant(PLAIN),
+    Variant("S = 1 (DFN)", {"samples": 1}),
+    Variant(SAMPLED, {"samples": 3}),
+    Variant("S = 5", {"samples": 5}),
+    Variant("S = 3, no attention", {"samples": 3, "attention": False}),
+    Variant("S = 3, maximum", {"samples": 3, "attention": False, "fuse": "max"}),
+)
+PYRAMIDS = (
+    Variant(NEAREST, pyramid="nearest"),
+    Variant("CARAFE", pyramid="carafe"),
+    Variant("DDF-Up", pyramid="ddf"),
+)
+SHOWN = 8  # scenes in the picture
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "detection.png"
+Outcomes = Mapping[tuple[str, int], dict[str, float]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation, or the one value there is, in percent."""
+    return shown([100 * value for value in values], 1)
+
+
+def detectors(found: Outcomes, variants: Sequence[Variant], seeds: Sequence[int]) -> Table:
+    """A row for each; differences are to the first of them, seed by seed."""
+    columns = ["detector", "parameters", "AP at 0.5, %", "AP at 0.75, %", "AP at 0.5, difference"]
+    rows = []
+    for variant in variants:
+        own = [found[variant.name, seed] for seed in seeds]
+        first = [found[variants[0].name, seed] for seed in seeds]
+        changes = [a["ap_50"] - b["ap_50"] for a, b in zip(own, first)]
+        cells = [
+            f"{own[0]['parameters'] / 1e3:.0f} k",
+            *(percent([e[k] for e in own]) for k in ("ap_50", "ap_75")),
+        ]
+        rows.append([variant.name, *cells, percent(changes) if variant is not variants[0] else ""])
+    return columns, rows
+
+
+def proposals(found: Outcomes, seeds: Sequence[int]) -> Table:
+    """What the detectors had to choose from."""
+    own = [found["proposals", seed] for seed in seeds]
+    row = [f"{own[0]['parameters'] / 1e3:.0f} k", percent([each["recall"] for each in own])]
+    return ["parameters", "objects that a proposal overlaps by 0.5, %"], [row]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=1, help="of each detector (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of an epoch, of which detectors have four")
+    parser.add_argument(
+        "--tests", type=int, default=200, help="scenes that are judged (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("detection.png"), help="the picture")
+    where = "keep all trainings in this folder, and go on from what is there (with --full: outputs/detection)"
+    parser.add_argument("--work", type=Path, help=where)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="two detectors, a few minutes, one seed")
+    mode.add_argument("--full", action="store_true", help="five seeds; write tables and picture into docs")
+    options = parser.parse_args(argv)
+    options.steps = options.steps or (300 if options.quick else 750)
+    if options.full:
+        options.seeds, options.output = 5, PICTURE
+        options.work = options.work or Path("outputs", "detection")
+    options.output = picture_in(options.output, "detection.png", parser)
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train all, print, draw."""
+    start = time.perf_counter()
+    options = parse(argv)
+    plan = Plan(1 if options.quick else 2, 4, options.steps, options.tests)
+    seeds = range(options.seeds)
+    sampling, pyramids = (SAMPLING[:3:2], ()) if options.quick else (SAMPLING, PYRAMIDS)
+    with tempfile.TemporaryDirectory() as spare:
+        # Trainings of another length are others: a checkpoint of theirs is not gone on from.
+        folder = (options.work or Path(spare)) / f"{plan.epochs}x{plan.steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = train_all([*sampling, *pyramids], seeds, plan, folder)
+        scenes, drawn = held_out(plan.tests)[:SHOWN], {}
+        for variant in (SAMPLING[0], SAMPLING[2], *pyramids[-1:]):
+            network, rpn, _ = train_detector(
+                variant, 0, plan, folder
+            )  # from its checkpoint, which is complete
+            drawn[variant.name] = [detect(network, rpn, scene["images"]) for scene in scenes]
+    draw(options.output, scenes, drawn)
+    tables = {
+        "Proposals": proposals(found, seeds),
+        "R-FCN with dynamic sampling between features and heads": detectors(found, sampling, seeds),
+    }
+    if pyramids:
+        tables["R-FCN on a feature pyramid"] = detectors(found, pyramids, seeds)
+    for title, (columns, rows) in tables.items():
+        print_table(title, columns, rows)
+    if options.quick:
+        print("\nThis was quick: one seed, and too short to say which is better.")
+    if options.full:
+        sizes = {"steps": 4 * plan.steps, "held_out": plan.tests}
+        record("detection", tables, seeds=options.seeds, **sizes)
+    print(f"\n{time.perf_counter() - start:.0f} s; the picture is in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
