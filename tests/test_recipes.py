@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from _image_files import png_bytes, ppm_bytes, write
 from _ranks import run, with_mpirun
+from test_detection import overlap
 
 from autodiff import data, distributed, files
 from autodiff import functions as F
-from autodiff.networks import DSNet, FlowNetS, SmallBackbone, dau_cifar10
+from autodiff.metrics import Detections, Truth, mean_average_precision
+from autodiff.networks import RFCN, RPN, DSNet, FlowNetS, SmallBackbone, dau_cifar10
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "examples" / "recipes"
@@ -249,6 +251,77 @@ def test_recipes_share_their_trainer():
     """So that what holds for one holds for all: units within their bounds, ranks, what draws."""
     for path in RECIPES.glob("*.py"):
         assert ("Trainer(" in path.read_text()) == (path.name == "_recipe.py"), path.name
+
+
+@pytest.fixture(scope="module")
+def voc_boxes(tmp_path_factory) -> Path:
+    """Two images to train on and three to judge by, in the format of VOC, with boxes of bright objects."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra: data)")
+    root, rng = tmp_path_factory.mktemp("VOC2007"), np.random.default_rng(0)
+    names = [f"{number:06d}" for number in range(5)]
+    for number, name in enumerate(names):
+        high, wide = 36 + 4 * number, 44
+        pixels, objects = rng.integers(0, 80, (high, wide, 3), dtype=np.uint8), ""
+        for kind, left in (("cat", 2), ("dog", 24)):
+            top = int(rng.integers(1, high - 15))
+            pixels[top : top + 14, left : left + 16] += np.uint8(120)
+            hard = int(kind == "dog" and number in (0, 4))
+            box = {"xmin": left + 1, "ymin": top + 1, "xmax": left + 16, "ymax": top + 14}
+            frame = "".join(f"<{side}>{value}</{side}>" for side, value in box.items())
+            objects += (
+                f"<object><name>{kind}</name><difficult>{hard}</difficult><bndbox>{frame}</bndbox></object>"
+            )
+        (root / "JPEGImages").mkdir(exist_ok=True)
+        image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", "JPEG", quality=95)
+        write(root / f"Annotations/{name}.xml", f"<annotation>{objects}</annotation>".encode())
+    write(root / "ImageSets/Main/trainval.txt", "\n".join(names[:2]).encode())
+    write(root / "ImageSets/Main/test.txt", "\n".join(names[2:]).encode())
+    return root
+
+
+@pytest.mark.slow
+def test_detection_recipe_from_files_to_average_precision_and_after_a_kill(voc_boxes, tmp_path):
+    recipe = RECIPES / "rfcn_voc.py"
+    options = ["--data", voc_boxes, "--quick", "--workers", 0, "--every", 1]
+    first = reported(start(recipe, *options, "--stage", "proposals", "--output", tmp_path / "proposals"))
+    assert first["step"] == 4 and 0 <= first["recall"] <= 1
+    options += ["--proposals", tmp_path / "proposals" / "checkpoint.safetensors"]
+    whole = reported(start(recipe, *options, "--output", tmp_path / "whole"))
+    assert whole["step"] == 4
+    goes_on_after_a_kill(recipe, options, tmp_path, whole)
+
+    # Judged by hand: images with a shorter side of 72 pixels, boxes brought back to those of the files.
+    rpn = RPN(SmallBackbone((8, 8)), strides=(4,), sizes=((16, 32),), width=4)
+    sampling = {"out_channels": 2, "features": 4, "post_channels": 4}
+    network = RFCN(SmallBackbone((8, 8)), 20, strides=(4,), bins=3, width=8, sampling=sampling)
+    for each, run in ((rpn, "proposals"), (network, "whole")):
+        arrays, _ = files.load(tmp_path / run / "checkpoint.safetensors")
+        each.load_state_dict(
+            {n.removeprefix("network."): a for n, a in arrays.items() if n.startswith("network.")}
+        )
+    found, there, best = [], [], []
+    for sample in data.VOCDetection(voc_boxes, "test"):
+        mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        high, wide = sample["image"].shape[1:]
+        larger = F.resize(
+            sample["image"][None], tuple(round(side * 72 / min(high, wide)) for side in (high, wide))
+        )
+        x = ((larger / 255 - mean) / deviation).astype(np.float32)
+        regions = rpn.propose(x, most=200, least=4)
+        boxes, scores, labels = network.detect(x, regions, least=0.0)[0]
+        factor = np.array([wide / x.shape[3], high / x.shape[2]] * 2)
+        ends = np.array([0, 0, 1, 1])
+        boxes, regions = ((each + ends) * factor - ends for each in (boxes, regions[0]))
+        found.append(Detections(boxes, scores, labels))
+        there.append(Truth(sample["boxes"], sample["box_labels"], sample["difficult"]))
+        best += [max(overlap(region, box) for region in regions) for box in sample["boxes"].astype(float)]
+    assert first["recall"] == pytest.approx(np.mean(np.array(best) >= 0.5), rel=1e-5) and first["recall"] > 0
+    precision = mean_average_precision(found, there, 20, rule="2007")
+    assert whole["mean_average_precision"] == pytest.approx(precision, rel=1e-4) and precision > 0
+
+    # The network without dynamic sampling is another one.
+    refused = start(recipe, *options, "--plain", "--evaluate", tmp_path / "whole" / "checkpoint.safetensors")
+    assert refused.returncode and "network.sampling.kernel.weight" in refused.stderr
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import ranks, standardized
+from _recipe import ranks, shortened, standardized
 
 from autodiff import distributed
 from autodiff.data import ImageFolder, ImageNetValidation, augment
@@ -27,12 +27,6 @@ def data_sets(options: argparse.Namespace) -> tuple[ImageFolder, Sequence[Any]]:
     if options.devkit:
         return ImageFolder(options.data / "train"), ImageNetValidation(held_out, options.devkit)
     return ImageFolder(options.data / "train"), ImageFolder(held_out)
-
-
-def shortened(sample: dict[str, Any], length: int) -> dict[str, Any]:
-    """With a shorter side of so many pixels."""
-    size = augment.size_of(sample)
-    return augment.resize(sample, tuple(max(round(each * length / min(size)), length) for each in size))
 
 
 def centre(sample: dict[str, Any], length: int, side: int) -> np.ndarray:

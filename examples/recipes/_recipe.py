@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autodiff import distributed, files
-from autodiff.data import Loader
+from autodiff.data import Loader, augment
 from autodiff.layers import Module, project
 from autodiff.optim import Optimizer
 from autodiff.train import Trainer
@@ -203,6 +203,13 @@ def standardized(image: np.ndarray) -> np.ndarray:
     """An image (3, H, W) of uint8 as networks for ImageNet see it."""
     mean, deviation = (np.float32(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     return (image.astype(np.float32) / 255 - mean) / deviation
+
+
+def shortened(sample: dict[str, Any], length: int, most: float = math.inf) -> dict[str, Any]:
+    """With a shorter side of so many pixels, or a longer one of `most`, if that is smaller."""
+    size = augment.size_of(sample)
+    new, old = min((length, min(size)), (most, max(size)), key=lambda pair: pair[0] / pair[1])
+    return augment.resize(sample, tuple(max(round(each * new / old), 1) for each in size))
 
 
 def write_log(history: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from _imagenet import HELP, add_devkit, centre, data_sets, evaluate, shortened
-from _recipe import load, make_trainer, parser, run, standardized
+from _imagenet import HELP, add_devkit, centre, data_sets, evaluate
+from _recipe import load, make_trainer, parser, run, shortened, standardized
 from _units import add_units, make_alexnet
 
 from autodiff import functions as F
