@@ -24,6 +24,7 @@ MODULES = {
     "autodiff.optim": "Optimisers",
     "autodiff.train": "Training",
     "autodiff.networks": "Networks",
+    "autodiff.networks.detection": "Parts of detectors",
     "autodiff.data": "Data sets",
     "autodiff.data.augment": "Augmentation",
     "autodiff.metrics": "Metrics",

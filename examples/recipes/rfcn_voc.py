@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import Joined, load, load_checkpoint, parser, run, shortened, standardized
+from _recipe import Joined, load, load_checkpoint, make_trainer, parser, run, shortened, standardized
 from _voc import CLASSES
 
 from autodiff.data import VOCDetection, augment
@@ -32,7 +32,6 @@ from autodiff.layers import BatchNorm2d, Module
 from autodiff.metrics import Truth, box_iou, mean_average_precision
 from autodiff.networks import RFCN, RPN, DilatedResNet, SmallBackbone, load_published
 from autodiff.optim import SGD, step_schedule
-from autodiff.train import Trainer
 
 FIELDS = "images", "boxes", "box_labels"
 KINDS = CLASSES - 1  # without the background
@@ -212,13 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     network, loss, evaluate = stage_of(options, settings)
     with load(options, training, settings.batch, partial(augmented, settings), FIELDS) as loader:
         decay, momentum = settings.weight_decay, settings.momentum
-        trainer = Trainer(
-            network,
-            SGD(trained(network), settings.lr, momentum=momentum, weight_decay=decay),
-            loss,
-            schedule=step_schedule(settings.lr, settings.slower_after),
-            seed=options.seed,
-        )
+        optimizer = SGD(trained(network), settings.lr, momentum=momentum, weight_decay=decay)
+        schedule = step_schedule(settings.lr, settings.slower_after)
+        trainer = make_trainer(options, network, optimizer, loss, schedule=schedule)
         run(options, trainer, loader, settings.iterations, evaluate)
     return 0
 

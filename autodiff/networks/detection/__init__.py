@@ -12,3 +12,16 @@ from .targets import hardest as hardest
 from .targets import match_anchors as match_anchors
 from .targets import match_proposals as match_proposals
 from .targets import sample_labels as sample_labels
+
+# The networks themselves are offered by `autodiff.networks`.
+__all__ = [
+    "anchor_boxes",
+    "clip_boxes",
+    "decode_boxes",
+    "encode_boxes",
+    "hardest",
+    "match_anchors",
+    "match_proposals",
+    "region_losses",
+    "sample_labels",
+]

@@ -258,6 +258,16 @@ def region_losses(scores: Any, moved: Any, classes: np.ndarray, codes: np.ndarra
     -------
     array, (R,)
         Both added up, with the same weight.
+
+    Examples
+    --------
+    Two classes and the background, of which nothing is known; a box that is one off in each number:
+
+    >>> import numpy as np
+    >>> from autodiff.networks.detection import region_losses
+    >>> found, classes = np.ones((2, 4)), np.array([0, 2])
+    >>> region_losses(np.zeros((2, 3)), found, classes, np.zeros((2, 4))).round(2)
+    array([1.1, 3.1])
     """
     xp = library(plain(scores))
     picked = F.log_softmax(scores, 1)[xp.arange(len(classes)), xp.asarray(classes)]
