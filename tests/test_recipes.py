@@ -294,8 +294,8 @@ def test_detection_recipe_from_files_to_average_precision_and_after_a_kill(voc_b
     rpn = RPN(SmallBackbone((8, 8)), strides=(4,), sizes=((16, 32),), width=4)
     sampling = {"out_channels": 2, "features": 4, "post_channels": 4}
     network = RFCN(SmallBackbone((8, 8)), 20, strides=(4,), bins=3, width=8, sampling=sampling)
-    for each, run in ((rpn, "proposals"), (network, "whole")):
-        arrays, _ = files.load(tmp_path / run / "checkpoint.safetensors")
+    for each, stage in ((rpn, "proposals"), (network, "whole")):
+        arrays, _ = files.load(tmp_path / stage / "checkpoint.safetensors")
         each.load_state_dict(
             {n.removeprefix("network."): a for n, a in arrays.items() if n.startswith("network.")}
         )
