@@ -175,8 +175,9 @@ class Outside(NamedTuple):
     def _has_nan(self, found: Any, place: int | None = None) -> bool:
         """Whether there is NaN where strips were added: in the output, or in the gradient of this array.
 
-        Infinite filters give NaN with the zeros of the first call, where a copy may give infinity. The gradients
-        of the image and of a summand do not read what is outside. A GPU is not waited for: there it stays NaN.
+        Infinite filters give NaN with the zeros of the first call, where a copy may give infinity. The
+        gradients of the image and of a summand do not read what is outside. A GPU is not waited for: there it
+        stays NaN.
         """
         if not isinstance(found, np.ndarray) or (place is not None and place in (0, self.once)):
             return False
