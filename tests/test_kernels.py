@@ -9,7 +9,7 @@ import scipy.ndimage as ndi
 from skimage import data
 from skimage.restoration import denoise_bilateral
 
-from autodiff import Variable
+from autodiff import Variable, grad
 from autodiff import functions as F
 from autodiff.check import check_gradients
 from dynarray import images, kernels
@@ -111,6 +111,26 @@ def test_a_mixture_of_gaussians_has_the_variance_that_is_asked_for() -> None:
     variance = np.einsum("ijhw,i->hw", each, steps**2)
     np.testing.assert_allclose(each.sum(axis=(0, 1)), 1, rtol=1e-12)
     np.testing.assert_allclose(variance, sigma**2, rtol=1e-6)  # sampled at whole pixels, they are off by less
+
+
+def test_the_widths_follow_a_sigma_that_does_not_vary() -> None:
+    """All of it moves: the gradient is that of the one width."""
+    picture, at, step = photo(), np.full((H, W), 1.5), 1e-5
+
+    def loss(sigma: Any) -> Any:
+        return F.sum(F.square(images.filter(picture, *kernels.gaussian_mixture(sigma, size=9))))
+
+    central = (float(loss(at + step)) - float(loss(at - step))) / (2 * step)
+    assert abs(central) > 1e-3
+    np.testing.assert_allclose(grad(loss)(at).sum(), central, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_widths_that_cannot_be_told_apart_are_one(dtype: type) -> None:
+    sigma = np.full((H, W), 1.5, dtype)
+    sigma[0, 0] = np.nextafter(sigma[0, 0], dtype(2))
+    fixed, mixture = kernels.gaussian_mixture(sigma, 6, 9)
+    assert fixed.shape == (1, 9, 9) and (mixture == 1).all()
 
 
 def test_a_sigma_that_does_not_vary_needs_one_kernel() -> None:
@@ -374,6 +394,14 @@ def test_gradients_by_width_and_velocity() -> None:
         rtol=1e-7,
         verbose=False,
     )
+    for count in (1, 2, 5):  # widths that follow the least and the largest sigma
+        check_gradients(
+            loss(lambda s, count=count: kernels.gaussian_mixture(s, count, 7)),
+            sigma,
+            method="central",
+            rtol=1e-7,
+            verbose=False,
+        )
     velocity = rng.uniform(0.3, 1.7, (H, W, 2))
     check_gradients(
         loss(lambda v: kernels.motion(v, 5, samples=2)), velocity, method="central", rtol=1e-7, verbose=False

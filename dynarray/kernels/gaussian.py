@@ -106,8 +106,9 @@ def gaussian_mixture(
 
     Notes
     -----
-    B numbers for a pixel in place of size**2: for photographs of any size. The gradient by `sigma` is that of
-    the mixture, and at a width that of one side; widths are constants.
+    B numbers for a pixel in place of size**2: for photographs of any size. With a Variable for `sigma` the
+    gradient is exact: widths that are given are constants, at which it is that of one side; where only their
+    number is given, kernels and mixture follow the least and the largest `sigma`, and the gradient with them.
 
     Examples
     --------
@@ -121,33 +122,48 @@ def gaussian_mixture(
     check_no_negative(name, "sigma", sigma)
     if sigma.ndim not in (2, 3):
         raise ValueError(f"{name}: sigma must have shape (H, W) or (N, H, W), got {tuple(sigma.shape)}")
-    known = _widths(values_of(sigma), widths)
-    xp = library_of_values(sigma)
-    column = xp.asarray(known.astype(sigma.dtype)).reshape((-1, 1, 1))
-    kernels = _sampled(column, _size(name, known, size, truncate))[..., 0, 0]
-    return MixedKernels(kernels, _shares(sigma, [float(width) ** 2 for width in known]))
+    known = _given_widths(widths, sigma)
+    if known is None:
+        column = _widths_between_ends(sigma, check_int(name, "widths", widths, 1))
+        variances = [column[b] ** 2 for b in range(len(column))]
+        variance = sigma**2
+    else:
+        column = library_of_values(sigma).asarray(known.astype(sigma.dtype))
+        variances = [float(width) ** 2 for width in known]
+        variance = functions_of(sigma).clip(sigma**2, variances[0], variances[-1])
+    kernels = _sampled(column.reshape(-1, 1, 1), _size(name, values_of(column), size, truncate))[..., 0, 0]
+    return MixedKernels(kernels, _shares(variance, variances))
 
 
-def _widths(sigma: Any, widths: Any) -> np.ndarray:
+def _given_widths(widths: Any, sigma: Any) -> np.ndarray | None:
     name = "gaussian_mixture"
-    if isinstance(widths, Sequence | np.ndarray):
-        known = np.asarray(widths)
-        if known.ndim != 1 or not known.size or known.dtype.kind not in "iuf":
-            raise TypeError(f"{name}: widths must be an int or numbers, got {widths!r}")
-        if not np.isfinite(known).all() or known[0] < 0 or (np.diff(known) <= 0).any():
-            raise ValueError(f"{name}: widths must rise from at least 0, got {widths!r}")
-        return known.astype(np.float64)
-    count = check_int(name, "widths", widths, 1)
-    ends = (float(sigma.min()), float(sigma.max())) if sigma.size else (0.0, 0.0)
-    if not np.isfinite(ends).all():
-        raise ValueError(f"{name}: sigma must be finite where the widths are not given")
-    return np.unique(np.linspace(*ends, count)) if count > 1 else np.array(ends[1:])
+    if not isinstance(widths, Sequence | np.ndarray):
+        return None
+    known = np.asarray(widths)
+    if known.ndim != 1 or not known.size or known.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: widths must be an int or numbers, got {widths!r}")
+    if not np.isfinite(known).all() or known[0] < 0 or (np.diff(known) <= 0).any():
+        raise ValueError(f"{name}: widths must rise from at least 0, got {widths!r}")
+    return known.astype(np.float64)
 
 
-def _shares(sigma: Any, variances: list[float]) -> Any:
+def _widths_between_ends(sigma: Any, count: int) -> Any:
+    """So many widths from the least sigma to the largest, which they follow; one, if these are the same."""
+    values = values_of(sigma)
+    if not values.size:
+        return np.zeros(1, values.dtype)
+    least, largest = sigma.min(), sigma.max()
+    if not all(np.isfinite(float(values_of(end))) for end in (least, largest)):
+        raise ValueError("gaussian_mixture: sigma must be finite where the widths are not given")
+    share = library_of_values(sigma).asarray(np.linspace(0, 1, count, dtype=values.dtype))
+    column = least * (1 - share) + largest * share
+    told_apart = count > 1 and bool((values_of(column[1:]) > values_of(column[:-1])).all())
+    return column if told_apart else largest.reshape(1)
+
+
+def _shares(variance: Any, variances: list) -> Any:
     """How much of each: a hat over its variance, which falls to zero at the next ones."""
-    xp = functions_of(sigma)
-    variance = xp.clip(xp.square(sigma), variances[0], variances[-1])
+    xp = functions_of(variance)
 
     def hat(b: int) -> Any:
         middle, sides = variances[b], []
