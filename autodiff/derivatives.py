@@ -99,9 +99,8 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from autodiff import jacobian
-    >>> jacobian(lambda x: x * x)(np.array([1.0, 2.0]))
+    >>> jacobian(lambda x: x * x)([1.0, 2.0])
     array([[2., 0.],
            [0., 4.]])
     """
@@ -150,9 +149,8 @@ class _Run:
         return [F.reshape(F.stack(column), shape) for column, shape in zip(zip(*rows), shapes)]
 
     def given(self, found: Any, *of: Any) -> Any:
-        """A result as it is returned, which depends on the value, and on what else it is `of`.
-
-        Where nothing records, one that depends on a Variable from before counts as computed there.
+        """A result, which depends on the value and on what else it is `of`, as it is returned: where nothing
+        records, one that depends on a Variable from before counts as computed there.
         """
         if recording():
             return found

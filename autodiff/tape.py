@@ -31,11 +31,10 @@ class Tape(ShownSteps):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from autodiff import Tape, Variable, functions as F
-    >>> w = Variable(np.array([1.0, 2.0]))
+    >>> from autodiff import Tape, Variable
+    >>> w = Variable([1.0, 2.0])
     >>> with Tape() as tape:
-    ...     loss = F.sum(w**2)
+    ...     loss = (w**2).sum()
     >>> tape.gradient(loss, w)
     array([2., 4.])
     """
