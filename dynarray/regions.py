@@ -310,7 +310,18 @@ def roi_align_backward(
     aligned: bool = True,
     needs: Needs = None,
 ) -> RoiAlignGradients[ArrayT]:
-    """Gradients of `roi_align`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `roi_align`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    A box of two rows and columns, of which the mean is taken: each of its pixels has a quarter.
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x, box, image = np.zeros((1, 1, 3, 3)), np.array([[1.0, 1.0, 3.0, 3.0]]), np.array([0])
+    >>> grads = dyn.roi_align_backward(np.ones((1, 1, 1, 1)), x, box, image, 1)
+    >>> grads.x[0, 0].tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.25, 0.25], [0.0, 0.25, 0.25]]
+    """
 
 
 class PsRoiPoolGradients(NamedTuple, Generic[ArrayT]):
@@ -330,4 +341,15 @@ def ps_roi_pool_backward(
     spatial_scale: float = 1.0,
     needs: Needs = None,
 ) -> PsRoiPoolGradients[ArrayT]:
-    """Gradients of `ps_roi_pool`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `ps_roi_pool`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    Each map has the gradient of its own bin, shared by the four pixels of that:
+
+    >>> import numpy as np, dynarray as dyn
+    >>> x, box, image = np.zeros((1, 4, 4, 4)), np.array([[0.0, 0.0, 3.0, 3.0]]), np.array([0])
+    >>> grads = dyn.ps_roi_pool_backward(np.ones((1, 1, 2, 2)), x, box, image, 2)
+    >>> grads.x[0, 1].tolist()
+    [[0.0, 0.0, 0.25, 0.25], [0.0, 0.0, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """

@@ -321,7 +321,7 @@ LAYERS = {
         encoder_kernel=(3, "pair from 1"),
         compressed=INT,
     ),
-    "CGDS": _layer("out_channels kernel_size rng dtype", low_channels=INT, guide_channels=INT),
+    "CGDS": _layer("out_channels kernel_size border rng dtype", low_channels=INT, guide_channels=INT),
     "Conv2d": _layer(CONVOLUTION, **NONE_TOO),
     "ConvTranspose2d": {
         **_layer(CONVOLUTION, **NONE_TOO),

@@ -326,7 +326,7 @@ def test_what_is_no_photograph(tmp_path):
 def test_without_pillow_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jpg", b"\xff\xd8\xff\xe0")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"read_image needs Pillow .* 'dynarray\[data\]'"):
+    with pytest.raises(ImportError, match=r"read_image needs Pillow .* 'dynamic-filters\[data\]'"):
         data.read_image(path)
 
 

@@ -296,7 +296,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("No module named 'cuda'")
 
     monkeypatch.setattr(ptx.nvrtc, "version", missing)
-    wanted = r"NVRTC cannot be used \(No module named 'cuda'\): pip install 'dynarray\[ptx\]'"
+    wanted = r"NVRTC cannot be used \(No module named 'cuda'\): pip install 'dynamic-filters\[ptx\]'"
     assert re.fullmatch(wanted, ptx.problem() or "")
     program = Program("new.cu", (), override='extern "C" __global__ void fresh(float* y) { *y = 2.0f; }')
     with numpy_runner("ptx"), pytest.raises(RuntimeError, match=wanted):
