@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from dynarray.reference import regions
+
 from ._call import Bad, Case, Good, Heavy
 
 
@@ -113,5 +115,9 @@ HEAVY = {
 
 
 def is_exact(call: Any) -> bool:
-    """Means of three pixels, or between pixels, are rounded."""
-    return False
+    """Where each weight of a pixel is a multiple of 2**-8: means of three are rounded, and most positions."""
+    params = {**call.operator.defaults, **call.params}
+    params["output_size"] = tuple(np.broadcast_to(params["output_size"], 2).tolist())
+    bins = {"roi_align": regions._sampled_bins, "ps_roi_pool": regions._pooled_bins}[call.operator.name]
+    weights = [w for each in bins(call.arrays[0], **params) for w in (each.by_row, each.by_column)]
+    return all((256 * w % 1 == 0).all() for w in weights)
