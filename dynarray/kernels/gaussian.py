@@ -161,7 +161,7 @@ def _widths_between_ends(sigma: Any, count: int) -> Any:
     return column if told_apart else largest.reshape(1)
 
 
-def _shares(variance: Any, variances: list) -> Any:
+def _shares(variance: Any, variances: list[Any]) -> Any:
     """How much of each: a hat over its variance, which falls to zero at the next ones."""
     xp = functions_of(variance)
 
