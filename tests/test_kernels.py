@@ -387,16 +387,9 @@ def test_gradients_by_width_and_velocity() -> None:
 
     check_gradients(loss(lambda s: kernels.gaussian(s, 5)), sigma, verbose=False)
     check_gradients(loss(lambda s: kernels.gaussian(s, 5)), np.array(1.2), verbose=False)
-    check_gradients(
-        loss(lambda s: kernels.gaussian_mixture(s, (0.3, 0.9, 2.1), 5)),
-        sigma,
-        method="central",
-        rtol=1e-7,
-        verbose=False,
-    )
-    for count in (1, 2, 5):  # widths that follow the least and the largest sigma
+    for widths in ((0.3, 0.9, 2.1), 1, 2, 5):  # given, or following the least and the largest sigma
         check_gradients(
-            loss(lambda s, count=count: kernels.gaussian_mixture(s, count, 7)),
+            loss(lambda s, widths=widths: kernels.gaussian_mixture(s, widths, 5)),
             sigma,
             method="central",
             rtol=1e-7,
