@@ -1,16 +1,13 @@
 """What detection.py trains: proposals once for each seed, and detectors that all get the same of them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _detection_scenes import CLASSES, drawn, held_out
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from _study import Found, Key, run
 
 import dynarray as dyn
 from autodiff.data import Loader
@@ -179,21 +176,16 @@ def work(job: Job) -> dict[str, float]:
     return history[-1] | {"parameters": network.num_parameters}
 
 
-def _one_thread() -> None:
-    dyn.set_num_threads(1)
-    threadpool_limits(1)
-
-
 def train_all(
     variants: Sequence[Variant], seeds: Iterable[int], plan: Plan, folder: Path
-) -> dict[tuple[str, int], dict[str, float]]:
-    """Outcomes by name ("proposals" among them) and seed, as many at a time as there are cores."""
+) -> dict[Key, Found]:
+    """Outcomes by name ("proposals" among them) and seed; what was stopped goes on by its checkpoint."""
     seeds, found = list(seeds), {}
-    # Fresh processes: a forked one would inherit threads that are not running in it.
-    with ProcessPoolExecutor(dyn.get_num_threads(), get_context("spawn"), _one_thread) as pool:
-        for some in ((None,), variants):  # proposals before those who need them
-            jobs = [Job(variant, seed, plan, folder) for seed in seeds for variant in some]
-            title = "proposals" if some == (None,) else "detectors"
-            for job, outcome in zip(jobs, tqdm(pool.map(work, jobs), title, total=len(jobs), unit="network")):
-                found["proposals" if job.variant is None else job.variant.name, job.seed] = outcome
+    for some in ((None,), variants):  # proposals before those who need them
+        jobs = {
+            ("proposals" if variant is None else variant.name, seed): (Job(variant, seed, plan, folder),)
+            for seed in seeds
+            for variant in some
+        }
+        found |= run(work, jobs, workers=dyn.get_num_threads())
     return found

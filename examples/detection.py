@@ -38,6 +38,7 @@ from _detection_picture import draw
 from _detection_scenes import held_out
 from _detection_training import Plan, Variant, detect, train_all, train_detector
 from _record import picture_in, print_table, record, shown
+from _study import Found, Key
 
 PLAIN, SAMPLED, NEAREST = "R-FCN", "S = 3", "nearest"
 SAMPLING = (
@@ -55,7 +56,7 @@ PYRAMIDS = (
 )
 SHOWN = 8  # scenes in the picture
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "detection.png"
-Outcomes = Mapping[tuple[str, int], dict[str, float]]
+Outcomes = Mapping[Key, Found]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
