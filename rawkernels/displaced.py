@@ -35,7 +35,7 @@ _PROCESSORS = 132
 _BLOCKS_WANTED = 1 << 10
 _CHANNELS = 8  # source channels of a block that makes gradients of units
 _PARTIAL_BYTES = 64 * 1024 * 1024  # sums of units in slots
-_PRODUCTS = 512  # blocks that make the gradient of sigma
+_PRODUCTS = 512  # blocks, at most, that make the gradient of sigma
 _RUN, _ADDED = 8, 4 * BLOCK  # pixels of a thread that blurs, and of a block that adds up, as in displaced.cu
 
 
@@ -258,9 +258,10 @@ def _grad_of_image(
             image = _along(call, "second", gradient, down[0], 2, empty(x.shape, x, wide))
         _along(call, "last", image, along[0], 3, grad_x)
     if needs[3]:
-        partial = empty((_PRODUCTS,), x, np.dtype("float64"))
+        count = min(_PRODUCTS, blocks(x.size, BLOCK))  # none without a pixel: on the host, each costs 256 fibers
+        partial = empty((count,), x, np.dtype("float64"))
         by_sigma = _blurred(call, x, down[1], along[0]), _blurred(call, x, down[0], along[1])
-        call.grid("displaced_products", (_PRODUCTS,), gradient, *by_sigma, partial, call.index(x.size))
+        call.grid("displaced_products", (count,), gradient, *by_sigma, partial, call.index(x.size))
         grad_sigma = empty((), x)
         call.grid("displaced_total", (1,), partial, grad_sigma, np.int32(partial.size))
     return grad_x, grad_sigma
