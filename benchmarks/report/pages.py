@@ -27,10 +27,12 @@ from .table import (
     origin,
     place,
     summary,
+    times,
 )
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parents[1] / "results"
+APART = RESULTS / "apart"
 EXAMPLES = ROOT / "examples" / "results"
 IMAGES = ROOT / "docs" / "images"
 NOTHING = "Nothing has been measured yet."
@@ -149,6 +151,12 @@ def growth(folder: Path = RESULTS) -> str:
     return "\n\n".join([*sections, "![Time against each size](images/growth.svg)"])
 
 
+def apart(path: Path) -> str:
+    """An operator that was measured on its own, at a size that no table has."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return f"{markdown(*times(result))}\n\n{heading(result)}"
+
+
 def large_photograph(folder: Path = RESULTS) -> str:
     """Time and memory of a large photograph, by several libraries, per machine."""
     results = newest(folder, photographs.KIND)
@@ -214,6 +222,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "operators": operators,
     "dtypes": dtypes,
     "kernels": kernels_table.section,
+    **{f"apart {path.stem.split('-')[0]}": partial(apart, path) for path in sorted(APART.glob("*.json"))},
     **{f"example {path.stem}": partial(example, path) for path in sorted(EXAMPLES.glob("*.json"))},
 }
 
