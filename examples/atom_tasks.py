@@ -29,7 +29,7 @@ from _crowds import crowds
 from _motorcycle import shrink
 from _photographs import HELD_OUT, TRAINING, photograph
 from _record import print_table, record, shown
-from _study import Found, Key, add_options, finish_options, flatness, of, run, train
+from _study import Found, Key, add_options, finish_options, flatness, keeping, of, run, train
 from denoising import FEATURES, KERNEL, centred, nearest, trunk
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.transform import resize
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_options(parser, NAME, steps=3000)
-    options = finish_options(parser.parse_args(argv), NAME)
+    options = finish_options(parser.parse_args(argv))
     judged = 3 if options.quick else 200
     jobs = {
         (f"{task}, {method}", seed): (task, method, seed, options.steps, judged)
@@ -209,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for method in METHODS
     }
     settings = {"steps": options.steps, "batch": BATCH, "rate": RATE, "judged": judged}
-    results = run(job, jobs, folder=options.keep, settings=settings, workers=options.workers)
+    kept = keeping(options, NAME)
+    results = run(job, jobs, settings=settings, workers=options.workers, **kept)
     tables = {title: table(task, results, judged) for task, title in TITLES.items()}
     for title, found in tables.items():
         print_table(title, *found)

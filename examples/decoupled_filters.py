@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from _photographs import HELD_OUT, TRAINING, photograph
 from _record import print_table, record, shown
-from _study import Found, Key, add_options, finish_options, flatness, of, run, train
+from _study import Found, Key, add_options, finish_options, flatness, keeping, of, run, train
 
 from autodiff import functions as F
 from autodiff.layers import (
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_options(parser, NAME, steps=6000)
-    options = finish_options(parser.parse_args(argv), NAME)
+    options = finish_options(parser.parse_args(argv))
     judged = 110 if options.quick else JUDGED
     jobs = {
         (layer, seed): (layer, seed, options.steps, judged)
@@ -168,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for layer in LAYERS
     }
     settings = {"steps": options.steps, "batch": BATCH, "rate": RATE, "judged": judged}
-    results = run(job, jobs, folder=options.keep, settings=settings, workers=options.workers)
+    kept = keeping(options, NAME)
+    results = run(job, jobs, settings=settings, workers=options.workers, **kept)
     title = "Which of eleven photographs is a piece from: pieces of parts that were not trained on"
     print_table(title, *table(results))
     if options.full:

@@ -31,7 +31,7 @@ import numpy as np
 from _flow_data import HELD_OUT, SIZE, TRAINING, photographs, random_layers
 from _motorcycle import Scene, load, low_resolution
 from _record import print_table, record, shown
-from _study import Found, Key, add_options, finish_options, flatness, of, run, train
+from _study import Found, Key, add_options, finish_options, flatness, keeping, of, run, train
 from joint_upsampling import Upsampler, interpolate, joint_bilateral, loss_of
 from scipy.ndimage import uniform_filter
 
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_options(parser, NAME, steps=3000)
-    options = finish_options(parser.parse_args(argv), NAME)
+    options = finish_options(parser.parse_args(argv))
     count = 2 if options.quick else 40
     jobs = {
         (quantity, seed): (quantity, seed, options.steps, count)
@@ -167,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for quantity in dict.fromkeys(TESTS.values())
     }
     settings = {"steps": options.steps, "batch": BATCH, "rate": RATE, "scale": SCALE, "made scenes": count}
-    results = run(job, jobs, folder=options.keep, settings=settings, workers=options.workers)
+    kept = keeping(options, NAME)
+    results = run(job, jobs, settings=settings, workers=options.workers, **kept)
     title = "A quarter of the resolution and an image: errors in the units of depth, and in pixels of flow"
     found = table(results, count)
     print_table(title, *found)

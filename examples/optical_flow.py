@@ -37,20 +37,22 @@ Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets" (DSCNN), E
 """
 
 import argparse
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, motorcycle, photographs
 from _flow_network import FlowNet, Variant, loss_of, predict
 from _flow_picture import draw
 from _record import picture_in, print_table, record, shown
-from _study import run
+from _study import Key, add_keeping, in_parts, keeping, run
 
 import dynarray as dyn
-from autodiff import Tape
+from autodiff import Tape, files
 from autodiff.networks import summary
 from autodiff.optim import Adam, cosine_schedule
 
@@ -78,6 +80,8 @@ QUESTIONS = (
     ("Is S = 3 worse than S = 7?", "S = 3", SAMPLED),
 )
 SHOWN = 3  # held-out pairs in the picture
+DRAWN = PLAIN, SAMPLED, "S = 1 (DFN)"  # networks in the picture
+NETWORKS = Path("optical_flow.parts")  # where they are until it is drawn
 STEREO_FACTOR = 7  # 64 x 96 pixels, disparities of up to 8.6
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "optical_flow.png"
 
@@ -98,31 +102,42 @@ class Job(NamedTuple):
     steps: int
     batch: int
     rate: float
+    pairs: int  # trained on
+    tests: int
 
 
 class Outcome(NamedTuple):
     """What came of it. Without a finite loss to the end, errors are NaN."""
 
-    losses: np.ndarray
+    first: float  # loss
+    highest: float  # loss
+    losses: np.ndarray  # means of parts of the training, NaN after a loss that is not finite
     error: float  # end-point error on the held-out pairs
     visible_error: float  # of the pixels that the second image shows
     stereo_error: float
     seconds: float  # of one core
-    flows: np.ndarray  # of the first held-out pairs
-    stereo_flow: np.ndarray
 
-    def mean_loss(self, fifth: int) -> float:
-        """Mean over the first (0) to the last (4) fifth of the steps; NaN if one of them is."""
-        return float(np.mean(np.array_split(self.losses, min(5, len(self.losses)))[fifth]))
+    @property
+    def last(self) -> float:
+        """Mean loss of the last fifth; NaN if one of them is."""
+        return float(np.mean(self.losses[-2:]))
 
     @property
     def diverged(self) -> bool:
         """Whether the loss became infinite or NaN, or was higher in the last fifth than in the first."""
-        return not self.mean_loss(-1) < self.mean_loss(0)
+        return not self.last < np.mean(self.losses[:2])
 
 
 # ---------------------------------------------------------------------------------------------------------
 # One training
+
+
+@cache
+def data_of(pairs: int, tests: int) -> Data:
+    """Made of photographs; alike in every process."""
+    training = make_pairs(photographs(TRAINING), pairs, seed=0)
+    held_out = make_pairs(photographs(HELD_OUT), tests, seed=1)
+    return Data(training, held_out, motorcycle(STEREO_FACTOR))
 
 
 def mean_error(flow: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
@@ -130,16 +145,17 @@ def mean_error(flow: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
     return float(np.hypot(*(flow - truth).swapaxes(0, 1)).astype(np.float64)[where].mean())
 
 
-def train(job: Job, data: Data) -> tuple[FlowNet, np.ndarray]:
+def train(job: Job) -> tuple[FlowNet, np.ndarray]:
     """A network, and the loss of each step."""
+    training = data_of(job.pairs, job.tests).training
     network = FlowNet(job.variant, np.random.default_rng(job.seed))
     rng = np.random.default_rng([job.seed, 1])  # draws the batches: the same for all networks of a seed
     optimizer = Adam(network.parameters())
     schedule = cosine_schedule(job.rate, job.steps, warmup=min(20, job.steps))
     losses = np.full(job.steps, np.nan)
     for step in range(job.steps):
-        chosen = rng.integers(0, len(data.training.images), job.batch)
-        pairs = mirrored(Pairs(*(array[chosen] for array in data.training)), rng)
+        chosen = rng.integers(0, len(training.images), job.batch)
+        pairs = mirrored(Pairs(*(array[chosen] for array in training)), rng)
         with Tape() as tape:
             loss = loss_of(network(pairs.images), pairs.flow)
         losses[step] = float(loss)
@@ -150,47 +166,57 @@ def train(job: Job, data: Data) -> tuple[FlowNet, np.ndarray]:
     return network, losses
 
 
-def judge(job: Job, data: Data) -> Outcome:
-    """Train and measure."""
-    start = time.process_time()
+def judge(job: Job, folder: Path | None = None) -> dict[str, Any]:
+    """Train and measure: an `Outcome`, by names. The network goes into the folder, if its flow is shown."""
+    start, data = time.process_time(), data_of(job.pairs, job.tests)
     with np.errstate(over="ignore", invalid="ignore"):  # training may diverge: that is what is asked
-        network, losses = train(job, data)
+        network, losses = train(job)
         seconds = time.process_time() - start
         flow, stereo = (predict(network, pairs.images) for pairs in (data.held_out, data.stereo))
+        if folder is not None and shown_in_picture(job):
+            files.save(network_file(job, folder), network.state_dict())
         held_out = data.held_out
         return Outcome(
-            losses,
+            losses[0],
+            np.nanmax(losses),
+            in_parts(losses),
             mean_error(flow, held_out.flow, np.ones_like(held_out.visible)),
             mean_error(flow, held_out.flow, held_out.visible),
             mean_error(stereo, data.stereo.flow, data.stereo.visible),
             seconds,
-            flow[:SHOWN],
-            stereo,
-        )
+        )._asdict()
 
 
-def found(job: Job, data: Data) -> dict[str, np.ndarray]:
-    """As `judge`, for what keeps results."""
-    return judge(job, data)._asdict()
+def shown_in_picture(job: Job) -> bool:
+    """Whether its network is drawn."""
+    return job.variant.name in DRAWN and job.seed == 0
 
 
-def train_all(
-    jobs: Sequence[Job], data: Data, keep: Path | None, workers: int
-) -> dict[tuple[str, int], Outcome]:
+def network_file(job: Job, folder: Path) -> Path:
+    """Where a network is for the pictures."""
+    return folder / f"{DRAWN.index(job.variant.name)}-{job.steps}-{job.pairs}.safetensors"
+
+
+def network_of(job: Job, folder: Path) -> FlowNet:
+    """As it was trained; it is trained again where only its numbers were kept."""
+    path = network_file(job, folder)
+    if not path.exists():
+        return train(job)[0]
+    network = FlowNet(job.variant, np.random.default_rng(job.seed))
+    network.load_state_dict(files.load(path)[0])
+    return network
+
+
+def train_all(jobs: Sequence[Job], folder: Path, workers: int, **keeping: Any) -> dict[Key, Outcome]:
     """Outcomes by name and seed, so many trainings at a time."""
-    given = {(job.variant.name, job.seed): (job, data) for job in jobs}
-    first = jobs[0]
-    settings = {
-        "steps": first.steps,
-        "batch": first.batch,
-        "rate": first.rate,
-        "pairs": len(data.training.flow),
-    }
-    results = run(found, given, folder=keep, settings=settings, workers=workers)
-    return {
-        key: Outcome(**{name: float(value) if value.ndim == 0 else value for name, value in each.items()})
-        for key, each in results.items()
-    }
+    given = {(job.variant.name, job.seed): (job, folder) for job in jobs}
+    results = run(judge, given, workers=workers, **keeping)
+    return {key: outcome_of(each) for key, each in results.items()}
+
+
+def outcome_of(found: Mapping[str, Any]) -> Outcome:
+    """As it was before it was kept."""
+    return Outcome(**{name: float(value) if value.ndim == 0 else value for name, value in found.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -253,9 +279,9 @@ class Tables:
         for variant in HARSH_VARIANTS:
             found = self.of(variant.name)
             losses = (
-                [each.losses[0] for each in found],
-                [np.nanmax(each.losses) for each in found],
-                [each.mean_loss(-1) for each in found],
+                [each.first for each in found],
+                [each.highest for each in found],
+                [each.last for each in found],
             )
             error = shown([each.error for each in found])
             rows.append(
@@ -279,7 +305,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("optical_flow.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few steps of two seeds: does it run?")
     parser.add_argument("--full", action="store_true", help="five seeds; write tables and picture into docs")
-    parser.add_argument("--keep", type=Path, help="folder of what was trained (full: optical_flow.parts)")
+    add_keeping(parser, "optical_flow")
     options = parser.parse_args(argv)
     options.pairs, options.tests, options.batch, options.workers = 600, 100, 4, dyn.get_num_threads()
     if options.quick:
@@ -287,7 +313,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.workers = 1
     if options.full:
         options.seeds, options.output = 5, PICTURE
-        options.keep = options.keep or Path("optical_flow.parts")
     options.output = picture_in(options.output, "optical_flow.png", parser)
     return options
 
@@ -297,7 +322,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     short = max(1, options.steps // 6)
     plans = [(variant, options.steps) for variant in VARIANTS] + [(each, short) for each in HARSH_VARIANTS]
     return [
-        Job(variant, seed, steps, options.batch, options.rate)
+        Job(variant, seed, steps, options.batch, options.rate, options.pairs, options.tests)
         for variant, steps in plans
         for seed in range(options.seeds)
     ]
@@ -307,10 +332,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the pairs, train all, print, draw."""
     start = time.perf_counter()
     options = parse(argv)
-    training = make_pairs(photographs(TRAINING), options.pairs, seed=0)
-    held_out = make_pairs(photographs(HELD_OUT), options.tests, seed=1)
-    data = Data(training, held_out, motorcycle(STEREO_FACTOR))
-    outcomes = train_all(jobs_of(options), data, options.keep, options.workers)
+    data, jobs = data_of(options.pairs, options.tests), jobs_of(options)
+    with tempfile.TemporaryDirectory() as spare:
+        folder = NETWORKS if options.full else Path(spare)
+        folder.mkdir(exist_ok=True)
+        outcomes = train_all(jobs, folder, options.workers, **keeping(options, "optical_flow"))
+        drawn = {job.variant.name: network_of(job, folder) for job in jobs if shown_in_picture(job)}
     made = Tables(outcomes, data, options.seeds)
     tables = {
         "End-point error in pixels, of held-out photographs and of the motorcycle": made.networks(),
@@ -319,10 +346,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for title, (columns, rows) in tables.items():
         print_table(title, columns, rows)
-    names = (PLAIN, SAMPLED, "S = 1 (DFN)")
-    flows = {name: outcomes[name, 0].flows for name in names}
-    stereo_flows = {name: outcomes[name, 0].stereo_flow for name in names}
-    draw(options.output, Pairs(*(array[:SHOWN] for array in held_out)), flows, data.stereo, stereo_flows)
+    shown_pairs = Pairs(*(array[:SHOWN] for array in data.held_out))
+    flows = {name: predict(drawn[name], shown_pairs.images) for name in DRAWN}
+    stereo_flows = {name: predict(drawn[name], data.stereo.images) for name in DRAWN}
+    draw(options.output, shown_pairs, flows, data.stereo, stereo_flows)
     if options.full:
         sizes = {"pairs": options.pairs, "held out": options.tests, "batch": options.batch}
         record("optical_flow", tables, seeds=options.seeds, steps=options.steps, rate=options.rate, **sizes)

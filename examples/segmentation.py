@@ -28,15 +28,16 @@ all eight go on from there, with the same scenes in the same order.
     python examples/segmentation.py --quick     # does it run?
     python examples/segmentation.py --full      # five seeds: the table and the pictures of the documentation
 
-What was trained is kept (``--keep``): a full run that was stopped goes on where it was.
+What a seed gave is kept (``--keep``): a full run that was stopped goes on with the next.
 
 Fu et al., "Dynamic Sampling Network for Semantic Segmentation", AAAI 2020; Dai et al., ICCV 2017, and Zhu et
 al., CVPR 2019, for deformable convolution; Jia et al., NeurIPS 2016, for dynamic filters.
 """
 
 import argparse
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,31 +46,45 @@ from _heads import METHODS, STEP, Coarse, cost, network, sampled_points, widths
 from _record import picture_in, print_table, record, shown
 from _scenes import CLASSES, HEIGHTS, PHOTOGRAPHS, Scenes, make
 from _segmentation_pictures import draw_points, draw_segmentations
-from _study import flatness, in_parts, run
+from _study import Found, add_keeping, flatness, in_parts, keeping, run
 
-from autodiff import Tape
+from autodiff import Tape, files
 from autodiff import functions as F
 from autodiff.layers import DeformConv, Module
 from autodiff.optim import AdamW, cosine_schedule
 
 SIZES = ((0, 16), (16, 25), (25, 99))  # heights of digits, in pixels: above the first, up to the second
 IGNORED = -1  # as a label
-SIZED = ("size", "batch", "lr", "scenes", "test", "pretrain", "steps")  # options that numbers depend on
 SHOWN = 4  # test scenes in the pictures
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+
+
+class Sizes(NamedTuple):
+    """What numbers depend on beside method and seed."""
+
+    size: int  # of scenes to train on; those to judge by are twice as large
+    batch: int
+    lr: float
+    scenes: int  # to train on
+    test: int  # scenes to judge by
+    pretrain: int  # steps for the backbone
+    steps: int  # for each head
 
 
 class Result(NamedTuple):
     """What one training gave."""
 
-    method: str
-    seed: int
-    confusion: np.ndarray  # (CLASSES, CLASSES): pixels by their class and the class they were given
+    score: float  # mean IoU
     by_size: list[float]  # fraction of the pixels of digits that are right, by the SIZES of the digits
     reach: Any  # (4, 2) spread and shift of the points, on the background and by SIZES; None if regular
+    losses: np.ndarray  # means over parts of the training
+
+
+class Shown(NamedTuple):
+    """What is drawn of it."""
+
     predictions: np.ndarray  # (SHOWN, H, W)
     points: Any  # (SHOWN, 9, 2, h, w), pixels of the image; None if regular
-    losses: np.ndarray  # means over parts of the training
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -81,9 +96,7 @@ def arrays(scenes: Scenes, rows: Any) -> tuple[np.ndarray, np.ndarray]:
     return scenes.images[rows].astype(np.float32) / 127.5 - 1, scenes.labels[rows].astype(np.int64)
 
 
-def train(
-    made: Module, groups: list, scenes: Scenes, options: argparse.Namespace, steps: int, seed: int
-) -> np.ndarray:
+def train(made: Module, groups: list, scenes: Scenes, sizes: Sizes, steps: int, seed: int) -> np.ndarray:
     """So many steps of AdamW, with a cosine schedule, in an order of the scenes that the seed decides.
 
     Returns the mean losses of the parts of the training.
@@ -91,12 +104,12 @@ def train(
     losses = []
     rng = np.random.default_rng([seed, 1])
     optimizer = AdamW(groups, weight_decay=0.01)
-    schedule = cosine_schedule(options.lr, steps, warmup=min(20, steps // 2))
-    epochs = -(-steps * options.batch // len(scenes.labels))
+    schedule = cosine_schedule(sizes.lr, steps, warmup=min(20, steps // 2))
+    epochs = -(-steps * sizes.batch // len(scenes.labels))
     order = np.concatenate([rng.permutation(len(scenes.labels)) for _ in range(epochs)])
     made.train()
     for step in range(steps):
-        images, labels = arrays(scenes, order[step * options.batch :][: options.batch])
+        images, labels = arrays(scenes, order[step * sizes.batch :][: sizes.batch])
         # Three of four pixels are background; most are left out, or nothing else would be learned at first.
         labels[(labels == 0) & (rng.random(labels.shape) < 0.7)] = IGNORED
         with Tape() as tape:
@@ -108,26 +121,18 @@ def train(
     return in_parts(losses)
 
 
-def pretrain(scenes: Scenes, options: argparse.Namespace, seed: int) -> dict[str, np.ndarray]:
-    """Backbone and context that tell coarsely what is where, as a state dict."""
+def pretrain(scenes: Scenes, sizes: Sizes, seed: int) -> Coarse:
+    """Backbone and context that tell coarsely what is where."""
     coarse = Coarse(seed)
-    train(coarse, coarse.parameters(), scenes, options, options.pretrain, seed)
-    return coarse.state_dict()
+    train(coarse, coarse.parameters(), scenes, sizes, sizes.pretrain, seed)
+    return coarse
 
 
 def finish(
-    method: str,
-    channels: int,
-    state: dict,
-    scenes: Scenes,
-    test: Scenes,
-    options: argparse.Namespace,
-    seed: int,
-) -> dict[str, Any]:
-    """A network with the head of this method, from a pretrained backbone to its result."""
+    method: str, channels: int, coarse: Coarse, scenes: Scenes, sizes: Sizes, seed: int
+) -> tuple[Module, np.ndarray]:
+    """A network with the head of this method, trained on from a pretrained backbone, and its losses."""
     made = network(method, channels, seed)
-    coarse = Coarse(seed)
-    coarse.load_state_dict(state)
     for part in ("backbone", "context"):
         getattr(made, part).load_state_dict(getattr(coarse, part).state_dict())
     # What is trained already moves slowly.
@@ -135,16 +140,48 @@ def finish(
     known = set(old)
     new = [parameter for parameter in made.parameters() if parameter not in known]
     groups = [{"parameters": old, "lr_scale": 0.25}, *new]
-    losses = train(made, groups, scenes, options, options.steps, seed)
-    found = judge(made, method, test, seed, losses)._asdict()
-    return {name: found[name] for name in Result._fields[2:] if found[name] is not None}
+    return made, train(made, groups, scenes, sizes, sizes.steps, seed)
+
+
+def job(seed: int, sizes: Sizes, folder: Path | None) -> dict[str, Any]:
+    """All methods with one seed, from one backbone: "method: what" of each `Result`, where there is any.
+
+    What is drawn goes into the folder.
+    """
+    scenes, test = make("train", sizes.scenes, sizes.size, seed), test_scenes(sizes)
+    coarse = pretrain(scenes, sizes, seed)
+    found: dict[str, Any] = {}
+    drawn: dict[str, np.ndarray] = {}
+    for method, channels in widths(sizes.size).items():
+        made, losses = finish(method, channels, coarse, scenes, sizes, seed)
+        result, shown = judge(made, test, losses)
+        found |= named(method, result)
+        drawn |= named(method, shown) | {f"{method}: score": np.array(result.score)}
+    if folder is not None:
+        files.save(shown_file(folder, sizes), drawn)
+    return found
+
+
+def named(method: str, values: Result | Shown) -> dict[str, Any]:
+    """What there is of them, by "method: what"."""
+    return {f"{method}: {name}": value for name, value in values._asdict().items() if value is not None}
+
+
+def test_scenes(sizes: Sizes) -> Scenes:
+    """Of photographs and digits that no network has seen."""
+    return make("test", sizes.test, 2 * sizes.size, 0)
+
+
+def shown_file(folder: Path, sizes: Sizes) -> Path:
+    """Where it is until it is drawn."""
+    return folder / f"{'-'.join(map(str, sizes))}.safetensors"
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Judging
 
 
-def judge(made: Any, method: str, test: Scenes, seed: int, losses: np.ndarray) -> Result:
+def judge(made: Any, test: Scenes, losses: np.ndarray) -> tuple[Result, Shown]:
     """How well a network does on scenes of photographs and digits it has never seen."""
     predictions, points = [], []
     for row in range(len(test.labels)):
@@ -160,7 +197,8 @@ def judge(made: Any, method: str, test: Scenes, seed: int, losses: np.ndarray) -
     if isinstance(made.head.sample, DeformConv):
         places = np.concatenate(points)
         reach, shown = reaches(places, test.heights[:, ::STEP, ::STEP]), places[:SHOWN].astype(np.float32)
-    return Result(method, seed, confusion, by_size, reach, found[:SHOWN].astype(np.int8), shown, losses)
+    result = Result(mean_iou(confusion), by_size, reach, losses)
+    return result, Shown(found[:SHOWN].astype(np.int8), shown)
 
 
 def within(heights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -192,33 +230,23 @@ def mean_iou(confusion: np.ndarray) -> float:
 # All of it
 
 
-def of_result(key: tuple[str, int], found: dict[str, np.ndarray]) -> Result:
-    """What `finish` gave, as it was before it was kept."""
-    return Result(*key, **{name: found.get(name) for name in Result._fields[2:]})
+def read(found: Mapping[str, np.ndarray], method: str) -> Result:
+    """What `job` gave of a method."""
+    return Result(**{name: found.get(f"{method}: {name}") for name in Result._fields})  # type: ignore[arg-type]
 
 
-def run_all(options: argparse.Namespace) -> tuple[list[Result], Scenes, dict[str, int]]:
-    """Every method with every seed; the test scenes; the channels of each method."""
-    test = make("test", options.test, 2 * options.size, 0)
-    channels = widths(options.size)
-    scenes = {seed: make("train", options.scenes, options.size, seed) for seed in options.seeds}
-    sizes = {name: getattr(options, name) for name in SIZED}
-    shared: dict[str, Any] = {"folder": options.keep, "settings": sizes, "workers": options.jobs}
-    begun = {("backbone", seed): (drawn, options, seed) for seed, drawn in scenes.items()}
-    states = {seed: state for (_, seed), state in run(pretrain, begun, **shared).items()}
-    ended = {
-        (method, seed): (method, channels[method], states[seed], scenes[seed], test, options, seed)
-        for seed in options.seeds
-        for method in METHODS
-    }
-    results = run(finish, ended, **shared)
-    return [of_result(key, found) for key, found in results.items()], test, channels
+def drawn_of(sizes: Sizes, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    """What is drawn; it is trained again where only its numbers were kept."""
+    path = shown_file(folder, sizes)
+    if not path.exists():
+        job(seed, sizes, folder)
+    return dict(files.load(path)[0])
 
 
-def tables(results: list[Result], channels: dict[str, int], size: int) -> dict[str, tuple]:
-    """What is shown at the end: {title: (columns, rows)}."""
-    of = {method: [r for r in results if r.method == method] for method in METHODS}
-    scores = {method: [100 * mean_iou(r.confusion) for r in of[method]] for method in METHODS}
+def tables(results: Sequence[Found], channels: dict[str, int], size: int) -> dict[str, tuple]:
+    """What is shown at the end, of the results of each seed: {title: (columns, rows)}."""
+    of = {method: [read(found, method) for found in results] for method in METHODS}
+    scores = {method: [100 * float(r.score) for r in of[method]] for method in METHODS}
     rows, far = [], []
     for method in METHODS:
         parameters, multiply_adds = cost(network(method, channels[method], 0), size)
@@ -259,10 +287,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     how.add_argument("--full", action="store_true", help="five seeds; writes tables and pictures into docs")
-    parser.add_argument("--keep", type=Path, help="folder of what was trained (full: segmentation.parts)")
+    add_keeping(parser, "segmentation")
     options = parser.parse_args(argv)
-    if options.full and options.keep is None:
-        options.keep = Path("segmentation.parts")
     options.seeds = [options.seed + i for i in range(5)] if options.full else [options.seed]
     if options.full:
         options.output = IMAGES / "segmentation.png"
@@ -282,15 +308,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, judge, print, draw."""
     start = time.perf_counter()
     options = parse(argv)
-    results, test, channels = run_all(options)
-    found = tables(results, channels, options.size)
+    sizes = Sizes(**{name: getattr(options, name) for name in Sizes._fields})
+    with tempfile.TemporaryDirectory() as spare:
+        folder = Path("segmentation.parts") if options.full else Path(spare)
+        folder.mkdir(exist_ok=True)
+        first = options.seeds[0]
+        jobs = {("all", seed): (seed, sizes, folder if seed == first else None) for seed in options.seeds}
+        results = run(job, jobs, workers=options.jobs, **keeping(options, "segmentation"))
+        drawn = drawn_of(sizes, first, folder)
+    found = tables(list(results.values()), widths(options.size), options.size)
     for title, (columns, rows) in found.items():
         print_table(title, columns, rows)
-    first = {result.method: result for result in results if result.seed == options.seeds[0]}
-    scores = {method: 100 * mean_iou(result.confusion) for method, result in first.items()}
-    draw_segmentations(options.output, test, {m: r.predictions for m, r in first.items()}, scores)
+    scores = {method: 100 * float(drawn[f"{method}: score"]) for method in METHODS}
+    predictions = {method: drawn[f"{method}: predictions"] for method in METHODS}
+    points = {m: drawn[f"{m}: points"] for m in METHODS if f"{m}: points" in drawn}
+    test = test_scenes(sizes)
+    draw_segmentations(options.output, test, predictions, scores)
     second = options.output.with_stem(options.output.stem + "_points")
-    draw_points(second, test, {m: r.points for m, r in first.items() if r.points is not None})
+    draw_points(second, test, points)
     if options.full:
         record(
             "segmentation",

@@ -1,15 +1,17 @@
 """Studies of many trainings: they go on after a stop, their data are what they say, their quick modes run."""
 
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from test_examples import NUMBER, ROOT, run
-
-from autodiff.files import FileError
 
 QUICK = "quick: a few steps show that it runs"
 
@@ -28,33 +30,120 @@ def rows_of(output: str, title: str) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
-def test_a_study_goes_on_where_it_was_stopped(examples, tmp_path, capsys) -> None:
+def test_a_study_goes_on_where_it_was_stopped(examples, tmp_path) -> None:
     study, done = examples("_study"), []
 
-    def work(name: str, seed: int) -> dict[str, Any]:
+    def work(name: str, seed: int, folder: Path) -> dict[str, Any]:
         done.append((name, seed))
         if len(done) == 3:
             raise KeyboardInterrupt
-        return {"score": seed + 0.5, "name": np.frombuffer(name.encode(), np.uint8)}
+        return {"score": seed + 0.123456789, "count": seed + 123456, "losses": np.array([1.0, np.pi / 1000])}
 
-    jobs = {(name, seed): (name, seed) for seed in (0, 1) for name in ("A, mul", "B")}
-    how: dict[str, Any] = {"folder": tmp_path / "kept", "settings": {"steps": 4}, "workers": 1}
+    jobs = {(name, seed): (name, seed, tmp_path) for seed in (0, 1) for name in ("A, mul", "B")}
+    keep = tmp_path / "parts" / "kept.json"
+    how: dict[str, Any] = {"keep": keep, "settings": {"steps": 4}, "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         study.run(work, jobs, **how)
-    assert sorted(path.name for path in how["folder"].iterdir()) == ["a-mul-0.safetensors", "b-0.safetensors"]
-    found = study.run(work, jobs, **how)
+    kept = json.loads(keep.read_text())
+    assert kept["settings"] == {"steps": 4}
+    (one,) = (part for part in kept["parts"] if part["variant"] == "B")
+    assert (one["seed"], one["arguments"]) == (0, "'B', 0")  # a folder decides nothing
+    assert one["found"] == {"score": 0.12346, "count": 123456, "losses": [1.0, 0.0031416]}
+    found = study.run(work, {key: (*given[:2], Path("elsewhere")) for key, given in jobs.items()}, **how)
     assert done == [("A, mul", 0), ("B", 0), ("A, mul", 1), ("A, mul", 1), ("B", 1)]
     assert list(found) == list(jobs)
-    for (name, seed), each in found.items():
-        assert each["score"] == seed + 0.5 and bytes(each["name"]) == name.encode()
+    for (_, seed), each in found.items():
+        assert each["score"] == (0.12346, 1.1235)[seed] and list(each["losses"]) == [1, 0.0031416]
     assert study.run(work, jobs, **how).keys() == jobs.keys() and len(done) == 5
+    # A training of other arguments takes the place of the one that there is.
+    study.run(work, {("B", 1): ("B", 2, tmp_path)}, **how)
+    assert done[5:] == [("B", 2)] and len(json.loads(keep.read_text())["parts"]) == 4
     with pytest.raises(
-        SystemExit, match=r"was made with other settings, \{\"steps\": 4\}, than \{\"steps\": 5\}"
+        SystemExit, match=r"was made with other settings, \{'steps': 4\}, than \{'steps': 5\}"
     ):
         study.run(work, jobs, **{**how, "settings": {"steps": 5}})
-    (how["folder"] / "b-1.safetensors").write_bytes(b"damaged")
-    with pytest.raises(FileError):
-        study.run(work, jobs, **how)
+    assert sorted(path.name for path in keep.parent.iterdir()) == ["kept.json", "kept.json.lock"]
+
+
+def test_what_is_missing_is_said(examples, tmp_path, capsys) -> None:
+    study = examples("_study")
+    jobs = {(name, seed): (seed,) for seed in (0, 1) for name in ("A", "B")}
+    how: dict[str, Any] = {"keep": tmp_path / "kept.json", "workers": 1}
+
+    def work(seed: int) -> dict[str, Any]:
+        return {"score": seed + 0.5}
+
+    study.run(work, {("A", seed): (seed,) for seed in (0, 1)}, **how)
+    said = r"^unfinished: 2 trainings, about 0 core-minutes, are missing: B 0, B 1$"
+    with pytest.raises(SystemExit, match=said):
+        study.run(work, jobs, minutes=0, **how)
+    rows = rows_of(capsys.readouterr().out, "What there is so far")
+    assert rows["A"] == ["2 of 2", "0.0", "score 1"] and rows["B"] == ["0 of 2", "0.0"]
+
+
+SAVING = """
+import sys
+from pathlib import Path
+from _parts import Parts
+parts = Parts(Path("kept.json"), {}, len)
+for seed in range(12):
+    parts.save((sys.argv[1], seed), str(seed), {"score": float(seed)}, 0.5)
+"""
+
+
+def test_processes_that_share_a_file_lose_nothing(examples, tmp_path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "examples", ROOT)))}
+    running = [
+        subprocess.Popen([sys.executable, "-c", SAVING, name], cwd=tmp_path, env=environment) for name in "AB"
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    there = examples("_parts").Parts(tmp_path / "kept.json", {}, len).load()
+    assert sorted(there) == [(name, seed) for name in "AB" for seed in range(12)]
+    assert all(float(part.found["score"]) == seed for (_, seed), (_, part) in there.items())
+
+
+DECIDES = '''
+RATE, TITLE = 0.5, "a table"
+class Layer:
+    size = 3
+def helper(x):
+    return RATE * x
+TABLE = {"a": helper}
+def work(x):
+    """Words."""
+    return TABLE["a"](x) + Layer.size  # a comment
+def table():
+    return TITLE
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alike"),
+    [
+        ("Words.", "Other words.", True),
+        ("  # a comment", "", True),
+        ('"a table"', '"a title"', True),
+        ("return TITLE", "return 2 * TITLE", True),
+        ("RATE * x", "RATE / x", False),
+        ("0.5", "0.6", False),
+        ("size = 3", "size = 4", False),
+        ('TABLE["a"](x)', 'TABLE["a"](-x)', False),
+    ],
+)
+def test_the_code_that_decides_is_known(examples, tmp_path, monkeypatch, old, new, alike) -> None:
+    parts, found = examples("_parts"), []
+    assert DECIDES.count(old) == 1
+    for name, text in (("one", DECIDES), ("other", DECIDES.replace(old, new))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "trained.py").write_text(text)
+        monkeypatch.setattr(parts, "HERE", folder)
+        with monkeypatch.context() as inner:
+            inner.delitem(sys.modules, "trained", raising=False)
+            inner.syspath_prepend(folder)
+            found.append(parts.fingerprint(importlib.import_module("trained").work))
+            sys.modules.pop("trained")
+    assert (found[0] == found[1]) == alike
 
 
 def test_trainings_compared_have_the_same_batches(examples) -> None:
