@@ -10,7 +10,7 @@ import pytest
 
 from autodiff import Tape, Variable
 from autodiff import functions as F
-from autodiff.files import FileError
+from autodiff.files import Contents, FileError
 from autodiff.layers import BatchNorm2d, Linear, MaxPool2d, Module, ReLU, Sequential
 from autodiff.optim import SGD, Adam, AdamW
 from autodiff.train import Trainer, minibatches
@@ -148,6 +148,10 @@ def test_loading_what_is_there():
     assert report.missing == ["layers.1.weight", "layers.1.bias"]
     assert report.unexpected == []
     assert net.load_state_dict(before) == ([], [])
+    with pytest.raises(
+        TypeError, match=r"mapping of names to arrays, got Contents; .* files\.load\(path\)\.arrays"
+    ):
+        net.load_state_dict(Contents(before, {}))
     wrong = {**before, "layers.0.bias": np.ones(4, np.float32)}
     with pytest.raises(ValueError, match=r"layers\.0\.bias: expected \(3,\) float32, got \(4,\) float32"):
         net.load_state_dict(wrong, strict=False)

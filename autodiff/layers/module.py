@@ -145,9 +145,16 @@ class Module(Shown):
 
         Raises
         ------
+        TypeError
+            If `state` is no mapping: what `autodiff.files.load` gives has it as ``.arrays``.
         ValueError
             With every missing, unexpected or misshapen entry.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}.load_state_dict: expected a mapping of names to arrays, got "
+                f"{type(state).__name__}; of a file that is files.load(path).arrays"
+            )
         own = {path: value for path, _, value in self._state()}
         report = Loaded([n for n in own if n not in state], [n for n in state if n not in own])
         common = [name for name in own if name in state]
