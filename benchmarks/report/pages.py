@@ -14,7 +14,7 @@ from dynarray._operator import Form
 from .. import kernels_table, photographs
 from ..harness import drawn, first_calls
 from ..harness.machine import ROOT
-from . import plots, shapes
+from . import claims, plots, shapes
 from .table import (
     Table,
     brief,
@@ -222,6 +222,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "operators": operators,
     "dtypes": dtypes,
     "kernels": kernels_table.section,
+    "claims": partial(claims.section, EXAMPLES),
     **{f"apart {path.stem.split('-')[0]}": partial(apart, path) for path in sorted(APART.glob("*.json"))},
     **{f"example {path.stem}": partial(example, path) for path in sorted(EXAMPLES.glob("*.json"))},
 }
