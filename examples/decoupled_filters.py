@@ -55,7 +55,7 @@ LAYERS = (
     "DDF mul, no FilterNorm",
     "DDF add, no FilterNorm",
 )
-SIDE, BATCH, RATE, JUDGED = 24, 32, 5e-3, 1100
+SIDE, BATCH, RATE, JUDGED = 24, 16, 5e-3, 1100
 NOISE = 0.1  # of a piece whose standard deviation is about one
 
 
@@ -159,7 +159,7 @@ def table(results: Mapping[Key, Found]) -> tuple[list[str], list[list[str]]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_options(parser, NAME, steps=6000)
+    add_options(parser, NAME, steps=1500)
     options = finish_options(parser.parse_args(argv))
     judged = 110 if options.quick else JUDGED
     jobs = {

@@ -36,7 +36,7 @@ from joint_upsampling import Upsampler, interpolate, joint_bilateral, loss_of
 from scipy.ndimage import uniform_filter
 
 NAME = "joint_scenes"
-SCALE, BATCH, RATE = 4, 4, 5e-3
+SCALE, BATCH, RATE = 4, 4, 5e-3  # of maps: four scenes of depth, two of flow
 TUNED_ON = 8  # scenes
 # Which maps each test has, and whose network they are given to.
 TESTS = {"made depth": "depth", "made flow": "flow", "motorcycle, depth": "depth"}
@@ -130,7 +130,9 @@ def job(quantity: str, seed: int, steps: int, count: int) -> dict[str, Any]:
     network, photos = Upsampler(SCALE, np.random.default_rng(seed)), photographs(TRAINING)
 
     def loss(rng: np.random.Generator) -> Any:
-        scenes = [scene for _ in range(BATCH) for scene in made(quantity, photos, rng)]
+        scenes: Maps = []
+        while len(scenes) < BATCH:
+            scenes += made(quantity, photos, rng)
         low = np.stack([low_resolution(scene, SCALE) for scene in scenes])[:, None]
         photo, values, valid = (np.stack(arrays) for arrays in zip(*scenes))
         return loss_of(network(low, photo), values[:, None], valid[:, None])
@@ -158,7 +160,7 @@ def table(results: Mapping[Key, Found], count: int) -> tuple[list[str], list[lis
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_options(parser, NAME, steps=3000)
+    add_options(parser, NAME, steps=1000)
     options = finish_options(parser.parse_args(argv))
     count = 2 if options.quick else 40
     jobs = {
