@@ -12,7 +12,7 @@ sum vanishes, or overflows, must not be a matter of rounding, since the definiti
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -23,11 +23,14 @@ from conftest import Backend, backend_params
 from test_robustness_drawn import exact_call, is_exact
 
 from dynarray import OPERATORS, Operator
+from dynarray.typing import Border
 
 DRAWN = 10_000  # calls per operator and backend, by `make test-long`
 SAMPLE = 100  # the first of them, in every run
 fast_backends = pytest.mark.parametrize("backend", backend_params("cpu", "host", "cuda"), indirect=True)
 INFINITE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0])
+SAMPLED = [name for name, each in OPERATORS.items() if each.stem == "deform" and "border" in each.defaults]
+each_sampled = pytest.mark.parametrize("name", SAMPLED)
 
 
 class Sizes(NamedTuple):
@@ -143,6 +146,44 @@ def test_special_values_come_out_where_the_definition_has_them(backend: Backend,
 @each_operator
 def test_ten_thousand_calls_with_special_values(backend: Backend, operator: Operator) -> None:
     check_drawn(operator, backend, range(SAMPLE, DRAWN))
+
+
+def thin_call(name: str, border: str, seed: int) -> tuple[Call, int]:
+    """Real numbers on images of one row or of one column, and which of both; lines have one pixel."""
+    axis, line = seed % 2, name.endswith("1d")
+    call = full_call(OPERATORS[name], seed // 2, **({"H": 1, "W": 1} if line else {"HW"[axis]: 1}))
+    return replace(call, params={**call.params, "border": border}), axis
+
+
+@fast_backends
+@each_sampled
+@pytest.mark.parametrize("border", get_args(Border))
+def test_special_values_on_thin_images(backend: Backend, name: str, border: str) -> None:
+    for seed in range(12):
+        call, _ = thin_call(name, border, seed)
+        rng = np.random.default_rng(seed)
+        for array in call.everything:
+            if rng.random() < 0.4:
+                scatter(rng, array, INFINITE)
+        check_special(call, backend)
+
+
+@pytest.mark.parametrize("backend", backend_params("reference", "cpu", "host", "cuda"), indirect=True)
+@each_sampled
+@pytest.mark.parametrize("border", get_args(Border)[1:])
+def test_thin_images_have_no_slope_across(backend: Backend, name: str, border: str) -> None:
+    """All pixels across are one: the slope is 0, not what rounding leaves; times infinity it is NaN."""
+    for seed in range(12):
+        call, axis = thin_call(name, border, seed)
+        by_name = dict(zip(call.operator.arrays, call.arrays, strict=True))
+        mask, axes = by_name.get("mask"), by_name["x"].ndim - 2
+        shape = len(by_name["x"]), -1, axes, *call.grad_output.shape[-axes:]
+        if mask is not None:
+            scatter(np.random.default_rng(seed), mask, np.array([np.inf, -np.inf]))
+        with np.errstate(all="ignore"):
+            found = evaluate(call, backend).gradients[1].reshape(shape)[:, :, axis % axes]
+            expected = np.zeros(found.shape) if mask is None else 0 * mask.reshape(found.shape)
+        np.testing.assert_array_equal(found, expected)
 
 
 @fast_backends

@@ -19,9 +19,13 @@ class _Corner(NamedTuple):
     """One of the four pixels around each point, and how the interpolation depends on it."""
 
     pixels: tuple  # where it is in the ringed image: indices of shape (N, D, C/D, Ho, Wo)
-    weight: Any  # (N, D, 1, Ho, Wo), as the slopes
-    slope_y: Any  # derivative of the weight by the coordinates of the point
-    slope_x: Any
+    along_y: Any  # its shares along both axes, (N, D, 1, Ho, Wo)
+    along_x: Any
+
+    @property
+    def weight(self) -> Any:
+        """Its share."""
+        return self.along_y * self.along_x
 
 
 class _Coordinates(NamedTuple):
@@ -98,8 +102,7 @@ def _corners(image: Any, y: _Coordinates, x: _Coordinates) -> Iterator[_Corner]:
             rows[i][:, :, None],
             columns[j][:, :, None],
         )
-        along_y, along_x = ly if i else 1 - ly, lx if j else 1 - lx
-        yield _Corner(pixels, along_y * along_x, along_x if i else -along_x, along_y if j else -along_y)
+        yield _Corner(pixels, ly if i else 1 - ly, lx if j else 1 - lx)
 
 
 def _sample(image: Any, y: _Coordinates, x: _Coordinates, factor: Any = 1) -> Any:
@@ -108,15 +111,17 @@ def _sample(image: Any, y: _Coordinates, x: _Coordinates, factor: Any = 1) -> An
 
 
 def _point_gradients(image: Any, y: _Coordinates, x: _Coordinates, grad: Any) -> tuple[Any, Any, Any]:
-    """What points get of the gradient of their samples: by y, by x and by a factor, each (N, D, Ho, Wo)."""
-    by_y: Any = 0
-    by_x: Any = 0
-    by_factor: Any = 0
-    for corner in _corners(image, y, x):
-        by_weight = (grad * image[corner.pixels]).sum(axis=2)
-        by_y += corner.slope_y[:, :, 0] * by_weight
-        by_x += corner.slope_x[:, :, 0] * by_weight
-        by_factor += corner.weight[:, :, 0] * by_weight
+    """What points get of the gradient of their samples: by y, by x and by a factor, each (N, D, Ho, Wo).
+
+    Coordinates get differences of neighbours. Where a border makes both the same pixel, these are exactly 0,
+    which no order of a sum over corners would be: an infinite mask makes NaN of it, and infinity of a rest.
+    """
+    corners = list(_corners(image, y, x))
+    by_weight = [(grad * image[corner.pixels]).sum(axis=2) for corner in corners]
+    above, below, left, right = (0, 1), (2, 3), (0, 2), (1, 3)
+    by_y = sum(corners[j].along_x[:, :, 0] * (by_weight[j] - by_weight[i]) for i, j in zip(above, below))
+    by_x = sum(corners[j].along_y[:, :, 0] * (by_weight[j] - by_weight[i]) for i, j in zip(left, right))
+    by_factor = sum(corner.weight[:, :, 0] * each for corner, each in zip(corners, by_weight))
     return by_y, by_x, by_factor
 
 
