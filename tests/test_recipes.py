@@ -247,6 +247,62 @@ def test_ranks_judge_by_parts_that_add_up_to_the_whole(monkeypatch, rng):
     assert 0 < right[1] < 5
 
 
+def test_ranks_detect_in_parts_that_follow_one_another(monkeypatch):
+    """Each looks at its own images alone; all judge by what all have found."""
+    monkeypatch.syspath_prepend(RECIPES)
+    recipe, rfcn = (importlib.import_module(name) for name in ("_recipe", "rfcn_voc"))
+    samples = [
+        {
+            "image": np.full((3, 72, 72), 50 * k, np.uint8),
+            "boxes": np.array([(0, 0, 20 + 14 * k, 36)], np.float32),
+            "box_labels": np.array([k % 2]),
+            "difficult": np.array([False]),
+        }
+        for k in range(5)
+    ]
+    looked_at = []
+
+    class Network:
+        """Says of all images that there is the same."""
+
+        def propose(self, images, **_):
+            looked_at.append(float(images.mean()))
+            return [np.array([[0, 0, 30, 36]], np.float32)]
+
+        def detect(self, images, regions, **_):
+            return [Detections(regions[0], np.array([-images.mean()]), np.array([0]))]
+
+    def judged(comm):
+        for module in (recipe, rfcn):
+            monkeypatch.setattr(module, "ranks", lambda: comm)
+        looked_at.clear()
+        found = rfcn.recall(rfcn.QUICK, samples, Network())
+        found |= rfcn.precision(rfcn.QUICK, samples, Network(), "2007", Network())
+        return found, list(looked_at)
+
+    given = []
+
+    class Second(OneOfTwo):
+        """Goes first, and does not hear of the other."""
+
+        def gather(self, value):
+            given.append(value)
+            return [value[:1] * 3, value]
+
+    class First(OneOfTwo):
+        """Is told what that one gave."""
+
+        def gather(self, value):
+            return [value, given.pop(0)]
+
+    whole, images = judged(distributed.Communicator())
+    assert 0 < whole["recall"] < 1 and 0 < whole["mean_average_precision"] < 1
+    _, second = judged(Second(1))
+    both, first = judged(First(0))
+    assert both == whole and not given
+    assert sorted(first + second) == sorted(images) and (len(first), len(second)) == (6, 4)
+
+
 def test_recipes_share_their_trainer():
     """So that what holds for one holds for all: units within their bounds, ranks, what draws."""
     for path in RECIPES.glob("*.py"):

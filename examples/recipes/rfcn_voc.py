@@ -24,7 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recipe import Joined, load, load_checkpoint, make_trainer, parser, run, shortened, standardized
+from _recipe import (
+    Joined,
+    load,
+    load_checkpoint,
+    make_trainer,
+    parser,
+    ranks,
+    run,
+    share,
+    shortened,
+    standardized,
+)
 from _voc import CLASSES
 
 from autodiff.data import VOCDetection, augment
@@ -148,28 +159,35 @@ def proposed(settings: Settings, rpn: RPN, images: Any) -> list:
 
 def recall(settings: Settings, samples: Sequence[Any], network: Any) -> dict[str, float]:
     """The share of objects that a proposal overlaps by half."""
-    found: list[float] = []
-    for sample in samples:
+    found = []
+    for sample in share(samples):
         seen = prepared(settings, sample)
         regions = proposed(settings, network, seen["images"][None])[0]
-        if len(regions):
-            found.extend(box_iou(regions, seen["boxes"]).max(0) >= 0.5)
-        else:
-            found.extend([0.0] * len(seen["boxes"]))
-    return {"recall": float(np.mean(found))}
+        reached = box_iou(regions, seen["boxes"]).max(0) if len(regions) else np.zeros(len(seen["boxes"]))
+        found.append(reached >= 0.5)
+    return {"recall": float(np.mean(np.concatenate(of_all_ranks(found, len(samples)))))}
 
 
 def precision(
     settings: Settings, samples: Sequence[Any], rpn: RPN, rule: str, network: Any
 ) -> dict[str, float]:
     """Mean average precision of PASCAL VOC. Overlaps are the same at whichever size."""
-    found, there = [], []
-    for sample in samples:
+    judged = []
+    for sample in share(samples):
         seen = prepared(settings, sample)
         images = seen["images"][None]
-        found += network.detect(images, proposed(settings, rpn, images), least=settings.least)
-        there.append(Truth(seen["boxes"], seen["box_labels"], seen["difficult"]))
-    return {"mean_average_precision": mean_average_precision(found, there, KINDS, rule=rule)}
+        (found,) = network.detect(images, proposed(settings, rpn, images), least=settings.least)
+        judged.append((found, Truth(seen["boxes"], seen["box_labels"], seen["difficult"])))
+    every, there = zip(*of_all_ranks(judged, len(samples)))
+    return {"mean_average_precision": mean_average_precision(every, there, KINDS, rule=rule)}
+
+
+def of_all_ranks(own: list, count: int) -> list:
+    """What was found in all of so many images, in their order, by ranks that looked at a `share` each."""
+    every: list = [None] * count
+    for rank, part in enumerate(ranks().gather(own)):
+        every[rank :: ranks().size] = part
+    return every
 
 
 def stage_of(options: Any, settings: Settings) -> tuple[Any, Callable, Callable]:
