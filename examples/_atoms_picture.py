@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 GAP = 1  # pixels between tiles
 
@@ -24,7 +21,7 @@ def tiles(filters: np.ndarray, columns: int) -> np.ndarray:
     return sheet
 
 
-def show(axis: plt.Axes, sheet: np.ndarray, title: str = "") -> None:
+def show(axis: Axes, sheet: np.ndarray, title: str = "") -> None:
     """Tiles: red above zero, blue below."""
     axis.imshow(sheet, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
@@ -41,7 +38,7 @@ def draw_filters(
     rebuilt: np.ndarray,
 ) -> None:
     """The photograph with some pixels marked; for each of them its filters, atoms, and filters rebuilt."""
-    figure = plt.figure(figsize=(10, 4.3), layout="constrained")
+    figure = Figure(figsize=(10, 4.3), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
     photo = left.subplots()
     photo.imshow(image, cmap="gray", interpolation="nearest")
@@ -56,7 +53,6 @@ def draw_filters(
             show(axis, sheet, title)
         row[0].set_ylabel(str(number), color="C1", fontsize=12, rotation=0, labelpad=10)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def draw_bases(
@@ -66,7 +62,8 @@ def draw_bases(
     errors: Mapping[str, tuple[int, Sequence[float]]],
 ) -> None:
     """The multi-scale bases, a row for each scale, and what is missing with each set of bases."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     show(left, tiles(bases, len(bases) // (bases.shape[1] // 2)), "multi-scale bases: sizes 3, 5, 7")
     for name, (size, row) in errors.items():
         right.plot(atoms, 100 * np.asarray(row), "o-", ms=4, label=f"{name} ({size})")
@@ -74,4 +71,3 @@ def draw_bases(
     right.legend(title="bases (numbers per atom)", fontsize=8, title_fontsize=8)
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=80)
-    plt.close(figure)

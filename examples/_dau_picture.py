@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _dau_training import Outcome
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 REACH = 4.0  # pixels from the centre that are drawn
@@ -21,14 +17,14 @@ COLOURS = ("0.55", "C0", "C3")
 def draw_places(path: Path, networks: Mapping[str, Sequence[Outcome]]) -> None:
     """For each network and layer, the places of units by weight; for each layer, how far they are."""
     columns = len(networks) + 1
-    figure, axes = plt.subplots(2, columns, figsize=(2.7 * columns + 0.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(2.7 * columns + 0.5, 5.2), layout="constrained")
+    axes = figure.subplots(2, columns)
     for row, layer in zip(axes, (0, 1)):
         for axis, (name, outcomes) in zip(row, networks.items()):
             _density(axis, outcomes, layer)
             axis.set_title(f"layer {layer + 2}, {name}", fontsize=9)
         _distances(row[-1], networks["4 units"], layer)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _relative(outcome: Outcome, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +77,8 @@ def histogram(distance: np.ndarray, amplitude: np.ndarray) -> tuple[np.ndarray, 
 
 def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]]]) -> None:
     """Loss on the images trained on and error on the others after each epoch, means over the seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
     for (name, rates), style in zip(curves.items(), ("--", "-")):
         for number, (lr, outcomes) in enumerate(rates.items()):
             loss = np.mean([outcome.loss for outcome in outcomes], axis=0)
@@ -97,4 +94,3 @@ def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]
     axes[1].set_yticks([2, 3, 5, 10, 20, 50])
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=100)
-    plt.close(figure)

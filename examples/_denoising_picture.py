@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _photographs import Noisy
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 SIDE = 80  # of the squares that are shown
@@ -18,9 +14,8 @@ SIDE = 80  # of the squares that are shown
 def draw_results(path: Path, scenes: dict[str, Noisy], results: dict[str, dict[str, np.ndarray]]) -> None:
     """A row for each photograph: a square with a large range of noise, and what becomes of it."""
     columns = ["level of noise", "noisy", *results, "true"]
-    figure, axes = plt.subplots(
-        len(scenes), len(columns), figsize=(1.5 * len(columns), 1.5 * len(scenes) + 0.3), layout="constrained"
-    )
+    figure = Figure(figsize=(1.5 * len(columns), 1.5 * len(scenes) + 0.3), layout="constrained")
+    axes = figure.subplots(len(scenes), len(columns))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for row, (name, scene) in zip(axes, scenes.items()):
         square = most_varied(scene.level)
@@ -32,7 +27,6 @@ def draw_results(path: Path, scenes: dict[str, Noisy], results: dict[str, dict[s
     for axis, title in zip(axes[0], columns):
         axis.set_title(title, fontsize=9)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def most_varied(level: np.ndarray) -> tuple[slice, slice]:
@@ -59,7 +53,8 @@ def show(axis: Axes, image: np.ndarray, colours: str | None, low: float, high: f
 
 def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.ndarray) -> None:
     """How filters vary over an image: atoms of each layer as colours, the width of predicted kernels."""
-    figure, axes = plt.subplots(2, 3, figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = figure.subplots(2, 3)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     top, bottom = axes
     show(top[0], scene.noisy, "gray", 0, 1)
@@ -73,7 +68,6 @@ def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.nda
         show(axis, as_colours(maps), None, 0, 1)
         axis.set_title(f"atoms of layer {number}", fontsize=9)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
     with Image.open(path) as picture:  # noise in colours takes much space: 256 of them will do
         few = picture.convert("RGB").quantize()
     few.save(path, optimize=True)

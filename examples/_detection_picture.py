@@ -3,27 +3,24 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _detection_scenes import CLASSES
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from autodiff.metrics import Detections
 
 LEAST = 0.5  # probability of what is drawn
-COLOURS = plt.get_cmap("tab20").colors
+COLOURS = colormaps["tab20"].colors
 
 
 def draw(path: Path, scenes: Sequence[dict], found: Mapping[str, Sequence[Detections]]) -> None:
     """A column for each scene; the truth in the first row, what a detector found in each other."""
     rows, columns = 1 + len(found), len(scenes)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.6 * columns, 1.6 * rows + 0.2), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(1.6 * columns, 1.6 * rows + 0.2), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     truth = [Detections(each["boxes"], np.ones(len(each["boxes"])), each["box_labels"]) for each in scenes]
     for line, (name, boxes) in zip(axes, {"truth": truth, **found}.items()):
         line[0].set_ylabel(name, fontsize=9)
@@ -32,7 +29,6 @@ def draw(path: Path, scenes: Sequence[dict], found: Mapping[str, Sequence[Detect
             axis.set(xticks=[], yticks=[])
             draw_boxes(axis, own)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def draw_boxes(axis: Axes, found: Detections) -> None:
@@ -41,6 +37,6 @@ def draw_boxes(axis: Axes, found: Detections) -> None:
         if score >= LEAST:
             low, size = box[:2] - 0.5, box[2:] - box[:2] + 1
             colour = COLOURS[label % len(COLOURS)]
-            axis.add_patch(plt.Rectangle(low, *size, fill=False, color=colour, linewidth=1.5))
+            axis.add_patch(Rectangle(low, *size, fill=False, color=colour, linewidth=1.5))
             place = (low[0] + 1, max(low[1], 8) - 1)
             axis.text(*place, CLASSES[label], fontsize=6, color="white", backgroundcolor=(*colour[:3], 0.7))

@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _flow_data import Pairs
+from matplotlib.figure import Figure
 
 # Steps from red to yellow, green, cyan, blue, magenta and back to red (Baker et al., "A database and
 # evaluation methodology for optical flow", IJCV 2011): more where the eye tells more colours apart.
@@ -54,9 +50,8 @@ def draw(
 ) -> None:
     """A row for each pair and, last, one for the disparity of the stereo pair."""
     rows, columns = len(pairs.images) + 1, 3 + len(flows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.75 * columns, 1.2 * rows + 0.25), layout="constrained"
-    )
+    figure = Figure(figsize=(1.75 * columns, 1.2 * rows + 0.25), layout="constrained")
+    axes = figure.subplots(rows, columns)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for row in range(rows - 1):
@@ -77,7 +72,6 @@ def draw(
     _name(axes, ["first image", "second image", "truth", *flows])
     axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def _images(axes: Sequence, first: np.ndarray, second: np.ndarray) -> None:

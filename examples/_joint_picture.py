@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _motorcycle import Scene
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 UNKNOWN = "0.82"
 WORST = 8.0  # pixels of disparity; larger errors are drawn like this one
@@ -27,13 +23,8 @@ def draw(
     methods = list(next(iter(comparisons.values())))
     rows, columns = 2 * len(comparisons), 1 + len(methods)
     tile_height = 1.5 * scene.valid.shape[0] / scene.valid.shape[1]
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.5 * columns + 0.9, tile_height * rows + 0.6),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(1.5 * columns + 0.9, tile_height * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -46,7 +37,6 @@ def draw(
     figure.colorbar(near, ax=axes[: rows // 2], shrink=0.6, aspect=30, label="disparity, pixels")
     figure.colorbar(wrong, ax=axes[rows // 2 :], shrink=0.6, aspect=30, extend="max", label="error, pixels")
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def draw_scale(

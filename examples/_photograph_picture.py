@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 
 def draw_restored(path: Path, photos: dict[str, np.ndarray], sigma: np.ndarray) -> None:
     """Whole photographs above; below the width of the blur, and the far corner of each, enlarged."""
-    figure, axes = plt.subplots(2, len(photos), figsize=(2.4 * len(photos), 5.4), layout="constrained")
+    figure = Figure(figsize=(2.4 * len(photos), 5.4), layout="constrained")
+    axes = figure.subplots(2, len(photos))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     piece = tuple(slice(-size // 3, None) for size in sigma.shape)
     for axis, near, (name, photo) in zip(*axes, photos.items()):
@@ -32,7 +29,8 @@ def draw_denoised(path: Path, photos: dict[str, np.ndarray]) -> None:
     """A row of pieces."""
     names = list(photos)
     across = -(-len(names) // 2)
-    figure, axes = plt.subplots(2, across, figsize=(2.4 * across, 5.4), layout="constrained")
+    figure = Figure(figsize=(2.4 * across, 5.4), layout="constrained")
+    axes = figure.subplots(2, across)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -42,10 +40,9 @@ def draw_denoised(path: Path, photos: dict[str, np.ndarray]) -> None:
     save(figure, path)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """A file of 256 colours: noise takes much space."""
     figure.savefig(path, dpi=80)
-    plt.close(figure)
     with Image.open(path) as picture:
         few = picture.convert("RGB").quantize()
     few.save(path, optimize=True)

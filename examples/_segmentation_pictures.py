@@ -2,28 +2,24 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _heads import STEP
 from _scenes import CLASS_NAMES, Scenes
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-COLOURS = ["#202020", *plt.get_cmap("tab10").colors]
+COLOURS = ["#202020", *colormaps["tab10"].colors]
 CLASSES = {"cmap": ListedColormap(COLOURS), "vmin": 0, "vmax": len(COLOURS) - 1, "interpolation": "nearest"}
 PIXELS = ("background", "small", "medium", "large")
 
 
 def tiles(rows: int, columns: int) -> tuple:
     """A figure of squares without ticks."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.45 * columns, 1.45 * rows + 0.5), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(1.45 * columns, 1.45 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -102,7 +98,6 @@ def dots(axis: Axes, places: np.ndarray, fill: str, edge: str) -> None:
     axis.scatter(places[1], places[0], s=14, facecolors=fill, edgecolors=edge, linewidths=0.7)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """A small file: a few hundred colours are enough."""
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    plt.close(figure)

@@ -22,12 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from autodiff import Tape, Variable, checkpoint, differentiable
 from autodiff import functions as F
@@ -149,7 +145,8 @@ def measure(run: Callable, network: Sequential, image: np.ndarray) -> Measuremen
 
 def draw(path: Path, results: dict[str, Measurement]) -> None:
     """Memory from the first layer forward to the first layer backward."""
-    figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    axis = figure.subplots()
     for name, result in results.items():
         steps = np.arange(len(result.memory)) - result.turn
         (line,) = axis.plot(
@@ -165,7 +162,6 @@ def draw(path: Path, results: dict[str, Measurement]) -> None:
     )
     axis.legend()
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,12 +49,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from skimage.data import camera
 
 import dynarray as dyn
@@ -240,7 +236,8 @@ def draw(path: Path, x: np.ndarray, g: np.ndarray) -> None:
     """What one unit reads, its slope by all methods, and the slope of a loss for two widths."""
     one = np.zeros_like(x)
     one[10, 10] = 1
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     reading = [(one * read(x, d, SIGMA)).sum() for d in LINE]
     axes[0, 0].plot(LINE, reading, color="0.2")
     axes[0, 0].set(title="what the unit reads, r(d)", ylabel="one pixel")
@@ -265,7 +262,6 @@ def draw(path: Path, x: np.ndarray, g: np.ndarray) -> None:
         axis.set_xlabel("displacement d along x, in pixels")
     axes[0, 1].legend(fontsize=7)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

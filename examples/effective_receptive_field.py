@@ -30,13 +30,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
 from _record import picture_in, record, shown
+from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 from skimage.data import chelsea
 from threadpoolctl import threadpool_limits
@@ -199,7 +195,8 @@ def draw(path: Path, photo: np.ndarray, maps: dict[Setting, np.ndarray]) -> None
     """What networks see of the photograph: mean maps, on a logarithmic scale of `DECADES`."""
     chosen = {setting: found for setting, found in maps.items() if setting.wide}
     shape = (1.9 * len(chosen), 2 * 1.9 * photo.shape[0] / photo.shape[1] + 0.9)
-    figure, axes = plt.subplots(2, len(chosen), figsize=shape, layout="constrained")
+    figure = Figure(figsize=shape, layout="constrained")
+    axes = figure.subplots(2, len(chosen))
     gray = photo.mean(2)
     middle = [size // (2 * STEP) * STEP for size in photo.shape[:2]]
     for column, (setting, found) in enumerate(chosen.items()):
@@ -216,7 +213,6 @@ def draw(path: Path, photo: np.ndarray, maps: dict[Setting, np.ndarray]) -> None
     bar = figure.colorbar(shade, ax=axes, shrink=0.8, ticks=(0, 0.5, 1))
     bar.ax.set_yticklabels([f"1e-{DECADES}", f"1e-{DECADES // 2}", "1"], fontsize=7)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -224,12 +224,10 @@ def measure(sizes: Sequence[int], tile: int, kept: Path | None) -> list[dict[str
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Memory over time, in the share of time that each took."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(WAYS), figsize=(10, 4), sharey=True, constrained_layout=True)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, len(WAYS), sharey=True)
     for way, panel in zip(WAYS, panels):
         for number, each in enumerate(row for row in found if row["way"] == way):
             seconds, held = np.array(each["samples"]).T
@@ -241,7 +239,6 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         panel.legend(title="dotted: the picture alone", fontsize=8)
     panels[0].set(ylabel="memory beyond that at the beginning, MB")
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -42,12 +42,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a display too
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import dynarray as dyn
 from autodiff import Tape, Variable
@@ -181,7 +177,8 @@ def side_by_side(filters: np.ndarray) -> np.ndarray:
 
 def draw(path: Path, problem: Problem, y: np.ndarray, g: np.ndarray, grads: Gradients) -> None:
     """Above what goes forward, below what comes back, in the same order."""
-    figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    axes = figure.subplots(2, 4)
     forward = [
         ("x, channel 0", problem.x[0]),
         ("w, a filter for each pixel", mosaic(problem.w)),
@@ -205,7 +202,6 @@ def draw(path: Path, problem: Problem, y: np.ndarray, g: np.ndarray, grads: Grad
         axis.plot(*PIXEL[::-1], "s", markersize=14, markerfacecolor="none", markeredgecolor="black")
     figure.suptitle("forward: left to right            backward: right to left", fontsize=11)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -158,13 +158,11 @@ def run_apart(ranks: int, threads: int, options: argparse.Namespace, folder: Pat
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """The curves one above the other, and what a step is made of."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     one, _, several = found
-    figure, (curves, times) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    curves, times = figure.subplots(1, 2)
     for each, style, width in ((one, "-", 6), (several, "--", 2)):
         steps = [line["epoch"] for line in each["history"]]
         name = f"{each['ranks']} process" + "es" * (each["ranks"] > 1)
@@ -177,7 +175,6 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     times.set(ylabel="ms", title=f"A step on {BATCH} digits")
     times.legend()
     figure.savefig(path, dpi=100)
-    plt.close(figure)
     print(f"drawn: {path}")
 
 

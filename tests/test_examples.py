@@ -90,6 +90,21 @@ def test_every_example_has_a_test() -> None:
     ]
 
 
+def test_no_example_changes_the_backend_of_matplotlib(tmp_path: Path) -> None:
+    """A notebook that imports one still shows its own figures; pictures are written without any backend."""
+    names = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+    asked = (
+        "import importlib, sys, matplotlib\n"
+        "matplotlib.use('svg')\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert matplotlib.get_backend() == 'svg', name\n"
+    )
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", asked, *names]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": path})
+
+
 def test_a_picture_goes_into_the_folder_or_the_file_that_was_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
     picture_in, parser = importlib.import_module("_record").picture_in, argparse.ArgumentParser()
