@@ -40,7 +40,8 @@ from autodiff.networks import summary
 
 NAME = "atom_tasks"
 METHODS = "convolutions", "filter atoms"
-BATCH, RATE, SIDE = 8, 5e-3, 40  # of the pieces that are trained on
+RATE, SIDE = 5e-3, 40  # of the pieces that are trained on
+BATCHES = {"resolution": 8, "crowds": 4}  # a piece of a crowd is four times as large for the network
 CROWD_SIDE, DENSITY = 64, 100.0  # of the images, and what densities are multiplied by: they are small
 EDGE = 4  # pixels at the edges of a photograph that are not judged
 
@@ -112,11 +113,11 @@ def loss_of(task: str, made: Module, photos: Sequence[np.ndarray]) -> Callable[[
     """The mean squared error on a batch that is drawn."""
 
     def finer(rng: np.random.Generator) -> Any:
-        sharp = patches(photos, BATCH, SIDE, rng)
+        sharp = patches(photos, BATCHES[task], SIDE, rng)
         return F.mean(F.square(made(shrink(sharp, 2)) - sharp)) * 1e3
 
     def counter(rng: np.random.Generator) -> Any:
-        images, densities, _ = crowds(photos, BATCH, SIDE, rng)
+        images, densities, _ = crowds(photos, BATCHES[task], SIDE, rng)
         return F.mean(F.square(made(images) - DENSITY * densities))
 
     return {"resolution": finer, "crowds": counter}[task]
@@ -199,7 +200,7 @@ TITLES = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_options(parser, NAME, steps=3000)
+    add_options(parser, NAME, steps=1500)
     options = finish_options(parser.parse_args(argv))
     judged = 3 if options.quick else 200
     jobs = {
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in range(options.seeds)
         for method in METHODS
     }
-    settings = {"steps": options.steps, "batch": BATCH, "rate": RATE, "judged": judged}
+    settings = {"steps": options.steps, "batches": list(BATCHES.values()), "rate": RATE, "judged": judged}
     kept = keeping(options, NAME)
     results = run(job, jobs, settings=settings, workers=options.workers, **kept)
     tables = {title: table(task, results, judged) for task, title in TITLES.items()}

@@ -17,35 +17,34 @@ the atoms that were learned: how much of their variation from pixel to pixel do 
 contrast explain? To that end each entry of the atoms is fitted by a quadratic function of these.
 
     python examples/denoising.py             # two seeds
-    python examples/denoising.py --full      # five seeds; writes the table and pictures of the documentation
+    python examples/denoising.py --full      # five seeds; goes on where it was stopped
 
 Wang et al., "Adaptive Convolutions with Per-pixel Dynamic Filter Atom", ICCV 2021; Bako et al.,
 "Kernel-predicting convolutional networks for denoising Monte Carlo renderings", SIGGRAPH 2017.
 """
 
 import argparse
-import threading
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from _denoising_picture import draw_maps, draw_results
 from _photographs import TRAINING, Noisy, held_out, patches, photograph
-from _record import record, spread
+from _record import print_table, record, spread
+from _study import Found, Key, add_keeping, flatness, in_parts, keeping, of, run
 from scipy.ndimage import uniform_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-import dynarray as dyn
-from autodiff import Tape
+from autodiff import Tape, files
 from autodiff import functions as F
 from autodiff.layers import AtomConv, BatchNorm2d, Conv2d, Module, ReLU, Sequential
 from autodiff.networks import summary
 from autodiff.optim import Adam, cosine_schedule
 
+NAME = "denoising"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 FEATURES, DEPTH, KERNEL = 24, 3, 5  # of the network of ordinary convolutions
 WINDOW = 9  # of the predicted kernels
@@ -138,48 +137,64 @@ def methods() -> dict[str, Callable[[np.random.Generator], Module]]:
 # Training
 
 
-def train(
-    make: Callable, rate: float, seed: int, options: argparse.Namespace, bar: tqdm, stop: threading.Event
-) -> Module:
-    """A network; patches and noise depend on the seed alone, so that all methods see the same."""
-    network = make(np.random.default_rng([seed, 0]))
+class Sizes(NamedTuple):
+    """What numbers depend on beside method and seed."""
+
+    steps: int
+    batch: int
+    size: int  # of the patches
+    side: int | None  # of what is judged of each photograph
+
+
+def train(method: str, seed: int, sizes: Sizes) -> tuple[Module, np.ndarray]:
+    """A network and its losses; patches and noise depend on the seed alone: all methods see the same."""
+    network = methods()[method](np.random.default_rng([seed, 0]))
     rng = np.random.default_rng([seed, 1])
     photographs = [photograph(name) for name in TRAINING]
     optimizer = Adam(network.parameters())
-    schedule = cosine_schedule(rate, options.steps, warmup=10)
-    for step in range(options.steps):
-        if stop.is_set():
-            break
-        noisy, clean = patches(photographs, options.batch, options.size, rng)
+    schedule = cosine_schedule(RATES[method], sizes.steps, warmup=10)
+    losses = np.empty(sizes.steps)
+    for step in range(sizes.steps):
+        noisy, clean = patches(photographs, sizes.batch, sizes.size, rng)
         with Tape() as tape:
             loss = F.mean(F.square(network(noisy) - clean))
+        losses[step] = float(loss)
         optimizer.lr = schedule(step)
         optimizer.step(tape.gradient(loss, optimizer.parameters))
-        bar.update()
+    return network.eval(), in_parts(1e3 * losses)
+
+
+def judged(sizes: Sizes) -> dict[str, Noisy]:
+    """The photographs that nothing is trained on, or a corner of each."""
+    corner = slice(sizes.side)
+    return {name: Noisy(*(array[corner, corner] for array in scene)) for name, scene in held_out().items()}
+
+
+def job(method: str, seed: int, sizes: Sizes, folder: Path | None) -> dict[str, Any]:
+    """One training: scores, losses, and of atoms what explains them. Its network goes into the folder."""
+    network, losses = train(method, seed, sizes)
+    scenes = judged(sizes)
+    found = scores({name: denoised(network, scene.noisy) for name, scene in scenes.items()}, scenes)
+    if method == "filter atoms":
+        found |= explanations(network, scenes)
+    if folder is not None:
+        files.save(network_file(method, sizes, folder), network.state_dict())
+    return {"losses": losses, **found}
+
+
+def network_file(method: str, sizes: Sizes, folder: Path) -> Path:
+    """Where a network is until the pictures are drawn."""
+    return folder / f"{method.replace(' ', '-')}-{'-'.join(map(str, sizes))}.safetensors"
+
+
+def network_of(method: str, sizes: Sizes, folder: Path) -> Module:
+    """That of the first seed; it is trained again where only its numbers were kept."""
+    path = network_file(method, sizes, folder)
+    if not path.exists():
+        return train(method, 0, sizes)[0]
+    network = methods()[method](np.random.default_rng(0))
+    network.load_state_dict(files.load(path)[0])
     return network.eval()
-
-
-def train_all(makers: dict[str, Callable], options: argparse.Namespace) -> dict[str, list[Module]]:
-    """Per method, a network of each seed; two train at the same time, each on a thread of its own."""
-    stop, jobs = threading.Event(), [(name, seed) for seed in range(options.seeds) for name in makers]
-    dyn.set_num_threads(1)
-    with (
-        threadpool_limits(1),
-        tqdm(total=len(jobs) * options.steps, desc="training", unit="step") as bar,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        futures = [
-            (name, pool.submit(train, makers[name], RATES[name], seed, options, bar, stop))
-            for name, seed in jobs
-        ]
-        try:
-            networks: dict[str, list[Module]] = {name: [] for name in makers}
-            for name, future in futures:
-                networks[name].append(future.result())
-        except BaseException:
-            stop.set()  # or the pool would train on to the end before Ctrl-C takes effect
-            raise
-    return networks
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -208,27 +223,26 @@ def scores(results: dict[str, np.ndarray], scenes: dict[str, Noisy]) -> dict[str
 Rows = list[list[str]]
 
 
-def quality_table(networks: dict[str, list[Module]], scenes: dict[str, Noisy]) -> tuple[list[str], Rows]:
+def quality_table(results: Mapping[Key, Found], scenes: dict[str, Noisy]) -> tuple[list[str], Rows]:
     """Scores of every method, and of the noisy images; the gain compares networks of the same seed."""
     columns = ["method", "parameters", "multiply-adds a pixel", "PSNR (dB)", "gain (dB)", "SSIM"]
-    columns += ["PSNR, least noise", "PSNR, most noise"]
+    columns += ["PSNR, least noise", "PSNR, most noise", "loss still falling, %"]
     noisy = scores({name: np.clip(s.noisy, 0, 1) for name, s in scenes.items()}, scenes)
     rows = [["noisy", "", "", f"{noisy['PSNR']:.2f}", "", f"{noisy['SSIM']:.3f}"]]
-    rows[0] += [f"{noisy['least noise']:.2f}", f"{noisy['most noise']:.2f}"]
-    found = {
-        method: [scores({name: denoised(net, s.noisy) for name, s in scenes.items()}, scenes) for net in nets]
-        for method, nets in networks.items()
-    }
-    base = [score["PSNR"] for score in found["convolutions"]]
-    for method, all_scores in found.items():
-        cost = summary(networks[method][0], (1, 1, 32, 32))
-        gains = [score["PSNR"] - other for score, other in zip(all_scores, base, strict=True)]
+    rows[0] += [f"{noisy['least noise']:.2f}", f"{noisy['most noise']:.2f}", ""]
+    base = [float(each["PSNR"]) for each in of(results, "convolutions")]
+    for method, make in methods().items():
+        found = of(results, method)
+        cost = summary(make(np.random.default_rng(0)), (1, 1, 32, 32))
+        values = {name: [float(each[name]) for each in found] for name in noisy}
+        gains = [score - other for score, other in zip(values["PSNR"], base, strict=True)]
         rows.append(
             [method, f"{cost.parameters:,}", f"{cost.multiply_adds // 32**2:,}"]
-            + [spread([score["PSNR"] for score in all_scores], 2)]
+            + [spread(values["PSNR"], 2)]
             + ["" if method == "convolutions" else spread(gains, 2)]
-            + [spread([score["SSIM"] for score in all_scores])]
-            + [spread([score[part] for score in all_scores], 2) for part in ("least noise", "most noise")]
+            + [spread(values["SSIM"])]
+            + [spread(values[part], 2) for part in ("least noise", "most noise")]
+            + [flatness(found)]
         )
     return columns, rows
 
@@ -265,33 +279,30 @@ def explained(maps: np.ndarray, causes: Sequence[np.ndarray]) -> float:
     return float(100 * (1 - np.square(maps.T - fitted).sum() / np.square(maps).sum()))
 
 
-def causes_table(networks: list[Module], scenes: dict[str, Noisy]) -> tuple[list[str], Rows]:
-    """For each layer of the networks with atoms, how much of their variation each cause explains."""
+def explanations(network: Any, scenes: dict[str, Noisy]) -> dict[str, float]:
+    """For each layer of a network with atoms, how much of their variation each cause explains, in percent."""
     around = [surroundings(scene) for scene in scenes.values()]
     causes = {name: np.concatenate([a[name].ravel()[::7] for a in around]) for name in around[0]}
-    percent: dict[tuple[int, str], list[float]] = {}
-    for network in networks:
-        images = [atoms_of(network, scene.noisy) for scene in scenes.values()]
-        for layer, parts in enumerate(zip(*images), start=1):
-            maps = np.concatenate([part.reshape(len(part), -1)[:, ::7] for part in parts], axis=1)
-            for name, cause in causes.items():
-                percent.setdefault((layer, name), []).append(explained(maps, [cause]))
-            percent.setdefault((layer, "all three"), []).append(explained(maps, list(causes.values())))
-    columns = [*causes, "all three"]
-    rows = [[f"{n}", *(spread(percent[n, name], 1) for name in columns)] for n in range(1, DEPTH + 1)]
+    images, found = [atoms_of(network, scene.noisy) for scene in scenes.values()], {}
+    for layer, parts in enumerate(zip(*images), start=1):
+        maps = np.concatenate([part.reshape(len(part), -1)[:, ::7] for part in parts], axis=1)
+        for name, cause in causes.items():
+            found[f"layer {layer}, {name}"] = explained(maps, [cause])
+        found[f"layer {layer}, all three"] = explained(maps, list(causes.values()))
+    return found
+
+
+def causes_table(results: Sequence[Found]) -> tuple[list[str], Rows]:
+    """`explanations` of all seeds."""
+    columns = ["level of noise", "brightness", "contrast", "all three"]
+    rows = [
+        [f"{n}", *(spread([float(each[f"layer {n}, {name}"]) for each in results], 1) for name in columns)]
+        for n in range(1, DEPTH + 1)
+    ]
     return ["layer", *columns], rows
 
 
 # ---------------------------------------------------------------------------------------------------------
-
-
-def print_table(title: str, columns: Sequence[str], rows: Rows) -> None:
-    """A table for the terminal."""
-    wide = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
-    print(f"\n{title}")
-    for line in [columns, *rows]:
-        cells = [line[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(line[1:], wide[1:]))]
-        print("  ".join(cells).rstrip())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -302,12 +313,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("."), help="folder of the pictures")
     parser.add_argument("--quick", action="store_true", help="a few steps on small patches: does it run?")
     parser.add_argument("--full", action="store_true", help="five seeds, recorded for the documentation")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
+    add_keeping(parser, NAME)
     options = parser.parse_args(argv)
-    options.batch, options.size = 8, 40
+    options.batch, options.size, options.side = 8, 40, None
     if options.quick:
-        options.steps, options.batch, options.size = 20, 4, 32
+        options.steps, options.batch, options.size, options.side, options.workers = 20, 4, 32, 96, 1
     if options.full:
         options.seeds, options.output = 5, PICTURES
+        options.steps, options.batch = 1500, 4
     if options.seeds < 2:
         parser.error("--seeds: a spread needs at least two")
     if not options.output.is_dir():
@@ -319,29 +333,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, compare, print, draw."""
     start = time.perf_counter()
     options = parse(argv)
-    networks = train_all(methods(), options)
-    scenes = held_out()
-    if options.quick:
-        scenes = {name: Noisy(*(array[:96, :96] for array in scene)) for name, scene in scenes.items()}
+    sizes = Sizes(*(getattr(options, name) for name in Sizes._fields))
+    scenes = judged(sizes)
+    with tempfile.TemporaryDirectory() as spare:
+        folder = Path(f"{NAME}.parts") if options.full else Path(spare)
+        folder.mkdir(exist_ok=True)
+        jobs = {
+            (method, seed): (method, seed, sizes, None if seed else folder)
+            for seed in range(options.seeds)
+            for method in RATES
+        }
+        results = run(job, jobs, workers=options.workers, **keeping(options, NAME))
+        networks: dict[str, Any] = {method: network_of(method, sizes, folder) for method in RATES}
     tables = {
-        f"Four held-out photographs, {options.seeds} seeds": quality_table(networks, scenes),
-        "Variation of the atoms that is explained (%)": causes_table(networks["filter atoms"], scenes),
+        f"Four held-out photographs, {options.seeds} seeds": quality_table(results, scenes),
+        "Variation of the atoms that is explained (%)": causes_table(of(results, "filter atoms")),
     }
     for title, table in tables.items():
         print_table(title, *table)
-    results = {
-        method: {name: denoised(nets[0], scene.noisy) for name, scene in scenes.items()}
-        for method, nets in networks.items()
+    drawn = {
+        method: {name: denoised(network, scene.noisy) for name, scene in scenes.items()}
+        for method, network in networks.items()
     }
-    draw_results(options.output / "denoising.png", scenes, results)
+    draw_results(options.output / "denoising.png", scenes, drawn)
     name = "coffee"
-    kernels = networks["predicted kernels"][0].kernels(scenes[name].noisy[None, None])
-    atoms = atoms_of(networks["filter atoms"][0], scenes[name].noisy)
+    kernels = networks["predicted kernels"].kernels(scenes[name].noisy[None, None])
+    atoms = atoms_of(networks["filter atoms"], scenes[name].noisy)
     draw_maps(options.output / "denoising_maps.png", scenes[name], atoms, F.stop_gradient(kernels)[0, 0])
     if options.full:
         settings = {name: getattr(options, name) for name in ("seeds", "steps", "batch", "size")}
         rates = ", ".join(f"{rate:g} ({method})" for method, rate in RATES.items())
-        record("denoising", tables, **settings, **{"learning rates": rates})
+        record(NAME, tables, **settings, **{"learning rates": rates})
     print(f"\n{time.perf_counter() - start:.0f} s; pictures: denoising.png, denoising_maps.png")
 
 

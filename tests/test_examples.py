@@ -165,13 +165,13 @@ def test_denoising_runs_quickly(tmp_path: Path) -> None:
     mean = rf"{NUMBER} ± {NUMBER}"
     noisy = re.search(rf"^noisy +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}$", done.stdout, re.M)
     assert noisy
-    pattern = rf"^(\w+(?: \w+)?) +([\d,]+) +[\d,]+ +{mean}(?: +{mean})? +{mean} +{mean} +{mean}$"
+    pattern = rf"^(\w+(?: \w+)?) +([\d,]+) +[\d,]+ +{mean}(?: +{mean})?" + rf" +{mean}" * 4 + "$"
     rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
     assert list(rows) == ["convolutions", "filter atoms", "predicted kernels"]
     counts = [int(found[0].replace(",", "")) for found in rows.values()]
     assert max(counts) < 1.06 * min(counts)
     scores = {method: [float(value) for value in found[1:] if value] for method, found in rows.items()}
-    assert [len(values) for values in scores.values()] == [8, 10, 10]
+    assert [len(values) for values in scores.values()] == [10, 12, 12]
     assert all(math.isfinite(value) for values in scores.values() for value in values)
     # An average, learned in a few steps already; the other two begin with the noisy image itself.
     assert scores["predicted kernels"][0] > float(noisy[1]) + 1
