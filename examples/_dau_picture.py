@@ -14,29 +14,31 @@ THRESHOLDS = (0.0, 0.25, 0.5)  # relative amplitude, for the distances
 COLOURS = ("0.55", "C0", "C3")
 
 
-def draw_places(path: Path, networks: Mapping[str, Sequence[Outcome]]) -> None:
+Layers = Sequence[tuple[np.ndarray, np.ndarray]]  # displacements and weights of the units of each
+
+
+def draw_places(path: Path, networks: Mapping[str, Sequence[Layers]]) -> None:
     """For each network and layer, the places of units by weight; for each layer, how far they are."""
     columns = len(networks) + 1
     figure = Figure(figsize=(2.7 * columns + 0.5, 5.2), layout="constrained")
     axes = figure.subplots(2, columns)
     for row, layer in zip(axes, (0, 1)):
-        for axis, (name, outcomes) in zip(row, networks.items()):
-            _density(axis, outcomes, layer)
+        for axis, (name, own) in zip(row, networks.items()):
+            _density(axis, own, layer)
             axis.set_title(f"layer {layer + 2}, {name}", fontsize=9)
         _distances(row[-1], networks["4 units"], layer)
     figure.savefig(path, dpi=100)
 
 
-def _relative(outcome: Outcome, layer: int) -> tuple[np.ndarray, np.ndarray]:
+def _relative(layers: Layers, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """Displacements, and weights relative to the largest of the layer."""
-    units = outcome.units[layer]
-    weight = np.abs(units.weight)
-    return units.displacement, weight / weight.max()
+    displacement, weight = layers[layer][0], np.abs(layers[layer][1])
+    return displacement, weight / weight.max()
 
 
-def _density(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
+def _density(axis: Axes, networks: Sequence[Layers], layer: int) -> None:
     """Sum of the weights of all seeds over small squares, on a logarithmic scale."""
-    both = [_relative(outcome, layer) for outcome in outcomes]
+    both = [_relative(each, layer) for each in networks]
     place, weight = np.concatenate([p for p, _ in both]), np.concatenate([w for _, w in both])
     # An odd number of squares: the middle one is around zero.
     density, _, _ = np.histogram2d(*place.T, bins=61, range=[[-REACH, REACH]] * 2, weights=weight)
@@ -47,10 +49,10 @@ def _density(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
     axis.tick_params(labelsize=7)
 
 
-def _distances(axis: Axes, outcomes: Sequence[Outcome], layer: int) -> None:
+def _distances(axis: Axes, networks: Sequence[Layers], layer: int) -> None:
     """How far from the centre the units above each relative amplitude lie, each as much as its amplitude."""
     for threshold, colour in zip(THRESHOLDS, COLOURS):
-        distance, amplitude = distances([_relative(outcome, layer) for outcome in outcomes], threshold)
+        distance, amplitude = distances([_relative(each, layer) for each in networks], threshold)
         shares, edges = histogram(distance, amplitude)
         label = f"above {threshold:g}: {len(distance):,}" if threshold else f"all {len(distance):,}"
         axis.stairs(shares, edges, color=colour, label=label)

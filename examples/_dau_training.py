@@ -1,20 +1,19 @@
 """What dau_classification.py trains: small networks of convolutions or of units, on small real images."""
 
-import time
+import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
-from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from _study import run
 from skimage.data import lfw_subset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-import dynarray as dyn
+from autodiff import files
 from autodiff import functions as F
 from autodiff.layers import (
     BatchNorm2d,
@@ -35,8 +34,10 @@ from autodiff.train import Trainer, minibatches
 
 TRAINED_ON = {"digits": 300, "faces": 20}  # images; the others are held out
 WIDTHS = {"digits": (12, 20, 20), "faces": (12, 16, 24)}
+NOISE = {"digits": 0.8, "faces": 0.0}  # of images whose deviation is one: digits alone leave no room above
 BATCH = {"digits": 25, "faces": 10}
 WATCHED = 300  # held-out images that are looked at after each epoch; in the end it is all of them
+SHOWN = "displacement", "weight"  # of units, in pictures
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -67,16 +68,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training led to."""
+    """What one training led to. Numbers are kept; units too where a picture shows them."""
 
     accuracy: float  # on held-out images, in the end
-    curve: tuple[float, ...]  # on some of them, after each epoch
-    loss: tuple[float, ...]  # mean over each epoch
+    curve: Any  # on some of them, after each epoch
+    loss: Any  # mean over each epoch
     parameters: int  # of the layers that are compared
-    sigmas: tuple[float, ...]  # of the layers of units, after training
-    units: tuple[Units, ...]  # of the layers of units, after training
-    pruned: tuple[tuple[int, float], ...]  # by threshold: units left, held-out accuracy
-    seconds: float
+    sigmas: Any  # of the layers of units, after training
+    pruned: Any  # by threshold: units left, held-out accuracy
+    places: (
+        Any  # of each layer of units, of all and the strongest: distance at the start and now, share outside
+    )
 
 
 @cache
@@ -89,6 +91,7 @@ def load(data: str, seed: int) -> list[np.ndarray]:
         images = lfw_subset()  # the first hundred are faces, the others are not
         labels = np.repeat((1, 0), 100)
     images = ((images - images.mean()) / images.std())[:, None].astype(np.float32)
+    images = images + NOISE[data] * np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     parts = train_test_split(images, labels, train_size=TRAINED_ON[data], stratify=labels, random_state=seed)
     train_images, test_images, train_labels, test_labels = parts
     return [train_images, train_labels, test_images, test_labels]
@@ -160,9 +163,11 @@ def groups_of(network: Module, fixed: bool) -> list[dict]:
     return groups
 
 
-def train(setting: Setting, seed: int) -> Outcome:
-    """Train one network, look at its units, and prune them more and more."""
-    start = time.perf_counter()
+def train(setting: Setting, seed: int, folder: Path | None = None) -> dict[str, Any]:
+    """Train one network, look at its units, and prune them more and more: an `Outcome`, by names.
+
+    The units go into the folder.
+    """
     images, labels, *others = load(setting.data, seed)
     held_out = [array[: setting.held_out] for array in others]
     network = make(setting, seed)
@@ -178,55 +183,94 @@ def train(setting: Setting, seed: int) -> Outcome:
         seed=seed,
         after_step=project,
     )
+    start = [layer.displacements() for layer in displaced_layers(network)]
     history = trainer.fit(
         minibatches(batch, images, labels),
         setting.epochs,
         evaluate=lambda net: {"accuracy": accuracy(net, *watched)},
         progress=False,
     )
-    layers = compared(network)
-    displaced = [layer for layer in layers if isinstance(layer, DisplacedConv)]
-    return Outcome(
+    layers, displaced = compared(network), displaced_layers(network)
+    units = [layer.displacements() for layer in displaced]
+    if folder is not None:
+        arrays = {f"{n}: {name}": getattr(each, name) for n, each in enumerate(units) for name in SHOWN}
+        files.save(units_file(setting, seed, folder), arrays)
+    found = Outcome(
         accuracy(network, *held_out),
-        tuple(line["accuracy"] for line in history),
-        tuple(line["loss"] for line in history),
+        [line["accuracy"] for line in history],
+        [line["loss"] for line in history],
         sum(layer.num_parameters for layer in layers),
-        tuple(float(layer.sigma) for layer in displaced),
-        tuple(layer.displacements() for layer in displaced),
-        prune(network, displaced, held_out) if setting.prune else (),
-        time.perf_counter() - start,
+        [float(layer.sigma) for layer in displaced],
+        prune(network, displaced, held_out) if setting.prune else [],
+        [reach(*each) for each in zip(start, units)],
     )
+    return asdict(found)
+
+
+def displaced_layers(network: Module) -> list[DisplacedConv]:
+    """Those of the compared layers that are of units."""
+    return [layer for layer in compared(network) if isinstance(layer, DisplacedConv)]
+
+
+def reach(start: Units, end: Units) -> list[list[float]]:
+    """Of all units and of the strongest tenth, mean distances at the start and now, percent outside of it.
+
+    They start within 2.5 pixels along each axis.
+    """
+    weight, rows = np.abs(end.weight), []
+    first, last = (np.hypot(*units.displacement.astype(np.float64).T) for units in (start, end))
+    outside = np.abs(end.displacement).max(axis=1) > 2.5
+    for least in (0.0, 0.9):
+        strong = weight >= np.quantile(weight, least)
+        rows.append([float(first.mean()), float(last[strong].mean()), 100 * float(outside[strong].mean())])
+    return rows
+
+
+def units_file(setting: Setting, seed: int, folder: Path) -> Path:
+    """Where units are until the picture is drawn."""
+    digest = hashlib.sha256(repr(setting).encode()).hexdigest()[:12]
+    return folder / f"{digest}-{seed}.safetensors"
+
+
+def units_of(setting: Setting, seed: int, folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Displacements and weights of each layer; what only has its numbers kept is trained again."""
+    path = units_file(setting, seed, folder)
+    if not path.exists():
+        train(setting, seed, folder)
+    arrays = files.load(path)[0]
+    return [(arrays[f"{n}: displacement"], arrays[f"{n}: weight"]) for n in range(2)]
 
 
 def prune(
     network: Module, layers: list[DisplacedConv], held_out: list[np.ndarray]
-) -> tuple[tuple[int, float], ...]:
+) -> list[tuple[int, float]]:
     """Remove more and more units: how many are left, and what the network can still do."""
     found = []
     for threshold in THRESHOLDS:
         for layer in layers:
             layer.prune(threshold)
         found.append((sum(layer.num_units for layer in layers), accuracy(network, *held_out)))
-    return tuple(found)
+    return found
 
 
-def _one_thread() -> None:
-    dyn.set_num_threads(1)
-    threadpool_limits(1)
+def train_all(
+    settings: Iterable[Setting], seeds: Sequence[int], shown: Sequence[Setting], folder: Path, **how: Any
+) -> dict[Setting, list[Outcome]]:
+    """Every setting once per seed; the units of those that are shown go into the folder."""
+    wanted = list(dict.fromkeys(settings))
+    jobs = {
+        (described(setting), seed): (setting, seed, folder if setting in shown else None)
+        for seed in seeds
+        for setting in wanted
+    }
+    results = run(train, jobs, **how)
+    return {
+        setting: [Outcome(**results[described(setting), seed]) for seed in seeds]  # type: ignore[arg-type]
+        for setting in wanted
+    }
 
 
-def train_all(settings: Iterable[Setting], seeds: Sequence[int]) -> dict[Setting, list[Outcome]]:
-    """Every setting once per seed, as many at a time as there are cores, each on one core."""
-    jobs = [(setting, seed) for seed in seeds for setting in dict.fromkeys(settings)]
-    outcomes: dict[Setting, list[Outcome]] = {setting: [] for setting, _ in jobs}
-    # Fresh processes: a forked one would inherit threads that are not running in it.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(dyn.get_num_threads(), context, _one_thread) as pool:
-        futures = [pool.submit(train, *job) for job in jobs]
-        try:
-            for (setting, _), future in zip(jobs, tqdm(futures, "networks", unit="network")):
-                outcomes[setting].append(future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return outcomes
+def described(setting: Setting) -> str:
+    """What is not as usual of it."""
+    changed = [f.name for f in fields(setting) if getattr(setting, f.name) != f.default]
+    return ", ".join([setting.name, *(f"{name} {getattr(setting, name)}" for name in changed)])

@@ -172,8 +172,8 @@ def train(
 
 
 def in_parts(losses: Any) -> np.ndarray:
-    """Means over `PARTS` equal parts of a training."""
-    return np.array([part.mean() for part in np.array_split(losses, PARTS)])
+    """Means over `PARTS` equal parts of a training, or over as many as it has steps."""
+    return np.array([part.mean() for part in np.array_split(losses, min(PARTS, len(losses)))])
 
 
 def flatness(found: Sequence[Mapping[str, Any]]) -> str:

@@ -11,8 +11,8 @@ the way that g asks for, at a speed in proportion to its weight.
 
 The paper answers five questions about such networks: the first two on CIFAR-10, the others on ImageNet and
 PASCAL VOC. Here they are asked again of small networks that train in seconds, on real images that
-scikit-learn and scikit-image bring along: 8 x 8 digits, and pieces of photographs, 25 x 25, that show a face
-or not. Few of them are trained on, most are held out.
+scikit-learn and scikit-image bring along: 8 x 8 digits under noise, and pieces of photographs, 25 x 25,
+that show a face or not. Few of them are trained on, most are held out.
 
     units      How many units does a filter need, and are they better than a kernel?     (its Table 2)
     sigma      Does the width of the units matter?                                       (its Table 1)
@@ -24,13 +24,14 @@ A sixth is ours: is learning the displacements worth it, and by which of the two
 
     python examples/dau_classification.py --quick     # does it run? in about half a minute
     python examples/dau_classification.py             # two seeds
-    python examples/dau_classification.py --full      # five seeds: what docs/displaced.md shows
+    python examples/dau_classification.py --full      # five seeds; goes on where it was stopped
 
 Tabernik et al., "Spatially-Adaptive Filter Units for Deep Neural Networks", CVPR 2018, whose numbers these
 are; the same units at more length: IJCV 2020.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,11 +39,13 @@ from pathlib import Path
 
 import numpy as np
 from _dau_picture import draw_places, draw_rates
-from _dau_training import THRESHOLDS, TRAINED_ON, Outcome, Setting, train_all
-from _record import HERE, record, spread
+from _dau_training import NOISE, THRESHOLDS, TRAINED_ON, Outcome, Setting, train_all, units_of
+from _record import HERE, print_table, record, spread
+from _study import add_keeping, keeping
 
 from autodiff.networks import alexnet, dau_alexnet
 
+NAME = "dau_classification"
 Outcomes = dict[Setting, list[Outcome]]
 Table = tuple[Sequence[str], list[list[str]]]
 
@@ -151,26 +154,13 @@ def rates_table(found: Outcomes) -> Table:
 
 def places_table(found: Outcomes) -> Table:
     """How far units have gone, and how many have left the 5 x 5 pixels of the start; strong ones apart."""
-    start = _places(found[replace(BASE, fixed=True)], 0)[0].mean()
     rows = []
     for layer in (0, 1):
-        for name, least in (("all", 0.0), ("strongest tenth", 0.9)):
-            distances, outside = [], []
-            for outcome in found[BASE]:
-                distance, reach, weight = _places([outcome], layer)
-                strong = weight >= np.quantile(weight, least)
-                distances.append(distance[strong].mean())
-                outside.append(100 * np.mean(reach[strong] > 2.5))
-            rows.append([f"{layer + 2}", name, f"{start:.2f}", spread(distances, 2), spread(outside, 1)])
+        for place, name in enumerate(("all", "strongest tenth")):
+            first, last, outside = zip(*(outcome.places[layer][place] for outcome in found[BASE]))
+            rows.append([f"{layer + 2}", name, f"{np.mean(first):.2f}", spread(last, 2), spread(outside, 1)])
     columns = ("layer", "units", "distance from the centre at the start, px", "at the end", "outside, %")
     return columns, rows
-
-
-def _places(outcomes: Sequence[Outcome], layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every unit of a layer: Euclidean distance, largest coordinate, and size of the weight."""
-    place = np.concatenate([o.units[layer].displacement for o in outcomes]).astype(np.float64)
-    weight = np.concatenate([np.abs(o.units[layer].weight) for o in outcomes])
-    return np.hypot(*place.T), np.abs(place).max(axis=1), weight
 
 
 def alexnet_table() -> Table:
@@ -201,15 +191,6 @@ TABLES: dict[str, Callable[[Outcomes], Table]] = {
 }
 
 
-def show(title: str, table: Table) -> None:
-    """A table on the terminal."""
-    columns, rows = table
-    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
-    print(f"\n{title}")
-    for line in (columns, *rows):
-        print("  ".join(f"{cell:<{wide}}" for cell, wide in zip(line, widths)).rstrip())
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -218,6 +199,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--full", action="store_true", help="five seeds; writes what docs/displaced.md shows")
     parser.add_argument("--seeds", type=int, help="how many, at least 2 (default: 2, with --full 5)")
     parser.add_argument("--output", type=Path, default=Path(), help="the folder of the two pictures")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
+    add_keeping(parser, NAME)
     options = parser.parse_args(argv)
     options.seeds = options.seeds or (5 if options.full else 2)
     if options.seeds < 2:
@@ -233,19 +216,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train everything, print the tables, draw the pictures."""
     start = time.perf_counter()
     options = parse(argv)
-    asked = settings_of(options.quick)
-    trained = train_all(asked.values(), range(options.seeds))
+    asked, shown = settings_of(options.quick), (UNITS[0], BASE, UNITS[3])
+    seeds = range(options.seeds)
+    with tempfile.TemporaryDirectory() as spare:
+        folder = Path(f"{NAME}.parts") if options.full else Path(spare)
+        folder.mkdir(exist_ok=True)
+        how = {"workers": options.workers, **keeping(options, NAME)}
+        trained = train_all(asked.values(), seeds, [asked[each] for each in shown], folder, **how)
+        units = [[units_of(asked[each], seed, folder) for seed in seeds] for each in shown]
     found = {setting: trained[answer] for setting, answer in asked.items()}
     tables = {title: table(found) for title, table in TABLES.items()}
     for title, table in tables.items():
-        show(title, table)
-    places = {"1 unit": found[UNITS[0]], "4 units": found[BASE], "6 units": found[UNITS[3]]}
-    draw_places(options.output / "dau_places.png", places)
+        print_table(title, *table)
+    draw_places(options.output / "dau_places.png", dict(zip(("1 unit", "4 units", "6 units"), units)))
     curves = {s.name: {lr: found[replace(s, lr=lr)] for lr in RATES} for s in (CONVOLUTIONS[0], BASE)}
     draw_rates(options.output / "dau_rates.png", curves)
     if options.full:
         images = ", ".join(f"{count} {name}" for name, count in TRAINED_ON.items())
-        record("dau_classification", tables, seeds=options.seeds, epochs=BASE.epochs, trained_on=images)
+        record(
+            NAME, tables, seeds=options.seeds, epochs=BASE.epochs, trained_on=images, noise=NOISE["digits"]
+        )
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.0f} s; the pictures are dau_places.png and dau_rates.png in {options.output}")
 

@@ -313,6 +313,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.workers = 1
     if options.full:
         options.seeds, options.output = 5, PICTURE
+        options.steps, options.pairs = 4000, 2000
     options.output = picture_in(options.output, "optical_flow.png", parser)
     return options
 

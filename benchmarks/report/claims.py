@@ -38,7 +38,7 @@ FIELDS = "Effective receptive field"
 UNITS, PHOTOGRAPHS = "Kernels and units", "Which of eleven photographs"
 SEGMENTED, DENOISED = "Mean IoU", "Four held-out photographs"
 FINER, CROWDS, SHARPENED = "Twice the resolution", "Figures in a crowd", "A quarter of the resolution"
-DIGITS = "8 x 8 digits, three small layers, with little room above"
+DIGITS = "8 x 8 digits, three small layers"
 SCENES = "scenes of digits; a small network from nothing, which had barely begun when it was measured"
 PIECES = "three bottlenecks on 24 x 24 pieces of photographs"
 
