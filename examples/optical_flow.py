@@ -49,7 +49,7 @@ from _flow_data import HELD_OUT, SIZE, TRAINING, Pairs, make_pairs, mirrored, mo
 from _flow_network import FlowNet, Variant, loss_of, predict
 from _flow_picture import draw
 from _record import picture_in, print_table, record, shown
-from _study import Key, add_keeping, in_parts, keeping, run
+from _study import Key, add_keeping, flatness, in_parts, keeping, run
 
 import dynarray as dyn
 from autodiff import Tape, files
@@ -244,9 +244,9 @@ class Tables:
     def networks(self) -> tuple[list[str], list[list[str]]]:
         """One row for each network."""
         columns = ["network", "parameters", "multiply-adds", "error", "visible pixels", "motorcycle"]
-        columns += ["diverged", "CPU seconds"]
+        columns += ["diverged", "CPU seconds", "loss still falling, %"]
         still = [f"{value:.3f}" for value in (self.still, self.still_visible, self.still_stereo)]
-        rows = [["nothing moves", "", "", *still, "", ""]]
+        rows = [["nothing moves", "", "", *still, "", "", ""]]
         for variant in VARIANTS:
             made = summary(FlowNet(variant, np.random.default_rng(0)), (1, 2, *SIZE))
             found = self.of(variant.name)
@@ -260,6 +260,7 @@ class Tables:
                     shown([each.stereo_error for each in found]),
                     self.diverged(variant.name),
                     f"{np.median([each.seconds for each in found]):.0f}",
+                    flatness([{"losses": each.losses} for each in found]),
                 ]
             )
         return columns, rows

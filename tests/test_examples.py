@@ -277,7 +277,7 @@ def test_optical_flow_runs_quickly(tmp_path: Path) -> None:
     done = run("optical_flow.py", "--quick", cwd=tmp_path)
     mean, networks = rf"{NUMBER} ± {NUMBER}", ["FlowNetS", "DSCNN, S = 7", "S = 7, no residual"]
     networks += ["S = 7, no attention", "S = 3", "S = 1 (DFN)"]
-    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{mean} +{mean} +([012]) of 2 +\d+$"
+    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{mean} +{mean} +([012]) of 2 +\d+ +{mean}$"
     rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
     assert list(rows) == networks
     costs = {name: float(cells[1]) for name, cells in rows.items()}
