@@ -31,7 +31,7 @@ from rawkernels.launch import (
     type_constants,
     zeros,
 )
-from rawkernels.matmul import matmul
+from rawkernels.matmul import add_products, matmul
 from rawkernels.source import Program, constants, program
 
 FILE = "atoms.cu"
@@ -41,6 +41,7 @@ WARP = 32
 
 # Constants, and not properties of the device at hand, so that every device adds up in the same order.
 TILE_BYTES = 64 * 1024 * 1024
+_PRODUCT_BYTES = TILE_BYTES // 8  # of products that are added up at once to the gradient of coefficients
 _THREADS_WANTED = 1 << 17
 _CHUNK = (4, 32)  # channels that share one reading of the atoms: at least, at most
 _WARPS_WANTED = 1 << 13
@@ -273,7 +274,7 @@ def backward(
     call = _Call(x, atoms, coefficients, stride, dilation, padding)
     grad_x = zeros(x.shape, x) if needs[0] else None
     grad_atoms = zeros(atoms.shape, x, call.accumulator) if needs[1] else None
-    total: Any = zeros(call.matrix.shape, x, call.accumulator) if needs[2] else None
+    total: Any = zeros(call.matrix.shape, x, np.dtype(np.float64)) if needs[2] else None
     nothing = not grad_output.size or not call.matrix.size or not any(needs[:3])
     for tile in () if nothing else _grad_tiles(call.shape, call.accumulator.itemsize):
         if tile.channel == 0:
@@ -286,11 +287,12 @@ def backward(
         if needs[1]:
             call.grad_atoms(grad_z, x, grad_atoms, tile)
         if needs[2]:
-            total[:, rows] += matmul(grads, call.filter(x, atoms, tile).T)
+            z = call.filter(x, atoms, tile)
+            add_products(total[:, rows], grads.T[None], z.T[None], _PRODUCT_BYTES)
     return (
         grad_x,
         call.rounded(grad_atoms, atoms) if needs[1] else None,
-        call.rounded(total, coefficients) if needs[2] else None,
+        call.rounded(total.astype(call.accumulator), coefficients) if needs[2] else None,
         _grad_bias(call, grad_output, bias) if needs[3] else None,
     )
 

@@ -23,6 +23,7 @@ typedef INDEX_TYPE INDEX;
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 constexpr int WARP = 32;
+constexpr int SUMMED = 128;  // terms added up one after the other: what is rounded off grows with their number
 
 // An element in the accumulator type. Beside 16-bit elements of type T some arrays hold float.
 __device__ __forceinline__ ACC widened(ACC value) { return value; }

@@ -17,7 +17,6 @@ are multiplied in float32. What is needed beside the arrays of a call stays smal
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,10 @@ from rawkernels.deform_call import FILE, Call, choose_program, programs
 from rawkernels.deform_grad_x import GradX, grad_x_costs
 from rawkernels.deform_parts import WARP, Costs, Part, Shape, Tile, make_parts
 from rawkernels.launch import accumulator_dtype, contiguous, empty, needs_wide_index, zeros
-from rawkernels.matmul import matmul
+from rawkernels.matmul import add_products, matmul
 
 __all__ = ["FILE", "backward", "choose_program", "forward", "programs", "sample_backward", "sample_forward"]
 
-SUMMED_ROWS = 64  # of the columns: least that one chain of sums of the gradient of weight has
 PRODUCT_BYTES = 2 * 1024 * 1024  # of products that are added up at once to the gradient of weight
 
 
@@ -227,28 +225,7 @@ def _backward_part(
         call.launch_gradients(tile, (*points, grad_x.sums, *found))
         grad_x.finish(tile)
         if total is not None:
-            _add_products(total, gradient, matrices)
-
-
-def _add_products(total: Any, gradient: Any, matrices: Any) -> None:
-    """Add what the rows of a tile give to the gradient of weight, which is in double precision.
-
-    One chain of sums over all rows would be off by the root of their number of roundings: runs of rows are
-    multiplied by themselves, as many at once as their products take no more than PRODUCT_BYTES.
-    """
-    groups, rows, each = gradient.shape
-    run = max(SUMMED_ROWS, each)
-    whole = rows // run * run
-    step = run * max(1, PRODUCT_BYTES // (total.size * gradient.itemsize))
-    edges = [*range(0, whole, step), whole, rows]
-    for first, last in pairwise(edges):
-        if first < last:
-            size = min(run, last - first)
-            left = gradient[:, first:last].reshape(groups, -1, size, each).transpose(0, 1, 3, 2)
-            right = matrices[:, first:last].reshape(groups, -1, size, matrices.shape[2])
-            products = matmul(left, right)
-            sums = products if products.shape[1] == 1 else products.sum(axis=1, dtype=total.dtype)
-            total += sums.reshape(total.shape)
+            add_products(total, gradient, matrices, PRODUCT_BYTES)
 
 
 def _grad_bias(grad_output: Any) -> Any:

@@ -20,7 +20,8 @@
 // that the rows of lanes begin at different banks modulo 4, and lanes of one row are 4 words apart: no two lanes meet in
 // a bank. A line, an image of one row, has patches of 9 pixels side by side: an odd number again.
 //
-// No kernel uses atomics: equal inputs, equal bits. Long sums end in double, in fixed order.
+// No kernel uses atomics: equal inputs, equal bits. Long sums end in double, in fixed order. Those over units are made in
+// parts of some sources, which add up in memory where the result is to be: registers hold no second sum of a patch.
 //
 // Constants from the Python side:  PATCH_ROWS  1 for lines, else an odd number
 #ifndef PATCH_ROWS
@@ -239,7 +240,8 @@ struct Result {
     const In* image;
     const T* base;  // added to the sums of each target; or null
     Out* values;    // (N, targets, H, W)
-    ACC* sums;      // the same of a part of the sources, where blocks share those of a sum; or null
+    ACC* sums;      // the same of some sources, where blocks share those of a sum, or 16 bits cannot hold a part; or null
+    INDEX items;    // in the sums of one block
 
     __device__ __forceinline__ ACC start(int target) const { return base ? load(base + target) : ACC(0); }
     __device__ __forceinline__ INDEX first(const Units& units, int target, const Tile& tile) const {
@@ -253,11 +255,18 @@ struct Result {
         write(values + first(units, target, tile) + static_cast<INDEX>(y) * tile.width + x, start(target) + sum);
     }
 
-    // What a warp has found, row after row of its patches through `strip`.
+    // Where the parts of a sum add up.
+    template <class Narrow>
+    static __device__ __forceinline__ ACC* place_of_parts(Narrow*) { return nullptr; }
+    static __device__ __forceinline__ ACC* place_of_parts(ACC* values) { return values; }
+
+    // What a warp has found of a part, the first or another, the last or not, row after row of its patches through `strip`.
     __device__ __forceinline__ void put(const ACC (&sum)[PATCH], const Units& units, int target, const Tile& tile,
-                                        ACC* strip) const {
-        const INDEX own = first(units, target, tile);
+                                        ACC* strip, bool begins, bool ends) const {
+        const INDEX own = first(units, target, tile), slot = sums ? blockIdx.z * items : 0;
         const ACC begin = start(target);
+        ACC* parts = sums ? sums : place_of_parts(values);
+        const bool whole = ends && gridDim.z == 1;
         bool finite = true;
 #pragma unroll
         for (int i = 0; i < PATCH_ROWS; ++i) {
@@ -269,13 +278,14 @@ struct Result {
             for (int number = 0; number < PATCH_COLUMNS; ++number) {
                 const StripPixel pixel(number, i, tile);
                 if (!tile.inside(pixel.y, pixel.x)) continue;
-                const ACC value = strip[pixel.at];
+                ACC value = strip[pixel.at];
                 const INDEX place = own + static_cast<INDEX>(pixel.y) * tile.width + pixel.x;
-                if (sums) {
-                    sums[place] = value;
-                } else {
+                if (!begins) value += parts[slot + place];
+                if (whole) {
                     write(values + place, begin + value);
                     finite = finite && value - value == 0;
+                } else {
+                    parts[slot + place] = value;
                 }
             }
         }
@@ -290,9 +300,9 @@ struct Result {
     }
 };
 
-// Blocks: (tile, WARPS targets, `chunk` sources).
+// Blocks: (tile, WARPS targets, `chunk` sources, of which `part` at a time).
 template <class In, class Out>
-__device__ __forceinline__ void displace(const Result<In, Out>& result, const Units& units, int chunk, Tile tile) {
+__device__ __forceinline__ void displace(const Result<In, Out>& result, const Units& units, int chunk, int part, Tile tile) {
     __shared__ ACC held[SHARED];
     __shared__ List list[WARPS];
     const int warp = threadIdx.x / WARP, target = blockIdx.y * WARPS + warp;
@@ -301,17 +311,22 @@ __device__ __forceinline__ void displace(const Result<In, Out>& result, const Un
     ACC* strip = held + CAPACITY + warp * STRIP;
     tile.find(blockIdx.x);
     tile.find_apron(units, target, begin, end);
-    ACC sum[PATCH] = {};
-    for (int first = begin; first < end; first += tile.together) {
-        const int count = min(tile.together, end - first);
-        const INDEX plane = static_cast<INDEX>(tile.image) * units.sources + first;
-        stage(result.image, plane, count, tile, held);
-        if (target < units.targets) add_units(units, target, first, count, tile, held, list[warp], cursor, sum);
+    for (int start = begin; start < end; start += part) {
+        const int stop = min(start + part, end);
+        ACC sum[PATCH] = {};
+        for (int first = start; first < stop; first += tile.together) {
+            const int count = min(tile.together, stop - first);
+            tile.recall();
+            const INDEX plane = static_cast<INDEX>(tile.image) * units.sources + first;
+            stage(result.image, plane, count, tile, held);
+            if (target < units.targets) add_units(units, target, first, count, tile, held, list[warp], cursor, sum);
+        }
+        if (target >= units.targets) continue;
+        tile.recall();
+        const In* image = result.image + (static_cast<INDEX>(tile.image) * units.sources + start) * tile.plane();
+        if (tile.beyond) add_far_units(image, units, target, start, stop - start, tile, strip, list[warp], cursor, sum);
+        result.put(sum, units, target, tile, strip, start == begin, stop == end);
     }
-    if (target >= units.targets) return;
-    const In* image = result.image + (static_cast<INDEX>(tile.image) * units.sources + begin) * tile.plane();
-    if (tile.beyond) add_far_units(image, units, target, begin, end - begin, tile, strip, list[warp], cursor, sum);
-    result.put(sum, units, target, tile, strip);
 }
 
 // Sums of all slots, in their order. Blocks: (plane of the result, ADDED pixels of it).
@@ -327,10 +342,11 @@ __device__ __forceinline__ void add_slots(const Result<In, Out>& result, const A
     for (int k = 0; k < ADDED; k += THREADS) {
         const INDEX pixel = static_cast<INDEX>(blockIdx.y) * ADDED + k + threadIdx.x;
         if (pixel >= tile.plane()) break;
-        ACC sum = 0;
+        double sum = 0;
         for (int slot = 0; slot < slots; ++slot) sum += sums[slot * items + own + pixel];
-        if (sum - sum == 0)
-            write(result.values + own + pixel, begin + sum);
+        const ACC value = static_cast<ACC>(begin + sum);
+        if (value - value == 0)
+            write(result.values + own + pixel, value);
         else
             result.define(units, target, pixel / tile.width, pixel % tile.width, tile);
     }
@@ -346,34 +362,32 @@ __device__ __forceinline__ void add_slots(const Result<In, Out>& result, const A
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) displaced_forward(
     const ACC* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
     const T* __restrict__ bias, T* __restrict__ y, ACC* __restrict__ sums, INDEX items, int chunk,
-    int targets, int sources, int per_pair, int height, int width) {
-    ACC* slot = sums ? sums + blockIdx.z * items : nullptr;
-    displace(Result<ACC, T>{image, bias, y, slot},
-             {weight, displacement, targets, sources, per_pair, false}, chunk, Tile(height, width));
+    int part, int targets, int sources, int per_pair, int height, int width) {
+    displace(Result<ACC, T>{image, bias, y, sums, items},
+             {weight, displacement, targets, sources, per_pair, false}, chunk, part, Tile(height, width));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) displaced_add_forward(
     const ACC* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
     const T* __restrict__ bias, T* __restrict__ y, const ACC* __restrict__ sums, INDEX items, int slots,
     int targets, int sources, int per_pair, int height, int width) {
-    add_slots(Result<ACC, T>{image, bias, y, nullptr}, sums,
+    add_slots(Result<ACC, T>{image, bias, y, nullptr, 0}, sums,
               {weight, displacement, targets, sources, per_pair, false}, slots, items, Tile(height, width));
 }
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) displaced_grad_blurred(
     const T* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
     ACC* __restrict__ gradient, ACC* __restrict__ sums, INDEX items, int chunk,
-    int targets, int sources, int per_pair, int height, int width) {
-    ACC* slot = sums ? sums + blockIdx.z * items : nullptr;
-    displace(Result<T, ACC>{image, nullptr, gradient, slot},
-             {weight, displacement, targets, sources, per_pair, true}, chunk, Tile(height, width));
+    int part, int targets, int sources, int per_pair, int height, int width) {
+    displace(Result<T, ACC>{image, nullptr, gradient, sums, items},
+             {weight, displacement, targets, sources, per_pair, true}, chunk, part, Tile(height, width));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) displaced_add_grad_blurred(
     const T* __restrict__ image, const T* __restrict__ weight, const T* __restrict__ displacement,
     ACC* __restrict__ gradient, const ACC* __restrict__ sums, INDEX items, int slots,
     int targets, int sources, int per_pair, int height, int width) {
-    add_slots(Result<T, ACC>{image, nullptr, gradient, nullptr}, sums,
+    add_slots(Result<T, ACC>{image, nullptr, gradient, nullptr, 0}, sums,
               {weight, displacement, targets, sources, per_pair, true}, slots, items, Tile(height, width));
 }
 

@@ -33,6 +33,7 @@ TARGETS = 8  # of a block, one of each warp
 # Constants, and not properties of the device at hand, so that every device adds up in the same order.
 _PROCESSORS = 132
 _BLOCKS_WANTED = 1 << 10
+_SUMMED = 128  # units that are added up one after the other: what is rounded off grows with their number
 _CHANNELS = 8  # source channels of a block that makes gradients of units
 _PARTIAL_BYTES = 64 * 1024 * 1024  # sums of units in slots
 _PRODUCTS = 512  # blocks, at most, that make the gradient of sigma
@@ -173,11 +174,13 @@ def _displace(call: Call, entry: str, image: Any, units: tuple, base: tuple, tar
     """The sum over units, of `image` into `target`; `base` is what the kernel adds, if it adds anything."""
     shape, (targets, sources) = call.shape, (target.shape[1], image.shape[1])
     slots, chunk = _slots(call, targets, sources)
-    sums = empty((slots, *target.shape), target, accumulator_dtype(target.dtype)) if slots > 1 else None
+    part, wide = max(1, _SUMMED // shape.per_pair), accumulator_dtype(target.dtype)
+    apart = slots > 1 or (part < chunk and target.dtype != wide)
+    sums = empty((slots, *target.shape), target, wide) if apart else None
     sizes = (targets, sources, shape.per_pair, shape.height, shape.width)
     arrays, items = (image, *units, *base, target, sums), call.index(target.size)
     count = (call.tiles, blocks(targets, TARGETS), slots)
-    call.grid(f"displaced_{entry}", count, *arrays, items, *int32s(chunk, *sizes))
+    call.grid(f"displaced_{entry}", count, *arrays, items, *int32s(chunk, part, *sizes))
     if slots > 1:
         adding = (shape.batch * targets, blocks(shape.plane, _ADDED))
         call.grid(f"displaced_add_{entry}", adding, *arrays, items, *int32s(slots, *sizes))

@@ -96,17 +96,26 @@ struct Tile {
 
     // Tiles are numbered along rows, then down, then through images. A few threads divide for all.
     __device__ __forceinline__ void find(INDEX which) {
-        __shared__ int found[3];
         __syncthreads();
         if (threadIdx.x < 3) {
             const int x = take(which, (width + TILE_COLUMNS - 1) / TILE_COLUMNS);
             const int y = take(which, (height + TILE_ROWS - 1) / TILE_ROWS);
-            found[threadIdx.x] = threadIdx.x == 0 ? which : threadIdx.x == 1 ? TILE_ROWS * y : TILE_COLUMNS * x;
+            found()[threadIdx.x] = threadIdx.x == 0 ? which : threadIdx.x == 1 ? TILE_ROWS * y : TILE_COLUMNS * x;
         }
         __syncthreads();
-        image = found[0];
-        row = found[1];
-        column = found[2];
+        recall();
+    }
+
+    // Where the tile begins, once more: what is read after a barrier is not kept in registers until then, nor the places of
+    // all the pixels of a patch, for which there is no room.
+    __device__ __forceinline__ void recall() {
+        image = found()[0];
+        row = found()[1];
+        column = found()[2];
+    }
+    static __device__ __forceinline__ int (&found())[3] {
+        __shared__ int place[3];
+        return place;
     }
 
     // An apron as wide as the units of this block lead, those left out that lead beyond the widest; `target` is that

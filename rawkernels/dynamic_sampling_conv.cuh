@@ -2,6 +2,20 @@
 // dynamic_conv2d. Every weight is used once: reading it, or writing its gradient, is the bound. Included by
 // dynamic_sampling.cu, whose names it uses.
 
+// The sum of `count` terms, in parts of SUMMED.
+template <class Term>
+__device__ __forceinline__ ACC in_parts(int count, Term term) {
+    ACC sum = 0;
+    for (int first = 0; first < count; first += SUMMED) {
+        const int end = min(first + SUMMED, count);
+        ACC part = 0;
+#pragma unroll 4
+        for (int k = first; k < end; ++k) part += term(k);
+        sum += part;
+    }
+    return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_forward(
     const T* __restrict__ x, const T* __restrict__ weight, T* __restrict__ y,
     INDEX items, int channels, int outputs, int height, int width, int out_height, int out_width, int kernel_h,
@@ -23,9 +37,9 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_forwa
             const int column = w * stride_x - pad_x + b * dilation_x;
             const INDEX at = geo.pixel(row, column);
             const T* of_tap = weight + (a * kernel_w + b) * y_plane;
-#pragma unroll 4
-            for (int c = 0; c < channels; ++c)
-                sum += load(of_tap + c * taps * y_plane) * at_or_zero(x + c * x_plane, at);
+            sum += in_parts(channels, [&](int c) {
+                return load(of_tap + c * taps * y_plane) * at_or_zero(x + c * x_plane, at);
+            });
         }
     }
     store(y, sum);
@@ -78,10 +92,10 @@ extern "C" __global__ void __launch_bounds__(128, 4) dynamic_sampling_conv_grad_
             if (h < 0 || w < 0) continue;
             const INDEX p = static_cast<INDEX>(h) * out_width + w;
             const T* of_tap = weight + (a * kernel_w + b) * y_plane + p;
-#pragma unroll 4
-            for (int o = 0; o < outputs; ++o)
-                sum += load(grad_output + o * y_plane + p) *
+            sum += in_parts(outputs, [&](int o) {
+                return load(grad_output + o * y_plane + p) *
                        load(of_tap + static_cast<INDEX>(o) * channels * taps * y_plane);
+            });
         }
     }
     store(grad, sum);

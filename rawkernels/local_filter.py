@@ -40,6 +40,7 @@ WARP = 32
 # Enough threads to fill a large GPU twice: at 128 registers a thread, an H200 holds 67 thousand. Constants,
 # and not properties of the device at hand, so that every device adds up in the same order.
 _THREADS_WANTED = 1 << 17
+_SUMMED = 128  # channels that a thread adds up one after the other, of which each addition rounds
 _CHUNK = (4, 32)  # channels that share one reading of the filters: at least, at most
 _WARPS_WANTED = 1 << 13
 _ROWS_A_LANE = 8  # least work worth a slot of its own, in the gradient of channel_weight
@@ -345,8 +346,10 @@ def _grad_weight(shape: Shape, combine: str, grad_output: Any, x: Any, channel_w
     chosen, blocking, index = _choose(shape, combine, channel_weight, arrays, grad.size)
     pixels = shape.batch * shape.groups * blocks(shape.out_height, blocking.rows) * shape.out_width
     items = pixels if blocking.size else pixels * blocks(shape.taps, STRIP)
-    splits = 1  # threads that share the channels of one item: more where there are few items
-    while splits < 32 and 2 * splits <= shape.group_channels and items * splits < _THREADS_WANTED:
+    splits = 1  # threads that share the channels of one item: more where items are few, or channels many
+    while splits < 32 and 2 * splits <= shape.group_channels:
+        if items * splits >= _THREADS_WANTED and _SUMMED * splits >= shape.group_channels:
+            break
         splits *= 2
     across = BLOCK // splits
     barrier_free = blocking.size > 0 and splits == 1

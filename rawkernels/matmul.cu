@@ -4,7 +4,7 @@
 // a_turned, what lies in memory is (batch, depth, rows), with b_turned (batch, columns, depth).
 //
 // A block makes TILE x TILE elements of one product, each thread PATCH x PATCH of them, from panels of STEP terms
-// in shared memory. Terms are added in their order, whatever the sizes.
+// in shared memory. Terms are added in their order, whatever the sizes, in parts of SUMMED.
 #include "common.cuh"
 
 constexpr int TILE = 32;
@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul(
     b += rest * depth * columns;
     c += rest * rows * columns;
     const int x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
-    ACC sums[PATCH][PATCH] = {};
+    ACC sums[PATCH][PATCH] = {}, part[PATCH][PATCH] = {};
     for (int start = 0; start < depth; start += STEP) {
         fill(left, a, row, rows, start, depth, a_turned != 0);
         fill(right, b, column, columns, start, depth, b_turned == 0);
@@ -52,7 +52,17 @@ extern "C" __global__ void __launch_bounds__(256, 2) matmul(
             for (int i = 0; i < PATCH; ++i) {
 #pragma unroll
                 for (int j = 0; j < PATCH; ++j)
-                    sums[i][j] += left[term][y + i * SIDE] * right[term][x + j * SIDE];
+                    part[i][j] += left[term][y + i * SIDE] * right[term][x + j * SIDE];
+            }
+        }
+        if ((start + STEP) % SUMMED == 0 || start + STEP >= depth) {
+#pragma unroll
+            for (int i = 0; i < PATCH; ++i) {
+#pragma unroll
+                for (int j = 0; j < PATCH; ++j) {
+                    sums[i][j] += part[i][j];
+                    part[i][j] = 0;
+                }
             }
         }
         __syncthreads();

@@ -6,6 +6,7 @@ import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -28,6 +29,7 @@ from rawkernels.source import Program, program
 FILE = "matmul.cu"
 TILE = 32  # as in matmul.cu
 BLOCK = 256
+SUMMED_ROWS = 64  # least that one chain of sums of `add_products` has
 
 
 def choose_program(dtype: Any, *, wide_index: bool = False) -> Program:
@@ -92,6 +94,27 @@ def multiply(a: Any, b: Any, out: Any = None) -> Any:
         numbers = map(np.int32, (a_turned, b_turned, rows, columns, depth))
         launch(choose_program(a.dtype, wide_index=wide), "matmul", (count,), (BLOCK,), (a, b, c, *numbers))
     return c
+
+
+def add_products(total: Any, left: Any, right: Any, room: int) -> None:
+    """Add to `total`, in double precision, the sums over rows of products: of each group left^T right.
+
+    left (groups, rows, M), right (groups, rows, K), and total as (groups, M, K) in any shape. One chain of
+    sums over all rows would be off by the root of their number of roundings: runs of rows are multiplied by
+    themselves, as many at once as their products take no more than `room` bytes.
+    """
+    groups, rows, each = left.shape
+    run = max(SUMMED_ROWS, each)
+    whole = rows // run * run
+    step = run * max(1, room // (total.size * left.itemsize))
+    edges = [*range(0, whole, step), whole, rows]
+    for first, last in pairwise(edges):
+        if first < last:
+            size = min(run, last - first)
+            turned = left[:, first:last].reshape(groups, -1, size, each).transpose(0, 1, 3, 2)
+            products = matmul(turned, right[:, first:last].reshape(groups, -1, size, right.shape[2]))
+            sums = products if products.shape[1] == 1 else products.sum(axis=1, dtype=total.dtype)
+            total += sums.reshape(total.shape)
 
 
 def _laid_out(matrices: Any) -> tuple[Any, bool]:
