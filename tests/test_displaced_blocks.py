@@ -9,8 +9,8 @@ import dynarray as dyn
 from rawkernels import displaced
 
 kernels = pytest.mark.parametrize("backend", backend_params("host", "ptx", "cuda"), indirect=True)
-# With none a block has all sources of a sum, with many of them one.
-shares = pytest.mark.parametrize("processors", [0, 7, 132])
+# With no processors a block has all sources of a sum, with many one; it adds up so many units at a time.
+shares = pytest.mark.parametrize(("processors", "summed"), [(0, 128), (0, 6), (7, 6), (132, 128)])
 SIZES = {"a line": (1, 300), "low": (17, 33), "high": (29, 30)}
 
 
@@ -36,20 +36,23 @@ def test_blocks_share_sources(
     backend: Backend,
     rng: np.random.Generator,
     processors: int,
+    summed: int,
     size: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(displaced, "_PROCESSORS", processors)
+    monkeypatch.setattr(displaced, "_SUMMED", summed)
     check(make_call(rng, size), backend)
 
 
 @kernels
 @shares
 def test_what_is_not_finite_is_the_same_however_sources_are_shared(
-    backend: Backend, rng: np.random.Generator, processors: int, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, rng: np.random.Generator, processors: int, summed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sums of parts can be NaN where the sum is an infinity."""
     monkeypatch.setattr(displaced, "_PROCESSORS", processors)
+    monkeypatch.setattr(displaced, "_SUMMED", summed)
     call = make_call(rng, (17, 33))
     call.arrays[0][0, 2, 8, 9] = np.inf
     call.arrays[1][3, 4, 1] = -np.inf
@@ -65,10 +68,11 @@ def test_what_is_not_finite_is_the_same_however_sources_are_shared(
 
 
 @kernels
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_long_sums_of_one_block_are_as_good_as_the_formula(
-    backend: Backend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, rng: np.random.Generator, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One block has 192 sources with 4 units each, and adds them up in float32."""
+    """One block has 192 sources with 4 units each, and adds them up in float32, which 16 bits cannot hold."""
     monkeypatch.setattr(displaced, "_PROCESSORS", 0)
     arrays = (
         rng.standard_normal((1, 192, 5, 6)),
@@ -78,4 +82,4 @@ def test_long_sums_of_one_block_are_as_good_as_the_formula(
         None,
     )
     call = Call(dyn.OPERATORS["displaced_conv2d"], arrays, {}, rng.standard_normal((1, 3, 5, 6)))
-    check_low_precision(call, backend, np.dtype(np.float32))
+    check_low_precision(call, backend, np.dtype(dtype))
