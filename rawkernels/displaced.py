@@ -261,7 +261,7 @@ def _grad_of_image(
             image = _along(call, "second", gradient, down[0], 2, empty(x.shape, x, wide))
         _along(call, "last", image, along[0], 3, grad_x)
     if needs[3]:
-        count = min(_PRODUCTS, blocks(x.size, BLOCK))  # none without a pixel: on the host, each costs 256 fibers
+        count = min(_PRODUCTS, blocks(x.size, BLOCK))  # on the host, a block without pixels costs 256 fibers
         partial = empty((count,), x, np.dtype("float64"))
         by_sigma = _blurred(call, x, down[1], along[0]), _blurred(call, x, down[0], along[1])
         call.grid("displaced_products", (count,), gradient, *by_sigma, partial, call.index(x.size))
