@@ -21,8 +21,9 @@ import numpy as np
 from ._dispatch import is_16_bits
 from ._geometry import Window, shorten_steps
 
-# Elements of an image from which on a copy takes longer than four calls on strips.
-LEAST_FOR_STRIPS = 2**17
+# Elements of an image from which on gradients take longer with a copy than by four calls on strips, each of
+# which has a cost of its own; and output, for which nothing is folded, from so many times as many on.
+LEAST_FOR_STRIPS, FORWARD = 2**18, 4
 
 Form = Callable[..., Any]
 Steps = tuple[int, int, int]  # stride, dilation and padding along an axis
@@ -121,7 +122,7 @@ class Outside(NamedTuple):
     def forward(self, form: Form, arrays: tuple[Any, ...], params: dict[str, Any], definition: bool) -> Any:
         """The output. A definition gets the whole."""
         x, *others = arrays
-        if not self._copies(x, definition):
+        if not self._copies(x, definition, FORWARD):
             y = form(*arrays, **params)[0]
             for strip in self.strips or ():
                 part = form(*self._of_strip(strip, arrays), **{**params, **strip.steps})[0]
@@ -141,7 +142,7 @@ class Outside(NamedTuple):
     ) -> tuple[Any, ...]:
         """The gradients."""
         x, *others = arrays
-        if not self._copies(x, definition):
+        if not self._copies(x, definition, 1):
             gradients = self._backward_by_strips(form, grad_output, arrays, needs, params)
             if not any(self._has_nan(each, place) for place, each in enumerate(gradients)):
                 return gradients
@@ -191,8 +192,8 @@ class Outside(NamedTuple):
         rows, columns = (np.asarray(axis.pixels(), like=plain) for axis in self.axes)
         return x[:, :, rows][..., columns]
 
-    def _copies(self, x: Any, definition: bool) -> bool:
-        return definition or self.strips is None or x.size < LEAST_FOR_STRIPS
+    def _copies(self, x: Any, definition: bool, times: int) -> bool:
+        return definition or self.strips is None or x.size < times * LEAST_FOR_STRIPS
 
     def _of_strip(self, strip: Piece, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
         given = [strip.make(arrays[0]), *arrays[1:]]

@@ -267,7 +267,8 @@ def test_large_images_are_done_in_strips(
         return image
 
     monkeypatch.setattr(_outside.Piece, "make", counted)
-    for least, expected in ((size, range(size // 2)), (size + 1, range(size + 1, 4 * size))):
+    at_most = size // _outside.FORWARD
+    for least, expected in ((at_most, range(size // 2)), (size + 1, range(size + 1, 4 * size))):
         monkeypatch.setattr(_outside, "LEAST_FOR_STRIPS", least)
         made.clear()
         evaluate(call, backend)
