@@ -25,7 +25,7 @@ def draw(path: Path, scenes: Sequence[dict], found: Mapping[str, Sequence[Detect
     for line, (name, boxes) in zip(axes, {"truth": truth, **found}.items()):
         line[0].set_ylabel(name, fontsize=9)
         for axis, scene, own in zip(line, scenes, boxes):
-            axis.imshow((np.moveaxis(scene["images"], 0, 2) + 1) / 2)
+            axis.imshow(np.moveaxis(scene["images"], 0, 2))
             axis.set(xticks=[], yticks=[])
             draw_boxes(axis, own)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})

@@ -1,16 +1,16 @@
 """Scenes with digits and shapes on photographs, each with the box that it exactly fills; without end."""
 
 from functools import cache
-from typing import Any
 
 import numpy as np
-from _scenes import Material, crop, load, paint, warped
+from _scenes import Material, brighter, crop, load, warped
 
-SIZE = 96  # of a scene, in pixels
-HEIGHTS = 16, 44  # of objects, in pixels, before they are turned: the logarithm is drawn uniformly
+SIZE = 64  # of a scene, in pixels
+HEIGHTS = 16, 32  # of objects, in pixels, before they are turned: the logarithm is drawn uniformly
 OBJECTS = 4  # at most; at least one is tried
 SHAPES = ("disc", "triangle", "cross")
-CLASSES = (*map(str, range(10)), *SHAPES)
+DIGITS = 5  # classes of them: 0 to 4
+CLASSES = (*map(str, range(DIGITS)), *SHAPES)
 
 
 @cache
@@ -25,12 +25,13 @@ def material(part: str) -> Material:
         "cross": (np.minimum(np.abs(x), np.abs(y)) < 0.32) & (np.maximum(np.abs(x), np.abs(y)) < 0.9),
     }
     shapes = np.stack([drawn[name].reshape(8, 8, 8, 8).mean((1, 3)) for name in SHAPES])
-    names = np.concatenate([found.names, 10 + np.arange(len(SHAPES))])
-    return Material(found.photos, np.concatenate([found.digits, shapes.astype(np.float32)]), names)
+    few = found.names < DIGITS
+    names = np.concatenate([found.names[few], DIGITS + np.arange(len(SHAPES))])
+    return Material(found.photos, np.concatenate([found.digits[few], shapes.astype(np.float32)]), names)
 
 
 def scene(part: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """An image (3, SIZE, SIZE) from -1 to 1, boxes (n, 4) and box_labels (n,) of the objects that are in it.
+    """An image (3, SIZE, SIZE) of bytes, boxes (n, 4) and box_labels (n,) of the objects that are in it.
 
     No object covers another, so that each box is exact: first and last row and column that show it.
     """
@@ -44,22 +45,22 @@ def scene(part: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
         shows = ink > 0.5
         if shows.sum() < 40 or (shows & taken).any():
             continue
-        paint(image, ink, made.photos, rng)
+        image += ink * (brighter(image, ink, rng) - image)
         taken |= shows
         rows, columns = (np.flatnonzero(shows.any(axis)) for axis in (1, 0))
         boxes.append((columns[0], rows[0], columns[-1], rows[-1]))
         labels.append(label)
     image = np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1)
     return {
-        "images": (2 * image - 1).astype(np.float32),
+        "images": np.round(255 * image).astype(np.uint8),
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "box_labels": np.array(labels, np.int64),
     }
 
 
-def drawn(_: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What a `Loader` makes of a sample: a new scene each time, so that training never sees one twice."""
-    return scene("train", rng)
+def seen(images: np.ndarray) -> np.ndarray:
+    """Images of bytes as networks take them, from -1 to 1."""
+    return images.astype(np.float32) / 127.5 - 1
 
 
 def held_out(count: int) -> list[dict[str, np.ndarray]]:

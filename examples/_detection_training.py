@@ -1,29 +1,28 @@
 """What detection.py trains: proposals once for each seed, and detectors that all get the same of them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _detection_scenes import CLASSES, drawn, held_out
+from _detection_scenes import CLASSES, OBJECTS, held_out, scene, seen
 from _study import Found, Key, run
 
-import dynarray as dyn
-from autodiff.data import Loader
+from autodiff import files
 from autodiff.layers import Module
 from autodiff.metrics import Detections, Truth, box_iou, mean_average_precision
 from autodiff.networks import FPN, RFCN, RPN, SmallBackbone
 from autodiff.optim import AdamW, cosine_schedule
 from autodiff.train import Trainer
 
-CHANNELS = 24, 48, 72, 96  # of the backbone, at strides 2, 4, 8 and 16; pyramids alone have the last
-STRIDE, ANCHORS = 8, (16, 26, 42)  # of the proposals, and of their anchors, in pixels
+CHANNELS = 16, 32, 64, 96  # of the backbone, at strides 2, 4, 8 and 16; pyramids alone have the last
+STRIDE, ANCHORS = 8, (16, 22, 32)  # of the proposals, and of their anchors, in pixels
 WIDTH = 64  # channels before the heads
+BINS = 3
 SAMPLING = {"out_channels": 8, "post_channels": 32, "features": 32, "fuse": "mean"}
-BATCH = 4
-FIELDS = "images", "boxes", "box_labels"
-PROPOSALS = 50  # regions of an image
+BATCH = 8
+PROPOSALS = 32  # regions of an image
+MINED = 16  # of these, that are learned from
 
 
 class Variant(NamedTuple):
@@ -35,11 +34,10 @@ class Variant(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How long is trained, and on how many scenes it is judged."""
+    """How many steps are trained, and on how many scenes it is judged."""
 
-    proposal_epochs: int
-    epochs: int
-    steps: int  # of an epoch
+    proposals: int
+    steps: int
     tests: int
     lr: float = 3e-3
 
@@ -59,7 +57,7 @@ def proposer(seed: int) -> RPN:
 def detector(variant: Variant, seed: int) -> RFCN:
     """What it is."""
     rng = np.random.default_rng([seed, 1])
-    options: dict[str, Any] = {"bins": 5, "rng": rng}
+    options: dict[str, Any] = {"bins": BINS, "rng": rng}
     if variant.pyramid is None:
         sampling = None if variant.sampling is None else {**SAMPLING, **variant.sampling}
         backbone = backbone_of(3, rng)
@@ -69,23 +67,61 @@ def detector(variant: Variant, seed: int) -> RFCN:
     return RFCN(pyramid, len(CLASSES), strides=(4, 8, 16), width=None, cells=4, **options)
 
 
-def scenes_without_end(count: int) -> Loader:
-    """Batches of scenes that nobody has seen before; an epoch is only so many of them."""
-    return Loader([{}] * (count * BATCH), BATCH, transform=drawn, fields=FIELDS)
+# ---------------------------------------------------------------------------------------------------------
+# What is trained on: scenes that nobody has seen before, each once
 
 
-def fit(
-    network: Module, loss: Callable, evaluate: Callable, path: Path, epochs: int, plan: Plan, seed: int
-) -> Trainer:
-    """Train to the end, from the last checkpoint on if there is one."""
-    total = epochs * plan.steps
+def drawn(seed: Sequence[int], steps: int) -> Iterator[tuple]:
+    """Batches of images, boxes and labels, without end but for the number of steps."""
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        scenes = [scene("train", rng) for _ in range(BATCH)]
+        boxes, labels = ([each[name] for each in scenes] for name in ("boxes", "box_labels"))
+        yield np.stack([each["images"] for each in scenes]), boxes, labels
+
+
+def lessons(rpn: RPN, seed: int, plan: Plan, folder: Path) -> dict[str, np.ndarray]:
+    """The scenes that all detectors of a seed are trained on, each with its proposals, made once for all.
+
+    Images (T, B, 3, H, W), objects (T, B, OBJECTS, 5) with their classes last, regions (T, B, PROPOSALS, 4);
+    what is not there is NaN.
+    """
+    path = folder / f"lessons-{seed}.safetensors"
+    if not path.exists():
+        made: dict[str, list] = {"images": [], "objects": [], "regions": []}
+        for images, boxes, labels in drawn([seed, 1], plan.steps):
+            made["images"].append(images)
+            objects = [np.column_stack(each) for each in zip(boxes, labels)]
+            made["objects"].append(_padded(objects, OBJECTS, 5))
+            made["regions"].append(_padded(proposed(rpn, seen(images)), PROPOSALS, 4))
+        files.save(path, {name: np.stack(arrays) for name, arrays in made.items()})
+    return files.load(path)[0]
+
+
+def _padded(parts: Sequence[np.ndarray], most: int, width: int) -> np.ndarray:
+    rows = np.full((len(parts), most, width), np.nan, np.float32)
+    for row, part in zip(rows, parts):
+        row[: len(part)] = part
+    return rows
+
+
+def taught(made: Mapping[str, np.ndarray]) -> Iterator[tuple]:
+    """Batches of images, regions, boxes and labels, from `lessons`."""
+    for images, *padded in zip(made["images"], made["regions"], made["objects"]):
+        regions, objects = ([part[np.isfinite(part[:, 0])] for part in each] for each in padded)
+        boxes, labels = zip(*((part[:, :4], part[:, 4].astype(np.int64)) for part in objects))
+        yield seen(images), regions, boxes, labels
+
+
+def fit(network: Module, loss: Callable, batches: Callable, steps: int, path: Path, plan: Plan) -> Trainer:
+    """Train to the end, or read what was trained."""
     optimizer = AdamW(network.parameters(), plan.lr, weight_decay=0.01)
-    schedule = cosine_schedule(plan.lr, total, warmup=min(30, total // 2))
-    trainer = Trainer(network, optimizer, loss, schedule=schedule, max_norm=5.0, seed=seed)
+    schedule = cosine_schedule(plan.lr, steps, warmup=min(30, steps // 2))
+    trainer = Trainer(network, optimizer, loss, schedule=schedule, max_norm=5.0)
     if path.exists():
         trainer.load(path)
-    loader = scenes_without_end(plan.steps)
-    trainer.fit(loader, epochs, evaluate=evaluate, checkpoint=path, every=100, progress=False)
+    trainer.fit(batches, 1, checkpoint=path, progress=False)
+    network.eval()
     return trainer
 
 
@@ -95,12 +131,13 @@ def fit(
 
 def proposed(rpn: RPN, images: Any) -> list:
     """Regions of images."""
-    return rpn.propose(images, most=PROPOSALS, before=300, least=4)
+    return rpn.propose(images, most=PROPOSALS, before=200, least=4)
 
 
 def detect(network: RFCN, rpn: RPN, image: np.ndarray) -> Detections:
-    """What is where in one image."""
-    (found,) = network.detect(image[None], proposed(rpn, image[None]))
+    """What is where in one image, of bytes."""
+    images = seen(image[None])
+    (found,) = network.detect(images, proposed(rpn, images))
     return found
 
 
@@ -109,7 +146,7 @@ def recall(tests: Sequence[dict], rpn: Any) -> dict[str, float]:
     best = []
     for test in tests:
         if len(test["boxes"]):
-            best.extend(box_iou(proposed(rpn, test["images"][None])[0], test["boxes"]).max(0))
+            best.extend(box_iou(proposed(rpn, seen(test["images"][None]))[0], test["boxes"]).max(0))
     return {"recall": float(np.mean(np.array(best) >= 0.5))}
 
 
@@ -130,32 +167,30 @@ def precision(tests: Sequence[dict], rpn: RPN, network: Any) -> dict[str, float]
 def train_proposals(seed: int, plan: Plan, folder: Path) -> RPN:
     """The proposals of a seed: trained first, and then fixed."""
     rpn = proposer(seed)
-    judge = partial(recall, held_out(plan.tests))
-    path = folder / f"proposals-{seed}.safetensors"
 
     def loss(net: RPN, images: Any, boxes: Any, _: Any) -> Any:
-        return net.loss(images, boxes, count=64)
+        return net.loss(seen(images), boxes, count=64)
 
-    fit(rpn, loss, judge, path, plan.proposal_epochs, plan, 2 * seed)
+    path = folder / f"proposals-{seed}.safetensors"
+    fit(rpn, loss, lambda _: drawn([seed, 0], plan.proposals), plan.proposals, path, plan)
     return rpn
 
 
-def train_detector(variant: Variant, seed: int, plan: Plan, folder: Path) -> tuple[RFCN, RPN, list[dict]]:
-    """A detector, the proposals it looks at, and its history."""
+def train_detector(variant: Variant, seed: int, plan: Plan, folder: Path) -> tuple[RFCN, RPN]:
+    """A detector, and the proposals that it looks at."""
     rpn = train_proposals(seed, plan, folder)
     network = detector(variant, seed)
     # There is no ImageNet here: the backbone begins as that of the proposals.
     inner = network.backbone if variant.pyramid is None else network.backbone.backbone
     inner.load_state_dict(rpn.backbone.state_dict(), strict=False)
 
-    def loss(net: RFCN, images: Any, boxes: Any, labels: Any) -> Any:
-        return net.loss(images, proposed(rpn, images), boxes, labels, mined=24)
+    def loss(net: RFCN, *batch: Any) -> Any:
+        return net.loss(*batch, mined=MINED)
 
     name = "".join(letter if letter.isalnum() else "_" for letter in variant.name)
     path = folder / f"{name}-{seed}.safetensors"
-    judge = partial(precision, held_out(plan.tests), rpn)
-    trainer = fit(network, loss, judge, path, plan.epochs, plan, 2 * seed + 1)
-    return network, rpn, trainer.history
+    fit(network, loss, lambda _: taught(lessons(rpn, seed, plan, folder)), plan.steps, path, plan)
+    return network, rpn
 
 
 class Job(NamedTuple):
@@ -164,28 +199,29 @@ class Job(NamedTuple):
     variant: Variant | None
     seed: int
     plan: Plan
-    folder: Path
 
 
-def work(job: Job) -> dict[str, float]:
+def work(job: Job, folder: Path) -> dict[str, float]:
     """What was measured in the end."""
+    tests = held_out(job.plan.tests)
     if job.variant is None:
-        rpn = train_proposals(job.seed, job.plan, job.folder)
-        return recall(held_out(job.plan.tests), rpn) | {"parameters": rpn.num_parameters}
-    network, _, history = train_detector(job.variant, job.seed, job.plan, job.folder)
-    return history[-1] | {"parameters": network.num_parameters}
+        rpn = train_proposals(job.seed, job.plan, folder)
+        lessons(rpn, job.seed, job.plan, folder)
+        return recall(tests, rpn) | {"parameters": rpn.num_parameters}
+    network, rpn = train_detector(job.variant, job.seed, job.plan, folder)
+    return precision(tests, rpn, network) | {"parameters": network.num_parameters}
 
 
 def train_all(
-    variants: Sequence[Variant], seeds: Iterable[int], plan: Plan, folder: Path
+    variants: Sequence[Variant], seeds: Iterable[int], plan: Plan, folder: Path, **kept: Any
 ) -> dict[Key, Found]:
-    """Outcomes by name ("proposals" among them) and seed; what was stopped goes on by its checkpoint."""
+    """Outcomes by name ("proposals" among them) and seed; `kept` are further arguments of `run`."""
     seeds, found = list(seeds), {}
     for some in ((None,), variants):  # proposals before those who need them
-        jobs = {
-            ("proposals" if variant is None else variant.name, seed): (Job(variant, seed, plan, folder),)
+        jobs: dict[Key, tuple] = {
+            ("proposals" if variant is None else variant.name, seed): (Job(variant, seed, plan), folder)
             for seed in seeds
             for variant in some
         }
-        found |= run(work, jobs, workers=dyn.get_num_threads())
+        found |= run(work, jobs, **kept)
     return found

@@ -43,9 +43,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def record(
-    name: str, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], **settings: Any
+    name: str,
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]],
+    *,
+    command: str = "",
+    **settings: Any,
 ) -> Path:
-    """Write the tables of a full run to ``examples/results/<name>.json``.
+    """Write the tables of a run to ``examples/results/<name>.json``.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def record(
         The example: its module's name.
     tables : mapping
         From a title to (columns, rows), every cell as the text to be shown.
+    command : str
+        What was run, if it was not the example with ``--full``.
     **settings
         What the numbers depend on: seeds, steps, sizes.
 
@@ -64,6 +70,7 @@ def record(
     """
     content = {
         "example": name,
+        "command": command or f"python examples/{name}.py --full",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "numba": version("numba")},

@@ -74,9 +74,13 @@ def scene(material: Material, size: int, rng: np.random.Generator) -> Scenes:
 def paint(image: np.ndarray, ink: np.ndarray, photos: list, rng: np.random.Generator) -> None:
     """Fill what has ink with a piece of a photograph, of another brightness than what was there."""
     fill = 0.5 * crop(photos, image.shape[1], rng)
+    image += ink * (fill - fill.mean((1, 2), keepdims=True) + brighter(image, ink, rng) - image)
+
+
+def brighter(image: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A colour that stands out from what is behind the ink, (3, 1, 1)."""
     behind = (image * ink).sum((1, 2)) / ink.sum()
-    wanted = behind + rng.uniform(0.25, 0.5) + rng.normal(0, 0.08, 3)
-    image += ink * (fill - fill.mean((1, 2), keepdims=True) + wanted[:, None, None] - image)
+    return (behind + rng.uniform(0.25, 0.5) + rng.normal(0, 0.08, 3))[:, None, None]
 
 
 def crop(photos: list, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Detection by regions: R-FCN with and without dynamic sampling, and feature pyramids by three upsamplers.
 
-Scenes are photographs with digits and shapes on them, 13 classes, each in a box that is exactly known. A
+Scenes are photographs with digits and shapes on them, 8 classes, each in a box that is exactly known. A
 region proposal network (RPN) says where something may be; it is trained first and then fixed, as in the
 paper. R-FCN makes maps of scores, for each class one for each of k x k places in a region, and of a
 region every bin (i, j) reads its own map:
@@ -20,7 +20,7 @@ the same scenes in the same order. None sees a scene twice; those that are judge
 digits of their own.
 
     python examples/detection.py            # one seed, all detectors
-    python examples/detection.py --quick    # two detectors, trained for two minutes
+    python examples/detection.py --quick    # two detectors
     python examples/detection.py --full     # five seeds; goes on after it was stopped
 
 Dai et al., "R-FCN", NeurIPS 2016; Wu et al., "Dynamic Filtering with Large Sampling Field for ConvNets",
@@ -29,6 +29,7 @@ al., "Decoupled Dynamic Filter Networks", CVPR 2021.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,13 @@ from _detection_picture import draw
 from _detection_scenes import held_out
 from _detection_training import Plan, Variant, detect, train_all, train_detector
 from _record import picture_in, print_table, record, shown
-from _study import Found, Key
+from _study import Found, Key, add_keeping, keeping
 
+import dynarray as dyn
+
+NAME = "detection"
+QUICK_COMMAND = "python examples/detection.py --quick --record"
+STEPS, QUICK_STEPS = 1500, 600
 PLAIN, SAMPLED, NEAREST = "R-FCN", "S = 3", "nearest"
 SAMPLING = (
     Variant(PLAIN),
@@ -92,18 +98,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=1, help="of each detector (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="of an epoch, of which detectors have four")
+    parser.add_argument("--steps", type=int, help="of a detector; of proposals a third as many")
     parser.add_argument(
         "--tests", type=int, default=200, help="scenes that are judged (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, default=Path("detection.png"), help="the picture")
-    where = "keep all trainings in this folder, and go on from what is there (with --full: outputs/detection)"
+    where = "where networks are kept, and what they are trained on (with --full: outputs/detection)"
     parser.add_argument("--work", type=Path, help=where)
+    parser.add_argument("--workers", type=int, help="trainings at a time (default: one a core)")
+    parser.add_argument("--record", action="store_true", help="with --quick: write its tables for the docs")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="two detectors, a few minutes, one seed")
     mode.add_argument("--full", action="store_true", help="five seeds; write tables and picture into docs")
+    add_keeping(parser, NAME)
     options = parser.parse_args(argv)
-    options.steps = options.steps or (300 if options.quick else 750)
+    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    options.workers = options.workers or dyn.get_num_threads()
     if options.full:
         options.seeds, options.output = 5, PICTURE
         options.work = options.work or Path("outputs", "detection")
@@ -115,19 +125,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train all, print, draw."""
     start = time.perf_counter()
     options = parse(argv)
-    plan = Plan(1 if options.quick else 2, 4, options.steps, options.tests)
+    plan = Plan(max(1, options.steps // 3), options.steps, options.tests)
     seeds = range(options.seeds)
     sampling, pyramids = (SAMPLING[:3:2], ()) if options.quick else (SAMPLING, PYRAMIDS)
     with tempfile.TemporaryDirectory() as spare:
-        # Trainings of another length are others: a checkpoint of theirs is not gone on from.
-        folder = (options.work or Path(spare)) / f"{plan.epochs}x{plan.steps}"
+        # Trainings of another length are others, and not gone on from.
+        folder = (options.work or Path(spare)) / f"{plan.proposals}+{plan.steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        found = train_all([*sampling, *pyramids], seeds, plan, folder)
+        kept = keeping(options, NAME)
+        found = train_all([*sampling, *pyramids], seeds, plan, folder, workers=options.workers, **kept)
         scenes, drawn = held_out(plan.tests)[:SHOWN], {}
         for variant in (SAMPLING[0], SAMPLING[2], *pyramids[-1:]):
-            network, rpn, _ = train_detector(
-                variant, 0, plan, folder
-            )  # from its checkpoint, which is complete
+            network, rpn = train_detector(variant, 0, plan, folder)  # which reads what was trained
             drawn[variant.name] = [detect(network, rpn, scene["images"]) for scene in scenes]
     draw(options.output, scenes, drawn)
     tables = {
@@ -140,10 +149,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_table(title, columns, rows)
     if options.quick:
         print("\nThis was quick: one seed, and too short to say which is better.")
+    seconds = {"wall": time.perf_counter() - start, "processor": sum(os.times()[:4])}
+    sizes = {"steps": plan.steps, "steps_of_proposals": plan.proposals, "held_out": plan.tests}
     if options.full:
-        sizes = {"steps": 4 * plan.steps, "held_out": plan.tests}
-        record("detection", tables, seeds=options.seeds, **sizes)
-    print(f"\n{time.perf_counter() - start:.0f} s; the picture is in {options.output}")
+        record(NAME, tables, seeds=options.seeds, **sizes)
+    elif options.quick and options.record:
+        row = [f"{value:.0f}" for value in seconds.values()]
+        tables["Time, s"] = ["from begin to end", "of all cores together"], [row]
+        record(f"{NAME}_quick", tables, command=QUICK_COMMAND, seeds=options.seeds, **sizes)
+    times = "{wall:.0f} s, {processor:.0f} s of a core".format(**seconds)
+    print(f"\n{times}; the picture is in {options.output}")
 
 
 if __name__ == "__main__":

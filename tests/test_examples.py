@@ -307,13 +307,13 @@ def detection_rows(output: str) -> dict[str, list[float]]:
 
 def test_detection_runs_quickly(tmp_path: Path) -> None:
     """A few steps, which end in a table, a picture, and trainings that can be gone on from."""
-    options = ["--quick", "--steps", "2", "--tests", "8", "--work", str(tmp_path / "work")]
+    options = ["--quick", "--steps", "2", "--tests", "8", "--workers", "1", "--work", str(tmp_path / "work")]
     done = run("detection.py", *options, cwd=tmp_path)
     found = detection_rows(done.stdout)
     assert list(found) == ["R-FCN", "S = 3"]
     assert all(0 <= high <= low <= 100 for low, high in found.values())
-    kept = sorted(path.name for path in (tmp_path / "work" / "4x2").glob("*"))
-    assert kept == ["R_FCN-0.safetensors", "S___3-0.safetensors", "proposals-0.safetensors"]
+    kept = sorted(path.name for path in (tmp_path / "work" / "1+2").glob("*.safetensors"))
+    assert kept == [f"{name}-0.safetensors" for name in ("R_FCN", "S___3", "lessons", "proposals")]
     assert "This was quick" in done.stdout
     check_picture(tmp_path / "detection.png")
 

@@ -207,7 +207,8 @@ def example(path: Path) -> str:
     tables = (
         f"**{table['title']}**\n\n{markdown(table['columns'], table['rows'])}" for table in result["tables"]
     )
-    return "\n\n".join([*tables, f"Measured by `python examples/{result['example']}.py --full`: {where}"])
+    command = result.get("command", f"python examples/{result['example']}.py --full")
+    return "\n\n".join([*tables, f"Measured by `{command}`: {where}"])
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
