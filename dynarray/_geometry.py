@@ -9,11 +9,12 @@ plane of one row, and `Space` is where shapes with the row and without it are tr
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._check import check_int, check_pair
+from ._check import check_int, check_pair, check_shape
 
 FARTHEST = 2**30  # pixels from the image to a position that is computed: kernels count them in 32 bits
 FARTHEST_OFFSET = 2.0**40  # pixels from there to a point: further ones reach no image
@@ -224,3 +225,24 @@ def resolve_padding(
             "give padding explicitly"
         )
     return tuple(step * (size - 1) // 2 for size, step in zip(kernel_size, dilation))
+
+
+def with_taps(
+    name: str, argument: str, array: Any, sizes: dict[str, int], space: Space, coordinates: int
+) -> Any:
+    """The array with axes for offset groups and taps, from the memory of (N, channels, outputs) too."""
+    if len(array.shape) != 2 + len(space.outputs):
+        return array
+    kernel, outputs = ([sizes[symbol] for symbol in symbols] for symbols in (space.kernel, space.outputs))
+    taps, words = prod(kernel), "*".join(space.kernel)
+    factor = "2*" if coordinates == 2 else ""
+    channels, per_group = array.shape[1], coordinates * taps
+    if channels % per_group or ("D" in sizes and channels != sizes["D"] * per_group):
+        raise ValueError(
+            f"{name}: {argument} must have {factor}D*{words} channels with {words} = {taps}"
+            f"{' and D = ' + str(sizes['D']) if 'D' in sizes else ''}, got {tuple(array.shape)}"
+        )
+    extents = {symbol: sizes[symbol] for symbol in ("N", *space.outputs)}
+    check_shape(name, argument, array, space.pattern(f"N {factor}D*{words} outputs"), extents)
+    pair = (2,) if coordinates == 2 else ()
+    return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)

@@ -292,3 +292,25 @@ def region(reach: Reach, size: int, outputs: Range) -> Range:
     start = outputs[0] // reach.scale * reach.step
     cells = -(-(outputs[1] - outputs[0]) // reach.scale)
     return min(start, size), max(min(start, size), min(size, start + cells * reach.step - 1 - reach.more))
+
+
+class AtPoints(Halo):
+    """Points are given as they lie in the image, and told from the place of their output."""
+
+    def into(
+        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
+    ) -> dict[str, tuple[Reach, ...]]:
+        points, border = arrays["points"], params.get("border", "constant")
+        reaches = []
+        for axis, first in enumerate(origin):
+            along = (-1,) + (1,) * (1 - axis)
+            places = first + np.arange(points.shape[3 + axis]).reshape(along)
+            low, high = farthest(np.floor(points[:, :, axis]) - places, border)
+            reaches.append(Reach(-low, high + 1, more=None))
+        return {"x": tuple(reaches)}
+
+    def placed(self, arrays: dict[str, Any], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Exact, because no point in the image lies before its part."""
+        points = arrays["points"]
+        begin = np.asarray(starts["x"], points.dtype).reshape(2, 1, 1)
+        return {**arrays, "points": points - begin}

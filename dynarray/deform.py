@@ -5,17 +5,14 @@ high-level features it is the sampling of Context Guided Dynamic Sampling. `samp
 any points.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, SupportsIndex
 
-import numpy as np
-
 from ._border import check_samples
 from ._check import check_divides, check_flag, check_shape
-from ._geometry import LINE, PLANE, Space, check_window
-from ._halo import Halo, Reach, farthest, windowed
+from ._geometry import LINE, PLANE, Space, check_window, with_taps
+from ._halo import AtPoints, windowed
 from ._operator import Checked, backward_of, forms, modules, register
 from .composite._line import OnALine
 from .typing import ArrayT, Border, Needs, Pair
@@ -292,13 +289,13 @@ def _check_deform_conv(
     window = check_window(name, "weight", sizes, space, **steps)
     _check_groups(name, sizes)
     sizes |= window.sizes
-    offset = _with_taps(name, "offset", offset, sizes, space, len(space.image))
+    offset = with_taps(name, "offset", offset, sizes, space, len(space.image))
     per_tap = "N D kernel outputs"
     pattern = space.pattern(per_tap if space is LINE else "N D kernel 2 outputs")
     sizes = check_shape(name, "offset", offset, pattern, {**sizes, "2": 2})
     check_divides(name, "offset", "D", "C", sizes)
     if mask is not None:
-        mask = _with_taps(name, "mask", mask, sizes, space, 1)
+        mask = with_taps(name, "mask", mask, sizes, space, 1)
         check_shape(name, "mask", mask, space.pattern(per_tap), sizes)
         mask = space.in_plane(mask, per_tap)
     if bias is not None:
@@ -330,27 +327,6 @@ def _check_groups(name: str, sizes: dict[str, int]) -> None:
         )
 
 
-def _with_taps(
-    name: str, argument: str, array: Any, sizes: dict[str, int], space: Space, coordinates: int
-) -> Any:
-    """The array with axes for offset groups and taps, from the memory of (N, channels, outputs) too."""
-    if len(array.shape) != 2 + len(space.outputs):
-        return array
-    kernel, outputs = ([sizes[symbol] for symbol in symbols] for symbols in (space.kernel, space.outputs))
-    taps, words = prod(kernel), "*".join(space.kernel)
-    factor = "2*" if coordinates == 2 else ""
-    channels, per_group = array.shape[1], coordinates * taps
-    if channels % per_group or ("D" in sizes and channels != sizes["D"] * per_group):
-        raise ValueError(
-            f"{name}: {argument} must have {factor}D*{words} channels with {words} = {taps}"
-            f"{' and D = ' + str(sizes['D']) if 'D' in sizes else ''}, got {tuple(array.shape)}"
-        )
-    extents = {symbol: sizes[symbol] for symbol in ("N", *space.outputs)}
-    check_shape(name, argument, array, space.pattern(f"N {factor}D*{words} outputs"), extents)
-    pair = (2,) if coordinates == 2 else ()
-    return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)
-
-
 def _check_sample_points(x: Any, points: Any, *, border: Any, deterministic: Any) -> Checked:
     name = "sample_points"
     deterministic = check_flag(name, "deterministic", deterministic)
@@ -359,28 +335,6 @@ def _check_sample_points(x: Any, points: Any, *, border: Any, deterministic: Any
     shape = tuple(sizes[key] for key in ("N", "C", "P", "Ho", "Wo"))
     border = check_samples(name, border, PLANE.image, x.shape, prod(shape[2:]))
     return Checked((x, points), {"border": border, "deterministic": deterministic}, shape)
-
-
-class _AtPoints(Halo):
-    """Points are given as they lie in the image, and told from the place of their output."""
-
-    def into(
-        self, name: str, params: Mapping[str, Any], arrays: Mapping[str, Any], origin: Sequence[int]
-    ) -> dict[str, tuple[Reach, ...]]:
-        points, border = arrays["points"], params.get("border", "constant")
-        reaches = []
-        for axis, first in enumerate(origin):
-            along = (-1,) + (1,) * (1 - axis)
-            places = first + np.arange(points.shape[3 + axis]).reshape(along)
-            low, high = farthest(np.floor(points[:, :, axis]) - places, border)
-            reaches.append(Reach(-low, high + 1, more=None))
-        return {"x": tuple(reaches)}
-
-    def placed(self, arrays: dict[str, Any], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Exact, because no point in the image lies before its part."""
-        points = arrays["points"]
-        begin = np.asarray(starts["x"], points.dtype).reshape(2, 1, 1)
-        return {**arrays, "points": points - begin}
 
 
 DEFORM_CONV2D = register(
@@ -410,7 +364,7 @@ SAMPLE_POINTS = register(
     check=_check_sample_points,
     composite=_composite.sample_forward,
     may_be_float32=("points",),
-    halo=_AtPoints("points", values="points"),
+    halo=AtPoints("points", values="points"),
 )
 
 
@@ -447,7 +401,17 @@ def deform_conv2d_backward(
     deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv2dGradients[ArrayT]:
-    """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `deform_conv2d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, weight = np.array([0.0, 2.0, 6.0]).reshape(1, 1, 1, 3), np.ones((1, 1, 1, 1))
+    >>> offset = np.full((1, 1, 1, 1, 2, 1, 3), [[[0.0]], [[0.5]]])  # half a pixel to the right
+    >>> grads = dyn.deform_conv2d_backward(np.ones_like(x), x, offset, weight)
+    >>> grads.x.ravel().tolist(), grads.offset[0, 0, 0, 0, 1, 0].tolist()
+    ([0.5, 1.0, 1.0], [2.0, 4.0, -6.0])
+    """
 
 
 class DeformConv1dGradients(NamedTuple, Generic[ArrayT]):
@@ -476,7 +440,16 @@ def deform_conv1d_backward(
     deterministic: bool = True,
     needs: Needs = None,
 ) -> DeformConv1dGradients[ArrayT]:
-    """Gradients of `deform_conv1d`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `deform_conv1d`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, offset = np.array([[[0.0, 2.0, 6.0]]]), np.full((1, 1, 1, 3), 0.5)
+    >>> grads = dyn.deform_conv1d_backward(np.ones_like(x), x, offset, np.ones((1, 1, 1)))
+    >>> grads.x.ravel().tolist(), grads.offset.ravel().tolist()
+    ([0.5, 1.0, 1.0], [2.0, 4.0, -6.0])
+    """
 
 
 @backward_of(SAMPLE_POINTS, SamplePointsGradients)
@@ -489,4 +462,13 @@ def sample_points_backward(
     deterministic: bool = True,
     needs: Needs = None,
 ) -> SamplePointsGradients[ArrayT]:
-    """Gradients of `sample_points`: vector-Jacobian products of `grad_output`."""
+    """Gradients of `sample_points`: vector-Jacobian products of `grad_output`.
+
+    Examples
+    --------
+    >>> import numpy as np, dynarray as dyn
+    >>> x, points = np.array([0.0, 2.0, 6.0]).reshape(1, 1, 1, 3), np.array([0.0, 1.5])
+    >>> grads = dyn.sample_points_backward(np.ones((1, 1, 1, 1, 1)), x, points.reshape(1, 1, 2, 1, 1))
+    >>> grads.x.ravel().tolist(), grads.points.ravel().tolist()
+    ([0.0, 0.5, 0.5], [-4.0, 4.0])
+    """
