@@ -16,6 +16,7 @@ from rawkernels import forks
 
 from ._backward import backward_of as backward_of
 from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
+from ._foreign import OWN, view
 from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
 
@@ -186,6 +187,8 @@ class Operator:
         gradients of gradients; see `dynarray.composite`.
     reads : Halo, optional
         What outputs read of each array; see `dynarray._halo`.
+    constants : frozenset of str
+        Parameters that may be arrays without gradient.
 
     Examples
     --------
@@ -209,6 +212,7 @@ class Operator:
     roles: tuple[str, ...]
     composite: Callable[..., Any] | None = None
     reads: Halo | None = None
+    constants: frozenset[str] = frozenset()
     _passed: dict[tuple[Any, ...], _Passed] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -292,6 +296,14 @@ class Operator:
             self._passed[key] = _Passed(backend, moves, kept)
         return backend, checked
 
+    def _taken(
+        self, arrays: tuple[Any, ...], params: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arrays of a call, also those among its parameters, as NumPy and CuPy have them."""
+        constants = {name: view(self.name, name, params[name]) for name in self.constants & params.keys()}
+        taken = tuple([view(self.name, name, array) for name, array in zip(self.arrays, arrays)])
+        return taken, {**params, **constants}
+
     def _moves(self, formed: tuple[Any, ...], arrays: tuple[Any, ...]) -> tuple[_Move, ...] | None:
         """How the arrays of the forms follow from those of the caller; None if not by `reshape` alone."""
         moves = list[_Move]()
@@ -331,6 +343,8 @@ class Operator:
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
         """Forward pass: the output, and what the backward pass needs."""
+        if self.constants or not OWN.issuperset(map(type, arrays)):
+            arrays, params = self._taken(arrays, params)
         return self.run_checked(*self.prepare(arrays, params), arrays)
 
     def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
@@ -350,6 +364,7 @@ class Operator:
         shape, first = saved.output_shape, self.arrays[0]
         kept = saved.arrays[self.roles.index(first)]
         if not fits_backend(saved.backend, kept, grad_output):
+            grad_output = view(self.name, "grad_output", grad_output)
             backend = choose_backend(self.name, {first: kept, "grad_output": grad_output})
             if backend != saved.backend:
                 raise ValueError(
@@ -369,6 +384,8 @@ class Operator:
         if any_dask((grad_output, *arrays)):
             lazy: tuple[Any, ...] = load("dynarray._dask").gradients(self, grad_output, arrays, params, needs)
             return lazy
+        if self.constants or not OWN.issuperset(map(type, arrays)):
+            arrays, params = self._taken(arrays, params)
         backend, checked = self.prepare(arrays, params)
         saved = self._saved(backend, checked, checked.arrays, arrays)
         return self.gradients(grad_output, saved, needs)
@@ -469,6 +486,7 @@ def register(
         roles=roles or arrays,
         composite=composite,
         reads=halo,
+        constants=frozenset(constants),
     )
     OPERATORS[operator.name] = operator
     return operator
