@@ -3,16 +3,20 @@
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
-import _notebooks  # noqa: E402, the folder of this file is no package
+import _gallery  # noqa: E402, the folder of this file is no package
+import _notebooks  # noqa: E402
 import _reference  # noqa: E402
 
 import dynarray  # noqa: E402
 
 _reference.write(DOCS / "api")
 _notebooks.write(DOCS / "notebooks")
+_gallery.write(DOCS / "examples")
 
 project = "dynarray"
 author = "the dynarray authors"
@@ -58,3 +62,8 @@ html_theme_options = {
 # Nothing stands beside pages that are alone in their part of the site.
 ALONE = ("index", "install", "tour", "gallery", "papers", "benchmarks", "glossary", "release_notes")
 html_sidebars: dict[str, list[str]] = {name: [] for name in ALONE}
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls when it has read this file."""
+    app.connect("source-read", _gallery.lead_to_pages)

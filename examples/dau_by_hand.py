@@ -236,20 +236,28 @@ def draw(path: Path, x: np.ndarray, g: np.ndarray) -> None:
     """What one unit reads, its slope by all methods, and the slope of a loss for two widths."""
     one = np.zeros_like(x)
     one[10, 10] = 1
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     reading = [(one * read(x, d, SIGMA)).sum() for d in LINE]
     axes[0, 0].plot(LINE, reading, color="0.2")
-    axes[0, 0].set(title="what the unit reads, r(d)", ylabel="one pixel")
+    axes[0, 0].set(
+        title=f"what the unit reads at one pixel, sigma {SIGMA}", ylabel="r(d), image values 0 to 1"
+    )
     panels = (
-        (axes[1, 0], along_the_line(x, one, SIGMA), f"its slope, sigma {SIGMA}"),
+        (axes[1, 0], along_the_line(x, one, SIGMA), f"the slope of that, sigma {SIGMA}"),
         (axes[0, 1], along_the_line(x, g, SIGMA), f"slope of a loss over many pixels, sigma {SIGMA}"),
         (axes[1, 1], along_the_line(x, g, 1.2), "slope of a loss over many pixels, sigma 1.2"),
     )
     for axis, found, title in panels:
         # A staircase is drawn as one: each value holds up to the next whole number.
-        axis.plot(LINE, found["exact (3)"], drawstyle="steps-post", color="C0", label="exact (3)")
-        axis.plot(LINE, found["smooth (5)"], color="C1", label="smooth (5)")
+        axis.plot(
+            LINE,
+            found["exact (3)"],
+            drawstyle="steps-post",
+            color="C0",
+            label="exact: slope of the lines that are computed, (3)",
+        )
+        axis.plot(LINE, found["smooth (5)"], color="C1", label="smooth: slope of the Gaussian theory, (5)")
         axis.plot(LINE, found["difference to the right"], "k.", markersize=3, label="difference to the right")
         central = found["central difference"][WHOLE]
         axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -260,7 +268,10 @@ def draw(path: Path, x: np.ndarray, g: np.ndarray) -> None:
             axis.axvline(whole, color="0.9", linewidth=0.8, zorder=0)
     for axis in axes[1]:
         axis.set_xlabel("displacement d along x, in pixels")
-    axes[0, 1].legend(fontsize=7)
+    for axis in (axes[1, 0], axes[0, 1], axes[1, 1]):
+        axis.set_ylabel("slope, per pixel of d")
+    handles, names = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -15,7 +15,7 @@ from benchmarks.report.pages import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
-PAGES += [path for path in (ROOT / "docs").rglob("*.md") if not {"api", "made"} & set(path.parts)]
+PAGES += [path for path in (ROOT / "docs").rglob("*.md") if not {"api", "examples", "made"} & set(path.parts)]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 WORD = "half|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|thirty|forty|fifty|a hundred"
