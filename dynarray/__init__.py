@@ -36,7 +36,7 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)
