@@ -8,13 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from autodiff.metrics import psnr
+
 SIDE = 80  # of the squares that are shown
 
 
 def draw_results(path: Path, scenes: dict[str, Noisy], results: dict[str, dict[str, np.ndarray]]) -> None:
-    """A row for each photograph: a square with a large range of noise, and what becomes of it."""
+    """A row for each photograph: a square with a large range of noise, what becomes of it, and its PSNR."""
     columns = ["level of noise", "noisy", *results, "true"]
-    figure = Figure(figsize=(1.5 * len(columns), 1.5 * len(scenes) + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.5 * len(columns), 1.7 * len(scenes) + 0.4), layout="constrained")
     axes = figure.subplots(len(scenes), len(columns))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for row, (name, scene) in zip(axes, scenes.items()):
@@ -23,6 +25,9 @@ def draw_results(path: Path, scenes: dict[str, Noisy], results: dict[str, dict[s
         show(row[0], scene.level[square], "magma", 0, 60 / 255)
         for axis, image in zip(row[1:], images):
             show(axis, image[square], "gray", 0, 1)
+            if image is not scene.clean:
+                found = psnr(image[square], scene.clean[square], data_range=1)
+                axis.set_xlabel(f"{found:.1f} dB", fontsize=8, labelpad=2)
         row[0].set_ylabel(name, fontsize=9)
     for axis, title in zip(axes[0], columns):
         axis.set_title(title, fontsize=9)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from _flow_data import Pairs
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Steps from red to yellow, green, cyan, blue, magenta and back to red (Baker et al., "A database and
@@ -50,7 +51,7 @@ def draw(
 ) -> None:
     """A row for each pair and, last, one for the disparity of the stereo pair."""
     rows, columns = len(pairs.images) + 1, 3 + len(flows)
-    figure = Figure(figsize=(1.75 * columns, 1.2 * rows + 0.25), layout="constrained")
+    figure = Figure(figsize=(1.75 * columns, 1.35 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -59,19 +60,29 @@ def draw(
         largest = np.hypot(*pairs.flow[row]).max()
         shown = [pairs.flow[row], *(flow[row] for flow in flows.values())]
         _images(axes[row], first, second)
-        for axis, flow in zip(axes[row, 2:], shown):
+        for column, (axis, flow) in enumerate(zip(axes[row, 2:], shown)):
             axis.imshow(colours(flow, largest))
+            if column:  # the first is the truth
+                _error(axis, np.hypot(*(flow - pairs.flow[row])))
     inset = axes[0, 2].inset_axes([0.74, 0.6, 0.26, 0.4])
     inset.imshow(wheel_picture())
     inset.axis("off")
     _images(axes[-1], *stereo.images[0])
     truth = np.where(stereo.visible[0], -stereo.flow[0, 1], np.nan)
     for axis, disparity in zip(axes[-1, 2:], [truth, *(-flow[0, 1] for flow in stereo_flows.values())]):
-        axis.imshow(disparity, vmin=0, vmax=np.nanmax(truth), cmap="viridis")
+        mapped = axis.imshow(disparity, vmin=0, vmax=np.nanmax(truth), cmap="viridis")
+        if disparity is not truth:
+            _error(axis, abs(disparity - truth))
         axis.set_facecolor("0.8")
     _name(axes, ["first image", "second image", "truth", *flows])
     axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
+    figure.colorbar(mapped, ax=axes[-1, :], label="pixels").ax.tick_params(labelsize=7)
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
+
+
+def _error(axis: Axes, distances: np.ndarray) -> None:
+    """How far it is from the truth, below a picture."""
+    axis.set_xlabel(f"error {np.nanmean(distances):.2f} px", fontsize=7, labelpad=2)
 
 
 def _images(axes: Sequence, first: np.ndarray, second: np.ndarray) -> None:
