@@ -49,7 +49,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "dynarray", "image_light": "static/icon.svg", "image_dark": "static/icon.svg"},
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,

@@ -117,8 +117,9 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def press_enter(self) -> None:
-        """The key, pressed and let go."""
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+    def press(self, name: str) -> None:
+        """A key, "Enter" or "Tab", pressed and let go."""
+        code, text = {"Enter": (13, "\r"), "Tab": (9, "")}[name]
+        key = {"key": name, "code": name, "windowsVirtualKeyCode": code, "text": text}
         self.send("Input.dispatchKeyEvent", type="keyDown", **key)
         self.send("Input.dispatchKeyEvent", type="keyUp", **key)

@@ -209,13 +209,25 @@ def test_the_site_in_a_browser(site: Path, address: str, pages: dict[Path, Page]
         search_for_border(browser, address)
 
 
+@pytest.mark.slow
+def test_every_example_has_a_page_with_its_downloads(site: Path, pages: dict[Path, Page]) -> None:
+    names = [path.stem for path in (ROOT / "examples").glob("[!_]*.py")]
+    led_to = {target.partition("#")[0] for target in pages[site / "gallery.html"].targets}
+    pictures = [target for target in pages[site / "gallery.html"].targets if target.startswith("_images/")]
+    assert len(names) > 10 and len(pictures) > 8
+    for name in names:
+        assert f"examples/{name}.html" in led_to
+        targets = pages[site / "examples" / f"{name}.html"].targets
+        assert {f"{name}.py", f"{name}.ipynb"} <= {Path(target).name for target in targets}
+
+
 def search_for_border(browser: Browser, address: str) -> None:
     """As a reader does it: click, type, Enter, and follow the first result."""
     browser.open(f"{address}/index.html")
     browser.run("document.querySelector('.search-button__button').click()")
     browser.send("Input.insertText", text="border")
     browser.expect()
-    browser.press_enter()
+    browser.press("Enter")
     browser.loaded()
     assert "/search.html" in browser.run("location.href")
     results = browser.run(RESULTS)
