@@ -49,8 +49,12 @@ def backward_of(operator: "Operator", gradients: Callable[..., tuple[Any, ...]])
             return gradients(*operator.backward_pass(given["grad_output"], arrays, params, wants))
 
         first, _, examples = (declared.__doc__ or "").partition("\n\n")
+        others = [name for name in code.co_varnames[1 : len(names)] if name in operator.defaults]
         between = _BACKWARD_DOC.format(
-            name=operator.name, arrays=", ".join(operator.arrays), title=getattr(gradients, "__name__", "")
+            name=operator.name,
+            arrays=", ".join(operator.arrays),
+            others=_OTHERS_DOC.format(names=", ".join(others), name=operator.name) if others else "",
+            title=getattr(gradients, "__name__", ""),
         )
         backward.__doc__ = f"{first}\n\n{between}\n{dedent(examples)}".rstrip()
         return cast(F, backward)
@@ -77,8 +81,8 @@ Parameters
 grad_output : array
     Gradient of a scalar with respect to the output of `{name}`; its shape and dtype.
 {arrays} : array
-    The arguments of the forward call; the keyword parameters too are those of `{name}`.
-needs : tuple of bool, optional
+    As in `{name}`, with the shapes and dtypes told there.
+{others}needs : tuple of bool, optional
     For each of ({arrays}), whether its gradient is wanted; all of them by default.
 
 Returns
@@ -91,4 +95,9 @@ Raises
 ------
 TypeError, ValueError
     As `{name}`, and for a `grad_output` that does not match the output.
+"""
+
+_OTHERS_DOC = """\
+{names}
+    As in `{name}`.
 """

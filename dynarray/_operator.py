@@ -155,7 +155,7 @@ class _Passed(NamedTuple):
 class Operator:
     """One operator: its public function, its argument names, its check and its forms.
 
-    Attributes
+    Parameters
     ----------
     name : str
         The name of the public function.

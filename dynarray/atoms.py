@@ -59,7 +59,7 @@ def atom_conv2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The other arrays have its dtype.
     atoms : array, (N, M, kh, kw, Ho, Wo)
         M filters per output pixel; `compose_atoms` makes them.
     coefficients : array, (O, C, M)
@@ -135,7 +135,7 @@ def atom_conv1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `atom_conv2d`.
     atoms : array, (N, M, k, Lo)
         M filters per output sample.
     coefficients : array, (O, C, M)
@@ -183,7 +183,8 @@ def compose_atoms(
     Parameters
     ----------
     alpha : array, (N, M, B, Ho, Wo)
-        The weight of each basis in each atom, per output pixel.
+        The weight of each basis in each atom, per output pixel: float32 or float64, on a GPU float16 and
+        bfloat16 too.
     bases : array, (B, kh, kw)
         The bases, in the dtype of `alpha`: for example `fourier_bessel_bases` or `multiscale_bases`.
 

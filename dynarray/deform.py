@@ -63,7 +63,8 @@ def deform_conv2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The notes say which dtypes
+        the other arrays may have beside it.
     offset : array, (N, D, kh, kw, 2, Ho, Wo) or the same memory as (N, 2*D*kh*kw, Ho, Wo)
         How far (y, x) each point lies from the regular grid, in pixels; any distance. D divides C.
     weight : array, (O, C/groups, kh, kw)
@@ -72,10 +73,12 @@ def deform_conv2d(
         A factor for each point.
     bias : array, (O,), optional
         Added to each output channel.
-    stride, dilation : int or (y, x)
-        Step between outputs and between taps, in pixels.
+    stride : int or (y, x)
+        Step between outputs, in pixels.
     padding : int or (y, x), optional
         Where the regular grid begins, before the image. None means "same" and needs odd kernel sizes.
+    dilation : int or (y, x)
+        Step between taps, in pixels.
     border : {"constant", "reflect", "symmetric", "edge", "wrap"}
         What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
         pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
@@ -162,7 +165,7 @@ def deform_conv1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `deform_conv2d`.
     offset : array, (N, D, k, Lo) or the same memory as (N, D*k, Lo)
         How far each point lies from the regular grid, in samples; any distance. D divides C.
     weight : array, (O, C/groups, k)
@@ -171,10 +174,12 @@ def deform_conv1d(
         A factor for each point.
     bias : array, (O,), optional
         Added to each output channel.
-    stride, dilation : int
-        Step between outputs and between taps, in samples.
+    stride : int
+        Step between outputs, in samples.
     padding : int, optional
         Where the regular grid begins, before the line. None means "same" and needs an odd kernel size.
+    dilation : int
+        Step between taps, in samples.
     border : {"constant", "reflect", "symmetric", "edge", "wrap"}
         What lies outside the line, in the words of `numpy.pad`: zeros; the line mirrored about its last
         sample, or behind it; its last sample; the line again. ``scipy.ndimage`` calls "symmetric" "reflect".
@@ -225,7 +230,8 @@ def sample_points(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The notes say which dtypes
+        the other arrays may have beside it.
     points : array, (N, P, 2, Ho, Wo)
         P points (y, x) for each output position, in pixels; pixel centres have integer coordinates.
     border : {"constant", "reflect", "symmetric", "edge", "wrap"}

@@ -62,7 +62,7 @@ def displaced_conv2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The other arrays have its dtype.
     weight : array, (O, C, G)
         Weights of the G units between each input and each output channel.
     displacement : array, (O, C, G, 2)
@@ -142,7 +142,7 @@ def displaced_conv1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `displaced_conv2d`.
     weight : array, (O, C, G)
         Weights of the G units between each input and each output channel.
     displacement : array, (O, C, G)

@@ -68,7 +68,7 @@ def dynamic_conv2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The other arrays have its dtype.
     weight : array, (N, O, C, kh, kw, Ho, Wo)
         One kernel per output pixel and output channel.
     stride, dilation : int or (y, x)
@@ -131,7 +131,7 @@ def dynamic_conv1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `dynamic_conv2d`.
     weight : array, (N, O, C, k, Lo)
         One kernel per output sample and output channel.
     stride, dilation : int
@@ -196,7 +196,7 @@ def dynamic_sampling_conv2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The other arrays have its dtype.
     channel_kernel : array, (N, O, C, Ho, Wo)
         The part of the kernels on their centre tap, one number per channel.
     spatial_kernel : array, (N, O, kh, kw, Ho, Wo)

@@ -45,12 +45,12 @@ def filter(
     ----------
     photo : array, (H, W), (H, W, C) or (N, H, W, C)
         One picture or several, of integers or floating-point numbers. No bool.
-    kernels : array
+    kernels : array of real numbers
         Without `mixture`: (kh, kw), the same for all pixels; (kh, kw, H, W), one for each pixel; for several
         pictures (N, kh, kw, H, W), or (N, G, kh, kw, H, W) with kernels of their own for G groups of
         channels. With `mixture`: (B, kh, kw), or (B, C, kh, kw), which differ between channels.
     mixture : array, (B, H, W), (N, B, H, W) or (N, G, B, H, W), optional
-        How much of each of the B kernels there is in that of a pixel.
+        How much of each of the B kernels there is in that of a pixel: real numbers.
     channel_axis : int or None
         The axis of the channels, as in scikit-image; None if there is none, and then (H, W) or (N, H, W). The
         default is the last, where readers of files put it; (H, W) has no channels anyway.

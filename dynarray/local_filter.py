@@ -60,7 +60,8 @@ def local_filter2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The notes say which dtypes
+        the other arrays may have beside it.
     weight : array, (N, G, kh, kw, Ho, Wo)
         One kernel per output pixel and group; G divides C.
     channel_weight : array, (N, C, kh, kw) or, with `upsample` u, (N, u, u, C, kh, kw), optional
@@ -143,7 +144,7 @@ def local_filter1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `local_filter2d`.
     weight : array, (N, G, k, Lo)
         One kernel per output sample and group; G divides C.
     channel_weight : array, (N, C, k), optional

@@ -34,9 +34,9 @@ def correlation2d(
     Parameters
     ----------
     x1 : array, (N, C, H, W)
-        Features of the first image.
+        Features of the first image: float32 or float64, on a GPU float16 and bfloat16 too.
     x2 : array, (N, C, H, W)
-        Features of the second.
+        Features of the second, of the dtype of `x1`.
     max_displacement : int
         The largest displacement that is compared along each axis, in pixels, at least 0. Where it is no
         multiple of `step`, the largest is the multiple below.

@@ -45,7 +45,7 @@ def ddf(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input; it and the other arrays have dtypes as in `local_filter2d`.
     channel_filter : array, (N, C, kh, kw)
         One filter per channel.
     spatial_filter : array, (N, heads, kh, kw, Ho, Wo)
@@ -53,7 +53,7 @@ def ddf(
     combine : {"mul", "add"}
         How the two filters are combined.
     stride, dilation : int or (y, x)
-        Step between outputs and between taps. Padding is "same".
+        Step between outputs and between taps, in pixels of x. Padding is "same".
     border : {"constant", "reflect", "symmetric", "edge", "wrap"}
         What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
         pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
@@ -62,6 +62,11 @@ def ddf(
     -------
     array, (N, C, Ho, Wo)
         ``Ho = ceil(H / stride)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`.
 
     Notes
     -----
@@ -100,7 +105,7 @@ def ddf_upsample(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input; it and the other arrays have dtypes as in `local_filter2d`.
     channel_filters : array, (N, u, u, C, kh, kw)
         One filter per sub-pixel phase and channel; the upsampling factor u is its second extent.
     spatial_filters : array, (N, heads, kh, kw, u*H, u*W)
@@ -117,6 +122,11 @@ def ddf_upsample(
     -------
     array, (N, C, u*H, u*W)
         The upsampled output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`.
 
     Notes
     -----
@@ -159,7 +169,7 @@ def carafe(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input; it and the other arrays have dtypes as in `local_filter2d`.
     masks : array, (N, G*kh*kw, scale*H, scale*W)
         The reassembly weights of every output pixel, used as they are (CARAFE normalises them by a softmax
         before).
@@ -177,6 +187,11 @@ def carafe(
     -------
     array, (N, C, scale*H, scale*W)
         The upsampled output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`, and for a `kernel_size` that is not odd.
 
     Notes
     -----
@@ -213,13 +228,15 @@ def involution(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input; it and the other arrays have dtypes as in `local_filter2d`.
     weight : array, (N, G, kh, kw, Ho, Wo)
         One kernel per output pixel and group; G divides C.
-    stride, dilation : int or (y, x)
-        Step between outputs and between taps.
+    stride : int or (y, x)
+        Step between outputs, in pixels of x.
     padding : int or (y, x), optional
         Pixels added on each side; None means "same" and needs odd kernel sizes.
+    dilation : int or (y, x)
+        Step between taps, in pixels of x.
     border : {"constant", "reflect", "symmetric", "edge", "wrap"}
         What lies outside the image, in the words of `numpy.pad`: zeros; the image mirrored about its last
         pixel, or behind it; its last pixel; the image again. ``scipy.ndimage`` calls "symmetric" "reflect".
@@ -228,6 +245,11 @@ def involution(
     -------
     array, (N, C, Ho, Wo)
         ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `local_filter2d`.
 
     Notes
     -----

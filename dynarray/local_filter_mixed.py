@@ -54,7 +54,8 @@ def mixed_filter2d(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too. The notes say which dtypes
+        the other arrays may have beside it.
     kernels : array, (B, kh, kw) or (B, C, kh, kw)
         The kernels, of all channels or one set for each.
     mixture : array, (N, G, B, Ho, Wo)
@@ -135,7 +136,7 @@ def mixed_filter1d(
     Parameters
     ----------
     x : array, (N, C, L)
-        The input.
+        The input; it and the other arrays have dtypes as in `mixed_filter2d`.
     kernels : array, (B, k) or (B, C, k)
         The kernels, of all channels or one set for each.
     mixture : array, (N, G, B, Lo)

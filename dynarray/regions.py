@@ -55,7 +55,7 @@ def roi_align(
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The images, or their features.
+        The images, or their features: float32 or float64, on a GPU float16 and bfloat16 too.
     boxes : array, (R, 4), float32 or float64
         Regions ``(x0, y0, x1, y1)``, in pixels of the image of which x has one in ``1/spatial_scale``.
         No gradient.
@@ -135,7 +135,7 @@ def ps_roi_pool(
     Parameters
     ----------
     x : array, (N, O*ph*pw, H, W)
-        The score maps: for each output a map for each bin.
+        The score maps: for each output a map for each bin. Dtypes are as in `roi_align`.
     boxes : array, (R, 4), float32 or float64
         Regions ``(x0, y0, x1, y1)``, first and last pixel. No gradient.
     batch_index : array, (R,), integers
@@ -190,9 +190,9 @@ def nms(boxes: ArrayT, scores: ArrayT, iou_threshold: float) -> ArrayT:
     Parameters
     ----------
     boxes : array, (R, 4)
-        Boxes ``(x0, y0, x1, y1)``.
+        Boxes ``(x0, y0, x1, y1)``: float32 or float64, on a GPU float16 and bfloat16 too.
     scores : array, (R,)
-        Their scores.
+        Their scores, of the dtype of `boxes`.
     iou_threshold : float
         Boxes that overlap by more are taken for one, from 0 to 1.
 

@@ -128,16 +128,20 @@ def gradient(
 
     Parameters
     ----------
-    function, arrays, tile, params, halo, journal, progress
-        As for `apply`; a journal lies beside the first of `outs` that is in a file.
+    function, arrays
+        As for `apply`.
     grad_output : array
         The gradient of the output, of its shape: anything that gives arrays for slices.
     outs : sequence of array
         For each of `arrays`, where its gradient goes, an array of its shape and dtype that takes slices; None
         where it is not wanted.
+    tile, params, halo
+        As for `apply`.
     backward : callable, optional
         For what is no operator: ``backward(grad_output, *arrays, needs=needs)`` returns a gradient for each
         array, None where `needs`, a tuple of bool, says that it is not wanted.
+    journal, progress
+        As for `apply`; a journal lies beside the first of `outs` that is in a file.
 
     Returns
     -------

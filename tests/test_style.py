@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import FunctionType, ModuleType
 
 import pytest
 
@@ -95,49 +94,6 @@ def test_a_long_function_is_seen() -> None:
     assert code_lines(documented) == 2
 
 
-def public_functions(module: ModuleType) -> dict[str, FunctionType]:
-    """The functions that a package offers under its own name, wherever in the project they are defined."""
-    candidates = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    return {
-        name: value
-        for name, value in candidates.items()
-        if inspect.isfunction(value) and value.__module__.split(".")[0] in PACKAGES
-    }
-
-
-def missing_documentation(function: FunctionType) -> list[str]:
-    """What a numpydoc reader would look for in vain."""
-    signature = inspect.signature(function)
-    text = inspect.getdoc(function) or ""
-    if not text.strip():
-        return ["docstring"]
-    missing = []
-    sections = set(re.findall(r"^(\w[\w ]*)\n-{3,}$", text, flags=re.MULTILINE))
-    if signature.parameters and "Parameters" not in sections:
-        missing.append("Parameters")
-    expected = set(signature.parameters)
-    forward, is_backward, _ = function.__name__.partition("_backward")
-    # A gradient refers to its operator, where the parameters are described.
-    if is_backward and f"`{forward}`" in text:
-        expected -= set(inspect.signature(getattr(importlib.import_module("dynarray"), forward)).parameters)
-    missing += sorted(name for name in expected if not re.search(rf"\b{re.escape(name)}\b", text))
-    returns = signature.return_annotation not in (None, "None", inspect.Signature.empty)
-    is_generator = inspect.isgeneratorfunction(inspect.unwrap(function))
-    if returns and not is_generator and not sections & {"Returns", "Yields"}:
-        missing.append("Returns")
-    return missing
-
-
-def test_every_public_function_of_dynarray_has_a_numpydoc_docstring() -> None:
-    modules = ("dynarray", "dynarray.images", "dynarray.kernels")
-    each = [public_functions(importlib.import_module(module)) for module in modules]
-    assert len(each[0]) >= 10
-    assert min(map(len, each)) >= 3
-    functions_found = {name: function for found in each for name, function in found.items()}
-    missing = {name: missing_documentation(function) for name, function in functions_found.items()}
-    assert not {name: what for name, what in missing.items() if what}
-
-
 def test_every_public_function_and_class_of_autodiff_says_what_it_does() -> None:
     """Most are NumPy's functions under NumPy's names: a sentence is enough, on each and on each method."""
     autodiff = importlib.import_module("autodiff")
@@ -154,32 +110,6 @@ def test_every_public_function_and_class_of_autodiff_says_what_it_does() -> None
             }
         undocumented += [key for key, member in members.items() if not (inspect.getdoc(member) or "").strip()]
     assert not undocumented
-
-
-def test_missing_documentation_is_seen() -> None:
-    def bare(x: int) -> int:
-        return x
-
-    def summary(x: int) -> int:
-        """Give x back."""
-        return x
-
-    def complete(x: int) -> int:
-        """Give x back.
-
-        Parameters
-        ----------
-        x : int
-
-        Returns
-        -------
-        int
-        """
-        return x
-
-    assert missing_documentation(bare) == ["docstring"]
-    assert missing_documentation(summary) == ["Parameters", "Returns"]
-    assert missing_documentation(complete) == []
 
 
 def test_no_file_names_a_registry_or_a_machine() -> None:

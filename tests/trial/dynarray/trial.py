@@ -25,9 +25,9 @@ def trial_gate2d(x: ArrayT, gate: ArrayT, *, negate: bool = False) -> ArrayT:
     Parameters
     ----------
     x : array, (N, C, H, W)
-        The input.
+        The input: float32 or float64, on a GPU float16 and bfloat16 too.
     gate : array, (N, H, W)
-        The numbers.
+        The numbers, of the dtype of `x`.
     negate : bool
         Whether the output is the negative of that.
 
@@ -35,6 +35,12 @@ def trial_gate2d(x: ArrayT, gate: ArrayT, *, negate: bool = False) -> ArrayT:
     -------
     array, (N, C, H, W)
         The products.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are no NumPy or CuPy arrays, or differ in library, device or dtype, and for shapes
+        that do not match. The message names the argument.
 
     Examples
     --------
