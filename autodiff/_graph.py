@@ -33,10 +33,7 @@ class Node:
 
 
 def nearest(nodes: Iterable, start: int | None = None) -> tuple:
-    """The first on each way back from `nodes`, themselves included, that a Variable stands for.
-
-    With `start` the first that is older, whether or not a Variable still stands for it.
-    """
+    """The first on each way back from `nodes`, included, that has a Variable; with `start`, that is older."""
     found, seen, todo = [], {None}, [*nodes]
     while todo:
         node = todo.pop()
@@ -51,7 +48,6 @@ def nearest(nodes: Iterable, start: int | None = None) -> tuple:
 
 class State:
     """The tapes that record in a thread or task, and what follows from them.
-
     `entered` has an entry for each block that is open, innermost first, `tapes` each of them once. `check`
     says whether saved values are watched; `owner` is the token of the outermost tape, which may release what
     is recorded. The `listener` of a checkpoint hears name, arguments, parameters and result of each call.

@@ -61,6 +61,11 @@ def replaying(states: States) -> Iterator[None]:
 def recomputing() -> bool:
     """Whether a checkpoint runs its function again: layers that count their calls must not count this one.
 
+    Returns
+    -------
+    bool
+        True inside of a function that the backward pass of `checkpoint` runs again.
+
     Examples
     --------
     >>> import numpy as np

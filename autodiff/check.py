@@ -51,7 +51,7 @@ def check_gradients(
     f : callable
         ``f(*arrays)`` with an array as value, made of differentiable functions.
     *arrays : array
-        float64 arrays; every one is checked.
+        Of float64, any shape; every one is checked.
     reference : callable, optional
         What is differentiated numerically instead of `f`: the same function in plain NumPy.
     method : {"auto", "complex", "central"}

@@ -52,6 +52,13 @@ def checkpoint(f: Callable) -> Callable:
     callable
         Called like `f`.
 
+    Raises
+    ------
+    TypeError
+        When it is called: if `f` returns something else than one array.
+    ValueError
+        When it is called: if `f` uses what was computed from Variables where nothing records.
+
     Examples
     --------
     >>> import numpy as np

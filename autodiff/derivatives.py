@@ -36,7 +36,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
 
 def grad(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
-    """``g(*args) -> gradient`` of a function with a single number as value; see `value_and_grad`.
+    """``g(*args) -> gradient`` of `f`, whose value is a single number; `argnums` as in `value_and_grad`.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def jacobian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
 
 
 def hessian(f: Callable, argnums: int | tuple[int, ...] = 0) -> Callable:
-    """``H(*args)``: the second derivatives of a single number; a tuple `argnums` gives a tuple of rows.
+    """``H(*args)``: the second derivatives of `f`, a single number; a tuple `argnums` gives a tuple of rows.
 
     Examples
     --------

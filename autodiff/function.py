@@ -1,9 +1,8 @@
 """Differentiable functions, and the record of one call.
 
 A function is an object made by `differentiable`: how to compute it, and per array argument which values its
-gradient reads and how it is computed from them. Rules are written in differentiable functions themselves.
-While a tape records, they are given Variables and are recorded in turn: gradients of gradients need nothing
-further. Where nothing records they are given bare arrays and cost nothing extra.
+gradient reads and how it follows from them. Rules call differentiable functions: while a tape records, they
+get Variables and are recorded, for gradients of gradients; else bare arrays, which cost nothing extra.
 """
 
 import copy
@@ -46,6 +45,11 @@ def differentiable(
         and ``f(grad, saved) -> gradient``. `saved` has these values, the parameters of the call, ``shapes``
         (one per array argument) and ``residual`` as attributes. An argument without a rule has no gradient.
 
+    Returns
+    -------
+    callable
+        A decorator; with it the function takes and gives Variables too, which tapes record.
+
     Examples
     --------
     >>> from autodiff import differentiable, grad
@@ -60,7 +64,6 @@ def differentiable(
 
 class Function:
     """What `differentiable` was given, on whose result it is ``.rules``; `forward` works on plain arrays.
-
     `joint` is the one rule for all arrays, or `gradients` are those for each. `check` is asked about what is
     no Variable among the arguments, by place; `refuse` may raise another error in place of one.
     """
@@ -84,10 +87,7 @@ class Function:
         self.refuse: Callable[[Exception, tuple, dict], None] = lambda *_: None
 
     def _reads(self, traced: int) -> tuple[tuple[str, int | slice], ...]:
-        """What the gradients of the traced arguments (bits) read: names, and places among the arguments.
-
-        The place -1 is the output, a slice all arguments.
-        """
+        """Names and places of what gradients of traced arguments (bits) read; -1: output, a slice: all."""
         rules = [names for i, names in enumerate(self._named) if self.joint or traced >> i & 1]
         places: Any = dict(zip(self.arrays, [slice(None, -1)] if self.variadic else count()), output=-1)
         return tuple((name, places[name]) for name in dict.fromkeys(" ".join(rules).split()))
@@ -164,7 +164,6 @@ def _recorder(rules: Function) -> Callable:
 
 class Step:
     """One recorded call, and what its rules read: the values they named, and the parameters, as attributes.
-
     `inputs` are the nodes of its array arguments, None for those that were no Variables: a list, until the
     step is released. `owner` is the token of the outermost tape, which may release it. `shapes` and `dtypes`
     are those of the arguments, `residual` is what the function returned beside its output, and `saved` are

@@ -29,6 +29,17 @@ class SecondOrderError(NotImplementedError):
 def lift(operator: dynarray.Operator) -> Callable:
     """A differentiable function that runs `operator`; array arguments may be Variables, arrays or None.
 
+    Parameters
+    ----------
+    operator : dynarray.Operator
+        One of `dynarray.OPERATORS`, or one of the caller's.
+
+    Returns
+    -------
+    callable
+        Takes what the operator's function takes; a gradient of its gradient is a SecondOrderError where the
+        operator has no composite.
+
     Examples
     --------
     >>> import numpy as np, dynarray as dyn

@@ -37,6 +37,13 @@ class Optimizer(Shown):
     steps : int
         Number of steps taken.
 
+    Raises
+    ------
+    TypeError
+        If a parameter is no Variable.
+    ValueError
+        If a parameter is given twice, or a group has unknown entries.
+
     Examples
     --------
     >>> import numpy as np
@@ -153,12 +160,19 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    parameters, lr, weight_decay
+    parameters, lr
         As for `Optimizer`.
     momentum : float
         How much of the last step goes on.
+    weight_decay : float
+        As for `Optimizer`.
     nesterov : bool
         Step along ``g + weight_decay*p + momentum*v`` instead of v.
+
+    Raises
+    ------
+    ValueError
+        If `nesterov` is given without momentum; and as for `Optimizer`.
 
     Examples
     --------
@@ -209,12 +223,14 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    parameters, lr, weight_decay
+    parameters, lr
         As for `Optimizer`.
     betas : (float, float)
         Weights of the past in the running averages of the gradient and of its square.
     epsilon : float
         Added to the root of the second average.
+    weight_decay : float
+        As for `Optimizer`.
 
     Examples
     --------
@@ -303,6 +319,20 @@ def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
     Gradients whose norm is not finite are returned as they are: scaling would not make them usable. None
     counts as zero, and stays None.
 
+    Parameters
+    ----------
+    grads : iterable of array, Variable or None
+        Of any shapes, which stay as they are.
+    max_norm : float
+        The largest norm of all of them together.
+
+    Returns
+    -------
+    grads : list of array or None
+        In the order given, with their dtypes.
+    norm : float
+        Before scaling; not finite if a gradient is not.
+
     Examples
     --------
     >>> import numpy as np
@@ -322,6 +352,20 @@ def clip_gradients(grads: Iterable[Any], max_norm: float) -> tuple[list, float]:
 def step_schedule(lr: float, every: int, factor: float = 0.1) -> Callable[[int], float]:
     """``schedule(step) -> lr * factor**(step // every)``.
 
+    Parameters
+    ----------
+    lr : float
+        At the beginning.
+    every : int
+        Steps with the same rate.
+    factor : float
+        Of the rate, from one level to the next.
+
+    Returns
+    -------
+    callable
+        ``schedule(step)``, a learning rate; steps count from 0.
+
     Examples
     --------
     >>> from autodiff.optim import step_schedule
@@ -334,6 +378,22 @@ def step_schedule(lr: float, every: int, factor: float = 0.1) -> Callable[[int],
 
 def cosine_schedule(lr: float, total: int, *, warmup: int = 0, final: float = 0.0) -> Callable[[int], float]:
     """A linear rise over `warmup` steps, then half a cosine from `lr` down to `final` at step `total`.
+
+    Parameters
+    ----------
+    lr : float
+        The highest rate.
+    total : int
+        Steps until the lowest, those of `warmup` among them.
+    warmup : int
+        Steps of the rise; 0: none.
+    final : float
+        The lowest rate, which stays after `total` steps.
+
+    Returns
+    -------
+    callable
+        ``schedule(step)``, a learning rate; steps count from 0.
 
     Examples
     --------
@@ -354,6 +414,20 @@ def cosine_schedule(lr: float, total: int, *, warmup: int = 0, final: float = 0.
 
 def poly_schedule(lr: float, total: int, power: float = 0.9) -> Callable[[int], float]:
     """``lr * (1 - step/total)**power``, 0 from step `total` on.
+
+    Parameters
+    ----------
+    lr : float
+        At the beginning.
+    total : int
+        Steps until 0.
+    power : float
+        1 is a straight line.
+
+    Returns
+    -------
+    callable
+        ``schedule(step)``, a learning rate; steps count from 0.
 
     Examples
     --------

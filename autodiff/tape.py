@@ -150,7 +150,6 @@ def _checked(target: Any, members: Collection, grad: Any, unused: str) -> Any:
 
 class Way:
     """What lies between sources and a target; refused where there is no way, or none that can be gone.
-
     `steps` are in an order that depends on the graph alone, sources first; `reached` are the nodes that
     depend on a source, `seen` all that the target depends on, but of what is `older` than every source, which
     depends on none, only the first on each path. Nodes in `stop` count as leaves. `grads` are the gradients
@@ -212,10 +211,7 @@ class Way:
         )
 
     def go(self, grad: Any, owner: object = None, on_final: Callable[[Any, Any], None] | None = None) -> dict:
-        """The gradients of the sources: arrays that nobody else has, or Variables if anything records.
-
-        Steps of `owner` are released on the way.
-        """
+        """Gradients: arrays that nobody else has, Variables if anything records; releases steps of `owner`"""
         self.grads[self.target] = grad if self.records else plain(grad)
         # Gradients are final after the last step that uses the source.
         last = {node: step for step in reversed(self.steps) for node in step.inputs} if on_final else {}
@@ -291,11 +287,9 @@ class Way:
             )
 
     def _result(self, source: Variable, held: set[int], told: bool) -> Any:
-        """The gradient of a source, as an array or a Variable whose array nobody else has.
-
-        Rules may hand on a source, a view of what they are given, or one array to two arguments: `held` are
-        the ids of what others have. (What they saved they do not hand on: a gradient is linear in `grad`.) If
-        others are `told` of it while the pass goes on, this may still read it.
+        """The gradient of a source, an array or a Variable whose array nobody else has. Rules may hand on a
+        source, a view of what they are given, or one array to two arguments: `held` are the ids of what
+        others have. (Not what they saved: a gradient is linear in `grad`.) Who is `told` may write to it.
         """
         node = source.node
         found = self.grads.get(node)

@@ -390,13 +390,23 @@ def minibatches(
     size : int
         Rows in a batch; the last batch of an epoch may be smaller.
     *arrays : array
-        NumPy or CuPy arrays; row i of each belongs to row i of the others.
+        NumPy or CuPy arrays, (rows, ...), of any dtype; row i of each belongs to row i of the others.
     shuffle : bool
         Whether to change the order.
     rank, ranks : int
         Which share of each batch is given, when several processes train one network: every ``ranks``-th row
         of it, from the row `rank` on. Shares may differ by a row; of a batch smaller than `ranks` some are
         empty.
+
+    Returns
+    -------
+    callable
+        ``batches(rng)``, an iterator over the tuples of slices of one epoch.
+
+    Raises
+    ------
+    ValueError
+        If `size` is less than 1, the arrays differ in length, or `rank` is none of `ranks`.
 
     Examples
     --------

@@ -13,18 +13,21 @@ from ._reading import Readable
 class Variable(Readable):
     """An array whose uses tapes record.
 
+    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array, and
+    what is done through it is not followed; assigning to it (as optimisers do) keeps the identity of the
+    Variable. A copy, by whatever way, is another Variable, which nothing leads to.
+
     Parameters
     ----------
-    data : array
-        A floating-point NumPy or CuPy array (a Python float or list becomes a NumPy array). It is not copied.
+    data : array of float, any shape
+        Of NumPy or CuPy (a Python float or list becomes a NumPy array). It is not copied.
     name : str, optional
         Shown by ``repr`` and in messages.
 
-    Notes
-    -----
-    Functions of Variables give Variables, whether or not a tape is active. `data` is the plain array: the way
-    out, and what is done through it is not followed. Assigning to ``data`` (as optimisers do) keeps the
-    identity of the Variable. A copy, by whatever way, is another Variable, which nothing leads to.
+    Raises
+    ------
+    TypeError
+        If `data` is a Variable, or has another dtype: integers are not converted.
 
     Examples
     --------
@@ -91,7 +94,15 @@ def plain(value: Any) -> Any:
 def stop_gradient(x: Any) -> Any:
     """The plain array of `x`: what is computed from it is a constant to every tape.
 
-    Of tuples, lists and dicts, at any depth, one of the same kind is made; anything else stays as it is.
+    Parameters
+    ----------
+    x : Variable, or tuple, list or dict, nested as deep as need be
+        Anything else in it, or in its place, stays as it is.
+
+    Returns
+    -------
+    array, or tuple, list or dict
+        The same with arrays in place of Variables; these are not copied.
 
     Examples
     --------

@@ -1,5 +1,7 @@
 """Layers: definitions, parameter counts, gradients of every parameter, state."""
 
+import inspect
+
 import numpy as np
 import pytest
 from _layer_cases import LAYERS, OPTIONS, array
@@ -409,3 +411,13 @@ def test_generators_are_found_by_their_paths():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_layers_without_parameters_show_the_arguments_of_their_function():
+    class Own(MaxPool2d):
+        def __init__(self, size):
+            super().__init__(size)
+
+    assert list(inspect.signature(MaxPool2d).parameters) == ["kernel_size", "stride", "padding"]
+    assert list(inspect.signature(ReLU).parameters) == []
+    assert list(inspect.signature(Own).parameters) == ["size"]

@@ -299,6 +299,11 @@ def random_scale(
     dict
         The resized sample.
 
+    Raises
+    ------
+    ValueError
+        If not ``0 < low <= high``.
+
     Examples
     --------
     >>> import numpy as np

@@ -27,6 +27,15 @@ class FlyingChairs(Samples):
     split : path, optional
         That list; by default ``FlyingChairs_train_val.txt`` in the folder, or in the one above it.
 
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no flows.
+    ValueError
+        If `part` is none of the three.
+    FileError
+        If the list does not fit the pairs.
+
     Notes
     -----
     A sample has ``image`` and ``second`` (3, H, W), uint8, and ``flow`` (2, H, W), float32: the pixel at p of
@@ -99,6 +108,13 @@ class Sintel(Samples):
     rendering : {"clean", "final"}
         Without or with blur, fog and the like.
 
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no flows.
+    ValueError
+        If `rendering` is none of the two.
+
     Notes
     -----
     A sample has ``image``, ``second``, ``flow``, and ``valid`` (H, W), bool: everywhere, except where
@@ -163,6 +179,11 @@ class KITTIFlow(Samples):
         With ``training/image_2`` (2015) or ``training/colored_0`` (2012) and ``training/flow_occ``.
     occluded : bool
         Also pixels that leave the image (``flow_occ``), or only those that do not (``flow_noc``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no images or no flows.
 
     Notes
     -----

@@ -51,6 +51,13 @@ class Loader:
         order, of which this takes every ``ranks``-th sample. What is left over is not read in this epoch, so
         that all have as many batches.
 
+    Raises
+    ------
+    TypeError
+        If `fields` is one string.
+    ValueError
+        If a number is out of range, or the samples give no batch to each rank.
+
     Notes
     -----
     Entries of a batch are stacked if they are numbers or arrays of one shape. Boxes, of which images have

@@ -27,6 +27,13 @@ class ADE20K(Samples):
     split : {"training", "validation"}
         Which of them.
 
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no images.
+    ValueError
+        If `split` is none of the two.
+
     Notes
     -----
     A sample has ``image`` (3, H, W) and ``labels`` (H, W), uint8: 1 to 150 for the classes of the benchmark,
@@ -77,6 +84,13 @@ class NYUDepth(Samples):
         Which of them, by the file `splits`.
     splits : path, optional
         The file ``splits.mat``; by default beside `path`.
+
+    Raises
+    ------
+    ValueError
+        If `split` is none of the three.
+    FileError
+        If a file is not what it should be.
 
     Notes
     -----

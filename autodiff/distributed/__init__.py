@@ -151,6 +151,18 @@ def shard(length: int, comm: Communicator) -> slice:
 
     Each row is some rank's. Ranks have one more or less than others, or none.
 
+    Parameters
+    ----------
+    length : int
+        How many rows there are.
+    comm : Communicator
+        The ranks.
+
+    Returns
+    -------
+    slice
+        From this rank on, ``comm.size`` apart.
+
     Examples
     --------
     >>> from autodiff import distributed

@@ -106,6 +106,11 @@ def load(path: PathLike, accept: Callable[[dict[str, Entry], dict[str, str]], An
         Is given the entries of the header and the metadata before any array is read, and raises if it does
         not want them: a file of the wrong network then costs neither time nor memory.
 
+    Returns
+    -------
+    Contents
+        ``arrays`` by name, with the shapes and dtypes of the file, and ``metadata``, text by name.
+
     Raises
     ------
     FileError
@@ -139,6 +144,11 @@ def load_module(path: PathLike, module: Any) -> None:
         Was written by ``save(path, network.state_dict())``.
     module : Module
         A network of the same architecture.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged, or its arrays are not those of the network.
 
     Examples
     --------

@@ -40,6 +40,11 @@ class Name:
 class Unread:
     """Stands where a file holds an object that is not read; says what it would have been.
 
+    Parameters
+    ----------
+    name : str
+        Module and name of its class or function.
+
     Examples
     --------
     >>> from autodiff import files

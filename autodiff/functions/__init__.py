@@ -1,4 +1,8 @@
-"""Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables."""
+"""Differentiable functions under their NumPy names; arrays give arrays, Variables give Variables.
+
+What a function cannot take is a TypeError, or a ValueError if only its value, shape or axis does not fit,
+with the names of function and argument; "Raises" says what is more than that.
+"""
 
 import builtins
 from typing import TYPE_CHECKING, Any
@@ -18,15 +22,12 @@ from .activations import softplus as softplus
 from .arithmetic import abs as abs
 from .arithmetic import add as add
 from .arithmetic import arctan2 as arctan2
-from .arithmetic import clip as clip
 from .arithmetic import cos as cos
 from .arithmetic import divide as divide
 from .arithmetic import exp as exp
 from .arithmetic import hypot as hypot
 from .arithmetic import log as log
 from .arithmetic import log1p as log1p
-from .arithmetic import maximum as maximum
-from .arithmetic import minimum as minimum
 from .arithmetic import multiply as multiply
 from .arithmetic import negative as negative
 from .arithmetic import power as power
@@ -35,7 +36,6 @@ from .arithmetic import sqrt as sqrt
 from .arithmetic import square as square
 from .arithmetic import subtract as subtract
 from .arithmetic import tanh as tanh
-from .arithmetic import where as where
 from .borders import pad as pad
 from .convolution import conv2d as conv2d
 from .convolution import conv_transpose2d as conv_transpose2d
@@ -86,6 +86,10 @@ from .resize import pixel_shuffle as pixel_shuffle
 from .resize import pixel_unshuffle as pixel_unshuffle
 from .resize import resize as resize
 from .resize import upsample_nearest as upsample_nearest
+from .selection import clip as clip
+from .selection import maximum as maximum
+from .selection import minimum as minimum
+from .selection import where as where
 from .shapes import astype as astype
 from .shapes import broadcast_to as broadcast_to
 from .shapes import expand_dims as expand_dims

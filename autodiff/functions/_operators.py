@@ -5,11 +5,12 @@ from typing import Any
 
 from ..variable import Variable
 from ._common import plain
-from .arithmetic import abs, add, clip, divide, multiply, negative, power, subtract
+from .arithmetic import abs, add, divide, multiply, negative, power, subtract
 from .indexing import getitem, take
 from .joining import repeat
 from .linear_algebra import matmul
 from .reductions import cumsum, max, mean, min, prod, std, var
+from .selection import clip
 from .shapes import astype, reshape, squeeze, sum, swapaxes, transpose
 
 

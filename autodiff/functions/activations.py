@@ -8,7 +8,8 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, array, elementwise, fractional, integer, is_fractional, number
 from ._common import largest, plain, quiet, special
-from .arithmetic import clip, exp, square
+from .arithmetic import exp, square
+from .selection import clip
 from .shapes import narrow, sum, wide
 
 # NumPy converts a Python number at every call, which takes longer than the maximum of a small array.
@@ -22,6 +23,16 @@ _FAR = 1000.0
 @differentiable("x", x=("output", lambda g, s: g * plain(s.output).astype(bool).astype(g.dtype)))
 def relu(x: Any) -> Any:
     """``max(x, 0)``; its slope at 0 is taken as 0.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -39,6 +50,18 @@ def relu(x: Any) -> Any:
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """x where positive, ``slope * x`` elsewhere.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    slope : float
+        Factor of what is not positive.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -53,6 +76,16 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
 @differentiable("x", x=("output", lambda g, s: g * (s.output * (1 - s.output))))
 def sigmoid(x: Any) -> Any:
     """``1 / (1 + exp(-x))`` without overflow.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
 
     Examples
     --------
@@ -74,6 +107,16 @@ def _sigmoid(x: Any) -> Any:
 @quiet
 def softplus(x: Any) -> Any:
     """``log(1 + exp(x))`` without overflow.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
 
     Examples
     --------
@@ -101,6 +144,16 @@ def _silu_slope(g: Any, s: Any) -> Any:
 def silu(x: Any) -> Any:
     """``x * sigmoid(x)``.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -121,6 +174,16 @@ def _bell(g: Any, s: Any) -> Any:
 @quiet
 def erf(x: Any) -> Any:
     """The error function, ``2/sqrt(pi)`` times the integral of ``exp(-t**2)`` from 0 to x.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give floats.
 
     Examples
     --------
@@ -149,6 +212,16 @@ def _gelu_slope(g: Any, s: Any) -> Any:
 def gelu(x: Any) -> Any:
     """x times the normal distribution function: ``x * (1 + erf(x/sqrt(2))) / 2``, without approximation.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -169,6 +242,18 @@ def _softmax_slope(g: Any, s: Any) -> Any:
 @quiet
 def softmax(x: Any, axis: int = -1) -> Any:
     """Exponentials that sum to 1 along `axis`.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int
+        The axis of the classes; the last by default.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
 
     Examples
     --------
@@ -192,6 +277,18 @@ def _log_softmax_slope(g: Any, s: Any) -> Any:
 @quiet
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """Logarithm of `softmax`, exact where softmax is tiny.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int
+        The axis of the classes; the last by default.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
 
     Examples
     --------

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from ..function import differentiable
-from ._arguments import arguments, array, elementwise, operand, optional
+from ._arguments import elementwise
 from ._common import plain
+from .selection import where
 from .shapes import fit
 
 
@@ -19,6 +20,16 @@ from .shapes import fit
 )
 def add(x: Any, y: Any) -> Any:
     """``x + y``.
+
+    Parameters
+    ----------
+    x, y : array or number
+        Shapes that broadcast, of any dtype; a number leaves the dtype to the other one.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -39,6 +50,16 @@ def add(x: Any, y: Any) -> Any:
 def subtract(x: Any, y: Any) -> Any:
     """``x - y``.
 
+    Parameters
+    ----------
+    x, y : array or number
+        Shapes that broadcast, of any dtype; a number leaves the dtype to the other one.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -57,6 +78,16 @@ def subtract(x: Any, y: Any) -> Any:
 )
 def multiply(x: Any, y: Any) -> Any:
     """``x * y``.
+
+    Parameters
+    ----------
+    x, y : array or number
+        Shapes that broadcast, of any dtype; a number leaves the dtype to the other one.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -77,6 +108,16 @@ def multiply(x: Any, y: Any) -> Any:
 def divide(x: Any, y: Any) -> Any:
     """``x / y``.
 
+    Parameters
+    ----------
+    x, y : array or number
+        Shapes that broadcast, of any dtype; a number leaves the dtype to the other one.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -90,6 +131,16 @@ def divide(x: Any, y: Any) -> Any:
 @differentiable("x", x=("", lambda g, s: -g))
 def negative(x: Any) -> Any:
     """``-x``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -122,6 +173,16 @@ def _power_of_exponent(g: Any, s: Any) -> Any:
 def power(x: Any, y: Any) -> Any:
     """``x ** y``. The slope in y is taken as 0 where x is 0.
 
+    Parameters
+    ----------
+    x, y : array or number
+        Base and exponent: shapes that broadcast, of any dtype.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F, grad
@@ -135,6 +196,16 @@ def power(x: Any, y: Any) -> Any:
 @differentiable("x", x=("x", lambda g, s: g * (2 * s.x)))
 def square(x: Any) -> Any:
     """``x * x``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -150,6 +221,16 @@ def square(x: Any) -> Any:
 def sqrt(x: Any) -> Any:
     """Square root. Its slope at 0 is infinite.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F, grad
@@ -163,6 +244,16 @@ def sqrt(x: Any) -> Any:
 @differentiable("x", x=("output", lambda g, s: g * s.output))
 def exp(x: Any) -> Any:
     """Exponential.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -178,6 +269,16 @@ def exp(x: Any) -> Any:
 def log(x: Any) -> Any:
     """Natural logarithm.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F, grad
@@ -191,6 +292,16 @@ def log(x: Any) -> Any:
 @differentiable("x", x=("x", lambda g, s: g / (1 + s.x)))
 def log1p(x: Any) -> Any:
     """``log(1 + x)``, exact for small x.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -206,6 +317,16 @@ def log1p(x: Any) -> Any:
 def sin(x: Any) -> Any:
     """Sine.
 
+    Parameters
+    ----------
+    x : array
+        Angles in radians, of any shape.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F, grad
@@ -219,6 +340,16 @@ def sin(x: Any) -> Any:
 @differentiable("x", x=("x", lambda g, s: -g * sin(s.x)))
 def cos(x: Any) -> Any:
     """Cosine.
+
+    Parameters
+    ----------
+    x : array
+        Angles in radians, of any shape.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -235,6 +366,16 @@ def cos(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> from autodiff import functions as F, grad
@@ -249,6 +390,16 @@ def tanh(x: Any) -> Any:
 def abs(x: Any) -> Any:
     """Absolute value; its slope at 0 is taken as 0.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it.
+
     Examples
     --------
     >>> import numpy as np
@@ -257,60 +408,6 @@ def abs(x: Any) -> Any:
     [-1.0, 0.0, 1.0]
     """
     return np.abs(x)
-
-
-def _larger(x: Any, y: Any, dtype: Any) -> Any:
-    """1 where x is the larger one, 1/2 where both are equal; NaN is larger than any number."""
-    return _share((x >= y) | (x != x), (y >= x) | (y != y), dtype)
-
-
-def _smaller(x: Any, y: Any, dtype: Any) -> Any:
-    """1 where x is the smaller one, 1/2 where both are equal; NaN is smaller than any number."""
-    return _share((x <= y) | (x != x), (y <= x) | (y != y), dtype)
-
-
-def _share(wins: Any, loses: Any, dtype: Any) -> Any:
-    return (wins * (1 - 0.5 * loses)).astype(dtype)
-
-
-@elementwise
-@differentiable(
-    "x y",
-    fit=fit,
-    x=("x y", lambda g, s: g * _larger(plain(s.x), plain(s.y), g.dtype)),
-    y=("x y", lambda g, s: g * _larger(plain(s.y), plain(s.x), g.dtype)),
-)
-def maximum(x: Any, y: Any) -> Any:
-    """The larger one of x and y; where they are equal, each gets half of the gradient. NaN wins.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, grad
-    >>> grad(lambda x: F.sum(F.maximum(x, 1)))(np.array([0.0, 1.0, 2.0])).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    return np.maximum(x, y)
-
-
-@elementwise
-@differentiable(
-    "x y",
-    fit=fit,
-    x=("x y", lambda g, s: g * _smaller(plain(s.x), plain(s.y), g.dtype)),
-    y=("x y", lambda g, s: g * _smaller(plain(s.y), plain(s.x), g.dtype)),
-)
-def minimum(x: Any, y: Any) -> Any:
-    """The smaller one of x and y; where they are equal, each gets half of the gradient. NaN wins.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, grad
-    >>> grad(lambda x: F.sum(F.minimum(x, 1)))(np.array([0.0, 1.0, 2.0])).tolist()
-    [1.0, 0.5, 0.0]
-    """
-    return np.minimum(x, y)
 
 
 def over(x: Any, length: Any) -> Any:
@@ -329,6 +426,16 @@ def over(x: Any, length: Any) -> Any:
 )
 def hypot(x: Any, y: Any) -> Any:
     """``sqrt(x**2 + y**2)`` without overflow; its slope at the origin is taken as 0.
+
+    Parameters
+    ----------
+    x, y : array or number
+        Shapes that broadcast, of any dtype; a number leaves the dtype to the other one.
+
+    Returns
+    -------
+    array
+        The broadcast shape, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -357,6 +464,16 @@ def arctan2(x: Any, y: Any) -> Any:
 
     The arguments are in the order of `numpy.arctan2`: the ordinate first.
 
+    Parameters
+    ----------
+    x, y : array or number
+        Ordinate and abscissa: shapes that broadcast, of any real dtype.
+
+    Returns
+    -------
+    array
+        Angles in radians, of the broadcast shape.
+
     Examples
     --------
     >>> from autodiff import functions as F
@@ -364,65 +481,3 @@ def arctan2(x: Any, y: Any) -> Any:
     [0.0, 1.5708, 3.1416]
     """
     return np.arctan2(x, y)
-
-
-@arguments(condition=operand, x=operand, y=operand)
-@differentiable(
-    "condition x y",
-    fit=fit,
-    x=("condition", lambda g, s: where(s.condition, g, g.dtype.type(0))),
-    y=("condition", lambda g, s: where(s.condition, g.dtype.type(0), g)),
-)
-def where(condition: Any, x: Any, y: Any) -> Any:
-    """x where `condition` holds, y elsewhere; a NaN in the branch not taken stays out of the gradient.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, grad
-    >>> x = np.array([4.0, np.nan])
-    >>> grad(lambda v: F.sum(F.where(np.isnan(x), 0, 2 * v)))(x).tolist()
-    [2.0, 0.0]
-    """
-    return np.where(condition, x, y)
-
-
-def _beyond(s: Any) -> tuple[Any, Any]:
-    """Where `clip` gives its lower, and its upper limit instead of x."""
-    x, low, high = plain(s.x), plain(s.min), plain(s.max)
-    never = np.zeros_like(x, dtype=bool)
-    above = never if high is None else (x > high) | (high != high)
-    below = never if low is None else (x < low) | (low != low)
-    if low is not None and high is not None:
-        above = above | (low > high)
-    return below & ~above, above
-
-
-def _chosen(g: Any, which: Any) -> Any:
-    return where(which, g, g.dtype.type(0))
-
-
-@arguments(x=array, min=optional(operand), max=optional(operand))
-@differentiable(
-    "x min max",
-    fit=fit,
-    x=("x min max", lambda g, s: _chosen(g, ~np.logical_or(*_beyond(s)))),
-    min=("x min max", lambda g, s: _chosen(g, _beyond(s)[0])),
-    max=("x min max", lambda g, s: _chosen(g, _beyond(s)[1])),
-)
-def clip(x: Any, min: Any = None, max: Any = None) -> Any:
-    """x limited to [min, max], which broadcast; the slope in x is 1 inside and at both ends, 0 outside.
-
-    Outside, the limit that stands there has slope 1. A NaN is the value of whoever gave it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from autodiff import functions as F, grad
-    >>> x = np.array([-1.0, 0.0, 0.5, 2.0])
-    >>> F.clip(x, 0, 1).tolist(), grad(lambda x: F.sum(F.clip(x, 0, 1)))(x).tolist()
-    ([0.0, 0.0, 0.5, 1.0], [0.0, 1.0, 1.0, 0.0])
-    """
-    limited = np.clip(x, min, max)
-    # To NumPy, a number beside a bfloat16 makes a float32.
-    return limited if x.dtype.kind != "V" else limited.astype(x.dtype)

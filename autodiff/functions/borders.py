@@ -32,7 +32,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     Parameters
     ----------
     x : array
-        The input.
+        Any shape; numbers of any dtype.
     pad_width : int, (before, after), or one such pair per axis
         Width of the margin, as `numpy.pad` takes it.
     mode : {"constant", "reflect", "symmetric", "edge", "wrap"}
@@ -41,6 +41,16 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         "reflect".
     constant_values : float
         The value for "constant".
+
+    Returns
+    -------
+    array
+        Each axis longer by its two margins; the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If `pad_width` does not fit the axes of x, or `constant_values` is given with another mode.
 
     Examples
     --------

@@ -115,6 +115,11 @@ def conv2d(
     array, (N, O, Ho, Wo)
         ``Ho = floor((H + 2*pad_y - d_y*(kh-1) - 1)/s_y) + 1``.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or `groups` does not divide C and O.
+
     Examples
     --------
     >>> import numpy as np
@@ -164,11 +169,13 @@ def conv_transpose2d(
         The kernels, as `conv2d` takes them to go from O to C channels.
     bias : array, (O,), optional
         Added to the output.
-    stride, padding, dilation : int or (y, x)
-        Step between the kernels in the output, pixels cut off each side, step between taps.
+    stride, padding : int or (y, x)
+        Step between the kernels in the output, pixels cut off each side.
     output_padding : int or (y, x)
         Rows and columns added at the bottom and on the right, less than stride: `conv2d` maps images that
         differ by so little to one size.
+    dilation : int or (y, x)
+        Step between taps.
     groups : int
         Divides C and O.
 
@@ -176,6 +183,11 @@ def conv_transpose2d(
     -------
     array, (N, O, Ho, Wo)
         ``Ho = (H - 1)*s_y - 2*pad_y + d_y*(kh-1) + output_pad_y + 1``.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or `output_padding` or `padding` is too large.
 
     Examples
     --------

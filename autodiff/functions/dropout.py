@@ -8,7 +8,8 @@ from .._random import drawing
 from ..function import differentiable
 from ._arguments import arguments, fractional, number
 from ._common import library
-from .arithmetic import multiply, where
+from .arithmetic import multiply
+from .selection import where
 
 
 class _Mask(NamedTuple):
@@ -37,11 +38,16 @@ def dropout(x: Any, rate: float, *, rng: np.random.Generator) -> Any:
     Parameters
     ----------
     x : array
-        The input.
+        Any shape; numbers of any dtype.
     rate : float
         At least 0 and less than 1; with 0 the result is x, and nothing is drawn.
     rng : numpy.random.Generator
         Where the random numbers come from. The mask of a CuPy array too is drawn on the host, and copied.
+
+    Returns
+    -------
+    array
+        The shape of x; floats keep their dtype, integers give float64.
 
     Examples
     --------

@@ -29,7 +29,19 @@ def einsum(subscripts: str, *operands: Any) -> Any:
         A letter for each axis of each operand, and of the output: ``"nij,njk->nik"``. An ellipsis stands for
         all axes that are not named. Without ``->`` the output has the letters that occur once, sorted.
     *operands : array
-        The factors.
+        The factors, of any shapes and dtypes.
+
+    Returns
+    -------
+    array
+        With an axis for each letter of the output, and the dtype that NumPy gives it.
+
+    Raises
+    ------
+    TypeError
+        If `subscripts` is no string.
+    ValueError
+        If it does not fit the operands.
 
     Examples
     --------

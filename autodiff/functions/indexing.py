@@ -7,7 +7,7 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, array, integer, integers, optional
 from ._common import accumulator, library, normal_axes, plain
-from .arithmetic import where
+from .selection import where
 from .shapes import reshape
 
 
@@ -15,6 +15,23 @@ from .shapes import reshape
 @differentiable("x", x=("", lambda g, s: _embed(g, s.index, s.shapes[0])))
 def getitem(x: Any, index: Any) -> Any:
     """``x[index]``: slices, integers, ellipsis, new axes, and boolean or integer arrays.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    index : int, slice, array of int or bool, or a tuple of these
+        As between brackets in NumPy.
+
+    Returns
+    -------
+    array
+        The elements, with the dtype of x; a copy or a view, as in NumPy.
+
+    Raises
+    ------
+    IndexError
+        If an index is beyond the end; it is a ValueError too.
 
     Examples
     --------
@@ -49,6 +66,25 @@ def _embed(x: Any, index: Any, shape: tuple[int, ...]) -> Any:
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The elements of x at `indices` along `axis`; of all elements in one row by default.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    indices : array of int
+        Any shape; negative ones count from the end.
+    axis : int, optional
+        Along which to take; None: x as one row.
+
+    Returns
+    -------
+    array
+        The shape of x with that of `indices` in place of `axis`; the dtype of x.
+
+    Raises
+    ------
+    IndexError
+        If an index is beyond the end; it is a ValueError too.
+
     Examples
     --------
     >>> import numpy as np
@@ -66,6 +102,27 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Any:
     """Of each line of x along `axis` the elements at the same line of `indices`, as `argsort` gives them.
 
     The other axes of x and of `indices` broadcast. With None both are one row.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    indices : array of int
+        A shape of as many axes as that of x.
+    axis : int, optional
+        Along which to take; the last by default.
+
+    Returns
+    -------
+    array
+        The broadcast shape, as long along `axis` as `indices`; the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If `indices` has not as many axes as x.
+    IndexError
+        If an index is beyond the end; it is a ValueError too.
 
     Examples
     --------
@@ -101,6 +158,18 @@ def sort(x: Any, axis: int | None = -1) -> Any:
 
     Equal elements keep their order, and so do their gradients.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int, optional
+        Along which to sort; the last by default.
+
+    Returns
+    -------
+    array
+        The shape and dtype of x; one row for None.
+
     Examples
     --------
     >>> import numpy as np
@@ -119,6 +188,23 @@ def sort(x: Any, axis: int | None = -1) -> Any:
 def triu(x: Any, k: int = 0) -> Any:
     """The upper triangle of x (..., M, N): zeros below the diagonal `k`.
 
+    Parameters
+    ----------
+    x : array, (..., M, N)
+        Numbers of any dtype.
+    k : int
+        The lowest diagonal that stays: 0 is the main one, positive ones lie above.
+
+    Returns
+    -------
+    array, (..., M, N)
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If x has less than two axes.
+
     Examples
     --------
     >>> import numpy as np
@@ -132,6 +218,23 @@ def triu(x: Any, k: int = 0) -> Any:
 @arguments(x=array, k=integer())
 def tril(x: Any, k: int = 0) -> Any:
     """The lower triangle of x (..., M, N): zeros above the diagonal `k`.
+
+    Parameters
+    ----------
+    x : array, (..., M, N)
+        Numbers of any dtype.
+    k : int
+        The highest diagonal that stays: 0 is the main one, positive ones lie above.
+
+    Returns
+    -------
+    array, (..., M, N)
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If x has less than two axes.
 
     Examples
     --------

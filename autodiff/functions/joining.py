@@ -33,6 +33,23 @@ def _concatenate(*arrays: Any, axis: int = 0) -> Any:
 def concatenate(arrays: Any, axis: int | None = 0) -> Any:
     """A list of arrays joined along an axis; with None all their elements in one row.
 
+    Parameters
+    ----------
+    arrays : sequence of array
+        Their shapes are alike in all axes but `axis`.
+    axis : int, optional
+        Along which to join; None: all elements in one row.
+
+    Returns
+    -------
+    array
+        As long along `axis` as all arrays together, with the dtype that NumPy gives it.
+
+    Raises
+    ------
+    ValueError
+        If there is no array, or their shapes do not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -48,6 +65,23 @@ def concatenate(arrays: Any, axis: int | None = 0) -> Any:
 @arguments(arrays=several, axis=integer())
 def stack(arrays: Any, axis: int = 0) -> Any:
     """A list of arrays of one shape joined along a new axis.
+
+    Parameters
+    ----------
+    arrays : sequence of array
+        All of one shape.
+    axis : int
+        The place of the new axis in the result.
+
+    Returns
+    -------
+    array
+        One axis more, as long as there are arrays.
+
+    Raises
+    ------
+    ValueError
+        If there is no array, or their shapes differ.
 
     Examples
     --------
@@ -69,10 +103,20 @@ def array(values: Any, dtype: Any = None) -> Any:
     Parameters
     ----------
     values : array, number or nested list
-        What `numpy.array` takes, and Variables among it.
+        What `numpy.array` takes, and Variables among it, of shapes that fit together.
     dtype : dtype, optional
         Of the result. By default what NumPy makes of the arrays and Variables; numbers of Python beside them
         take on their dtype.
+
+    Returns
+    -------
+    array or Variable
+        A Variable if one is among the values.
+
+    Raises
+    ------
+    TypeError
+        If something among the values is no array of numbers.
 
     Examples
     --------
@@ -137,6 +181,20 @@ def _holds_more_than_numpy(values: Any) -> bool:
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
     """Each slice along `axis`, or each element of x as one row, repeated: (a, b) -> (a, a, b, b).
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    repeats : int
+        How often, at least 0.
+    axis : int, optional
+        Which slices to repeat; None: the elements of x as one row.
+
+    Returns
+    -------
+    array
+        `repeats` times as long along `axis`; the dtype of x.
+
     Examples
     --------
     >>> import numpy as np
@@ -159,6 +217,18 @@ def _counts(function: str, argument: str, value: Any) -> tuple[int, ...]:
 @arguments(x=checked, reps=_counts)
 def tile(x: Any, reps: Any) -> Any:
     """x as a whole repeated `reps` times along each axis: (a, b) -> (a, b, a, b).
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    reps : int or tuple of int
+        How often along each axis, at least 0; missing ones are 1, more than x has make new axes in front.
+
+    Returns
+    -------
+    array
+        Each axis `reps` times as long; the dtype of x.
 
     Examples
     --------

@@ -8,9 +8,10 @@ import numpy as np
 from ..function import differentiable
 from ._arguments import arguments, axes, flag, fractional, number
 from ._common import kept_shape, library, normal_axes, plain
-from .arithmetic import abs, over, power, where
+from .arithmetic import abs, over, power
 from .linear_algebra import matmul
 from .reductions import max, min
+from .selection import where
 from .shapes import expand_dims, fit, narrow, reshape, squeeze, sum, swapaxes, wide
 
 
@@ -27,7 +28,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     Parameters
     ----------
     x : array
-        The input.
+        Any shape; numbers of any dtype.
     ord : positive number, inf, -inf or "fro", optional
         Of vectors, ``sum(abs(x)**ord)**(1/ord)``: 2 by default, the length; inf is the largest of the
         absolute values, -inf the least. Of matrices, "fro" is the default, the root of the sum of squares;
@@ -37,6 +38,16 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         without `ord` one vector whatever its shape.
     keepdims : bool
         Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If `ord` is none of vectors or matrices, as `axis` says which, or more than two axes go with one.
 
     Examples
     --------
@@ -110,6 +121,18 @@ def _solve_b(g: Any, s: Any) -> Any:
 def solve(a: Any, b: Any) -> Any:
     """The x of ``a @ x = b``: a (..., M, M), b (M,) or (..., M, K) -> (..., M) or (..., M, K).
 
+    Parameters
+    ----------
+    a : array, (..., M, M)
+        The matrices; leading axes broadcast with those of b.
+    b : array, (M,) or (..., M, K)
+        One vector, or the columns of matrices.
+
+    Returns
+    -------
+    array, (..., M) or (..., M, K)
+        The solutions, with the wider one of both dtypes; integers give float64.
+
     Raises
     ------
     LinAlgError
@@ -140,6 +163,16 @@ def _inv_slope(g: Any, s: Any) -> Any:
 @differentiable("a", a=("output", _inv_slope))
 def inv(a: Any) -> Any:
     """The inverse of a (..., M, M).
+
+    Parameters
+    ----------
+    a : array, (..., M, M)
+        The matrices.
+
+    Returns
+    -------
+    array, (..., M, M)
+        The inverses; floats keep their dtype, integers give float64.
 
     Raises
     ------

@@ -40,6 +40,23 @@ def _matmul_y(g: Any, s: Any) -> Any:
 def matmul(x: Any, y: Any) -> Any:
     """``x @ y`` with NumPy's rules: leading axes broadcast, 1-d arrays are a row or a column.
 
+    Parameters
+    ----------
+    x : array, (I,) or (..., H, I)
+        A row, or matrices.
+    y : array, (I,) or (..., I, W)
+        A column, or matrices.
+
+    Returns
+    -------
+    array, (..., H, W)
+        Without H or W where x or y is 1-d; the dtype that NumPy gives it.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -57,6 +74,27 @@ def matmul(x: Any, y: Any) -> Any:
 @arguments(x=array, weight=array, bias=optional(array))
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """``x @ weight.T + bias``: x (..., I), weight (O, I), bias (O,) -> (..., O).
+
+    Parameters
+    ----------
+    x : array, (..., I)
+        The inputs.
+    weight : array, (O, I)
+        One row for each output.
+    bias : array, (O,), optional
+        Added to the outputs.
+
+    Returns
+    -------
+    array, (..., O)
+        The outputs, with the dtype of `weight`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    TypeError
+        If floating-point dtypes differ.
 
     Examples
     --------
@@ -82,6 +120,16 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 def outer(x: Any, y: Any) -> Any:
     """Every element of x times every element of y: (size of x, size of y).
 
+    Parameters
+    ----------
+    x, y : array
+        Any shape; numbers of any dtype.
+
+    Returns
+    -------
+    array, (size of x, size of y)
+        The products, with the dtype that NumPy gives them.
+
     Examples
     --------
     >>> import numpy as np
@@ -104,6 +152,23 @@ def _contracted(function: str, argument: str, value: Any) -> Any:
 @arguments(x=array, y=array, axes=_contracted)
 def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
     """Sum of products over `axes`: so many of the last of x and the first of y, or two lists of axes.
+
+    Parameters
+    ----------
+    x, y : array
+        Any shape; numbers of any dtype.
+    axes : int, or two sequences of int
+        How many axes, or which ones of x and which of y.
+
+    Returns
+    -------
+    array
+        The axes of x that are left, then those of y.
+
+    Raises
+    ------
+    ValueError
+        If the axes do not exist, or differ in length.
 
     Examples
     --------

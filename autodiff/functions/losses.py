@@ -7,15 +7,31 @@ import numpy as np
 from ._arguments import arguments, array, fractional, integer, integers, number, optional
 from ._common import library, plain
 from .activations import log_softmax
-from .arithmetic import abs, square, where
+from .arithmetic import abs, square
 from .indexing import getitem
 from .reductions import mean, root
+from .selection import where
 from .shapes import astype, expand_dims, moveaxis, narrow, reshape, sum, wide
 
 
 @arguments(prediction=fractional, target=fractional)
 def mse(prediction: Any, target: Any) -> Any:
     """Mean squared error.
+
+    Parameters
+    ----------
+    prediction, target : array
+        Of one shape, which may be any.
+
+    Returns
+    -------
+    array, ()
+        A single number; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ: nothing broadcasts.
 
     Examples
     --------
@@ -31,6 +47,21 @@ def mse(prediction: Any, target: Any) -> Any:
 def l1(prediction: Any, target: Any) -> Any:
     """Mean absolute error.
 
+    Parameters
+    ----------
+    prediction, target : array
+        Of one shape, which may be any.
+
+    Returns
+    -------
+    array, ()
+        A single number; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ: nothing broadcasts.
+
     Examples
     --------
     >>> import numpy as np
@@ -44,6 +75,23 @@ def l1(prediction: Any, target: Any) -> Any:
 @arguments(prediction=fractional, target=fractional, beta=number(above=0))
 def smooth_l1(prediction: Any, target: Any, beta: float = 1.0) -> Any:
     """Quadratic below `beta`, linear above (Huber's loss divided by beta).
+
+    Parameters
+    ----------
+    prediction, target : array
+        Of one shape, which may be any.
+    beta : float
+        Where the two parts meet, in the unit of the difference; more than 0.
+
+    Returns
+    -------
+    array, ()
+        A single number; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ: nothing broadcasts.
 
     Examples
     --------
@@ -77,6 +125,16 @@ def end_point_error(flow: Any, target: Any, valid: Any = None) -> Any:
     valid : array, (N, ...), optional
         Weights of the pixels, for example 1 where the target is known and 0 elsewhere: the mean is weighted,
         and 0 if all weights are. Where the weight is 0 the target may be anything, NaN too.
+
+    Returns
+    -------
+    array, ()
+        A single number, in the unit of the vectors.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
 
     Notes
     -----
@@ -122,6 +180,17 @@ def cross_entropy(logits: Any, labels: Any, *, ignore_index: int | None = None) 
         The classes, from 0 to K - 1.
     ignore_index : int, optional
         Elements with this label do not count, whatever their logits are; if none is left, the loss is 0.
+
+    Returns
+    -------
+    array, ()
+        A single number, in nats, with the dtype of the logits.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a label is not one of the classes; on a device, where looking would mean
+        waiting, the loss is then NaN.
 
     Examples
     --------

@@ -42,6 +42,16 @@ def channel_statistics(x: Any) -> tuple[Any, Any]:
 
     Those of 16-bit values are float32.
 
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+
+    Returns
+    -------
+    (array, array), each (1, C, 1, 1)
+        Mean and variance.
+
     Examples
     --------
     >>> import numpy as np
@@ -126,15 +136,25 @@ def normalize(
     Parameters
     ----------
     x : array
-        The input.
+        Any shape; numbers of any dtype.
     weight, bias : array
-        Scale and shift, broadcast to x.
+        Scale and shift, of shapes that broadcast to that of x, and one floating-point dtype.
     axes : tuple of int
         Each block of elements along these axes has a mean and a variance of its own.
     epsilon : float
         Added to the variance.
     statistics : (array, array), optional
         Mean and variance of the plain array of x, with ``keepdims``, where the caller has them already.
+
+    Returns
+    -------
+    array
+        The shape of x and its dtype; of integers, the dtype of `weight`.
+
+    Raises
+    ------
+    TypeError
+        If floating-point dtypes differ.
 
     Examples
     --------
@@ -184,6 +204,18 @@ def batch_norm(x: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5, statist
     statistics : (array, array), optional
         ``channel_statistics`` of the plain array of x, where the caller has them already.
 
+    Returns
+    -------
+    array, (N, C, H, W)
+        The dtype of x; of integers, that of `weight`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+    TypeError
+        If floating-point dtypes differ.
+
     Examples
     --------
     >>> import numpy as np
@@ -230,6 +262,18 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
     epsilon : float
         Added to the variance.
 
+    Returns
+    -------
+    array
+        The shape of x and its dtype; of integers, the dtype of `weight`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or `groups` does not divide C.
+    TypeError
+        If floating-point dtypes differ.
+
     Examples
     --------
     >>> import numpy as np
@@ -254,6 +298,29 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, *, epsilon: float = 
 @arguments(x=images, mean=array, variance=array, weight=fractional, bias=fractional, epsilon=number(0))
 def affine(x: Any, mean: Any, variance: Any, weight: Any, bias: Any, *, epsilon: float = 1e-5) -> Any:
     """``(x - mean)/sqrt(variance + epsilon) * weight + bias`` per channel, with given statistics.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    mean, variance : array, (C,)
+        The statistics, which are constants: they have no gradient.
+    weight, bias : array, (C,)
+        Scale and shift of each channel.
+    epsilon : float
+        Added to the variance.
+
+    Returns
+    -------
+    array, (N, C, H, W)
+        The dtype of x; of integers, that of `weight`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+    TypeError
+        If floating-point dtypes differ.
 
     Examples
     --------
@@ -289,6 +356,16 @@ def local_response_norm(
         Channels that are summed.
     alpha, beta, k : float
         Of the formula.
+
+    Returns
+    -------
+    array, (N, C, ...)
+        Floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If x has less than two axes.
 
     Examples
     --------

@@ -20,6 +20,16 @@ from .shapes import narrow, reshape, wide
 def global_avg_pool(x: Any) -> Any:
     """Mean over the image: (N, C, H, W) -> (N, C, 1, 1).
 
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+
+    Returns
+    -------
+    array, (N, C, 1, 1)
+        The means; floats keep their dtype, integers give float64.
+
     Examples
     --------
     >>> import numpy as np
@@ -34,6 +44,27 @@ def global_avg_pool(x: Any) -> Any:
 @differentiable("x", x=("", lambda g, s: _spread_windows(g, s.shapes[0], s.kernel_size, s.stride, s.padding)))
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """Mean over windows of x (N, C, H, W); zeros of the padding count. `stride` defaults to the window.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    kernel_size : int or (y, x)
+        Of the windows, in pixels.
+    stride : int or (y, x), optional
+        Step between windows; None: the size of a window.
+    padding : int or (y, x)
+        Pixels added on each side, at most half of a window.
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        ``Ho = (H + 2*pad_y - kh)//s_y + 1``; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If x has not four axes, or the padding is too wide.
 
     Examples
     --------
@@ -87,6 +118,27 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
     """Maximum over windows of x (N, C, H, W); the padding never wins. `stride` is the window size by default.
 
     The gradient of a window goes to its first maximum, in the order of rows. NaN is larger than any number.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    kernel_size : int or (y, x)
+        Of the windows, in pixels.
+    stride : int or (y, x), optional
+        Step between windows; None: the size of a window.
+    padding : int or (y, x)
+        Pixels added on each side, at most half of a window.
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        ``Ho = (H + 2*pad_y - kh)//s_y + 1``; the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If x has not four axes, or the padding is too wide.
 
     Examples
     --------
@@ -166,6 +218,23 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     """Mean over cells that divide x (N, C, H, W) into `output_size` parts, as equal as whole pixels allow.
 
     Cell i covers the rows from ``floor(i*H/Ho)`` to ``ceil((i+1)*H/Ho)``, so neighbours may share a row.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    output_size : int or (y, x)
+        Number of cells along each axis.
+
+    Returns
+    -------
+    array, (N, C, Ho, Wo)
+        The means; floats keep their dtype, integers give float64.
+
+    Raises
+    ------
+    ValueError
+        If H or W is 0.
 
     Examples
     --------

@@ -9,8 +9,9 @@ from ..function import differentiable
 from ..variable import Variable
 from ._arguments import arguments, array, axes, flag, fractional, integer, optional
 from ._common import accumulator, kept_shape, largest, library, normal_axes, plain, quiet
-from .arithmetic import exp, multiply, sqrt, where
+from .arithmetic import exp, multiply, sqrt
 from .joining import concatenate
+from .selection import where
 from .shapes import astype, broadcast_to, flip, moveaxis, narrow, reshape, sum, wide
 
 
@@ -32,6 +33,20 @@ def _shared(g: Any, count: int) -> Any:
 @differentiable("x", x=("", lambda g, s: _spread(_shared(g, _count(s.shapes[0], s.axis) or 1), s)))
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Mean over `axis`, an int or tuple; over everything by default. 16 bits are added up in float32.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give float64.
 
     Examples
     --------
@@ -59,6 +74,25 @@ def _extreme(g: Any, s: Any) -> Any:
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Maximum over `axis`; elements that share it share the gradient equally.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If there are no elements.
+
     Examples
     --------
     >>> import numpy as np
@@ -74,6 +108,25 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 @differentiable("x", x=("x output", _extreme))
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Minimum over `axis`; elements that share it share the gradient equally.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If there are no elements.
 
     Examples
     --------
@@ -129,6 +182,23 @@ def _var_slope(g: Any, s: Any) -> Any:
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
     """Variance over `axis`, divided by the number of elements minus `ddof`.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+    ddof : int
+        What is taken off the number of elements: 1 for the unbiased estimate.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give float64. NaN where nothing is
+        left.
+
     Examples
     --------
     >>> import numpy as np
@@ -144,6 +214,23 @@ def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
 @arguments(x=fractional, axis=axes, keepdims=flag, ddof=integer(0))
 def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
     """Standard deviation, the root of `var`; its slope is taken as 0 where all elements are equal.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+    ddof : int
+        What is taken off the number of elements: 1 for the unbiased estimate.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give float64. NaN where nothing is
+        left.
 
     Examples
     --------
@@ -166,6 +253,20 @@ def prod(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Product over `axis`, an int or tuple; over everything by default.
 
     Its slopes are exact where elements are 0, too. 16-bit values are multiplied in float32.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give int64 or uint64.
 
     Examples
     --------
@@ -202,6 +303,18 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
     """Sums of all elements up to each one along `axis`; without `axis`, of x as one row.
 
     16-bit values are added up in float32.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int, optional
+        Along which; None: x as one row.
+
+    Returns
+    -------
+    array
+        The shape of x, with the dtype that NumPy gives it; one row for None.
 
     Examples
     --------
@@ -241,6 +354,20 @@ def _logsumexp_slope(g: Any, s: Any) -> Any:
 @quiet
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """``log(sum(exp(x)))`` over `axis`, an int or tuple, without overflow; over everything by default.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`; floats keep their dtype, integers give float64.
 
     Examples
     --------

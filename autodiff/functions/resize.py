@@ -16,6 +16,23 @@ from .shapes import astype, reshape, transpose
 def pixel_shuffle(x: Any, scale: int) -> Any:
     """Channels to space: (N, C*u*u, H, W) -> (N, C, u*H, u*W); channel (c*u + i)*u + j is phase (i, j).
 
+    Parameters
+    ----------
+    x : array, (N, C*u*u, H, W)
+        The images.
+    scale : int
+        Upsampling factor u.
+
+    Returns
+    -------
+    array, (N, C, u*H, u*W)
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If ``scale**2`` does not divide the channels.
+
     Examples
     --------
     >>> import numpy as np
@@ -35,6 +52,23 @@ def pixel_shuffle(x: Any, scale: int) -> Any:
 def pixel_unshuffle(x: Any, scale: int) -> Any:
     """Space to channels, the inverse of `pixel_shuffle`.
 
+    Parameters
+    ----------
+    x : array, (N, C, u*H, u*W)
+        The images.
+    scale : int
+        Downsampling factor u.
+
+    Returns
+    -------
+    array, (N, C*u*u, H, W)
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If `scale` does not divide height and width.
+
     Examples
     --------
     >>> import numpy as np
@@ -52,6 +86,18 @@ def pixel_unshuffle(x: Any, scale: int) -> Any:
 @arguments(x=images, scale=integer(1))
 def upsample_nearest(x: Any, scale: int) -> Any:
     """Each pixel of x (N, C, H, W) repeated scale x scale times.
+
+    Parameters
+    ----------
+    x : array, (N, C, H, W)
+        The images.
+    scale : int
+        How often each pixel stands along each axis.
+
+    Returns
+    -------
+    array, (N, C, scale*H, scale*W)
+        The dtype of x.
 
     Examples
     --------
@@ -77,6 +123,16 @@ def resize(x: Any, size: Any, *, align_corners: bool = False) -> Any:
         True: the centres of the corner pixels coincide. False (the default): the corners of the images
         coincide, and output i lies at ``(i + 1/2)*H/Ho - 1/2``, clamped to the image. Shrinking does not blur
         first.
+
+    Returns
+    -------
+    array, ``(N, C, *size)``
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If H or W is 0.
 
     Notes
     -----

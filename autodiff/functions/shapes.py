@@ -17,6 +17,23 @@ from ._common import accumulator, kept_shape, library, normal_axes, plain
 def reshape(x: Any, shape: Any) -> Any:
     """`x` with another shape; one entry may be -1.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    shape : int or tuple of int
+        As many elements as x; -1 stands for what is left.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If the number of elements is another.
+
     Examples
     --------
     >>> import numpy as np
@@ -33,6 +50,23 @@ def reshape(x: Any, shape: Any) -> Any:
 )
 def transpose(x: Any, axes: Any = None) -> Any:
     """`x` with its axes in the order `axes`, reversed by default.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axes : tuple of int, optional
+        Each axis of x once; None: in reverse order.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If `axes` are not those of x.
 
     Examples
     --------
@@ -52,6 +86,23 @@ def _inverse(axes: Any, ndim: int) -> tuple[int, ...]:
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """`x` with two axes exchanged.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis1, axis2 : int
+        The axes.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    AxisError
+        A ValueError: x has no such axis.
+
     Examples
     --------
     >>> import numpy as np
@@ -68,6 +119,25 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 @arguments(x=array, source=each_integer, destination=each_integer)
 def moveaxis(x: Any, source: Any, destination: Any) -> Any:
     """`x` with one axis, or several, moved to other places.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    source : int or tuple of int
+        The axes to move.
+    destination : int or tuple of int
+        Their places in the result, as many.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in number, or x has no such axis.
 
     Examples
     --------
@@ -90,6 +160,23 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
 def flip(x: Any, axis: Any = None) -> Any:
     """`x` in reverse order along `axis`.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Which to reverse; None: all.
+
+    Returns
+    -------
+    array
+        The shape and dtype of x.
+
+    Raises
+    ------
+    AxisError
+        A ValueError: x has no such axis.
+
     Examples
     --------
     >>> import numpy as np
@@ -107,6 +194,25 @@ def roll(x: Any, shift: Any, axis: Any = None) -> Any:
 
     Without `axis` all elements are moved, in the order of their memory.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    shift : int or tuple of int
+        How many places, towards larger indices if positive; one for all axes, or one for each.
+    axis : int or tuple of int, optional
+        Along which.
+
+    Returns
+    -------
+    array
+        The shape and dtype of x.
+
+    Raises
+    ------
+    AxisError
+        A ValueError: x has no such axis.
+
     Examples
     --------
     >>> import numpy as np
@@ -120,6 +226,23 @@ def roll(x: Any, shift: Any, axis: Any = None) -> Any:
 @arguments(x=array, dtype=dtype)
 def astype(x: Any, dtype: Any) -> Any:
     """`x` in another dtype. Integers and booleans are constant between their steps: the slope is 0.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    dtype : dtype
+        Of numbers.
+
+    Returns
+    -------
+    array
+        The shape of x.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is not one of numbers, or complex where x is a Variable.
 
     Examples
     --------
@@ -159,6 +282,23 @@ def narrow(x: Any, dtype: Any) -> Any:
 def broadcast_to(x: Any, shape: Any) -> Any:
     """`x` repeated to `shape`, as a read-only view.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    shape : int or tuple of int
+        What the shape of x broadcasts to.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+
     Examples
     --------
     >>> import numpy as np
@@ -175,6 +315,20 @@ def broadcast_to(x: Any, shape: Any) -> Any:
 )
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Sum over `axis`, an int or tuple; over everything by default. 16-bit values are added up in float32.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Along which; None: all.
+    keepdims : bool
+        Leave axes of length 1.
+
+    Returns
+    -------
+    array
+        The shape of x without `axis`, with the dtype that NumPy gives it.
 
     Examples
     --------
@@ -206,6 +360,23 @@ def fit(grad: Any, shape: tuple[int, ...]) -> Any:
 def expand_dims(x: Any, axis: Any) -> Any:
     """`x` with new axes of length 1; `axis` counts in the result.
 
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int
+        Where the new axes are.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    AxisError
+        A ValueError: the result has no such axis.
+
     Examples
     --------
     >>> import numpy as np
@@ -221,6 +392,23 @@ def expand_dims(x: Any, axis: Any) -> Any:
 @arguments(x=array, axis=axes)
 def squeeze(x: Any, axis: Any = None) -> Any:
     """`x` without its axes of length 1, or without those named.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    axis : int or tuple of int, optional
+        Which to take out; None: all of length 1.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not of length 1.
 
     Examples
     --------
@@ -239,6 +427,23 @@ def squeeze(x: Any, axis: Any = None) -> Any:
 @arguments(x=array, start=integer())
 def flatten(x: Any, start: int = 1) -> Any:
     """`x` with all axes from `start` on joined into one, which has length 1 where there are none.
+
+    Parameters
+    ----------
+    x : array
+        Any shape; numbers of any dtype.
+    start : int
+        The first axis that is joined; 1, the default, keeps the images of a batch apart.
+
+    Returns
+    -------
+    array
+        The dtype of x.
+
+    Raises
+    ------
+    AxisError
+        A ValueError: x has no such axis.
 
     Examples
     --------

@@ -12,11 +12,11 @@ from .displaced import DisplacedConv as DisplacedConv
 from .displaced import parameter_groups as parameter_groups
 from .displaced import project as project
 from .dynamic_sampling import DynamicSamplingConv as DynamicSamplingConv
+from .filter_norm import FilterNorm as FilterNorm
 from .local_filter import CARAFE as CARAFE
 from .local_filter import DDF as DDF
 from .local_filter import DDFBottleneck as DDFBottleneck
 from .local_filter import DDFUp as DDFUp
-from .local_filter import FilterNorm as FilterNorm
 from .local_filter import Involution as Involution
 from .module import Module as Module
 from .module import Sequential as Sequential

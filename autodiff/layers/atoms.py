@@ -44,10 +44,12 @@ class AtomConv(Module):
         Atoms of a pixel, M.
     num_bases : int
         Bases of each scale, at most 6: an atom of size 3, 5, 7 is a sum of this many times 1, 2, 3.
-    stride, dilation : int or (y, x)
-        Step between outputs and between taps.
+    stride : int or (y, x)
+        Step between outputs.
     padding : int or (y, x), optional
         Pixels added on each side. None means "same", ``dilation*(kernel - 1)/2``.
+    dilation : int or (y, x)
+        Step between taps.
     hidden_channels : int, optional
         Width of the network that chooses the atoms. The paper's, by default: half of the numbers that it
         gives for a pixel, ``num_atoms * bases``, and at least 64.

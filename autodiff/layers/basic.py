@@ -24,10 +24,12 @@ class Conv2d(Module):
     ----------
     in_channels, out_channels : int
         C and O.
-    kernel_size, stride, dilation : int or (y, x)
-        Size of the kernels, step between outputs, step between taps.
+    kernel_size, stride : int or (y, x)
+        Size of the kernels, step between outputs.
     padding : int or (y, x), optional
         Zeros added on each side. None means "same", ``dilation*(kernel - 1)/2``, and needs odd kernels.
+    dilation : int or (y, x)
+        Step between taps.
     groups : int
         Divides C and O.
     bias : bool
@@ -36,6 +38,11 @@ class Conv2d(Module):
         For the initial weights: normal with variance ``2/fan_in`` (He et al., 2015).
     dtype : dtype
         Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide both numbers of channels, or an even kernel comes without `padding`.
 
     Examples
     --------
@@ -111,12 +118,14 @@ class ConvTranspose2d(Module):
     ----------
     in_channels, out_channels : int
         C and O.
-    kernel_size, stride, dilation : int or (y, x)
-        Size of the kernels, step between them in the output, step between taps.
+    kernel_size, stride : int or (y, x)
+        Size of the kernels, step between them in the output.
     padding : int or (y, x)
         Pixels cut off on each side.
     output_padding : int or (y, x)
-        Rows and columns added at the bottom and on the right.
+        Rows and columns added at the bottom and on the right, fewer than `stride`.
+    dilation : int or (y, x)
+        Step between taps.
     groups : int
         Divides C and O.
     bias : bool
@@ -125,6 +134,11 @@ class ConvTranspose2d(Module):
         For the initial weights: normal with variance 2 over the number of inputs that meet in an output.
     dtype : dtype
         Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide both numbers of channels, or `output_padding` is not less than `stride`.
 
     Examples
     --------
@@ -193,6 +207,17 @@ class ConvTranspose2d(Module):
 
 class Linear(Module):
     """``x @ weight.T + bias``, with normal weights of variance ``2/in_features`` at first.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I and O: x (..., I) -> (..., O).
+    bias : bool
+        Whether to add a bias.
+    rng : Generator or int, optional
+        For the initial weights; None: other ones each time.
+    dtype : dtype
+        Of the parameters.
 
     Examples
     --------

@@ -34,13 +34,16 @@ class DeformConv(Conv2d):
     ----------
     in_channels, out_channels : int
         C and O.
-    kernel_size, stride, dilation : int or (y, x)
-        Size of the kernels, step between outputs, step between taps of the regular grid. `points` has the
-        same.
+    kernel_size : int or (y, x)
+        Size of the kernels. `points` has the same size, stride and dilation.
     modulated : bool
         Whether each point has a weight too, between 0 and 1 (v2).
+    stride : int or (y, x)
+        Step between outputs.
     padding : int or (y, x), optional
         Pixels added on each side. None means "same" and needs odd kernels.
+    dilation : int or (y, x)
+        Step between taps of the regular grid.
     groups : int
         Divides C and O.
     offset_groups : int
@@ -54,6 +57,12 @@ class DeformConv(Conv2d):
         zeros.
     rng, dtype
         As for `Conv2d`.
+
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide both numbers of channels, `offset_groups` does not divide C, or an even
+        kernel comes without `padding`.
 
     Examples
     --------

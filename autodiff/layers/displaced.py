@@ -79,6 +79,11 @@ class DisplacedConv(Module):
     alive : array of bool, (O, C, G)
         False for units that were pruned; their weights count as zero.
 
+    Raises
+    ------
+    ValueError
+        If `sigma` is learned and too small for its derivative.
+
     Examples
     --------
     >>> import numpy as np
@@ -271,6 +276,11 @@ def parameter_groups(network: Module) -> list[dict[str, Any]]:
 
 def project(network: Module) -> None:
     """`DisplacedConv.project` of every such layer of a network: the last line of a step of training.
+
+    Parameters
+    ----------
+    network : Module
+        Whose displacements are limited to their `bound`, in place.
 
     Examples
     --------

@@ -8,10 +8,8 @@ import numpy as np
 from .. import functions as F
 from ..functions._arguments import (
     arguments,
-    as_parameters,
     choice,
     floating,
-    fractional,
     generator,
     integer,
     layer_input,
@@ -20,98 +18,13 @@ from ..functions._arguments import (
     pair,
 )
 from ..functions.borders import MODES
-from ..functions.reductions import centred, root
-from ..functions.shapes import narrow
-from ..variable import Variable
 from .averages import Averaging
 from .basic import Conv2d
+from .filter_norm import GAIN, FilterNorm
 from .module import Module, Sequential
 from .normalization import BatchNorm2d
 from .residual import Bottleneck
 from .stateless import ReLU
-
-GAIN = {"relu": np.sqrt(2.0), "linear": 1.0}
-
-
-class FilterNorm(Module):
-    """Gives each generated filter mean 0 and a standard deviation of its own choosing.
-
-    Over the taps of one filter: ``(f - mean)/(std + 1e-10) * alpha``, std with ``ddof=1``.
-
-    Parameters
-    ----------
-    kernel_size : int or (y, x)
-        Size of the filters; at least two taps.
-    channels : int, optional
-        If given, alpha is learned, one per channel and tap, at first normal * gain/k. Otherwise it is fixed:
-        gain/k. (k*k is the number of taps.)
-    nonlinearity : {"relu", "linear"}
-        What follows the filters; sets the gain, sqrt(2) or 1.
-    rng : Generator or int, optional
-        For the initial alpha.
-    dtype : dtype
-        Of alpha.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from autodiff.layers import FilterNorm
-    >>> filters = np.random.default_rng(0).standard_normal((1, 9, 4, 4)).astype(np.float32)
-    >>> normed = FilterNorm(3, rng=0)(filters)  # a filter of 3 x 3 for each of 4 x 4 pixels
-    >>> normed.shape, bool(abs(normed.mean(axis=(2, 3))).max() < 1e-6)
-    ((1, 1, 3, 3, 4, 4), True)
-    """
-
-    @arguments(
-        kernel_size=pair(1),
-        channels=optional(integer(1)),
-        nonlinearity=choice(*GAIN),
-        rng=generator,
-        dtype=floating,
-    )
-    def __init__(
-        self,
-        kernel_size: Any,
-        channels: int | None = None,
-        *,
-        nonlinearity: str = "relu",
-        rng: Any = None,
-        dtype: Any = np.float32,
-    ) -> None:
-        self.kernel_size = kernel_size
-        taps = self.kernel_size[0] * self.kernel_size[1]
-        if taps < 2:
-            raise ValueError(
-                f"FilterNorm: kernel_size {kernel_size!r} has one tap, which has no standard deviation"
-            )
-        scale = float(GAIN[nonlinearity] / np.sqrt(taps))
-        self.alpha: Any = scale
-        self.learned = channels is not None
-        if channels is not None:
-            self.alpha = Variable((rng.standard_normal(channels * taps) * scale).astype(dtype))
-
-    def forward(self, filters: Any) -> Any:
-        """filters ``(N, F*kh*kw, *rest)`` -> ``(N, F, kh, kw, *rest)``."""
-        filters = fractional("FilterNorm", "filters", filters)
-        if self.learned:
-            filters, _ = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)
-        kh, kw = self.kernel_size
-        if filters.ndim < 2 or filters.shape[1] % (kh * kw):
-            raise ValueError(
-                f"FilterNorm: filters must have shape (N, F*kh*kw, ...) with kh*kw = {kh * kw}, "
-                f"got {tuple(filters.shape)}"
-            )
-        n, channels, *rest = filters.shape
-        filters = filters.reshape((n, channels // (kh * kw), kh * kw, *rest))
-        _, deviations = centred(filters, 2)
-        variance = F.sum(F.square(deviations), 2, keepdims=True) / (kh * kw - 1)
-        # Where a filter is constant (over a black patch), the slope of this root is 0, not infinite.
-        scale = 1 / (root(variance) + 1e-10)
-        if self.learned:
-            normed = (deviations * scale) * self.alpha.reshape((-1, kh * kw) + (1,) * len(rest))
-        else:
-            normed = deviations * (scale * self.alpha)
-        return narrow(normed, filters.dtype).reshape((n, channels // (kh * kw), kh, kw, *rest))
 
 
 def _channel_branch(
@@ -221,11 +134,13 @@ class DDFUp(Averaging):
         Odd size of the filters, in pixels of the input.
     scale : int
         Upsampling factor u.
-    dilation, heads, se_ratio, nonlinearity, combine, border, rng, dtype
+    dilation, heads, se_ratio, nonlinearity, combine, border
         As for `DDF`.
     joint_channels : int, optional
         If given, the spatial filters come from a guide with this many channels and the height and width of x;
         otherwise from x, after a depthwise convolution per phase. The channel filters always come from x.
+    rng, dtype
+        As for `Conv2d`.
 
     Examples
     --------
@@ -403,6 +318,11 @@ class Involution(Module):
         What the filters read outside of x, as for `dynarray.involution`. The convolutions inside read zeros.
     rng, dtype
         As for `Conv2d`.
+
+    Raises
+    ------
+    ValueError
+        If `group_channels` does not divide C.
 
     Examples
     --------

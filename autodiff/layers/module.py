@@ -221,6 +221,11 @@ def generator(rng: Any) -> np.random.Generator:
 class Sequential(Module):
     """Modules (or plain functions) one after the other.
 
+    Parameters
+    ----------
+    *layers : Module or callable
+        Each is given the output of the one before.
+
     Examples
     --------
     >>> import numpy as np

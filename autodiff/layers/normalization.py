@@ -98,6 +98,11 @@ class GroupNorm(Module):
     dtype : dtype
         Of the parameters.
 
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide C.
+
     Examples
     --------
     >>> import numpy as np

@@ -1,6 +1,6 @@
 """Layers without parameters: activations, pooling, shapes, dropout."""
 
-from inspect import signature
+from inspect import Signature, signature
 from typing import Any
 
 from .. import functions as F
@@ -12,6 +12,16 @@ class Stateless(Module):
     """A function as a layer; further arguments are those of the function after x.
 
     Subclasses name the `function`.
+
+    Parameters
+    ----------
+    *args, **params
+        As the function takes them after x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -25,17 +35,19 @@ class Stateless(Module):
     """
 
     function: Any = None
+    __signature__: Any = None  # of the constructor, for `help` and editors
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__signature__ = None  # its own constructor says it
+        elif "function" in vars(cls):
+            given = signature(cls.function)
+            rest = [*given.parameters.values()][1:]
+            cls.__signature__ = given.replace(parameters=rest, return_annotation=Signature.empty)
 
     def __init__(self, *args: Any, **params: Any) -> None:
-        function = type(self).function
-        name, checks = type(self).__name__, getattr(function, "checks", {})
-        try:
-            bound = signature(function).bind(None, *args, **params)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}; see functions.{function.__name__}") from None
-        for argument, value in list(bound.arguments.items())[1:]:
-            if argument in checks:
-                checks[argument](name, argument, value)
+        _try(type(self).__name__, type(self).function, args, params)
         self.args, self.params = args, params
 
     def forward(self, x: Any) -> Any:
@@ -45,6 +57,18 @@ class Stateless(Module):
     def _label(self) -> str:
         given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.params.items())]
         return f"{type(self).__name__}({', '.join(given)})"
+
+
+def _try(name: str, function: Any, args: tuple, params: dict[str, Any]) -> None:
+    """Refuse now, in the name of a layer, what its function would refuse when it is called."""
+    checks = getattr(function, "checks", {})
+    try:
+        bound = signature(function).bind(None, *args, **params)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; see functions.{function.__name__}") from None
+    for argument, value in list(bound.arguments.items())[1:]:
+        if argument in checks:
+            checks[argument](name, argument, value)
 
 
 class Dropout(Module):
@@ -91,7 +115,17 @@ class ReLU(Stateless):
 
 
 class LeakyReLU(Stateless):
-    """`autodiff.functions.leaky_relu`; ``slope`` may be given.
+    """`autodiff.functions.leaky_relu`.
+
+    Parameters
+    ----------
+    slope : float
+        Factor of what is not positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -175,7 +209,17 @@ class Tanh(Stateless):
 
 
 class Softmax(Stateless):
-    """`autodiff.functions.softmax`; ``axis`` may be given.
+    """`autodiff.functions.softmax`.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the classes; the last by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -189,7 +233,17 @@ class Softmax(Stateless):
 
 
 class LogSoftmax(Stateless):
-    """`autodiff.functions.log_softmax`; ``axis`` may be given.
+    """`autodiff.functions.log_softmax`.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the classes; the last by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -203,7 +257,19 @@ class LogSoftmax(Stateless):
 
 
 class LocalResponseNorm(Stateless):
-    """`autodiff.functions.local_response_norm`, of ``size``; ``alpha``, ``beta`` and ``k`` may be given.
+    """`autodiff.functions.local_response_norm`.
+
+    Parameters
+    ----------
+    size : int
+        Channels that are summed.
+    alpha, beta, k : float
+        Of the formula there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -217,7 +283,21 @@ class LocalResponseNorm(Stateless):
 
 
 class MaxPool2d(Stateless):
-    """`autodiff.functions.max_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given.
+    """`autodiff.functions.max_pool2d`.
+
+    Parameters
+    ----------
+    kernel_size : int or (y, x)
+        Of the windows, in pixels.
+    stride : int or (y, x), optional
+        Step between windows; None: the size of a window.
+    padding : int or (y, x)
+        Pixels added on each side, at most half of a window.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -231,7 +311,21 @@ class MaxPool2d(Stateless):
 
 
 class AvgPool2d(Stateless):
-    """`autodiff.functions.avg_pool2d`, of ``kernel_size``; ``stride`` and ``padding`` may be given.
+    """`autodiff.functions.avg_pool2d`.
+
+    Parameters
+    ----------
+    kernel_size : int or (y, x)
+        Of the windows, in pixels.
+    stride : int or (y, x), optional
+        Step between windows; None: the size of a window.
+    padding : int or (y, x)
+        Pixels added on each side, at most half of a window.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -245,7 +339,17 @@ class AvgPool2d(Stateless):
 
 
 class AdaptiveAvgPool2d(Stateless):
-    """`autodiff.functions.adaptive_avg_pool2d`, to ``output_size``.
+    """`autodiff.functions.adaptive_avg_pool2d`.
+
+    Parameters
+    ----------
+    output_size : int or (y, x)
+        Number of cells along each axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------
@@ -274,6 +378,16 @@ class GlobalAvgPool(Stateless):
 
 class Flatten(Stateless):
     """`autodiff.functions.flatten`: (N, C, H, W) -> (N, C*H*W).
+
+    Parameters
+    ----------
+    start : int
+        The first axis that is joined; 1 keeps the images of a batch apart.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the function would refuse an argument.
 
     Examples
     --------

@@ -83,6 +83,22 @@ class AlexNetFCN(Module):
 def alexnet_fcn(classes: int = 21, *, hidden: int = 4096, rng: Any = None, **options: Any) -> AlexNetFCN:
     """`AlexNetFCN` over `alexnet`, whose kernels are dilated; options as for `AlexNet`.
 
+    Parameters
+    ----------
+    classes : int
+        Of the output.
+    hidden : int
+        Channels of the two layers before the classifier.
+    rng : Generator or int, optional
+        For the initial weights.
+    **options
+        As for `AlexNet`, such as ``channels``.
+
+    Returns
+    -------
+    AlexNetFCN
+        x (N, 3, H, W) -> (N, classes, H, W).
+
     Examples
     --------
     >>> import numpy as np
@@ -99,6 +115,24 @@ def dau_alexnet_fcn(
     classes: int = 21, *, size: str = "medium", hidden: int = 4096, rng: Any = None, **options: Any
 ) -> AlexNetFCN:
     """`AlexNetFCN` over `dau_alexnet`, whose units are rescaled; options as for that.
+
+    Parameters
+    ----------
+    classes : int
+        Of the output.
+    size : str
+        How many units, as for `dau_alexnet`.
+    hidden : int
+        Channels of the two layers before the classifier.
+    rng : Generator or int, optional
+        For the initial weights.
+    **options
+        As for `dau_alexnet`.
+
+    Returns
+    -------
+    AlexNetFCN
+        x (N, 3, H, W) -> (N, classes, H, W).
 
     Examples
     --------

@@ -38,6 +38,11 @@ class AlexNet(Module):
         As for `Conv2d`. Weights are even draws with variance ``2/(fan_in + fan_out)`` (Glorot & Bengio,
         2010), biases are zero.
 
+    Raises
+    ------
+    ValueError
+        If there are not four `convolutions` and five `channels`, or `normalization` is none of the two.
+
     Examples
     --------
     >>> import numpy as np
@@ -126,6 +131,16 @@ def begin(layer: Module, rng: np.random.Generator) -> None:
 def alexnet(**options: Any) -> AlexNet:
     """AlexNet with its own kernels, 5 x 5 and 3 x 3: 62,378,344 parameters; options as for `AlexNet`.
 
+    Parameters
+    ----------
+    **options
+        As for `AlexNet`, such as ``classes``.
+
+    Returns
+    -------
+    AlexNet
+        x (N, 3, H, W) -> (N, classes).
+
     Examples
     --------
     >>> import numpy as np
@@ -156,6 +171,16 @@ def dau_alexnet(size: str = "medium", *, layer: dict[str, Any] | None = None, **
         Options of `DisplacedConv`, such as ``{"displacement_rate": 10.0, "bound": 8.0}``.
     **options
         As for `AlexNet`.
+
+    Returns
+    -------
+    AlexNet
+        x (N, 3, H, W) -> (N, classes).
+
+    Raises
+    ------
+    ValueError
+        If `size` is none of the three.
 
     Examples
     --------

@@ -215,6 +215,22 @@ def _dilated_last(
 def dsnet50(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
     """DSNet over ResNet-50 at 1/16 of the size; options as for `DSNet`.
 
+    Parameters
+    ----------
+    classes : int
+        Of the output.
+    rng : Generator or int, optional
+        For the initial weights.
+    dtype : dtype
+        Of the parameters.
+    **options
+        As for `DSNet`.
+
+    Returns
+    -------
+    DSNet
+        x (N, 3, H, W) -> (N, classes, H, W).
+
     Examples
     --------
     >>> from autodiff.networks import dsnet50
@@ -228,6 +244,22 @@ def dsnet50(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options
 
 def dsnet101(classes: int, *, rng: Any = None, dtype: Any = np.float32, **options: Any) -> DSNet:
     """DSNet over ResNet-101 at 1/16 of the size; options as for `DSNet`.
+
+    Parameters
+    ----------
+    classes : int
+        Of the output.
+    rng : Generator or int, optional
+        For the initial weights.
+    dtype : dtype
+        Of the parameters.
+    **options
+        As for `DSNet`.
+
+    Returns
+    -------
+    DSNet
+        x (N, 3, H, W) -> (N, classes, H, W).
 
     Examples
     --------

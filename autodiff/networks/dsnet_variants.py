@@ -195,10 +195,12 @@ def dsnet_variant(
         predicts (Dai et al., ICCV 2017; Zhu et al., CVPR 2019). "image filter": `ImageFilter`, of G.
         "deformable v2 on ASPP": the guide goes through a deformable convolution, and S is plain.
         "non-local guide": the guide of CGDS goes through `NonLocal`.
-    backbone, classes, low_stage, width
+    backbone, classes
         As for `DSNet`.
     channels : int, optional
         Of M and S; `width` by default.
+    low_stage, width
+        As for `DSNet`.
     rng, dtype
         As for `Conv2d`.
     **options
@@ -207,6 +209,12 @@ def dsnet_variant(
     Returns
     -------
     DSNet
+        x (N, 3, H, W) -> (N, classes, H, W).
+
+    Raises
+    ------
+    ValueError
+        If `sampling` is none of these.
 
     Examples
     --------

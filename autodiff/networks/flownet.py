@@ -163,6 +163,11 @@ class FlowNetS(FlowNet):
     rng, dtype
         As for `Conv2d`.
 
+    Raises
+    ------
+    ValueError
+        If `placement` is none of the two.
+
     Examples
     --------
     >>> import numpy as np
@@ -226,12 +231,19 @@ class FlowNetC(FlowNet):
 
     Parameters
     ----------
-    channels, expanded, in_channels, rng, dtype
+    channels, expanded, in_channels
         As for `FlowNetS`.
     redirected : int
         Channels of the first image that pass by the comparison.
     max_displacement, step : int
         Of the comparison, in pixels at 1/8 of the size.
+    rng, dtype
+        As for `Conv2d`.
+
+    Raises
+    ------
+    ValueError
+        If `in_channels` is odd.
 
     Examples
     --------
@@ -281,6 +293,16 @@ class FlowNetC(FlowNet):
 def flownet_thin(**options: Any) -> FlowNetS:
     """FlowNetS with 3/8 of the channels (Ilg et al., "FlowNet 2.0", CVPR 2017, who write it FlowNet-s).
 
+    Parameters
+    ----------
+    **options
+        As for `FlowNetS`, but for its channels.
+
+    Returns
+    -------
+    FlowNetS
+        Images (N, 6, H, W) -> list of flows (N, 2, h, w), from coarse to fine.
+
     Examples
     --------
     >>> import numpy as np
@@ -320,6 +342,11 @@ def multi_scale_error(
     -------
     number
         On the tape, if `flows` are.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many `weights` as `flows`.
 
     Examples
     --------

@@ -78,6 +78,16 @@ class ResNet(Module):
 def resnet50(**options: Any) -> ResNet:
     """ResNet-50; options as for `ResNet`.
 
+    Parameters
+    ----------
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
+
     Examples
     --------
     >>> from autodiff.networks import resnet50
@@ -89,6 +99,16 @@ def resnet50(**options: Any) -> ResNet:
 
 def resnet101(**options: Any) -> ResNet:
     """ResNet-101; options as for `ResNet`.
+
+    Parameters
+    ----------
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
 
     Examples
     --------
@@ -102,6 +122,16 @@ def resnet101(**options: Any) -> ResNet:
 def resnet152(**options: Any) -> ResNet:
     """ResNet-152; options as for `ResNet`.
 
+    Parameters
+    ----------
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
+
     Examples
     --------
     >>> from autodiff.networks import resnet152
@@ -113,6 +143,18 @@ def resnet152(**options: Any) -> ResNet:
 
 def ddf_resnet50(*, combine: str = "mul", **options: Any) -> ResNet:
     """DDF-ResNet-50 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
+
+    Parameters
+    ----------
+    combine : {"mul", "add"}
+        How spatial and channel filters are combined.
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
 
     Examples
     --------
@@ -126,6 +168,18 @@ def ddf_resnet50(*, combine: str = "mul", **options: Any) -> ResNet:
 def ddf_resnet101(*, combine: str = "mul", **options: Any) -> ResNet:
     """DDF-ResNet-101 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
 
+    Parameters
+    ----------
+    combine : {"mul", "add"}
+        How spatial and channel filters are combined.
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
+
     Examples
     --------
     >>> from autodiff.networks import ddf_resnet101
@@ -137,6 +191,18 @@ def ddf_resnet101(*, combine: str = "mul", **options: Any) -> ResNet:
 
 def ddf_resnet152(*, combine: str = "mul", **options: Any) -> ResNet:
     """DDF-ResNet-152 (Zhou et al., CVPR 2021); `combine` as for `DDF`, options as for `ResNet`.
+
+    Parameters
+    ----------
+    combine : {"mul", "add"}
+        How spatial and channel filters are combined.
+    **options
+        As for `ResNet`, such as ``classes``.
+
+    Returns
+    -------
+    ResNet
+        x (N, 3, H, W) -> (N, classes).
 
     Examples
     --------

@@ -26,7 +26,7 @@ class RPN(Detector):
 
     Parameters
     ----------
-    backbone, strides, frozen_norm
+    backbone, strides
         As for `Detector`.
     sizes : sequence of sequences of float
         Of the anchors on each map, in pixels; as many on each.
@@ -34,8 +34,15 @@ class RPN(Detector):
         Of the anchors, of height to width.
     width : int
         Channels between the convolutions.
+    frozen_norm : bool
+        As for `Detector`.
     rng, dtype
         As for `Conv2d`. `rng` also draws the anchors that are learned from, and is kept in checkpoints.
+
+    Raises
+    ------
+    ValueError
+        If there are not `sizes` for each map, or not as many on each.
 
     Notes
     -----

@@ -32,6 +32,11 @@ class FPN(Module):
     rng, dtype
         As for `Conv2d`.
 
+    Raises
+    ------
+    ValueError
+        If `upsample` is none of the three, or the backbone has not so many maps.
+
     Examples
     --------
     >>> import numpy as np

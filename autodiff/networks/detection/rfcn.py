@@ -39,11 +39,13 @@ class RFCN(Detector):
 
     Parameters
     ----------
-    backbone, strides, frozen_norm
-        As for `Detector`. With several maps, the heads are shared, and a region is read from the one whose
-        cells fit its size (Lin et al., CVPR 2017).
+    backbone : Module
+        As for `Detector`.
     classes : int
         Without the background.
+    strides : sequence of int
+        As for `Detector`. With several maps, the heads are shared, and a region is read from the one whose
+        cells fit its size (Lin et al., CVPR 2017).
     bins : int
         Of a region, along each axis.
     width : int, optional
@@ -54,6 +56,8 @@ class RFCN(Detector):
     cells : float
         With several maps: a region of so many cells a side and more, up to twice as many, is read from a map:
         with 14, one of 224 pixels from that of stride 16.
+    frozen_norm : bool
+        As for `Detector`.
     rng, dtype
         As for `Conv2d`.
 
