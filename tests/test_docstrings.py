@@ -15,7 +15,7 @@ from test_docstring_examples import CALLABLES
 
 import dynarray as dyn
 
-# The engine of the tape has a bound of 950 lines, docstrings among them: there the text above the example says it.
+# The engine of the tape has a bound of 950 lines, docstrings among them: there a sentence says it.
 IN_PROSE = {
     f"autodiff.{name}" for name in ("grad", "value_and_grad", "vjp", "jvp", "hvp", "jacobian", "hessian")
 }
