@@ -16,18 +16,37 @@ class Readable:
     data: Any
     name: str | None
 
-    value = property(lambda self: self.data, doc="The plain array: another name for `data`.")
-    shape = property(lambda self: self.data.shape, doc="The shape of the array.")
-    dtype = property(lambda self: self.data.dtype, doc="The dtype of the array.")
+    value = property(
+        lambda self: self.data, doc="The plain array, any shape, a dtype of floats: another name for `data`."
+    )
+    shape = property(lambda self: self.data.shape, doc="The shape of the array, a tuple of int.")
+    dtype = property(lambda self: self.data.dtype, doc="The dtype of the array, of floats.")
     ndim = property(lambda self: self.data.ndim, doc="The number of axes.")
     size = property(lambda self: self.data.size, doc="The number of elements.")
 
     def item(self) -> float:
-        """The number that an array of one element holds, for reading: a tape does not follow it."""
+        """The number that an array of one element holds, for reading: a tape does not follow it.
+
+        Returns
+        -------
+        float
+            A number of Python.
+
+        Raises
+        ------
+        ValueError
+            If there are more elements, or none.
+        """
         return self.data.item()
 
     def tolist(self) -> Any:
-        """The numbers as nested lists, for reading: a tape does not follow them."""
+        """The numbers as nested lists, for reading: a tape does not follow them.
+
+        Returns
+        -------
+        list or float
+            Nested as the axes are; without axes the number itself.
+        """
         return self.data.tolist()
 
     def __len__(self) -> int:

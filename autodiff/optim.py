@@ -91,7 +91,12 @@ class Optimizer(Shown):
         Parameters
         ----------
         grads : iterable of array, Variable or None
-            One for each parameter. Where it is None, parameter and state stay as they are.
+            One for each parameter, of its shape. Where it is None, parameter and state stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape is wrong, or parameters have moved to another device.
         """
         grads = [g.data if isinstance(g, Variable) else g for g in grads]
         if len(grads) != len(self.parameters):
@@ -113,19 +118,52 @@ class Optimizer(Shown):
                     value[...] = wide.astype(value.dtype)
 
     def update(self, value: Any, grad: Any, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
-        """Change `value` and `state` in place."""
+        """Change `value` and `state` in place: the formula of the optimiser.
+
+        Parameters
+        ----------
+        value : array, any shape
+            Of a parameter; 16 bits as float32.
+        grad : array, any shape
+            Its gradient, with the shape and dtype of `value`.
+        lr, weight_decay : float
+            Those of this parameter.
+        state : dict of str to array
+            What is kept of it, by the names in `slots`, with the shape and dtype of `value`.
+
+        Raises
+        ------
+        NotImplementedError
+            If the optimiser does not define it.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the training to the same bits: arrays by ``name.index``, ``steps`` and ``lr``.
+        """What continues the training to the same bits.
 
         Everything else (momentum, betas, decay, groups) is given where the optimiser is made.
+
+        Returns
+        -------
+        dict of str to array
+            Copies of the state by ``name.index``, and ``steps`` and ``lr``, 0-d.
         """
         arrays = {f"{name}.{i}": a.copy() for i, state in enumerate(self.state) for name, a in state.items()}
         return {**arrays, "steps": np.asarray(self.steps), "lr": np.asarray(self.lr, dtype=np.float64)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`; unless all names, shapes and dtypes agree, nothing is changed."""
+        """Take over a `state_dict`.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            By the names of `state_dict`, in the shapes and dtypes that it has.
+
+        Raises
+        ------
+        ValueError
+            Unless all names, shapes and dtypes agree; nothing is changed then.
+        """
         faults = mismatches(self.state_dict(), state)
         if faults:
             raise ValueError(f"{self._name}.load_state_dict:\n  " + "\n  ".join(faults))

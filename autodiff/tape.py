@@ -96,8 +96,8 @@ class Tape(ShownSteps):
 
         Raises
         ------
-        ValueError
-            If a source is not used, or is used in a way that was not recorded, or was released.
+        TypeError, ValueError
+            If an argument is wrong, or a source not used, or used in a way not recorded, or released.
         RuntimeError
             If an array that the gradient needs was overwritten.
         """

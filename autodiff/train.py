@@ -142,8 +142,10 @@ class Trainer(Shown):
         ------
         FloatingPointError
             If the loss, or the norm of clipped gradients, is not finite; the step is not taken.
+        ValueError
+            If an epoch has no batches, or parameters are no longer the same on all ranks.
         RuntimeError
-            If ranks do not do the same, one is lost, or their parameters are no longer the same.
+            If ranks do not do the same, or one is lost.
 
         Notes
         -----
@@ -173,7 +175,23 @@ class Trainer(Shown):
         return self.history
 
     def train_batch(self, *batch: Any) -> float:
-        """One step of the optimiser; the loss before it."""
+        """One step of the optimiser.
+
+        Parameters
+        ----------
+        *batch : array, (rows, ...)
+            What the loss is given beside the network.
+
+        Returns
+        -------
+        float
+            The loss before the step, over all ranks.
+
+        Raises
+        ------
+        FloatingPointError
+            As for `fit`.
+        """
         with Tape() as tape:
             loss = self.loss(self.network, *batch)
         value, grads = self._gradients(tape, loss, batch)
@@ -255,6 +273,16 @@ class Trainer(Shown):
         """Write a checkpoint; it replaces an older one at once, when it is complete.
 
         All ranks call it; rank 0 writes.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
+
+        Raises
+        ------
+        ValueError
+            If ranks have other parameters than others; nothing is written.
         """
         self._check_same()
         own = {name: _described(g) for name, g in self.network.generators().items()}
@@ -281,6 +309,11 @@ class Trainer(Shown):
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint of the same network and optimiser; the seed too is that of the checkpoint.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
 
         Raises
         ------

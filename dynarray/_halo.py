@@ -52,12 +52,38 @@ class Reach(NamedTuple):
     align: int = 1
 
     def reads(self, outputs: Range) -> Range:
-        """The positions that a range of outputs reads, also those outside the array."""
+        """The positions that a range of outputs reads, also those outside the array.
+
+        Parameters
+        ----------
+        outputs : (int, int)
+            The first output, and one beyond the last.
+
+        Returns
+        -------
+        (int, int)
+            The first position, and one beyond the last.
+        """
         first, last = outputs[0] // self.scale, (outputs[1] - 1) // self.scale
         return first * self.step - self.before, last * self.step + self.after + 1
 
     def readers(self, positions: Range, size: int, mirrored: bool) -> Range:
-        """The outputs that read some of these positions of an array of this size."""
+        """The outputs that read some positions of an array.
+
+        Parameters
+        ----------
+        positions : (int, int)
+            The first position, and one beyond the last.
+        size : int
+            Positions of the array.
+        mirrored : bool
+            Whether outputs near its ends read positions inside once more, as most borders make them do.
+
+        Returns
+        -------
+        (int, int)
+            The first output, and one beyond the last; it may lie beyond those that there are.
+        """
         start, stop = positions
         low, high = -((self.after - start) // self.step), (stop - 1 + self.before) // self.step
         more = -1 if self.more is None else self.more
@@ -68,7 +94,23 @@ class Reach(NamedTuple):
         return low * self.scale, (high + 1) * self.scale
 
     def of(self, inner: "Reach") -> "Reach":
-        """The reach of outputs through a function whose own outputs, in turn, reach `inner`."""
+        """The reach of outputs through a function whose own outputs, in turn, reach `inner`.
+
+        Parameters
+        ----------
+        inner : Reach
+            That of the function which comes first.
+
+        Returns
+        -------
+        Reach
+            That of both.
+
+        Raises
+        ------
+        ValueError
+            If, after upsampling, a step or a window that changes the size follows.
+        """
         step, scale = self.step * inner.step, self.scale * inner.scale
         if inner.scale == 1:
             before = self.before * inner.step + inner.before
@@ -86,7 +128,23 @@ class Reach(NamedTuple):
         return Reach(before, after, step, scale, more, lcm(self.align, inner_align))
 
     def union(self, other: "Reach") -> "Reach":
-        """A reach that covers both."""
+        """A reach that covers both.
+
+        Parameters
+        ----------
+        other : Reach
+            Of outputs as many, and as far apart, as those of this one.
+
+        Returns
+        -------
+        Reach
+            The farther of both on each side.
+
+        Raises
+        ------
+        ValueError
+            If the outputs are not so.
+        """
         if self.step * other.scale != other.step * self.scale or self.more != other.more:
             raise ValueError(f"outputs of {self.step}/{self.scale} and {other.step}/{other.scale} pixels")
         scale = lcm(self.scale, other.scale)

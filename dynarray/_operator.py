@@ -232,7 +232,7 @@ class Operator:
         return output
 
     def arguments(self, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arrays as the public function takes them: ``(positional, by keyword)``."""
+        """The `arrays` of a call as the public function takes them: ``(positional, by keyword)``."""
         named = dict(zip(self.arrays, arrays, strict=True))
         by_keyword = {name: named.pop(name) for name in self.keywords}
         return tuple(named.values()), by_keyword
@@ -282,7 +282,9 @@ class Operator:
         return {name: reaches[name] for name in given}
 
     def prepare(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[str, Checked]:
-        """Check a call; return its backend and what the forms of that backend are to be given."""
+        """Check a call with `arrays` and `params`; return its backend and what the forms of that backend are
+        to be given. What is wrong with the call is a TypeError or a ValueError.
+        """
         key = None if self.numbers else call_key(arrays, params)
         passed = None if key is None else self._passed.get(key)
         if passed is not None and well_placed(arrays):
@@ -315,7 +317,7 @@ class Operator:
         return tuple(moves)
 
     def chosen(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters of a call."""
+        """All parameters of a call with `params`; a TypeError for one that is unknown, or must be given."""
         chosen = {**self.defaults, **params}
         if len(chosen) > len(self.defaults):
             unknown = min(set(params) - set(self.defaults))
@@ -332,7 +334,7 @@ class Operator:
         return self.backend_of(arrays), self.check(*arrays, **chosen)
 
     def backend_of(self, arrays: tuple[Any, ...]) -> str:
-        """The backend that takes them; an error says which of them does not fit the others, or no backend."""
+        """The backend that takes `arrays`; a TypeError or ValueError says which of them fits not, and why."""
         given = {
             name: array
             for name, array in zip(self.arrays, arrays, strict=True)
@@ -342,13 +344,13 @@ class Operator:
         return choose_backend(self.name, given, self.may_be_float32)
 
     def run(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, Saved]:
-        """Forward pass: the output, and what the backward pass needs."""
+        """Forward pass for `arrays` and `params`: the output, and what the backward pass needs."""
         if self.constants or not OWN.issuperset(map(type, arrays)):
             arrays, params = self._taken(arrays, params)
         return self.run_checked(*self.prepare(arrays, params), arrays)
 
     def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
-        """Forward pass of a call that was checked."""
+        """Forward pass of a call that was `checked`, with its `arrays`, on a `backend`: see `prepare`."""
         given = self._formed(checked.arrays, checked.zeros) if checked.zeros else checked.arrays
         form, outside = self.forward[backend], checked.outside
         if outside is None:
@@ -360,7 +362,9 @@ class Operator:
         return output, self._saved(backend, checked, kept, arrays)
 
     def gradients(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
-        """Backward pass: one gradient per array argument, None where not needed or not given."""
+        """Backward pass, from `grad_output` and what a forward pass `saved`: one gradient per array argument,
+        None where `needs` is False or nothing was given. A ValueError says that `grad_output` does not fit.
+        """
         shape, first = saved.output_shape, self.arrays[0]
         kept = saved.arrays[self.roles.index(first)]
         if not fits_backend(saved.backend, kept, grad_output):
@@ -380,7 +384,9 @@ class Operator:
     def backward_pass(
         self, grad_output: Any, arrays: tuple[Any, ...], params: Mapping[str, Any], needs: tuple[bool, ...]
     ) -> tuple[Any, ...]:
-        """The gradients of a call of which nothing was kept; of arrays of dask they are such, too."""
+        """The `gradients`, from `grad_output` as far as `needs` says, of a call with `arrays` and `params` of
+        which nothing was kept; of arrays of dask they are such, too.
+        """
         if any_dask((grad_output, *arrays)):
             lazy: tuple[Any, ...] = load("dynarray._dask").gradients(self, grad_output, arrays, params, needs)
             return lazy
@@ -391,7 +397,7 @@ class Operator:
         return self.gradients(grad_output, saved, needs)
 
     def gradients_checked(self, grad_output: Any, saved: Saved, needs: tuple[bool, ...]) -> tuple[Any, ...]:
-        """Backward pass with a gradient of the output that was checked."""
+        """`gradients`, as far as `needs` says, by what was `saved`, from a `grad_output` that was checked."""
         shapes = saved.shapes
         wanted = {
             name for name, needed, given in zip(self.arrays, needs, shapes) if needed and given is not None
@@ -418,7 +424,7 @@ class Operator:
         )
 
     def compose(self, functions: Any, arrays: Iterable[Any], call: Checked | Saved) -> Any:
-        """The output of the composite for arrays as the check returned them, or Variables of their shapes."""
+        """The output of the composite by `functions`; `arrays` are those of a checked `call` or Variables."""
         composite: Any = self.composite
         given, params, outside = list(arrays), call.params, call.outside
         if outside is not None:

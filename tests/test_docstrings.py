@@ -62,12 +62,12 @@ def refuses(value: Any) -> bool:
     return False
 
 
-def arrays_without_shape(value: Any) -> Iterator[str]:
-    """Parameters that are arrays, of which neither the type nor the text tells a shape."""
-    for name, kind, text in get_doc_object(value)["Parameters"]:
+def arrays_without_shape(value: Any, section: str = "Parameters") -> Iterator[str]:
+    """Parameters or results that are arrays, of which neither the type nor the text tells a shape."""
+    for name, kind, text in get_doc_object(value)[section]:
         told = f"{kind} {' '.join(text)}"
         if re.search(r"\barrays?\b", kind) and not re.search(r"\(|\bshapes?\b|\b0-d\b", told):
-            yield name
+            yield name or kind
 
 
 @pytest.mark.parametrize("name", sorted(CALLABLES.keys() - IN_PROSE))

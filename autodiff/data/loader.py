@@ -135,7 +135,25 @@ class Loader:
         return self._batches((int(rng.integers(2**63)),))
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of an epoch by its number, from 0 on."""
+        """The batches of an epoch.
+
+        Parameters
+        ----------
+        number : int
+            Of the epoch, from 0 on. It and the seed of the loader decide order and augmentations.
+
+        Returns
+        -------
+        iterator of dict or tuple
+            The batches, made when they are asked for: entries are arrays, (samples, ...), or lists.
+
+        Raises
+        ------
+        ValueError
+            If `number` is no int, or less than 0.
+        RuntimeError
+            By the iterator, if the workers are at another epoch or were killed, or the loader was closed.
+        """
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
             raise ValueError(f"Loader.epoch: number must be an int of at least 0, got {number!r}")
         return self._batches((self.seed, int(number)))

@@ -31,27 +31,94 @@ class Communicator:
     size = 1
 
     def all_gather(self, array: Any, what: str = "all_gather") -> Any:
-        """The arrays of all ranks, stacked by rank: (size, ...)."""
+        """The arrays of all ranks, stacked by rank.
+
+        Parameters
+        ----------
+        array : array, any shape
+            Of this rank.
+        what : str
+            What messages of errors call this.
+
+        Returns
+        -------
+        array, (size, ...)
+            A new array of the dtype of `array`.
+        """
         return array[None].copy()
 
     def start_sum(self, array: Any, what: str = "start_sum") -> "Sum":
-        """Begin to add up an array over all ranks, in place: it must not be touched before `Sum.wait`."""
+        """Begin to add up an array over all ranks, in place.
+
+        Parameters
+        ----------
+        array : array, any shape
+            C-contiguous; it becomes the sum, and must not be touched before `Sum.wait`.
+        what : str
+            What messages of errors call this.
+
+        Returns
+        -------
+        Sum
+            The sum that has begun.
+        """
         return Sum()
 
     def send(self, array: Any, root: int = 0) -> None:
-        """Overwrite an array, C-contiguous, by that of rank `root`."""
+        """Overwrite an array by that of one rank.
+
+        Parameters
+        ----------
+        array : array, any shape
+            C-contiguous; on rank `root` it stays as it is.
+        root : int
+            The rank whose array all get.
+        """
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank gives, by rank: anything that can be pickled."""
+        """What each rank gives.
+
+        Parameters
+        ----------
+        value : object
+            Anything that can be pickled.
+
+        Returns
+        -------
+        list
+            Copies of the values, by rank.
+        """
         return [copy.deepcopy(value)]
 
     def sum(self, value: Any) -> Any:
-        """The sum over all ranks of a number, or of arrays, in the order of ranks: the same bits on all."""
+        """The sum over all ranks, in the order of ranks: the same bits on all.
+
+        Parameters
+        ----------
+        value : number or array, any shape
+            Of this rank.
+
+        Returns
+        -------
+        number or array
+            As `value`: a number, or an array of its shape, with the dtype that `numpy.sum` gives.
+        """
         whole = self.all_gather(np.asarray(value) if np.isscalar(value) else value, "sum").sum(axis=0)
         return whole.item() if np.isscalar(value) else whole
 
     def first(self, value: Any) -> Any:
-        """What rank 0 gives."""
+        """What rank 0 gives.
+
+        Parameters
+        ----------
+        value : object
+            On rank 0 anything that can be pickled; those of other ranks are not looked at.
+
+        Returns
+        -------
+        object
+            A copy of it.
+        """
         return self.gather(value if self.rank == 0 else None)[0]
 
     def barrier(self) -> None:
@@ -59,7 +126,19 @@ class Communicator:
         self.meet("barrier")
 
     def meet(self, what: str, *numbers: float) -> np.ndarray:
-        """A few numbers of each rank, (size, len(numbers)), if all ranks are at the same.
+        """A few numbers of each rank, if all ranks are at the same.
+
+        Parameters
+        ----------
+        what : str
+            What this rank is at.
+        *numbers : float
+            At most four, as many on all ranks.
+
+        Returns
+        -------
+        array of float64, (size, len(numbers))
+            Those of all ranks.
 
         Raises
         ------
@@ -74,7 +153,29 @@ class Communicator:
         return met[:, 1 : 1 + len(numbers)]
 
     def agree(self, what: str, entries: Iterable[str], *numbers: float) -> np.ndarray:
-        """As `meet`, and all ranks must have the same entries; ValueError with the differences if not."""
+        """As `meet`, for ranks that must also have the same entries.
+
+        Parameters
+        ----------
+        what : str
+            What this rank is at.
+        entries : iterable of str
+            Those of this rank, in order.
+        *numbers : float
+            At most three, as many on all ranks.
+
+        Returns
+        -------
+        array of float64, (size, len(numbers))
+            The numbers of all ranks.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, with the differences, if they have different entries.
+        RuntimeError
+            As for `meet`.
+        """
         own = list(entries)
         met = self.meet(what, zlib.crc32("\n".join(own).encode()), *numbers)
         if (met[:, 0] != met[0, 0]).any():

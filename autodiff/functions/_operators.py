@@ -40,6 +40,12 @@ METHODS = {
     "transpose": lambda self, *axes: transpose(self, _one_or_several(axes) if axes else None),
     "var": var,
 }
+# Methods that are not quite the function of their name.
+SAID = {
+    "flatten": "`autodiff.functions.reshape` of this Variable to one axis.",
+    "reshape": "`autodiff.functions.reshape` of this Variable; lengths may also be given one by one.",
+    "transpose": "`autodiff.functions.transpose` of this Variable; axes may also be given one by one.",
+}
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -69,9 +75,13 @@ for name, function in BINARY.items():
     setattr(Variable, f"__r{name}__", _reflected(function))
 for name, function in {**UNARY, **METHODS}.items():
     setattr(Variable, name, _forward(function))
-    getattr(Variable, name).__doc__ = f"The function `{name.strip('_')}` of this Variable."
+    getattr(Variable, name).__doc__ = SAID.get(
+        name, f"`autodiff.functions.{function.__name__}` of this Variable."
+    )
 for name in COMPARISONS:
     setattr(Variable, f"__{name}__", _comparison(name))
 Variable.__iter__ = _iterated  # type: ignore[attr-defined]
 Variable.__hash__ = object.__hash__  # type: ignore[method-assign]
-Variable.T = property(transpose)  # type: ignore[attr-defined]
+Variable.T = property(  # type: ignore[attr-defined]
+    transpose, doc="This Variable with its axes in reverse order: shape ``x.shape[::-1]``, dtype of x."
+)

@@ -134,7 +134,18 @@ class AtomConv(Module):
         self.margin = tuple(centre - zeros for centre, zeros in zip(same, self.padding))
 
     def alpha(self, x: Any) -> Any:
-        """The share of each basis in each atom, from -1 to 1: (N, M, B, Ho, Wo)."""
+        """The share of each basis in each atom.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, M, B, Ho, Wo)
+            From -1 to 1, for B bases.
+        """
         x = layer_input(self, "x", x, self.coefficients)
         for axis, margin in zip((2, 3), self.margin):
             if margin > 0:
@@ -147,11 +158,33 @@ class AtomConv(Module):
         return chosen.reshape((n, self.num_atoms, len(self.bases), high, wide))
 
     def atoms(self, x: Any) -> Any:
-        """The filters of every output pixel: (N, M, k, k, Ho, Wo)."""
+        """The filters of every output pixel.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            As for `alpha`.
+
+        Returns
+        -------
+        Variable, (N, M, k, k, Ho, Wo)
+            M atoms of k x k taps.
+        """
         return F.compose_atoms(self.alpha(x), self.bases)
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        """Filter images by the atoms that they choose.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, O, Ho, Wo)
+            What the filters give, of sizes as for `dynarray.atom_conv2d`.
+        """
         x = layer_input(self, "x", x, self.coefficients)
         return F.atom_conv2d(
             x,

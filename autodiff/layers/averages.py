@@ -23,7 +23,23 @@ class Averaging(Module):
     held: Held | None = None
 
     def average(self, x: Any) -> Any:
-        """The mean over the image x (N, C, H, W), or what is held in its place: (N, C, 1, 1)."""
+        """The mean over the image, or what is held in its place.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The image.
+
+        Returns
+        -------
+        array or Variable, (N, C, 1, 1)
+            A Variable if `x` is one and nothing is held.
+
+        Raises
+        ------
+        ValueError
+            If averages are held, of other numbers of images or channels.
+        """
         if self.held is None:
             return F.global_avg_pool(x)
         if self.held.value is None:

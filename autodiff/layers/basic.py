@@ -95,7 +95,18 @@ class Conv2d(Module):
             self.padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel_size))
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        """Convolve images.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, O, Ho, Wo)
+            What the kernels give, of sizes as for `autodiff.functions.conv2d`.
+        """
         return F.conv2d(
             x,
             self.weight,
@@ -197,7 +208,18 @@ class ConvTranspose2d(Module):
         }
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, O, Ho, Wo)."""
+        """Enlarge images.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, O, Ho, Wo)
+            Larger images, of sizes as for `autodiff.functions.conv_transpose2d`.
+        """
         return F.conv_transpose2d(x, self.weight, self.bias, **self.options)
 
     def multiply_adds(self, x: Any, output: Any) -> int:
@@ -242,7 +264,18 @@ class Linear(Module):
         self.bias = _uniform(rng, out_features, in_features, dtype) if bias else None
 
     def forward(self, x: Any) -> Any:
-        """x (..., in_features) -> (..., out_features)."""
+        """Multiply by the weights, and add the bias.
+
+        Parameters
+        ----------
+        x : array, (..., in_features)
+            The inputs, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (..., out_features)
+            The outputs.
+        """
         return F.linear(x, self.weight, self.bias)
 
     def multiply_adds(self, x: Any, output: Any) -> int:

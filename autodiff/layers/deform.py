@@ -124,7 +124,20 @@ class DeformConv(Conv2d):
             parameter.data[...] = 0
 
     def predict(self, source: Any) -> tuple[Any, Any]:
-        """Offsets (N, D, kh, kw, 2, Ho, Wo), in pixels, and None or weights (N, D, kh, kw, Ho, Wo)."""
+        """Where each tap reads, and how much it weighs there.
+
+        Parameters
+        ----------
+        source : array, (N, C or guide_channels, H, W)
+            What the points are predicted from, in the dtype of the parameters.
+
+        Returns
+        -------
+        offset : Variable, (N, D, kh, kw, 2, Ho, Wo)
+            Pixels (y, x) from the regular grid, for D groups of channels.
+        mask : Variable, (N, D, kh, kw, Ho, Wo), or None
+            Weights from 0 to 1, if the layer is `modulated`.
+        """
         found = self.points(source)
         n, channels, *size = found.shape
         taps = (n, self.offset_groups, *self.kernel_size)
@@ -133,7 +146,25 @@ class DeformConv(Conv2d):
         return offset, F.sigmoid(found[:, split:].reshape((*taps, *size))) if self.modulated else None
 
     def forward(self, x: Any, guide: Any = None) -> Any:
-        """x (N, C, H, W), guide (N, guide_channels, H, W) if there is one -> (N, O, Ho, Wo)."""
+        """Convolve images at the predicted points.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+        guide : array, (N, guide_channels, H, W), optional
+            What the points are predicted from, for a layer with `guide_channels`.
+
+        Returns
+        -------
+        Variable, (N, O, Ho, Wo)
+            What the kernels give, of sizes as for `Conv2d`.
+
+        Raises
+        ------
+        ValueError
+            If a guide is missing, not expected, or of another size than `x`.
+        """
         if (guide is not None) != self.guided:
             raise ValueError(
                 f"DeformConv: a guide must be given exactly with guide_channels, got {type(guide).__name__}"
@@ -224,7 +255,20 @@ class CGDS(Module):
         self.out_channels = 2 * out_channels + guide_channels
 
     def forward(self, low: Any, guide: Any) -> Any:
-        """low (N, low_channels, H, W), guide (N, guide_channels, h, w) -> (N, 2*O + guide_channels, H, W)."""
+        """Sample low-level features where the guide says.
+
+        Parameters
+        ----------
+        low : array, (N, low_channels, H, W)
+            The low-level features, in the dtype of the parameters.
+        guide : array, (N, guide_channels, h, w)
+            The guide, of the size of `low` or coarser.
+
+        Returns
+        -------
+        Variable, (N, 2*out_channels + guide_channels, H, W)
+            M, S and G, one after the other.
+        """
         low = layer_input(self, "low", low, self.modify.weight)
         guide = layer_input(self, "guide", guide, self.modify.weight)
         modified = self.modify(low)
@@ -309,7 +353,18 @@ class ASPP(Module):
         self.project = normalised(count * out_channels, out_channels, 1, **options)
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        """See a map at several scales.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The map, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, out_channels, H, W)
+            What all branches see, joined.
+        """
         x = layer_input(self, "x", x, self.project[0].weight)
         seen = [branch(x) for branch in self.branches]
         if self.pooled is not None:

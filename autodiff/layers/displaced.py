@@ -141,7 +141,18 @@ class DisplacedConv(Module):
         self.project()
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, O, H, W)."""
+        """Add up what the units read.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, O, H, W)
+            The sums, of the size of `x`.
+        """
         x = layer_input(self, "x", x, self.weight)
         return F.displaced_conv2d(
             x,
@@ -181,13 +192,18 @@ class DisplacedConv(Module):
 
     @arguments(factor=number(above=0))
     def rescale(self, factor: float) -> None:
-        """Multiply all displacements, and the bound, by `factor`.
+        """Multiply all displacements, and the bound, by a factor.
 
         This is what dilation is to a kernel: a network that was trained to classify, and loses a pooling step
         or a stride of 2 for the sake of resolution, sees nearly what it saw before if the layers after it are
         rescaled by 2. It is the same, at the pixels that there were, where displacements are whole pixels and
         sigma is so small that the blur leaves the image alone. Otherwise units, which keep their size, and
         the interpolation between pixels now look at a quarter of the area.
+
+        Parameters
+        ----------
+        factor : float
+            Above 0.
         """
         self.displacement.data *= self.displacement.dtype.type(factor)
         if self.bound is not None:
@@ -224,7 +240,15 @@ class DisplacedConv(Module):
         return before - self.num_units
 
     def displacements(self) -> Units:
-        """Where the units lie and how much they weigh, for analysis."""
+        """Where the units lie and how much they weigh, for analysis.
+
+        Returns
+        -------
+        Units
+            Arrays of NumPy, with an entry for each of the K units that were not pruned: ``displacement``
+            (K, 2), in pixels (y, x); ``weight`` (K,); and the channels that it joins, ``output`` and
+            ``input``, (K,) each.
+        """
         alive, weight, displacement = map(to_numpy, (self.alive, self.weight.data, self.displacement.data))
         outputs, inputs, _ = np.nonzero(alive)
         return Units(displacement[alive], weight[alive], outputs, inputs)

@@ -136,9 +136,19 @@ class DynamicSamplingConv(Module):
         }
 
     def kernels(self, x: Any) -> tuple[Any, Any]:
-        """Of x (N, in_channels, H, W): the channel kernels (N, O, C, Ho, Wo), and the spatial ones.
+        """The kernels that the kernel branch makes; see `dynarray.dynamic_sampling_conv2d`.
 
-        These are (N, O, kh, kw, Ho, Wo); see `dynarray.dynamic_sampling_conv2d`.
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        channel_kernel : Variable, (N, O, C, Ho, Wo)
+            Weights of the channels.
+        spatial_kernel : Variable, (N, O, kh, kw, Ho, Wo)
+            Weights of the taps.
         """
         made = self.kernel(x)
         n, _, high, wide = made.shape
@@ -149,7 +159,20 @@ class DynamicSamplingConv(Module):
         )
 
     def attention(self, x: Any) -> tuple[Any, Any]:
-        """Of x: attention of samples (N, O, S, S, Ho, Wo) and of positions (N, O, kh, kw, H, W), or None."""
+        """The weights that the attention branch makes.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        samples : Variable, (N, O, S, S, Ho, Wo), or None
+            Of the sampled regions; None without an attention branch.
+        positions : Variable, (N, O, kh, kw, H, W), or None
+            Of the taps, at each pixel of `x`; None as above.
+        """
         if self.sample_attention is None or self.position_attention is None:
             return None, None
         samples = self.params["samples"]
@@ -161,7 +184,18 @@ class DynamicSamplingConv(Module):
         )
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, O or post_channels, ceil(H/stride), ceil(W/stride))."""
+        """Filter the features of images at sampled regions.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, O or post_channels, ceil(H/stride), ceil(W/stride))
+            What is made of the regions, after the last convolution if there is one.
+        """
         x = layer_input(self, "x", x, self.feature.weight)
         y = F.dynamic_sampling_conv2d(self.feature(x), *self.kernels(x), *self.attention(x), **self.params)
         if self.fuse == "mean":

@@ -87,7 +87,23 @@ class FilterNorm(Module):
             self.alpha = Variable((rng.standard_normal(channels * taps) * scale).astype(dtype))
 
     def forward(self, filters: Any) -> Any:
-        """filters ``(N, F*kh*kw, *rest)`` -> ``(N, F, kh, kw, *rest)``."""
+        """Normalise filters.
+
+        Parameters
+        ----------
+        filters : array, (N, F*kh*kw, ...)
+            F generated filters for each image and place; if alpha is learned, in its dtype.
+
+        Returns
+        -------
+        array or Variable, (N, F, kh, kw, ...)
+            The filters, in their dtype; a Variable if they are or alpha is learned.
+
+        Raises
+        ------
+        ValueError
+            If the second axis is not one of whole filters.
+        """
         filters = fractional("FilterNorm", "filters", filters)
         if self.learned:
             filters, _ = as_parameters("FilterNorm", filters, argument="filters", alpha=self.alpha)

@@ -110,7 +110,18 @@ class DDF(Averaging):
         self.stride, self.dilation, self.combine, self.border = stride, dilation, combine, border
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        """Filter images by the filters that they make.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, C, ceil(H/stride), ceil(W/stride))
+            The filtered images.
+        """
         x = layer_input(self, "x", x, self.spatial.weight)
         spatial = self.spatial_norm(self.spatial(x))
         channel = self.channel_norm(self.channel(self.average(x)))
@@ -197,7 +208,25 @@ class DDFUp(Averaging):
         self.combine, self.border = combine, border
 
     def forward(self, x: Any, guide: Any = None) -> Any:
-        """x (N, C, H, W), guide (N, joint_channels, H, W) -> (N, C, scale*H, scale*W)."""
+        """Enlarge images.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+        guide : array, (N, joint_channels, H, W), optional
+            What the spatial filters come from, for a layer with `joint_channels`.
+
+        Returns
+        -------
+        Variable, (N, C, scale*H, scale*W)
+            The larger images.
+
+        Raises
+        ------
+        ValueError
+            If a guide is missing, not expected, or of another size than `x`.
+        """
         x = layer_input(self, "x", x, self.spatial.weight)
         n, c, h, w = x.shape
         u, (kh, kw) = self.scale, self.spatial_norm.kernel_size
@@ -286,7 +315,18 @@ class CARAFE(Module):
         self.scale, self.up_kernel, self.groups, self.border = scale, up_kernel, groups, border
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, C, scale*H, scale*W)."""
+        """Enlarge images.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, C, scale*H, scale*W)
+            The larger images.
+        """
         x = layer_input(self, "x", x, self.compress.weight)
         masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
         n, _, h, w = masks.shape
@@ -367,7 +407,18 @@ class Involution(Module):
         self.kernel_size, self.stride, self.border = kernel_size, stride, border
 
     def forward(self, x: Any) -> Any:
-        """x (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride))."""
+        """Filter images by the filters that they make.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, C, ceil(H/stride), ceil(W/stride))
+            The filtered images.
+        """
         x = layer_input(self, "x", x, self.span.weight)
         k, (h, w) = self.kernel_size, x.shape[2:]
         high, wide = -(-h // self.stride), -(-w // self.stride)

@@ -48,19 +48,66 @@ class Module(Shown):
         return self.forward(*args, **params)
 
     def forward(self, *args: Any, **params: Any) -> Any:
-        """The output; each module defines it."""
+        """The output; each module defines it, for arguments of its own.
+
+        Parameters
+        ----------
+        *args, **params
+            As the module takes them. Layers convert integers to the dtype of their parameters, and refuse
+            floats of another.
+
+        Returns
+        -------
+        object
+            What the module makes of them: Variables where parameters or Variables take part.
+
+        Raises
+        ------
+        NotImplementedError
+            If the module does not define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def multiply_adds(self, x: Any, output: Any) -> int:
-        """Multiply-adds of one call without those of its parts, from its first input and its output."""
+        """Multiply-adds of one call, without those of its parts.
+
+        Parameters
+        ----------
+        x : array, any shape
+            The first input of the call.
+        output : array, any shape
+            What came of it.
+
+        Returns
+        -------
+        int
+            Of this module alone.
+        """
         return 0
 
     def children(self) -> dict[str, "Module"]:
-        """The direct parts of this module, by name."""
+        """The direct parts of this module.
+
+        Returns
+        -------
+        dict of str to Module
+            By name.
+        """
         return {name: value for name, value in self._members() if isinstance(value, Module)}
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """All modules from this one (its path is empty) down, with their paths."""
+        """All modules from this one down.
+
+        Parameters
+        ----------
+        prefix : str
+            The path of this one, which is empty by default.
+
+        Returns
+        -------
+        iterator of (str, Module)
+            Their paths and themselves.
+        """
         return self._modules(prefix, ())
 
     def _modules(self, path: str, above: tuple) -> Iterator[tuple[str, "Module"]]:
@@ -71,12 +118,23 @@ class Module(Shown):
             yield from child._modules(f"{path}.{name}" if path else name, (*above, self))
 
     def named_parameters(self) -> dict[str, Variable]:
-        """Every parameter by its path."""
+        """Every parameter by its path.
+
+        Returns
+        -------
+        dict of str to Variable
+            A parameter that is held twice is there twice.
+        """
         return {path: value for path, _, value in self._state() if isinstance(value, Variable)}
 
     def parameters(self) -> list[Variable]:
         """Every parameter, each once. Warns of Variables and modules that the network holds, but not as
         parts.
+
+        Returns
+        -------
+        list of Variable
+            In the order of `named_parameters`.
         """
         if lost := {name: why for name, why in self.ignored().items() if "holds" in why or "class" in why}:
             text = "; ".join(f"{name}: {why}" for name, why in lost.items())
@@ -84,7 +142,13 @@ class Module(Shown):
         return list(dict.fromkeys(self.named_parameters().values()))
 
     def ignored(self) -> dict[str, str]:
-        """By its path, what looks like a parameter, part or buffer and is none, with the reason."""
+        """What looks like a parameter, part or buffer and is none.
+
+        Returns
+        -------
+        dict of str to str
+            By its path, the reason.
+        """
         return {
             f"{path}.{name}" if path else name: reason
             for path, module in self.modules()
@@ -97,17 +161,40 @@ class Module(Shown):
         return sum(p.size for p in set(self.named_parameters().values()))
 
     def train(self, mode: bool = True) -> "Module":
-        """Set this module and its parts to training mode."""
+        """Set this module and its parts to training mode.
+
+        Parameters
+        ----------
+        mode : bool
+            False sets them to evaluation mode.
+
+        Returns
+        -------
+        Module
+            This one.
+        """
         for _, module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> "Module":
-        """Set this module and its parts to evaluation mode."""
+        """Set this module and its parts to evaluation mode.
+
+        Returns
+        -------
+        Module
+            This one.
+        """
         return self.train(False)
 
     def generators(self) -> dict[str, np.random.Generator]:
-        """Every source of random numbers (of dropout, for example) by its path: state too, but no array."""
+        """Every source of random numbers, of dropout for example: state too, but no array.
+
+        Returns
+        -------
+        dict of str to Generator
+            By its path.
+        """
         return {
             f"{path}.{name}" if path else name: value
             for path, module in self.modules()
@@ -116,16 +203,39 @@ class Module(Shown):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of every parameter and buffer by its path."""
+        """A copy of every parameter and buffer.
+
+        Returns
+        -------
+        dict of str to array
+            By its path, with its shape and dtype, where it is: of NumPy or CuPy.
+        """
         return {path: (v.data if isinstance(v, Variable) else v).copy() for path, _, v in self._state()}
 
     def constants(self) -> dict[str, Any]:
-        """Arrays that calls use and that are no state, by the path of their module: held averages."""
+        """Arrays that calls use and that are no state: held averages.
+
+        Returns
+        -------
+        dict of str to array
+            (N, C, 1, 1) each, by the path of its module; None where nothing was called yet.
+        """
         held = {path: getattr(module, "held", None) for path, module in self.modules()}
         return {path: holder.value for path, holder in held.items() if holder is not None}
 
     def state_faults(self, state: Mapping[str, Any]) -> list[str]:
-        """What keeps `state` from being a `state_dict` of this module: a line per entry, none if it fits."""
+        """What keeps a state from being a `state_dict` of this module.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            By the names of `state_dict`, in the shapes and dtypes that it has.
+
+        Returns
+        -------
+        list of str
+            A line for each entry that is missing, unexpected, or of another shape or dtype.
+        """
         return mismatches({path: value for path, _, value in self._state()}, state)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Loaded:
@@ -134,7 +244,7 @@ class Module(Shown):
         Parameters
         ----------
         state : mapping of str to array
-            By the names of `state_dict`.
+            By the names of `state_dict`, in the shapes and dtypes that it has.
         strict : bool
             Whether both must have the same names. Otherwise names of one side alone are passed over.
 
@@ -167,7 +277,23 @@ class Module(Shown):
         return report
 
     def to_device(self, device: str) -> "Module":
-        """Move parameters and buffers to ``"cpu"`` (NumPy arrays) or ``"cuda"`` (CuPy arrays), in place."""
+        """Move parameters and buffers, in place.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            Where to: arrays of NumPy, or of CuPy.
+
+        Returns
+        -------
+        Module
+            This one.
+
+        Raises
+        ------
+        ValueError
+            If `device` is neither.
+        """
         if device not in ("cpu", "cuda"):
             raise ValueError(f"to_device: device must be 'cpu' or 'cuda', got {device!r}")
         for path, owner, value in self._state():
@@ -239,7 +365,18 @@ class Sequential(Module):
         self.layers = layers
 
     def forward(self, x: Any) -> Any:
-        """The output of the last layer."""
+        """Apply one layer after the other.
+
+        Parameters
+        ----------
+        x : object
+            What the first layer takes.
+
+        Returns
+        -------
+        object
+            What the last layer gives.
+        """
         for layer in self.layers:
             x = layer(x)
         return x

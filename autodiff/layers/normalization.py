@@ -56,7 +56,23 @@ class BatchNorm2d(Module):
         self.momentum, self.epsilon = momentum, epsilon
 
     def forward(self, x: Any) -> Any:
-        """Normalised x."""
+        """Normalise each channel.
+
+        Parameters
+        ----------
+        x : array, (N, C, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, C, H, W)
+            The normalised images.
+
+        Raises
+        ------
+        ValueError
+            In training, if each channel has one value only.
+        """
         x = layer_input(self, "x", x, self.weight)
         if not self.training:
             return F.affine(
@@ -121,5 +137,16 @@ class GroupNorm(Module):
         self.groups, self.epsilon = groups, epsilon
 
     def forward(self, x: Any) -> Any:
-        """Normalised x (N, C, ...)."""
+        """Normalise each group of channels.
+
+        Parameters
+        ----------
+        x : array, (N, C, ...)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, C, ...)
+            The normalised images.
+        """
         return F.group_norm(x, self.groups, self.weight, self.bias, epsilon=self.epsilon)

@@ -71,7 +71,18 @@ class Bottleneck(Module):
             )
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, out_channels, ceil(H/stride), ceil(W/stride))."""
+        """Add what the three convolutions see to the shortcut.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, out_channels, ceil(H/stride), ceil(W/stride))
+            The sum, after a ReLU.
+        """
         x = layer_input(self, "x", x, self.reduce.weight)
         y = F.relu(self.reduce_norm(self.reduce(x)))
         y = F.relu(self.middle_norm(self.middle(y)))

@@ -51,7 +51,18 @@ class Stateless(Module):
         self.args, self.params = args, params
 
     def forward(self, x: Any) -> Any:
-        """The function of x."""
+        """Apply the function.
+
+        Parameters
+        ----------
+        x : array, any shape
+            What the function takes first.
+
+        Returns
+        -------
+        array or Variable
+            What it gives: see the function for shape and dtype.
+        """
         return type(self).function(x, *self.args, **self.params)
 
     def _label(self) -> str:
@@ -95,7 +106,18 @@ class Dropout(Module):
         self.rate, self.rng = rate, rng
 
     def forward(self, x: Any) -> Any:
-        """x with holes."""
+        """In training, set elements to zero.
+
+        Parameters
+        ----------
+        x : array, any shape
+            Numbers of any dtype.
+
+        Returns
+        -------
+        array or Variable
+            Of the shape of `x`; floats keep their dtype, of integers come float64 in training.
+        """
         x = array("Dropout", "x", x)
         return F.dropout(x, self.rate, rng=self.rng) if self.training else x
 

@@ -41,7 +41,12 @@ class Confusion:
         self.counts = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, prediction: Any, target: Any) -> None:
-        """Count the pixels of an image, or of a batch: labels of one shape.
+        """Count the pixels of an image, or of a batch.
+
+        Parameters
+        ----------
+        prediction, target : array of int, any shape
+            The labels that were found, and the true ones; both of one shape.
 
         Raises
         ------
@@ -64,8 +69,8 @@ class Confusion:
 
     @property
     def iou(self) -> np.ndarray:
-        """Of each class: pixels of it that were found, over pixels of it or taken for it. NaN for a class of
-        which there are neither.
+        """Of each class, (classes,) in float64: pixels of it that were found, over pixels of it or taken for
+        it. NaN for a class of which there are neither.
         """
         found = np.diag(self.counts)
         union = self.counts.sum(0) + self.counts.sum(1) - found
@@ -73,18 +78,18 @@ class Confusion:
 
     @property
     def mean_iou(self) -> float:
-        """The mean of `iou` over the classes that have one."""
+        """The mean of `iou` over the classes that have one; NaN if none has."""
         found = self.iou[~np.isnan(self.iou)]
         return _inputs.average(found.sum(), found.size)
 
     @property
     def pixel_accuracy(self) -> float:
-        """The share of pixels whose class was found."""
+        """The share of pixels whose class was found; NaN if no pixel counts."""
         return _inputs.average(np.trace(self.counts), self.counts.sum())
 
     @property
     def mean_accuracy(self) -> float:
-        """The mean, over the classes that occur, of the share of their pixels that were found."""
+        """The mean, over the classes that occur, of the share of their pixels that were found, or NaN."""
         pixels = self.counts.sum(1)
         there = pixels > 0
         return _inputs.average((np.diag(self.counts)[there] / pixels[there]).sum(), there.sum())

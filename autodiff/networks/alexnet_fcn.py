@@ -67,7 +67,18 @@ class AlexNetFCN(Module):
         self.enlarge.weight.data = kernels.astype(first.weight.dtype)
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, classes, H, W), logarithms of probabilities up to a constant."""
+        """Find the class of each pixel.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, classes, H, W)
+            Logarithms of probabilities up to a constant.
+        """
         high, wide = x.shape[2:]
         for number, convolution in enumerate(self.convolutions):
             x = convolution(x)

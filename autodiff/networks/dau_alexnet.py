@@ -99,7 +99,18 @@ class AlexNet(Module):
             begin(layer, rng)
 
     def features(self, x: Any) -> list:
-        """The output of each convolution, after its ReLU, for x (N, in_channels, H, W)."""
+        """What the convolutions see.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            The output of each convolution, after its ReLU.
+        """
         outputs: list[Any] = []
         for number, convolution in enumerate(self.convolutions):
             # The first, second and fifth are followed by pooling.
@@ -112,7 +123,18 @@ class AlexNet(Module):
         return outputs
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, classes). With H = W = 227 the last map is 6 x 6."""
+        """Find the class of each image.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters. With H = W = 227 the last map is 6 x 6.
+
+        Returns
+        -------
+        Variable, (N, classes)
+            Logarithms of probabilities up to a constant.
+        """
         x = F.adaptive_avg_pool2d(F.max_pool2d(self.features(x)[-1], 3, 2), (6, 6))
         return self.head(F.flatten(x))
 

@@ -91,13 +91,34 @@ class DSNet(Module):
             )
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, classes, H, W), logarithms of probabilities up to a constant."""
+        """Find the class of each pixel.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, classes, H, W)
+            Logarithms of probabilities up to a constant.
+        """
         return self._classified(self.backbone.features(x), x.shape[2:])
 
     def scores(self, x: Any) -> list:
         """What `forward` gives, and the same from the auxiliary classifier, if there is one.
 
         A loss adds both up, the second with a weight below 1 (deep supervision: Zhao et al., CVPR 2017).
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, classes, H, W)
+            One or two.
         """
         features, size = self.backbone.features(x), x.shape[2:]
         found = [self._classified(features, size)]
@@ -106,7 +127,18 @@ class DSNet(Module):
         return found
 
     def guide(self, features: list) -> Any:
-        """What knows what is where, of the maps of the backbone: (N, width, h, w)."""
+        """What knows what is where.
+
+        Parameters
+        ----------
+        features : list of Variable, (N, channels, h, w)
+            The maps of the backbone, from fine to coarse.
+
+        Returns
+        -------
+        Variable, (N, width, h, w)
+            The guide, of the size of the map that it is made of.
+        """
         guide = self.context(features[self.guide_stage])
         return guide if self.refine is None else self.refine(guide)
 
@@ -152,7 +184,18 @@ class SmallBackbone(Module):
         ]
 
     def features(self, x: Any) -> list:
-        """The output of each stage, at 1/2, 1/4, ... of the size of x (N, in_channels, H, W)."""
+        """What the stages see.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            The output of each stage, at 1/2, 1/4, ... of the size of `x`.
+        """
         outputs = []
         for stage in self.stages:
             x = stage(x)
@@ -160,7 +203,18 @@ class SmallBackbone(Module):
         return outputs
 
     def forward(self, x: Any) -> list:
-        """`features`."""
+        """As `features`.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            From fine to coarse.
+        """
         return self.features(x)
 
 
@@ -196,7 +250,18 @@ class DilatedResNet(ResNet):
         del self.head
 
     def forward(self, x: Any) -> list:
-        """`features`."""
+        """As `features`.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            From fine to coarse.
+        """
         return self.features(x)
 
 

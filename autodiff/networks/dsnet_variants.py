@@ -62,7 +62,20 @@ class GuidedHead(Module):
         self.out_channels = 2 * channels + guide_channels
 
     def forward(self, low: Any, guide: Any) -> Any:
-        """low (N, low_channels, H, W), guide (N, G, h, w) -> (N, 2*channels + G, H, W)."""
+        """Join M, S and G.
+
+        Parameters
+        ----------
+        low : array, (N, low_channels, H, W)
+            The low-level features, in the dtype of the parameters.
+        guide : array, (N, guide_channels, h, w)
+            The guide, of the size of `low` or coarser.
+
+        Returns
+        -------
+        Variable, (N, 2*channels + guide_channels, H, W)
+            M, S and G, one after the other.
+        """
         modified = self.modify(low)
         guide = raised(guide, tuple(modified.shape[2:]))
         sampled = self.sample(modified, guide) if self.guided else self.sample(modified)
@@ -108,11 +121,35 @@ class ImageFilter(Module):
         self.kernel_size = kernel_size
 
     def kernels(self, guide: Any) -> Any:
-        """The kernels of each image: guide (N, G, h, w) -> (N, channels, k, k)."""
+        """The kernels of each image.
+
+        Parameters
+        ----------
+        guide : array, (N, guide_channels, h, w)
+            What they are made from, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, channels, k, k)
+            One for each image and channel.
+        """
         return self.generate(F.adaptive_avg_pool2d(self.look(guide), self.kernel_size))
 
     def forward(self, x: Any, guide: Any) -> Any:
-        """x (N, channels, H, W), guide (N, G, h, w) -> (N, channels, H, W)."""
+        """Filter each channel by the kernel of its image.
+
+        Parameters
+        ----------
+        x : array, (N, channels, H, W)
+            What is filtered, in the dtype of the parameters.
+        guide : array, (N, guide_channels, h, w)
+            What the kernels are made from.
+
+        Returns
+        -------
+        Variable, (N, channels, H, W)
+            Of the size of `x`; the border is zero.
+        """
         k, (n, c, *size) = self.kernel_size, x.shape
         kernels = self.kernels(guide).reshape((n * c, 1, k, k))
         # One image whose channels are those of all: each has a kernel of its own.
@@ -157,7 +194,18 @@ class NonLocal(Module):
             parameter.data[...] = 0
 
     def forward(self, x: Any) -> Any:
-        """x (N, channels, H, W) -> (N, channels, H, W)."""
+        """Add to each position what it sees.
+
+        Parameters
+        ----------
+        x : array, (N, channels, H, W)
+            The map, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, channels, H, W)
+            The sum.
+        """
         n, _, h, w = x.shape
         query, key, value = (
             layer(x).reshape((n, layer.weight.shape[0], h * w))

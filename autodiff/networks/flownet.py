@@ -102,7 +102,18 @@ class FlowNet(Module):
         self.conv2 = Conv2d(channels[0], channels[1], 5, stride=2, **options)
 
     def check(self, images: Any) -> None:
-        """Refuse images that cannot be halved so often."""
+        """Refuse images that cannot be halved so often.
+
+        Parameters
+        ----------
+        images : array, (N, in_channels, H, W)
+            The two images, channel after channel.
+
+        Raises
+        ------
+        ValueError
+            If they have another shape, or H or W is no multiple of ``2**levels``.
+        """
         step, shape = 1 << self.levels, tuple(images.shape)
         if len(shape) != 4 or shape[1] != self.in_channels or any(length % step for length in shape[2:]):
             raise ValueError(
@@ -111,7 +122,18 @@ class FlowNet(Module):
             )
 
     def flows(self, seen: Sequence[Any]) -> list:
-        """In pixels of the images, from coarse to fine."""
+        """The flows that the refinement finds.
+
+        Parameters
+        ----------
+        seen : sequence of Variable, (N, channels, h, w)
+            What was seen on the way down, from fine to coarse.
+
+        Returns
+        -------
+        list of Variable, (N, 2, h, w)
+            In pixels of the images, from coarse to fine.
+        """
         return [flow * flow.dtype.type(FLOW_UNIT) for flow in self.refinement(seen)]
 
     def predict(self, images: Any) -> np.ndarray:
@@ -209,9 +231,18 @@ class FlowNetS(FlowNet):
         self.refinement = Refinement(seen, expanded, **options)
 
     def forward(self, images: Any) -> list:
-        """Images (N, in_channels, H, W) to flows (N, 2, h, w) in pixels of the images, from coarse to fine.
+        """Find the flow between two images.
 
-        The last has a quarter of their height and width.
+        Parameters
+        ----------
+        images : array, (N, in_channels, H, W)
+            The two images, channel after channel, in the dtype of the parameters; H and W as for `check`.
+
+        Returns
+        -------
+        list of Variable, (N, 2, h, w)
+            Flows in pixels of the images, from coarse to fine; the last has a quarter of their height and
+            width.
         """
         self.check(images)
         second = _convolved(self.conv2, _convolved(self.conv1, images))
@@ -279,7 +310,18 @@ class FlowNetC(FlowNet):
         self.refinement = Refinement((two, three, *channels[3:]), expanded, **options)
 
     def forward(self, images: Any) -> list:
-        """As that of `FlowNetS`."""
+        """As that of `FlowNetS`.
+
+        Parameters
+        ----------
+        images : array, (N, in_channels, H, W)
+            The two images, channel after channel.
+
+        Returns
+        -------
+        list of Variable, (N, 2, h, w)
+            Flows in pixels of the images, from coarse to fine.
+        """
         self.check(images)
         half = self.in_channels // 2
         both = images[:, :half], images[:, half:]

@@ -61,7 +61,18 @@ class ResNet(Module):
         self.head = Linear(channels, classes, **options)
 
     def features(self, x: Any) -> list:
-        """The output of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x (N, in_channels, H, W)."""
+        """What the stages see.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            The output of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of `x`.
+        """
         x = F.relu(self.stem_norm(self.stem(x)))
         x = F.max_pool2d(x, 3, 2, 1)
         outputs = []
@@ -71,7 +82,18 @@ class ResNet(Module):
         return outputs
 
     def forward(self, x: Any) -> Any:
-        """x (N, in_channels, H, W) -> (N, classes)."""
+        """Find the class of each image.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        Variable, (N, classes)
+            Logarithms of probabilities up to a constant.
+        """
         return self.head(F.flatten(F.global_avg_pool(self.features(x)[-1])))
 
 

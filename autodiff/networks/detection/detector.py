@@ -52,7 +52,18 @@ class Detector(Module):
         return self
 
     def maps(self, x: Any) -> list:
-        """The maps of features of x (N, in_channels, H, W) that it looks at, from fine to coarse."""
+        """The maps of features that it looks at.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            From fine to coarse.
+        """
         return list(self.backbone.features(x)[-len(self.strides) :])
 
 

@@ -84,7 +84,22 @@ class RPN(Detector):
         self.rng = rng.spawn(1)[0]  # its own, whatever else is made with the caller's
 
     def forward(self, x: Any) -> tuple[list, list, list]:
-        """x (N, in_channels, H, W) to logits (N, K), codes (N, K, 4) and anchors (K, 4), of each map."""
+        """What the anchors of images may be.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        logits : list of Variable, (N, K)
+            Of each map: whether its K anchors are objects.
+        codes : list of Variable, (N, K, 4)
+            How each anchor has to be moved and scaled: see `decode_boxes`.
+        anchors : list of array, (K, 4)
+            The anchors, in pixels.
+        """
         logits, codes, anchors = [], [], []
         for number, features in enumerate(self.maps(x)):
             hidden = F.relu(self.hidden(features))

@@ -68,7 +68,18 @@ class FPN(Module):
         self.upsample = None if make is None else [make(width, **options) for _ in range(levels - 1)]
 
     def features(self, x: Any) -> list:
-        """The maps P_l of x (N, in_channels, H, W), from fine to coarse, (N, width, h, w) each."""
+        """The maps P_l of images.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, width, h, w)
+            From fine to coarse.
+        """
         seen = self.backbone.features(x)[-len(self.lateral) :]
         merged = [self.lateral[-1](seen[-1])]
         for level in reversed(range(len(seen) - 1)):
@@ -79,5 +90,16 @@ class FPN(Module):
         return [smooth(each) for smooth, each in zip(self.smooth, merged)]
 
     def forward(self, x: Any) -> list:
-        """`features`."""
+        """As `features`.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images.
+
+        Returns
+        -------
+        list of Variable, (N, width, h, w)
+            From fine to coarse.
+        """
         return self.features(x)

@@ -100,7 +100,18 @@ class RFCN(Detector):
         self.box_maps = predictor(channels, 4 * bins * bins, **options)
 
     def features(self, x: Any) -> list:
-        """What the heads see of x (N, in_channels, H, W), from fine to coarse."""
+        """What the heads see.
+
+        Parameters
+        ----------
+        x : array, (N, in_channels, H, W)
+            The images, in the dtype of the parameters.
+
+        Returns
+        -------
+        list of Variable, (N, channels, h, w)
+            From fine to coarse.
+        """
         found = []
         for features in self.maps(x):
             seen = features if self.reduce is None else F.relu(self.reduce(features))
@@ -148,7 +159,18 @@ class RFCN(Detector):
         return F.mean(pooled, (2, 3))
 
     def levels(self, regions: Any) -> np.ndarray:
-        """The map that each region is read from: a region twice as large from the next coarser one."""
+        """The map that each region is read from: a region twice as large from the next coarser one.
+
+        Parameters
+        ----------
+        regions : array, (R, 4)
+            Boxes in pixels of the images.
+
+        Returns
+        -------
+        array of int64, (R,)
+            Places in `strides`, from 0 on.
+        """
         regions = np.asarray(to_numpy(plain(regions)), np.float64)
         size = np.sqrt(np.maximum((regions[:, 2:] - regions[:, :2] + 1).prod(1), 1e-9))
         level = np.floor(np.log2(size / (self.cells * self.strides[0]) + 1e-9))
@@ -157,9 +179,27 @@ class RFCN(Detector):
     def targets(
         self, proposals: Sequence[Any], boxes: Sequence[Any], labels: Sequence[Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What is learned from: regions, their images, their classes, and their codes.
+        """What is learned from.
 
         The objects themselves are among the regions, as in the public implementations.
+
+        Parameters
+        ----------
+        proposals : sequence of array, (R, 4)
+            The regions of each image.
+        boxes, labels : sequence of array, (M, 4) and (M,)
+            The objects of each image and their classes, from 0 on.
+
+        Returns
+        -------
+        regions : array of float32, (S, 4)
+            Those of all images.
+        batch_index : array of int64, (S,)
+            The image of each.
+        classes : array of int64, (S,)
+            The class of each: 0 for the background, ``label + 1`` for objects.
+        codes : array of float32, (S, 4)
+            How each has to be moved and scaled to become its object; 0 for the background.
         """
         parts, classes, codes = [], [], []
         for found, objects, kinds in zip(proposals, boxes, labels):
