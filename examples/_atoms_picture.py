@@ -52,6 +52,7 @@ def draw_filters(
         for axis, sheet, title in zip(row, sheets, titles if number == 1 else ("", "", "")):
             show(axis, sheet, title)
         row[0].set_ylabel(str(number), color="C1", fontsize=12, rotation=0, labelpad=10)
+    right.supxlabel("each over its largest absolute value: red above zero, blue below", fontsize=8)
     figure.savefig(path, dpi=80)
 
 

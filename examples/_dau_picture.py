@@ -7,6 +7,7 @@ import numpy as np
 from _dau_training import Outcome
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import NullFormatter
 
 REACH = 4.0  # pixels from the centre that are drawn
@@ -24,9 +25,16 @@ def draw_places(path: Path, networks: Mapping[str, Sequence[Layers]]) -> None:
     axes = figure.subplots(2, columns)
     for row, layer in zip(axes, (0, 1)):
         for axis, (name, own) in zip(row, networks.items()):
-            _density(axis, own, layer)
+            shade = _density(axis, own, layer)
             axis.set_title(f"layer {layer + 2}, {name}", fontsize=9)
+        row[0].set_ylabel("displacement along y, pixels", fontsize=8)
+        bar = figure.colorbar(shade, ax=list(row[:-1]), pad=0.01)
+        bar.set_label("log(1 + 20 x sum of relative amplitudes)", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
         _distances(row[-1], networks["4 units"], layer)
+    for axis in axes[-1, :-1]:
+        axis.set_xlabel("displacement along x, pixels", fontsize=8)
+    axes[-1, -1].set_xlabel("distance from the centre, pixels", fontsize=8)
     figure.savefig(path, dpi=100)
 
 
@@ -36,17 +44,19 @@ def _relative(layers: Layers, layer: int) -> tuple[np.ndarray, np.ndarray]:
     return displacement, weight / weight.max()
 
 
-def _density(axis: Axes, networks: Sequence[Layers], layer: int) -> None:
+def _density(axis: Axes, networks: Sequence[Layers], layer: int) -> AxesImage:
     """Sum of the weights of all seeds over small squares, on a logarithmic scale."""
     both = [_relative(each, layer) for each in networks]
     place, weight = np.concatenate([p for p, _ in both]), np.concatenate([w for _, w in both])
     # An odd number of squares: the middle one is around zero.
     density, _, _ = np.histogram2d(*place.T, bins=61, range=[[-REACH, REACH]] * 2, weights=weight)
-    axis.imshow(np.log1p(20 * density), cmap="magma", extent=(-REACH, REACH, REACH, -REACH))
+    extent = (-REACH, REACH, REACH, -REACH)
+    shade = axis.imshow(np.log1p(20 * density), cmap="magma", vmin=0, vmax=5, extent=extent)
     for side in (1.5, 2.5):  # of 3 x 3 and 5 x 5 kernels
         x, y = np.array([-1, 1, 1, -1, -1]) * side, np.array([-1, -1, 1, 1, -1]) * side
         axis.plot(x, y, color="w", linewidth=0.6, linestyle=":")
     axis.tick_params(labelsize=7)
+    return shade
 
 
 def _distances(axis: Axes, networks: Sequence[Layers], layer: int) -> None:
@@ -56,7 +66,8 @@ def _distances(axis: Axes, networks: Sequence[Layers], layer: int) -> None:
         shares, edges = histogram(distance, amplitude)
         label = f"above {threshold:g}: {len(distance):,}" if threshold else f"all {len(distance):,}"
         axis.stairs(shares, edges, color=colour, label=label)
-    axis.set_title(f"layer {layer + 2}, 4 units: distance, weighted, px", fontsize=9)
+    axis.set_title(f"layer {layer + 2}, 4 units", fontsize=9)
+    axis.set_ylabel("share of the amplitude", fontsize=8)
     axis.legend(fontsize=7, title="relative amplitude", title_fontsize=7)
     axis.tick_params(labelsize=7)
 
@@ -88,7 +99,7 @@ def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]
             epochs = np.arange(1, len(loss) + 1)
             for axis, values in zip(axes, (loss, error)):
                 axis.plot(epochs, values, style, color=f"C{number}", label=f"{name}, {lr:g}", linewidth=1.2)
-    axes[0].set(title="loss", xlabel="epoch", yscale="log")
+    axes[0].set(title="cross-entropy on digits trained on, nats", xlabel="epoch", yscale="log")
     axes[1].set(title="error on held-out digits, %", xlabel="epoch", yscale="log")
     for axis in axes:
         axis.yaxis.set_major_formatter("{x:g}")

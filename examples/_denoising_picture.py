@@ -6,6 +6,7 @@ import numpy as np
 from _photographs import Noisy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from PIL import Image
 
 from autodiff.metrics import psnr
@@ -50,10 +51,10 @@ def most_varied(level: np.ndarray) -> tuple[slice, slice]:
     return slice(top, top + SIDE), slice(left, left + SIDE)
 
 
-def show(axis: Axes, image: np.ndarray, colours: str | None, low: float, high: float) -> None:
+def show(axis: Axes, image: np.ndarray, colours: str | None, low: float, high: float) -> AxesImage:
     """An image without ticks."""
-    axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
+    return axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
 def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.ndarray) -> None:
@@ -64,14 +65,18 @@ def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.nda
     top, bottom = axes
     show(top[0], scene.noisy, "gray", 0, 1)
     top[0].set_title("noisy", fontsize=9)
-    show(top[1], scene.level, "magma", 0, 60 / 255)
-    top[1].set_title("level of noise", fontsize=9)
     width = kernel_width(kernels)
-    show(top[2], width, "viridis", 0, float(np.quantile(width, 0.99)))
-    top[2].set_title("width of the predicted kernels", fontsize=9)
+    shades = (
+        show(top[1], 255 * scene.level, "magma", 0, 60),
+        show(top[2], width, "viridis", 0, float(np.quantile(width, 0.99))),
+    )
+    titles = "level of noise, of 255 grey levels", "width of the predicted kernels, pixels"
+    for axis, shade, title in zip(top[1:], shades, titles):
+        axis.set_title(title, fontsize=9)
+        figure.colorbar(shade, ax=axis, shrink=0.8).ax.tick_params(labelsize=7)
     for number, (axis, maps) in enumerate(zip(bottom, atoms), start=1):
         show(axis, as_colours(maps), None, 0, 1)
-        axis.set_title(f"atoms of layer {number}", fontsize=9)
+        axis.set_title(f"atoms of layer {number}: 3 components", fontsize=9)
     figure.savefig(path, dpi=80)
     with Image.open(path) as picture:  # noise in colours takes much space: 256 of them will do
         few = picture.convert("RGB").quantize()

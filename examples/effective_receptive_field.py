@@ -211,6 +211,7 @@ def draw(path: Path, photo: np.ndarray, maps: dict[Setting, np.ndarray]) -> None
     axes[0, 0].set_ylabel("all paths", fontsize=8)
     axes[1, 0].set_ylabel("fixed kernels", fontsize=8)
     bar = figure.colorbar(shade, ax=axes, shrink=0.8, ticks=(0, 0.5, 1))
+    bar.set_label("squared gradient, over its largest", fontsize=8)
     bar.ax.set_yticklabels([f"1e-{DECADES}", f"1e-{DECADES // 2}", "1"], fontsize=7)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
 

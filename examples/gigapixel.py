@@ -223,21 +223,24 @@ def measure(sizes: Sequence[int], tile: int, kept: Path | None) -> list[dict[str
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """Memory over time, in the share of time that each took."""
+    """The most memory against the size of the picture, and memory over time for the largest one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, len(WAYS), sharey=True)
-    for way, panel in zip(WAYS, panels):
-        for number, each in enumerate(row for row in found if row["way"] == way):
-            seconds, held = np.array(each["samples"]).T
-            name = f"{each['size']:,} x {each['size']:,}: {each['seconds']:.1f} s"
-            panel.plot(100 * seconds / each["seconds"], held, color=f"C{number}", label=name)
-            panel.axhline(each["size"] ** 2 * 3 / 1e6, color=f"C{number}", ls=":")
-        panel.set(title=f"by {way}", xlabel="% of the time")
-        panel.set_yscale("symlog", linthresh=1)
-        panel.legend(title="dotted: the picture alone", fontsize=8)
-    panels[0].set(ylabel="memory beyond that at the beginning, MB")
+    sizes, times = figure.subplots(1, 2)
+    megabytes = sorted({3e-6 * each["size"] ** 2 for each in found})
+    sizes.loglog(megabytes, megabytes, "k:", label="the picture itself")
+    for number, way in enumerate(WAYS):
+        own = sorted((each for each in found if each["way"] == way), key=lambda each: each["size"])
+        style = {"color": f"C{number}", "label": f"by {way}"}
+        sizes.loglog(megabytes, [each["most"] for each in own], "o-", **style)
+        seconds, held = np.array(own[-1]["samples"]).T
+        times.plot(seconds, held, lw=0.7, **style)
+    sizes.set(title="Most memory", xlabel="size of the picture, MB", ylabel="beyond that before, MB")
+    largest = f"The largest, {megabytes[-1]:,.0f} MB"
+    times.set(title=largest, xlabel="time, s", ylabel="beyond that before, MB")
+    sizes.legend()
+    times.legend(loc="lower right")
     figure.savefig(path, dpi=100)
 
 

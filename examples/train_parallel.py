@@ -173,7 +173,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     times.bar(names, [1e3 * each["step"] for each in found], color="0.7", label="step")
     times.bar(names, [1e3 * each["alone"] for each in found], 0.4, label="its share, without the others")
     times.set(ylabel="ms", title=f"A step on {BATCH} digits")
-    times.legend()
+    times.legend(loc="lower center")
     figure.savefig(path, dpi=100)
     print(f"drawn: {path}")
 

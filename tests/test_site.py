@@ -248,3 +248,82 @@ def test_a_problem_on_a_page_is_seen(tmp_path: Path) -> None:
         told = "\n".join(browser.problems)
         assert all(sign in told for sign in ("planted", "thrown", "FILE_NOT_FOUND"))
         assert browser.run(BROKEN)
+
+
+# One page of each kind: they differ in what they are made of.
+KINDS = (
+    "index",
+    "tour",
+    "gallery",
+    "search",
+    "glossary",
+    "benchmarks",
+    "guide/layouts",
+    "examples/denoising",
+    "notebooks/made/*",
+    "api/generated/dynarray.ddf",
+)
+VIOLATIONS = """axe.run().then(found => found.violations.map(
+    violation => [violation.id, violation.nodes.length, violation.nodes[0].target.join(" ")]))"""
+
+
+def violations(browser: Browser) -> list[list[object]]:
+    """What axe, a checker of accessible pages, has against the page: rule, how often, where first."""
+    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    browser.send(
+        "Runtime.evaluate", expression=Path(axe.__file__).with_name("axe.min.js").read_text("utf-8")
+    )
+    return browser.run(VIOLATIONS)
+
+
+@pytest.mark.slow
+def test_pages_can_be_used_by_everybody(site: Path, address: str, tmp_path: Path) -> None:
+    """Names for screen readers, contrast in light and dark, order of headings, and what else axe knows."""
+    wrong = {}
+    with Browser(chromium(), tmp_path / "profile") as browser:
+        for kind in KINDS:
+            path = sorted(site.glob(f"{kind}.html"))[0].relative_to(site)
+            browser.open(f"{address}/{path.as_posix()}")
+            for theme in ("light", "dark"):
+                browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+                if found := violations(browser):
+                    wrong[path.name, theme] = found
+    assert not wrong
+
+
+def test_a_page_that_not_everybody_can_use_is_seen(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    body = '<main><img src="x.png"><p style="color: #ccc">pale</main>'
+    bad.write_text(f'<html lang="en"><title>t</title>{body}')
+    with Browser(chromium(), tmp_path / "profile") as browser:
+        browser.open(bad.as_uri())
+        assert {"image-alt", "color-contrast"} <= {rule for rule, *_ in violations(browser)}
+
+
+FOCUS = """(() => {
+    const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
+    return {name: at.innerText || at.ariaLabel || at.title || at.tagName, tag: at.tagName,
+            seen: box.width > 0 && box.height > 0 && box.bottom > 0 && box.top < innerHeight,
+            marked: style.outlineStyle !== "none" || style.boxShadow !== "none",
+            inside: Boolean(at.closest("main"))};
+})()"""
+
+
+@pytest.mark.slow
+def test_the_site_by_keyboard(address: str, tmp_path: Path) -> None:
+    """Tab goes from one thing to the next, each visible and marked; the first leads past the navigation."""
+    with Browser(chromium(), tmp_path / "profile") as browser:
+        browser.open(f"{address}/index.html")
+        stops = []
+        for _ in range(20):
+            browser.press("Tab")
+            stops.append(browser.run(FOCUS))
+        assert stops[0]["name"].lower().startswith("skip to main")
+        assert any("search" in stop["name"].lower() for stop in stops)
+        assert len({(stop["tag"], stop["name"]) for stop in stops}) > 10, "the keyboard goes in a circle"
+        assert not [stop for stop in stops if not (stop["seen"] and stop["marked"])]
+        browser.open(f"{address}/index.html")
+        browser.press("Tab")
+        browser.press("Enter")
+        browser.press("Tab")
+        assert browser.run(FOCUS)["inside"]
