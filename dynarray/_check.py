@@ -32,6 +32,15 @@ def check_shape(
 _split = lru_cache(str.split)  # a small call spends more time on its checks than anywhere else
 
 
+def check_count(caller: str, function: str, names: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Require an array, or None, for each of the names."""
+    if len(arrays) != len(names):
+        raise ValueError(
+            f"{caller}: arrays must be those of {function}, ({', '.join(names)}), with None where one is "
+            f"left out; got {len(arrays)}"
+        )
+
+
 def check_divides(
     operator: str, argument: str, divisor: str, dividend: str, sizes: Mapping[str, int]
 ) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from rawkernels import forks
 
 from ._backward import backward_of as backward_of
+from ._check import check_count
 from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
 from ._foreign import OWN, view
 from ._halo import Halo, Reach, mirrors
@@ -262,8 +263,8 @@ class Operator:
         Raises
         ------
         TypeError, ValueError
-            If the operator says nothing of what it reads, for parameters that it does not take, and where
-            there is no halo, as with ``border="wrap"``.
+            If the operator says nothing of what it reads, for arrays and parameters that are not its own, and
+            where there is no halo, as with ``border="wrap"``.
 
         Examples
         --------
@@ -275,7 +276,8 @@ class Operator:
         """
         if self.reads is None:
             raise TypeError(f"{self.name}: nothing says what its outputs read, so that it has no halo")
-        given = {name: array for name, array in zip(self.arrays, arrays, strict=True) if array is not None}
+        check_count("halo", self.name, self.arrays, arrays)
+        given = {name: array for name, array in zip(self.arrays, arrays) if array is not None}
         chosen = self.chosen(params)
         mirrors(self.name, chosen)
         reaches = self.reads(self.name, chosen, given, origin or (0,) * len(self.reads.space.image))

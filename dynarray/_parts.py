@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._check import check_count
 from ._dispatch import library_of
 from ._geometry import LINE, PLANE, Space
 from ._halo import ONE, Halo, Range, Reach, frame, mirrors, needed, region
@@ -290,11 +291,7 @@ class Call:
     """A function, and arrays of which it is given parts."""
 
     def __init__(self, caller: str, recipe: Recipe, arrays: Sequence[Any]) -> None:
-        if len(arrays) != len(recipe.names):
-            raise ValueError(
-                f"{caller}: arrays must be those of {recipe.name}, ({', '.join(recipe.names)}), with None "
-                f"where one is left out; got {len(arrays)}"
-            )
+        check_count(caller, recipe.name, recipe.names, arrays)
         self.caller, self.recipe, self.axes = caller, recipe, len(recipe.halo.space.image)
         self.given = {name: array for name, array in zip(recipe.names, arrays) if array is not None}
         at_outputs, values = recipe.halo.at_outputs.split(), recipe.halo.values.split()

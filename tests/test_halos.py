@@ -121,6 +121,8 @@ def test_a_halo_is_refused_by_name() -> None:
         local.halo({"strode": 1}, arrays)
     with pytest.raises(ValueError, match=r"local_filter2d: stride must be at least 1"):
         local.halo({"stride": 0}, arrays)
+    with pytest.raises(ValueError, match=r"those of local_filter2d, \(x, weight, channel_weight\)"):
+        local.halo({}, arrays[:2])
     silent = dyn.Operator(
         **{f: getattr(local, f) for f in local.__dataclass_fields__ if f not in ("reads", "_passed")}
     )

@@ -192,14 +192,23 @@ def test_the_makefile_installs_extras_that_exist() -> None:
     assert {extra for group in installed for extra in group.split(",")} <= set(extras)
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_the_page_on_installing_lists_every_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \|[^|]*\|[^|]*\|$", page, flags=re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`([a-z0-9]+)`", row)]
+    assert sorted(listed) == sorted(project()["optional-dependencies"])
+
+
+def test_every_command_of_the_pages_exists() -> None:
     targets = make_targets()
     assert {"demo", "test", "lint", "bench", "gpu-test"} <= set(targets)
-    named = set(
-        re.findall(r"(?:^|`)make ([a-z][a-z-]*)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    )
-    assert {"demo", "test"} <= named
-    assert named <= set(targets)
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        page: set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", page.read_text("utf-8"), flags=re.MULTILINE))
+        for page in pages
+    }
+    assert {"demo", "test"} <= named[pages[0]]
+    assert set().union(*named.values()) <= set(targets)
 
 
 def test_ci_runs_the_test_command_of_the_readme(tmp_path: Path) -> None:
