@@ -104,6 +104,8 @@ def draw_rates(path: Path, curves: Mapping[str, Mapping[float, Sequence[Outcome]
     for axis in axes:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    axes[1].set_yticks([2, 3, 5, 10, 20, 50])
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    low, high = axes[1].get_ylim()
+    axes[1].set_yticks([tick for tick in (1, 2, 3, 5, 10, 20, 30, 50) if low < tick < high])
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, fontsize=8, title="filters, learning rate", loc="outside right center")
     figure.savefig(path, dpi=100)

@@ -28,7 +28,8 @@ def test_the_quantiles_are_those_of_student(seeds) -> None:
         ("-0.130 ± 0.100", None, -1, "as claimed"),
         ("0.120 ± 0.100", None, 1, "not told apart"),
         ("0.120 ± 0.100", None, 0, "no difference seen"),
-        ("-0.130 ± 0.100", None, 0, "there is a difference"),
+        ("-0.130 ± 0.100", None, 0, "there is a difference: smaller"),
+        ("0.130 ± 0.100", None, 0, "there is a difference: larger"),
         # Deviations 3 and 4 make 5: a difference counts beyond 6.2.
         ("16.3 ± 3.0", "10.0 ± 4.0", 1, "as claimed"),
         ("16.1 ± 3.0", "10.0 ± 4.0", 1, "not told apart"),

@@ -282,8 +282,10 @@ def number(text: str) -> tuple[float, float]:
 
 def verdict(mean: float, error: float, sign: int) -> str:
     """What 95 % of such means would say, by t times the standard error."""
+    if sign == 0 and abs(mean) > error:
+        return f"there is a difference: {'larger' if mean > 0 else 'smaller'}"
     if sign == 0:
-        return "no difference seen" if abs(mean) <= error else "there is a difference"
+        return "no difference seen"
     if abs(mean) <= error:
         return "not told apart"
     return "as claimed" if mean * sign > 0 else "the reverse"
