@@ -12,7 +12,7 @@ from skimage import data
 from skimage.color import rgb2gray
 
 SIZE = 64, 96
-FARTHEST = 8.0  # pixels that the centre of an object moves, at most
+FARTHEST = 6.0  # pixels that the centre of an object moves, at most
 TRAINING = (
     *("astronaut", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry"),
     *("brick", "grass", "gravel", "coins", "moon", "page"),

@@ -114,7 +114,7 @@ SHOWN = 3  # held-out pairs in the picture
 DRAWN = PLAIN, WIDE, SUM, MEAN  # networks in the picture
 POINTS = 16  # of a curve
 NETWORKS = Path("optical_flow.parts")  # where they are until they are drawn
-STEREO_FACTOR = 7  # 64 x 96 pixels, disparities of up to 8.6
+STEREO_FACTOR = 7  # 64 x 96 pixels, disparities of up to 8.6: farther than objects move in training
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "optical_flow.png"
 
 
