@@ -1,6 +1,6 @@
-"""Pictures of optical flow, in the colours of the Middlebury benchmark."""
+"""Pictures of optical flow, in the colours of the Middlebury benchmark, and of errors against steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ def _wheel() -> np.ndarray:
 
 
 WHEEL = _wheel()
+LINES = *(f"C{number}" for number in range(10)), "black", "gold"  # of curves
 
 
 def colours(flow: np.ndarray, largest: float) -> np.ndarray:
@@ -58,12 +59,13 @@ def draw(
     for row in range(rows - 1):
         first, second = pairs.images[row]
         largest = np.hypot(*pairs.flow[row]).max()
-        shown = [pairs.flow[row], *(flow[row] for flow in flows.values())]
+        truth = pairs.flow[row]
         _images(axes[row], first, second)
-        for column, (axis, flow) in enumerate(zip(axes[row, 2:], shown)):
-            axis.imshow(colours(flow, largest))
-            if column:  # the first is the truth
-                _error(axis, np.hypot(*(flow - pairs.flow[row])))
+        axes[row, 2].imshow(colours(truth, largest))
+        _error(axes[row, 2], "nothing moves: ", np.hypot(*truth))
+        for axis, flow in zip(axes[row, 3:], flows.values()):
+            axis.imshow(colours(flow[row], largest))
+            _error(axis, "error ", np.hypot(*(flow[row] - truth)))
     inset = axes[0, 2].inset_axes([0.74, 0.6, 0.26, 0.4])
     inset.imshow(wheel_picture())
     inset.axis("off")
@@ -71,8 +73,10 @@ def draw(
     truth = np.where(stereo.visible[0], -stereo.flow[0, 1], np.nan)
     for axis, disparity in zip(axes[-1, 2:], [truth, *(-flow[0, 1] for flow in stereo_flows.values())]):
         mapped = axis.imshow(disparity, vmin=0, vmax=np.nanmax(truth), cmap="viridis")
-        if disparity is not truth:
-            _error(axis, abs(disparity - truth))
+        if disparity is truth:
+            _error(axis, "nothing moves: ", truth)
+        else:
+            _error(axis, "error ", abs(disparity - truth))
         axis.set_facecolor("0.8")
     _name(axes, ["first image", "second image", "truth", *flows])
     axes[-1, 0].set_ylabel("stereo pair:\ndisparity", fontsize=8)
@@ -80,9 +84,34 @@ def draw(
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
 
 
-def _error(axis: Axes, distances: np.ndarray) -> None:
-    """How far it is from the truth, below a picture."""
-    axis.set_xlabel(f"error {np.nanmean(distances):.2f} px", fontsize=7, labelpad=2)
+def draw_curves(
+    path: Path, steps: Sequence[int], panels: Mapping[str, Mapping[str, np.ndarray]], still: float
+) -> None:
+    """Panels of curves (seeds, points), whose means are lines, and whose extremes bound what is shaded."""
+    figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    names = dict.fromkeys(name for curves in panels.values() for name in curves)
+    colour = dict(zip(names, LINES, strict=False))  # the same in every panel
+    for axis, (title, curves) in zip(axes, panels.items()):
+        for name, errors in curves.items():
+            axis.plot(steps, errors.mean(0), marker=".", label=name, linewidth=1, color=colour[name])
+            axis.fill_between(steps, errors.min(0), errors.max(0), color=colour[name], alpha=0.15)
+        for share, words in ((1, "nothing moves"), (3, "a third of that")):
+            axis.axhline(still / share, color="0.5", linestyle=":" if share == 3 else "--", linewidth=1)
+            axis.text(steps[-1], still / share, words, ha="right", va="bottom", fontsize=7, color="0.3")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("steps of training", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.legend(fontsize=7, frameon=False)
+    # A training that diverges may have errors of thousands; they are beyond the frame.
+    axes[0].set_ylim(0, 1.4 * still)
+    axes[0].set_ylabel("end-point error on held-out pairs, pixels", fontsize=8)
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
+
+
+def _error(axis: Axes, words: str, distances: np.ndarray) -> None:
+    """A mean distance, below a picture."""
+    axis.set_xlabel(f"{words}{np.nanmean(distances):.2f} px", fontsize=7, labelpad=2)
 
 
 def _images(axes: Sequence, first: np.ndarray, second: np.ndarray) -> None:

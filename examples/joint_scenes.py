@@ -48,10 +48,9 @@ Maps = list[Scene]  # a scene has as many as its quantity has components
 def made(quantity: str, photos: Sequence[np.ndarray], rng: np.random.Generator) -> Maps:
     """The depth of a scene, or its flow along y and x, under its image."""
     grid = np.indices(SIZE).astype(float)
-    image, maps = np.zeros(SIZE), np.zeros((1 if quantity == "depth" else 2, *SIZE))
+    image, maps = np.zeros(SIZE, np.float32), np.zeros((1 if quantity == "depth" else 2, *SIZE))
     for number, layer in enumerate(random_layers(photos, rng)):
-        opacity = layer.opacity(grid)
-        image += opacity * (layer.brightness(grid) - image)
+        opacity = layer.paint(image)
         if quantity == "depth":
             slope = rng.normal(0, 0.03, 2)
             own = 3 * number + rng.uniform(0, 3) + np.tensordot(slope, grid - layer.centre[:, None, None], 1)
@@ -162,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_options(parser, NAME, steps=1000)
     options = finish_options(parser.parse_args(argv))
-    count = 2 if options.quick else 40
+    count = 8 if options.quick else 40
     jobs = {
         (quantity, seed): (quantity, seed, options.steps, count)
         for seed in range(options.seeds)

@@ -275,28 +275,43 @@ def test_effective_receptive_field(tmp_path: Path) -> None:
 
 def test_optical_flow_runs_quickly(tmp_path: Path) -> None:
     done = run("optical_flow.py", "--quick", cwd=tmp_path)
-    mean, networks = rf"{NUMBER} ± {NUMBER}", ["FlowNetS", "DSCNN, S = 7", "S = 7, no residual"]
-    networks += ["S = 7, no attention", "S = 3", "S = 1 (DFN)"]
-    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{mean} +{mean} +([012]) of 2 +\d+ +{mean}$"
+    mean = rf"{NUMBER} ± {NUMBER}"
+    averaged, wide = ["in place, mean", "beside, mean"], "wide convolution beside"
+    networks = ["FlowNetS", wide, "in place, sum", averaged[0], "beside, sum", averaged[1]]
+    parts = ["S = 3", "S = 1", "no residual", "no attention", "neither"]
+    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{NUMBER} +{mean} +{mean} +\d+ +{mean}$"
     rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
-    assert list(rows) == networks
+    assert list(rows) == [*networks, "beside, max, no attention", *parts]
     costs = {name: float(cells[1]) for name, cells in rows.items()}
-    assert costs["S = 1 (DFN)"] < costs["S = 3"] < costs["DSCNN, S = 7"] == costs["S = 7, no residual"]
-    errors = {name: [float(cells[k]) for k in (2, 4, 6)] for name, cells in rows.items()}
-    (still,) = re.findall(rf"^nothing moves +{NUMBER} +{NUMBER} +{NUMBER}$", done.stdout, re.M)
-    for found in errors.values():
+    assert costs["FlowNetS"] < costs["in place, sum"] < costs["beside, sum"]
+    assert costs["S = 1"] < costs["S = 3"] < costs["beside, sum"] == costs["no residual"]
+    assert costs["no attention"] == costs["neither"] < costs["beside, max, no attention"]
+    errors = {name: [float(cells[k]) for k in (2, 5, 7)] for name, cells in rows.items()}
+    still = re.findall(rf"^nothing moves +{NUMBER} +100.0 +{NUMBER} +{NUMBER}$", done.stdout, re.M)[0]
+    for name, cells in rows.items():
+        share = 100 * errors[name][0] / float(still[0])
+        assert float(cells[4]) == pytest.approx(share, rel=1e-3)
+    for name in ("FlowNetS", wide, *averaged):
         # A few steps move little, and nothing breaks.
-        assert found == pytest.approx([float(value) for value in still], rel=0.5)
+        assert errors[name] == pytest.approx([float(value) for value in still], rel=0.5)
     questions = re.findall(rf"\?  +(\w.*?) - (\w.*?)  +{mean} +([012]) of 2$", done.stdout, re.M)
-    assert len(questions) == 5
+    assert len(questions) == 13
     for one, other, change, _, _ in questions:
         assert float(change) == pytest.approx(errors[one][0] - errors[other][0], abs=2e-3)
-    harsh = re.findall(rf"^(harsh .*?)  +{mean} +{mean} +{mean} +{mean} +([012]) of 2$", done.stdout, re.M)
-    assert [row[0] for row in harsh] == ["harsh start", "harsh start, no residual"]
-    for row in harsh:
-        first, highest = float(row[1]), float(row[3])
-        assert 20 < first <= highest
-    check_picture(tmp_path / "optical_flow.png")
+    cells = rf"^(\w.*?)  +(yes|no) +(yes|no) +{mean} +{mean} +{mean} +{mean} +{mean}$"
+    left_out = re.findall(cells, done.stdout, re.M)
+    assert [row[:3] for row in left_out] == [
+        ("beside, sum", "yes", "yes"),
+        ("no residual", "no", "yes"),
+        ("no attention", "yes", "no"),
+        ("neither", "no", "no"),
+    ]
+    for name, _, _, error, _, failed, _, highest, *_ in left_out:
+        assert float(error) == errors[name][0]
+        assert failed in ("0", "50", "100")
+        assert float(highest) > 20  # kernels ten times as large
+    for name in ("optical_flow.png", "optical_flow_curves.png"):
+        check_picture(tmp_path / name)
 
 
 def detection_rows(output: str) -> dict[str, list[float]]:

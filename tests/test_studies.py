@@ -199,6 +199,76 @@ def test_made_scenes_have_planes_and_edges(examples) -> None:
     assert low.shape == (16, 24)
 
 
+def test_flow_networks_differ_by_the_layer_alone(examples) -> None:
+    """Counted by hand: 32 inputs, 24 outputs, 7 x 7 regions, 3 x 3 taps, 48 channels behind the layer."""
+    flow, network = examples("optical_flow"), examples("_flow_network")
+
+    def count(module: Any) -> int:
+        return sum(parameter.data.size for parameter in module.parameters())
+
+    made = {variant.name: network.make(variant, 0) for variant in flow.VARIANTS}
+    kernels, attention = 33 * 24 * (32 + 9), 33 * 24 * 49 + 33 * 24 * 9
+    layer = (32 * 9 + 1) * 32 + kernels + attention + 25 * 48
+    assert count(made[flow.SUM].sampling) == layer
+    assert count(made[flow.WIDE].sampling) == pytest.approx(layer, rel=0.01)
+    assert count(made[flow.WIDE]) == pytest.approx(count(made[flow.SUM]), rel=0.01)
+    assert count(made["no attention"].sampling) == layer - attention
+    assert made[flow.PLAIN].sampling is None and made[flow.PLACED].conv3 is None
+    # Beside it 48 channels more come to three layers; in its place as many as before come to one.
+    third = (25 * 32 + 1) * 48
+    assert count(made[flow.PLACED]) == count(made[flow.PLAIN]) + layer - third
+    joined = 48 * (9 * 48 + 9 * 2 + 16 * 16)
+    assert count(made[flow.SUM]) == count(made[flow.PLAIN]) + layer + joined
+    # The cells of Table 4: the network has what its row says that it has.
+    params = {name: made[name].sampling for name in (flow.SUM, "no residual", "no attention", "neither")}
+    found = {
+        name: (each.params["kernel_residual"], each.params["attention_residual"], bool(each.sample_attention))
+        for name, each in params.items()
+    }
+    assert found == {
+        flow.SUM: (True, True, True),
+        "no residual": (False, False, True),
+        "no attention": (True, True, False),
+        "neither": (False, False, False),
+    }
+
+
+def test_flow_is_learned_from_pairs_that_are_new_in_every_step(examples, monkeypatch) -> None:
+    """One network and another see the same pairs; no step, and no other seed, sees them again."""
+    flow, seen = examples("optical_flow"), {}
+    make_pairs = flow.make_pairs
+    for name, seed in ((flow.PLAIN, 0), (flow.S1, 0), (flow.PLAIN, 1)):
+        own = seen[name, seed] = []
+
+        def spy(*args, own=own, **named):
+            own.append(make_pairs(*args, **named))
+            return own[-1]
+
+        (variant,) = (each for each in flow.VARIANTS if each.name == name)
+        flow.data_of(2)  # which draws pairs too, those that are held out
+        monkeypatch.setattr(flow, "make_pairs", spy)
+        flow.train(flow.Job(variant, seed, steps=3, batch=2, rate=1e-3, tests=2))
+        monkeypatch.setattr(flow, "make_pairs", make_pairs)
+    images = {key: [image.tobytes() for pairs in own for image in pairs.images] for key, own in seen.items()}
+    assert images[flow.PLAIN, 0] == images[flow.S1, 0]
+    assert len({*images[flow.PLAIN, 0], *images[flow.PLAIN, 1]}) == 12
+
+
+def test_a_network_that_breaks_has_failed(examples, monkeypatch) -> None:
+    """Its loss is not finite; then it is taken to say that nothing moves, to the end of its curve."""
+    flow = examples("optical_flow")
+    variant = flow.VARIANTS[0]
+    with np.errstate(all="ignore"):
+        found = flow.judge(flow.Job(variant, 0, steps=20, batch=2, rate=1e30, tests=4))
+    data = flow.data_of(4)
+    still = np.hypot(data.held_out.flow[:, 0], data.held_out.flow[:, 1]).mean()
+    assert np.isnan(found["losses"][-1]) and len(found["errors"]) == flow.POINTS
+    assert found["errors"][-1] == pytest.approx(still, rel=1e-6)
+    outcome = flow.outcome_of(examples("_parts").read(found))
+    made = flow.Tables({(variant.name, 0): outcome}, data, 1)
+    assert made.failed(variant.name) == "100"
+
+
 def test_decoupled_filters_runs_quickly(tmp_path: Path) -> None:
     done = run("decoupled_filters.py", "--quick", cwd=tmp_path)
     assert done.stdout.startswith(QUICK)
