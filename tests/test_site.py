@@ -250,19 +250,18 @@ def test_a_problem_on_a_page_is_seen(tmp_path: Path) -> None:
         assert browser.run(BROKEN)
 
 
-# One page of each kind: they differ in what they are made of.
+# One page of each kind: they differ in what they are made of. Of long ones axe takes long.
 KINDS = (
     "index",
-    "tour",
     "gallery",
     "search",
-    "glossary",
-    "benchmarks",
+    "dynamic_sampling",
     "guide/layouts",
-    "examples/denoising",
-    "notebooks/made/*",
-    "api/generated/dynarray.ddf",
+    "examples/gradient_in_ten_lines",
+    "notebooks/made/a_tape_in_100_lines",
+    "api/autodiff.files",
 )
+DARK = ("index", "guide/layouts")  # other colours, the same parts
 VIOLATIONS = """axe.run().then(found => found.violations.map(
     violation => [violation.id, violation.nodes.length, violation.nodes[0].target.join(" ")]))"""
 
@@ -277,17 +276,17 @@ def violations(browser: Browser) -> list[list[object]]:
 
 
 @pytest.mark.slow
-def test_pages_can_be_used_by_everybody(site: Path, address: str, tmp_path: Path) -> None:
+def test_pages_can_be_used_by_everybody(address: str, tmp_path: Path) -> None:
     """Names for screen readers, contrast in light and dark, order of headings, and what else axe knows."""
     wrong = {}
     with Browser(chromium(), tmp_path / "profile") as browser:
         for kind in KINDS:
-            path = sorted(site.glob(f"{kind}.html"))[0].relative_to(site)
-            browser.open(f"{address}/{path.as_posix()}")
-            for theme in ("light", "dark"):
+            browser.open(f"{address}/{kind}.html")
+            assert not browser.problems
+            for theme in ("light", "dark") if kind in DARK else ("light",):
                 browser.run(f"document.documentElement.dataset.theme = '{theme}'")
                 if found := violations(browser):
-                    wrong[path.name, theme] = found
+                    wrong[kind, theme] = found
     assert not wrong
 
 
@@ -301,8 +300,9 @@ def test_a_page_that_not_everybody_can_use_is_seen(tmp_path: Path) -> None:
 
 
 FOCUS = """(() => {
+    document.getAnimations().forEach(animation => animation.finish());
     const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
-    return {name: at.innerText || at.ariaLabel || at.title || at.tagName, tag: at.tagName,
+    return {name: at.innerText || at.ariaLabel || at.title, tag: at.tagName,
             seen: box.width > 0 && box.height > 0 && box.bottom > 0 && box.top < innerHeight,
             marked: style.outlineStyle !== "none" || style.boxShadow !== "none",
             inside: Boolean(at.closest("main"))};
@@ -314,14 +314,16 @@ def test_the_site_by_keyboard(address: str, tmp_path: Path) -> None:
     """Tab goes from one thing to the next, each visible and marked; the first leads past the navigation."""
     with Browser(chromium(), tmp_path / "profile") as browser:
         browser.open(f"{address}/index.html")
-        stops = []
-        for _ in range(20):
+        browser.press("Tab")
+        stops = [browser.run(FOCUS)]
+        while stops[-1]["tag"] != "BODY" and len(stops) < 100:  # where it goes when all have been visited
             browser.press("Tab")
             stops.append(browser.run(FOCUS))
+        assert stops.pop()["tag"] == "BODY", "the keyboard is caught"
         assert stops[0]["name"].lower().startswith("skip to main")
         assert any("search" in stop["name"].lower() for stop in stops)
-        assert len({(stop["tag"], stop["name"]) for stop in stops}) > 10, "the keyboard goes in a circle"
-        assert not [stop for stop in stops if not (stop["seen"] and stop["marked"])]
+        assert sum(stop["inside"] for stop in stops) > 5
+        assert not [stop for stop in stops if not (stop["name"] and stop["seen"] and stop["marked"])]
         browser.open(f"{address}/index.html")
         browser.press("Tab")
         browser.press("Enter")
