@@ -239,6 +239,9 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     sizes.set(title="Most memory", xlabel="size of the picture, MB", ylabel="beyond that before, MB")
     largest = f"The largest, {megabytes[-1]:,.0f} MB"
     times.set(title=largest, xlabel="time, s", ylabel="beyond that before, MB")
+    sizes.set_xticks(megabytes, [f"{each:.0f}" for each in megabytes])
+    sizes.set_yticks([10, 100, 1000], ["10", "100", "1000"])
+    sizes.minorticks_off()
     sizes.legend()
     times.legend(loc="lower right")
     figure.savefig(path, dpi=100)
