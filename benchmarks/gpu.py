@@ -88,7 +88,7 @@ def _pieces(results: Path, quick: bool, sample: tuple[str, ...]) -> dict[str, Pi
         Piece(
             "tests",
             180,
-            ((*pytest, *beside, "-m", "gpu and not slow", "--ignore", "tests/test_gpu.py", *contract),),
+            ((*pytest, *beside, "-m", _FIRST, "--ignore", "tests/test_gpu.py", *contract),),
         ),
         Piece(
             "streams",
@@ -111,11 +111,12 @@ def _pieces(results: Path, quick: bool, sample: tuple[str, ...]) -> dict[str, Pi
             ((*bench, "run", "--no-first-calls", *few, *output, str(results / f"cuda-{today()}.json")),),
         ),
         Piece("growth", 300, ((*bench, "growth", *output, str(results / f"growth-cuda-{today()}.json")),)),
-        Piece("slow", 550, ((*pytest, *beside, "-m", "gpu and slow"),)),
+        Piece("slow", 550, ((*pytest, *beside, "-m", "gpu and slow and not long"),)),
     )
     return {piece.name: piece for piece in made}
 
 
+_FIRST = "gpu and not slow and not long"  # "-m" takes the place of the one in pyproject.toml
 DEFAULT = ("info", "tests", "streams", "sanitizer", "benchmarks")
 
 

@@ -22,8 +22,20 @@ def test_the_pieces_of_a_run_stay_under_ten_minutes():
     assert set(gpu.DEFAULT) < set(made) == set(gpu.pieces(Path("results"), quick=True))
 
 
+def collected(command):
+    """The tests that a command line of pytest selects."""
+    done = subprocess.run(
+        [*command, "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, pytest.ExitCode.NO_TESTS_COLLECTED), done.stdout[-2000:] + done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("tests/")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "quick"), [("tests", False), ("streams", False), ("streams", True)])
+@pytest.mark.parametrize(
+    ("name", "quick"), [("tests", False), ("streams", False), ("streams", True), ("slow", False)]
+)
 def test_the_selected_tests_exist(name, quick):
     """pytest finds something for each command line; on this machine it may skip it."""
     for command in gpu.pieces(Path("results"), quick=quick)[name].commands:
@@ -31,13 +43,11 @@ def test_the_selected_tests_exist(name, quick):
         if "-n" in arguments:
             at = arguments.index("-n")
             del arguments[at : at + 2]
-        done = subprocess.run(
-            [*arguments, "--collect-only", "-q", "-p", "no:cacheprovider"],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-        chosen = [line for line in done.stdout.splitlines() if line.startswith("tests/")]
+        chosen = collected(arguments)
         assert chosen and all("cuda" in line for line in chosen)
+        marks = arguments.index("-m", arguments.index("pytest")) + 1
+        arguments[marks] = f"({arguments[marks]}) and long"
+        assert not collected(arguments), "these take hours, of the minutes that there are"
         if name == "tests":
             (quick_command,) = gpu.pieces(Path("results"), quick=True)[name].commands
             for word in quick_command[-1].split(" or "):
