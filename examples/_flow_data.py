@@ -190,10 +190,11 @@ def render(layers: Sequence[Layer], rng: np.random.Generator) -> tuple[np.ndarra
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Pixel by pixel: what is drawn anew for every step of a training must take less time than the step
+# Pixel by pixel: what is drawn anew for every step of a training must take less time than the step.
+# Each process compiles for itself: Numba's own cache tells sources apart by their size and time alone.
 
 
-@njit(cache=True)
+@njit
 def _blend(image: Any, opacity: Any, photo: Any, into: Any) -> None:
     """Paint over an image what is between the pixels of a photograph, to whose places `into` leads.
 
@@ -212,7 +213,7 @@ def _blend(image: Any, opacity: Any, photo: Any, into: Any) -> None:
             image[i, k] += opacity[i, k] * (upper + down * (lower - upper) - image[i, k])
 
 
-@njit(cache=True)
+@njit
 def _opacities(radii: Any, around: Any, high: int, wide: int) -> Any:
     """Of a layer, from whose centre `around` leads to pixels."""
     opacity, reach = np.zeros((high, wide), np.float32), radii.max() + 0.5
@@ -222,7 +223,7 @@ def _opacities(radii: Any, around: Any, high: int, wide: int) -> Any:
     return opacity
 
 
-@njit(cache=True)
+@njit
 def _follow(owner: Any, radii: Any, motions: Any, around: Any) -> Any:
     """The flow, and what is visible; `around` leads there from the second image, for each layer."""
     high, wide = owner.shape
@@ -239,13 +240,13 @@ def _follow(owner: Any, radii: Any, motions: Any, around: Any) -> Any:
     return flow, visible
 
 
-@njit(cache=True)
+@njit
 def _moved(rows: Any, y: float, x: float) -> Any:
     """A point after an affine map."""
     return rows[0, 0] * y + rows[0, 1] * x + rows[0, 2], rows[1, 0] * y + rows[1, 1] * x + rows[1, 2]
 
 
-@njit(cache=True)
+@njit
 def _opacity(radii: Any, reach: float, y: float, x: float) -> float:
     """Of a layer at a point, seen from its centre: from 1 to 0 across one pixel of its outline."""
     squared = y * y + x * x

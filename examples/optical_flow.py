@@ -196,8 +196,9 @@ def train(job: Job) -> tuple[FlowNetS, np.ndarray, np.ndarray]:
         optimizer.step(tape.gradient(loss, optimizer.parameters))
         if step + 1 in measured:
             errors.append(held_out_error(network, data.held_out))
-    missing = len(measured) - len(errors)
-    return network, losses, np.array(errors + missing * [held_out_error(network, data.held_out)])
+    if missing := len(measured) - len(errors):
+        errors += missing * [held_out_error(network, data.held_out)]
+    return network, losses, np.array(errors)
 
 
 def judge(job: Job, folder: Path | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ def collected(command):
     return [line for line in done.stdout.splitlines() if line.startswith("tests/")]
 
 
+@cache
+def long_tests():
+    """Those of a GPU that `make test-long` alone runs."""
+    found = collected([sys.executable, "-m", "pytest", "-m", "gpu and long"])
+    assert found
+    return set(found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "quick"), [("tests", False), ("streams", False), ("streams", True), ("slow", False)]
@@ -45,9 +54,7 @@ def test_the_selected_tests_exist(name, quick):
             del arguments[at : at + 2]
         chosen = collected(arguments)
         assert chosen and all("cuda" in line for line in chosen)
-        marks = arguments.index("-m", arguments.index("pytest")) + 1
-        arguments[marks] = f"({arguments[marks]}) and long"
-        assert not collected(arguments), "these take hours, of the minutes that there are"
+        assert not set(chosen) & long_tests(), "these take hours, of the minutes that there are"
         if name == "tests":
             (quick_command,) = gpu.pieces(Path("results"), quick=True)[name].commands
             for word in quick_command[-1].split(" or "):
