@@ -77,6 +77,30 @@ def strip(dtype: str) -> int:
 
 
 @DTYPES
+@pytest.mark.parametrize("columns", [1, 3, 4, 8, 9, 12, 19])
+def test_of_terms_side_by_side(backend: Any, rng: np.random.Generator, dtype: str, columns: int) -> None:
+    """Each row of b holds what several terms read, each one element behind the one before."""
+    from dynarray.cpu.engine.products import MIXED_BYTES, NEIGHBOURS, Extent, Factor, Target
+
+    length, groups = 3 * MIXED_BYTES // np.dtype(dtype).itemsize, 4
+    for number in (*NEIGHBOURS, 1):
+        a = planes(rng, 1, groups * number, length, dtype)
+        b = rng.standard_normal((columns, groups, 2 * length)).astype(dtype)
+        b[:, :, length + number - 1 :] = np.nan  # shifted in, and left out
+        at = (2 * length * np.arange(groups)[:, None] + np.arange(number)).ravel()
+        out = np.full((columns + 1, length), np.nan, dtype)
+        found = Target(out.ravel(), 0, length, length)
+        right = Factor(b.ravel(), 0, groups * 2 * length, at, None)
+        extent = Extent(1, columns, groups * number, length)
+        compiled("product_of_neighbours")(found, factor(a, False), right, extent, number)
+        windows = np.lib.stride_tricks.sliding_window_view(b[:, :, : length + number - 1], length, axis=2)
+        expected = expected_sums(a, windows.reshape(columns, -1, length), None)[0]
+        bound = np.finfo(dtype).eps * (groups * number + 1) * (np.abs(expected).max() + groups * number)
+        np.testing.assert_allclose(out[:-1], expected, rtol=0, atol=bound)
+        assert np.isnan(out[-1]).all()
+
+
+@DTYPES
 def test_of_any_size(backend: Any, rng: np.random.Generator, dtype: str) -> None:
     for rows, columns, terms in product(range(1, 8), range(1, 10), (1, 2, 5)):
         for add, strips in ((False, 3), (True, 1)):

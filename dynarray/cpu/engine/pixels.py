@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from .compile import borrowing_jit
 from .gemm import Matrix
-from .vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Writer, written
+from .vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Loop, Writer, written
 
 _SIDE = 8  # of a block that is transposed in registers
 _CACHE_SETS = 64  # of the first cache
@@ -40,6 +40,32 @@ def copy(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: A
     """memcpy of `count` elements between contiguous arrays: for the short rows of small images."""
     to, from_ = writer.builder.gep(target, [at]), writer.builder.gep(source, [start])
     cgutils.raw_memcpy(writer.builder, to, from_, count, writer.itemsize)
+
+
+@written(REGISTER_BYTES)
+def _copy_rows(
+    writer: Writer, target: Any, at: Any, pitch: Any, source: Any, start: Any, line: Any, size: Any
+) -> None:
+    """target[at + i*pitch + j] = source[start + i*line + j] for i, j below `size`, of the elements in a row.
+
+    Most rows are so short that a call of memcpy for each takes longer than its work.
+    """
+    builder, lanes = writer.builder, at.type(writer.lanes)
+    number, count = (builder.extract_value(size, k) for k in range(2))
+    vectors, long = builder.udiv(count, lanes), builder.icmp_signed(">=", count, lanes)
+    with GuardedLoop(builder, number, []) as row:
+        to = builder.gep(target, [builder.add(at, builder.mul(row.k, pitch))])
+        from_ = builder.gep(source, [builder.add(start, builder.mul(row.k, line))])
+        with builder.if_else(long) as (by_vectors, one_by_one):
+            with by_vectors:
+                with Loop(builder, vectors, []) as vector:
+                    place = builder.mul(vector.k, lanes)
+                    writer.store(writer.load(from_, place), to, place)
+                last = builder.sub(count, lanes)  # may hold again what others did
+                writer.store(writer.load(from_, last), to, last)
+            with one_by_one, GuardedLoop(builder, count, []) as element:
+                value = writer.element(from_, element.k)
+                builder.store(value, builder.gep(to, [element.k]))
 
 
 @written(LINE_BYTES)
@@ -120,11 +146,14 @@ def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) 
     """
     (top, bottom), (low, end) = covered(rows, image)
     origin, step = rows.origin, rows.step
+    if step[1] == 1:
+        line, first = image.strides[0] // image.itemsize, (rows.first + top) * step[0] + origin[0]
+        to, start = at + top * rows.width + low, first * line + low + origin[1]
+        _copy_rows(target, to, rows.width, image, start, step[0] * line, (bottom - top, end - low))
+        return
     for i in range(top, bottom):
         base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
-        if step[1] == 1:
-            copy(target, base + low, line, low + origin[1], end - low)
-        elif step[1] == 2:
+        if step[1] == 2:
             _copy_every_second(target, base + low, line, 2 * low + origin[1], end - low)
         else:
             for j in range(low, end):
@@ -136,13 +165,15 @@ def unpack_rows(source: np.ndarray, at: int, image: np.ndarray, rows: PackedRows
     """The reverse of `pack_rows`."""
     (top, bottom), (low, end) = covered(rows, image)
     origin, step = rows.origin, rows.step
+    if step[1] == 1:
+        line, first = image.strides[0] // image.itemsize, (rows.first + top) * step[0] + origin[0]
+        to, start = first * line + low + origin[1], at + top * rows.width + low
+        _copy_rows(image, to, step[0] * line, source, start, rows.width, (bottom - top, end - low))
+        return
     for i in range(top, bottom):
         base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
-        if step[1] == 1:
-            copy(line, low + origin[1], source, base + low, end - low)
-        else:
-            for j in range(low, end):
-                line[j * step[1] + origin[1]] = source[base + j]
+        for j in range(low, end):
+            line[j * step[1] + origin[1]] = source[base + j]
 
 
 @borrowing_jit

@@ -11,13 +11,14 @@ are neighbours.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import gemm
-from .compile import ZERO, borrowing_jit
-from .vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
+from .compile import FALSE, ZERO, borrowing_jit
+from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
 
 # As many sums as fit into the registers with the operands. Two registers a plane, where they suffice, take
 # fewer loads for the offsets of planes; one leaves room for more columns.
@@ -25,6 +26,9 @@ _PAIR_ROWS, _PAIR_COLUMNS = 3, 4
 _PAIR_BYTES = (2 if MANY_REGISTERS else 1) * REGISTER_BYTES
 PRODUCT_ROWS = 3
 WIDE, NARROW = (9, 4) if MANY_REGISTERS else (3, 2)  # columns whose sums are made together
+# Where a load that crosses a cache line, as all of whole lines do, costs more than to shift what is there.
+NEIGHBOURS = (7, 5, 3) if REGISTER_BYTES == LINE_BYTES else ()
+_NEIGHBOUR_BLOCKS = (8, 1), (3, 4)  # columns and vectors: of enough sums that none waits for another
 MIXED_BYTES = (4 if MANY_REGISTERS else 2) * REGISTER_BYTES  # sums enough that none waits for another
 RUN_BYTES = gemm.TILE_ROW_BYTES  # a strip of planes, in which memory is counted: whole vectors of any kind
 
@@ -65,6 +69,14 @@ class _Block(NamedTuple):
     # Sums fill the registers, so that it matters in which order operands are read; and the last row or column
     # stands in for those that there are not: fewer sums would be too few to keep the arithmetic busy.
     full: bool
+
+
+class _Neighbours(NamedTuple):
+    """What is compiled of `_write_neighbours`."""
+
+    columns: int
+    vectors: int
+    neighbours: int
 
 
 def _write_block(
@@ -121,6 +133,46 @@ def _write_held(
             for those, each in zip(factors, rights, strict=True):
                 totals = _one_more(writer, totals, those, writer.load(each, line), block.full)
             _store(writer, totals, to, _places(writer, target, rows, [number]), add, block.full)
+
+
+def _write_neighbours(writer: Writer, target: Any, a: Any, b: Any, extent: Any, column: Any) -> None:
+    """``target[0, column + j] = sum over k of a[k] * b[k, column + j]``, for several vectors at a time.
+
+    Of each so many terms as are neighbours those of b begin at neighbouring elements: two vectors of each
+    column hold all of them.
+    """
+    builder, block = writer.builder, writer.variant
+    columns, zero = _numbers(builder, column, block.columns, extent.columns), column.type(0)
+    places = _places(writer, target, [zero], columns)
+    b_lines = [writer.place(b.lines, number) for number in columns]
+    turns = builder.udiv(_vectors(writer, extent), column.type(block.vectors))
+    with Loop(builder, turns, []) as turn:
+        shift = builder.mul(turn.k, turn.k.type(block.vectors))
+        left, right, to = _shifted(writer, shift, a, b, target)
+        rights = [builder.gep(right, [line]) for line in b_lines]
+        steps = [zero.type(vector * writer.lanes) for vector in range(block.vectors + 1)]
+
+        def step(k: Any, sums: list) -> list:
+            number = builder.mul(k, k.type(block.neighbours))
+            a_terms = [writer.place(a.terms, builder.add(number, k.type(n))) for n in range(block.neighbours)]
+            b_term = writer.place(b.terms, number)
+            held, sums = [writer.load(each, b_term) for each in rights], list(sums)
+            for vector in range(block.vectors):
+                factors = [writer.load(left, builder.add(term, steps[vector])) for term in a_terms]
+                for j, each in enumerate(rights):
+                    beyond = writer.load(each, builder.add(b_term, steps[vector + 1]))
+                    values = writer.neighbours(held[j], beyond, block.neighbours)
+                    for pair in zip(factors, values, strict=True):
+                        mine = vector * block.columns + j
+                        sums[mine] = writer.multiply_add(sums[mine], *pair)
+                    held[j], sums = beyond, writer.in_order(sums)
+            return sums
+
+        groups = builder.udiv(extent.terms, extent.terms.type(block.neighbours))
+        totals = writer.sums(block.vectors * block.columns, groups, step)
+        for vector in range(block.vectors):
+            these = totals[vector * block.columns : (vector + 1) * block.columns]
+            _store(writer, these, builder.gep(to, [steps[vector]]), places, None, True)
 
 
 def _numbers(builder: Any, first: Any, count: int, end: Any) -> list:
@@ -254,6 +306,42 @@ product_of_rows, product_of_row = _many_columns(PRODUCT_ROWS), _many_columns(1)
 _block_of_rows, _block_of_terms = (
     written(REGISTER_BYTES, _Block(PRODUCT_ROWS, WIDE, full=True))(write)
     for write in (_write_block, _write_held)
+)
+
+
+@borrowing_jit
+def _product_of_strangers(target: Target, a: Factor, b: Factor, extent: Extent, neighbours: int) -> None:
+    """`product_of_neighbours` of any number, in which none counts as one."""
+    product_of_row(target, a, b, extent, FALSE)
+
+
+def _of_neighbours(number: int, otherwise: Callable) -> Callable:
+    """`product_of_neighbours` of `number`, and for others what stands for them."""
+    (most, _), (few, _) = _NEIGHBOUR_BLOCKS
+    blocks = (_Neighbours(columns, vectors, number) for columns, vectors in _NEIGHBOUR_BLOCKS)
+    wide, narrow = (written(REGISTER_BYTES, block)(_write_neighbours) for block in blocks)
+
+    @borrowing_jit
+    def product(target: Target, a: Factor, b: Factor, extent: Extent, neighbours: int) -> None:
+        j = 0
+        if neighbours != number:
+            otherwise(target, a, b, extent, neighbours)
+            return
+        while j < extent.columns:
+            if extent.columns - j <= few:
+                narrow(target, a, b, extent, j)
+                j += few
+            else:
+                wide(target, a, b, extent, j)
+                j += most
+
+    return product
+
+
+# `product_of_row`, which sets, where of each so many terms those of b begin at neighbouring elements: one of
+# `NEIGHBOURS`, or 1. Runs are of whole `MIXED_BYTES`, and b is read up to one vector behind them.
+product_of_neighbours = reduce(
+    lambda others, number: _of_neighbours(number, others), NEIGHBOURS, _product_of_strangers
 )
 
 

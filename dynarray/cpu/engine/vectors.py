@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+binding.initialize_native_asmparser()
 _FEATURES = binding.get_host_cpu_features()
 # Of one register; and whether there are 32 of them, not 16.
 REGISTER_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
@@ -168,6 +169,20 @@ class Writer:
     def multiply_add(self, total: Any, a: Any, b: Any) -> Any:
         """total + a * b."""
         return self.add(total, self.multiply(a, b))
+
+    def neighbours(self, first: Any, second: Any, number: int) -> list:
+        """Of two vectors in a row, those that begin at element 0, 1, ... of the first: so many of them.
+
+        Only where `REGISTER_BYTES` are those of AVX-512. Loads from there would cross cache lines, and take
+        twice the time; so would, nearly, the instructions that LLVM takes for such a shuffle.
+        """
+        name = "valignd" if self.itemsize == 4 else "valignq"
+        kind = ir.FunctionType(self._vector, [self._vector] * 2)
+        shifted = (
+            self.builder.asm(kind, f"{name} $${start}, $1, $2, $0", "=v,v,v", [first, second], False)
+            for start in range(1, number)
+        )
+        return [first, *shifted]
 
     def total(self, vector: Any) -> Any:
         """The sum of a vector's elements, halves added until one is left."""

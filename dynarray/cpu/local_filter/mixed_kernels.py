@@ -15,6 +15,7 @@ from ..engine.products import (
     Factor,
     Target,
     mix_planes,
+    product_of_neighbours,
     product_of_row,
     product_of_rows,
 )
@@ -67,8 +68,10 @@ def _find_tile(number: int, group: int, plan: MixedPlan) -> MixedTile:
 
 @borrowing_jit
 def _pack_images(target: np.ndarray, images: np.ndarray, tile: MixedTile, plan: MixedPlan) -> None:
-    """The planes of some channels that the taps read for a tile of outputs, zeros outside the image."""
-    clear(target, 0, len(target))
+    """The planes of some channels that the taps read for a tile of outputs, zeros outside the image.
+
+    Those are there: a caller writes them once for all channels of a tile.
+    """
     taps, tiles, stride = plan.taps, plan.tiles, plan.stride
     rows = tiles.rows + taps.halo
     for c in range(len(images)):
@@ -104,8 +107,7 @@ def _unpack_positions(
 def _pack_around(
     target: np.ndarray, apart: int, planes: np.ndarray, tile: MixedTile, plan: MixedPlan
 ) -> None:
-    """Planes of outputs where the taps of a tile of pixels lead back to, zeros where there are none."""
-    clear(target, 0, len(target))
+    """Planes of outputs where the taps of a tile of pixels lead back to, among zeros that are there."""
     taps, tiles = plan.taps, plan.tiles
     origin = (tiles.first_y - taps.halo, tiles.first_x - taps.lead + tile.column)
     rows = PackedRows(tile.row, tile.rows + taps.halo, tiles.pitch, origin, (1, 1))
@@ -124,7 +126,7 @@ def _strip_length(j: int, tile: MixedTile, plan: MixedPlan, itemsize: int) -> in
 @borrowing_jit
 def _kernels_of(number: int, tile: MixedTile, plan: MixedPlan) -> int:
     """Which set of kernels a filter of a group is made of."""
-    return tile.group * plan.of_group + number if plan.sets > 1 else 0
+    return tile.group * plan.channels.of_group + number if plan.channels.sets > 1 else 0
 
 
 @rolled_jit
@@ -132,29 +134,43 @@ def mixed_forward_items(
     start: int, stop: int, scratch: MixedScratch, inputs: MixedInputs, y: np.ndarray, plan: MixedPlan
 ) -> None:
     """Items: (tile, group). Kernels are left matrices (taps, B) in panels."""
-    groups, bases = inputs.mixture.shape[1:3]
-    share, taps = y.shape[1] // groups, plan.taps
-    together, strip, count = share // plan.of_group, plan.strip, len(taps.at)
-    panel = bases * gemm.TILE_ROWS
-    size = (count + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
-    width = gemm.TILE_ROW_BYTES // y.itemsize
+    groups, share = inputs.mixture.shape[1], y.shape[1] // inputs.mixture.shape[1]
     for item in range(start, stop):
         tile = _find_tile(item // groups, item % groups, plan)
         first = tile.group * share
         _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, tile.group], tile, plan)
-        _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
-        for number in range(plan.of_group):
-            kernels = gemm.Matrix(inputs.kernels, _kernels_of(number, tile, plan) * size, panel)
-            for j in range(0, tile.rows * plan.tiles.pitch, strip):
-                length = _strip_length(j, tile, plan, y.itemsize)
+        clear(scratch.images, 0, len(scratch.images))
+        for channel in range(0, share, plan.channels.block):
+            channels = min(plan.channels.block, share - channel)
+            own = slice(first + channel, first + channel + channels)
+            _pack_images(scratch.images, inputs.x[tile.sample, own], tile, plan)
+            _filter_images(scratch, inputs.kernels, (channel, channels), tile, plan)
+            _unpack_positions(scratch.results, plan.span, y[tile.sample, own], tile, plan)
+
+
+@borrowing_jit
+def _filter_images(
+    scratch: MixedScratch, kernels: np.ndarray, which: tuple, tile: MixedTile, plan: MixedPlan
+) -> None:
+    """The outputs of some channels of a tile: the first, and how many."""
+    taps, strip, count, (channel, channels) = plan.taps, plan.strip, len(plan.taps.at), which
+    panel = len(plan.mixture) * gemm.TILE_ROWS
+    size = (count + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
+    width = gemm.TILE_ROW_BYTES // kernels.itemsize
+    together = channels if plan.channels.of_group == 1 else 1
+    for number in range(channels // together):
+        left = gemm.Matrix(kernels, _kernels_of(channel + number, tile, plan) * size, panel)
+        for j in range(0, tile.rows * plan.tiles.pitch, strip):
+            length = _strip_length(j, tile, plan, kernels.itemsize)
+            if channel == 0 or not plan.channels.kept:
                 mixture = gemm.RightStrips(scratch.mixture, j, width, plan.mixture)
                 made = gemm.Matrix(scratch.filters, ZERO, strip)
-                gemm.multiply(made, kernels, mixture, (count, length), scratch.corner, FALSE)
-                results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
-                filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
-                images = Factor(scratch.images, number * plan.image + j, plan.image, taps.at, None)
-                product_of_row(results, filters, images, Extent(ONE, together, count, length), FALSE)
-        _unpack_positions(scratch.results, plan.span, y[tile.sample, first : first + share], tile, plan)
+                gemm.multiply(made, left, mixture, (count, length), scratch.corner, FALSE)
+            results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
+            filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
+            images = Factor(scratch.images, number * plan.image + j, plan.image, taps.at, None)
+            extent = Extent(ONE, together, count, length)
+            product_of_neighbours(results, filters, images, extent, taps.neighbours)
 
 
 @rolled_jit
@@ -168,47 +184,45 @@ def mixed_pixels_items(
     plan: MixedPlan,
 ) -> None:
     """The gradient of x. Items: (tile, group). Kernels are matrices (taps, B), of which x is not there."""
-    groups, bases = inputs.mixture.shape[1:3]
-    share, taps = grad_x.shape[1] // groups, plan.taps
+    groups, share = inputs.mixture.shape[1], grad_x.shape[1] // inputs.mixture.shape[1]
     for item in range(start, stop):
         tile = _find_tile(item // groups, item % groups, plan)
         first = tile.group * share
-        grads = grad_output[tile.sample, first : first + share]
         mixture = inputs.mixture[tile.sample, tile.group]
+        clear(scratch.mixture, 0, len(scratch.mixture))
         _pack_around(scratch.mixture, plan.image, mixture, tile, plan)
-        _pack_around(scratch.images, plan.image, grads, tile, plan)
-        for s in range(len(taps.origin_y)):
-            for number in range(plan.of_group):
-                at = _kernels_of(number, tile, plan) * len(taps.at) * bases
-                _filter_back(scratch, inputs.kernels, at, number, s, tile, plan)
-            _unpack_pixels(scratch.results, grad_x[tile.sample, first : first + share], s, tile, plan)
+        clear(scratch.images, 0, len(scratch.images))
+        for channel in range(0, share, plan.channels.block):
+            channels = min(plan.channels.block, share - channel)
+            own = slice(first + channel, first + channel + channels)
+            _pack_around(scratch.images, plan.image, grad_output[tile.sample, own], tile, plan)
+            for s in range(len(plan.taps.origin_y)):
+                _filter_back(scratch, inputs.kernels, (channel, channels), s, tile, plan)
+                _unpack_pixels(scratch.results, grad_x[tile.sample, own], s, tile, plan)
 
 
 @borrowing_jit
 def _filter_back(
-    scratch: MixedScratch,
-    kernels: np.ndarray,
-    at: int,
-    number: int,
-    s: int,
-    tile: MixedTile,
-    plan: MixedPlan,
+    scratch: MixedScratch, kernels: np.ndarray, which: tuple, s: int, tile: MixedTile, plan: MixedPlan
 ) -> None:
-    """One phase of the stride, of the channels that one filter of a group serves."""
-    bases, taps, strip = len(plan.mixture), plan.taps, plan.strip
-    together = len(scratch.results) // plan.span // plan.of_group
+    """One phase of the stride, of some channels: the first, and how many."""
+    bases, taps, strip, (channel, channels) = len(plan.mixture), plan.taps, plan.strip, which
+    together = channels if plan.channels.of_group == 1 else 1
     first, end = taps.end[s], taps.end[s + 1]
     places = taps.at[first:end]
-    for j in range(0, tile.rows * plan.tiles.pitch, strip):
-        length = _strip_length(j, tile, plan, kernels.itemsize)
-        made = Target(scratch.filters, ZERO, ZERO, strip)
-        mixture = Factor(scratch.mixture, j, places, plan.image, None)
-        extent = Extent(ONE, end - first, bases, length)
-        mix_planes(made, kernels, at + first * bases, mixture, extent)
-        results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
-        filters = Factor(scratch.filters, ZERO, ZERO, strip, None)
-        grads = Factor(scratch.images, number * plan.image + j, plan.image, places, None)
-        product_of_row(results, filters, grads, Extent(ONE, together, end - first, length), FALSE)
+    for number in range(channels // together):
+        at = (_kernels_of(channel + number, tile, plan) * len(taps.at) + first) * bases
+        for j in range(0, tile.rows * plan.tiles.pitch, strip):
+            length = _strip_length(j, tile, plan, kernels.itemsize)
+            if channel == 0 or not plan.channels.kept:
+                made = Target(scratch.filters, first * strip, ZERO, strip)
+                mixture = Factor(scratch.mixture, j, places, plan.image, None)
+                mix_planes(made, kernels, at, mixture, Extent(ONE, end - first, bases, length))
+            results = Target(scratch.results, number * plan.span + j, ZERO, plan.span)
+            filters = Factor(scratch.filters, first * strip, ZERO, strip, None)
+            grads = Factor(scratch.images, number * plan.image + j, plan.image, places, None)
+            extent = Extent(ONE, together, end - first, length)
+            product_of_neighbours(results, filters, grads, extent, taps.neighbours)
 
 
 @borrowing_jit
@@ -245,10 +259,11 @@ def mixed_weights_items(
         for place in range(low, high):
             tile = _find_tile(place, group, plan)
             _pack_positions(scratch.mixture, plan.span, inputs.mixture[tile.sample, group], tile, plan)
+            clear(scratch.images, 0, len(scratch.images))
             _pack_images(scratch.images, inputs.x[tile.sample, first : first + share], tile, plan)
             given = grad_output[tile.sample, first : first + share]
             _pack_positions(scratch.results, plan.span, given, tile, plan)
-            for number in range(plan.of_group):
+            for number in range(plan.channels.of_group):
                 needs = (grad_kernels.size > 0, grad_mixture.size > 0)
                 _correlate_filter(scratch, inputs.kernels, number, tile, plan, needs)
                 if needs[0]:
@@ -264,7 +279,7 @@ def _correlate_filter(
 ) -> None:
     """What the channels of a filter add to the gradients: their sum first, the gradient of the filter."""
     bases, taps, strip, span = len(plan.mixture), plan.taps, plan.strip, plan.span
-    together, count = len(scratch.results) // span // plan.of_group, len(taps.at)
+    together, count = len(scratch.results) // span // plan.channels.of_group, len(taps.at)
     panel, width = count * gemm.TILE_ROWS, gemm.TILE_ROW_BYTES // scratch.filters.itemsize
     size = (bases + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * panel
     for j in range(0, tile.rows * plan.tiles.pitch, strip):

@@ -3,8 +3,9 @@
 A tile is some rows and columns of positions, for all channels of a group. What it reads is packed into planes
 of one row length, in which a tap is one offset: the image, a plane for each phase of the stride that is
 read, and the mixture; or, for the gradient of the image, that of the output and the mixture, each with the
-rows and columns around the tile that its taps lead back to. The filters of a strip of positions are made of
-the mixture, applied to all channels, and forgotten: they never leave the first caches.
+rows and columns around the tile that its taps lead back to. Few channels are packed at once, and the filters
+of a strip of positions are made of the mixture, applied to them, and forgotten; where there are more
+channels, filters are made once for all positions of a tile. So neither leaves the caches of a core.
 """
 
 import math
@@ -14,30 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import gemm, parallel
-from ..engine.products import MIXED_BYTES
-from ..engine.vectors import REGISTER_BYTES
+from ..engine.products import MIXED_BYTES, NEIGHBOURS
+from ..engine.vectors import LINE_BYTES, REGISTER_BYTES
 
 MIXED_TILE_BYTES = 512 * 1024  # packed planes of a tile: half of a common L2 cache
 MIXED_STRIP_BYTES = 24 * 1024  # filters of a strip: most of a common L1 cache
 _LEAST_WIDTH = 32  # of a part of a row
+_BLOCK = 8  # channels whose packed planes stay in the first cache while all their taps go by
 _DOUBLE = np.dtype(np.float64)
-
-
-class MixedCall(NamedTuple):
-    """What a plan depends on."""
-
-    x: tuple[int, int, int, int]
-    kernels: tuple[int, int, int, int]  # (B, one or all channels, kh, kw)
-    mixture: tuple[int, int, int, int, int]
-    itemsize: int
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int]
-
-    @property
-    def filters(self) -> int:
-        """Filters of a group at a position: one for all channels, or where kernels differ one for each."""
-        return 1 if self.kernels[1] == 1 else self.x[1] // self.mixture[1]
 
 
 class MixedTiles(NamedTuple):
@@ -64,6 +49,43 @@ class MixedTaps(NamedTuple):
     origin_x: np.ndarray
     halo: int  # rows of a packed plane beyond those of the tile
     lead: int  # and columns
+    neighbours: int  # so many taps, one after the other, read pixels side by side: one of `NEIGHBOURS`, or 1
+
+
+class MixedChannels(NamedTuple):
+    """How the channels of a group are dealt with."""
+
+    sets: int  # of kernels: one, or one for each channel
+    of_group: int  # filters of a group at a position
+    block: int  # channels that are packed and filtered at once
+    kept: bool  # whether the filters of a whole tile are made once for all blocks
+
+
+class MixedCall(NamedTuple):
+    """What a plan depends on."""
+
+    x: tuple[int, int, int, int]
+    kernels: tuple[int, int, int, int]  # (B, one or all channels, kh, kw)
+    mixture: tuple[int, int, int, int, int]
+    itemsize: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def share(self) -> int:
+        """Channels of a group."""
+        return self.x[1] // self.mixture[1]
+
+    @property
+    def filters(self) -> int:
+        """Filters of a group at a position: one for all channels, or where kernels differ one for each."""
+        return 1 if self.kernels[1] == 1 else self.share
+
+    def channels(self, *, backward: bool) -> MixedChannels:
+        """In blocks, but for the gradients of kernels and mixture, which are sums over all of them."""
+        block = self.share if backward else min(self.share, _BLOCK)
+        return MixedChannels(self.kernels[1], self.filters, block, self.filters == 1 and self.share > block)
 
 
 class MixedPlan(NamedTuple):
@@ -72,8 +94,7 @@ class MixedPlan(NamedTuple):
     tiles: MixedTiles
     taps: MixedTaps
     stride: tuple[int, int]
-    sets: int  # of kernels: one, or one for each channel
-    of_group: int  # filters of a group at a position
+    channels: MixedChannels
     strip: int  # positions whose filters are made at once
     span: int  # of a tile, in whole vectors
     image: int  # elements of the packed planes of a channel
@@ -109,20 +130,23 @@ def plan_outputs(call: MixedCall, *, backward: bool) -> tuple[MixedPlan, MixedSc
     planes, plane_of_tap = np.unique(phase, return_inverse=True)
     plane_of_tap = plane_of_tap.reshape(-1)
     halo, lead = int(shift_y.max()), int(shift_x.max())
-    share = call.x[1] // call.mixture[1]
-    held = share * (len(planes) + 1) + (2 if backward else 1) * call.kernels[0]
+    channels = call.channels(backward=backward)
+    held = channels.block * (len(planes) + 1) + (2 if backward else 1) * call.kernels[0]
+    held += channels.kept * len(phase)
     tiles = _mixed_tiles(call, call.mixture[3:], (0, 0), (halo, lead), held)
     plane = (tiles.rows + halo) * tiles.pitch
     at = plane_of_tap * plane + shift_y * tiles.pitch + shift_x
     phase_y, phase_x = np.divmod(planes, call.stride[1])
+    end = np.array([0, len(at)])
     taps = MixedTaps(
         number=np.arange(len(at)),
         at=at,
-        end=np.array([0, len(at)]),
+        end=end,
         origin_y=phase_y - call.padding[0],
         origin_x=phase_x - call.padding[1],
         halo=halo,
         lead=lead,
+        neighbours=_neighbours(at, end),
     )
     return _finish(call, tiles, taps, len(planes) * plane, backward=backward)
 
@@ -131,7 +155,7 @@ def plan_outputs(call: MixedCall, *, backward: bool) -> tuple[MixedPlan, MixedSc
 def plan_pixels(call: MixedCall) -> tuple[MixedPlan, MixedScratch]:
     """For tiles of pixels: the gradient of x, one phase of the stride after the other."""
     phase, shift_y, shift_x = _axes(call)
-    order = np.argsort(phase, kind="stable")
+    order = len(phase) - 1 - np.argsort(phase[::-1], kind="stable")  # as what they read lies in memory
     planes, counts = np.unique(phase, return_counts=True)
     halo, lead = int(shift_y.max()), int(shift_x.max())
     steps = list(zip(call.x[2:], call.padding, call.stride, strict=True))
@@ -140,20 +164,38 @@ def plan_pixels(call: MixedCall) -> tuple[MixedPlan, MixedScratch]:
         (size - 1 + padding) // stride - begin + 1
         for (size, padding, stride), begin in zip(steps, first, strict=True)
     ]
-    held = 2 * (call.x[1] // call.mixture[1]) + call.kernels[0]
+    channels = call.channels(backward=False)
+    held = 2 * channels.block + call.kernels[0] + channels.kept * len(order)
     tiles = _mixed_tiles(call, tuple(positions), tuple(first), (halo, lead), held)
     phase_y, phase_x = np.divmod(planes, call.stride[1])
+    at, end = ((halo - shift_y) * tiles.pitch + lead - shift_x)[order], np.append(0, np.cumsum(counts))
     taps = MixedTaps(
         number=order,
-        at=((halo - shift_y) * tiles.pitch + lead - shift_x)[order],
-        end=np.append(0, np.cumsum(counts)),
+        at=at,
+        end=end,
         origin_y=phase_y - call.padding[0],
         origin_x=phase_x - call.padding[1],
         halo=halo,
         lead=lead,
+        neighbours=_neighbours(at, end),
     )
     plane = (tiles.rows + halo) * tiles.pitch
     return _finish(call, tiles, taps, plane, mixture=plane)
+
+
+def _neighbours(at: np.ndarray, end: np.ndarray) -> int:
+    """So many taps, one after the other, of one plane of the image, read pixels side by side."""
+    for number in NEIGHBOURS:
+        if not (np.diff(end) % number).any() and (np.diff(at.reshape(-1, number)) == 1).all():
+            return number
+    return 1
+
+
+def _pitch(width: int, lead: int, itemsize: int) -> int:
+    """Elements from row to row of a packed plane: whole cache lines, where those are not much more."""
+    line, least = LINE_BYTES // itemsize, width + lead
+    whole = -(-least // line) * line
+    return whole if lead and 8 * whole <= 9 * least else least
 
 
 def _mixed_tiles(
@@ -169,15 +211,17 @@ def _mixed_tiles(
     best = None
     for across in range(1, max(1, wide // _LEAST_WIDTH) + 1):
         width = -(-wide // across)
-        rows = max(1, min(high, most // (width + reach[1]) - reach[0], wanted // width))
-        fits = (rows + reach[0]) * (width + reach[1]) <= most
-        cost = (width + reach[1]) / width * (1 + 4 * reach[0] / (rows * math.prod(call.kernels[2:])))
+        pitch = _pitch(width, reach[1], call.itemsize)
+        rows = max(1, min(high, most // pitch - reach[0], wanted // width))
+        fits = (rows + reach[0]) * pitch <= most
+        cost = pitch / width * (1 + 4 * reach[0] / (rows * math.prod(call.kernels[2:])))
         if best is None or (not fits, cost) < best[0]:
             best = (not fits, cost), rows, width
     assert best is not None
     _, rows, width = best
     down, across = -(-high // rows), -(-wide // width)
-    return MixedTiles(high, wide, -(-high // down), width, width + reach[1], down, across, *first)
+    pitch = _pitch(width, reach[1], call.itemsize)
+    return MixedTiles(high, wide, -(-high // down), width, pitch, down, across, *first)
 
 
 def _finish(
@@ -190,17 +234,17 @@ def _finish(
     backward: bool = False,
 ) -> tuple[MixedPlan, MixedScratch]:
     """The plan, and the sizes of its scratch; `mixture` is the size of a plane that is not a tile."""
-    bases, count, share = call.kernels[0], len(taps.at), call.x[1] // call.mixture[1]
+    bases, count, channels = call.kernels[0], len(taps.at), call.channels(backward=backward)
     whole = MIXED_BYTES // call.itemsize  # which is whole tiles of a matrix product, too
     span = -(-tiles.rows * tiles.pitch // whole) * whole
-    strip = min(span, max(whole, MIXED_STRIP_BYTES // (count * call.itemsize) // whole * whole))
-    plane, slack = mixture or span, strip + tiles.pitch  # of what is read beyond the last row
+    strip = max(whole, MIXED_STRIP_BYTES // (count * call.itemsize) // whole * whole)
+    strip = span if channels.kept else min(span, strip)
+    plane, slack = mixture or span, 2 * whole + tiles.pitch  # of what is read beyond the last row
     plan = MixedPlan(
         tiles=tiles,
         taps=taps,
         stride=call.stride,
-        sets=call.kernels[1],
-        of_group=call.filters,
+        channels=channels,
         strip=strip,
         span=span,
         image=image,
@@ -210,8 +254,8 @@ def _finish(
     scratch = MixedScratch(
         filters=count * strip,
         mixture=bases * plane + slack,
-        images=share * image + slack,
-        results=share * span,
+        images=channels.block * image + slack,
+        results=channels.block * span,
         corner=gemm.TILE_ROWS * gemm.TILE_ROW_BYTES // call.itemsize,
         grad_mixture=backward * bases * span,
         wide=(backward * (bases + count) * strip, _DOUBLE),
