@@ -11,6 +11,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -128,6 +129,28 @@ class Writer:
         """A vector, to any address."""
         self.builder.store(value, self._at(pointer, index), align=self.itemsize)
 
+    def within(self, first: Any, end: Any) -> Any:
+        """A mask: of the numbers from `first` on, one for each element, those from 0 to below `end`."""
+        kind = ir.VectorType(first.type, self.lanes)
+        steps = ir.Constant(kind, list(range(self.lanes)))
+        numbers = self.builder.add(self.broadcast(first), steps)
+        return self.builder.icmp_unsigned("<", numbers, self.broadcast(end))
+
+    def load_masked(self, pointer: Any, index: Any, mask: Any) -> Any:
+        """A vector, zero where the mask says that there is nothing to read."""
+        place = self._at(pointer, index)
+        return self._masked("load", self._vector, place, ir.IntType(32)(self.itemsize), mask, self.zero)
+
+    def store_masked(self, value: Any, pointer: Any, index: Any, mask: Any) -> None:
+        """A vector, but for the elements that a mask leaves out."""
+        place = self._at(pointer, index)
+        self._masked("store", ir.VoidType(), value, place, ir.IntType(32)(self.itemsize), mask)
+
+    def _masked(self, what: str, result: Any, *arguments: Any) -> Any:
+        kind = ir.FunctionType(result, [each.type for each in arguments])
+        name = f"llvm.masked.{what}.v{self.lanes}{self._element.intrinsic_name}.p0"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
     def on_lines(self, pointer: Any, indices: list) -> Any:
         """Whether elements behind a pointer are the first of their cache lines."""
         number = ir.IntType(64)
@@ -153,7 +176,7 @@ class Writer:
 
     def broadcast(self, value: Any) -> Any:
         """A vector of equal elements."""
-        lane, undefined = ir.IntType(32), ir.Constant(self._vector, ir.Undefined)
+        lane, undefined = ir.IntType(32), ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
         single = self.builder.insert_element(undefined, value, lane(0))
         zeros = ir.Constant(ir.VectorType(lane, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(single, undefined, zeros)

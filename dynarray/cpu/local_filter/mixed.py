@@ -28,6 +28,7 @@ from .mixed_kernels import (
     mixed_weights_items,
 )
 from .mixed_plan import MixedCall, plan_outputs, plan_pixels
+from .mixed_rows import mixed_rows_items, plan_rows
 
 _MIXED_SLOT_BYTES = 8 * 1024 * 1024  # gradients of kernels waiting to be added up
 _RANGES = 4 * parallel.ITEMS  # of tiles, at most: their sums are then short
@@ -41,11 +42,16 @@ def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) ->
         y[...] = 0
         return y, kept
     call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
-    plan, scratch = plan_outputs(call, backward=False)
     inputs = MixedInputs(kernel_input(x), _panels(kernels, (1, 2, 0)), kernel_input(mixture))
-    items = x.shape[0] * plan.tiles.down * plan.tiles.across * mixture.shape[1]
     operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
-    run_with_scratch(mixed_forward_items, items, operations, scratch, x.dtype, inputs, y, plan)
+    if in_rows := plan_rows(call):
+        items = x.shape[0] * in_rows[0].down * mixture.shape[1]
+        arguments = (in_rows[1], x.dtype, inputs, y, in_rows[0])
+        run_with_scratch(mixed_rows_items, items, operations, *arguments)
+    else:
+        plan, scratch = plan_outputs(call, backward=False)
+        items = x.shape[0] * plan.tiles.down * plan.tiles.across * mixture.shape[1]
+        run_with_scratch(mixed_forward_items, items, operations, scratch, x.dtype, inputs, y, plan)
     return y, kept
 
 
