@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,23 @@ def test_eight_threads_at_once_get_the_bits_of_one_alone(
             assert bits(operator, backend, seed) == alone[seed], f"thread {index}, call {repeat}"
 
     from_threads(8, work)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-3], ids=["fast", "slow"])
+@pytest.mark.parametrize("times", [0.5, 1, 15.9, 16])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 33])
+def test_each_item_is_worked_on_once(count: int, times: float, seconds: float) -> None:
+    """Whatever is estimated and measured: alone, by a part of the items, or shared at once."""
+    worked_on: list[int] = []
+
+    def kernel(start: int, stop: int, *arguments: Any) -> None:
+        assert start < stop and arguments == ("argument",)
+        time.sleep(seconds * (stop - start))
+        worked_on.extend(range(start, stop))
+
+    with threads(3):
+        parallel.run(kernel, count, times * parallel.SMALL, "argument")
+    assert sorted(worked_on) == list(range(count))
 
 
 # ---- interrupts at every point of the pool at which Python takes one: when it enters a function, and when

@@ -11,10 +11,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any
 
 # Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
+# So many times as many take longer. Between the two, part of the items tells, for operations differ tenfold
+# in what they take: so large a part that what it takes to begin with it hardly counts.
+_LARGE, _PART = 16, 8
+# Work for which another thread is woken, which may have to share a core with this one.
+_WORTH_WAKING = 1.5e-4  # seconds
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
@@ -100,13 +106,25 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
 
     `operations` are elementary ones, roughly, in all: small work runs in the calling thread.
     """
-    threads = min(_threads, count)
-    if threads <= 1 or operations < SMALL or getattr(_worker, "busy", False):
-        if count > 0:
-            kernel(0, count, *args)
-        return
+    start = 0
+    if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
+        if operations >= _LARGE * SMALL:
+            _share(kernel, range(count), args)
+            return
+        begin, start = perf_counter(), -(-count // _PART)
+        kernel(0, start, *args)
+        if (perf_counter() - begin) * (count - start) > _WORTH_WAKING * start:
+            _share(kernel, range(start, count), args)
+            return
+    if count > start:
+        kernel(start, count, *args)
+
+
+def _share(kernel: Callable[..., None], items: range, args: tuple) -> None:
+    """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help."""
+    threads = min(_threads, len(items))
     interrupt: BaseException | None = None
-    job = _Job(kernel, args, count, threads)
+    job = _Job(kernel, args, items, threads)
     try:
         _get_pool().help(job, threads - 1)
         job.drain()
@@ -125,13 +143,13 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         raise job.error
 
 
-def _pieces(count: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Pieces of range(count): of half of it one for each thread, then of half of the rest, and so on."""
-    start, least = 0, -(-count // (threads * PIECES))
-    while start < count:
-        size = max(least, -(-(count - start) // (2 * threads)))
-        for begin in range(start, min(count, start + threads * size), size):
-            yield begin, min(count, begin + size)
+def _pieces(items: range, threads: int) -> Iterator[tuple[int, int]]:
+    """Pieces of a range: of half of it one for each thread, then of half of the rest, and so on."""
+    start, stop, least = items.start, items.stop, -(-len(items) // (threads * PIECES))
+    while start < stop:
+        size = max(least, -(-(stop - start) // (2 * threads)))
+        for begin in range(start, min(stop, start + threads * size), size):
+            yield begin, min(stop, begin + size)
         start += threads * size
 
 
@@ -142,9 +160,9 @@ class _Job:
     ``with`` holds; a `threading.Condition` it can leave locked for good.
     """
 
-    def __init__(self, kernel: Callable[..., None], args: tuple, count: int, threads: int) -> None:
+    def __init__(self, kernel: Callable[..., None], args: tuple, items: range, threads: int) -> None:
         self.kernel, self.args = kernel, args
-        self.todo = deque(_pieces(count, threads))
+        self.todo = deque(_pieces(items, threads))
         self.error: BaseException | None = None
         self._gate = threading.Lock()
         self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
