@@ -10,13 +10,16 @@ from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
 from .plan import RegionSizes, make_parts, region_boxes
 from .pooled import (
+    CLEARED,
     POOLED_COST,
     PooledBoxes,
     PooledSizes,
+    pooled_blocks,
     pooled_boxes,
     pooled_mean_items,
     pooled_spread_items,
 )
+from .pooled_loops import BINS
 from .sampled import region_pack_items, region_pool_items, region_scratch, region_spread_items
 
 _TOUCHED = 8  # pixels of a bin, roughly, each with a product and a sum
@@ -88,6 +91,15 @@ def _pooled(
     return pooled_boxes(boxes, images, sizes, x.shape[0]), sizes
 
 
+def _run_pooled(
+    kernel: Any, source: Any, target: Any, boxes: PooledBoxes, sizes: PooledSizes, work: int
+) -> None:
+    """Run a kernel over the blocks of all images."""
+    blocks, images = pooled_blocks(sizes), len(boxes.begin) - 1
+    items, arrays = images * len(blocks.channel) // BINS, (kernel_input(source), target)
+    parallel.run(kernel, items, work, *(each.reshape(-1) for each in arrays), boxes, blocks, sizes)
+
+
 def ps_roi_pool_forward(x: Any, *, output_size: tuple[int, int], **options: Any) -> tuple[Any, tuple]:
     """Output of `ps_roi_pool`; keeps the input for the backward pass."""
     placed = _pooled(x, output_size=output_size, **options)
@@ -95,8 +107,7 @@ def ps_roi_pool_forward(x: Any, *, output_size: tuple[int, int], **options: Any)
     if not (y.size and x.size):
         y.fill(0)
         return y, (x,)
-    planes, work = x.shape[0] * x.shape[1], POOLED_COST * y.size
-    parallel.run(pooled_mean_items, planes, work, kernel_input(x).reshape(-1), y.reshape(-1), *placed)
+    _run_pooled(pooled_mean_items, x, y, *placed, POOLED_COST * y.size)
     return y, (x,)
 
 
@@ -111,7 +122,6 @@ def ps_roi_pool_backward(
     if not (grad_output.size and x.size):
         return (zeros(x.shape, x.dtype),)
     grad_x = empty(x.shape, x.dtype)
-    planes, work = x.shape[0] * x.shape[1], POOLED_COST * grad_output.size + x.size
-    args = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1), *placed
-    parallel.run(pooled_spread_items, planes, work, *args)
+    work = POOLED_COST * grad_output.size + x.size // CLEARED
+    _run_pooled(pooled_spread_items, grad_output, grad_x, *placed, work)
     return (grad_x,)
