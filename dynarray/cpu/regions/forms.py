@@ -22,7 +22,8 @@ from .pooled import (
 from .pooled_loops import BINS
 from .sampled import region_pack_items, region_pool_items, region_scratch, region_spread_items
 
-_TOUCHED = 8  # pixels of a bin, roughly, each with a product and a sum
+_TOUCHED = 2  # elementary operations in whose time a bin of one channel is made, as part of vectors
+_PACKED = 4  # elements that are packed in the time of one
 
 
 def _sizes(
@@ -45,7 +46,7 @@ def roi_align_forward(
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed = borrow("regions", elements, x.dtype)
         items, of = groups * part.blocks * part.bands, (placed, sizes, part)
-        parallel.run(region_pack_items, items, elements, source, packed, *of)
+        parallel.run(region_pack_items, items, elements // _PACKED, source, packed, *of)
         own = placed.groups[[part.group, part.group + groups], -1]
         items, scratch = int(own[1] - own[0]) * part.blocks, region_scratch(sizes, part.block)
         args = packed, y.reshape(-1), *of
@@ -75,7 +76,7 @@ def roi_align_backward(
     placed = region_boxes(boxes, images, sizes, shared=True)
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed, scratch = borrow("regions", elements, x.dtype), region_scratch(sizes, part.block)
-        work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements
+        work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements // _PACKED
         args = packed, arrays, placed, sizes, part
         items = groups * part.blocks * part.bands
         run_with_scratch(region_spread_items, items, work, scratch, x.dtype, *args)
