@@ -168,6 +168,45 @@ def test_position_sensitive_bins(backend: Backend) -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [3, 7, 8, 9, 40])
+def test_position_sensitive_bins_beside_each_other(backend: Backend, width: int, dtype: str) -> None:
+    """Fewer and more than fill a block, shorter and longer than vectors, at all places of a row."""
+    rng = np.random.default_rng(width)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-14}
+    for outputs, bins in ((1, 1), (1, (2, 3)), (3, (2, 3)), (5, (1, 7)), (2, (3, 8)), (9, (2, 1))):
+        x = rng.standard_normal((2, outputs * int(np.prod(np.broadcast_to(bins, 2))), 6, width)).astype(dtype)
+        corners = rng.uniform(-2, [width, 6], (12, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(0, [width, 6], (12, 2))], axis=1)
+        boxes[0], boxes[1], boxes[2, 3] = (0, 0, width - 1, 5), (-99, -99, 999, 999), np.nan
+        # Beside each bin is a pixel whose product with 0 would be seen.
+        x[0, :, 0, 0], x[1, :, 3, width // 2] = np.inf, np.nan
+        given = boxes, rng.integers(0, 2, 12), bins
+        y = dyn.ps_roi_pool(x, *given)
+        grad = rng.standard_normal(y.shape).astype(dtype)
+        mine = dyn.ps_roi_pool_backward(grad, x, *given).x
+        with dyn.use_backend("reference"):
+            right, right_grad = dyn.ps_roi_pool(x, *given), dyn.ps_roi_pool_backward(grad, x, *given).x
+        np.testing.assert_allclose(y, right, **tolerance)
+        np.testing.assert_allclose(mine, right_grad, **tolerance)
+
+
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+def test_position_sensitive_gradients_end_with_the_image(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even 0 is added beyond: it would turn the sign of what is there."""
+    from dynarray.cpu.regions import forms
+
+    x, box, memory = np.ones((1, 3, 4, 9)), np.array([[0.0, 0.0, 8.0, 3.0]]), np.full(256, -0.0)
+    own = memory[64 : 64 + x.size]
+    monkeypatch.setattr(forms, "empty", lambda shape, dtype: own.reshape(shape))
+    dyn.ps_roi_pool_backward(np.ones((1, 3, 1, 1)), x, box, np.array([0]), 1)
+    np.testing.assert_allclose(own, 1 / 36)
+    assert np.signbit(memory[:64]).all() and np.signbit(memory[64 + x.size :]).all()
+
+
 @on_cpu
 @pytest.mark.parametrize("image", [-1, 2])
 def test_regions_of_no_image_are_refused(backend: Backend, image: int) -> None:

@@ -209,18 +209,29 @@ class Writer:
 
     def total(self, vector: Any) -> Any:
         """The sum of a vector's elements, halves added until one is left."""
-        lane, lanes = ir.IntType(32), self.lanes
-        while lanes > 1:
-            lanes //= 2
-            half, undefined = ir.VectorType(lane, lanes), ir.Constant(vector.type, ir.Undefined)
-            low, high = (
-                self.builder.shuffle_vector(
-                    vector, undefined, ir.Constant(half, list(range(start, start + lanes)))
-                )
-                for start in (0, lanes)
-            )
-            vector = self.builder.fadd(low, high)
-        return self.builder.extract_element(vector, lane(0))
+        return self.builder.extract_element(self.totals([vector]), ir.IntType(32)(0))
+
+    def totals(self, vectors: list) -> Any:
+        """A vector of these sums of several vectors, whose number is a power of 2."""
+        length = self.lanes
+        while length > 1:
+            length //= 2
+            vectors = [self._add_halves(vectors[k : k + 2], length) for k in range(0, len(vectors), 2)]
+        while len(vectors) > 1:  # more than there are lanes
+            vectors = [self._parts(vectors[k : k + 2], 1, 0, 1) for k in range(0, len(vectors), 2)]
+        return vectors[0]
+
+    def _add_halves(self, vectors: list, half: int) -> Any:
+        """Of each `2*half` elements the first half plus the second, of one vector or two in a row."""
+        low, high = (self._parts(vectors, 2 * half, start, half) for start in (0, half))
+        return self.builder.fadd(low, high)
+
+    def _parts(self, vectors: list, every: int, start: int, count: int) -> Any:
+        """Of `every` so many elements, of one vector or two in a row, `count` from `start` on."""
+        whole = len(vectors) * vectors[0].type.count
+        lanes = [first + start + k for first in range(0, whole, every) for k in range(count)]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+        return self.builder.shuffle_vector(vectors[0], vectors[-1], order)
 
     def in_order(self, values: list) -> list:
         """The same values, made before anything is read from memory that is read behind this.

@@ -10,16 +10,20 @@ from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
 from .plan import RegionSizes, make_parts, region_boxes
 from .pooled import (
+    CLEARED,
     POOLED_COST,
     PooledBoxes,
     PooledSizes,
+    pooled_blocks,
     pooled_boxes,
     pooled_mean_items,
     pooled_spread_items,
 )
+from .pooled_loops import BINS
 from .sampled import region_pack_items, region_pool_items, region_scratch, region_spread_items
 
-_TOUCHED = 8  # pixels of a bin, roughly, each with a product and a sum
+_TOUCHED = 2  # elementary operations in whose time a bin of one channel is made, as part of vectors
+_PACKED = 4  # elements that are packed in the time of one
 
 
 def _sizes(
@@ -42,7 +46,7 @@ def roi_align_forward(
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed = borrow("regions", elements, x.dtype)
         items, of = groups * part.blocks * part.bands, (placed, sizes, part)
-        parallel.run(region_pack_items, items, elements, source, packed, *of)
+        parallel.run(region_pack_items, items, elements // _PACKED, source, packed, *of)
         own = placed.groups[[part.group, part.group + groups], -1]
         items, scratch = int(own[1] - own[0]) * part.blocks, region_scratch(sizes, part.block)
         args = packed, y.reshape(-1), *of
@@ -72,7 +76,7 @@ def roi_align_backward(
     placed = region_boxes(boxes, images, sizes, shared=True)
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed, scratch = borrow("regions", elements, x.dtype), region_scratch(sizes, part.block)
-        work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements
+        work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements // _PACKED
         args = packed, arrays, placed, sizes, part
         items = groups * part.blocks * part.bands
         run_with_scratch(region_spread_items, items, work, scratch, x.dtype, *args)
@@ -88,6 +92,15 @@ def _pooled(
     return pooled_boxes(boxes, images, sizes, x.shape[0]), sizes
 
 
+def _run_pooled(
+    kernel: Any, source: Any, target: Any, boxes: PooledBoxes, sizes: PooledSizes, work: int
+) -> None:
+    """Run a kernel over the blocks of all images."""
+    blocks, images = pooled_blocks(sizes), len(boxes.begin) - 1
+    items, arrays = images * len(blocks.channel) // BINS, (kernel_input(source), target)
+    parallel.run(kernel, items, work, *(each.reshape(-1) for each in arrays), boxes, blocks, sizes)
+
+
 def ps_roi_pool_forward(x: Any, *, output_size: tuple[int, int], **options: Any) -> tuple[Any, tuple]:
     """Output of `ps_roi_pool`; keeps the input for the backward pass."""
     placed = _pooled(x, output_size=output_size, **options)
@@ -95,8 +108,7 @@ def ps_roi_pool_forward(x: Any, *, output_size: tuple[int, int], **options: Any)
     if not (y.size and x.size):
         y.fill(0)
         return y, (x,)
-    planes, work = x.shape[0] * x.shape[1], POOLED_COST * y.size
-    parallel.run(pooled_mean_items, planes, work, kernel_input(x).reshape(-1), y.reshape(-1), *placed)
+    _run_pooled(pooled_mean_items, x, y, *placed, POOLED_COST * y.size)
     return y, (x,)
 
 
@@ -111,7 +123,6 @@ def ps_roi_pool_backward(
     if not (grad_output.size and x.size):
         return (zeros(x.shape, x.dtype),)
     grad_x = empty(x.shape, x.dtype)
-    planes, work = x.shape[0] * x.shape[1], POOLED_COST * grad_output.size + x.size
-    args = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1), *placed
-    parallel.run(pooled_spread_items, planes, work, *args)
+    work = POOLED_COST * grad_output.size + x.size // CLEARED
+    _run_pooled(pooled_spread_items, grad_output, grad_x, *placed, work)
     return (grad_x,)
