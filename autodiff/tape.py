@@ -168,7 +168,7 @@ class Way:
             if unused == "raise" and source.node not in self.seen:
                 raise ValueError(
                     f"gradient: target does not depend on source {place}, {source!r}: no path of calls leads "
-                    "from it to target; with unused='zero' or 'none' its gradient is that"
+                    "from it to target; unused='zero' or 'none' gives zeros or None as its gradient instead"
                 )
 
     def _found(self, nodes: set, stop: Collection) -> tuple[set, list[Step]]:

@@ -6,10 +6,12 @@ printed:
 
     python docs/_gallery.py NAME ...
 
-runs examples and records that. Pictures are those of ``docs/images``.
+runs examples and records that; one that serves is asked once, and stopped. Pictures are those of
+``docs/images``.
 """
 
 import ast
+import io
 import json
 import platform
 import re
@@ -20,6 +22,9 @@ import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -179,6 +184,38 @@ def lead_to_pages(app: object, docname: str, source: list[str]) -> None:
         source[0] = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", source[0])
 
 
+def asked(address: str) -> str:
+    """What comes of a noisy image that a service gets, and of asking it for its numbers."""
+    noisy = np.random.default_rng(0).normal(0.5, 0.1, (120, 160)).astype(np.float32)
+    body = io.BytesIO()
+    np.save(body, noisy)
+    with urlopen(f"{address}/denoise?strength=0.2", body.getvalue()) as answer:
+        clean = np.load(io.BytesIO(answer.read()))
+    with urlopen(f"{address}/health") as answer:
+        health = answer.read().decode().strip()
+    return (
+        f"> POST /denoise?strength=0.2, an image of noise {noisy.shape}: its standard deviation is "
+        f"{noisy.std():.3f}, and {clean.std():.3f} in the answer\n> GET /health: {health}\n> SIGTERM\n"
+    )
+
+
+def printed_by(script: Path, folder: Path) -> str:
+    """What a script prints when it runs without options."""
+    said = ""
+    with subprocess.Popen([sys.executable, script], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if line.startswith("serving on "):
+                try:
+                    said += asked(line.split()[2])
+                finally:
+                    process.terminate()
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, str(script))
+    return said
+
+
 def record(name: str) -> None:
     """Run an example without options, and keep what it prints."""
     script = EXAMPLES / f"{name}.py"
@@ -186,13 +223,11 @@ def record(name: str) -> None:
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, script], cwd=folder, capture_output=True, text=True, check=True
-        )
+        said = printed_by(script, Path(folder))
     versions = f"python {platform.python_version()}, numpy {version('numpy')}, numba {version('numba')}"
     when = f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit.stdout.strip()}"
     PRINTED.mkdir(parents=True, exist_ok=True)
-    text = f"$ python examples/{name}.py  # {when}; {versions}\n{done.stdout.strip()}\n"
+    text = f"$ python examples/{name}.py  # {when}; {versions}\n{said.strip()}\n"
     (PRINTED / f"{name}.txt").write_text(text, "utf-8")
 
 

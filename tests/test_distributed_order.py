@@ -129,6 +129,16 @@ def test_one_process_is_a_communicator_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert value == 5 and gradient.dtype == np.float16 and gradient.tolist() == [2, 4]
 
 
+def test_a_meeting_has_room_for_four_numbers() -> None:
+    comm = distributed.Communicator()
+    assert comm.meet("here", 1, 2, 3, 4).tolist() == [[1, 2, 3, 4]]
+    assert comm.agree("here", ["a", "b"], 5, 6, 7).tolist() == [[5, 6, 7]]
+    with pytest.raises(ValueError, match=r"^meet: at most 4 numbers, not 5; all_gather takes whole arrays$"):
+        comm.meet("here", 1, 2, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"^agree: at most 3 numbers, not 4"):
+        comm.agree("here", ["a"], 1, 2, 3, 4)
+
+
 def test_a_launcher_that_mpi_does_not_know_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each process would train by itself, and all write one file."""
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")

@@ -4,6 +4,8 @@ import ast
 import importlib
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,38 @@ def main():
 if __name__ == "__main__":
     main()
 '''
+# Gives back what it gets, until it is stopped.
+SERVES = """
+import signal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(b"well\\n")
+
+    def do_POST(self):
+        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def answer(self, body):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print("before", flush=True)
+print(f"serving on http://127.0.0.1:{server.server_port}", flush=True)
+try:
+    server.serve_forever()
+except KeyboardInterrupt:
+    print("stopped")
+"""
 SCRIPTS = sorted((ROOT / "examples").glob("[!_]*.py"))
 
 
@@ -83,6 +117,23 @@ def test_a_notebook_runs_as_its_script_does(
     for cell in code_of(gallery.notebook(script)):
         exec(cell, names)
     assert capsys.readouterr().out == "small 1\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM cannot be handled on Windows")
+def test_a_script_that_serves_is_asked_and_stopped(gallery: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "serves.py"
+    script.write_text(SERVES)
+    said = gallery.printed_by(script, tmp_path).splitlines()
+    assert said[0] == "before" and said[1].startswith("serving on http://127.0.0.1:")
+    assert said[2].endswith("(120, 160): its standard deviation is 0.100, and 0.100 in the answer")
+    assert said[3:] == ["> GET /health: well", "> SIGTERM", "stopped"]
+
+
+def test_a_script_that_fails_is_not_recorded(gallery: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text("print('half of it', flush=True)\nraise SystemExit(3)\n")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        gallery.printed_by(script, tmp_path)
 
 
 def test_a_docstring_becomes_a_page(gallery: ModuleType) -> None:

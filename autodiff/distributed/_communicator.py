@@ -142,9 +142,12 @@ class Communicator:
 
         Raises
         ------
+        ValueError
+            If there are more numbers.
         RuntimeError
             On all ranks, if they are at different things.
         """
+        _refuse_more("meet", numbers, MEETING)
         own = np.zeros(1 + MEETING)
         own[: 1 + len(numbers)] = zlib.crc32(what.encode()), *numbers
         met = self._met(own, what)
@@ -172,10 +175,11 @@ class Communicator:
         Raises
         ------
         ValueError
-            On all ranks, with the differences, if they have different entries.
+            On all ranks, with the differences, if they have different entries; if there are more numbers.
         RuntimeError
             As for `meet`.
         """
+        _refuse_more("agree", numbers, MEETING - 1)  # of those of a meeting, one says which entries
         own = list(entries)
         met = self.meet(what, zlib.crc32("\n".join(own).encode()), *numbers)
         if (met[:, 0] != met[0, 0]).any():
@@ -224,6 +228,12 @@ class Sum:
 
     def wait(self) -> None:
         """Until it is there, on this rank."""
+
+
+def _refuse_more(name: str, numbers: tuple[float, ...], most: int) -> None:
+    """Refuse more numbers than a meeting has room for."""
+    if len(numbers) > most:
+        raise ValueError(f"{name}: at most {most} numbers, not {len(numbers)}; all_gather takes whole arrays")
 
 
 def grouped(values: list[str]) -> str:

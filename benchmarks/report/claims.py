@@ -96,7 +96,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             Cell(SHARPENED, "DDF-Up", "motorcycle, depth"),
             Cell(SHARPENED, "joint bilateral", "motorcycle, depth"),
             -1,
-            "one scene of Middlebury, trained on made ones",
+            "one scene of Middlebury, in grey; both were fitted to made scenes",
         ),
     ),
     "Wu et al., Dynamic Filtering with Large Sampling Field for ConvNets, ECCV 2018": (
@@ -184,7 +184,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     ),
     "Tabernik et al., Spatially-Adaptive Filter Units for Deep Neural Networks, CVPR 2018": (
         Claim(
-            "Networks of units are as good as those of convolutions (CIFAR-10, ImageNet)",
+            "Networks of units are as good as those of convolutions (CIFAR-10, ImageNet): on ImageNet 56.4, "
+            "56.9 and 57.3 % top-1 with 0.3, 0.7 and 1.5 million units, as the authors' code lists them ("
+            "Caffe's AlexNet: 57.1 %)",
             "dau_classification",
             Cell(UNITS, "4 units", "digits, %"),
             Cell(UNITS, "convolution 3x3", "digits, %"),

@@ -6,7 +6,8 @@
 Tabernik et al., "Spatially-Adaptive Filter Units for Deep Neural Networks", CVPR 2018, whose Tables 1 and 2
 ask how wide the units should be (``--sigma``) and how many a filter needs (``--units``). The settings are
 those of the authors' example for CIFAR-10: 256 images of 24 x 24 pixels, cut out and mirrored at random, and
-Adam at a rate of 0.01; units stay within 6 pixels. It says nothing of an end: 100 epochs are ours.
+Adam at a rate of 0.01; units stay within 6 pixels. It ends after 20,000 batches, and leaves ``--sigma`` at
+0.5.
 """
 
 import sys

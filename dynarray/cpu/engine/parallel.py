@@ -31,8 +31,7 @@ MOST_HELPERS = 255
 # What users of other libraries set. The first that holds a number counts.
 VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
-_lock = threading.Lock()
-_pool: "_Pool | None" = None
+_pools: dict[int, "_Pool"] = {}  # that of the present number of threads, by it; no lock, see _Job
 _worker = threading.local()
 
 
@@ -93,12 +92,12 @@ def set_num_threads(number: int) -> None:
     """
     from ..._check import check_int
 
-    global _pool, _threads
-    number = check_int("set_num_threads", "number", number, 1)
-    with _lock:
-        if _pool is not None:
-            _pool.close()  # calls under way keep the threads that they have
-        _threads, _pool = number, None
+    global _threads
+    _threads = check_int("set_num_threads", "number", number, 1)
+    for other in list(_pools):
+        pool = _pools.pop(other, None)
+        if pool is not None:
+            pool.close()  # calls under way keep the threads that they have
 
 
 def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) -> None:
@@ -156,16 +155,17 @@ def _pieces(items: range, threads: int) -> Iterator[tuple[int, int]]:
 class _Job:
     """The pieces of one call, which the calling thread and any helpers take one by one.
 
-    An interrupt may strike the calling thread between any two steps. It loses none of the plain locks that
-    ``with`` holds; a `threading.Condition` it can leave locked for good.
+    An interrupt may strike the calling thread between any two steps; from Python 3.14 on also when ``with``
+    has taken a lock and its block has not begun: the lock then stays taken. So the calling thread takes only
+    locks that it can take once more, and lets go of in `end`, however often that is interrupted.
     """
 
     def __init__(self, kernel: Callable[..., None], args: tuple, items: range, threads: int) -> None:
         self.kernel, self.args = kernel, args
         self.todo = deque(_pieces(items, threads))
         self.error: BaseException | None = None
-        self._gate = threading.Lock()
-        self._at_work: list[threading.Lock] = []  # one for each helper, locked while it works
+        self._gate: Any = threading.RLock()
+        self._at_work: list[Any] = []  # a lock for each helper, which holds it while it works
 
     def drain(self) -> None:
         """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
@@ -182,7 +182,7 @@ class _Job:
 
     def help(self) -> None:
         """Work in another thread than the caller's; one that comes after the end finds nothing to do."""
-        at_work = threading.Lock()
+        at_work = threading.RLock()
         with at_work:
             with self._gate:
                 if not self.todo:
@@ -198,6 +198,8 @@ class _Job:
         """Wait until no helper is at work, and let none begin."""
         with self._gate:
             self.todo.clear()
+        while self._gate._is_owned():  # since an interrupt
+            self._gate.release()
         for at_work in self._at_work:
             with at_work:
                 pass
@@ -251,17 +253,14 @@ class _Pool:
 
 
 def _get_pool() -> _Pool:
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = _Pool(_threads - 1)
-        return _pool
+    number = _threads
+    # One of several that are made at once is kept; the others have started no thread.
+    return _pools.get(number) or _pools.setdefault(number, _Pool(number - 1))
 
 
 def _forget_pool() -> None:
-    """A forked child has the pool but not its threads, and perhaps a lock that nobody will release."""
-    global _lock, _pool
-    _lock, _pool = threading.Lock(), None
+    """A forked child has the pool but not its threads."""
+    _pools.clear()
     _worker.busy = False
 
 
