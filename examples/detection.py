@@ -45,7 +45,7 @@ import dynarray as dyn
 
 NAME = "detection"
 QUICK_COMMAND = "python examples/detection.py --quick --record"
-STEPS, QUICK_STEPS = 1500, 600
+STEPS, QUICK_STEPS = 3000, 600
 PLAIN, SAMPLED, NEAREST = "R-FCN", "S = 3", "nearest"
 SAMPLING = (
     Variant(PLAIN),
@@ -73,17 +73,21 @@ def percent(values: Sequence[float]) -> str:
 
 def detectors(found: Outcomes, variants: Sequence[Variant], seeds: Sequence[int]) -> Table:
     """A row for each; differences are to the first of them, seed by seed."""
-    columns = ["detector", "parameters", "AP at 0.5, %", "AP at 0.75, %", "AP at 0.5, difference"]
+    precisions = {"AP at 0.5": "ap_50", "AP at 0.75": "ap_75"}
+    columns = ["detector", "parameters"]
+    columns += [title for name in precisions for title in (f"{name}, %", f"{name}, difference")]
     rows = []
     for variant in variants:
         own = [found[variant.name, seed] for seed in seeds]
         first = [found[variants[0].name, seed] for seed in seeds]
-        changes = [a["ap_50"] - b["ap_50"] for a, b in zip(own, first)]
-        cells = [
-            f"{own[0]['parameters'] / 1e3:.0f} k",
-            *(percent([e[k] for e in own]) for k in ("ap_50", "ap_75")),
-        ]
-        rows.append([variant.name, *cells, percent(changes) if variant is not variants[0] else ""])
+        cells = [variant.name, f"{own[0]['parameters'] / 1e3:.0f} k"]
+        for key in precisions.values():
+            changes = [a[key] - b[key] for a, b in zip(own, first, strict=True)]
+            cells += [
+                percent([each[key] for each in own]),
+                percent(changes) if variant is not variants[0] else "",
+            ]
+        rows.append(cells)
     return columns, rows
 
 
