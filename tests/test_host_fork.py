@@ -107,3 +107,47 @@ print(status_of_child(work), other.join(), call())
 """
     variables = {"CXX": str(compiler), "DYNARRAY_CACHE_DIR": str(tmp_path / "cache")}
     assert output_of(CALL + script, **variables) == "0 None 1.0"
+
+
+@pytest.mark.parametrize("handler", ["number, frame", "*arguments", "number, *others"])
+@pytest.mark.parametrize("lock", ["forks.held_off()", "global_compiler_lock"])
+def test_a_handler_that_raises_while_a_fork_waits_is_called_again_behind_it(lock: str, handler: str) -> None:
+    """Nothing is left taken, in the child or in the parent, and what the handler raised is not lost."""
+    script = f"""
+from dynarray.cpu.engine.compile import global_compiler_lock
+call()
+class Alarm(Exception):
+    pass
+calls, inside, leave, order = [], threading.Event(), threading.Event(), []
+def raise_alarm({handler}):
+    calls.append(len(order))
+    raise Alarm
+signal.signal(signal.SIGUSR1, raise_alarm)
+def stay():
+    with {lock}:
+        inside.set()
+        leave.wait()
+        order.append("left")
+def take():
+    with {lock}:
+        return call()
+worker = threading.Thread(target=stay)
+worker.start()
+inside.wait()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+threading.Timer(1.5, leave.set).start()
+try:
+    if not os.fork():
+        signal.alarm(60)
+        os._exit(take() != 1)
+    time.sleep(60)
+except Alarm:
+    order.append("alarm")
+order.append(os.wait()[1])
+worker.join()
+others = threading.Thread(target=lambda: order.append(status_of_child(take)))
+others.start()
+others.join()
+print(calls, order)
+"""
+    assert output_of(CALL + script) == "[0, 1] ['left', 'alarm', 0, 0]"

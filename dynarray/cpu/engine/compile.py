@@ -7,7 +7,6 @@ What belongs together goes into kernels, callees and intrinsics as one record: a
 fields, which may be records in turn. At run time a record is its fields.
 """
 
-import os
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.ma  # Numba asks for it at the first call of a kernel, when no fork waits for its import
 from numba.core.compiler_lock import global_compiler_lock
 
+from rawkernels import forks
 from rawkernels.store import log
 
 from .cache import KernelCache
@@ -87,16 +87,7 @@ def zero_like(array: np.ndarray) -> Any:
     return array.dtype.type(0)
 
 
-def _release() -> None:
-    """After a fork. One that was under way when this module was imported has not acquired it."""
-    if global_compiler_lock.is_locked():
-        global_compiler_lock.release()
-
-
-if hasattr(os, "register_at_fork"):  # a fork waits for compilations of other threads: see `rawkernels.forks`
-    os.register_at_fork(
-        before=global_compiler_lock.acquire, after_in_parent=_release, after_in_child=_release
-    )
+forks.wait_for(global_compiler_lock._lock)
 
 
 def flag(value: bool) -> bool | None:
