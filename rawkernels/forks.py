@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging  # noqa: F401 (see above)
 import os
-import signal
 import threading
 import time
 import weakref
@@ -27,7 +26,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from inspect import CO_VARARGS
 from itertools import compress
 from operator import call, methodcaller
 from types import FrameType
@@ -38,6 +36,7 @@ from .store import log
 _PATIENCE, _PAUSE = 0.1, 0.01  # seconds, after which a fork lets others go first, and for how long
 # Seconds; whoever stays in there for longer has perhaps to wait for the forking thread itself.
 _LONGEST = 120.0
+_VARARGS = 0x04  # `inspect.CO_VARARGS`, whose module takes long to import
 
 # Each thread has a lock of its own, which it holds in there; a fork takes those of all threads.
 # Reentrant, since the handler of a signal may fork anywhere.
@@ -139,6 +138,8 @@ def _send_again(struck: list[BaseException]) -> None:
 
 def _signal_of(error: BaseException) -> int | None:
     """The number of the signal whose handler raised this: its first argument."""
+    import signal  # which takes long to import
+
     trace = error.__traceback__
     while trace is not None:
         for value in _arguments(trace.tb_frame):
@@ -152,7 +153,7 @@ def _arguments(frame: FrameType) -> list:
     """What a function was called with, by position."""
     code, number = frame.f_code, frame.f_code.co_argcount
     found = [frame.f_locals.get(name) for name in code.co_varnames[:number]]
-    if code.co_flags & CO_VARARGS:
+    if code.co_flags & _VARARGS:
         found += frame.f_locals.get(code.co_varnames[number + code.co_kwonlyargcount], ())
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import TypicalCall
 
-_CHANNELS, _SIDE = (2, 9), 12
+_CHANNELS, _SIDE, _VECTOR = (2, 9), 12, 16
 _WAYS: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"upsample": 2})
 _COMBINED = ("mul", "add")
 
@@ -85,9 +85,10 @@ def _involution(way: dict[str, Any], channels: int) -> TypicalCall:
     return TypicalCall({"x": shapes["x"], "weight": shapes["weight"]}, way)
 
 
-def _mixed(extent: tuple[int, ...]) -> TypicalCall:
+def _mixed(channels: int, extent: tuple[int, ...]) -> TypicalCall:
+    """Rows of the image are whole vectors: many channels are filtered where they lie."""
     kernels = (2, *(3,) * len(extent))
-    return TypicalCall({"x": (1, _CHANNELS[0], *extent), "kernels": kernels, "mixture": (1, 1, 2, *extent)})
+    return TypicalCall({"x": (1, channels, *extent), "kernels": kernels, "mixture": (1, 1, 2, *extent)})
 
 
 CALLS = {
@@ -98,6 +99,6 @@ CALLS = {
     "ddf_upsample": _two_filters("channel_filters", "spatial_filters", ({"upsample": 1}, {"upsample": 2})),
     "carafe": [_carafe(*each) for each in product((1, 2), _CHANNELS)],
     "involution": [_involution(*each) for each in product(_WAYS[:2], _CHANNELS)],
-    "mixed_filter2d": [_mixed((_SIDE, _SIDE))],
-    "mixed_filter1d": [_mixed((_SIDE * _SIDE,))],
+    "mixed_filter2d": [_mixed(channels, (_VECTOR, _VECTOR)) for channels in _CHANNELS],
+    "mixed_filter1d": [_mixed(channels, (_SIDE * _VECTOR,)) for channels in _CHANNELS],
 }

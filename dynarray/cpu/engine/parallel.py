@@ -108,18 +108,18 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
     start = 0
     if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
         if operations >= _LARGE * SMALL:
-            _share(kernel, range(count), args)
+            _run_shared(kernel, range(count), args)
             return
         begin, start = perf_counter(), -(-count // _PART)
         kernel(0, start, *args)
         if (perf_counter() - begin) * (count - start) > _WORTH_WAKING * start:
-            _share(kernel, range(start, count), args)
+            _run_shared(kernel, range(start, count), args)
             return
     if count > start:
         kernel(start, count, *args)
 
 
-def _share(kernel: Callable[..., None], items: range, args: tuple) -> None:
+def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> None:
     """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help."""
     threads = min(_threads, len(items))
     interrupt: BaseException | None = None
