@@ -43,7 +43,7 @@ def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) ->
         return y, kept
     call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
     inputs = MixedInputs(kernel_input(x), _panels(kernels, (1, 2, 0)), kernel_input(mixture))
-    operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
+    operations = (mixture.size * call.filters + y.size) * math.prod(kernels.shape[2:])
     if in_rows := plan_rows(call):
         items = x.shape[0] * in_rows[0].down * mixture.shape[1]
         arguments = (in_rows[1], x.dtype, inputs, y, in_rows[0])

@@ -65,6 +65,8 @@ def _write_filtered_rows(writer: Writer, y: Any, x: Any, filters: Any, area: Any
     lanes, (kh, kw) = index(writer.lanes), (builder.extract_value(plan.taps, k) for k in range(2))
     pad_y, pad_x = (builder.extract_value(plan.padding, k) for k in range(2))
     to, from_ = (_first_pixels(writer, each, area.channels) for each in (y, x))
+    # What the next channels hold there comes meanwhile.
+    ahead = builder.mul(builder.mul(x.height, x.width), index(_CHANNELS))
     pairs = builder.udiv(builder.add(area.rows, index(1)), index(2))
     vectors = builder.udiv(builder.add(y.width, index(writer.lanes - 1)), lanes)
     with Loop(builder, pairs, []) as pair, Loop(builder, vectors, []) as vector:
@@ -93,6 +95,7 @@ def _write_filtered_rows(writer: Writer, y: Any, x: Any, filters: Any, area: Any
             ]
             following: list[Any] = []
             for c, each in enumerate(from_):
+                writer.prefetch(each, builder.add(place, ahead))
                 left, right = (writer.load_masked(each, *at) for at in zip(places, masks, strict=True))
                 values, totals = writer.neighbours(left, right, neighbours), sums[2 * c : 2 * c + 2]
                 for k in (k for k, each in enumerate(factors) if each):
