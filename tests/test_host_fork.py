@@ -131,11 +131,18 @@ def stay():
 def take():
     with {lock}:
         return call()
+def strike():
+    while forks._register.acquire(blocking=False):  # until the fork has begun to wait
+        forks._register.release()
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    while not calls:
+        time.sleep(0.001)
+    leave.set()
 worker = threading.Thread(target=stay)
 worker.start()
 inside.wait()
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-threading.Timer(1.5, leave.set).start()
+threading.Thread(target=strike).start()
 try:
     if not os.fork():
         signal.alarm(60)

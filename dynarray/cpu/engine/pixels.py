@@ -139,6 +139,13 @@ def covered(rows: PackedRows, image: np.ndarray) -> tuple:
 
 
 @borrowing_jit
+def _in_image(image: np.ndarray, rows: PackedRows, i: int, j: int) -> tuple:
+    """Where the pixel at (i, j) of packed rows lies among an image's elements, and that of the next row."""
+    line = image.strides[0] // image.itemsize
+    return ((rows.first + i) * rows.step[0] + rows.origin[0]) * line + j + rows.origin[1], rows.step[0] * line
+
+
+@borrowing_jit
 def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) -> None:
     """The pixels of an image that packed rows hold, which begin there.
 
@@ -147,9 +154,9 @@ def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) 
     (top, bottom), (low, end) = covered(rows, image)
     origin, step = rows.origin, rows.step
     if step[1] == 1:
-        line, first = image.strides[0] // image.itemsize, (rows.first + top) * step[0] + origin[0]
-        to, start = at + top * rows.width + low, first * line + low + origin[1]
-        _copy_rows(target, to, rows.width, image, start, step[0] * line, (bottom - top, end - low))
+        start, line = _in_image(image, rows, top, low)
+        to, size = at + top * rows.width + low, (bottom - top, end - low)
+        _copy_rows(target, to, rows.width, image, start, line, size)
         return
     for i in range(top, bottom):
         base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
@@ -166,9 +173,9 @@ def unpack_rows(source: np.ndarray, at: int, image: np.ndarray, rows: PackedRows
     (top, bottom), (low, end) = covered(rows, image)
     origin, step = rows.origin, rows.step
     if step[1] == 1:
-        line, first = image.strides[0] // image.itemsize, (rows.first + top) * step[0] + origin[0]
-        to, start = first * line + low + origin[1], at + top * rows.width + low
-        _copy_rows(image, to, step[0] * line, source, start, rows.width, (bottom - top, end - low))
+        to, line = _in_image(image, rows, top, low)
+        start, size = at + top * rows.width + low, (bottom - top, end - low)
+        _copy_rows(image, to, line, source, start, rows.width, size)
         return
     for i in range(top, bottom):
         base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]

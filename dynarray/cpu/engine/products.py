@@ -315,7 +315,7 @@ def _product_of_strangers(target: Target, a: Factor, b: Factor, extent: Extent, 
     product_of_row(target, a, b, extent, FALSE)
 
 
-def _of_neighbours(number: int, otherwise: Callable) -> Callable:
+def _of_neighbours(otherwise: Callable, number: int) -> Callable:
     """`product_of_neighbours` of `number`, and for others what stands for them."""
     (most, _), (few, _) = _NEIGHBOUR_BLOCKS
     blocks = (_Neighbours(columns, vectors, number) for columns, vectors in _NEIGHBOUR_BLOCKS)
@@ -340,9 +340,7 @@ def _of_neighbours(number: int, otherwise: Callable) -> Callable:
 
 # `product_of_row`, which sets, where of each so many terms those of b begin at neighbouring elements: one of
 # `NEIGHBOURS`, or 1. Runs are of whole `MIXED_BYTES`, and b is read up to one vector behind them.
-product_of_neighbours = reduce(
-    lambda others, number: _of_neighbours(number, others), NEIGHBOURS, _product_of_strangers
-)
+product_of_neighbours = reduce(_of_neighbours, NEIGHBOURS, _product_of_strangers)
 
 
 @borrowing_jit

@@ -5,7 +5,8 @@ image are not loaded, but zero. So nothing is packed. That takes the instruction
 where a filter serves several channels: where it serves few, the time goes into making it.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,9 +128,26 @@ def _first_pixels(writer: Writer, planes: Any, channels: Any) -> list:
     return [builder.gep(planes.data, [builder.add(planes.at, builder.mul(c, size))]) for c in there]
 
 
-_filter_threes, _filter_fives, _filter_sevens = (
-    written(REGISTER_BYTES, number)(_write_filtered_rows) for number in (3, 5, 7)
-)
+@borrowing_jit
+def _filter_none(y: _Planes, x: _Planes, filters: np.ndarray, area: _Area, plan: RowsPlan) -> None:
+    """For kernels of no such width, for which there is no plan."""
+
+
+def _filter_width(otherwise: Callable, width: int) -> Callable:
+    """`_filter_rows` for kernels of one width, and for others what stands for them."""
+    rows = written(REGISTER_BYTES, width)(_write_filtered_rows)
+
+    @borrowing_jit
+    def filter_rows(y: _Planes, x: _Planes, filters: np.ndarray, area: _Area, plan: RowsPlan) -> None:
+        if plan.taps[1] == width:
+            rows(y, x, filters, area, plan)
+        else:
+            otherwise(y, x, filters, area, plan)
+
+    return filter_rows
+
+
+_filter_rows = reduce(_filter_width, NEIGHBOURS, _filter_none)
 
 
 @rolled_jit
@@ -157,17 +175,6 @@ def mixed_rows_items(
             target = _Planes(in_row(y), channel * high * wide, high, wide)
             area = _Area(min(_CHANNELS, first + share - channel), row, rows)
             _filter_rows(target, source, scratch.filters, area, plan)
-
-
-@borrowing_jit
-def _filter_rows(y: _Planes, x: _Planes, filters: np.ndarray, area: _Area, plan: RowsPlan) -> None:
-    """One of `NEIGHBOURS` for each width of kernels."""
-    if plan.taps[1] == 3:
-        _filter_threes(y, x, filters, area, plan)
-    elif plan.taps[1] == 5:
-        _filter_fives(y, x, filters, area, plan)
-    else:
-        _filter_sevens(y, x, filters, area, plan)
 
 
 @lru_cache(maxsize=256)
