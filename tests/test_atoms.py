@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, check
+from _contract import Call, check, check_nonfinite
 from conftest import Backend, backend_params
 from scipy.ndimage import correlate
 
@@ -193,6 +193,12 @@ def hard_call(
     return Call(dyn.OPERATORS["atom_conv2d"], arrays, params, grad_output)
 
 
+# Of so many channels the CPU makes mixtures first, and filters these.
+FEW_OUTPUTS = {
+    "few outputs": hard_call((67, 3), 4, (13, 17), (3, 3), batch=2),
+    "few outputs, strided": hard_call((41, 2), 3, (11, 9), (2, 5), padding=(3, 0), stride=(2, 3)),
+    "few outputs, dilated": hard_call((40, 2), 1, (12, 9), (5, 3), dilation=(2, 4), bias=False),
+}
 HARD = {
     "many channels": hard_call((67, 37), 6, (13, 17), (3, 3)),
     "many channels, one output": hard_call((131, 1), 5, (9, 9), (3, 3), bias=False),
@@ -222,6 +228,7 @@ HARD = {
     "padding beyond the image, strided": hard_call((2, 2), 2, (5, 6), (2, 3), padding=(9, 12), stride=(4, 5)),
     "kernel beyond the image": hard_call((2, 2), 2, (2, 9), (3, 3), padding=0),
     "tall": hard_call((9, 4), 2, (301, 7), (7, 3), batch=2),
+    **FEW_OUTPUTS,
     "no channels": hard_call((0, 3), 2, (5, 9), (3, 3)),
     "no channels, no bias": hard_call((0, 3), 2, (5, 9), (3, 3), bias=False),
     "no atoms": hard_call((2, 3), 0, (5, 9), (3, 3)),
@@ -233,6 +240,23 @@ HARD = {
 @pytest.mark.parametrize("case", HARD)
 def test_hard_cases(backend: Backend, case: str) -> None:
     check(HARD[case], backend)
+
+
+@pytest.mark.parametrize("case", FEW_OUTPUTS)
+def test_few_outputs_with_nan_and_infinity(backend: Backend, case: str) -> None:
+    """And zero, which makes NaN of infinity in one order of the sums and not in another."""
+    call = HARD[case]
+    for seed, value in enumerate((np.nan, np.inf, -np.inf)):
+        rng = np.random.default_rng(seed)
+        for which, array in enumerate(call.everything):
+            everything = [None if each is None else each.copy() for each in call.everything]
+            if array is None:
+                continue
+            for each in everything:
+                if each is not None:
+                    each.flat[rng.integers(each.size, size=each.size // 3)] = 0
+            everything[which].flat[rng.integers(array.size, size=2)] = value
+            check_nonfinite(call.with_everything(tuple(everything)), backend)
 
 
 @pytest.mark.parametrize("bytes_of_a_tile", [1, 1000, 20_000, 100_000])

@@ -1,111 +1,43 @@
-"""`atom_conv2d` on the CPU: filtered channels are made in tiles that stay in the cache, and multiplied there.
+"""`atom_conv2d` on the CPU: which way a call goes.
 
-For each tile of output positions and group of channels the pixels that are read are packed into planes, in
-which a tap of the filter is one offset (see `plan`), so that
-
-- z, the channels filtered by the atoms, is a sum over taps of atom times plane,
-- the gradient of the atoms is a sum over channels of grad_z times plane, and
-- the gradient of the planes, from which pixels get theirs, is a sum over atoms of atom times grad_z:
-
-`engine.products` does all three. In between are three matrix products: ``y = coefficients z``, ``grad_z =
-coefficients^T grad_y`` and, added up over the tiles of an item, ``grad_coefficients^T = z grad_y^T``.
-Forward, z of a strip of positions is multiplied before it leaves the first level of cache.
-
-Neighbouring tiles of rows read some of the same rows of x. An item of work adds up what belongs to rows that
-an item before reads as well in a place of its own, its edge; edges are added last, in order.
+Channels are filtered by all atoms and then mixed (`filter_first`), or, where few outputs are made of many
+channels, mixed and then filtered (`mix_first`).
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from ..engine import gemm, parallel
-from ..engine.compile import kernel_input
-from ..engine.memory import borrow, run_with_scratch, zeros_where
+from ..engine.memory import zeros_where
 from ..engine.whole import whole_of
-from .gradients import AtomGradients, AtomShares, AtomWork, atom_backward_items
-from .kernels import AtomInputs, atom_forward_items
-from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
-
-ATOM_SLOT_BYTES = 8 * 1024 * 1024  # gradients of coefficients, and edges, waiting to be added up
-
-
-def _by_tap(atoms: np.ndarray) -> np.ndarray:
-    """(N, M*taps, positions), contiguous."""
-    n, m, kh, kw, high, wide = atoms.shape
-    return kernel_input(atoms).reshape(n, m * kh * kw, high * wide)
-
-
-def _by_position(array: np.ndarray) -> np.ndarray:
-    """(N, channels, positions), contiguous."""
-    return kernel_input(array).reshape(*array.shape[:2], array.shape[2] * array.shape[3])
+from .filter_first import Needs, filtered_then_mixed, gradients_by_tile
+from .mix_first import mixed_then_filtered, mixed_then_filtered_backward, mixes_first
+from .plan import AtomCall
 
 
 def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `atom_conv2d`; keeps the inputs for the backward pass."""
-    outputs, channels, m = coefficients.shape
-    y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
     kept = (x, atoms, coefficients, bias)
-    if not channels * m:
+    outputs = len(coefficients)
+    if not (coefficients.size and atoms.size):
+        y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
         y[...] = 0 if bias is None else bias[:, None, None]
-    if not y.size or not channels * m:
         return y, kept
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
     whole_x, whole_atoms = whole_of(kept)[:2]
-    whole = AtomCall(whole_x.shape, whole_atoms.shape, outputs, x.itemsize, **params)
-    plan, sizes = plan_atoms(call, whole, backward=False)
-    packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
-    bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, bias)
-    items = x.shape[0] * plan.tiles.row_tiles * plan.tiles.pieces
-    operations = coefficients.size * y.size // outputs
-    args = (inputs, _by_position(y), plan)
-    run_with_scratch(atom_forward_items, items, operations, sizes, x.dtype, *args)
-    return y, kept
+    whole = call._replace(x=whole_x.shape, atoms=whole_atoms.shape)
+    mixed = mixed_then_filtered(kept, call, whole) if mixes_first(whole) else None
+    return filtered_then_mixed(kept, call, whole) if mixed is None else mixed, kept
 
 
 def atom_conv2d_backward(
-    grad_output: Any, kept: tuple, needs: tuple[bool, bool, bool, bool], **params: Any
+    grad_output: Any, kept: tuple, needs: Needs, **params: Any
 ) -> tuple[Any, Any, Any, Any]:
     """Gradients of `atom_conv2d` with respect to x, atoms, coefficients and bias."""
     x, atoms, coefficients, _ = kept
-    outputs, channels, m = coefficients.shape
-    if not grad_output.size or not channels * m:
+    if not (grad_output.size and coefficients.size):
         zeros = zeros_where(kept[:3], needs[:3])
         return *zeros, grad_output.sum(axis=(0, 2, 3)) if needs[3] else None
-    call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)
-    plan, sizes = plan_atoms(call, call, backward=True)
-    depth, edge = channels * m, (channels, min(edge_rows(call), x.shape[2]), x.shape[3])
-    strip = gemm.TILE_ROW_BYTES // x.itemsize
-    product = (-(-depth // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-outputs // strip) * strip)
-    waiting = x.itemsize * max(math.prod(product), math.prod(edge))
-    row_tiles = plan.tiles.row_tiles
-    items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))
-    shares = AtomShares(*deal_tiles(call, plan.tiles, items))
-    packed = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
-    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, np.empty(0, x.dtype))
-    # Borrowed is what nobody sees after the call; every item clears its own.
-    grads = AtomGradients(
-        x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
-        edges=borrow("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
-        atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
-        coefficients=borrow("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
-        bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
-    )
-    operations = 3.0 * coefficients.size * grad_output.size / outputs
-    work = AtomWork(inputs, _by_position(grad_output), grads, shares)
-    run_with_scratch(atom_backward_items, items, operations, sizes, x.dtype, work, plan)
-    if needs[0]:
-        for first, (low, high), rows in zip(shares.first_of, shares.shared, grads.edges):
-            grads.x[first // row_tiles, :, low:high] += rows[:, : high - low]
-    grad_coefficients = None
-    if needs[2]:
-        total = grads.coefficients[:, :depth, :outputs].sum(axis=0)
-        grad_coefficients = np.ascontiguousarray(total.T).reshape(coefficients.shape)
-    return (
-        grads.x if needs[0] else None,
-        grads.atoms.reshape(atoms.shape) if needs[1] else None,
-        grad_coefficients,
-        grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
-    )
+    call = AtomCall(x.shape, atoms.shape, len(coefficients), x.itemsize, **params)
+    grads = mixed_then_filtered_backward(grad_output, kept, needs, call) if mixes_first(call) else None
+    return gradients_by_tile(grad_output, kept, needs, call) if grads is None else grads

@@ -1,0 +1,98 @@
+"""`atom_conv2d` on the CPU: filtered channels are made in tiles that stay in the cache, and multiplied there.
+
+For each tile of output positions and group of channels the pixels that are read are packed into planes, in
+which a tap of the filter is one offset (see `plan`), so that
+
+- z, the channels filtered by the atoms, is a sum over taps of atom times plane,
+- the gradient of the atoms is a sum over channels of grad_z times plane, and
+- the gradient of the planes, from which pixels get theirs, is a sum over atoms of atom times grad_z:
+
+`engine.products` does all three. In between are three matrix products: ``y = coefficients z``, ``grad_z =
+coefficients^T grad_y`` and, added up over the tiles of an item, ``grad_coefficients^T = z grad_y^T``.
+Forward, z of a strip of positions is multiplied before it leaves the first level of cache.
+
+Neighbouring tiles of rows read some of the same rows of x. An item of work adds up what belongs to rows that
+an item before reads as well in a place of its own, its edge; edges are added last, in order.
+"""
+
+import math
+
+import numpy as np
+
+from ..engine import gemm, parallel
+from ..engine.compile import kernel_input
+from ..engine.memory import borrow, run_with_scratch
+from .gradients import AtomGradients, AtomShares, AtomWork, atom_backward_items
+from .kernels import AtomInputs, atom_forward_items
+from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
+
+Needs = tuple[bool, bool, bool, bool]
+
+ATOM_SLOT_BYTES = 8 * 1024 * 1024  # gradients of coefficients, and edges, waiting to be added up
+
+
+def _by_tap(atoms: np.ndarray) -> np.ndarray:
+    """(N, M*taps, positions), contiguous."""
+    n, m, kh, kw, high, wide = atoms.shape
+    return kernel_input(atoms).reshape(n, m * kh * kw, high * wide)
+
+
+def _by_position(array: np.ndarray) -> np.ndarray:
+    """(N, channels, positions), contiguous."""
+    return kernel_input(array).reshape(*array.shape[:2], array.shape[2] * array.shape[3])
+
+
+def filtered_then_mixed(arrays: tuple, call: AtomCall, whole: AtomCall) -> np.ndarray:
+    """The output of a call that is a part of a whole."""
+    x, atoms, coefficients, bias = arrays
+    outputs, channels, m = coefficients.shape
+    y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
+    plan, sizes = plan_atoms(call, whole, backward=False)
+    packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
+    bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, bias)
+    items = x.shape[0] * plan.tiles.row_tiles * plan.tiles.pieces
+    operations = coefficients.size * y.size // outputs
+    args = (inputs, _by_position(y), plan)
+    run_with_scratch(atom_forward_items, items, operations, sizes, x.dtype, *args)
+    return y
+
+
+def gradients_by_tile(grad_output: np.ndarray, arrays: tuple, needs: Needs, call: AtomCall) -> tuple:
+    """The gradients of x, atoms, coefficients and bias that are needed."""
+    x, atoms, coefficients, _ = arrays
+    outputs, channels, m = coefficients.shape
+    plan, sizes = plan_atoms(call, call, backward=True)
+    depth, edge = channels * m, (channels, min(edge_rows(call), x.shape[2]), x.shape[3])
+    strip = gemm.TILE_ROW_BYTES // x.itemsize
+    product = (-(-depth // gemm.TILE_ROWS) * gemm.TILE_ROWS, -(-outputs // strip) * strip)
+    waiting = x.itemsize * max(math.prod(product), math.prod(edge))
+    row_tiles = plan.tiles.row_tiles
+    items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))
+    shares = AtomShares(*deal_tiles(call, plan.tiles, items))
+    packed = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
+    inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, np.empty(0, x.dtype))
+    # Borrowed is what nobody sees after the call; every item clears its own.
+    grads = AtomGradients(
+        x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
+        edges=borrow("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
+        atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
+        coefficients=borrow("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
+        bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
+    )
+    operations = 3.0 * coefficients.size * grad_output.size / outputs
+    work = AtomWork(inputs, _by_position(grad_output), grads, shares)
+    run_with_scratch(atom_backward_items, items, operations, sizes, x.dtype, work, plan)
+    if needs[0]:
+        for first, (low, high), rows in zip(shares.first_of, shares.shared, grads.edges):
+            grads.x[first // row_tiles, :, low:high] += rows[:, : high - low]
+    grad_coefficients = None
+    if needs[2]:
+        total = grads.coefficients[:, :depth, :outputs].sum(axis=0)
+        grad_coefficients = np.ascontiguousarray(total.T).reshape(coefficients.shape)
+    return (
+        grads.x if needs[0] else None,
+        grads.atoms.reshape(atoms.shape) if needs[1] else None,
+        grad_coefficients,
+        grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
+    )
