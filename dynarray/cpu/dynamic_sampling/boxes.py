@@ -8,7 +8,8 @@ kernel's residual,
                     + sum_t spatial_kernel[o,t] * Ap[o,t] * T[t])
 
 at every position, where attention is that of one sample and may be missing. Taps are like so many more
-channels, and both sums those of `dots`. X and T are made for a band of rows of outputs at a time.
+channels, and both sums those of `dots`, or, with Ap, of `attended`. X and T are made for a band of rows of
+outputs at a time.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from numba import uint64
 from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
+from .attended import AttendedGrads, AttendedInputs, attended_gradients, attended_region
 from .dots import DOT_SLOTS, add_dots, dot_gradients, dots_of_terms
 
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
@@ -187,10 +189,7 @@ class RegionBand(NamedTuple):
     positions: slice
     boxes: np.ndarray  # X, (n, C, p)
     totals: np.ndarray  # T, (n, taps, p)
-    sample_attention: Any  # As, (n, O, p), or None
-    position_attention: Any  # Ap, (n, O, taps, p), or None
-    kernels: np.ndarray  # (n, O, taps, .): what taps weigh; with attention and residual, if given
-    first: int  # position of these
+    sample_attention: Any  # (n, O, p), or None
 
     @property
     def centre(self) -> int:
@@ -235,36 +234,27 @@ def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
 
 
 def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
-    x, channel_kernel, spatial_kernel, _, position_attention = call.arrays
+    x, channel_kernel, spatial_kernel, _, attention = call.arrays
     (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
-    by_output = 1 if position_attention is None else 2 * taps
+    by_output = 2 if attention is None or attention.flags.c_contiguous else 2 + 2 * taps
     numbers, wide = (1 + DOT_SLOTS) * (x.shape[1] + taps) + outputs * by_output, call.pixel_steps.wide
     for images, rows in box_bands(n, positions // wide, numbers * wide * x.itemsize):
-        own, _, kernels, by_sample, by_position = call.arrays.of(images)
-        places, first = slice(rows.start * wide, rows.stop * wide), rows.start * wide
+        own, _, _, by_sample, _ = call.arrays.of(images)
+        places = slice(rows.start * wide, rows.stop * wide)
         boxes = make_boxes("boxes", own, rows, call.pixel_steps)
         totals = make_boxes("totals", own.sum(axis=1)[:, None], rows, call.tap_steps)
-        if by_sample is not None:
-            by_sample = by_sample[..., places] + call.attention_residual
-        if by_position is not None:
-            by_position = by_position[..., rows, :].reshape(*kernels.shape[:3], -1) + call.attention_residual
-            kernels, first = kernels[..., places] * by_position, 0
-            kernels[:, :, taps // 2] += by_position[:, :, taps // 2] * call.channel_residual
-        yield RegionBand(images, rows, places, boxes, totals, by_sample, by_position, kernels, first)
+        by_sample = None if by_sample is None else np.ascontiguousarray(by_sample[..., places])
+        yield RegionBand(images, rows, places, boxes, totals, by_sample)
 
 
-def _sum_region(call: RegionCall, band: RegionBand) -> tuple[np.ndarray, Any]:
-    """The region of a band, (n, O, p), without the attention of samples; and sum_c channel_kernel * X."""
-    channel_kernel, dots = call.arrays.channel_kernel[band.images], None
-    z = np.zeros((*channel_kernel.shape[:2], band.boxes.shape[2]), band.boxes.dtype)
-    if band.position_attention is None:
-        z += call.channel_residual * band.totals[:, band.centre, None]
-    add_dots(z, channel_kernel, band.boxes, dots_of_terms(band.boxes), band.positions.start)
-    if band.position_attention is not None:
-        dots = z.copy()
-        z *= band.position_attention[:, :, band.centre]
-    add_dots(z, band.kernels, band.totals, dots_of_terms(band.totals), band.first)
-    return z, dots
+def _sum_region(call: RegionCall, band: RegionBand) -> np.ndarray:
+    """The region of a band, (n, O, p), without the attention of samples."""
+    own, first = call.arrays.of(band.images), band.positions.start
+    z = np.zeros((*own.channel_kernel.shape[:2], band.boxes.shape[2]), band.boxes.dtype)
+    z += call.channel_residual * band.totals[:, band.centre, None]
+    add_dots(z, own.channel_kernel, band.boxes, dots_of_terms(band.boxes), first)
+    add_dots(z, own.spatial_kernel, band.totals, dots_of_terms(band.totals), first)
+    return z
 
 
 def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
@@ -272,8 +262,13 @@ def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     n, outputs, _, high, wide = arrays[1].shape
     call, y = _region_call(arrays, params), np.empty((n, outputs, high * wide), arrays[1].dtype)
     for band in _region_bands(call):
-        z, _ = _sum_region(call, band)
-        y[band.images, :, band.positions] = z if band.sample_attention is None else z * band.sample_attention
+        if call.arrays.position_attention is not None:
+            attended_region(y[band.images], _attended_inputs(call, band))
+            continue
+        z = _sum_region(call, band)
+        if band.sample_attention is not None:
+            z *= band.sample_attention + call.attention_residual
+        y[band.images, :, band.positions] = z
     return y.reshape(n, outputs, high, wide)
 
 
@@ -282,66 +277,91 @@ def single_region_backward(
 ) -> None:
     """Gradients, from that of the output (N, O, Ho, Wo), into `grads`, or None where not wanted.
 
-    Those of x and of the position attention are zeros; the others are written.
+    That of x is zeros, and that of the position attention where it is not read; the others are written.
     """
     call, targets = _region_call(arrays, params), _region_arrays(grads, params["stride"])
     grad_output = grad_output.reshape(*grad_output.shape[:2], -1)
     grad_total = None if targets.x is None else np.zeros_like(arrays[0][:, :1])
+    backward = _plain_backward if call.arrays.position_attention is None else _attended_backward
     for band in _region_bands(call):
-        given, own = grad_output[band.images, :, band.positions], targets.of(band.images)
-        total = None if grad_total is None else grad_total[band.images]
-        weights, grad_kernels = _kernel_gradients(given, call, band, own, total)
-        if band.position_attention is not None or band.sample_attention is not None:
-            _attention_gradients(given, weights, grad_kernels, call, band, own)
+        given = np.ascontiguousarray(grad_output[band.images, :, band.positions])
+        own = targets.of(band.images)
+        central, grad_totals = backward(given, call, band, own)
+        channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
+        arguments = (central, channel_kernel, band.boxes, own.channel_kernel, grad_total is not None, first)
+        grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), *arguments)
+        if grad_total is not None:
+            spread_boxes(grad_totals, grad_total[band.images], band.rows, call.tap_steps)
+            spread_boxes(grad_boxes, own.x, band.rows, call.pixel_steps)
     if grad_total is not None:
         targets.x[...] += grad_total
 
 
-def _kernel_gradients(
-    grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays, grad_total: Any
-) -> tuple[np.ndarray, Any]:
-    """Gradients of x, of its sum over channels and of kernels; returns what regions weigh.
-
-    With position attention the gradient of the spatial kernel is not written but returned, as that of
-    `RegionBand.kernels`.
-    """
-    attended, wanted = band.position_attention is not None, grads.x is not None
-    weights = grad_output if band.sample_attention is None else grad_output * band.sample_attention
-    central = weights * band.position_attention[:, :, band.centre] if attended else weights
-    weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
-    channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
-    arguments: tuple = (central, channel_kernel, band.boxes, grads.channel_kernel, wanted, first)
-    grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), *arguments)
-    grad_kernels = np.empty_like(band.kernels) if attended else grads.spatial_kernel
-    arguments = (weights, band.kernels, band.totals, grad_kernels, wanted, band.first)
+def _plain_backward(
+    grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of spatial kernel and attention of samples; those of the sums over channels and of T."""
+    own, weights = call.arrays.of(band.images), grad_output
+    if band.sample_attention is not None:
+        weights = grad_output * (band.sample_attention + call.attention_residual)
+        if grads.sample_attention is not None:
+            grads.sample_attention[..., band.positions] = grad_output * _sum_region(call, band)
+    wanted, first = grads.x is not None, band.positions.start
+    arguments = (weights, own.spatial_kernel, band.totals, grads.spatial_kernel, wanted, first)
     grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), *arguments)
     if wanted:
-        if not attended:
-            grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
-        spread_boxes(grad_totals, grad_total, band.rows, call.tap_steps)
-        spread_boxes(grad_boxes, grads.x, band.rows, call.pixel_steps)
-    return weights, grad_kernels
+        grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
+    return weights, grad_totals
 
 
-def _attention_gradients(
-    grad_output: np.ndarray,
-    weights: np.ndarray,
-    grad_kernels: Any,
-    call: RegionCall,
-    band: RegionBand,
-    grads: RegionArrays,
-) -> None:
-    """Gradients of the attention, and with that of positions, from `grad_kernels`, of the spatial kernel."""
-    if band.position_attention is not None and grads.spatial_kernel is not None:
-        grads.spatial_kernel[..., band.positions] = grad_kernels * band.position_attention
-    if grads.sample_attention is None and grads.position_attention is None:
-        return
-    region, dots = _sum_region(call, band)
-    if grads.sample_attention is not None:
-        grads.sample_attention[..., band.positions] = grad_output * region
-    if grads.position_attention is not None:
-        grad = grad_kernels * call.arrays.spatial_kernel[band.images][..., band.positions]
-        central = grad_kernels[:, :, band.centre] * call.channel_residual + weights * dots
-        grad[:, :, band.centre] += central
-        part = grads.position_attention[..., band.rows, :]
-        part[...] = grad.reshape(part.shape)
+def _attended_inputs(call: RegionCall, band: RegionBand) -> AttendedInputs:
+    own, first = call.arrays.of(band.images), band.positions.start
+    attention, first_attended = own.position_attention, first
+    if not attention.flags.c_contiguous:  # one of several pixels is a position
+        attention, first_attended = np.ascontiguousarray(attention[..., band.rows, :]), 0
+    by_sample = band.sample_attention
+    return AttendedInputs(
+        own.channel_kernel,
+        own.spatial_kernel,
+        _nothing(3, attention) if by_sample is None else by_sample,
+        attention.reshape(*own.spatial_kernel.shape[:3], -1),
+        band.boxes,
+        band.totals,
+        dots_of_terms(band.boxes).terms,
+        (first, first_attended),
+        (call.channel_residual, call.attention_residual),
+    )
+
+
+def _nothing(ndim: int, like: np.ndarray) -> np.ndarray:
+    return np.zeros((0,) * ndim, like.dtype)
+
+
+def _attended_backward(
+    grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same where positions have attention, with its gradient."""
+    inputs, (by_kernel, by_sample, by_position) = _attended_inputs(call, band), grads[2:]
+    in_place = by_position is not None and by_position.flags.c_contiguous
+    maps = _nothing(4, grad_output)
+    if by_position is not None:
+        shape = inputs.position_attention.shape
+        maps = by_position.reshape(shape) if in_place else np.empty(shape, grad_output.dtype)
+    made = attended_gradients(
+        grad_output,
+        inputs,
+        AttendedGrads(
+            _nothing(4, grad_output) if by_kernel is None else by_kernel,
+            _nothing(3, grad_output) if by_sample is None else np.empty_like(grad_output),
+            maps,
+            _nothing(4, grad_output),
+            _nothing(3, grad_output),
+        ),
+        grads.x is not None,
+    )
+    if by_sample is not None:
+        by_sample[..., band.positions] = made.sample_attention
+    if by_position is not None and not in_place:
+        part = by_position[..., band.rows, :]
+        part[...] = maps.reshape(part.shape)
+    return made.central, made.totals

@@ -13,7 +13,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import cached_jit
+from ..engine.compile import borrowing_jit, cached_jit
 from ..engine.memory import borrow
 from ..engine.pixels import clear
 
@@ -39,6 +39,37 @@ class DotGrads(NamedTuple):
     planes: np.ndarray  # (N, slots, planes, elements)
 
 
+class TermSums(NamedTuple):
+    """Sums over terms of kernels times what is seen, both in a row."""
+
+    kernels: np.ndarray
+    plane: int  # in the kernels from term to term
+    seen: np.ndarray
+    terms: np.ndarray  # where each begins in what an image sees
+
+
+@borrowing_jit
+def add_terms(total: np.ndarray, to: int, sums: TermSums, at: int, here: int, count: int) -> None:
+    """total[to + w] += the sum at w < count, for kernels from `at` on, of what is seen from `here` on."""
+    kernel, box, terms, to, count = sums.kernels, sums.seen, len(sums.terms), uint64(to), uint64(count)
+    step, places = uint64(sums.plane), sums.terms
+    for k in range(0, terms, 4):
+        a = uint64(at) + uint64(k) * step
+        if k + 4 <= terms:
+            a1, a2, a3 = a + step, a + uint64(2) * step, a + uint64(3) * step
+            b, b1 = uint64(here + places[k]), uint64(here + places[k + 1])
+            b2, b3 = uint64(here + places[k + 2]), uint64(here + places[k + 3])
+            for w in range(count):
+                total[to + w] += (kernel[a + w] * box[b + w] + kernel[a1 + w] * box[b1 + w]) + (
+                    kernel[a2 + w] * box[b2 + w] + kernel[a3 + w] * box[b3 + w]
+                )
+        else:
+            for m in range(terms - k):
+                own, b = a + uint64(m) * step, uint64(here + places[k + m])
+                for w in range(count):
+                    total[to + w] += kernel[own + w] * box[b + w]
+
+
 @cached_jit
 def dot_items(
     start: int,
@@ -55,31 +86,16 @@ def dot_items(
     y is (N, O, positions), `seen` the planes, and kernels (N, O, terms, all positions), of which these are
     those from `first` on.
     """
-    (outputs, size), (terms, plane), at = y.shape[1:], kernels.shape[2:], places.terms
-    tiles, kernel, box, total = -(-size // DOT_TILE), kernels.reshape(-1), seen.reshape(-1), y.reshape(-1)
-    next_kernel, image = uint64(plane), seen.shape[1] * seen.shape[2]  # from term to term
+    (outputs, size), (terms, plane) = y.shape[1:], kernels.shape[2:]
+    sums, total = TermSums(kernels.reshape(-1), plane, seen.reshape(-1), places.terms), y.reshape(-1)
+    tiles, image = -(-size // DOT_TILE), seen.shape[1] * seen.shape[2]
     for item in range(start, stop):
         n, tile, chunk = item // (tiles * chunks), item // chunks % tiles, item % chunks
         begin = tile * DOT_TILE
-        count = uint64(min(DOT_TILE, size - begin))
+        count = min(DOT_TILE, size - begin)
         for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
-            to = uint64((n * outputs + o) * size + begin)
-            for k in range(0, terms, 4):
-                a = uint64(((n * outputs + o) * terms + k) * plane + first + begin)
-                here = n * image + begin
-                if k + 4 <= terms:
-                    a1, a2, a3 = a + next_kernel, a + uint64(2) * next_kernel, a + uint64(3) * next_kernel
-                    b, b1 = uint64(here + at[k]), uint64(here + at[k + 1])
-                    b2, b3 = uint64(here + at[k + 2]), uint64(here + at[k + 3])
-                    for w in range(count):
-                        total[to + w] += (kernel[a + w] * box[b + w] + kernel[a1 + w] * box[b1 + w]) + (
-                            kernel[a2 + w] * box[b2 + w] + kernel[a3 + w] * box[b3 + w]
-                        )
-                else:
-                    for m in range(terms - k):
-                        own, b = a + uint64(m) * next_kernel, uint64(here + at[k + m])
-                        for w in range(count):
-                            total[to + w] += kernel[own + w] * box[b + w]
+            to, at = (n * outputs + o) * size + begin, (n * outputs + o) * terms * plane + first + begin
+            add_terms(total, to, sums, at, n * image + begin, count)
 
 
 @cached_jit
