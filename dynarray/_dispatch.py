@@ -5,8 +5,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from itertools import repeat
-from typing import Any
+from itertools import repeat, zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def any_dask(arrays: Iterable[Any]) -> bool:
 def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """All that checks look at, but for where the arrays lie; None where there is more to it than usual.
 
-    Types are part of it: 1 and True are equal, and not the same to a check.
+    Types are part of it: 1 and True are equal, and not the same to a check; nor are 0.0 and -0.0.
     """
     key: list[Any] = [_forced.get()]
     for array in arrays:
@@ -115,13 +115,22 @@ def call_key(arrays: Iterable[Any], params: Mapping[str, Any]) -> tuple[Any, ...
             key += name, tuple(map(type, value))
             if not all(each in _PLAIN for each in key[-1]):
                 return None
+        elif kind is float:
+            value = repr(value)
         elif kind not in _PLAIN:
-            return None
+            if not is_array(value):
+                return None
+            value = value.shape, value.dtype
         key += name, kind, value
     return tuple(key)
 
 
 _PLAIN = frozenset({int, bool, str, type(None)})
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy or CuPy, and no subclass."""
+    return type(value) is np.ndarray or library_of(value) == "cupy"
 
 
 def well_placed(arrays: Iterable[Any]) -> bool:
@@ -138,6 +147,60 @@ def well_placed(arrays: Iterable[Any]) -> bool:
             if pointer.device_id != device or pointer.ptr % array.itemsize:
                 return False
     return True
+
+
+class Move(NamedTuple):
+    """An array that a form gets: which one of the caller's, if any, and in which shape."""
+
+    place: int | None
+    shape: tuple[int, ...] | None
+
+
+class Passed(NamedTuple):
+    """What came of a check, for calls like the one that was checked."""
+
+    backend: str
+    moves: tuple[Move, ...]
+    constants: tuple[str, ...]  # parameters that are arrays
+    checked: Any
+
+    def again(self, arrays: tuple[Any, ...], params: Mapping[str, Any]) -> Any:
+        """What comes of it for other arrays."""
+        formed = list[Any]()
+        for place, shape in self.moves:
+            array = None if place is None else arrays[place]
+            formed.append(array if array is None or array.shape == shape else array.reshape(shape))
+        _, known, *others = self.checked
+        own = {**known}
+        for name in self.constants:
+            own[name] = params[name]
+        return type(self.checked)(tuple(formed), own, *others)
+
+
+def passed_call(
+    names: tuple[str, ...],
+    roles: tuple[str, ...],
+    backend: str,
+    checked: Any,
+    arrays: tuple[Any, ...],
+    params: Mapping[str, Any],
+) -> Passed | None:
+    """What came of a check of arrays with these `names`, without arrays; forms take them in their `roles`.
+
+    None unless those follow from the caller's by `reshape` alone, and parameters that are arrays are the
+    caller's.
+    """
+    moves = list[Move]()
+    for role, array in zip_longest(roles, checked.arrays):
+        place = names.index(role) if role in names else None
+        if not is_reshaped(array, None if place is None else arrays[place]):
+            return None
+        moves.append(Move(None, None) if array is None else Move(place, array.shape))
+    constants = tuple([name for name, value in params.items() if is_array(value)])
+    if any(checked.params.get(name) is not params[name] for name in constants):
+        return None
+    kept = checked._replace(arrays=(), params={**checked.params, **dict.fromkeys(constants)})
+    return Passed(backend, tuple(moves), constants, kept)
 
 
 def is_reshaped(array: Any, given: Any) -> bool:

@@ -16,7 +16,16 @@ from rawkernels import forks
 
 from ._backward import backward_of as backward_of
 from ._check import check_count
-from ._dispatch import any_dask, call_key, choose_backend, fits_backend, is_reshaped, library_of, well_placed
+from ._dispatch import (
+    Passed,
+    any_dask,
+    call_key,
+    choose_backend,
+    fits_backend,
+    library_of,
+    passed_call,
+    well_placed,
+)
 from ._foreign import OWN, view
 from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
@@ -128,30 +137,6 @@ def forms(reference: Callable[..., Any], cpu: Callable[..., Any], cuda: Callable
     return {"reference": reference, "cpu": on_cpu, "host": cuda, "ptx": on_ptx, "cuda": cuda}
 
 
-class _Move(NamedTuple):
-    """An array that a form gets: which one of the caller's, if any, and in which shape."""
-
-    place: int | None
-    shape: tuple[int, ...] | None
-
-
-class _Passed(NamedTuple):
-    """What came of a check, for calls like the one that was checked."""
-
-    backend: str
-    moves: tuple[_Move, ...]
-    checked: Checked
-
-    def again(self, arrays: tuple[Any, ...]) -> Checked:
-        """What comes of it for other arrays."""
-        formed = list[Any]()
-        for place, shape in self.moves:
-            array = None if place is None else arrays[place]
-            formed.append(array if array is None or array.shape == shape else array.reshape(shape))
-        _, params, output_shape, form_shape, zeros, outside = self.checked
-        return Checked(tuple(formed), {**params}, output_shape, form_shape, zeros, outside)
-
-
 @dataclass(frozen=True)
 class Operator:
     """One operator: its public function, its argument names, its check and its forms.
@@ -214,7 +199,7 @@ class Operator:
     composite: Callable[..., Any] | None = None
     reads: Halo | None = None
     constants: frozenset[str] = frozenset()
-    _passed: dict[tuple[Any, ...], _Passed] = field(
+    _passed: dict[tuple[Any, ...], Passed] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -289,15 +274,15 @@ class Operator:
         """
         key = None if self.numbers else call_key(arrays, params)
         passed = None if key is None else self._passed.get(key)
-        if passed is not None and well_placed(arrays):
-            return passed.backend, passed.again(arrays)
+        if passed is not None and well_placed([*arrays, *map(params.get, passed.constants)]):
+            return passed.backend, passed.again(arrays, params)
         backend, checked = self._check(arrays, params)
-        moves = None if key is None else self._moves(checked.arrays, arrays)
-        if key is not None and moves is not None:
+        if key is not None:
+            new = passed_call(self.arrays, self.roles, backend, checked, arrays, params)
             if len(self._passed) >= MOST_CALLS:
                 self._passed.clear()
-            kept = checked._replace(arrays=(), params={**checked.params})
-            self._passed[key] = _Passed(backend, moves, kept)
+            if new is not None:
+                self._passed[key] = new
         return backend, checked
 
     def _taken(
@@ -307,16 +292,6 @@ class Operator:
         constants = {name: view(self.name, name, params[name]) for name in self.constants & params.keys()}
         taken = tuple([view(self.name, name, array) for name, array in zip(self.arrays, arrays)])
         return taken, {**params, **constants}
-
-    def _moves(self, formed: tuple[Any, ...], arrays: tuple[Any, ...]) -> tuple[_Move, ...] | None:
-        """How the arrays of the forms follow from those of the caller; None if not by `reshape` alone."""
-        moves = list[_Move]()
-        for role, array in zip_longest(self.roles, formed):
-            place = self.arrays.index(role) if role in self.arrays else None
-            if not is_reshaped(array, None if place is None else arrays[place]):
-                return None
-            moves.append(_Move(None, None) if array is None else _Move(place, array.shape))
-        return tuple(moves)
 
     def chosen(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of a call with `params`; a TypeError for one that is unknown, or must be given."""

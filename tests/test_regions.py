@@ -1,5 +1,6 @@
 """`roi_align`, `ps_roi_pool` and `nms`: special boxes, identities, and what the definitions say of edges."""
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -345,3 +346,26 @@ def test_nms_refuses(backend: Backend) -> None:
     ):
         with pytest.raises((TypeError, ValueError), match=f"^nms: {words}"):
             dyn.nms(*arguments)
+
+
+@pytest.mark.parametrize("name", ["roi_align", "ps_roi_pool"])
+def test_the_next_call_has_boxes_of_its_own(name: str) -> None:
+    """What was found of a call is kept for others like it: its arrays are not."""
+    operator, rng = dyn.OPERATORS[name], np.random.default_rng(5)
+    operator._passed.clear()
+    x = rng.standard_normal((2, 4, 9, 9))
+    for turn in range(3):
+        boxes, images = rng.uniform(0, 9, (5, 4)), np.arange(5) % 2
+        boxes[:, 2:] += boxes[:, :2]
+        given = {"boxes": boxes, "batch_index": images, "output_size": (2, 2)}
+        given["spatial_scale"] = 1 / (1 + turn % 2)
+        with dyn.use_backend("reference"):
+            expected = operator.run((x,), given)[0]
+        np.testing.assert_allclose(operator.run((x,), given)[0], expected, rtol=1e-12, atol=1e-12)
+        with pytest.raises(ValueError, match=f"^{name}: batch_index must be at least 0 and less than N = 2"):
+            operator.run((x,), {**given, "batch_index": images + 1})
+        with pytest.raises(ValueError, match=f"^{name}: boxes must have"):
+            operator.run((x,), {**given, "boxes": boxes[:, :3]})
+        kept = weakref.ref(boxes)
+        del boxes, given
+        assert kept() is None
