@@ -22,7 +22,7 @@ from numba import uint64
 from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
-from .dots import DOT_SLOTS, add_dots, dot_gradients, dots_of_terms
+from .dots import DOT_SLOTS, add_dots, dot_gradients, dot_shares, dots_of_terms
 
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 
@@ -310,11 +310,12 @@ def _kernel_gradients(
     central = weights * band.position_attention[:, :, band.centre] if attended else weights
     weights, central = np.ascontiguousarray(weights), np.ascontiguousarray(central)
     channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
-    arguments: tuple = (central, channel_kernel, band.boxes, grads.channel_kernel, wanted, first)
-    grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), *arguments)
+    given: tuple = (central, channel_kernel, band.boxes, grads.channel_kernel, wanted)
+    shares = dot_shares(*channel_kernel.shape[1:])
+    grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), shares, first, given)
     grad_kernels = np.empty_like(band.kernels) if attended else grads.spatial_kernel
-    arguments = (weights, band.kernels, band.totals, grad_kernels, wanted, band.first)
-    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), *arguments)
+    given = (weights, band.kernels, band.totals, grad_kernels, wanted)
+    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), shares, band.first, given)
     if wanted:
         if not attended:
             grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
