@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from .compile import borrowing_jit
 from .gemm import Matrix
-from .vectors import REGISTER_BYTES, GuardedLoop, Writer, written
+from .vectors import REGISTER_BYTES, GuardedLoop, Writer, each_vector, load_part, store_part, written
 
 _SHORT_BYTES = 8 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
@@ -22,27 +22,6 @@ _FOUR = 4  # terms that are added up before they join a sum
 @register_jitable(error_model="numpy")
 def _is_short(count: int, itemsize: int) -> bool:
     return count * itemsize <= _SHORT_BYTES
-
-
-def _each_vector(writer: Writer, count: Any, work: Callable[[Any, Any], None]) -> None:
-    """``work(first, mask)`` for the vectors of a run; the mask is None but for a part of one, the last."""
-    builder, lanes = writer.builder, count.type(writer.lanes)
-    whole = builder.mul(builder.udiv(count, lanes), lanes)
-    with GuardedLoop(builder, builder.udiv(count, lanes), []) as loop:
-        work(builder.mul(loop.k, lanes), None)
-    with builder.if_then(builder.icmp_signed("<", whole, count)):
-        work(whole, writer.within(whole, count))
-
-
-def _load_part(writer: Writer, pointer: Any, index: Any, mask: Any) -> Any:
-    return writer.load(pointer, index) if mask is None else writer.load_masked(pointer, index, mask)
-
-
-def _store_part(writer: Writer, value: Any, pointer: Any, index: Any, mask: Any) -> None:
-    if mask is None:
-        writer.store(value, pointer, index)
-    else:
-        writer.store_masked(value, pointer, index, mask)
 
 
 def _pointer_to(writer: Writer, matrix: Any) -> Any:
@@ -63,9 +42,7 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
         for n in range(number):
             k = builder.add(first, terms.type(n))
             places = (builder.add(writer.place(each.stride, k), shift) for each in (kernels, seen))
-            pair = [
-                _load_part(writer, each, at, mask) for each, at in zip((left, right), places, strict=True)
-            ]
+            pair = [load_part(writer, each, at, mask) for each, at in zip((left, right), places, strict=True)]
             if n % 2:
                 sums[-1] = writer.multiply_add(sums[-1], *pair)
             else:
@@ -85,18 +62,18 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
         def add(k: Any, number: int, sums: list) -> list:
             return [writer.add(sums[0], products(k, number, shift, mask))]
 
-        _store_part(writer, all_terms(add, [_load_part(writer, to, shift, mask)])[0], to, shift, mask)
+        store_part(writer, all_terms(add, [load_part(writer, to, shift, mask)])[0], to, shift, mask)
 
     def by_term(k: Any, number: int, values: list) -> list:
         def add(shift: Any, mask: Any) -> None:
-            total = writer.add(_load_part(writer, to, shift, mask), products(k, number, shift, mask))
-            _store_part(writer, total, to, shift, mask)
+            total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
+            store_part(writer, total, to, shift, mask)
 
-        _each_vector(writer, count, add)
+        each_vector(writer, count, add)
         return values
 
     if short:
-        _each_vector(writer, count, by_position)
+        each_vector(writer, count, by_position)
     else:
         all_terms(by_term, [])
 
@@ -134,21 +111,21 @@ def _write_gradients(
 
     def loaded(shift: Any, mask: Any) -> list:
         """The weights of each output."""
-        return [_load_part(writer, g, builder.add(place, shift), mask) for place in own]
+        return [load_part(writer, g, builder.add(place, shift), mask) for place in own]
 
     def term(k: Any, shift: Any, mask: Any, factors: list) -> None:
         a, b = (builder.add(writer.place(each.stride, k), shift) for each in (kernels, seen))
         places = [builder.add(place, a) for place in other]
         with builder.if_then(grads.of_kernels):
-            value = _load_part(writer, right, b, mask)
+            value = load_part(writer, right, b, mask)
             for place, factor in zip(places, factors, strict=True):
-                _store_part(writer, writer.multiply(factor, value), to_kernels, place, mask)
+                store_part(writer, writer.multiply(factor, value), to_kernels, place, mask)
         with builder.if_then(grads.of_planes):
-            values = [_load_part(writer, left, place, mask) for place in places]
+            values = [load_part(writer, left, place, mask) for place in places]
             total = writer.multiply(factors[0], values[0])
             for pair in zip(factors[1:], values[1:], strict=True):
                 total = writer.multiply_add(total, *pair)
-            _store_part(writer, writer.add(_load_part(writer, to_planes, b, mask), total), to_planes, b, mask)
+            store_part(writer, writer.add(load_part(writer, to_planes, b, mask), total), to_planes, b, mask)
 
     def by_position(shift: Any, mask: Any) -> None:
         factors = loaded(shift, mask)
@@ -156,10 +133,10 @@ def _write_gradients(
             term(loop.k, shift, mask, factors)
 
     if short:
-        _each_vector(writer, count, by_position)
+        each_vector(writer, count, by_position)
         return
     with GuardedLoop(builder, terms, []) as loop:
-        _each_vector(writer, count, lambda shift, mask: term(loop.k, shift, mask, loaded(shift, mask)))
+        each_vector(writer, count, lambda shift, mask: term(loop.k, shift, mask, loaded(shift, mask)))
 
 
 _short_of_two, _short_of_one = (
