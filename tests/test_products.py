@@ -190,13 +190,14 @@ def test_mixed_rows_are_a_matrix_times_planes(backend: Any, rng: np.random.Gener
     from dynarray.cpu.engine.products import MIXED_BYTES, Extent, Factor, Target
 
     length = MIXED_BYTES // np.dtype(dtype).itemsize
-    for rows, terms, vectors in product((1, 4, 5, 6, 9, 12), (1, 3, 8), (1, 3)):
-        size = vectors * length
+    lengths = (1, length - 1, length, 3 * length + 5)
+    for rows, terms, size in product((1, 4, 5, 6, 9, 12), (1, 3, 8), lengths):
         scales = rng.standard_normal((rows, terms)).astype(dtype)
         source = rng.standard_normal((terms, size)).astype(dtype)
         out = np.full((rows + 1, size), np.nan, dtype)
         matrix = Matrix(np.concatenate([np.full(5, np.nan, dtype), scales.ravel()]), 5, terms)
-        mixed = Factor(source.ravel(), 0, 0, np.arange(terms) * size, None)
+        behind = np.append(source, np.full(5, np.nan, dtype))
+        mixed = Factor(behind, 0, 0, np.arange(terms) * size, None)
         extent = Extent(rows, 1, terms, size)
         compiled("mix_rows")(Target(out.ravel(), 0, np.arange(rows) * size, 0), matrix, mixed, extent)
         expected = scales.astype(float) @ source

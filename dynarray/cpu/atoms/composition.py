@@ -2,8 +2,9 @@
 
 Each atom of each sample is a small matrix product, of the bases with a few rows of as many elements as there
 are positions. Per position it moves B + taps numbers for B * taps multiply-adds, so that for common sizes
-memory is the bound: all is read and written once, and while a run of positions is multiplied, what the next
-one reads is fetched. The backward pass makes both gradients of a run while it is in the cache.
+memory is the bound: all is read where it is and written where it belongs, once, and while a run of positions
+is multiplied, what the next one reads is fetched. The backward pass makes both gradients of a run while it is
+in the cache.
 """
 
 from functools import lru_cache
@@ -15,13 +16,11 @@ from ..engine import parallel
 from ..engine.compile import ONE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input
 from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
-from ..engine.pixels import clear, copy, stream, whole_lines
+from ..engine.pixels import clear, copy, whole_lines
 from ..engine.products import MIXED_BYTES, Extent, Factor, Target, dot_planes, mix_rows
-from ..engine.strips import STREAM_BYTES, empty_to_stream
 from ..engine.vectors import LINE_BYTES, in_row, prefetch
 
 COMPOSE_RUN_BYTES = 128 * 1024  # of all rows of a run
-COMPOSE_STREAM_BYTES = STREAM_BYTES // 2  # runs that stay in the cache have no room for more
 COMPOSE_RUN = 1024  # positions of a run, at most; sums over one are short enough to be accurate
 
 
@@ -36,11 +35,10 @@ class ComposePlan(NamedTuple):
 
 
 class ComposeScratch(NamedTuple):
-    """Rows of a run."""
+    """Rows of a run, for the backward pass."""
 
     alpha: Any
     atoms: Any
-    grad_alpha: Any
     dots: Any  # of each basis with each tap
 
 
@@ -86,18 +84,6 @@ def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: Com
 
 
 @borrowing_jit
-def _put_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
-    """The rows of a run to their places, past the caches if there are many."""
-    rows, flat, past = target.shape[1], in_row(target), target.size * target.itemsize >= COMPOSE_STREAM_BYTES
-    for row in range(rows):
-        to = (run.plane * rows + row) * plan.positions + run.at
-        if past:
-            stream(flat, to, source, row * plan.span, run.length)
-        else:
-            copy(flat, to, source, row * plan.span, run.length)
-
-
-@borrowing_jit
 def _fetch_run(source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
     """Fetch a run that is soon to be taken."""
     rows, flat, line = source.shape[1], in_row(source), LINE_BYTES // source.itemsize
@@ -108,32 +94,29 @@ def _fetch_run(source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
 
 
 @borrowing_jit
-def _mix_run(
-    target: np.ndarray, scales: np.ndarray, source: np.ndarray, rows: int, plan: ComposePlan
-) -> None:
-    """So many rows of a run of the target, from those of the source; `scales` is a matrix."""
-    depth = scales.size // rows
-    goal, mixed = Target(target, ZERO, plan.rows, ZERO), Factor(source, ZERO, ZERO, plan.rows, None)
-    mix_rows(goal, Matrix(scales, ZERO, depth), mixed, Extent(rows, ONE, depth, plan.run))
+def _mix_run(target: np.ndarray, scales: np.ndarray, source: Factor, run: ComposeRun, apart: int) -> None:
+    """The rows of a run of the target, `apart`, from those of the source; `scales` is a matrix."""
+    rows, depth = target.shape[1], scales.size // target.shape[1]
+    goal = Target(in_row(target), run.plane * rows * apart + run.at, apart, ZERO)
+    mix_rows(goal, Matrix(scales, ZERO, depth), source, Extent(rows, ONE, depth, run.length))
 
 
 @borrowing_cached_jit
 def compose_items(
     start: int,
     stop: int,
-    scratch: ComposeScratch,
     alpha: np.ndarray,
     scales: np.ndarray,
     atoms: np.ndarray,
     plan: ComposePlan,
 ) -> None:
     """Items: runs. alpha is (N*M, B, positions), atoms (N*M, taps, positions), `scales` (taps, B)."""
+    apart = plan.positions
     for item in range(start, stop):
         run, following = _compose_run(item, plan), _compose_run(min(item + 1, stop - 1), plan)
-        _take_run(scratch.alpha, alpha, run, plan)
         _fetch_run(alpha, following, plan)
-        _mix_run(scratch.atoms, scales, scratch.alpha, atoms.shape[1], plan)
-        _put_run(atoms, scratch.atoms, run, plan)
+        at = run.plane * alpha.shape[1] * apart + run.at
+        _mix_run(atoms, scales, Factor(in_row(alpha), at, ZERO, apart, None), run, apart)
 
 
 @borrowing_cached_jit
@@ -158,8 +141,8 @@ def compose_gradient_items(
             _take_run(scratch.atoms, grad_output, run, plan)
             _fetch_run(grad_output, following, plan)
             if grads.alpha.size:
-                _mix_run(scratch.grad_alpha, scales, scratch.atoms, alpha.shape[1], plan)
-                _put_run(grads.alpha, scratch.grad_alpha, run, plan)
+                packed = Factor(scratch.atoms, ZERO, ZERO, plan.span, None)
+                _mix_run(grads.alpha, scales, packed, run, plan.positions)
             if taps:
                 _take_run(scratch.alpha, alpha, run, plan)
                 dots = Target(scratch.dots, ZERO, taps, 1)
@@ -179,7 +162,7 @@ def _by_basis(alpha: np.ndarray) -> np.ndarray:
 
 def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
     """Output of `compose_atoms`; keeps the inputs for the backward pass."""
-    atoms = empty_to_stream((*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), alpha.dtype)
+    atoms = np.empty((*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), alpha.dtype)
     if not alpha.size or not atoms.size:
         atoms[...] = 0
         return atoms, (alpha, bases)
@@ -187,16 +170,14 @@ def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
     plan = _compose_plan(matrices.shape[2], count, taps, alpha.itemsize)
     scales = kernel_input(bases.reshape(count, taps).T).reshape(-1)
     arguments = (matrices, scales, atoms.reshape(len(matrices), taps, plan.positions), plan)
-    sizes = ComposeScratch(count * plan.span, taps * plan.span, 0, 0)
-    items, operations = len(matrices) * plan.runs, float(atoms.size) * count
-    run_with_scratch(compose_items, items, operations, sizes, alpha.dtype, *arguments)
+    parallel.run(compose_items, len(matrices) * plan.runs, float(atoms.size) * count, *arguments)
     return atoms, (alpha, bases)
 
 
 def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool]) -> tuple[Any, Any]:
     """Gradients of `compose_atoms` with respect to alpha and bases."""
     alpha, bases = kept
-    grad_alpha = empty_to_stream(alpha.shape, alpha.dtype) if needs[0] else None
+    grad_alpha = np.empty(alpha.shape, alpha.dtype) if needs[0] else None
     if not grad_output.size or not alpha.size:
         if grad_alpha is not None:
             grad_alpha[...] = 0
@@ -213,9 +194,7 @@ def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, boo
     )
     scales = kernel_input(bases).reshape(-1)
     row = plan.span
-    sizes = ComposeScratch(
-        needs[1] * count * row, taps * row, needs[0] * count * row, needs[1] * count * taps
-    )
+    sizes = ComposeScratch(needs[1] * count * row, taps * row, needs[1] * count * taps)
     arguments = (matrices, scales, gradient, grads, plan)
     operations = 2.0 * grad_output.size * count
     run_with_scratch(compose_gradient_items, items, operations, sizes, alpha.dtype, *arguments)

@@ -10,11 +10,12 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_cached_jit, borrowing_jit
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
+from ..engine.runs import RunRows, add_terms
 from ..engine.vectors import in_row
-from .dots import DOT_SLOTS, DOT_TILE, TermSums, add_terms
+from .dots import DOT_TILE, dot_shares
 
 
 class AttendedInputs(NamedTuple):
@@ -87,9 +88,11 @@ def _dot_channels(dots: np.ndarray, inputs: AttendedInputs, tile: AttendedTile) 
     totals, residual = in_row(inputs.totals), inputs.residuals[0]
     for w in range(tile.count):
         dots[w] = residual * totals[centre + w]
-    sums = TermSums(in_row(inputs.channel_kernel), plane, in_row(inputs.boxes), inputs.terms)
     at = (tile.n * outputs + tile.output) * channels * plane + inputs.first[0] + tile.begin
-    add_terms(dots, 0, sums, at, tile.n * channels * inputs.totals.shape[2] + tile.begin, tile.count)
+    here = tile.n * channels * inputs.totals.shape[2] + tile.begin
+    kernels = RunRows(in_row(inputs.channel_kernel), at, plane)
+    seen = RunRows(in_row(inputs.boxes), here, inputs.terms)
+    add_terms(RunRows(dots, ZERO, ZERO), kernels, seen, channels, tile.count)
 
 
 @borrowing_jit
@@ -241,7 +244,7 @@ def attended_gradients(
 ) -> AttendedGrads:
     """Write gradients; the record returned has those of the totals, if `wanted`, and the central ones."""
     (n, outputs, size), taps = grad_output.shape, inputs.totals.shape[1]
-    slots = min(DOT_SLOTS, outputs)
+    slots = dot_shares(outputs, len(inputs.terms) + taps, size).slots
     dtype, by_slot = grad_output.dtype, (n if wanted else 0, slots, taps, size)
     totals, central = borrow("grad_totals", by_slot, dtype), borrow("central", grad_output.shape, dtype)
     grads = grads._replace(totals=totals, central=central)

@@ -13,6 +13,7 @@ outputs at a time.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 from .attended import AttendedGrads, AttendedInputs, attended_gradients, attended_region
-from .dots import DOT_SLOTS, add_dots, dot_gradients, dots_of_terms
+from .dots import DOT_SLOTS, add_dots, dot_gradients, dot_shares, dots_of_terms
 
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 
@@ -38,6 +39,7 @@ class BoxSteps(NamedTuple):
     rows: np.ndarray  # from a position on
     places: np.ndarray  # (places, 2): of the kernel on which boxes are centred, from a position on
     spans: np.ndarray  # (places, columns, 3): outputs that read inside, from and to, and what the first reads
+    plain: bool  # what each position sees is the pixel there
 
 
 class BoxScratch(NamedTuple):
@@ -101,7 +103,12 @@ def spread_box_items(
     sums, row, step, wide = scratch.sums, scratch.row, uint64(steps.stride[1]), steps.wide
     for item in range(start * len(places), stop * len(places)):
         image, place, n, term = item // len(places), item % len(places), item // terms, item % terms
-        for r in range(size // wide):
+        for slot in range(slots if steps.plain else 0):
+            at = uint64(((n * slots + slot) * terms + term) * size)
+            to = uint64(image * height * width + first * width)
+            for w in range(uint64(size)):
+                flat[to + w] += gradient[at + w]
+        for r in range(0 if steps.plain else size // wide):
             clear(sums, 0, wide)
             for slot in range(slots):
                 at = uint64(((n * slots + slot) * terms + term) * size + r * wide)
@@ -129,12 +136,15 @@ def box_steps(
     low = np.clip(-(shifts // stride[1]), 0, wide)
     end = np.clip((size[1] - 1 - shifts) // stride[1] + 1, low, wide)
     spans = np.stack([low, end, low * stride[1] + shifts], axis=-1)
-    return BoxSteps(size, stride, wide, rows, np.ascontiguousarray(places), spans)
+    plain = size[1] == wide and len(rows) == len(columns) == 1 and not places.any()
+    return BoxSteps(size, stride, wide, rows, np.ascontiguousarray(places), spans, plain and stride == (1, 1))
 
 
 def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> np.ndarray:
     """(n, places of all images, P): box sums of images (n, ., H, W)."""
     items, size = prod(images.shape[:2]) * len(steps.places), (rows.stop - rows.start) * steps.wide
+    if steps.plain and images.flags.c_contiguous and size == prod(steps.size):
+        return images.reshape(*images.shape[:2], size)
     boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
     scratch, work = BoxScratch(steps.size[1], 0), float(boxes.size) * 2 * len(steps.rows)
     run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
@@ -220,17 +230,26 @@ def _region_arrays(arrays: tuple, stride: tuple[int, int]) -> RegionArrays:
     return RegionArrays(x, channel_kernel, spatial_kernel, sample_attention, position_attention)
 
 
+@lru_cache(maxsize=64)
+def _region_steps(
+    size: tuple[int, int], wide: int, kernel: tuple[int, int], samples: int, *steps: tuple[int, int]
+) -> tuple[BoxSteps, BoxSteps]:
+    """Those of boxes around each position, and around each of its taps."""
+    sample_stride, dilation, stride = steps
+    numbers = np.arange(samples) - (samples - 1) // 2
+    offsets = [numbers * step for step in sample_stride]
+    taps = (np.argwhere(np.ones(kernel)) - np.array(kernel) // 2) * dilation
+    both = (box_steps(size, stride, wide, places, offsets) for places in (np.zeros((1, 2), int), taps))
+    return next(both), next(both)
+
+
 def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
-    x, (kernel, wide), number = arrays[0], (arrays[2].shape[2:4], arrays[2].shape[5]), arrays[0].dtype.type
-    samples = np.arange(params["samples"]) - (params["samples"] - 1) // 2
-    offsets = [samples * step for step in params["sample_stride"]]
-    taps = (np.argwhere(np.ones(kernel)) - np.array(kernel) // 2) * params["dilation"]
-    pixel_steps, tap_steps = (
-        box_steps(x.shape[2:], params["stride"], wide, places, offsets)
-        for places in (np.zeros((1, 2), int), taps)
-    )
+    x, spatial_kernel, number = arrays[0], arrays[2], arrays[0].dtype.type
+    steps = (params[name] for name in ("sample_stride", "dilation", "stride"))
+    sizes = x.shape[2:], spatial_kernel.shape[5], spatial_kernel.shape[2:4]
+    both = _region_steps(*sizes, params["samples"], *steps)
     residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
-    return RegionCall(_region_arrays(arrays, params["stride"]), pixel_steps, tap_steps, *residuals)
+    return RegionCall(_region_arrays(arrays, params["stride"]), *both, *residuals)
 
 
 def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
@@ -284,12 +303,13 @@ def single_region_backward(
     grad_total = None if targets.x is None else np.zeros_like(arrays[0][:, :1])
     backward = _plain_backward if call.arrays.position_attention is None else _attended_backward
     for band in _region_bands(call):
-        given = np.ascontiguousarray(grad_output[band.images, :, band.positions])
         own = targets.of(band.images)
-        central, grad_totals = backward(given, call, band, own)
+        grad = np.ascontiguousarray(grad_output[band.images, :, band.positions])
+        central, grad_totals = backward(grad, call, band, own)
         channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
-        arguments = (central, channel_kernel, band.boxes, own.channel_kernel, grad_total is not None, first)
-        grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), *arguments)
+        given = central, channel_kernel, band.boxes, own.channel_kernel, grad_total is not None
+        shares = dot_shares(*channel_kernel.shape[1:])
+        grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), shares, first, given)
         if grad_total is not None:
             spread_boxes(grad_totals, grad_total[band.images], band.rows, call.tap_steps)
             spread_boxes(grad_boxes, own.x, band.rows, call.pixel_steps)
@@ -307,8 +327,9 @@ def _plain_backward(
         if grads.sample_attention is not None:
             grads.sample_attention[..., band.positions] = grad_output * _sum_region(call, band)
     wanted, first = grads.x is not None, band.positions.start
-    arguments = (weights, own.spatial_kernel, band.totals, grads.spatial_kernel, wanted, first)
-    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), *arguments)
+    given = weights, own.spatial_kernel, band.totals, grads.spatial_kernel, wanted
+    shares = dot_shares(*own.channel_kernel.shape[1:])
+    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), shares, first, given)
     if wanted:
         grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
     return weights, grad_totals

@@ -1,19 +1,52 @@
 """`dynamic_conv2d` on the CPU: what each output sees are pixels, in planes in which a tap is an offset."""
 
-from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_cached_jit, kernel_input
+from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
 from ..engine.memory import borrow, empty, zeros
-from ..engine.pixels import inside
+from ..engine.pixels import PackedRows, covered
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, rows_of_plane, tap_planes
 from ..engine.vectors import in_row
 from .boxes import box_bands
-from .dots import DOT_SLOTS, DotPlanes, add_dots, dot_gradients, dot_tiles
+from .dots import DotPlanes, DotShares, add_dots, dot_gradients, dot_shares
+
+# Of channels that are packed together: what they have in common is found once, and they stay in the cache.
+CONV_PIXELS_BYTES = 64 * 1024
+
+
+class ConvCall(NamedTuple):
+    """What a plan depends on."""
+
+    weight: tuple[int, ...]
+    itemsize: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+
+
+class ConvBand(NamedTuple):
+    """Some rows of outputs of some images: what is worked on at a time."""
+
+    images: slice
+    rows: slice
+    first: int  # position of the outputs
+    window: TapWindow
+    planes: TapPlanes
+    places: DotPlanes
+    per_image: tuple[int, int]  # planes of all channels, and the elements of each
+
+
+@borrowing_jit
+def _cached_channels(item: int, stop: int, images: np.ndarray) -> tuple:
+    """Image and channel of an item, and how many channels, up to `stop`, go through the cache at once."""
+    channels, size = images.shape[1], images.shape[2] * images.shape[3] * images.itemsize
+    c = item % channels
+    return item // channels, c, min(stop - item, channels - c, max(1, CONV_PIXELS_BYTES // size))
 
 
 @borrowing_cached_jit
@@ -21,10 +54,11 @@ def conv_plane_items(
     start: int, stop: int, target: np.ndarray, x: np.ndarray, window: TapWindow, planes: TapPlanes
 ) -> None:
     """Items (image, channel): their planes, in `target` one after the other."""
-    channels, image = x.shape[1], planes.plane * len(planes.origin_y)
-    for item in range(start, stop):
-        places = (item * image, image)
-        pack_channels(in_row(target), places, x, (item // channels, item % channels, 1), window, planes)
+    image, item = planes.plane * len(planes.origin_y), start
+    while item < stop:
+        some = _cached_channels(item, stop, x)
+        pack_channels(in_row(target), (item * image, image), x, some, window, planes)
+        item += some[2]
 
 
 @borrowing_cached_jit
@@ -42,56 +76,80 @@ def conv_spread_items(
     `grad` is (N, slots, planes of all channels, elements), in which planes lie tile after tile: of rows,
     or of columns if there is one row.
     """
-    slots, number, (channels, height, width) = grad.shape[1], len(planes.origin_y), images.shape[1:]
-    flat, gradient, step = in_row(images), in_row(grad), uint64(planes.stride[1])
+    slots, number, channels, item = grad.shape[1], len(planes.origin_y), images.shape[1], start
     size, unit = (window.width, 1) if window.rows == 1 else (window.rows, window.width)
-    for item in range(start, stop):
-        n, c = item // channels, item % channels
+    while item < stop:
+        n, first, count = _cached_channels(item, stop, images)
         for slot in range(slots):
             for tile in range(tiles):
                 begin, end = size * tile // tiles, size * (tile + 1) // tiles
                 part = TapWindow(window.row + begin, end - begin, 0, window.width)
                 if window.rows == 1:
                     part = TapWindow(window.row, 1, begin, end - begin)
+                at = begin * unit + tile * (planes.halo * window.width + planes.reach)
                 for plane in range(number if end > begin else 0):
                     rows = rows_of_plane(plane, part, planes)
-                    top, bottom = inside(rows.number, rows.first, height, rows.origin[0], rows.step[0])
-                    left, right = inside(rows.width, 0, width, rows.origin[1], rows.step[1])
-                    at = ((n * slots + slot) * channels * number + c * number + plane) * planes.plane
-                    at += begin * unit + tile * (planes.halo * window.width + planes.reach) + left
-                    for i in range(top, bottom):
-                        y = (rows.first + i) * rows.step[0] + rows.origin[0]
-                        line = (item * height + y) * width + left * rows.step[1] + rows.origin[1]
-                        to, f = uint64(line), uint64(at + i * rows.width)
-                        if rows.step[1] == 1:
-                            for j in range(uint64(right - left)):
-                                flat[to + j] += gradient[f + j]
-                        else:
-                            for j in range(uint64(right - left)):
-                                flat[to + j * step] += gradient[f + j]
+                    where = covered(rows, images[n, first])
+                    for c in range(first, first + count):
+                        own = ((n * slots + slot) * channels + c) * number + plane
+                        _add_rows(images, n * channels + c, grad, own * planes.plane + at, rows, where)
+        item += count
 
 
+@borrowing_jit
+def _add_rows(
+    images: np.ndarray, image: int, grad: np.ndarray, at: int, rows: PackedRows, where: tuple
+) -> None:
+    """The adjoint of packing rows, which begin there, added to one of the images."""
+    (top, bottom), (left, right) = where
+    (height, width), flat, gradient = images.shape[2:], in_row(images), in_row(grad)
+    y, step, number = (rows.first + top) * rows.step[0] + rows.origin[0], rows.step[1], uint64(right - left)
+    line = (image * height + y) * width + left * step + rows.origin[1]
+    for i in range(bottom - top):
+        to, f = uint64(line + i * rows.step[0] * width), uint64(at + (top + i) * rows.width + left)
+        if step == 1:
+            for j in range(number):
+                flat[to + j] += gradient[f + j]
+        else:
+            for j in range(number):
+                flat[to + j * uint64(step)] += gradient[f + j]
+
+
+@lru_cache(maxsize=64)
 def _conv_places(
-    weight: tuple, rows: slice, tiles: int, params: dict[str, tuple[int, int]]
+    weight: tuple[int, ...], rows: int, tiles: int, *steps: tuple[int, int]
 ) -> tuple[TapPlanes, DotPlanes]:
-    """The planes for some rows of outputs, cut into tiles, and where terms lie in them."""
-    kernel, (count, wide) = weight[3:5], (rows.stop - rows.start, weight[6])
-    steps = params["stride"], params["dilation"], params["padding"]
-    planes, number, begins = tap_planes(kernel, *steps, (count, wide))
+    """The planes for so many rows of outputs, cut into tiles, and where terms lie in them."""
+    wide = weight[6]
+    planes, number, begins = tap_planes(weight[3:5], *steps, (rows, wide))
     beyond = planes.halo * wide + planes.reach
-    planes = planes._replace(plane=count * wide + tiles * beyond)
+    planes = planes._replace(plane=rows * wide + tiles * beyond)
     image = planes.plane * len(planes.origin_y)
     terms = np.arange(weight[2])[:, None] * image + number * planes.plane + begins
     # A single row is cut into columns.
-    return planes, DotPlanes(terms.reshape(-1), 1 if count == 1 else wide, beyond)
+    return planes, DotPlanes(terms.reshape(-1), 1 if rows == 1 else wide, beyond)
 
 
-def _pack_planes(x: np.ndarray, rows: slice, wide: int, planes: TapPlanes) -> np.ndarray:
+@lru_cache(maxsize=64)
+def conv_bands(call: ConvCall, shares: DotShares | None) -> tuple[ConvBand, ...]:
+    """All bands; backward there are `shares`, of which each has a copy of the planes."""
+    n, _, channels, _, kw, high, wide = call.weight
+    slots, tiles = shares or (0, 1)
+    made = list[ConvBand]()
+    for images, rows in box_bands(n, high, (1 + slots) * channels * kw * wide * call.itemsize):
+        count = rows.stop - rows.start
+        planes, places = _conv_places(call.weight, count, tiles, *call[2:])
+        window = TapWindow(rows.start, count, 0, wide)
+        per_image = channels * len(planes.origin_y), planes.plane
+        made.append(ConvBand(images, rows, rows.start * wide, window, planes, places, per_image))
+    return tuple(made)
+
+
+def _pack_planes(x: np.ndarray, band: ConvBand) -> np.ndarray:
     """(n, planes of all channels, elements)."""
     n, channels = x.shape[:2]
-    seen = borrow("planes", (n, channels * len(planes.origin_y), planes.plane), x.dtype)
-    window = TapWindow(rows.start, rows.stop - rows.start, 0, wide)
-    parallel.run(conv_plane_items, n * channels, 2.0 * seen.size, seen, x, window, planes)
+    seen = borrow("planes", (n, *band.per_image), x.dtype)
+    parallel.run(conv_plane_items, n * channels, 2.0 * seen.size, seen, x, band.window, band.planes)
     return seen
 
 
@@ -101,12 +159,6 @@ def _weight_by_term(weight: np.ndarray) -> np.ndarray:
     return weight.reshape(n, outputs, channels * kh * kw, high * wide)
 
 
-def _conv_bands(weight: np.ndarray, copies: int) -> Iterator[tuple[slice, slice]]:
-    """Images and rows of outputs, for which there are so many copies of the planes."""
-    n, _, channels, _, kw, high, wide = weight.shape
-    return box_bands(n, high, copies * channels * kw * wide * weight.itemsize)
-
-
 def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_conv2d`; keeps the inputs for the backward pass."""
     y = np.zeros((*weight.shape[:2], *weight.shape[5:]), x.dtype)
@@ -114,13 +166,12 @@ def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tup
         # Every tap reads a zero outside the image, which takes part in the products.
         with np.errstate(all="ignore"):
             return y + (weight * 0).sum(axis=(2, 3, 4)), (x, weight)
-    kernels, pixels, wide = _weight_by_term(kernel_input(weight)), kernel_input(x), y.shape[3]
-    for images, rows in _conv_bands(weight, 1):
-        planes, places = _conv_places(weight.shape, rows, 1, params)
-        seen, part = _pack_planes(pixels[images], rows, wide, planes), y[images, :, rows]
+    kernels, pixels = _weight_by_term(kernel_input(weight)), kernel_input(x)
+    for band in conv_bands(ConvCall(weight.shape, x.itemsize, **params), None):
+        seen, part = _pack_planes(pixels[band.images], band), y[band.images, :, band.rows]
         # What is one piece of memory is written in place.
         sums = part if part.flags.c_contiguous else np.zeros(part.shape, x.dtype)
-        add_dots(sums.reshape(*sums.shape[:2], -1), kernels[images], seen, places, rows.start * wide)
+        add_dots(sums.reshape(*sums.shape[:2], -1), kernels[band.images], seen, band.places, band.first)
         if sums is not part:
             part[...] = sums
     return y, (x, weight)
@@ -138,21 +189,19 @@ def dynamic_conv2d_backward(
             with np.errstate(all="ignore"):
                 grad_weight[...] = grad_output[:, :, None, None, None] * 0
         return grad_x, grad_weight
-    kernels, pixels, wide = _weight_by_term(kernel_input(weight)), kernel_input(x), weight.shape[6]
-    grad_kernels, tiles = (
-        None if grad_weight is None else _weight_by_term(grad_weight),
-        dot_tiles(weight.shape[1]),
-    )
-    for images, rows in _conv_bands(weight, 1 + DOT_SLOTS):
-        planes, places = _conv_places(weight.shape, rows, tiles, params)
-        seen = _pack_planes(pixels[images], rows, wide, planes)
-        gradient = kernel_input(grad_output[images, :, rows])
+    kernels, pixels = _weight_by_term(kernel_input(weight)), kernel_input(x)
+    grad_kernels, shares = None, dot_shares(*kernels.shape[1:])
+    if grad_weight is not None:
+        grad_kernels = _weight_by_term(grad_weight)
+    for band in conv_bands(ConvCall(weight.shape, x.itemsize, **params), shares):
+        images, seen = band.images, _pack_planes(pixels[band.images], band)
+        gradient = kernel_input(grad_output[images, :, band.rows])
         gradient = gradient.reshape(*gradient.shape[:2], -1)
-        own, first = None if grad_kernels is None else grad_kernels[images], rows.start * wide
-        arguments = (gradient, kernels[images], seen, own, grad_x is not None, first)
-        grad_planes = dot_gradients("grad_planes", places, *arguments)
+        own = None if grad_kernels is None else grad_kernels[images]
+        given = gradient, kernels[images], seen, own, grad_x is not None
+        grad_planes = dot_gradients("grad_planes", band.places, shares, band.first, given)
         if grad_x is not None:
-            window, part = TapWindow(rows.start, rows.stop - rows.start, 0, wide), grad_x[images]
-            items, work = part.shape[0] * part.shape[1], 2.0 * grad_planes.size
-            parallel.run(conv_spread_items, items, work, grad_planes, part, window, planes, tiles)
+            part, work = grad_x[images], 2.0 * grad_planes.size
+            items, arguments = part.shape[0] * part.shape[1], (band.window, band.planes, shares.tiles)
+            parallel.run(conv_spread_items, items, work, grad_planes, part, *arguments)
     return grad_x, grad_weight

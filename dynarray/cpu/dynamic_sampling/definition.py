@@ -18,6 +18,7 @@ import numpy as np
 from ...reference.dynamic_sampling import sampling_backward, sampling_forward
 
 KERNEL_BYTES = 4 * 1024 * 1024  # of the whole kernels of channels that are made together
+FINITE_BYTES = 1024 * 1024  # of images that are looked through together
 _OF_PIXELS = True, False, False, False, True  # which of the arrays go with pixels, the others with outputs
 
 
@@ -65,8 +66,14 @@ def _cut_out(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> SampleCutou
 
 
 def _all_finite(*arrays: Any) -> bool:
-    """Image by image, which is little memory."""
-    return all(bool(np.isfinite(image).all()) for array in arrays if array is not None for image in array)
+    """Some images at a time, which is little memory."""
+    return all(
+        bool(np.isfinite(array[n : n + together]).all())
+        for array in arrays
+        if array is not None
+        for together in (max(1, FINITE_BYTES * len(array) // max(1, array.nbytes)),)
+        for n in range(0, len(array), together)
+    )
 
 
 def _has_infinity(*arrays: Any) -> bool:
@@ -94,6 +101,8 @@ def _channels_together(arrays: tuple) -> Iterator[slice]:
 
 def forward_again(y: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
     """Write the output by the definition where it is not finite."""
+    if _all_finite(y):
+        return
     for n in range(len(y)):
         image, result = _of_image(arrays, n), y[n : n + 1]
         if _all_finite(result):

@@ -99,6 +99,7 @@ def _copy_every_second(writer: Writer, target: Any, at: Any, source: Any, start:
     builder, index, lanes = writer.builder, count.type, writer.lanes
     to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
     # The last one has no neighbour.
+    read = builder.sub(builder.mul(count, index(2)), index(1))
     turns = builder.sdiv(builder.sub(count, index(1)), index(lanes))
     even = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(0, 2 * lanes, 2)))
     with GuardedLoop(builder, turns, []) as loop:
@@ -106,11 +107,11 @@ def _copy_every_second(writer: Writer, target: Any, at: Any, source: Any, start:
         first = builder.mul(j, index(2))
         halves = [writer.load(from_, builder.add(first, index(half))) for half in (0, lanes)]
         writer.store(builder.shuffle_vector(*halves, even), to, j)
+    # Rows are short: what is left is a vector too.
     done = builder.mul(turns, index(lanes))
-    with GuardedLoop(builder, builder.sub(count, done), []) as loop:
-        j = builder.add(done, loop.k)
-        value = writer.element(from_, builder.mul(j, index(2)))
-        builder.store(value, builder.gep(to, [j]))
+    firsts = [builder.add(builder.mul(done, index(2)), index(half)) for half in (0, lanes)]
+    halves = [writer.load_masked(from_, first, writer.within(first, read)) for first in firsts]
+    writer.store_masked(builder.shuffle_vector(*halves, even), to, done, writer.within(done, count))
 
 
 @borrowing_jit
@@ -151,20 +152,25 @@ def pack_rows(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) 
 
     The rest is left as it is: zeros, which a caller writes once for all images of one place and size.
     """
-    (top, bottom), (low, end) = covered(rows, image)
-    origin, step = rows.origin, rows.step
+    pack_covered(target, at, image, rows, covered(rows, image))
+
+
+@borrowing_jit
+def pack_covered(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRows, where: tuple) -> None:
+    """The same, for callers that know `where` there are pixels: see `covered`."""
+    ((top, bottom), (low, end)), step = where, rows.step
+    start, line = _in_image(image, rows, top, low * step[1])
+    to, size = at + top * rows.width + low, (bottom - top, end - low)
     if step[1] == 1:
-        start, line = _in_image(image, rows, top, low)
-        to, size = at + top * rows.width + low, (bottom - top, end - low)
         _copy_rows(target, to, rows.width, image, start, line, size)
-        return
-    for i in range(top, bottom):
-        base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
-        if step[1] == 2:
-            _copy_every_second(target, base + low, line, 2 * low + origin[1], end - low)
-        else:
+    elif step[1] == 2:
+        for i in range(bottom - top if end > low else 0):
+            _copy_every_second(target, to + i * rows.width, image, start + i * line, end - low)
+    else:
+        for i in range(top, bottom):
+            base, row = at + i * rows.width, image[(rows.first + i) * step[0] + rows.origin[0]]
             for j in range(low, end):
-                target[base + j] = line[j * step[1] + origin[1]]
+                target[base + j] = row[j * step[1] + rows.origin[1]]
 
 
 @borrowing_jit

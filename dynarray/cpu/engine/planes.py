@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import borrowing_jit
-from .pixels import PackedRows, clear, copy, covered, pack_rows
+from .pixels import PackedRows, clear, copy, covered, pack_covered
 from .vectors import in_row
 
 
@@ -85,15 +85,18 @@ def pack_channels(
     for plane in range(len(planes.origin_y)):
         rows = rows_of_plane(plane, window, planes)
         where = covered(rows, x[n, first])
-        in_a_run = planes.stride == (1, 1) and rows.width == width and where[1][0] < where[1][1]
+        (top, bottom), (low, end) = where
+        in_a_run = planes.stride == (1, 1) and rows.width == width and low < end
+        full = bottom - top == rows.number and end - low == rows.width
         for c in range(count):
             to = at + c * apart + plane * planes.plane
             if in_a_run:
                 base = (n * x.shape[1] + first + c) * height * width
                 _pack_run(target, to, flat, base, rows, where)
             else:
-                clear(target, to, rows.number * rows.width)
-                pack_rows(target, to, x[n, first + c], rows)
+                if not full:
+                    clear(target, to, rows.number * rows.width)
+                pack_covered(target, to, x[n, first + c], rows, where)
 
 
 @borrowing_jit

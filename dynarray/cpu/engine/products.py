@@ -18,7 +18,17 @@ import numpy as np
 
 from . import gemm
 from .compile import FALSE, ZERO, borrowing_jit
-from .vectors import LINE_BYTES, MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, written
+from .vectors import (
+    LINE_BYTES,
+    MANY_REGISTERS,
+    REGISTER_BYTES,
+    Loop,
+    Writer,
+    each_vector,
+    load_part,
+    store_part,
+    written,
+)
 
 # As many sums as fit into the registers with the operands. Two registers a plane, where they suffice, take
 # fewer loads for the offsets of planes; one leaves room for more columns.
@@ -386,16 +396,18 @@ def _write_mixed_rows(writer: Writer, target: Any, scales: Any, b: Any, extent: 
         for number in rows
     ]
     places = [writer.place(target.rows, number) for number in rows]
-    with Loop(builder, _vectors(writer, extent), []) as vector:
-        right, to = _shifted(writer, vector.k, b, target)
+    right, to = (builder.gep(each.data, [each.at]) for each in (b, target))
 
+    def mix(shift: Any, mask: Any) -> None:
         def step(k: Any, sums: list) -> list:
-            value = writer.load(right, writer.place(b.terms, k))
+            value = load_part(writer, right, builder.add(writer.place(b.terms, k), shift), mask)
             scale = [writer.broadcast(writer.element(each, k)) for each in factors]
             return [writer.multiply_add(*pair, value) for pair in zip(sums, scale, strict=True)]
 
         for total, place in zip(writer.sums(len(rows), extent.terms, step), places, strict=True):
-            writer.store(total, to, place)
+            store_part(writer, total, to, builder.add(place, shift), mask)
+
+    each_vector(writer, extent.length, mix)
 
 
 # Both fill the registers with operands and sums: whichever has fewer rows made in vain.
@@ -407,7 +419,7 @@ _mix_five_rows, _mix_six_rows = (written(MIXED_BYTES, rows)(_write_mixed_rows) f
 def mix_rows(target: Target, scales: gemm.Matrix, b: Factor, extent: Extent) -> None:
     """target[i] = sum over k of scales[i, k] * b[k], of which each factor `scales` is a number.
 
-    Runs are of whole `MIXED_BYTES`. Neither target nor b has columns.
+    Runs are of any length. Neither target nor b has columns.
     """
     step = _FIVE if -extent.rows % _FIVE <= -extent.rows % _SIX else _SIX
     for row in range(0, extent.rows, step):

@@ -257,6 +257,29 @@ class Writer:
         return self.builder.bitcast(self.builder.gep(pointer, [index]), self._vector.as_pointer())
 
 
+def each_vector(writer: Writer, count: Any, work: Callable[[Any, Any], None]) -> None:
+    """``work(first, mask)`` for the vectors of a run; the mask is None but for a part of one, the last."""
+    builder, lanes = writer.builder, count.type(writer.lanes)
+    whole = builder.mul(builder.udiv(count, lanes), lanes)
+    with GuardedLoop(builder, builder.udiv(count, lanes), []) as loop:
+        work(builder.mul(loop.k, lanes), None)
+    with builder.if_then(builder.icmp_signed("<", whole, count)):
+        work(whole, writer.within(whole, count))
+
+
+def load_part(writer: Writer, pointer: Any, index: Any, mask: Any) -> Any:
+    """A vector, or what a mask that is not None leaves of it."""
+    return writer.load(pointer, index) if mask is None else writer.load_masked(pointer, index, mask)
+
+
+def store_part(writer: Writer, value: Any, pointer: Any, index: Any, mask: Any) -> None:
+    """The same to memory."""
+    if mask is None:
+        writer.store(value, pointer, index)
+    else:
+        writer.store_masked(value, pointer, index, mask)
+
+
 def written(size: int, variant: Any = None) -> Callable[[Callable[..., None]], Callable[..., Any]]:
     """Makes an intrinsic of ``write(writer, *arguments)``, for kernels to call with these arguments.
 

@@ -1,0 +1,177 @@
+"""Sums of products of runs that may be shorter than a register: small images, and the ends of others.
+
+A run of a few positions is one vector, of which a mask leaves out what there is not. Terms pass by while its
+sums stay in registers. Of long runs one group of terms after the other is read, as the memory is read
+fastest. Both add up in the same order, so that a run has the same bits whatever it is a part of.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import register_jitable
+
+from .compile import borrowing_jit
+from .vectors import REGISTER_BYTES, GuardedLoop, Writer, each_vector, load_part, store_part, written
+
+_SHORT_BYTES = 8 * REGISTER_BYTES  # runs of no more stay in the first cache
+_LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
+_FOUR = 4  # terms that are added up before they join a sum
+
+
+class RunRows(NamedTuple):
+    """Runs in memory."""
+
+    values: np.ndarray  # 1-d, contiguous
+    at: int
+    stride: Any  # from the first to the next and so on, or an array of where each begins
+
+
+@register_jitable(error_model="numpy")
+def _is_short(count: int, itemsize: int) -> bool:
+    return count * itemsize <= _SHORT_BYTES
+
+
+def _pointer_to(writer: Writer, matrix: Any) -> Any:
+    """A pointer to the first element of a matrix."""
+    return writer.builder.gep(matrix.values, [matrix.at])
+
+
+def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any) -> None:
+    builder, short = writer.builder, writer.variant
+    to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
+    four = terms.type(_FOUR)
+    fours = builder.udiv(terms, four)
+    rest = builder.sub(terms, builder.mul(fours, four))
+
+    def products(first: Any, number: int, shift: Any, mask: Any) -> Any:
+        """The sum of the products of some terms, pairs of pairs."""
+        sums: list[Any] = []
+        for n in range(number):
+            k = builder.add(first, terms.type(n))
+            places = (builder.add(writer.place(each.stride, k), shift) for each in (kernels, seen))
+            pair = [load_part(writer, each, at, mask) for each, at in zip((left, right), places, strict=True)]
+            if n % 2:
+                sums[-1] = writer.multiply_add(sums[-1], *pair)
+            else:
+                sums.append(writer.multiply(*pair))
+        return sums[0] if number == 1 else writer.add(*sums)
+
+    def all_terms(work: Callable[[Any, int, list], list], values: list) -> list:
+        with GuardedLoop(builder, fours, values) as loop:
+            loop.values = work(builder.mul(loop.k, four), _FOUR, loop.values)
+        values = loop.values
+        with GuardedLoop(builder, rest, values) as loop:
+            k = builder.add(builder.mul(fours, four), loop.k)
+            loop.values = work(k, 1, loop.values)
+        return loop.values
+
+    def by_position(shift: Any, mask: Any) -> None:
+        def add(k: Any, number: int, sums: list) -> list:
+            return [writer.add(sums[0], products(k, number, shift, mask))]
+
+        store_part(writer, all_terms(add, [load_part(writer, to, shift, mask)])[0], to, shift, mask)
+
+    def by_term(k: Any, number: int, values: list) -> list:
+        def add(shift: Any, mask: Any) -> None:
+            total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
+            store_part(writer, total, to, shift, mask)
+
+        each_vector(writer, count, add)
+        return values
+
+    if short:
+        each_vector(writer, count, by_position)
+    else:
+        all_terms(by_term, [])
+
+
+_add_terms_short = written(REGISTER_BYTES, True)(_write_add_terms)
+_add_terms_long = written(_LONG_BYTES, False)(_write_add_terms)
+
+
+@borrowing_jit
+def add_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, count: int) -> None:
+    """target[w] += sum over k < terms of kernels[k, w] * seen[k, w], for w < count."""
+    if _is_short(count, kernels.values.itemsize):
+        _add_terms_short(target, kernels, seen, terms, count)
+    else:
+        _add_terms_long(target, kernels, seen, terms, count)
+
+
+class RunGradients(NamedTuple):
+    """Gradients of kernels and planes; flags say which of them are wanted."""
+
+    kernels: RunRows
+    planes: RunRows
+    of_kernels: bool
+    of_planes: bool
+
+
+def _write_gradients(
+    writer: Writer, grads: Any, weights: Any, kernels: Any, seen: Any, terms: Any, count: Any
+) -> None:
+    builder, (short, together) = writer.builder, writer.variant
+    g, left, right = (_pointer_to(writer, each) for each in (weights, kernels, seen))
+    to_kernels, to_planes = (_pointer_to(writer, each) for each in (grads.kernels, grads.planes))
+    numbers = [terms.type(n) for n in range(together)]
+    own, other = ([builder.mul(each.stride, n) for n in numbers] for each in (weights, grads.kernels))
+
+    def loaded(shift: Any, mask: Any) -> list:
+        """The weights of each output."""
+        return [load_part(writer, g, builder.add(place, shift), mask) for place in own]
+
+    def term(k: Any, shift: Any, mask: Any, factors: list) -> None:
+        a, b = (builder.add(writer.place(each.stride, k), shift) for each in (kernels, seen))
+        places = [builder.add(place, a) for place in other]
+        with builder.if_then(grads.of_kernels):
+            value = load_part(writer, right, b, mask)
+            for place, factor in zip(places, factors, strict=True):
+                store_part(writer, writer.multiply(factor, value), to_kernels, place, mask)
+        with builder.if_then(grads.of_planes):
+            values = [load_part(writer, left, place, mask) for place in places]
+            total = writer.multiply(factors[0], values[0])
+            for pair in zip(factors[1:], values[1:], strict=True):
+                total = writer.multiply_add(total, *pair)
+            store_part(writer, writer.add(load_part(writer, to_planes, b, mask), total), to_planes, b, mask)
+
+    def by_position(shift: Any, mask: Any) -> None:
+        factors = loaded(shift, mask)
+        with GuardedLoop(builder, terms, []) as loop:
+            term(loop.k, shift, mask, factors)
+
+    if short:
+        each_vector(writer, count, by_position)
+        return
+    with GuardedLoop(builder, terms, []) as loop:
+        each_vector(writer, count, lambda shift, mask: term(loop.k, shift, mask, loaded(shift, mask)))
+
+
+_short_of_two, _short_of_one = (
+    written(REGISTER_BYTES, (True, together))(_write_gradients) for together in (2, 1)
+)
+_long_of_two, _long_of_one = (
+    written(_LONG_BYTES, (False, together))(_write_gradients) for together in (2, 1)
+)
+
+
+@borrowing_jit
+def add_gradients(
+    grads: RunGradients, weights: RunRows, kernels: RunRows, seen: RunRows, outputs: int, size: tuple
+) -> None:
+    """The gradients of `add_terms`, of (terms, count) `size`, for one or two outputs that see the same.
+
+    ``grads.kernels[o, k, w] = weights[o, w] * seen[k, w]``, and to those of the planes, which lie as `seen`
+    does, is added the sum over outputs of weights * kernels. `weights.stride` and `grads.kernels.stride` lead
+    from output to output, `kernels.stride` from term to term.
+    """
+    terms, count = size
+    if _is_short(count, kernels.values.itemsize):
+        if outputs == 2:
+            _short_of_two(grads, weights, kernels, seen, terms, count)
+        else:
+            _short_of_one(grads, weights, kernels, seen, terms, count)
+    elif outputs == 2:
+        _long_of_two(grads, weights, kernels, seen, terms, count)
+    else:
+        _long_of_one(grads, weights, kernels, seen, terms, count)
