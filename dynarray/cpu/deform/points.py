@@ -4,7 +4,6 @@ A point costs some dozen cycles, less than a call that hands over arrays: what i
 written as instructions in the loop over points.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,18 @@ from numba.core import cgutils
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, shared_jit
 from ..engine.pixels import copy
-from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, Loop, Writer, prefetch, written
+from ..engine.vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    GuardedLoop,
+    Loop,
+    Writer,
+    each_vector,
+    load_part,
+    prefetch,
+    store_part,
+    written,
+)
 
 
 class PointGrid(NamedTuple):
@@ -322,28 +332,18 @@ def set_up_points(
         set_up_tap(points, arrays, sizes, (image, group, tap), tap * point_room(points), start, count)
 
 
-def _over_channels(writer: Writer, write: Callable[[list, Any, Any], None]) -> None:
-    """``write(corners, own, count)`` for whole vectors of channels, then for single ones that are left.
-
-    These are pointers to the first channel: of each corner of point k, and in the array from `at` on.
-    """
-    builder, (image, points, k, array, at) = writer.builder, writer.arguments[:5]
-    channels, lanes = image.channels, image.channels.type(writer.lanes)
-    vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
-    singles = writer.itemsize, builder.mul(vectors, lanes), rest
-    for size, first, count in ((REGISTER_BYTES, lanes.type(0), vectors), singles):
-        writer.resize(size)
-        with builder.if_then(builder.icmp_signed(">", count, count.type(0))):
-            fields = point_fields(writer, points, image.points)
-            pixel, right, below = (writer.element(array, k) for array in fields[:3])
-            below = builder.add(pixel, below)
-            pixels = pixel, builder.add(pixel, right), below, builder.add(below, right)
-            start = builder.gep(image.values, [builder.add(image.at, first)])
-            corners = [builder.gep(start, [builder.mul(pixel, channels)]) for pixel in pixels]
-            write(corners, builder.gep(array, [builder.add(at, first)]), count)
+def _corner_pixels(writer: Writer) -> list:
+    """Pointers to the first channel of the corners of point k."""
+    builder, (image, points, k) = writer.builder, writer.arguments[:3]
+    fields = point_fields(writer, points, image.points)
+    pixel, right, below = (writer.element(array, k) for array in fields[:3])
+    below = builder.add(pixel, below)
+    pixels = pixel, builder.add(pixel, right), below, builder.add(below, right)
+    start = builder.gep(image.values, [image.at])
+    return [builder.gep(start, [builder.mul(pixel, image.channels)]) for pixel in pixels]
 
 
-def _corner_weights(writer: Writer) -> list[Any]:
+def _corner_weights(writer: Writer) -> list:
     """The weights of the corners of point k."""
     image, points, k = writer.arguments[:3]
     weights = point_fields(writer, points, image.points).weights
@@ -353,32 +353,39 @@ def _corner_weights(writer: Writer) -> list[Any]:
 @written(REGISTER_BYTES)
 def sample_point(writer: Writer, image: Any, points: Any, k: Any, out: Any, at: Any) -> None:
     """out[at + c] = the image at point k, for all channels of a `PointSource`."""
+    target, weights, corners = writer.builder.gep(out, [at]), _corner_weights(writer), _corner_pixels(writer)
 
-    def write(corners: list, target: Any, count: Any) -> None:
-        weights = _corner_weights(writer)
-        with Loop(writer.builder, count, []) as loop:
-            c = writer.builder.mul(loop.k, count.type(writer.lanes))
-            total = writer.multiply(weights[0], writer.load(corners[0], c))
-            for weight, corner in zip(weights[1:], corners[1:], strict=True):
-                total = writer.multiply_add(total, weight, writer.load(corner, c))
-            writer.store(total, target, c)
+    def write(c: Any, mask: Any) -> None:
+        first, *others = (load_part(writer, corner, c, mask) for corner in corners)
+        total = writer.multiply(weights[0], first)
+        for pair in zip(weights[1:], others, strict=True):
+            total = writer.multiply_add(total, *pair)
+        store_part(writer, total, target, c, mask)
 
-    _over_channels(writer, write)
+    each_vector(writer, image.channels, write)
 
 
 @written(REGISTER_BYTES)
 def spread_point(writer: Writer, image: Any, points: Any, k: Any, grad: Any, at: Any) -> None:
-    """The adjoint of `sample_point`: add the gradient, from `at` on, to the corners of point k."""
+    """The adjoint of `sample_point`: add the gradient, from `at` on, to the corners of point k.
 
-    def write(corners: list, source: Any, count: Any) -> None:
+    Whole vectors of channels, then single ones: the next point often adds to the same pixels, and what a mask
+    has just stored takes long to load.
+    """
+    builder, channels, corners = writer.builder, image.channels, _corner_pixels(writer)
+    source, lanes = builder.gep(grad, [at]), channels.type(writer.lanes)
+    vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
+    for size, first, count in (
+        (REGISTER_BYTES, lanes.type(0), vectors),
+        (writer.itemsize, builder.mul(vectors, lanes), rest),
+    ):
+        writer.resize(size)
         weights = _corner_weights(writer)
-        with Loop(writer.builder, count, []) as loop:
-            c = writer.builder.mul(loop.k, count.type(writer.lanes))
+        with GuardedLoop(builder, count, []) as loop:
+            c = builder.add(first, builder.mul(loop.k, lanes.type(writer.lanes)))
             value = writer.load(source, c)
             for weight, corner in zip(weights, corners, strict=True):
                 writer.store(writer.multiply_add(writer.load(corner, c), weight, value), corner, c)
-
-    _over_channels(writer, write)
 
 
 @written(REGISTER_BYTES)
@@ -386,19 +393,20 @@ def sum_corners(
     writer: Writer, image: Any, points: Any, k: Any, grad: Any, at: Any, out: Any, to: Any
 ) -> None:
     """For each corner of point k, the sum over channels of gradient * corner, to four places from `to` on."""
-    builder = writer.builder
-    targets = [builder.gep(out, [builder.add(to, to.type(i))]) for i in range(4)]
-    for target in targets:
-        builder.store(target.type.pointee(0.0), target)
+    builder, channels = writer.builder, image.channels
+    corners, source, lanes = _corner_pixels(writer), builder.gep(grad, [at]), channels.type(writer.lanes)
+    vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
+    whole = builder.mul(vectors, lanes)
 
-    def write(corners: list, source: Any, count: Any) -> None:
-        def step(s: Any, totals: list) -> list:
-            c = builder.mul(s, count.type(writer.lanes))
-            value = writer.load(source, c)
-            loaded = (writer.load(corner, c) for corner in corners)
-            return [writer.multiply_add(*pair, value) for pair in zip(totals, loaded, strict=True)]
+    def added(c: Any, totals: list, mask: Any = None) -> list:
+        value = load_part(writer, source, c, mask)
+        loaded = (load_part(writer, corner, c, mask) for corner in corners)
+        return [writer.multiply_add(*pair, value) for pair in zip(totals, loaded, strict=True)]
 
-        for total, target in zip(writer.sums(4, count, step), targets, strict=True):
-            builder.store(builder.fadd(builder.load(target), writer.total(total)), target)
-
-    _over_channels(writer, write)
+    with GuardedLoop(builder, vectors, 4 * [writer.zero]) as loop:
+        loop.values = added(builder.mul(loop.k, lanes), loop.values)
+    there = builder.zext(builder.icmp_signed(">", rest, rest.type(0)), rest.type)
+    with GuardedLoop(builder, there, loop.values) as tail:
+        tail.values = added(whole, tail.values, writer.within(whole, channels))
+    for i, total in enumerate(tail.values):
+        builder.store(writer.total(total), builder.gep(out, [builder.add(to, to.type(i))]))
