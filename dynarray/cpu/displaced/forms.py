@@ -139,11 +139,14 @@ def displaced_conv2d_backward(
     """Gradients of `displaced_conv2d` with respect to x, weight, displacement, sigma and bias."""
     grads = zeros_where(kept, needs)
     grad_bias = grads[4]
+    grad_output = kernel_input(grad_output)
     if grad_bias is not None:
-        grad_bias[...] = grad_output.sum(axis=(0, 2, 3), dtype=np.float64)
+        totals = np.zeros(len(grad_bias))
+        parallel.run(gradients.sum_channel_items, len(totals), 0.25 * grad_output.size, grad_output, totals)
+        grad_bias[...] = totals
     if not grad_output.size or not kept[1].size:
         return tuple(grads)
-    grad_output, x, weight, displacement = map(kernel_input, (grad_output, *kept[:3]))
+    x, weight, displacement = map(kernel_input, kept[:3])
     if not radius[0] and (line := find_call(x.shape, weight, displacement, spread, radius[1])):
         if needs[0] or needs[3]:
             total = line_backward_x(line, grad_output, x, grads[0], needs[3])

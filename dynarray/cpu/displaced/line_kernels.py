@@ -14,14 +14,20 @@ from .line_tiles import (
     LINE_STRIP_BYTES,
     SUMMED_CHANNELS,
     SUMMED_TAPS,
+    SUMS,
     BlurWeights,
+    KernelRows,
     LineRuns,
+    LineTaps,
     LineTile,
+    UnitRun,
+    UnitSide,
+    add_sums_1,
+    add_sums_2,
+    add_sums_3,
     blur_line,
     multiply_lines,
-    sum_lines_1,
-    sum_lines_2,
-    sum_lines_3,
+    spread_units,
 )
 from .tiles import UnitPointer
 
@@ -30,19 +36,14 @@ SOURCES_TOGETHER = 64  # lines added up in registers before they join an output
 BLURRED_PIXELS = 1024  # at a time
 
 
-class LineTaps(NamedTuple):
-    """The taps that units of a line read: pixels ``low`` to ``low + number - 1`` further on."""
-
-    low: int
-    number: int
-
-
 class LineKernel(NamedTuple):
-    """The dense kernel that units are together: (panels, sources, taps, LINE_ROWS), zeros beyond targets."""
+    """The dense kernel that units are together."""
 
-    panels: np.ndarray
+    values: np.ndarray  # flat
     targets: int
     sources: int
+    target: int  # elements from a target to the next
+    source: int
     taps: LineTaps
 
 
@@ -76,13 +77,26 @@ class LineParts(NamedTuple):
 
 
 class LineSums(NamedTuple):
-    """What sums for the gradients of units are made of: the output gradient, and how it is divided."""
+    """What sums for the gradients of units are made of, and where they go: tiles of sums in float64.
+
+    Of a tile sum ``SUMMED_TAPS*t + k`` is that of channel t and tap k.
+    """
 
     grad: np.ndarray  # flat
-    images: int
     channels: int  # of the gradient
     first: int  # the first channel that is wanted
-    targets: int  # of a part
+    targets: int
+    sources: int
+    totals: np.ndarray  # (parts of the images, sources, tiles of channels, tiles of taps, SUMS)
+
+
+class SumParts(NamedTuple):
+    """How sums are divided into work items: (part of the images, of the sources, of the targets)."""
+
+    images: int  # of all
+    image: int  # of a part
+    sources: int
+    targets: int
     together: int  # images whose lines are added up in one chain
     pitch: int
 
@@ -92,14 +106,17 @@ class LineScratch(NamedTuple):
 
     lines: Any
     padded: Any  # see `_read_line`
-    found: Any  # a vector for the check of outputs, or a tile of sums
+    check: Any  # a vector
 
 
-class PlacesScratch(NamedTuple):
-    """Places of some units, and how far behind them they are."""
+class UnitGradients(NamedTuple):
+    """Results (O, C, G) and (O, C, G, 2), of which the second along x, and which of them are wanted."""
 
-    places: Any
-    fractions: Any
+    weight: np.ndarray
+    displacement: np.ndarray
+    by_weight: bool
+    by_displacement: bool
+    smooth: bool  # the sums are those of derivatives already
 
 
 @borrowing_jit
@@ -139,41 +156,20 @@ def find_extent_items(start: int, stop: int, parameters: UnitParameters, extents
         extent[4] = off
 
 
-@borrowing_jit
-def _place_units(
-    scratch: PlacesScratch, parameters: UnitParameters, first: int, count: int, opposite: bool
-) -> None:
-    """Places of the units from the first on."""
-    displacement, end = in_row(parameters.displacement), _end(parameters)
-    for i in range(np.uint64(count)):
-        place, fraction = _place_on_line(displacement, np.uint64(first) + i, end, opposite)
-        scratch.places[i], scratch.fractions[i] = place, fraction
-
-
 @borrowing_cached_jit
-def spread_unit_items(
-    start: int, stop: int, scratch: PlacesScratch, targets: UnitTargets, kernel: LineKernel
-) -> None:
-    """Items: panels of the kernel. What is not finite makes an element that is not."""
-    (weight, _, _), transposed = targets.parameters, targets.transposed
-    flat, taps, (_, channels, per_pair) = in_row(weight), kernel.taps.number, weight.shape
-    size = kernel.sources * taps * LINE_ROWS
+def spread_unit_items(start: int, stop: int, targets: UnitTargets, kernel: LineKernel) -> None:
+    """Items: output channels. What is not finite makes taps that are not."""
+    (weight, displacement, size), transposed, first = targets
+    flat, places, number = in_row(weight), in_row(displacement), weight.shape[2]
+    side = UnitSide(-1 if transposed else 1, size[1] + 1)
+    inner = kernel.targets if transposed else kernel.sources
     for item in range(start, stop):
-        first, rows = targets.first + item * LINE_ROWS, min(LINE_ROWS, kernel.targets - item * LINE_ROWS)
-        clear(kernel.panels, item * size, size)
-        # Units in a row in memory: all of a target or, transposed, those of a source and the targets here.
-        for outer in range(kernel.sources if transposed else rows):
-            begin = (outer * channels + first if transposed else (first + outer) * channels) * per_pair
-            pairs = rows if transposed else kernel.sources
-            _place_units(scratch, targets.parameters, begin, pairs * per_pair, transposed)
-            for pair in range(pairs):
-                source, row = (outer, pair) if transposed else (pair, outer)
-                to = item * size + (source * taps - kernel.taps.low) * LINE_ROWS + row
-                for g in range(pair * per_pair, (pair + 1) * per_pair):
-                    w, fraction = flat[np.uint64(begin + g)], scratch.fractions[np.uint64(g)]
-                    at = np.uint64(to + scratch.places[np.uint64(g)] * LINE_ROWS)
-                    kernel.panels[at] += w * (1 - fraction)
-                    kernel.panels[at + np.uint64(LINE_ROWS)] += w * fraction
+        for k in range(inner):
+            o, c = (item, first + k) if transposed else (first + item, k)
+            target, source = (k, item) if transposed else (item, k)
+            at = target * kernel.target + source * kernel.source
+            run = UnitRun((o * weight.shape[1] + c) * number, number)
+            spread_units(kernel.values, at, flat, places, run, kernel.taps, side)
 
 
 @borrowing_jit
@@ -212,7 +208,7 @@ def displace_line_items(
 ) -> None:
     """Items: see `LineParts`."""
     width, taps, sources = LINE_STRIP_BYTES // output.target.itemsize, kernel.taps.number, kernel.sources
-    panel, lanes = sources * taps * LINE_ROWS, REGISTER_BYTES // output.target.itemsize
+    lanes = REGISTER_BYTES // output.target.itemsize
     for item in range(start, stop):
         chunk, begin = item // parts.parts, item % parts.parts * parts.targets
         image, column = chunk // parts.chunks, chunk % parts.chunks * parts.columns
@@ -222,7 +218,7 @@ def displace_line_items(
             for source in range(sources):
                 line, first = image * sources + source, column + kernel.taps.low
                 _read_line(scratch.lines, source * parts.pitch, count, line, first, blur, scratch.padded)
-        clear(scratch.found, ZERO, lanes)
+        clear(scratch.check, ZERO, lanes)
         to = output.first + image * output.image + column
         for source in range(0, sources, SOURCES_TOGETHER):
             together = min(SOURCES_TOGETHER, sources - source)
@@ -230,13 +226,13 @@ def displace_line_items(
                 lines = Matrix(scratch.lines, source * parts.pitch + j, parts.pitch)
                 for t in range(begin, end, LINE_ROWS):
                     out = Matrix(output.target, to + t * blur.length + j, blur.length)
-                    at = t // LINE_ROWS * panel + source * taps * LINE_ROWS
                     tile = LineTile(min(LINE_ROWS, end - t), min(width, columns - j), together, taps)
-                    left, base = UnitPointer(kernel.panels, at), UnitPointer(output.base, t)
-                    multiply_lines(out, left, lines, tile, base, source == 0, scratch.found)
-        total = zero_like(scratch.found)
+                    at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
+                    left = KernelRows(kernel.values, at, kernel.target, kernel.source)
+                    multiply_lines(out, left, lines, tile, base, source == 0, scratch.check)
+        total = zero_like(scratch.check)
         for lane in range(lanes):
-            total += scratch.found[lane]
+            total += scratch.check[lane]
         output.checks[item] = total
 
 
@@ -248,70 +244,90 @@ def correlate_line_items(
     blur: LineBlur,
     taps: LineTaps,
     sums: LineSums,
-    totals: np.ndarray,
+    parts: SumParts,
 ) -> None:
-    """Items: (source, part of the targets). Adds to `totals` (targets, sources, taps)."""
-    lanes, length = REGISTER_BYTES // sums.grad.itemsize, blur.length
-    all_targets, sources, number = totals.shape
-    longest, parts = SUMMED_VECTORS * lanes, -(-all_targets // sums.targets)
+    """Items: see `SumParts`. Writes `totals`."""
+    lanes, length, totals = REGISTER_BYTES // sums.grad.itemsize, blur.length, in_row(sums.totals)
+    longest, reads = SUMMED_VECTORS * lanes, whole(taps.number, SUMMED_TAPS) - 1
+    across, of_tile = -(-sums.targets // parts.targets), sums.totals.shape[3] * SUMS
+    of_source = sums.totals.shape[2] * of_tile
     for item in range(start, stop):
-        source, begin = item // parts, item % parts * sums.targets
-        end = min(all_targets, begin + sums.targets)
-        for image in range(0, sums.images, sums.together):
-            images = min(sums.together, sums.images - image)
+        begin, rest = item % across * parts.targets, item // across
+        down = -(-sums.sources // parts.sources)
+        first, split = rest % down * parts.sources, rest // down
+        end, last = min(sums.targets, begin + parts.targets), min(sums.sources, first + parts.sources)
+        stop_image = min(parts.images, (split + 1) * parts.image)
+        for source in range(first, last):
+            to = (split * sums.sources + source) * of_source + begin // SUMMED_CHANNELS * of_tile
+            clear(totals, to, -(-(end - begin) // SUMMED_CHANNELS) * of_tile)
+        for image in range(split * parts.image, stop_image, parts.together):
+            images = min(parts.together, stop_image - image)
             for pixel in range(0, length, longest):
                 count = min(longest, length - pixel)
-                reads = whole(count, lanes) + whole(number, SUMMED_TAPS) - 1
-                for i in range(images):
-                    line, at = (image + i) * sources + source, i * sums.pitch
-                    _read_line(scratch.lines, at, reads, line, pixel + taps.low, blur, scratch.padded)
-                for t in range(begin, end, SUMMED_CHANNELS):
-                    channels = min(SUMMED_CHANNELS, end - t)
-                    at = (image * sums.channels + sums.first + t) * length + pixel
+                for source in range(first, last):
+                    for i in range(images):
+                        line, at = (image + i) * sums.sources + source, i * parts.pitch
+                        number, place = whole(count, lanes) + reads, pixel + taps.low
+                        _read_line(scratch.lines, at, number, line, place, blur, scratch.padded)
+                    to = (split * sums.sources + source) * of_source
+                    lines = LineRuns(scratch.lines, ZERO, parts.pitch, ZERO)
+                    at = (image * sums.channels + sums.first) * length + pixel
                     grads = LineRuns(sums.grad, at, sums.channels * length, length)
-                    for tap in range(0, number, SUMMED_TAPS):
-                        lines = LineRuns(scratch.lines, tap, sums.pitch, ZERO)
-                        if channels == 3:
-                            sum_lines_3(scratch.found, lines, grads, images, count)
-                        elif channels == 2:
-                            sum_lines_2(scratch.found, lines, grads, images, count)
-                        else:
-                            sum_lines_1(scratch.found, lines, grads, images, count)
-                        for k in range(min(SUMMED_TAPS, number - tap)):
-                            for i in range(channels):
-                                totals[t + i, source, tap + k] += scratch.found[k * channels + i]
+                    _add_sums(totals, to, lines, grads, (begin, end, taps.number), (images, count))
+
+
+@borrowing_jit
+def _add_sums(
+    totals: np.ndarray, to: int, lines: LineRuns, grads: LineRuns, tiles: tuple, size: tuple
+) -> None:
+    """Add up some images and pixels, for the channels from the first to the second number, and taps."""
+    (begin, end, taps), (images, count) = tiles, size
+    for t in range(begin, end, SUMMED_CHANNELS):
+        own = LineRuns(grads.values, grads.at + t * grads.channels, grads.images, grads.channels)
+        for tap in range(0, taps, SUMMED_TAPS):
+            moved = LineRuns(lines.values, lines.at + tap, lines.images, lines.channels)
+            tile = t // SUMMED_CHANNELS * (-(-taps // SUMMED_TAPS)) + tap // SUMMED_TAPS
+            at = to + tile * SUMS
+            if end - t >= 3:
+                add_sums_3(moved, own, images, count, totals, at)
+            elif end - t == 2:
+                add_sums_2(moved, own, images, count, totals, at)
+            else:
+                add_sums_1(moved, own, images, count, totals, at)
 
 
 @borrowing_cached_jit
 def finish_line_items(
-    start: int,
-    stop: int,
-    scratch: PlacesScratch,
-    totals: np.ndarray,
-    low: int,
-    targets: UnitTargets,
-    kind: int,
-    result: np.ndarray,
+    start: int, stop: int, sums: LineSums, taps: LineTaps, targets: UnitTargets, grads: UnitGradients
 ) -> None:
-    """Items: target channels. As `finish_unit_items`, of totals (targets, sources, taps)."""
-    weight, flat, sums = in_row(targets.parameters.weight), in_row(result), in_row(totals)
-    _, sources, per_pair = targets.parameters.weight.shape
-    step, kept, taps = np.uint64(result.shape[3]), 1 if kind else 0, totals.shape[2]
+    """Items: target channels. Gradients from the first part of `totals`."""
+    _, sources, number = targets.parameters.weight.shape
+    weight, totals = in_row(targets.parameters.weight), in_row(sums.totals)
+    by_weight, by_displacement = in_row(grads.weight), in_row(grads.displacement)
+    displacement, end = in_row(targets.parameters.displacement), _end(targets.parameters)
+    one, two, of_target = np.uint64(1), np.uint64(2), sums.totals.shape[3] * SUMS
+    short = taps.number <= SUMMED_TAPS
     for item in range(start, stop):
-        first = (targets.first + item) * sources * per_pair
-        _place_units(scratch, targets.parameters, first, sources * per_pair, FALSE)
+        of_channel = item // SUMMED_CHANNELS * of_target + item % SUMMED_CHANNELS * SUMMED_TAPS
         for source in range(sources):
-            begin = (item * sources + source) * taps - low
-            for g in range(source * per_pair, (source + 1) * per_pair):
-                fraction = scratch.fractions[np.uint64(g)]
-                at = np.uint64(begin + scratch.places[np.uint64(g)])
-                slope = sums[at + np.uint64(1)] - sums[at]
-                value = sums[at] + fraction * slope
-                if kind == 2 and fraction == fraction:
-                    value = slope
-                if kind:
-                    value *= weight[np.uint64(first + g)]
-                flat[np.uint64(first + g) * step + np.uint64(kept)] = value
+            begin = np.uint64(source * sums.totals.shape[2] * of_target + of_channel)
+            first = np.uint64(((targets.first + item) * sources + source) * number)
+            for unit in range(first, first + np.uint64(number)):
+                place, fraction = _place_on_line(displacement, unit, end, FALSE)
+                tap = place - taps.low
+                at, after = np.uint64(tap), np.uint64(tap + 1)
+                if not short:
+                    at += np.uint64(tap // SUMMED_TAPS * (SUMS - SUMMED_TAPS))
+                    after += np.uint64((tap + 1) // SUMMED_TAPS * (SUMS - SUMMED_TAPS))
+                nearer = totals[begin + at]
+                slope = totals[begin + after] - nearer
+                value = nearer + fraction * slope
+                if grads.by_weight:
+                    by_weight[unit] = value
+                if grads.by_displacement:
+                    if fraction == fraction and not grads.smooth:
+                        value = slope
+                    by_displacement[two * unit + one] = weight[unit] * value
 
 
 @borrowing_cached_jit

@@ -19,6 +19,7 @@ LINE_STRIP_BYTES = _OUTPUT_VECTORS * REGISTER_BYTES  # of a row of it
 # Of a tile of sums: taps, and channels of the gradient.
 SUMMED_TAPS = 9 if MANY_REGISTERS else 4
 SUMMED_CHANNELS = 3
+SUMS = -(-SUMMED_TAPS * SUMMED_CHANNELS // 16) * 16  # that such a tile has room for: whole vectors
 _BLURRED_VECTORS = 4  # side by side
 
 
@@ -30,6 +31,27 @@ class BlurWeights(NamedTuple):
     number: int  # 0: what is read is not blurred
 
 
+class LineTaps(NamedTuple):
+    """The taps that units of a line read: pixels ``low`` to ``low + number - 1`` further on."""
+
+    low: int
+    number: int
+
+
+class UnitRun(NamedTuple):
+    """Units one after the other in memory."""
+
+    first: int
+    number: int
+
+
+class UnitSide(NamedTuple):
+    """Whether displacements are taken as they are or opposite, and where they stop."""
+
+    sign: int
+    end: int
+
+
 class LineTile(NamedTuple):
     """As much of a tile of outputs as there is, and what is added up."""
 
@@ -37,6 +59,15 @@ class LineTile(NamedTuple):
     columns: int
     sources: int
     taps: int
+
+
+class KernelRows(NamedTuple):
+    """The taps of a target and a source, and those of other ones."""
+
+    values: np.ndarray
+    at: int
+    target: int  # elements from one to the next
+    source: int
 
 
 class LineRuns(NamedTuple):
@@ -87,22 +118,27 @@ def blur_line(
 def multiply_lines(
     writer: Writer, out: Matrix, left: Any, lines: Any, tile: Any, base: Any, begins: Any, check: Any
 ) -> None:
-    """A tile of outputs: out[i, j] = sum over s and k of left[s, k, i] * lines[s, j + k].
+    """A tile of outputs: out[i, j] = sum over s and k of left[i, s, k] * lines[s, j + k].
 
     Added to the base of row i where it `begins`, else to what `out` holds. Lines are read up to the end of
     the tile. What is not finite among results makes `check`, a vector, NaN.
     """
     builder, index, lanes = writer.builder, tile.rows.type, writer.lanes
-    factors, first = builder.gep(left.array, [left.at]), builder.gep(lines.values, [lines.at])
-    vectors = range(_OUTPUT_VECTORS)
+    first, factors = builder.gep(lines.values, [lines.at]), builder.gep(left.values, [left.at])
+    vectors, rows = range(_OUTPUT_VECTORS), [factors]
+    for i in range(1, LINE_ROWS):  # those that there are not are made like the first
+        there = builder.icmp_signed("<", index(i), tile.rows)
+        rows.append(
+            builder.gep(factors, [builder.select(there, builder.mul(left.target, index(i)), index(0))])
+        )
     with Loop(builder, tile.sources, [writer.zero] * (LINE_ROWS * len(vectors))) as source:
         line = builder.gep(first, [builder.mul(source.k, lines.stride)])
-        panel = builder.gep(factors, [builder.mul(source.k, builder.mul(tile.taps, index(LINE_ROWS)))])
+        kernels = [builder.gep(row, [builder.mul(source.k, left.source)]) for row in rows]
         with Loop(builder, tile.taps, source.values) as tap:
             pixels = [writer.load(line, builder.add(tap.k, index(j * lanes))) for j in vectors]
-            row, sums = builder.mul(tap.k, index(LINE_ROWS)), []
+            sums = []
             for i in range(LINE_ROWS):
-                factor = writer.broadcast(writer.element(panel, builder.add(row, index(i))))
+                factor = writer.broadcast(writer.element(kernels[i], tap.k))
                 own = tap.values[i * len(vectors) : (i + 1) * len(vectors)]
                 sums += [writer.multiply_add(total, factor, x) for total, x in zip(own, pixels, strict=True)]
             tap.values = sums
@@ -128,40 +164,84 @@ def multiply_lines(
                         writer.store(found, check, index(0))
 
 
-def _write_sums(writer: Writer, sums: Any, lines: Any, grads: Any, images: Any, count: Any) -> None:
-    """sums[k*channels + t] = sum over images and j < count of lines[image, j + k] * grads[image, t, j].
+def _write_sums(
+    writer: Writer, lines: Any, grads: Any, images: Any, count: Any, totals: Any, at: Any
+) -> None:
+    """Add the sums over images and j < count of lines[image, j + k] * grads[image, t, j] to totals[at:].
 
-    `writer.variant` is the number of channels. Lines are read as far as whole vectors of all taps need.
+    In float64, for each of some channels t, whose number is `writer.variant`, and all taps k of a tile. Lines
+    are read as far as whole vectors of these need.
     """
     builder, index, lanes, channels = writer.builder, count.type, writer.lanes, writer.variant
-    number = SUMMED_TAPS * channels
     line, grad = builder.gep(lines.values, [lines.at]), builder.gep(grads.values, [grads.at])
     vectors = builder.sdiv(count, index(lanes))
     whole = builder.mul(vectors, index(lanes))
     mask = writer.within(index(0), builder.sub(count, whole))
     some_left = builder.zext(builder.icmp_signed("<", whole, count), index)
 
-    def step(image: Any, j: Any, totals: list, mask: Any = None) -> list:
-        own, at = [], builder.add(builder.mul(image, grads.images), j)
+    def step(image: Any, j: Any, sums: list, mask: Any = None) -> list:
+        own, place = [], builder.add(builder.mul(image, grads.images), j)
         for t in range(channels):
-            place = builder.add(at, builder.mul(grads.channels, index(t)))
-            own.append(writer.load_masked(grad, place, mask) if mask else writer.load(grad, place))
-        at, result = builder.add(builder.mul(image, lines.images), j), []
+            of_channel = builder.add(place, builder.mul(grads.channels, index(t)))
+            own.append(writer.load_masked(grad, of_channel, mask) if mask else writer.load(grad, of_channel))
+        place = builder.add(builder.mul(image, lines.images), j)
+        sums = list(sums)
         for k in range(SUMMED_TAPS):
-            pixels = writer.load(line, builder.add(at, index(k)))
-            part = totals[k * channels : (k + 1) * channels]
-            result += [writer.multiply_add(total, pixels, g) for total, g in zip(part, own, strict=True)]
-        return result
+            pixels = writer.load(line, builder.add(place, index(k)))
+            for t in range(channels):
+                number = t * SUMMED_TAPS + k
+                sums[number] = writer.multiply_add(sums[number], pixels, own[t])
+        return sums
 
-    with Loop(builder, images, [writer.zero] * number) as image:
+    with Loop(builder, images, [writer.zero] * (channels * SUMMED_TAPS)) as image:
         with GuardedLoop(builder, vectors, image.values) as vector:
             vector.values = step(image.k, builder.mul(vector.k, index(lanes)), vector.values)
         with GuardedLoop(builder, some_left, vector.values) as rest:
             rest.values = step(image.k, whole, rest.values, mask)
         image.values = rest.values
-    for first in range(0, number, lanes):
+    wide = ir.VectorType(ir.DoubleType(), lanes)
+    for first in range(0, len(image.values), lanes):
         some = image.values[first : first + lanes]
-        writer.store(writer.totals(some + [writer.zero] * (lanes - len(some))), sums, index(first))
+        found = writer.totals(some + [writer.zero] * (lanes - len(some)))
+        if found.type != wide:
+            found = builder.fpext(found, wide)
+        to = builder.bitcast(builder.gep(totals, [builder.add(at, index(first))]), wide.as_pointer())
+        builder.store(builder.fadd(builder.load(to, align=8), found), to, align=8)
 
 
-sum_lines_1, sum_lines_2, sum_lines_3 = (written(REGISTER_BYTES, number)(_write_sums) for number in (1, 2, 3))
+add_sums_1, add_sums_2, add_sums_3 = (written(REGISTER_BYTES, number)(_write_sums) for number in (1, 2, 3))
+
+
+@written(REGISTER_BYTES)
+def spread_units(
+    writer: Writer, kernel: Any, at: Any, weight: Any, displacement: Any, units: Any, taps: Any, side: Any
+) -> None:
+    """kernel[at + k] = sum over some units of weight * max(0, 1 - |displacement - low - k|), k < number.
+
+    Displacements are (y, x), of which x counts, times `side`, and stops at the ends. What is NaN makes all
+    NaN.
+    """
+    builder, index, lanes = writer.builder, at.type, writer.lanes
+    number, element = ir.VectorType(index, lanes), writer.zero.type.element
+    one = ir.Constant(writer.zero.type, [1.0] * lanes)
+    end, sign = builder.sitofp(side.end, element), builder.sitofp(side.sign, element)
+    blocks = builder.sdiv(builder.add(taps.number, index(lanes - 1)), index(lanes))
+    with Loop(builder, blocks, []) as block:
+        begin = builder.mul(block.k, index(lanes))
+        steps = ir.Constant(number, list(range(lanes)))
+        places = builder.add(writer.broadcast(builder.add(taps.low, begin)), steps)
+        places = builder.sitofp(places, writer.zero.type)
+        with Loop(builder, units.number, [writer.zero]) as unit:
+            own = builder.add(units.first, unit.k)
+            x = builder.add(builder.mul(own, index(2)), index(1))
+            d = builder.fmul(writer.element(displacement, x), sign)
+            d = builder.select(builder.fcmp_ordered(">", d, end), end, d)
+            d = builder.select(builder.fcmp_ordered("<", d, builder.fneg(end)), builder.fneg(end), d)
+            behind = builder.fsub(writer.broadcast(d), places)
+            left, right = builder.fadd(one, behind), builder.fsub(one, behind)
+            share = builder.select(builder.fcmp_ordered("<", left, right), left, right)
+            share = builder.select(builder.fcmp_ordered("<", share, writer.zero), writer.zero, share)
+            factor = writer.broadcast(writer.element(weight, own))
+            unit.values = [writer.multiply_add(unit.values[0], factor, share)]
+        mask = writer.within(index(0), builder.sub(taps.number, begin))
+        writer.store_masked(unit.values[0], builder.gep(kernel, [at]), begin, mask)

@@ -33,17 +33,29 @@ from .line_kernels import (
     LineParts,
     LineScratch,
     LineSums,
-    LineTaps,
-    PlacesScratch,
+    SumParts,
+    UnitGradients,
 )
-from .line_tiles import LINE_ROWS, LINE_STRIP_BYTES, SUMMED_CHANNELS, SUMMED_TAPS, BlurWeights
+from .line_tiles import (
+    LINE_ROWS,
+    LINE_STRIP_BYTES,
+    SUMMED_CHANNELS,
+    SUMMED_TAPS,
+    SUMS,
+    BlurWeights,
+    LineTaps,
+)
 from .tiles import UNIT_SUMS
 
 KERNEL_ELEMENTS = 1 << 20  # of a dense kernel, or of sums, that are there at a time
 LINE_GRADIENT_BYTES = 4 * 1024 * 1024  # of blurred lines: what waits for being blurred itself
 LINE_CACHE_BYTES = 256 * 1024  # of blurred lines that a thread reads again and again
 MOST_COLUMNS = 1024  # of outputs that it makes from these
-LEAST_TARGETS = 8  # for which lines are blurred once more, to have more work items
+# To have more work items: for so many targets lines are blurred once more, and sums of so many pixels are
+# kept apart.
+LEAST_TARGETS, SUMMED_APART = 8, 4096
+PRODUCTS = 16  # multiply-adds of a vector loop that take as long as an operation elsewhere
+_FARTHEST = 1 << 22  # places that float32 tells apart, the pixels around them too
 _LEAST_TAPS, _TAPS_PER_UNIT = 16, 8  # beyond so many taps units are dearer to spread out than to read
 
 
@@ -68,7 +80,8 @@ def find_call(
     parallel.run(kernels.find_extent_items, len(weight), 4.0 * weight.size, parameters, extents)
     least, most = extents.min(axis=0).tolist(), extents.max(axis=0).tolist()
     taps, opposite = (LineTaps(least[k], most[k + 1] - least[k] + 2) for k in (0, 2))
-    if most[4] or taps.number > _LEAST_TAPS + _TAPS_PER_UNIT * weight.shape[2]:
+    too_many = taps.number > _LEAST_TAPS + _TAPS_PER_UNIT * weight.shape[2]
+    if most[4] or too_many or max(-least[0], most[1]) > _FARTHEST:
         return None
     return LineCall(parameters, taps, opposite, spread, radius)
 
@@ -116,28 +129,36 @@ def line_backward_units(
     call: LineCall, grad_output: np.ndarray, x: np.ndarray, grads: list[np.ndarray | None], smooth: bool
 ) -> None:
     """Write the gradients of weight and displacement that are needed."""
-    grad_weight, grad_displacement = grads
-    by_weight = (0, grad_weight[..., None] if grad_weight is not None else None)
-    by_x = (4 if smooth else 2, grad_displacement)
-    passes = [("value", [by_weight] if smooth else [by_weight, by_x])]
+    passes = [("value", grads)]
     if smooth:
-        passes.append(("by_place", [by_x]))
+        passes = [("value", [grads[0], None]), ("by_place", [None, grads[1]])]
     (_, channels, _), number = call.parameters.weight.shape, call.taps.number
-    for blurred, wanted in passes:
-        results = [(kind, result) for kind, result in wanted if result is not None]
-        if not results:
+    size = channels * -(-number // SUMMED_TAPS) * SUMS  # elements of the sums of some targets
+    for kind, (grad_weight, grad_displacement) in passes:
+        if grad_weight is None and grad_displacement is None:
             continue
-        for first, count in _target_chunks(grad_output.shape[1], channels * number):
+        results = _unit_gradients(grad_weight, grad_displacement, x.dtype, smooth)
+        for first, count in _target_chunks(grad_output.shape[1], size):
             targets = UnitTargets(call.parameters, False, first)
-            totals = np.zeros((count, channels, number))
-            _correlate_lines(_blurred(call, x, blurred), grad_output, call.taps, totals, first)
-            for kind, result in results:
-                _finish_units(totals, call.taps, targets, kind, result)
+            sums = _correlate_lines(_blurred(call, x, kind), grad_output, call.taps, (first, count))
+            _finish_units(sums, call.taps, targets, results)
             with np.errstate(all="ignore"):
-                finite = np.isfinite(totals.sum())
+                finite = math.isfinite(sums.totals.sum())
             if not finite:
-                sums = _sums_of_units(totals, call, first)
-                correlate_again(_plain(call, x, blurred), grad_output, targets, sums, results)
+                wanted = [(0, grad_weight[..., None])] if grad_weight is not None else []
+                wanted += [(4 if smooth else 2, grad_displacement)] if grad_displacement is not None else []
+                again = _plain(call, x, kind), grad_output, targets, _sums_of_units(sums, call), wanted
+                correlate_again(*again)
+
+
+def _unit_gradients(
+    grad_weight: np.ndarray | None, grad_displacement: np.ndarray | None, dtype: np.dtype, smooth: bool
+) -> UnitGradients:
+    """The results, with nothing in the place of those that are not wanted."""
+    by_weight, by_displacement = grad_weight is not None, grad_displacement is not None
+    weight = np.empty((0, 0, 0), dtype) if grad_weight is None else grad_weight
+    displacement = np.empty((0, 0, 0, 0), dtype) if grad_displacement is None else grad_displacement
+    return UnitGradients(weight, displacement, by_weight, by_displacement, smooth)
 
 
 def _target_chunks(count: int, each: int, most: int = KERNEL_ELEMENTS) -> Iterator[tuple[int, int]]:
@@ -152,21 +173,16 @@ def _spread_units(
 ) -> Iterator[tuple[UnitTargets, LineKernel]]:
     """As many target channels at a time as fit, at most `most`, and the dense kernel of their units."""
     weight, taps = call.parameters.weight, call.opposite if transposed else call.taps
-    outputs, channels, per_pair = weight.shape
+    (outputs, channels, per_pair), number = weight.shape, taps.number
     targets, sources = (channels, outputs) if transposed else (outputs, channels)
-    sizes = _places_scratch((LINE_ROWS if transposed else channels) * per_pair)
-    for first, count in _target_chunks(targets, sources * taps.number, most):
-        panels = -(-count // LINE_ROWS)
-        values = borrow("line kernel", panels * sources * taps.number * LINE_ROWS, weight.dtype)
-        some = UnitTargets(call.parameters, transposed, first)
-        kernel = LineKernel(values, count, sources, taps)
-        operations = 8.0 * count * sources * per_pair
-        run_with_scratch(kernels.spread_unit_items, panels, operations, sizes, weight.dtype, some, kernel)
+    for first, count in _target_chunks(targets, sources * number, most):
+        values = borrow("line kernel", count * sources * number, weight.dtype)
+        target, source = (number, count * number) if transposed else (sources * number, number)
+        kernel = LineKernel(values, count, sources, target, source, taps)
+        some, operations = UnitTargets(call.parameters, transposed, first), 4.0 * count * sources * per_pair
+        items = outputs if transposed else count
+        parallel.run(kernels.spread_unit_items, items, operations, some, kernel)
         yield some, kernel
-
-
-def _places_scratch(units: int) -> PlacesScratch:
-    return PlacesScratch((units, np.int32), units)
 
 
 def _plain(call: LineCall, source: np.ndarray, kind: str) -> UnitBlur:
@@ -197,20 +213,16 @@ def _as_they_are(source: np.ndarray) -> LineBlur:
     return LineBlur(source.reshape(-1), source.shape[3], weights, 0)
 
 
-def _line_scratch(lines: int, columns: int, taps: int, blur: LineBlur) -> LineScratch:
-    """Room for so many lines of so many columns, and the taps beside them."""
+def _line_scratch(lines: int, pitch: int, blur: LineBlur) -> LineScratch:
+    """Room for so many lines, one every `pitch` elements."""
     lanes = REGISTER_BYTES // blur.source.itemsize
-    return LineScratch(
-        lines=lines * _line_pitch(columns, taps, blur),
-        padded=BLURRED_PIXELS + 2 * blur.radius + lanes,
-        found=whole(SUMMED_TAPS * SUMMED_CHANNELS, lanes),
-    )
+    return LineScratch(lines * pitch, BLURRED_PIXELS + 2 * blur.radius + lanes, lanes)
 
 
-def _line_pitch(columns: int, taps: int, blur: LineBlur) -> int:
-    """From a line of scratch memory to the next: whole cache lines, an odd number of them."""
+def _line_pitch(pixels: int, blur: LineBlur) -> int:
+    """From a line of so many pixels to the next: whole cache lines, an odd number of them."""
     line = LINE_BYTES // blur.source.itemsize
-    return (-(-(columns + taps) // line) | 1) * line
+    return (-(-pixels // line) | 1) * line
 
 
 def _displace_lines(
@@ -219,77 +231,79 @@ def _displace_lines(
     """target[n, first + t] = base[t] + what the units of t read of blurred lines; whether all is finite."""
     (images, channels, _, length), itemsize, taps = target.shape, target.itemsize, kernel.taps.number
     width = LINE_STRIP_BYTES // itemsize
-    columns = LINE_CACHE_BYTES // (kernel.sources * itemsize) - taps
-    columns = min(max(width, columns // width * width), MOST_COLUMNS, whole(length, width))
+    fitting = (LINE_CACHE_BYTES // (kernel.sources * itemsize) - taps) // width * width
+    columns = min(max(width, fitting), MOST_COLUMNS, whole(length, width))
     chunks = -(-length // columns)
     parts = max(1, min(kernel.targets // LEAST_TARGETS, -(-parallel.ITEMS // (images * chunks))))
     own = whole(-(-kernel.targets // parts), LINE_ROWS)
     parts = -(-kernel.targets // own)
-    checks = np.empty(images * chunks * parts, target.dtype)
-    pitch = _line_pitch(columns, taps, blur)
+    checks, pitch = np.empty(images * chunks * parts, target.dtype), _line_pitch(columns + taps, blur)
     output = LineOutput(base, target.reshape(-1), first * length, channels * length, checks)
-    scratch = _line_scratch(kernel.sources, columns, taps, blur)
-    operations = 2.0 * images * kernel.targets * length * kernel.sources * taps
+    work = images * length * kernel.sources * (kernel.targets * taps + blur.weights.number) / PRODUCTS
     args = (blur, kernel, output, LineParts(columns, chunks, own, parts, pitch))
-    run_with_scratch(kernels.displace_line_items, len(checks), operations, scratch, target.dtype, *args)
+    scratch = _line_scratch(kernel.sources, pitch, blur)
+    run_with_scratch(kernels.displace_line_items, len(checks), work, scratch, target.dtype, *args)
     return math.isfinite(checks.sum())
 
 
 def _correlate_lines(
-    blur: LineBlur, grad_output: np.ndarray, taps: LineTaps, totals: np.ndarray, first: int
-) -> None:
-    """Add to `totals` (targets, sources, taps) the products of the gradient with the lines, moved by taps."""
-    (images, channels, _, length), (targets, sources, _) = grad_output.shape, totals.shape
-    lanes = REGISTER_BYTES // grad_output.itemsize
+    blur: LineBlur, grad_output: np.ndarray, taps: LineTaps, some: tuple[int, int]
+) -> LineSums:
+    """Sums of the gradient of some targets, the first and how many, times the lines, moved by each tap."""
+    (images, channels, _, length), (first, targets) = grad_output.shape, some
+    sources, lanes = blur.source.size // (images * length), REGISTER_BYTES // grad_output.itemsize
+    tiles = -(-targets // SUMMED_CHANNELS), -(-taps.number // SUMMED_TAPS)
+    # Parts of the images are better than others, which read the same again, but take memory.
+    most = KERNEL_ELEMENTS // (sources * tiles[0] * tiles[1] * SUMS)
+    splits = max(1, min(images, parallel.ITEMS, most, images * length // SUMMED_APART))
+    image = -(-images // splits)
+    splits = -(-images // image)
+    down = min(sources, -(-parallel.ITEMS // splits))
+    parts = max(1, min(targets // LEAST_TARGETS, -(-parallel.ITEMS // (splits * down))))
+    own, of_sources = whole(-(-targets // parts), SUMMED_CHANNELS), -(-sources // down)
     vectors = -(-length // lanes)
-    together = max(1, min(images, SUMMED_VECTORS // vectors))
-    parts = max(1, min(targets // LEAST_TARGETS, -(-parallel.ITEMS // sources)))
-    own = whole(-(-targets // parts), SUMMED_CHANNELS)
-    columns, reads = min(vectors, SUMMED_VECTORS) * lanes, whole(taps.number, SUMMED_TAPS)
-    sums = LineSums(
-        grad_output.reshape(-1), images, channels, first, own, together, _line_pitch(columns, reads, blur)
-    )
-    scratch = _line_scratch(together, columns, reads, blur)
-    operations = 2.0 * images * length * totals.size
-    args = (blur, taps, sums, totals)
-    items = sources * -(-targets // own)
-    run_with_scratch(kernels.correlate_line_items, items, operations, scratch, grad_output.dtype, *args)
+    together = max(1, min(image, SUMMED_VECTORS // vectors))
+    pitch = _line_pitch(min(vectors, SUMMED_VECTORS) * lanes + tiles[1] * SUMMED_TAPS, blur)
+    totals = borrow("line sums", (splits, sources, *tiles, SUMS), np.float64)
+    sums = LineSums(grad_output.reshape(-1), channels, first, targets, sources, totals)
+    items = splits * -(-sources // of_sources) * -(-targets // own)
+    work = images * length * sources * (targets * taps.number + blur.weights.number) / PRODUCTS
+    args = (blur, taps, sums, SumParts(images, image, of_sources, own, together, pitch))
+    scratch = _line_scratch(together, pitch, blur)
+    run_with_scratch(kernels.correlate_line_items, items, work, scratch, grad_output.dtype, *args)
+    return sums._replace(totals=totals.sum(axis=0, keepdims=True)) if splits > 1 else sums
 
 
-def _finish_units(
-    totals: np.ndarray, taps: LineTaps, targets: UnitTargets, kind: int, result: np.ndarray
-) -> None:
-    """The gradients of units, of a kind as in `finish_unit_items`."""
-    weight = targets.parameters.weight
-    sizes, operations = _places_scratch(weight[0].size), 8.0 * len(totals) * weight[0].size
-    args = (totals, taps.low, targets, kind, result)
-    run_with_scratch(kernels.finish_line_items, len(totals), operations, sizes, weight.dtype, *args)
+def _finish_units(sums: LineSums, taps: LineTaps, targets: UnitTargets, results: UnitGradients) -> None:
+    work = 8.0 * sums.targets * targets.parameters.weight[0].size
+    parallel.run(kernels.finish_line_items, sums.targets, work, sums, taps, targets, results)
 
 
-def _sums_of_units(totals: np.ndarray, call: LineCall, first: int) -> np.ndarray:
+def _sums_of_units(sums: LineSums, call: LineCall) -> np.ndarray:
     """The sums (targets, sources, units, UNIT_SUMS) that gradients follow from: of the row below nothing."""
-    displacement = call.parameters.displacement[first : first + len(totals), ..., 1]
-    end = call.parameters.size[1] + 1
+    _, sources, down, across, _ = sums.totals.shape
+    totals = sums.totals[0, ..., : SUMMED_CHANNELS * SUMMED_TAPS]
+    totals = totals.reshape(sources, down, across, SUMMED_CHANNELS, SUMMED_TAPS)
+    totals = totals.transpose(1, 3, 0, 2, 4).reshape(-1, sources, across * SUMMED_TAPS)
+    some = slice(sums.first, sums.first + sums.targets)
+    displacement, end = call.parameters.displacement[some, ..., 1], call.parameters.size[1] + 1
     place = np.floor(np.clip(np.nan_to_num(displacement), -end, end)).astype(np.intp) - call.taps.low
     t, s, _ = np.ogrid[: place.shape[0], : place.shape[1], : place.shape[2]]
-    sums = np.zeros((*place.shape, UNIT_SUMS))
-    sums[..., 0], sums[..., 1] = totals[t, s, place], totals[t, s, place + 1]
-    return sums
+    found = np.zeros((*place.shape, UNIT_SUMS))
+    found[..., 0], found[..., 1] = totals[t, s, place], totals[t, s, place + 1]
+    return found
 
 
 def _blur_into(target: np.ndarray, first: tuple[int, int], blur: LineBlur, channels: int) -> None:
     """Blurred lines to target, from the first (image, channel) on."""
-    items, operations = len(blur.source) // blur.length, 2.0 * blur.source.size * blur.weights.number
+    items, work = len(blur.source) // blur.length, 2.0 * blur.source.size * blur.weights.number / PRODUCTS
     args = (blur, target, (*first, channels))
-    run_with_scratch(
-        kernels.blur_line_items, items, operations, _line_scratch(0, 0, 0, blur), target.dtype, *args
-    )
+    run_with_scratch(kernels.blur_line_items, items, work, _line_scratch(0, 0, blur), target.dtype, *args)
 
 
 def _line_product(blur: LineBlur, grad: np.ndarray, first: tuple[int, int, int]) -> float:
     """Sum of the gradient times the blurred lines, from the first (image, channel) on."""
-    totals = np.zeros(grad.shape[0] * grad.shape[1])
-    operations = 2.0 * grad.size * blur.weights.number
-    sizes, args = _line_scratch(1, BLURRED_PIXELS, 0, blur), (blur, grad, first, totals)
-    run_with_scratch(kernels.multiply_line_items, len(totals), operations, sizes, grad.dtype, *args)
+    totals, work = np.zeros(grad.shape[0] * grad.shape[1]), 2.0 * grad.size
+    sizes, args = _line_scratch(1, BLURRED_PIXELS, blur), (blur, grad, first, totals)
+    run_with_scratch(kernels.multiply_line_items, len(totals), work, sizes, grad.dtype, *args)
     return float(totals.sum())
