@@ -10,8 +10,8 @@ from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES, in_row
 from .kernels import UnitParameters, UnitTargets
 from .line_tiles import (
-    LINE_ROWS,
-    LINE_STRIP_BYTES,
+    BROAD_VECTORS,
+    OUTPUT_SUMS,
     SUMMED_CHANNELS,
     SUMMED_TAPS,
     SUMS,
@@ -26,7 +26,8 @@ from .line_tiles import (
     add_sums_2,
     add_sums_3,
     blur_line,
-    multiply_lines,
+    multiply_broad,
+    multiply_narrow,
     spread_units,
 )
 from .tiles import UnitPointer
@@ -74,6 +75,7 @@ class LineParts(NamedTuple):
     targets: int  # of a part
     parts: int
     pitch: int  # from one line of scratch memory to the next
+    vectors: int  # of a row of a tile
 
 
 class LineSums(NamedTuple):
@@ -87,7 +89,7 @@ class LineSums(NamedTuple):
     first: int  # the first channel that is wanted
     targets: int
     sources: int
-    totals: np.ndarray  # (parts of the images, sources, tiles of channels, tiles of taps, SUMS)
+    totals: np.ndarray  # (parts of the images, tiles of channels, sources, tiles of taps, SUMS)
 
 
 class SumParts(NamedTuple):
@@ -207,8 +209,8 @@ def displace_line_items(
     parts: LineParts,
 ) -> None:
     """Items: see `LineParts`."""
-    width, taps, sources = LINE_STRIP_BYTES // output.target.itemsize, kernel.taps.number, kernel.sources
-    lanes = REGISTER_BYTES // output.target.itemsize
+    lanes, taps, sources = REGISTER_BYTES // output.target.itemsize, kernel.taps.number, kernel.sources
+    width, rows, broad = parts.vectors * lanes, OUTPUT_SUMS // parts.vectors, parts.vectors == BROAD_VECTORS
     for item in range(start, stop):
         chunk, begin = item // parts.parts, item % parts.parts * parts.targets
         image, column = chunk // parts.chunks, chunk % parts.chunks * parts.columns
@@ -224,12 +226,15 @@ def displace_line_items(
             together = min(SOURCES_TOGETHER, sources - source)
             for j in range(0, columns, width):
                 lines = Matrix(scratch.lines, source * parts.pitch + j, parts.pitch)
-                for t in range(begin, end, LINE_ROWS):
+                for t in range(begin, end, rows):
                     out = Matrix(output.target, to + t * blur.length + j, blur.length)
-                    tile = LineTile(min(LINE_ROWS, end - t), min(width, columns - j), together, taps)
+                    tile = LineTile(min(rows, end - t), min(width, columns - j), together, taps)
                     at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
                     left = KernelRows(kernel.values, at, kernel.target, kernel.source)
-                    multiply_lines(out, left, lines, tile, base, source == 0, scratch.check)
+                    if broad:
+                        multiply_broad(out, left, lines, tile, base, source == 0, scratch.check)
+                    else:
+                        multiply_narrow(out, left, lines, tile, base, source == 0, scratch.check)
         total = zero_like(scratch.check)
         for lane in range(lanes):
             total += scratch.check[lane]
@@ -249,17 +254,17 @@ def correlate_line_items(
     """Items: see `SumParts`. Writes `totals`."""
     lanes, length, totals = REGISTER_BYTES // sums.grad.itemsize, blur.length, in_row(sums.totals)
     longest, reads = SUMMED_VECTORS * lanes, whole(taps.number, SUMMED_TAPS) - 1
-    across, of_tile = -(-sums.targets // parts.targets), sums.totals.shape[3] * SUMS
-    of_source = sums.totals.shape[2] * of_tile
+    across, of_source = -(-sums.targets // parts.targets), sums.totals.shape[3] * SUMS
+    of_channels = sums.sources * of_source
     for item in range(start, stop):
         begin, rest = item % across * parts.targets, item // across
         down = -(-sums.sources // parts.sources)
         first, split = rest % down * parts.sources, rest // down
         end, last = min(sums.targets, begin + parts.targets), min(sums.sources, first + parts.sources)
         stop_image = min(parts.images, (split + 1) * parts.image)
-        for source in range(first, last):
-            to = (split * sums.sources + source) * of_source + begin // SUMMED_CHANNELS * of_tile
-            clear(totals, to, -(-(end - begin) // SUMMED_CHANNELS) * of_tile)
+        to = split * sums.totals.shape[1] * of_channels
+        for t in range(begin // SUMMED_CHANNELS, -(-end // SUMMED_CHANNELS)):
+            clear(totals, to + t * of_channels + first * of_source, (last - first) * of_source)
         for image in range(split * parts.image, stop_image, parts.together):
             images = min(parts.together, stop_image - image)
             for pixel in range(0, length, longest):
@@ -269,48 +274,55 @@ def correlate_line_items(
                         line, at = (image + i) * sums.sources + source, i * parts.pitch
                         number, place = whole(count, lanes) + reads, pixel + taps.low
                         _read_line(scratch.lines, at, number, line, place, blur, scratch.padded)
-                    to = (split * sums.sources + source) * of_source
                     lines = LineRuns(scratch.lines, ZERO, parts.pitch, ZERO)
                     at = (image * sums.channels + sums.first) * length + pixel
                     grads = LineRuns(sums.grad, at, sums.channels * length, length)
-                    _add_sums(totals, to, lines, grads, (begin, end, taps.number), (images, count))
+                    own = Matrix(totals, to + source * of_source, of_channels)
+                    _add_sums(own, lines, grads, (begin, end, taps.number), (images, count))
 
 
 @borrowing_jit
-def _add_sums(
-    totals: np.ndarray, to: int, lines: LineRuns, grads: LineRuns, tiles: tuple, size: tuple
-) -> None:
-    """Add up some images and pixels, for the channels from the first to the second number, and taps."""
+def _add_sums(totals: Matrix, lines: LineRuns, grads: LineRuns, tiles: tuple, size: tuple) -> None:
+    """Add up some images and pixels, for the channels from the first to the second number, and taps.
+
+    Rows of `totals` are those of a tile of channels.
+    """
     (begin, end, taps), (images, count) = tiles, size
     for t in range(begin, end, SUMMED_CHANNELS):
         own = LineRuns(grads.values, grads.at + t * grads.channels, grads.images, grads.channels)
         for tap in range(0, taps, SUMMED_TAPS):
             moved = LineRuns(lines.values, lines.at + tap, lines.images, lines.channels)
-            tile = t // SUMMED_CHANNELS * (-(-taps // SUMMED_TAPS)) + tap // SUMMED_TAPS
-            at = to + tile * SUMS
+            at = totals.at + t // SUMMED_CHANNELS * totals.stride + tap // SUMMED_TAPS * SUMS
             if end - t >= 3:
-                add_sums_3(moved, own, images, count, totals, at)
+                add_sums_3(moved, own, images, count, totals.values, at)
             elif end - t == 2:
-                add_sums_2(moved, own, images, count, totals, at)
+                add_sums_2(moved, own, images, count, totals.values, at)
             else:
-                add_sums_1(moved, own, images, count, totals, at)
+                add_sums_1(moved, own, images, count, totals.values, at)
 
 
 @borrowing_cached_jit
 def finish_line_items(
-    start: int, stop: int, sums: LineSums, taps: LineTaps, targets: UnitTargets, grads: UnitGradients
+    start: int,
+    stop: int,
+    sums: LineSums,
+    taps: LineTaps,
+    targets: UnitTargets,
+    grads: UnitGradients,
+    checks: np.ndarray,
 ) -> None:
-    """Items: target channels. Gradients from the first part of `totals`."""
+    """Items: target channels. Gradients from the first part of `totals`, and whether sums are finite."""
     _, sources, number = targets.parameters.weight.shape
     weight, totals = in_row(targets.parameters.weight), in_row(sums.totals)
     by_weight, by_displacement = in_row(grads.weight), in_row(grads.displacement)
     displacement, end = in_row(targets.parameters.displacement), _end(targets.parameters)
-    one, two, of_target = np.uint64(1), np.uint64(2), sums.totals.shape[3] * SUMS
+    one, two, of_source = np.uint64(1), np.uint64(2), sums.totals.shape[3] * SUMS
     short = taps.number <= SUMMED_TAPS
     for item in range(start, stop):
-        of_channel = item // SUMMED_CHANNELS * of_target + item % SUMMED_CHANNELS * SUMMED_TAPS
+        check = 0.0
+        of_channel = item // SUMMED_CHANNELS * sources * of_source + item % SUMMED_CHANNELS * SUMMED_TAPS
         for source in range(sources):
-            begin = np.uint64(source * sums.totals.shape[2] * of_target + of_channel)
+            begin = np.uint64(source * of_source + of_channel)
             first = np.uint64(((targets.first + item) * sources + source) * number)
             for unit in range(first, first + np.uint64(number)):
                 place, fraction = _place_on_line(displacement, unit, end, FALSE)
@@ -321,13 +333,16 @@ def finish_line_items(
                     after += np.uint64((tap + 1) // SUMMED_TAPS * (SUMS - SUMMED_TAPS))
                 nearer = totals[begin + at]
                 slope = totals[begin + after] - nearer
+                check += 0.0 * nearer + 0.0 * slope
                 value = nearer + fraction * slope
                 if grads.by_weight:
                     by_weight[unit] = value
                 if grads.by_displacement:
                     if fraction == fraction and not grads.smooth:
                         value = slope
+                    by_displacement[two * unit] = 0
                     by_displacement[two * unit + one] = weight[unit] * value
+        checks[item] = check
 
 
 @borrowing_cached_jit

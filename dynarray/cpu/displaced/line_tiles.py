@@ -13,9 +13,8 @@ from llvmlite import ir
 from ..engine.gemm import Matrix
 from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, GuardedLoop, Loop, Writer, written
 
-LINE_ROWS = 4  # of a tile of outputs: channels
-_OUTPUT_VECTORS = 4 if MANY_REGISTERS else 2
-LINE_STRIP_BYTES = _OUTPUT_VECTORS * REGISTER_BYTES  # of a row of it
+# A tile of outputs has so many vectors: so many of each of some channels or, for short lines, one of more.
+OUTPUT_SUMS, BROAD_VECTORS = (16, 4) if MANY_REGISTERS else (8, 2)
 # Of a tile of sums: taps, and channels of the gradient.
 SUMMED_TAPS = 9 if MANY_REGISTERS else 4
 SUMMED_CHANNELS = 3
@@ -114,30 +113,30 @@ def blur_line(
         writer.store_masked(blurred(begin, 1)[0], out, begin, mask)
 
 
-@written(LINE_STRIP_BYTES // _OUTPUT_VECTORS)
-def multiply_lines(
+def _write_output_tile(
     writer: Writer, out: Matrix, left: Any, lines: Any, tile: Any, base: Any, begins: Any, check: Any
 ) -> None:
     """A tile of outputs: out[i, j] = sum over s and k of left[i, s, k] * lines[s, j + k].
 
     Added to the base of row i where it `begins`, else to what `out` holds. Lines are read up to the end of
-    the tile. What is not finite among results makes `check`, a vector, NaN.
+    the tile. What is not finite among results makes `check`, a vector, NaN. `writer.variant` is the number
+    of vectors of a row.
     """
     builder, index, lanes = writer.builder, tile.rows.type, writer.lanes
     first, factors = builder.gep(lines.values, [lines.at]), builder.gep(left.values, [left.at])
-    vectors, rows = range(_OUTPUT_VECTORS), [factors]
-    for i in range(1, LINE_ROWS):  # those that there are not are made like the first
+    vectors, number, rows = range(writer.variant), OUTPUT_SUMS // writer.variant, [factors]
+    for i in range(1, number):  # those that there are not are made like the first
         there = builder.icmp_signed("<", index(i), tile.rows)
         rows.append(
             builder.gep(factors, [builder.select(there, builder.mul(left.target, index(i)), index(0))])
         )
-    with Loop(builder, tile.sources, [writer.zero] * (LINE_ROWS * len(vectors))) as source:
+    with Loop(builder, tile.sources, [writer.zero] * OUTPUT_SUMS) as source:
         line = builder.gep(first, [builder.mul(source.k, lines.stride)])
         kernels = [builder.gep(row, [builder.mul(source.k, left.source)]) for row in rows]
         with Loop(builder, tile.taps, source.values) as tap:
             pixels = [writer.load(line, builder.add(tap.k, index(j * lanes))) for j in vectors]
             sums = []
-            for i in range(LINE_ROWS):
+            for i in range(number):
                 factor = writer.broadcast(writer.element(kernels[i], tap.k))
                 own = tap.values[i * len(vectors) : (i + 1) * len(vectors)]
                 sums += [writer.multiply_add(total, factor, x) for total, x in zip(own, pixels, strict=True)]
@@ -145,7 +144,7 @@ def multiply_lines(
         source.values = tap.values
     place, bases = builder.gep(out.values, [out.at]), builder.gep(base.array, [base.at])
     masks = [writer.within(index(j * lanes), tile.columns) for j in vectors]
-    for i in range(LINE_ROWS):
+    for i in range(number):
         to = builder.mul(out.stride, index(i))
         with builder.if_then(builder.icmp_signed("<", index(i), tile.rows), likely=True):
             with builder.if_else(builder.trunc(begins, ir.IntType(1))) as branches:
@@ -162,6 +161,11 @@ def multiply_lines(
                             found = writer.multiply_add(found, value, writer.zero)
                             writer.store_masked(value, place, at, masks[j])
                         writer.store(found, check, index(0))
+
+
+multiply_broad, multiply_narrow = (
+    written(REGISTER_BYTES, vectors)(_write_output_tile) for vectors in (BROAD_VECTORS, 1)
+)
 
 
 def _write_sums(

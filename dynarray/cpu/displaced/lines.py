@@ -37,8 +37,8 @@ from .line_kernels import (
     UnitGradients,
 )
 from .line_tiles import (
-    LINE_ROWS,
-    LINE_STRIP_BYTES,
+    BROAD_VECTORS,
+    OUTPUT_SUMS,
     SUMMED_CHANNELS,
     SUMMED_TAPS,
     SUMS,
@@ -50,7 +50,7 @@ from .tiles import UNIT_SUMS
 KERNEL_ELEMENTS = 1 << 20  # of a dense kernel, or of sums, that are there at a time
 LINE_GRADIENT_BYTES = 4 * 1024 * 1024  # of blurred lines: what waits for being blurred itself
 LINE_CACHE_BYTES = 256 * 1024  # of blurred lines that a thread reads again and again
-MOST_COLUMNS = 1024  # of outputs that it makes from these
+LEAST_COLUMNS = 128  # of outputs that it makes from these
 # To have more work items: for so many targets lines are blurred once more, and sums of so many pixels are
 # kept apart.
 LEAST_TARGETS, SUMMED_APART = 8, 4096
@@ -141,10 +141,7 @@ def line_backward_units(
         for first, count in _target_chunks(grad_output.shape[1], size):
             targets = UnitTargets(call.parameters, False, first)
             sums = _correlate_lines(_blurred(call, x, kind), grad_output, call.taps, (first, count))
-            _finish_units(sums, call.taps, targets, results)
-            with np.errstate(all="ignore"):
-                finite = math.isfinite(sums.totals.sum())
-            if not finite:
+            if not _finish_units(sums, call.taps, targets, results):
                 wanted = [(0, grad_weight[..., None])] if grad_weight is not None else []
                 wanted += [(4 if smooth else 2, grad_displacement)] if grad_displacement is not None else []
                 again = _plain(call, x, kind), grad_output, targets, _sums_of_units(sums, call), wanted
@@ -225,22 +222,35 @@ def _line_pitch(pixels: int, blur: LineBlur) -> int:
     return (-(-pixels // line) | 1) * line
 
 
+def _tile_vectors(targets: int, length: int, itemsize: int) -> int:
+    """The vectors in a row of the tiles of outputs that waste less: those with many rows are a bit slower."""
+    lanes = REGISTER_BYTES // itemsize
+
+    def tiles(vectors: int) -> int:
+        return -(-targets * vectors // OUTPUT_SUMS) * -(-length // (vectors * lanes))
+
+    return 1 if 1.15 * tiles(1) < tiles(BROAD_VECTORS) else BROAD_VECTORS
+
+
 def _displace_lines(
     blur: LineBlur, kernel: LineKernel, base: np.ndarray, target: np.ndarray, first: int
 ) -> bool:
     """target[n, first + t] = base[t] + what the units of t read of blurred lines; whether all is finite."""
     (images, channels, _, length), itemsize, taps = target.shape, target.itemsize, kernel.taps.number
-    width = LINE_STRIP_BYTES // itemsize
+    vectors = _tile_vectors(kernel.targets, length, itemsize)
+    width = vectors * REGISTER_BYTES // itemsize
     fitting = (LINE_CACHE_BYTES // (kernel.sources * itemsize) - taps) // width * width
-    columns = min(max(width, fitting), MOST_COLUMNS, whole(length, width))
+    # Of one line as many pieces as work items are wanted, unless what they read beside them were too much.
+    piece = whole(max(LEAST_COLUMNS, -(-images * length // parallel.ITEMS)), width)
+    columns = min(max(width, fitting), piece, whole(length, width))
     chunks = -(-length // columns)
     parts = max(1, min(kernel.targets // LEAST_TARGETS, -(-parallel.ITEMS // (images * chunks))))
-    own = whole(-(-kernel.targets // parts), LINE_ROWS)
+    own = whole(-(-kernel.targets // parts), OUTPUT_SUMS // vectors)
     parts = -(-kernel.targets // own)
     checks, pitch = np.empty(images * chunks * parts, target.dtype), _line_pitch(columns + taps, blur)
     output = LineOutput(base, target.reshape(-1), first * length, channels * length, checks)
     work = images * length * kernel.sources * (kernel.targets * taps + blur.weights.number) / PRODUCTS
-    args = (blur, kernel, output, LineParts(columns, chunks, own, parts, pitch))
+    args = (blur, kernel, output, LineParts(columns, chunks, own, parts, pitch, vectors))
     scratch = _line_scratch(kernel.sources, pitch, blur)
     run_with_scratch(kernels.displace_line_items, len(checks), work, scratch, target.dtype, *args)
     return math.isfinite(checks.sum())
@@ -264,7 +274,7 @@ def _correlate_lines(
     vectors = -(-length // lanes)
     together = max(1, min(image, SUMMED_VECTORS // vectors))
     pitch = _line_pitch(min(vectors, SUMMED_VECTORS) * lanes + tiles[1] * SUMMED_TAPS, blur)
-    totals = borrow("line sums", (splits, sources, *tiles, SUMS), np.float64)
+    totals = borrow("line sums", (splits, tiles[0], sources, tiles[1], SUMS), np.float64)
     sums = LineSums(grad_output.reshape(-1), channels, first, targets, sources, totals)
     items = splits * -(-sources // of_sources) * -(-targets // own)
     work = images * length * sources * (targets * taps.number + blur.weights.number) / PRODUCTS
@@ -274,17 +284,20 @@ def _correlate_lines(
     return sums._replace(totals=totals.sum(axis=0, keepdims=True)) if splits > 1 else sums
 
 
-def _finish_units(sums: LineSums, taps: LineTaps, targets: UnitTargets, results: UnitGradients) -> None:
+def _finish_units(sums: LineSums, taps: LineTaps, targets: UnitTargets, results: UnitGradients) -> bool:
+    """Write results; returns whether all that they are made from is finite."""
     work = 8.0 * sums.targets * targets.parameters.weight[0].size
-    parallel.run(kernels.finish_line_items, sums.targets, work, sums, taps, targets, results)
+    checks = np.empty(sums.targets)
+    parallel.run(kernels.finish_line_items, sums.targets, work, sums, taps, targets, results, checks)
+    return math.isfinite(checks.sum())
 
 
 def _sums_of_units(sums: LineSums, call: LineCall) -> np.ndarray:
     """The sums (targets, sources, units, UNIT_SUMS) that gradients follow from: of the row below nothing."""
-    _, sources, down, across, _ = sums.totals.shape
+    _, down, sources, across, _ = sums.totals.shape
     totals = sums.totals[0, ..., : SUMMED_CHANNELS * SUMMED_TAPS]
-    totals = totals.reshape(sources, down, across, SUMMED_CHANNELS, SUMMED_TAPS)
-    totals = totals.transpose(1, 3, 0, 2, 4).reshape(-1, sources, across * SUMMED_TAPS)
+    totals = totals.reshape(down, sources, across, SUMMED_CHANNELS, SUMMED_TAPS)
+    totals = totals.transpose(0, 3, 1, 2, 4).reshape(-1, sources, across * SUMMED_TAPS)
     some = slice(sums.first, sums.first + sums.targets)
     displacement, end = call.parameters.displacement[some, ..., 1], call.parameters.size[1] + 1
     place = np.floor(np.clip(np.nan_to_num(displacement), -end, end)).astype(np.intp) - call.taps.low
