@@ -140,7 +140,7 @@ def _end(parameters: UnitParameters) -> float:
 @borrowing_cached_jit
 def find_extent_items(start: int, stop: int, parameters: UnitParameters, extents: np.ndarray) -> None:
     """Items: output channels. The least and the largest place of its units, then those of the opposite
-    displacements, and whether any is off the line.
+    displacements, and whether any is off the line. Negative, what is largest is the least too.
     """
     displacement, end = in_row(parameters.displacement), _end(parameters)
     units, least, most = parameters.weight[0].size, np.int32(-(2**31)), np.int32(2**31 - 1)
@@ -154,8 +154,8 @@ def find_extent_items(start: int, stop: int, parameters: UnitParameters, extents
             low_opposite, high_opposite = min(low_opposite, opposite), max(high_opposite, opposite)
             off |= np.int32(displacement[np.uint64(2) * unit] != 0)
         extent = extents[item]
-        extent[0], extent[1], extent[2], extent[3] = low, high, low_opposite, high_opposite
-        extent[4] = off
+        extent[0], extent[1], extent[2], extent[3] = low, -high, low_opposite, -high_opposite
+        extent[4] = -off
 
 
 @borrowing_cached_jit

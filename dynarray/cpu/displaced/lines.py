@@ -78,10 +78,10 @@ def find_call(
     parameters = UnitParameters(weight, displacement, (1, shape[3]))
     extents = np.empty((len(weight), 5), np.int64)
     parallel.run(kernels.find_extent_items, len(weight), 4.0 * weight.size, parameters, extents)
-    least, most = extents.min(axis=0).tolist(), extents.max(axis=0).tolist()
-    taps, opposite = (LineTaps(least[k], most[k + 1] - least[k] + 2) for k in (0, 2))
+    low, high, low_opposite, high_opposite, off = extents.min(axis=0).tolist()
+    taps, opposite = LineTaps(low, 2 - high - low), LineTaps(low_opposite, 2 - high_opposite - low_opposite)
     too_many = taps.number > _LEAST_TAPS + _TAPS_PER_UNIT * weight.shape[2]
-    if most[4] or too_many or max(-least[0], most[1]) > _FARTHEST:
+    if off or too_many or max(-low, -high) > _FARTHEST:
         return None
     return LineCall(parameters, taps, opposite, spread, radius)
 
