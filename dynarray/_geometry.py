@@ -246,3 +246,16 @@ def with_taps(
     check_shape(name, argument, array, space.pattern(f"N {factor}D*{words} outputs"), extents)
     pair = (2,) if coordinates == 2 else ()
     return array.reshape(sizes["N"], channels // per_group, *kernel, *pair, *outputs)
+
+
+def after_zeros(array: Any, axis: int) -> Any:
+    """The array with as many zeros in front of it along an axis."""
+    shape = tuple([size * (1 + (i == axis)) for i, size in enumerate(array.shape)])
+    both = np.zeros_like(array, shape=shape)
+    both[behind_zeros(shape, axis)] = array
+    return both
+
+
+def behind_zeros(shape: tuple[int, ...], axis: int) -> tuple[slice, ...]:
+    """Where the array is in such a one of this shape."""
+    return (slice(None),) * axis + (slice(shape[axis] // 2, None),)

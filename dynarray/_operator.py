@@ -10,8 +10,6 @@ from numbers import Real
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from rawkernels import forks
 
 from ._backward import backward_of as backward_of
@@ -27,6 +25,7 @@ from ._dispatch import (
     well_placed,
 )
 from ._foreign import OWN, view
+from ._geometry import after_zeros, behind_zeros
 from ._halo import Halo, Reach, mirrors
 from .typing import ArrayT
 
@@ -391,7 +390,7 @@ class Operator:
             results = outside.backward(form, grad_output, kept, asked, saved.params, definition)
         named = dict(zip(self.roles, results, strict=True))
         for name in wanted.intersection(saved.zeros):
-            named[name] = np.split(named[name], 2, saved.zeros[name])[1].copy()
+            named[name] = named[name][behind_zeros(named[name].shape, saved.zeros[name])].copy()
         found = [named[name] if name in wanted else None for name in self.arrays]
         return tuple(
             [
@@ -413,7 +412,7 @@ class Operator:
         if not zeros:
             return arrays
         return tuple(
-            np.concatenate((np.zeros_like(array), array), zeros[role]) if role in zeros else array
+            after_zeros(array, zeros[role]) if role in zeros else array
             for role, array in zip_longest(self.roles, arrays)
         )
 

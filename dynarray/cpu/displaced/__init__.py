@@ -7,7 +7,7 @@ In the order in which a call flows:
 - `blur`: kernels that blur images, and pack them into the planes.
 - `kernels`: kernels that make units of weights and displacements, and outputs of units and planes.
 - `gradients`: kernels that make the gradients of weights and displacements.
-- `lines`: images of one row, of which units are a few taps: products of matrices.
+- `lines`, `line_kernels`, `line_tiles`: images of one row, of which units are a few taps: products.
 - `tiles`: the innermost loops of both, in vector instructions.
 - `definition`: kernels that make results which are not finite once more, number by number.
 """

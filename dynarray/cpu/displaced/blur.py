@@ -5,6 +5,7 @@ leads further can be moved to where a whole tile of zeros is. No loop asks for b
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,37 @@ class UnitBlur(NamedTuple):
     source: np.ndarray
     down: np.ndarray
     along: np.ndarray
+
+
+class BlurTaps(NamedTuple):
+    """Of the blur along one axis, its derivative by sigma, and its derivative by place.
+
+    A radius of 0 leaves an axis as it is.
+    """
+
+    value: np.ndarray
+    by_sigma: np.ndarray
+    by_place: np.ndarray
+
+
+@lru_cache(maxsize=16)
+def blur_taps(spread: float, radius: int, dtype: Any) -> BlurTaps:
+    """The taps of a Gaussian of this standard deviation."""
+    offset = np.arange(-radius, radius + 1)
+    # A tap that is too small to be represented is 0, also where the caller asked NumPy to raise.
+    with np.errstate(over="ignore", under="ignore"):
+        place = np.clip(offset / spread, -1e3, 1e3)  # beyond, the bell is 0, and infinity times 0 is NaN
+        bell = np.exp(-(place**2) / 2)
+        value = bell / bell.sum()
+        by_sigma = value * (place**2 - (value * place**2).sum()) / spread
+        by_place = value * place / spread
+        return BlurTaps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
+
+
+def within_size(taps: np.ndarray, size: int) -> np.ndarray:
+    """Without those that no two pixels of a line are far enough apart for."""
+    surplus = max(0, len(taps) // 2 - (size - 1))
+    return taps[surplus : len(taps) - surplus]
 
 
 class BlurScratch(NamedTuple):

@@ -9,7 +9,6 @@ and displacements turned round, blurred after that.
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
 from . import blur, gradients, kernels
-from .blur import UnitBlur, blur_into, run_blurring
+from .blur import BlurTaps, UnitBlur, blur_into, blur_taps, run_blurring, within_size
 from .definition import correlate_again, displace_again, product_again
 from .kernels import UnitOutput, UnitParameters, UnitTargets
-from .lines import correlate_lines, displace_lines, find_taps
+from .lines import find_call, line_backward_units, line_backward_x, line_forward
 from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
@@ -38,39 +37,9 @@ class UnitInputs(NamedTuple):
     parameters: UnitParameters
 
 
-class BlurTaps(NamedTuple):
-    """Of the blur along one axis, its derivative by sigma, and its derivative by place.
-
-    A radius of 0 leaves an axis as it is.
-    """
-
-    value: np.ndarray
-    by_sigma: np.ndarray
-    by_place: np.ndarray
-
-
-@lru_cache(maxsize=16)
-def _blur_taps(spread: float, radius: int, dtype: Any) -> BlurTaps:
-    offset = np.arange(-radius, radius + 1)
-    # A tap that is too small to be represented is 0, also where the caller asked NumPy to raise.
-    with np.errstate(over="ignore", under="ignore"):
-        place = np.clip(offset / spread, -1e3, 1e3)  # beyond, the bell is 0, and infinity times 0 is NaN
-        bell = np.exp(-(place**2) / 2)
-        value = bell / bell.sum()
-        by_sigma = value * (place**2 - (value * place**2).sum()) / spread
-        by_place = value * place / spread
-        return BlurTaps(*(taps.astype(dtype) for taps in (value, by_sigma, by_place)))
-
-
-def _within(taps: np.ndarray, size: int) -> np.ndarray:
-    """Without those that no two pixels of a line are far enough apart for."""
-    surplus = max(0, len(taps) // 2 - (size - 1))
-    return taps[surplus : len(taps) - surplus]
-
-
 def _blur_within(down: np.ndarray, along: np.ndarray, source: np.ndarray) -> UnitBlur:
     """Images that are blurred, and the taps that are needed for their size."""
-    return UnitBlur(source, _within(down, source.shape[2]), _within(along, source.shape[3]))
+    return UnitBlur(source, within_size(down, source.shape[2]), within_size(along, source.shape[3]))
 
 
 def _prepared(parameters: UnitParameters, transposed: bool) -> Iterator[tuple[UnitTargets, Units]]:
@@ -110,17 +79,13 @@ def _displace(
     base: np.ndarray,
     target: np.ndarray,
     place: tuple[int, tuple],
-    line: bool,
 ) -> bool:
     """target[n, first + t] = base[t] + what the units of t read of the blurred images.
 
-    `place` is first and the shape of the whole, of which the source may be a part. On a `line` they lie, and
-    are blurred, along one axis alone.
+    `place` is first and the shape of the whole, of which the source may be a part.
     Returns whether all of that is finite for sure.
     """
     source, (first, whole), base = blurring.source, place, base + units.poison
-    if line and (taps := find_taps(units, whole)) is not None:
-        return displace_lines(blurring, units, taps, base, target, first)
     finite = bool(np.isfinite(base).all())
     for work in plan_units(source.shape, units, source.itemsize, True, whole):
         planes, block = _pack_unit_planes(blurring, work), work.block
@@ -142,19 +107,21 @@ def displaced_conv2d_forward(
     """
     x, weight, displacement, _, bias = arrays
     base = np.zeros(len(weight), x.dtype) if bias is None else kernel_input(bias)
-    y = np.empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
-    if not weight.size:
+    if not (x.size and weight.size):
+        y = np.empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
         y[...] = base[:, None, None]
-    if not y.size or not weight.size:
         return y, arrays
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
-    down, along = (_blur_taps(spread, each, x.dtype) for each in radius)
-    blurring = _blur_within(down.value, along.value, x)
     whole = whole_of(arrays)[0].shape
+    if not radius[0] and (line := find_call(whole, weight, displacement, spread, radius[1])):
+        return line_forward(line, x, base), arrays
+    y = np.empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
+    down, along = (blur_taps(spread, each, x.dtype) for each in radius)
+    blurring = _blur_within(down.value, along.value, x)
     for targets, units in _prepared(UnitParameters(weight, displacement, whole[2:]), False):
         some = slice(targets.first, targets.first + len(units.y))
         place = targets.first, whole
-        if not _displace(blurring, units, base[some], y, place, len(down.value) == 1):
+        if not _displace(blurring, units, base[some], y, place):
             own = targets._replace(parameters=targets.parameters._replace(size=x.shape[2:]))
             displace_again(blurring, own, base[some], y[:, some])
     return y, arrays
@@ -172,13 +139,24 @@ def displaced_conv2d_backward(
     """Gradients of `displaced_conv2d` with respect to x, weight, displacement, sigma and bias."""
     grads = zeros_where(kept, needs)
     grad_bias = grads[4]
+    grad_output = kernel_input(grad_output)
     if grad_bias is not None:
-        grad_bias[...] = grad_output.sum(axis=(0, 2, 3), dtype=np.float64)
+        totals = np.zeros(len(grad_bias))
+        parallel.run(gradients.sum_channel_items, len(totals), 0.25 * grad_output.size, grad_output, totals)
+        grad_bias[...] = totals
     if not grad_output.size or not kept[1].size:
         return tuple(grads)
-    grad_output, x, weight, displacement = map(kernel_input, (grad_output, *kept[:3]))
+    x, weight, displacement = map(kernel_input, kept[:3])
+    if not radius[0] and (line := find_call(x.shape, weight, displacement, spread, radius[1])):
+        if needs[0] or needs[3]:
+            total = line_backward_x(line, grad_output, x, grads[0], needs[3])
+            if needs[3]:
+                grads[3] = np.asarray(total, grad_output.dtype)
+        if needs[1] or needs[2]:
+            line_backward_units(line, grad_output, x, grads[1:3], displacement_gradient == "smooth")
+        return tuple(grads)
     inputs = UnitInputs(grad_output, x, UnitParameters(weight, displacement, x.shape[2:]))
-    taps = (_blur_taps(spread, radius[0], x.dtype), _blur_taps(spread, radius[1], x.dtype))
+    taps = (blur_taps(spread, radius[0], x.dtype), blur_taps(spread, radius[1], x.dtype))
     if needs[0] or needs[3]:
         total = _backward_x(inputs, taps, grads[0], needs[3])
         if needs[3]:
@@ -207,7 +185,7 @@ def _backward_x(
                 grad = np.empty((len(part.source), len(some.y), *size), x.dtype)
                 base, first = np.zeros(len(some.y), x.dtype), (image, own.first)
                 place = 0, part.source.shape
-                if not _displace(part, some, base, grad, place, len(down.value) == 1):
+                if not _displace(part, some, base, grad, place):
                     displace_again(part, own, base, grad)
                 if grad_x is not None:
                     blur_into(grad_x, first, _blur_within(down.value, along.value, grad))
@@ -243,7 +221,7 @@ def _backward_units(
                 continue
             sums = np.zeros((*units.y.shape, UNIT_SUMS))
             blurring = _blur_within(vertical, horizontal, inputs.x)
-            _correlate(blurring, inputs.grad_output, units, sums, targets.first, len(down.value) == 1)
+            _correlate(blurring, inputs.grad_output, units, sums, targets.first)
             for kind, result in results:
                 arguments = (sums, targets, kind, result)
                 parallel.run(gradients.finish_unit_items, len(sums), 8.0 * units.y.size, *arguments)
@@ -251,13 +229,10 @@ def _backward_units(
 
 
 def _correlate(
-    blurring: UnitBlur, grad_output: np.ndarray, units: Units, sums: np.ndarray, first: int, line: bool
+    blurring: UnitBlur, grad_output: np.ndarray, units: Units, sums: np.ndarray, first: int
 ) -> None:
     """Add to `sums` those of the blurred images with the output gradients from channel `first` on."""
     x, targets = blurring.source, gradients.CORRELATED_TARGETS
-    if line and (taps := find_taps(units, x.shape)) is not None:
-        correlate_lines(blurring, grad_output, units, taps, sums, first)
-        return
     for work in plan_units(x.shape, units, x.itemsize, False):
         planes, layout, block = _pack_unit_planes(blurring, work), work.layout, work.block
         items = -(-len(sums) // targets) * -(-block.sources // layout.channels)

@@ -86,6 +86,19 @@ def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSo
 
 
 @borrowing_cached_jit
+def sum_channel_items(start: int, stop: int, grad_output: np.ndarray, totals: np.ndarray) -> None:
+    """Items: channels. The sums of their pixels."""
+    images, channels, height, width = grad_output.shape
+    flat, pixels = in_row(grad_output), height * width
+    for item in range(start, stop):
+        for image in range(images):
+            begin, total = np.uint64((image * channels + item) * pixels), 0.0
+            for j in range(np.uint64(pixels)):
+                total += float(flat[begin + j])
+            totals[item] += total
+
+
+@borrowing_cached_jit
 def finish_unit_items(
     start: int, stop: int, sums: np.ndarray, targets: UnitTargets, kind: int, result: np.ndarray
 ) -> None:
