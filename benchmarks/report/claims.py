@@ -268,7 +268,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             Cell(DENOISED, "filter atoms", "gain (dB)"),
             None,
             1,
-            "equally many parameters, noise that varies over the image, few steps",
+            "equally many parameters, noise that varies over the image, small networks",
         ),
         Claim(
             "The same: super-resolution, gain in dB",
