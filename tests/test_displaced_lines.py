@@ -98,3 +98,17 @@ def test_what_is_read_times_zero_counts(
     call.grad_output[0, 0, place] = np.nan
     actual, expected = evaluate(call, backend), evaluate(call, REFERENCE)
     np.testing.assert_array_equal(np.isnan(actual.gradients[0]), np.isnan(expected.gradients[0]))
+
+
+@on_the_cpu
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("displacement", [0.0, -1.0, 0.25])
+def test_an_infinite_sum_beside_a_finite_one(backend: Backend, value: float, displacement: float) -> None:
+    """Of a line of one pixel one of the two pixels that a unit reads is outside, and 0."""
+    x, weight = np.full((1, 1, 1), value), np.full((1, 1, 1), 2.0)
+    arrays = x, weight, np.full((1, 1, 1), displacement), 0.015625, None
+    call = Call(dyn.OPERATORS["displaced_conv1d"], arrays, {}, np.ones((1, 1, 1)))
+    with np.errstate(all="ignore"):
+        actual, expected = evaluate(call, backend).gradients, evaluate(call, REFERENCE).gradients
+    for k in range(1, 3):
+        np.testing.assert_array_equal(actual[k], expected[k])

@@ -331,9 +331,9 @@ def finish_line_items(
                 if not short:
                     at += np.uint64(tap // SUMMED_TAPS * (SUMS - SUMMED_TAPS))
                     after += np.uint64((tap + 1) // SUMMED_TAPS * (SUMS - SUMMED_TAPS))
-                nearer = totals[begin + at]
-                slope = totals[begin + after] - nearer
-                check += 0.0 * nearer + 0.0 * slope
+                nearer, farther = totals[begin + at], totals[begin + after]
+                slope = farther - nearer
+                check += 0.0 * (abs(nearer) + abs(farther))  # of which none cancels another
                 value = nearer + fraction * slope
                 if grads.by_weight:
                     by_weight[unit] = value
