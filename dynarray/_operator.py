@@ -278,9 +278,9 @@ class Operator:
         backend, checked = self._check(arrays, params)
         if key is not None:
             new = passed_call(self.arrays, self.roles, backend, checked, arrays, params)
-            if len(self._passed) >= MOST_CALLS:
-                self._passed.clear()
             if new is not None:
+                if len(self._passed) >= MOST_CALLS:
+                    self._passed.clear()
                 self._passed[key] = new
         return backend, checked
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from _photographs import Noisy
+from _picture import save_in_few_colours
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from PIL import Image
 
 from autodiff.metrics import psnr
 
@@ -77,10 +77,7 @@ def draw_maps(path: Path, scene: Noisy, atoms: list[np.ndarray], kernels: np.nda
     for number, (axis, maps) in enumerate(zip(bottom, atoms), start=1):
         show(axis, as_colours(maps), None, 0, 1)
         axis.set_title(f"atoms of layer {number}: 3 components", fontsize=9)
-    figure.savefig(path, dpi=80)
-    with Image.open(path) as picture:  # noise in colours takes much space: 256 of them will do
-        few = picture.convert("RGB").quantize()
-    few.save(path, optimize=True)
+    save_in_few_colours(figure, path)
 
 
 def kernel_width(kernels: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from _detection_scenes import CLASSES
+from _picture import save_in_few_colours
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ def draw(path: Path, scenes: Sequence[dict], found: Mapping[str, Sequence[Detect
             axis.imshow(np.moveaxis(scene["images"], 0, 2))
             axis.set(xticks=[], yticks=[])
             draw_boxes(axis, own)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    save_in_few_colours(figure, path, dpi=100)
 
 
 def draw_boxes(axis: Axes, found: Detections) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+from _picture import save_in_few_colours
 from matplotlib.figure import Figure
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 WITHOUT_NUMBER = ("sharp", "flash", "true")  # what others are compared with, or are made by
@@ -30,7 +30,7 @@ def draw_restored(path: Path, photos: dict[str, np.ndarray], sigma: np.ndarray) 
     lines = axes[0, 0].contour(sigma, levels=(0.5, 1, 1.5, 2, 2.5), colors="white", linewidths=0.8)
     axes[0, 0].clabel(lines, fontsize=7)
     axes[0, 0].set_title("sharp; sigma of the blur, pixels", fontsize=9)
-    save(figure, path)
+    save_in_few_colours(figure, path)
 
 
 def draw_denoised(path: Path, photos: dict[str, np.ndarray]) -> None:
@@ -45,12 +45,4 @@ def draw_denoised(path: Path, photos: dict[str, np.ndarray]) -> None:
     for axis, name in zip(axes.flat, names):
         axis.imshow(photos[name][:120, :120], interpolation="nearest")
         axis.set_title(caption(name, photos[name], photos["true"]), fontsize=9)
-    save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """A file of 256 colours: noise takes much space."""
-    figure.savefig(path, dpi=80)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize()
-    few.save(path, optimize=True)
+    save_in_few_colours(figure, path)

@@ -249,9 +249,9 @@ def test_few_outputs_with_nan_and_infinity(backend: Backend, case: str) -> None:
     for seed, value in enumerate((np.nan, np.inf, -np.inf)):
         rng = np.random.default_rng(seed)
         for which, array in enumerate(call.everything):
-            everything = [None if each is None else each.copy() for each in call.everything]
             if array is None:
                 continue
+            everything = [None if each is None else each.copy() for each in call.everything]
             for each in everything:
                 if each is not None:
                     each.flat[rng.integers(each.size, size=each.size // 3)] = 0

@@ -203,8 +203,9 @@ def deform_forward_items(
             if begins:  # the group, in this part
                 add = not chunks.begins[chunk]
             size = chunks.size[chunk]
-            at, number = packed_at(part, image, chunk), point_number(scratch.points)
-            source = PointSource(inputs.packed, at, size, number)
+            source = PointSource(
+                inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points)
+            )
             for tap in range(0, taps, tiles.taps):
                 at_once = min(tiles.taps, taps - tap)
                 depth, at = at_once * size, chunks.weight_at[chunk] + tap * size * width
@@ -256,8 +257,9 @@ def sample_points_items(
         set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             size = chunks.size[chunk]
-            at, number = packed_at(part, image, chunk), point_number(scratch.points)
-            source = PointSource(inputs.packed, at, size, number)
+            source = PointSource(
+                inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points)
+            )
             channel, apart = n * sizes.channels + chunks.first[chunk], sizes.taps * sizes.positions
             for tap in range(sizes.taps):
                 for i in range(count):

@@ -84,20 +84,23 @@ def prepare_unit_items(start: int, stop: int, targets: UnitTargets, units: Units
 
 
 @borrowing_jit
+def split_along(d: float, end: float) -> tuple:
+    """The whole and the fractional part along one axis, no further than the end: of NaN 0 and NaN."""
+    near = -end if d < -end else end if d > end else d
+    whole = np.floor(near)
+    return int(whole) if d == d else 0, near - whole
+
+
+@borrowing_jit
 def split_displacement(dy: float, dx: float, size: tuple) -> tuple:
     """The whole and the fractional part of either; both fractions are NaN where a displacement is.
 
     What leads too far to read anything stops where that begins.
     """
-    end_y, end_x = size[0] + 1.0, size[1] + 1.0
-    y, x = float(dy), float(dx)
-    if not (abs(y) <= end_y and abs(x) <= end_x):
-        if y != y or x != x:
-            return 0, np.nan, 0, np.nan
-        y = -end_y if y < -end_y else end_y if y > end_y else y
-        x = -end_x if x < -end_x else end_x if x > end_x else x
-    whole_y, whole_x = np.floor(y), np.floor(x)
-    return int(whole_y), y - whole_y, int(whole_x), x - whole_x
+    (y, part_y), (x, part_x) = split_along(float(dy), size[0] + 1.0), split_along(float(dx), size[1] + 1.0)
+    if part_y != part_y or part_x != part_x:
+        return 0, np.nan, 0, np.nan
+    return y, part_y, x, part_x
 
 
 @borrowing_jit

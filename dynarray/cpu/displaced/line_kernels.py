@@ -8,7 +8,7 @@ from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_
 from ..engine.gemm import Matrix, whole
 from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES, in_row
-from .kernels import UnitParameters, UnitTargets
+from .kernels import UnitParameters, UnitTargets, split_along
 from .line_tiles import (
     BROAD_VECTORS,
     OUTPUT_SUMS,
@@ -123,12 +123,10 @@ class UnitGradients(NamedTuple):
 
 @borrowing_jit
 def _place_on_line(displacement: np.ndarray, unit: int, end: float, opposite: bool) -> tuple:
-    """The pixel before the place of a unit, and the rest: of one at no number 0, and NaN."""
+    """The pixel before the place of a unit, and the rest: see `split_along`."""
     d = displacement[np.uint64(2) * unit + np.uint64(1)]
-    d = -d if opposite else d
-    near = -end if d < -end else end if d > end else d
-    before = np.floor(near)
-    return np.int32(before) if d == d else np.int32(0), near - before
+    before, rest = split_along(-d if opposite else d, end)
+    return np.int32(before), rest
 
 
 @borrowing_jit

@@ -21,6 +21,7 @@ from ..engine.gemm import whole
 from ..engine.memory import borrow, empty, run_with_scratch
 from ..engine.vectors import LINE_BYTES, REGISTER_BYTES
 from . import line_kernels as kernels
+from . import line_tiles
 from .blur import UnitBlur, blur_taps, within_size
 from .definition import correlate_again, displace_again, product_again
 from .kernels import UnitParameters, UnitTargets
@@ -36,15 +37,7 @@ from .line_kernels import (
     SumParts,
     UnitGradients,
 )
-from .line_tiles import (
-    BROAD_VECTORS,
-    OUTPUT_SUMS,
-    SUMMED_CHANNELS,
-    SUMMED_TAPS,
-    SUMS,
-    BlurWeights,
-    LineTaps,
-)
+from .line_tiles import BlurWeights, LineTaps
 from .tiles import UNIT_SUMS
 
 KERNEL_ELEMENTS = 1 << 20  # of a dense kernel, or of sums, that are there at a time
@@ -133,7 +126,7 @@ def line_backward_units(
     if smooth:
         passes = [("value", [grads[0], None]), ("by_place", [None, grads[1]])]
     (_, channels, _), number = call.parameters.weight.shape, call.taps.number
-    size = channels * -(-number // SUMMED_TAPS) * SUMS  # elements of the sums of some targets
+    size = channels * -(-number // line_tiles.SUMMED_TAPS) * line_tiles.SUMS  # of sums, for each target
     for kind, (grad_weight, grad_displacement) in passes:
         if grad_weight is None and grad_displacement is None:
             continue
@@ -227,9 +220,9 @@ def _tile_vectors(targets: int, length: int, itemsize: int) -> int:
     lanes = REGISTER_BYTES // itemsize
 
     def tiles(vectors: int) -> int:
-        return -(-targets * vectors // OUTPUT_SUMS) * -(-length // (vectors * lanes))
+        return -(-targets * vectors // line_tiles.OUTPUT_SUMS) * -(-length // (vectors * lanes))
 
-    return 1 if 1.15 * tiles(1) < tiles(BROAD_VECTORS) else BROAD_VECTORS
+    return 1 if 1.15 * tiles(1) < tiles(line_tiles.BROAD_VECTORS) else line_tiles.BROAD_VECTORS
 
 
 def _displace_lines(
@@ -245,7 +238,7 @@ def _displace_lines(
     columns = min(max(width, fitting), piece, whole(length, width))
     chunks = -(-length // columns)
     parts = max(1, min(kernel.targets // LEAST_TARGETS, -(-parallel.ITEMS // (images * chunks))))
-    own = whole(-(-kernel.targets // parts), OUTPUT_SUMS // vectors)
+    own = whole(-(-kernel.targets // parts), line_tiles.OUTPUT_SUMS // vectors)
     parts = -(-kernel.targets // own)
     checks, pitch = np.empty(images * chunks * parts, target.dtype), _line_pitch(columns + taps, blur)
     output = LineOutput(base, target.reshape(-1), first * length, channels * length, checks)
@@ -262,19 +255,19 @@ def _correlate_lines(
     """Sums of the gradient of some targets, the first and how many, times the lines, moved by each tap."""
     (images, channels, _, length), (first, targets) = grad_output.shape, some
     sources, lanes = blur.source.size // (images * length), REGISTER_BYTES // grad_output.itemsize
-    tiles = -(-targets // SUMMED_CHANNELS), -(-taps.number // SUMMED_TAPS)
+    tiles = -(-targets // line_tiles.SUMMED_CHANNELS), -(-taps.number // line_tiles.SUMMED_TAPS)
     # Parts of the images are better than others, which read the same again, but take memory.
-    most = KERNEL_ELEMENTS // (sources * tiles[0] * tiles[1] * SUMS)
+    most = KERNEL_ELEMENTS // (sources * tiles[0] * tiles[1] * line_tiles.SUMS)
     splits = max(1, min(images, parallel.ITEMS, most, images * length // SUMMED_APART))
     image = -(-images // splits)
     splits = -(-images // image)
     down = min(sources, -(-parallel.ITEMS // splits))
     parts = max(1, min(targets // LEAST_TARGETS, -(-parallel.ITEMS // (splits * down))))
-    own, of_sources = whole(-(-targets // parts), SUMMED_CHANNELS), -(-sources // down)
+    own, of_sources = whole(-(-targets // parts), line_tiles.SUMMED_CHANNELS), -(-sources // down)
     vectors = -(-length // lanes)
     together = max(1, min(image, SUMMED_VECTORS // vectors))
-    pitch = _line_pitch(min(vectors, SUMMED_VECTORS) * lanes + tiles[1] * SUMMED_TAPS, blur)
-    totals = borrow("line sums", (splits, tiles[0], sources, tiles[1], SUMS), np.float64)
+    pitch = _line_pitch(min(vectors, SUMMED_VECTORS) * lanes + tiles[1] * line_tiles.SUMMED_TAPS, blur)
+    totals = borrow("line sums", (splits, tiles[0], sources, tiles[1], line_tiles.SUMS), np.float64)
     sums = LineSums(grad_output.reshape(-1), channels, first, targets, sources, totals)
     items = splits * -(-sources // of_sources) * -(-targets // own)
     work = images * length * sources * (targets * taps.number + blur.weights.number) / PRODUCTS
@@ -295,9 +288,9 @@ def _finish_units(sums: LineSums, taps: LineTaps, targets: UnitTargets, results:
 def _sums_of_units(sums: LineSums, call: LineCall) -> np.ndarray:
     """The sums (targets, sources, units, UNIT_SUMS) that gradients follow from: of the row below nothing."""
     _, down, sources, across, _ = sums.totals.shape
-    totals = sums.totals[0, ..., : SUMMED_CHANNELS * SUMMED_TAPS]
-    totals = totals.reshape(down, sources, across, SUMMED_CHANNELS, SUMMED_TAPS)
-    totals = totals.transpose(0, 3, 1, 2, 4).reshape(-1, sources, across * SUMMED_TAPS)
+    totals = sums.totals[0, ..., : line_tiles.SUMMED_CHANNELS * line_tiles.SUMMED_TAPS]
+    totals = totals.reshape(down, sources, across, line_tiles.SUMMED_CHANNELS, line_tiles.SUMMED_TAPS)
+    totals = totals.transpose(0, 3, 1, 2, 4).reshape(-1, sources, across * line_tiles.SUMMED_TAPS)
     some = slice(sums.first, sums.first + sums.targets)
     displacement, end = call.parameters.displacement[some, ..., 1], call.parameters.size[1] + 1
     place = np.floor(np.clip(np.nan_to_num(displacement), -end, end)).astype(np.intp) - call.taps.low

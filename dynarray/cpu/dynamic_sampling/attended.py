@@ -240,14 +240,15 @@ def attended_region(y: np.ndarray, inputs: AttendedInputs) -> None:
 
 
 def attended_gradients(
-    grad_output: np.ndarray, inputs: AttendedInputs, grads: AttendedGrads, wanted: bool
+    grad_output: np.ndarray, inputs: AttendedInputs, targets: tuple, wanted: bool
 ) -> AttendedGrads:
-    """Write gradients; the record returned has those of the totals, if `wanted`, and the central ones."""
+    """Write the first three of `AttendedGrads`, the `targets`, and make the rest: of totals, if `wanted`."""
     (n, outputs, size), taps = grad_output.shape, inputs.totals.shape[1]
     slots = dot_shares(outputs, len(inputs.terms) + taps, size).slots
     dtype, by_slot = grad_output.dtype, (n if wanted else 0, slots, taps, size)
     totals, central = borrow("grad_totals", by_slot, dtype), borrow("central", grad_output.shape, dtype)
-    grads = grads._replace(totals=totals, central=central)
+    by_kernel, by_sample, by_position = targets
+    grads = AttendedGrads(by_kernel, by_sample, by_position, totals, central)
     operations = float(grad_output.size) * (len(inputs.terms) + 6 * taps)
     items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, DOT_TILE)
     args = grad_output, inputs, grads, slots

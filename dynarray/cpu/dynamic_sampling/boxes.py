@@ -24,7 +24,7 @@ from numba import uint64
 from ..engine.compile import cached_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
-from .attended import AttendedGrads, AttendedInputs, attended_gradients, attended_region
+from .attended import AttendedInputs, attended_gradients, attended_region
 from .dots import DOT_SLOTS, add_dots, dot_gradients, dot_shares, dots_of_terms
 
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
@@ -368,18 +368,12 @@ def _attended_backward(
     if by_position is not None:
         shape = inputs.position_attention.shape
         maps = by_position.reshape(shape) if in_place else np.empty(shape, grad_output.dtype)
-    made = attended_gradients(
-        grad_output,
-        inputs,
-        AttendedGrads(
-            _nothing(4, grad_output) if by_kernel is None else by_kernel,
-            _nothing(3, grad_output) if by_sample is None else np.empty_like(grad_output),
-            maps,
-            _nothing(4, grad_output),
-            _nothing(3, grad_output),
-        ),
-        grads.x is not None,
+    targets = (
+        _nothing(4, grad_output) if by_kernel is None else by_kernel,
+        _nothing(3, grad_output) if by_sample is None else np.empty_like(grad_output),
+        maps,
     )
+    made = attended_gradients(grad_output, inputs, targets, grads.x is not None)
     if by_sample is not None:
         by_sample[..., band.positions] = made.sample_attention
     if by_position is not None and not in_place:
