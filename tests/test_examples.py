@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _ranks import launcher, with_mpirun
-from matplotlib.image import imread
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[!_]*.py"))
@@ -47,12 +47,14 @@ def tables(output: str) -> dict[int, dict[str, list[float]]]:
     return found
 
 
-def check_picture(path: Path, colours: int = 256) -> None:
-    """It is a picture, and not an empty one."""
-    pixels = imread(path)[..., :3]
+def check_picture(path: Path, colours: int | None = None) -> None:
+    """It is a picture, and not an empty one: it has more than ``colours``."""
+    with Image.open(path) as picture:
+        if colours is None:  # a file with a palette cannot have more than 256
+            colours = 200 if picture.mode == "P" else 256
+        pixels = np.array(picture.convert("RGB"))
     assert min(pixels.shape[:2]) > 300
-    assert np.isfinite(pixels).all()
-    assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > colours
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > colours
 
 
 def check_tables(found: dict[int, dict[str, list[float]]]) -> None:
@@ -182,7 +184,7 @@ def test_denoising_runs_quickly(tmp_path: Path) -> None:
         assert min(single) >= 0
         assert max(single) <= together <= 100
     check_picture(tmp_path / "denoising.png")
-    check_picture(tmp_path / "denoising_maps.png", colours=200)  # it is saved with 256
+    check_picture(tmp_path / "denoising_maps.png")
 
 
 def test_photograph_runs_quickly(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_photograph_runs_quickly(tmp_path: Path) -> None:
     assert list(quality) == ["noisy", "Gaussian", "bilateral", "joint bilateral", "guided"]
     assert quality["noisy"] + 5 < quality["Gaussian"] < min(quality["joint bilateral"], quality["guided"])
     for name in ("photograph.png", "photograph_guided.png"):
-        check_picture(tmp_path / name, colours=200)  # they are saved with 256
+        check_picture(tmp_path / name)
 
 
 def test_gigapixel_runs_quickly(tmp_path: Path) -> None:
