@@ -15,7 +15,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import available, kernel_input
 from ..engine.memory import run_with_scratch
-from .kernels import conv_correlate_items, conv_pack_items, conv_weight_items
+from .kernels import conv_correlate_items, conv_pack_items, conv_weight_items, conv_weight_rows
 from .plan import ConvPlan, ConvSteps, Pair, conv_plan, conv_weight_plan
 
 
@@ -66,14 +66,15 @@ def conv_correlate_weight(
     o, per_group, kh, kw = shape
     plan = conv_weight_plan(steps, shape, grad_output.shape, x.shape, x.itemsize)
     sums = np.zeros(plan.sums, x.dtype)
-    slots, groups, parts = plan.sums[:3]
+    slots, groups, _, parts = plan.sums[:4]
     items, operations = slots * groups * parts, grad_output.size * per_group * kh * kw
     arguments = (sums, kernel_input(grad_output), kernel_input(x), plan.planes, per_group)
     run_with_scratch(conv_weight_items, items, operations, plan.scratch, x.dtype, *arguments)
-    total = sums[0] if slots == 1 else sums.sum(axis=0)
-    # (groups, parts, taps, O/groups, together) -> (groups, O/groups, parts, together, taps)
-    ordered = total.transpose(0, 3, 1, 4, 2).reshape(o, -1, kh, kw)
-    return np.ascontiguousarray(ordered[:, :per_group])
+    total, together = sums[0] if slots == 1 else sums.sum(axis=0), plan.planes.channels
+    result = np.empty((o, per_group, kh * kw), x.dtype)
+    total = total.reshape(o, parts, kh * kw, together)
+    parallel.run(conv_weight_rows, o, 4.0 * total.size, result, total, together)
+    return result.reshape(shape)
 
 
 def _run_correlation(image: np.ndarray, weight: np.ndarray, result: np.ndarray, plan: ConvPlan) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..engine.compile import TRUE, ZERO, cached_jit, jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply
-from ..engine.pixels import PackedRows, clear, pack_rows, transpose, unpack_rows
+from ..engine.pixels import PackedRows, clear, inside, pack_rows, transpose, unpack_rows
 from ..engine.vectors import in_row
 
 
@@ -18,6 +18,7 @@ class ConvBlocks(NamedTuple):
     height: int
     width: int
     pitch: int  # pixels of a packed row, with what its taps reach beyond the block
+    images: int  # side by side in one
 
 
 class ConvPlanes(NamedTuple):
@@ -27,6 +28,7 @@ class ConvPlanes(NamedTuple):
     size: int  # elements of a plane
     channels: int  # side by side in a plane
     stride: tuple[int, int]
+    spread: int  # pixels of a plane from what one output reads to what the next in its row reads
     origins: np.ndarray  # (phases, 2): the pixel of the image that a plane's first is, for the first block
     starts: np.ndarray  # where the taps read, channel after channel
 
@@ -159,57 +161,104 @@ def conv_weight_items(
     planes: ConvPlanes,
     channels: int,
 ) -> None:
-    """sums (slots, groups, parts, taps, rows, together): products over the pixels of every slots-th block."""
-    slots, groups, parts, taps, rows, together = sums.shape
-    (height, width), outputs = grad_output.shape[2:], in_row(grad_output)
-    blocks, tile, flat = planes.blocks, TILE_ROW_BYTES // x.itemsize, in_row(sums)
-    count = blocks.down * blocks.across
+    """sums (slots, groups, rows, parts, taps, columns): products over the pixels of every slots-th block.
+
+    A tap stands for one or, where they read pixels side by side, for all of a row of a kernel: columns are
+    the channels of a pixel, or of so many pixels.
+    """
+    slots, groups, rows, parts, taps, columns = sums.shape
+    outputs, blocks, tile, flat = in_row(grad_output), planes.blocks, TILE_ROW_BYTES // x.itemsize, in_row(sums)
+    line = parts * taps * columns
+    count, images, together = blocks.down * blocks.across, blocks.images, planes.channels
     for item in range(start, stop):
         slot, group, part = item // (groups * parts), item // parts % groups, item % parts
         first = part * together
-        for number in range(slot, x.shape[0] * count, slots):
-            n = number // count
-            top, left, high, wide = _place(blocks, number % count, grad_output.shape[2:])
-            if high <= 0 or wide <= 0:
+        own = min(together, channels - first)
+        for number in range(slot, -(-len(x) // images) * count, slots):
+            n = number // count * images
+            place = _place(blocks, number % count, grad_output.shape[2:])
+            if place[2] <= 0 or place[3] <= 0:
                 continue
-            for i in range(high):
-                for j in range(wide):
-                    scratch.pixels[i * wide + j] = (i * blocks.pitch + j) * together
-            pixels = x[n, group * channels + first :][: min(together, channels - first)]
-            _pack_side_by_side(scratch.packed, pixels, planes, top, left)
-            steps = scratch.pixels[: high * wide]
+            several, pixels = min(images, len(x) - n), place[2] * place[3]
+            _find_pixels(scratch.pixels, planes, several, place)
+            clear(scratch.packed, 0, len(scratch.packed))
+            for k in range(several):
+                image = x[n + k, group * channels + first :][:own]
+                _pack_side_by_side(scratch.packed, k * planes.size * len(planes.origins), image, planes, place)
+            steps = scratch.pixels[: several * pixels]
             for row in range(0, rows, TILE_ROWS):
                 share = min(TILE_ROWS, rows - row)
                 if share < TILE_ROWS:  # zeros for channels beyond the last
-                    clear(scratch.panel, 0, high * wide * TILE_ROWS)
-                first_plane = (n * groups + group) * rows + row
-                for i in range(high):
-                    at = (first_plane * height + top + i) * width + left
-                    target = Matrix(scratch.panel, i * wide * TILE_ROWS, TILE_ROWS)
-                    transpose(target, Matrix(outputs, at, height * width), share, wide)
-                panel, size = Matrix(scratch.panel, ZERO, ZERO), (share, len(pixels))
+                    clear(scratch.panel, 0, len(steps) * TILE_ROWS)
+                for k in range(several):
+                    own_panel = Matrix(scratch.panel, k * pixels * TILE_ROWS, TILE_ROWS)
+                    plane = ((n + k) * groups + group) * rows + row
+                    _pack_gradient(own_panel, outputs, plane, grad_output.shape[2:], share, place)
+                panel, size = Matrix(scratch.panel, ZERO, ZERO), (share, columns - together + own)
                 for t in range(taps):
-                    out = Matrix(flat, ((item * taps + t) * rows + row) * together, together)
+                    at = ((slot * groups + group) * rows + row) * line + (part * taps + t) * columns
+                    out = Matrix(flat, at, line)
                     right = RightStrips(scratch.packed, planes.starts[t], tile, steps)
                     multiply(out, panel, right, size, scratch.corner, TRUE)
 
 
+@cached_jit
+def conv_weight_rows(start: int, stop: int, weight: np.ndarray, sums: np.ndarray, together: int) -> None:
+    """Items (row of the weight (O, channels, taps)): from sums (O, parts, taps, channels together)."""
+    target, source, (_, channels, taps), parts = in_row(weight), in_row(sums), weight.shape, sums.shape[1]
+    for item in range(start, stop):
+        for part in range(parts):
+            first = part * together
+            to = Matrix(target, (item * channels + first) * taps, taps)
+            line = Matrix(source, (item * parts + part) * taps * together, together)
+            transpose(to, line, taps, min(together, channels - first))
+
+
+@jit
+def _find_pixels(pixels: np.ndarray, planes: ConvPlanes, images: int, place: tuple) -> None:
+    """Where each output pixel of a block begins to read, for a tap that begins at the start of a plane."""
+    (_, _, high, wide), together = place, planes.channels
+    for k in range(images):
+        image, at = k * planes.size * len(planes.origins), k * high * wide
+        for i in range(high):
+            for j in range(wide):
+                pixel = i * planes.blocks.pitch + j * planes.spread
+                pixels[at + i * wide + j] = image + pixel * together
+
+
+@jit
+def _pack_gradient(
+    target: Matrix, outputs: np.ndarray, plane: int, size: tuple, channels: int, place: tuple
+) -> None:
+    """The block's pixels of some planes of the output gradient, those of each pixel side by side."""
+    (height, width), (top, left, high, wide) = size, place
+    if wide == width:  # rows lie one after another
+        high, wide = 1, high * wide
+    for i in range(high):
+        line = Matrix(target.values, target.at + i * wide * target.stride, target.stride)
+        at = (plane * height + top + i) * width + left
+        transpose(line, Matrix(outputs, at, height * width), channels, wide)
+
+
 @jit
 def _pack_side_by_side(
-    packed: np.ndarray, image: np.ndarray, planes: ConvPlanes, top: int, left: int
+    packed: np.ndarray, at: int, image: np.ndarray, planes: ConvPlanes, place: tuple
 ) -> None:
-    """The same, the channels of each pixel side by side."""
-    clear(packed, 0, len(packed))
-    pitch, stride, together = planes.blocks.pitch, planes.stride, planes.channels
+    """The pixels that a block reads, the channels of each side by side."""
+    pitch, together, (top, left, _, _) = planes.blocks.pitch, planes.channels, place
+    step, (_, height, width) = planes.stride[1] // planes.spread, image.shape
     for f in range(len(planes.origins)):
-        first_y, first_x = planes.origins[f, 0] + top * stride[0], planes.origins[f, 1] + left * stride[1]
+        y = planes.origins[f, 0] + top * planes.stride[0]
+        x = planes.origins[f, 1] + left * planes.stride[1]
+        low, end = inside(pitch, 0, width, x, step)
         for i in range(planes.size // (pitch * together)):
-            y = first_y + i * stride[0]
-            if y < 0 or y >= image.shape[1]:
-                continue
-            for c in range(len(image)):
-                line, at = image[c, y], f * planes.size + i * pitch * together + c
-                for j in range(pitch):
-                    x = first_x + j * stride[1]
-                    if 0 <= x < image.shape[2]:
-                        packed[at + j * together] = line[x]
+            to = at + f * planes.size + (i * pitch + low) * together
+            if 0 <= y < height and step == 1:
+                source = Matrix(in_row(image), y * width + x + low, height * width)
+                transpose(Matrix(packed, to, together), source, len(image), end - low)
+            elif 0 <= y < height:
+                for c in range(len(image)):
+                    line = image[c, y]
+                    for j in range(end - low):
+                        packed[to + j * together + c] = line[x + (low + j) * step]
+            y += planes.stride[0]

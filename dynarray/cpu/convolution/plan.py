@@ -1,6 +1,7 @@
 """How a convolution is divided into blocks and packed, from shapes alone."""
 
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ CONV_DEPTH = 192
 # Sums of weight gradients waiting to be added up.
 CONV_SLOT_BYTES = 8 * 1024 * 1024
 LEAST_PIXELS = 64  # of a part of a row
+# Pixels of a weight gradient's product: smaller images go together.
+LEAST_DEPTH = 256
 # Columns of a weight gradient's product, channels times taps, that share one packing of the output gradient.
-SHARED_COLUMNS = 288
+SHARED_COLUMNS = 1200
 
 Pair = tuple[int, int]
 # Of one axis, for each tap used: its place in the kernel, its shift in strides, and the phase it reads.
@@ -63,7 +66,7 @@ class ConvWeightPlan(NamedTuple):
     """How the gradient of a weight is made."""
 
     planes: ConvPlanes
-    sums: tuple[int, int, int, int, int, int]  # their shape: slots, groups, parts, taps, O/groups, together
+    sums: tuple[int, int, int, int, int, int]  # their shape: slots, groups, O/groups, parts, taps, columns
     scratch: ConvWeightScratch  # sizes
 
 
@@ -113,22 +116,35 @@ def conv_weight_plan(
 ) -> ConvWeightPlan:
     """How the gradient of a weight is made, from shapes."""
     o, per_group, kh, kw = shape
-    taps = _conv_taps(_forward_axis(steps, 0, kh), _forward_axis(steps, 1, kw), steps.stride)
+    run = kw if steps.dilation[1] == 1 else 1  # taps that read pixels side by side are as one
+    spread = steps.stride[1] if run > 1 else 1
+    columns = ((0, -steps.padding[1], 0),) if run > 1 else _forward_axis(steps, 1, kw)
+    taps = _conv_taps(_forward_axis(steps, 0, kh), columns, (steps.stride[0], steps.stride[1] // spread))
+    taps = taps._replace(reach=(taps.reach[0], taps.reach[1] + run - 1))
     width, phases, groups = TILE_ROW_BYTES // itemsize, len(taps.origins), steps.groups
-    together = max(width, min(whole(per_group, width), -(-SHARED_COLUMNS // (kh * kw)) // width * width))
-    parts = -(-per_group // together)
-    blocks = _conv_blocks(grad_output[2:], taps.reach, (phases * together + 2 * TILE_ROWS) * itemsize)
-    planes = _conv_planes(blocks, taps, steps.stride, together)
-    pixels, count = blocks.height * blocks.width, x[0] * blocks.down * blocks.across
-    slot_bytes = itemsize * groups * parts * kh * kw * (o // groups) * together
-    slots = max(1, min(count, CONV_SLOT_BYTES // max(slot_bytes, 1), -(-parallel.ITEMS // (groups * parts))))
+    together = _channels_together(per_group, kh, kw, run, width)
+    pixel_bytes = (phases * spread * together + 2 * TILE_ROWS) * itemsize
+    blocks = _conv_blocks(grad_output[2:], taps.reach, pixel_bytes, spread)
+    pixels, count, parts = blocks.height * blocks.width, blocks.down * blocks.across, -(-per_group // together)
+    images = max(1, min(x[0], LEAST_DEPTH // pixels)) if count == 1 else 1
+    planes = _conv_planes(blocks._replace(images=images), taps, steps.stride, together, spread)
+    sums = o // groups, parts, len(taps.places), run * together
+    most = CONV_SLOT_BYTES // max(itemsize * groups * prod(sums), 1), -(-parallel.ITEMS // (groups * parts))
     scratch = ConvWeightScratch(
-        packed=phases * planes.size + width,
-        panel=pixels * TILE_ROWS,
-        pixels=(pixels, np.int64),
+        packed=images * phases * planes.size + width,
+        panel=images * pixels * TILE_ROWS,
+        pixels=(images * pixels, np.int64),
         corner=TILE_ROWS * width,
     )
-    return ConvWeightPlan(planes, (slots, groups, parts, kh * kw, o // groups, together), scratch)
+    return ConvWeightPlan(planes, (max(1, min(-(-x[0] // images) * count, *most)), groups, *sums), scratch)
+
+
+def _channels_together(channels: int, kh: int, kw: int, run: int, width: int) -> int:
+    """Of a weight gradient's product: all, or parts of which the fewest columns fill up tiles."""
+    most = max(1, SHARED_COLUMNS // (kh * kw), width // run)
+    fewest = -(-channels // most)
+    several = (-(-channels // parts) for parts in range(fewest, fewest + 3))
+    return min(several, key=lambda together: -(-channels // together) * whole(run * together, width))
 
 
 def _forward_axis(steps: ConvSteps, i: int, kernel: int) -> ConvAxis:
@@ -159,20 +175,23 @@ def _conv_taps(rows: ConvAxis, columns: ConvAxis, stride: Pair) -> ConvTaps:
     )
 
 
-def _conv_planes(blocks: ConvBlocks, taps: ConvTaps, stride: Pair, channels: int) -> ConvPlanes:
+def _conv_planes(
+    blocks: ConvBlocks, taps: ConvTaps, stride: Pair, channels: int, spread: int = 1
+) -> ConvPlanes:
     """The planes of a block with so many channels side by side; `starts` are those of the first channel."""
     size = (blocks.height + taps.reach[0]) * blocks.pitch * channels
     starts = taps.reads @ np.array([size, blocks.pitch * channels, channels])
-    return ConvPlanes(blocks, size, channels, stride, taps.origins, starts)
+    return ConvPlanes(blocks, size, channels, stride, spread, taps.origins, starts)
 
 
-def _conv_blocks(output: Pair, reach: Pair, pixel_bytes: int) -> ConvBlocks:
+def _conv_blocks(output: Pair, reach: Pair, pixel_bytes: int, spread: int = 1) -> ConvBlocks:
     """Blocks of whole rows, as many as an item may hold, or of parts of a row that is too long."""
     high, wide = max(output[0], 1), max(output[1], 1)
-    pixels = max(ITEM_BYTES // max(pixel_bytes, 1), 1)
+    pixels, more = max(ITEM_BYTES // max(pixel_bytes, 1), 1), -(-reach[1] // spread)
     width = wide
-    if (1 + reach[0]) * (wide + reach[1]) > pixels:
-        width = max(min(wide, pixels // (1 + reach[0]) - reach[1]), min(wide, LEAST_PIXELS))
-    height = max(1, min(high, pixels // (width + reach[1]) - reach[0]))
+    if (1 + reach[0]) * (wide + more) > pixels:
+        width = max(min(wide, pixels // (1 + reach[0]) - more), min(wide, LEAST_PIXELS))
+    height = max(1, min(high, pixels // (width + more) - reach[0]))
     rows, columns = -(-high // height), -(-wide // width)
-    return ConvBlocks(rows, columns, -(-high // rows), width, width + reach[1])
+    pitch = (width - 1) * spread + 1 + reach[1]
+    return ConvBlocks(rows, columns, -(-high // rows), width, pitch, 1)
