@@ -46,7 +46,7 @@ def relu(x: Any) -> Any:
 
 
 @arguments(x=array, slope=number())
-@differentiable("x", x=("x", lambda g, s: g * np.where(plain(s.x) > 0, 1, s.slope).astype(g.dtype)))
+@differentiable("x", x=("x", lambda g, s: g * _leak(plain(s.x) > 0, s.slope, g.dtype)))
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """x where positive, ``slope * x`` elsewhere.
 
@@ -68,8 +68,16 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     >>> F.leaky_relu([-2.0, 3.0], slope=0.1).tolist()
     [-0.2, 3.0]
     """
-    y = np.where(x > 0, x, slope * x)
+    # The larger of two needs no guess of which of them comes next, which `where` gets wrong every other time.
+    y = np.maximum(x, slope * x) if 0 < slope <= 1 else np.where(x > 0, x, slope * x)
     return narrow(y, x.dtype) if is_fractional(x.dtype) else y
+
+
+def _leak(positive: Any, slope: float, dtype: Any) -> Any:
+    """1 where positive, `slope` elsewhere."""
+    if 0 <= slope <= 1:
+        return np.maximum(positive.astype(dtype), dtype.type(slope))
+    return np.where(positive, 1, slope).astype(dtype)
 
 
 @elementwise

@@ -167,9 +167,10 @@ def conv_weight_items(
     the channels of a pixel, or of so many pixels.
     """
     slots, groups, rows, parts, taps, columns = sums.shape
-    outputs, blocks, tile, flat = in_row(grad_output), planes.blocks, TILE_ROW_BYTES // x.itemsize, in_row(sums)
+    outputs, flat, tile = in_row(grad_output), in_row(sums), TILE_ROW_BYTES // x.itemsize
     line = parts * taps * columns
-    count, images, together = blocks.down * blocks.across, blocks.images, planes.channels
+    blocks, together, apart = planes.blocks, planes.channels, planes.size * len(planes.origins)
+    count, images = blocks.down * blocks.across, blocks.images
     for item in range(start, stop):
         slot, group, part = item // (groups * parts), item // parts % groups, item % parts
         first = part * together
@@ -184,7 +185,7 @@ def conv_weight_items(
             clear(scratch.packed, 0, len(scratch.packed))
             for k in range(several):
                 image = x[n + k, group * channels + first :][:own]
-                _pack_side_by_side(scratch.packed, k * planes.size * len(planes.origins), image, planes, place)
+                _pack_side_by_side(scratch.packed, k * apart, image, planes, place)
             steps = scratch.pixels[: several * pixels]
             for row in range(0, rows, TILE_ROWS):
                 share = min(TILE_ROWS, rows - row)
