@@ -401,9 +401,9 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
         for limit in ("SAMPLING_BAND_BYTES", "SAMPLING_BLOCK_BYTES", "SAMPLING_ROW_BYTES"):
             with monkeypatch.context() as patch:
                 patch.setattr(bands, limit, 1)
-                bands.sampling_plans.cache_clear()
+                bands.sampling_layouts.cache_clear()
                 check(call, backend)
-        bands.sampling_plans.cache_clear()
+        bands.sampling_layouts.cache_clear()
 
 
 def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

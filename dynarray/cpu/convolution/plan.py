@@ -125,7 +125,8 @@ def conv_weight_plan(
     together = _channels_together(per_group, kh, kw, run, width)
     pixel_bytes = (phases * spread * together + 2 * TILE_ROWS) * itemsize
     blocks = _conv_blocks(grad_output[2:], taps.reach, pixel_bytes, spread)
-    parts, pixels, count = -(-per_group // together), blocks.height * blocks.width, blocks.down * blocks.across
+    parts, pixels = -(-per_group // together), blocks.height * blocks.width
+    count = blocks.down * blocks.across
     images = max(1, min(x[0], LEAST_DEPTH // pixels)) if count == 1 else 1
     planes = _conv_planes(blocks._replace(images=images), taps, steps.stride, together, spread)
     sums = o // groups, parts, len(taps.places), run * together

@@ -26,6 +26,7 @@ from .records import (
     SampleCall,
     SampleDistances,
     SampleInputs,
+    SampleLayout,
     SamplePlaces,
     SamplePlan,
     SampleWidths,
@@ -62,14 +63,16 @@ def sampling_call(arrays: tuple, params: dict[str, Any]) -> SampleCall:
     return SampleCall(rows, columns, *sizes, position_attention is not None, x.itemsize, *residuals)
 
 
-@lru_cache(maxsize=16)
-def sampling_plans(call: SampleCall) -> list[SamplePlan]:
-    """The plan of each band of output rows; nobody writes to them."""
+@lru_cache(maxsize=32)
+def sampling_layouts(call: SampleCall, margins: bool) -> list[SampleLayout]:
+    """That of each band of output rows, whose rows in scratch have `margins` or not; none is written to."""
     plans = [_plan_band(call, rows) for rows in _rows_of_bands(call)]
-    for plan in plans:
-        for record in (plan, plan.image, plan.centres, plan.totals):
+    layouts = [_lay_out(call, plan, _widths(call, plan, margins)) for plan in plans]
+    for layout in layouts:
+        plan = layout.plan
+        for record in (plan, plan.image, plan.centres, plan.totals, call, layout.widths, layout.distances):
             keep(record)
-    return plans
+    return layouts
 
 
 def _rows_of_bands(call: SampleCall) -> list[tuple[int, int]]:
@@ -173,26 +176,7 @@ def _widths(call: SampleCall, plan: SamplePlan, margins: bool) -> SampleWidths:
     return SampleWidths(row, line, padded_line, margin, pitch, tap, output)
 
 
-# ---- packing
-
-
-def pack_band(
-    call: SampleCall, plan: SamplePlan, inputs: SampleInputs, total: np.ndarray, margins: bool
-) -> SampleBand:
-    """A band, with its lines packed: those of x, of its sum over channels `total`, and of the attention.
-
-    `margins`: whether rows in scratch have them.
-    """
-    x, widths = inputs.x, _widths(call, plan, margins)
-    lines = borrow("lines", call.channels * plan.channel + ELEMENTS_BEHIND, x.dtype)
-    behind = plan.image.stretch + ELEMENTS_BEHIND
-    totals = borrow("totals", len(plan.totals.rows) * widths.line + behind, x.dtype)
-    pack_line_items(0, 1, totals, 0, total[None], Reference(plan.totals))
-    parallel.run(
-        pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, Reference(plan.image)
-    )
-    central = _pack_central(inputs.position_attention, call.attention_residual, plan.centres, widths.line)
-    ones = np.ones(max(call.columns.outputs, widths.line) + ELEMENTS_BEHIND, x.dtype)
+def _lay_out(call: SampleCall, plan: SamplePlan, widths: SampleWidths) -> SampleLayout:
     taps, regions = call.rows.kernel * call.columns.kernel, call.rows.samples * call.columns.samples
     distances = SampleDistances(
         kernels=np.arange(taps) * widths.pitch,
@@ -200,7 +184,25 @@ def pack_band(
         regions=np.arange(regions) * (PRODUCT_ROWS * widths.pitch),
         channels=np.arange(call.channels) * plan.channel,
     )
-    return SampleBand(call, plan, widths, distances, inputs, lines, totals, central, ones)
+    longest = max(call.columns.outputs, widths.line) + ELEMENTS_BEHIND
+    return SampleLayout(call, plan, widths, distances, np.ones(longest, f"f{call.itemsize}"))
+
+
+# ---- packing
+
+
+def pack_band(layout: SampleLayout, inputs: SampleInputs, total: np.ndarray) -> SampleBand:
+    """A band, with its lines packed: those of x, of its sum over channels `total`, and of the attention."""
+    call, plan, line, x = layout.call, layout.plan, layout.widths.line, inputs.x
+    lines = borrow("lines", call.channels * plan.channel + ELEMENTS_BEHIND, x.dtype)
+    behind = plan.image.stretch + ELEMENTS_BEHIND
+    totals = borrow("totals", len(plan.totals.rows) * line + behind, x.dtype)
+    pack_line_items(0, 1, totals, 0, total[None], Reference(plan.totals))
+    parallel.run(
+        pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, Reference(plan.image)
+    )
+    central = _pack_central(inputs.position_attention, call.attention_residual, plan.centres, line)
+    return SampleBand(*layout, inputs, lines, totals, central)
 
 
 def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int) -> np.ndarray:

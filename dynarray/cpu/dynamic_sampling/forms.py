@@ -34,7 +34,7 @@ from ..engine.memory import borrow, empty, run_with_scratch, zeros
 from ..engine.products import PRODUCT_ROWS
 from ..engine.references import Reference
 from . import boxes
-from .bands import add_total_lines, pack_band, sampling_call, sampling_plans
+from .bands import add_total_lines, pack_band, sampling_call, sampling_layouts
 from .definition import backward_again, forward_again
 from .gradients import channel_scratch, first_pass_items, second_pass_items
 from .kernels import sampling_forward_items, sampling_scratch
@@ -118,8 +118,8 @@ def _for_each_image(work: Callable[[int], None], arrays: tuple, call: SampleCall
 
 def _forward_image(call: SampleCall, inputs: SampleInputs, y: np.ndarray, largest: Any) -> None:
     total, x = inputs.x.sum(axis=0), inputs.x
-    for plan in sampling_plans(call):
-        band = pack_band(call, plan, inputs, total, margins=False)
+    for layout in sampling_layouts(call, margins=False):
+        band, plan = pack_band(layout, inputs, total), layout.plan
         operations, blocks = _operations(band), -(-plan.rows // plan.block)
         chunks = max(1, min(call.groups, -(-parallel.ITEMS // blocks)))
         not_finite = np.zeros(y.shape[1:3] if largest is not None else (0, 0), bool)
@@ -188,15 +188,15 @@ def _backward_image(
     grad_total = np.zeros(total.shape, total.dtype)
     # With "max", the second pass makes the gradient of the channel kernel.
     kernel_first, kernel_later = wanted[1] and given.fuse != MAX, wanted[1] and given.fuse == MAX
-    for plan in sampling_plans(call):
-        band = pack_band(call, plan, inputs, total, margins=True)
+    for layout in sampling_layouts(call, margins=True):
+        band = pack_band(layout, inputs, total)
         totals = np.zeros((items, band.totals.size) if wanted[0] else (0, 0), total.dtype)
         lines = borrow("gradients", band.lines.size if wanted[0] else 0, total.dtype)
         work = SampleWork(given, SampleGrads(*grads, totals, lines), band)
         if wanted[0] or kernel_first or any(wanted[2:]):
             _first_pass(work, items)
         if wanted[0]:
-            add_total_lines(grad_total, totals.sum(axis=0), plan.totals)
+            add_total_lines(grad_total, totals.sum(axis=0), band.plan.totals)
         if wanted[0] or kernel_later:
             _second_pass(work)
     if wanted[0]:

@@ -114,6 +114,16 @@ class SampleDistances(NamedTuple):
     channels: np.ndarray  # in `SampleBand.lines`
 
 
+class SampleLayout(NamedTuple):
+    """What depends on no data: the same for a band of every image."""
+
+    call: SampleCall
+    plan: SamplePlan
+    widths: SampleWidths
+    distances: SampleDistances
+    ones: np.ndarray  # as many as any row has, for what there is none of
+
+
 class SampleInputs(NamedTuple):
     """The arrays of one image, contiguous; attention that is not given has no elements."""
 
@@ -127,17 +137,17 @@ class SampleInputs(NamedTuple):
 class SampleBand(NamedTuple):
     """A band of output rows of one image, with everything that it reads packed into lines."""
 
-    call: SampleCall
+    call: SampleCall  # and so on: `SampleLayout`
     plan: SamplePlan
     widths: SampleWidths
     distances: SampleDistances
+    ones: np.ndarray
     inputs: SampleInputs
     lines: np.ndarray  # of x, one channel after the other
     totals: np.ndarray  # of X1
     # (O, lines): the position attention of the tap on the centre, with its residual, where samples are
     # centred; no elements if not given
     central: np.ndarray
-    ones: np.ndarray  # as many as any row has, for what there is none of
 
 
 class SampleRow(NamedTuple):
