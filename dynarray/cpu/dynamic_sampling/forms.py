@@ -193,17 +193,18 @@ def _backward_image(
         totals = np.zeros((items, band.totals.size) if wanted[0] else (0, 0), total.dtype)
         lines = borrow("gradients", band.lines.size if wanted[0] else 0, total.dtype)
         work = SampleWork(given, SampleGrads(*grads, totals, lines), band)
+        reference = Reference(work)
         if wanted[0] or kernel_first or any(wanted[2:]):
-            _first_pass(work, items)
+            _first_pass(work, reference, items)
         if wanted[0]:
             add_total_lines(grad_total, totals.sum(axis=0), band.plan.totals)
         if wanted[0] or kernel_later:
-            _second_pass(work)
+            _second_pass(work, reference)
     if wanted[0]:
         grads.x[...] += grad_total
 
 
-def _first_pass(work: SampleWork, items: int) -> None:
+def _first_pass(work: SampleWork, reference: Reference, items: int) -> None:
     """Gradients of what belongs to output channels, and of the sum over channels."""
     given, grads, band = work
     wide, sums = band.call.columns.outputs, grads.sample_attention.size + grads.position_attention.size > 0
@@ -211,11 +212,11 @@ def _first_pass(work: SampleWork, items: int) -> None:
     kernel, dtype = first_maximum_items, band.inputs.x.dtype
     if given.fuse != MAX:
         kernel, scratch = first_pass_items, sampling_scratch(band, sums, gradients=True)
-    arguments = (Reference(work), items)
+    arguments = (reference, items)
     run_with_scratch(kernel, items, _operations(band), scratch, dtype, *arguments, by_reference=True)
 
 
-def _second_pass(work: SampleWork) -> None:
+def _second_pass(work: SampleWork, reference: Reference) -> None:
     """Gradients of channel kernel and x, but for what all channels share."""
     given, _, band = work
     channels, operations, dtype = band.call.channels, 2 * _operations(band), band.inputs.x.dtype
@@ -226,5 +227,5 @@ def _second_pass(work: SampleWork) -> None:
         chunk = min(_MOST_CHUNK, max(_LEAST_CHUNK, -(-channels // parallel.get_num_threads())))
         chunk = -(-chunk // PRODUCT_ROWS) * PRODUCT_ROWS
         kernel, scratch = second_pass_items, channel_scratch(band)
-    items, arguments = -(-channels // chunk), (Reference(work), chunk)
+    items, arguments = -(-channels // chunk), (reference, chunk)
     run_with_scratch(kernel, items, operations, scratch, dtype, *arguments, by_reference=True)

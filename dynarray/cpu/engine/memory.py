@@ -73,7 +73,7 @@ def borrow(name: str, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[:size].view(dtype).reshape(shape)
 
 
-def cut(sizes: Record, dtype: np.dtype) -> Record:
+def cut(sizes: Record, dtype: np.dtype, by_reference: bool = False) -> Record | Reference:
     """Scratch: the same record with an array in the place of each size.
 
     A size is the elements of an array, or ``(elements, dtype)`` where that is another; records may nest. This
@@ -81,10 +81,10 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
     values, each from a cache line on, in memory of this thread that its next call gets too.
     """
     cuts = _own.__dict__.setdefault("cuts", {})
-    key = type(sizes), sizes, dtype
-    record = cuts.get(key)
-    if record is not None:
-        return record
+    key = type(sizes), sizes, dtype, by_reference
+    found = cuts.get(key)
+    if found is not None:
+        return found
     ranges, end = [], 0
     for size, kind in _flat_sizes(sizes, dtype):
         begin = -(-end // LINE_BYTES) * LINE_BYTES
@@ -95,9 +95,10 @@ def cut(sizes: Record, dtype: np.dtype) -> Record:
     record = _filled(sizes, (memory[begin:stop].view(kind) for begin, stop, kind in ranges))
     if getattr(_own, "scratch", None) is not before or len(cuts) >= KEPT_CUTS:
         cuts.clear()  # others hold memory that is no longer in use
+    made = Reference(record) if by_reference else record
     if end <= KEPT_BYTES:
-        cuts[key] = record
-    return record
+        cuts[key] = made
+    return made
 
 
 def _flat_sizes(sizes: tuple, dtype: np.dtype) -> Iterator[tuple[int, np.dtype]]:
@@ -126,7 +127,6 @@ def run_with_scratch(
     """`parallel.run` of ``kernel(start, stop, scratch, *args)``, every thread with scratch of these sizes."""
 
     def piece(start: int, stop: int, *args: Any) -> None:
-        scratch = cut(sizes, dtype)
-        kernel(start, stop, Reference(scratch) if by_reference else scratch, *args)
+        kernel(start, stop, cut(sizes, dtype, by_reference), *args)
 
     parallel.run(piece, count, operations, *args)
