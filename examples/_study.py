@@ -1,6 +1,7 @@
 """Studies of many trainings: each is kept when it ends, so that a study which was stopped goes on."""
 
 import argparse
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,7 @@ def one_thread() -> None:
     """For each process: as many trainings at a time as there are workers fill as many cores."""
     dyn.set_num_threads(1)
     threadpool_limits(1)
+    gc.freeze()  # else the collector goes through all that was imported, again and again
 
 
 def train(
