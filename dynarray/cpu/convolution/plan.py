@@ -122,7 +122,7 @@ def conv_weight_plan(
     taps = _conv_taps(_forward_axis(steps, 0, kh), columns, (steps.stride[0], steps.stride[1] // spread))
     taps = taps._replace(reach=(taps.reach[0], taps.reach[1] + run - 1))
     width, phases, groups = TILE_ROW_BYTES // itemsize, len(taps.origins), steps.groups
-    together = _channels_together(per_group, kh, kw, run, width)
+    together = _channels_of_part(per_group, kh, kw, run, width)
     pixel_bytes = (phases * spread * together + 2 * TILE_ROWS) * itemsize
     blocks = _conv_blocks(grad_output[2:], taps.reach, pixel_bytes, spread)
     parts, pixels = -(-per_group // together), blocks.height * blocks.width
@@ -140,7 +140,7 @@ def conv_weight_plan(
     return ConvWeightPlan(planes, (max(1, min(-(-x[0] // images) * count, *most)), groups, *sums), scratch)
 
 
-def _channels_together(channels: int, kh: int, kw: int, run: int, width: int) -> int:
+def _channels_of_part(channels: int, kh: int, kw: int, run: int, width: int) -> int:
     """Of a weight gradient's product: all, or parts of which the fewest columns fill up tiles."""
     most = max(1, SHARED_COLUMNS // (kh * kw), width // run)
     fewest = -(-channels // most)
