@@ -5,7 +5,8 @@ with their zero padding, into flat planes, one per channel and phase of the stri
 one tap are one shifted run, so that the matrix product of `gemm` reads them in place: no columns are ever
 written. The gradient of x is the same correlation, of the output gradient, once per phase of the stride.
 The gradient of the weight is a product over pixels: planes are packed with their channels side by side, and
-a tap is again a shift.
+a tap is again a shift. Without dilation the pixels under a row of a kernel lie one behind the other there, so
+that all its taps are one run: few channels fill vectors too.
 """
 
 from typing import Any
