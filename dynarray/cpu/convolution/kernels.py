@@ -113,7 +113,8 @@ def conv_correlate_items(
     depth, panels_of_group = len(starts), -(-rows // TILE_ROWS)
     share, tile = -(-panels_of_group // parts), TILE_ROW_BYTES // image.itemsize
     line = len(scratch.sums) // (share * TILE_ROWS)
-    count, before, sums = blocks.down * blocks.across, -1, Matrix(scratch.sums, ZERO, line)
+    count, before = blocks.down * blocks.across, -1
+    whole_rows = step == (1, 1) and pitch == shape[3]  # of the target, which can hold sums itself
     for item in range(start, stop):
         place, part = item // parts, item % parts
         n, group = place // (groups * count), place // count % groups
@@ -126,14 +127,17 @@ def conv_correlate_items(
             _pack_block(scratch.packed, pixels, planes, top, left)
             before = place
         size, panel = (last - first, (high - 1) * pitch + wide), depth * TILE_ROWS
-        at = (group * panels_of_group + part * share) * panel
+        at, sums = (group * panels_of_group + part * share) * panel, Matrix(scratch.sums, ZERO, line)
+        if whole_rows:
+            plane = (n * groups + group) * rows + first
+            sums = Matrix(in_row(images), (plane * shape[2] + top) * shape[3], shape[2] * shape[3])
         for k in range(0, depth, most):
             weights = Matrix(panels, at + k * TILE_ROWS, panel)
             pixels_of_taps = RightStrips(scratch.packed, ZERO, tile, starts[k : min(k + most, depth)])
             multiply(sums, weights, pixels_of_taps, size, scratch.corner, k > 0)
         x = origin[1] + left * step[1]
         packed = PackedRows(top, high, pitch, (origin[0], 0), step)
-        for row in range(first, last):
+        for row in range(last if whole_rows else first, last):
             lines = images[n, group * rows + row, :, x : x + (wide - 1) * step[1] + 1]
             unpack_rows(scratch.sums, (row - first) * line, lines, packed)
 
