@@ -174,6 +174,8 @@ class Operator:
         What outputs read of each array; see `dynarray._halo`.
     constants : frozenset of str
         Parameters that may be arrays without gradient.
+    by_x : tuple of str
+        Backends whose forms take what the caller places by x alone as it is, without `Checked.zeros`.
 
     Examples
     --------
@@ -198,6 +200,7 @@ class Operator:
     composite: Callable[..., Any] | None = None
     reads: Halo | None = None
     constants: frozenset[str] = frozenset()
+    by_x: tuple[str, ...] = ()
     _passed: dict[tuple[Any, ...], Passed] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -327,7 +330,9 @@ class Operator:
 
     def run_checked(self, backend: str, checked: Checked, arrays: tuple[Any, ...]) -> tuple[Any, Saved]:
         """Forward pass of a call that was `checked`, with its `arrays`, on a `backend`: see `prepare`."""
-        given = self._formed(checked.arrays, checked.zeros) if checked.zeros else checked.arrays
+        given = checked.arrays
+        if checked.zeros:
+            given = self._formed(given, self.zeros(backend, checked))
         form, outside = self.forward[backend], checked.outside
         if outside is None:
             output, kept = form(*given, **checked.params)
@@ -381,7 +386,8 @@ class Operator:
         if grad_output.shape != saved.form_shape:
             grad_output = grad_output.reshape(saved.form_shape)
         form, outside = self.backward[saved.backend], saved.outside
-        kept = self._formed(saved.arrays, saved.zeros)
+        zeros = self.zeros(saved.backend, saved)
+        kept = self._formed(saved.arrays, zeros)
         asked = tuple([role in wanted for role in self.roles])
         if outside is None:
             results = form(grad_output, kept, asked, **saved.params)
@@ -389,8 +395,8 @@ class Operator:
             definition = saved.backend == "reference"
             results = outside.backward(form, grad_output, kept, asked, saved.params, definition)
         named = dict(zip(self.roles, results, strict=True))
-        for name in wanted.intersection(saved.zeros):
-            named[name] = named[name][behind_zeros(named[name].shape, saved.zeros[name])].copy()
+        for name in wanted.intersection(zeros):
+            named[name] = named[name][behind_zeros(named[name].shape, zeros[name])].copy()
         found = [named[name] if name in wanted else None for name in self.arrays]
         return tuple(
             [
@@ -406,6 +412,10 @@ class Operator:
         if outside is not None:
             given[0], params = outside.compose(functions, given[0]), {**params, **outside.whole.steps}
         return composite(functions, *given, **params)
+
+    def zeros(self, backend: str, call: Checked | Saved) -> Mapping[str, int]:
+        """The `Checked.zeros` that the forms of a backend are given."""
+        return {} if backend in self.by_x else call.zeros
 
     def _formed(self, arrays: tuple[Any, ...], zeros: Mapping[str, int]) -> tuple[Any, ...]:
         """The arrays as a form takes them, with the zeros of which the caller does not know."""
@@ -441,6 +451,7 @@ def register(
     constants: tuple[str, ...] = (),
     may_be_float32: tuple[str, ...] = (),
     halo: Halo | None = None,
+    by_x: tuple[str, ...] = (),
 ) -> Operator:
     """Add an operator: its arrays are the positional arguments of `function` and `keywords`.
 
@@ -469,6 +480,7 @@ def register(
         composite=composite,
         reads=halo,
         constants=frozenset(constants),
+        by_x=by_x,
     )
     OPERATORS[operator.name] = operator
     return operator

@@ -121,7 +121,8 @@ def _of_operator(operator: Operator, params: Mapping[str, Any]) -> Recipe:
 
     def formed(*arrays: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         checked = operator.check(*arrays, **chosen)
-        widths = {**dict.fromkeys(operator.roles, None), **checked.zeros}
+        # What is made of whole calls is done on the CPU.
+        widths = {**dict.fromkeys(operator.roles, None), **operator.zeros("cpu", checked)}
         pairs = zip(widths.values(), checked.arrays)
         whole = tuple(a if axis is None or a is None else _twice(a, axis) for axis, a in pairs)
         return whole, checked.output_shape

@@ -362,6 +362,7 @@ DEFORM_CONV1D = register(
     keywords=("mask", "bias"),
     may_be_float32=DEFORM_CONV2D.may_be_float32,
     halo=windowed("offset mask", kernel="weight", moved="offset", space=LINE),
+    by_x=("cpu",),
 )
 SAMPLE_POINTS = register(
     sample_points,

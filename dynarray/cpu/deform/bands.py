@@ -14,7 +14,7 @@ from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multip
 from ..engine.pixels import clear, copy, transpose
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, vectors_of
-from .points import PointArrays, place_points, set_up_tap
+from .points import PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
     GradientRows,
@@ -129,13 +129,15 @@ def _pull_back_tap(
     if grads.image.size:
         _spread_tap(scratch, grads, part, of, channels, at, distance)
     differentiate_row(scratch.sums, points, room, vectors)
-    plane = ((n * sizes.offset_groups + of.group) * sizes.taps + of.tap) * sizes.positions
+    plane = (n * sizes.offset_groups + of.group) * sizes.taps + of.tap
+    x_at = offset_by_x(sizes, plane) + of.first
     apart = vectors * (GATHERED_BYTES // scratch.sums.itemsize)  # as rows of sums lie
     if grads.points.offset.size:
-        copy(grads.points.offset, 2 * plane + of.first, scratch.sums, 0, of.number)
-        copy(grads.points.offset, 2 * plane + sizes.positions + of.first, scratch.sums, apart, of.number)
+        if sizes.coordinates == 2:
+            copy(grads.points.offset, x_at - sizes.positions, scratch.sums, 0, of.number)
+        copy(grads.points.offset, x_at, scratch.sums, apart, of.number)
     if grads.points.mask.size:
-        copy(grads.points.mask, plane + of.first, scratch.sums, 2 * apart, of.number)
+        copy(grads.points.mask, plane * sizes.positions + of.first, scratch.sums, 2 * apart, of.number)
 
 
 @borrowing_jit

@@ -119,7 +119,9 @@ def _bands(
     if not wanted:
         return part, np.zeros(0, np.int64), 0
     reach = np.empty((part.images * splits, 2))
-    if image.border == CONSTANT and splits > 1:
+    if part.sizes.coordinates == 1:
+        reach[:] = -part.sizes.grid.padding[0]
+    elif image.border == CONSTANT and splits > 1:
         operations = part.images * part.sizes.positions * part.sizes.taps * part.sizes.offset_groups
         args = offset, reach.reshape(-1), part
         run_with_scratch(bands.bands_reach_items, len(reach), operations, Bounds(2), offset.dtype, *args)

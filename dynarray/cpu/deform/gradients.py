@@ -14,6 +14,7 @@ from .points import (
     PointArrays,
     Points,
     PointSource,
+    offset_by_x,
     point_number,
     point_room,
     sample_point,
@@ -228,9 +229,9 @@ def deform_point_items(
             while end < part.chunk_count and chunks.offset_group[part.first_chunk + end] == group:
                 end += 1
             set_up_points(points, arrays, sizes, n, group, first, count)
-            plane = (n * sizes.offset_groups + group) * taps * sizes.positions
             for tap in range(taps):
-                at = plane + tap * sizes.positions + first
+                plane = (n * sizes.offset_groups + group) * taps + tap
+                at, x_at = plane * sizes.positions + first, offset_by_x(sizes, plane) + first
                 for i in range(count):
                     k = tap * room + i
                     s0 = s1 = s2 = s3 = zero_like(corner_sums)
@@ -240,21 +241,25 @@ def deform_point_items(
                         s1 += corner_sums[source + uint64(1)]
                         s2 += corner_sums[source + uint64(2)]
                         s3 += corner_sums[source + uint64(3)]
-                    y_at = at + plane + tap * sizes.positions + i
-                    _point_gradient((s0, s1, s2, s3), points, k, grads, at + i, y_at, sizes.positions)
+                    before = sizes.positions if sizes.coordinates == 2 else 0
+                    _point_gradient((s0, s1, s2, s3), points, k, grads, at + i, x_at + i, before)
             chunk = end
 
 
 @literal_jit
 def _point_gradient(
-    totals: tuple, points: Points, k: int, grads: PointArrays, at: int, y_at: int, x_from_y: int
+    totals: tuple, points: Points, k: int, grads: PointArrays, at: int, x_at: int, before: int
 ) -> None:
-    """Add the derivatives by a point, from the sums over channels of gradient * corner."""
+    """Add the derivatives by a point, from the sums over channels of gradient * corner.
+
+    That by y is so far `before` the one by x; 0: nowhere.
+    """
     one, (s0, s1, s2, s3), number = points.values.dtype.type(1), totals, len(points.at) // 3
     ly, lx, factor = points.values[k], points.values[number + k], points.values[2 * number + k]
     if grads.offset.size:
-        grads.offset[y_at] += factor * ((one - lx) * (s2 - s0) + lx * (s3 - s1))
-        grads.offset[y_at + x_from_y] += factor * ((one - ly) * (s1 - s0) + ly * (s3 - s2))
+        if before:
+            grads.offset[x_at - before] += factor * ((one - lx) * (s2 - s0) + lx * (s3 - s1))
+        grads.offset[x_at] += factor * ((one - ly) * (s1 - s0) + ly * (s3 - s2))
     if grads.mask.size:
         grads.mask[at] += (one - ly) * ((one - lx) * s0 + lx * s1) + ly * ((one - lx) * s2 + lx * s3)
 

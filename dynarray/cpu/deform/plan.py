@@ -84,6 +84,7 @@ def deform_sizes(x: Any, offset: Any, weight: Any, *, border: str, **steps: tupl
         group_outputs=weight.shape[0] // groups,
         offset_groups=offset.shape[1],
         taps=offset.shape[2] * offset.shape[3],
+        coordinates=offset.shape[4],
         positions=offset.shape[5] * offset.shape[6],
         image=PointImage(height, width, width + 2, (height + 3) * (width + 2), BORDERS.index(border)),
         grid=PointGrid(offset.shape[6], offset.shape[3], **steps),

@@ -13,7 +13,7 @@ from numba.core import cgutils
 
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, shared_jit
-from ..engine.pixels import copy
+from ..engine.pixels import clear, copy
 from ..engine.vectors import (
     LINE_BYTES,
     REGISTER_BYTES,
@@ -60,6 +60,7 @@ class DeformSizes(NamedTuple):
     group_outputs: int
     offset_groups: int
     taps: int
+    coordinates: int  # of offsets: y and x, or x alone
     positions: int
     image: PointImage
     grid: PointGrid
@@ -291,19 +292,29 @@ def place_points(points: Points, grid: PointGrid, start: int, count: int) -> Non
 
 
 @borrowing_jit
+def offset_by_x(sizes: DeformSizes, plane: int) -> int:
+    """Where the offsets by x of a plane of points begin; behind those by y, if there are such."""
+    return (sizes.coordinates * (plane + 1) - 1) * sizes.positions
+
+
+@borrowing_jit
 def set_up_tap(
     points: Points, arrays: PointArrays, sizes: DeformSizes, of: tuple, to: int, start: int, count: int
 ) -> None:
     """The points of an image, offset group and tap, at `count` positions whose places are there."""
     (image, group, tap), grid, room = of, sizes.grid, point_room(points)
     plane, line = (image * sizes.offset_groups + group) * sizes.taps + tap, LINE_BYTES // points.rows.itemsize
-    y_at, factor_at = 2 * plane * sizes.positions + start, plane * sizes.positions + start
-    copy(points.rows, 0, arrays.offset, y_at, count)
-    copy(points.rows, room, arrays.offset, y_at + sizes.positions, count)
+    x_at, factor_at = offset_by_x(sizes, plane) + start, plane * sizes.positions + start
+    y_at = x_at - sizes.positions if sizes.coordinates == 2 else x_at
+    if sizes.coordinates == 2:
+        copy(points.rows, 0, arrays.offset, y_at, count)
+    else:
+        clear(points.rows, 0, count)
+    copy(points.rows, room, arrays.offset, x_at, count)
     # Planes of offsets are many, and a tile reads too little of each for the processor to foresee what comes.
     for k in range(count, 2 * count, line):
         prefetch(arrays.offset, y_at + k)
-        prefetch(arrays.offset, y_at + sizes.positions + k)
+        prefetch(arrays.offset, x_at + k)
     if arrays.mask.size:
         copy(points.rows, 2 * room, arrays.mask, factor_at, count)
         for k in range(count, 2 * count, line):
