@@ -14,7 +14,7 @@ from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multip
 from ..engine.pixels import clear, copy, transpose
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, vectors_of
-from .points import PointArrays, offset_by_x, place_points, set_up_tap
+from .points import CONSTANT, PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
     GradientRows,
@@ -98,11 +98,12 @@ def _spread_tap(
     pitch, size = part.sizes.image.pitch, grads.side_by_side
     low, high, begin = grads.bands[3 * of.band], grads.bands[3 * of.band + 1], grads.bands[3 * of.band + 2]
     pixels, sets = (high - low + 2) * pitch + 2, -(-channels // size)
+    line = part.sizes.coordinates == 1 and part.sizes.image.border == CONSTANT
     for number in range(sets):
         start = begin + ((of.group * sets + number) * pixels - low * pitch) * size
         rows = GradientRows(at + number * size * distance, distance, min(size, channels - number * size))
         plane = PointPlane(grads.image, start, high * pitch, part.size)
-        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size)
+        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size, line)
 
 
 @borrowing_jit

@@ -72,14 +72,15 @@ def deform_conv2d_backward(
     """Gradients of `deform_conv2d` with respect to x, offset, weight, mask and bias."""
     x, offset, weight, mask, bias = kept
     grad_bias = grad_output.sum(axis=(0, 2, 3)) if needs[4] and bias is not None else None
-    grads = zeros_where(kept[:4], needs[:4])
-    grad_x, grad_offset, grad_weight, grad_mask = grads
-    if all(grad is None for grad in grads) or not grad_output.size or not x.shape[1]:
-        return *grads, grad_bias
+    wanted = [array for array, needed in zip(kept[:4], needs[:4], strict=True) if needed]
+    if not any(array is not None for array in wanted) or not grad_output.size or not x.shape[1]:
+        return *zeros_where(kept[:4], needs[:4]), grad_bias
     sizes = deform_sizes(x, offset, weight, **steps)
-    call = _call(sizes, (*kept, grad_output, *grads), backward=True)
-    flat_weight = _flat_input(weight, x.dtype)
-    if has_few_channels(call):
+    call = _call(sizes, (*kept, grad_output, *wanted), backward=True)
+    flat_weight, few = _flat_input(weight, x.dtype), has_few_channels(call)
+    grads = zeros_where(kept[:4], needs[:4], touched=few)
+    grad_x, grad_offset, grad_weight, grad_mask = grads
+    if few:
         flat = [
             _flat_input(x, x.dtype),
             _flat_input(offset, x.dtype),

@@ -160,10 +160,12 @@ def _write_spread(
 ) -> None:
     """Add gradients of some channels, side by side in the plane, to the corners of so many points.
 
+    On a line, to the first two of them.
     Neighbours add to the same pixels, one after the other, and each would wait for the last: so every point
     is followed by one that is as many points further on as a vector has lanes.
     """
-    builder, channels, points = writer.builder, writer.variant, point_fields(writer, points, plane.points)
+    builder, (channels, number) = writer.builder, writer.variant
+    points = point_fields(writer, points, plane.points)
     lanes, start = count.type(writer.lanes), builder.gep(plane.values, [plane.at])
     pixel = ir.VectorType(plane.values.type.pointee, channels)
     vectors = builder.udiv(builder.add(count, lanes.type(writer.lanes - 1)), lanes)
@@ -189,7 +191,7 @@ def _write_spread(
         place = builder.select(found, place, plane.last)
         value, under = builder.load(at(products, k), align=writer.itemsize), builder.add(place, below)
         corners = place, builder.add(place, right), under, builder.add(under, right)
-        for weight, corner in zip(points.weights, corners, strict=True):
+        for weight, corner in zip(points.weights[:number], corners[:number], strict=True):
             factor, target = ir.Constant(pixel, ir.Undefined), at(start, corner)
             for channel in range(channels):
                 number = ir.IntType(32)(channel)
@@ -199,7 +201,10 @@ def _write_spread(
 
 
 QUAD = 4
-_spread_quads, _spread_singles = (written(REGISTER_BYTES, channels)(_write_spread) for channels in (QUAD, 1))
+# By channels of a pixel, and corners.
+_spread_quads, _spread_quads_of_line, _spread_singles, _spread_singles_of_line = (
+    written(REGISTER_BYTES, kind)(_write_spread) for kind in ((QUAD, 4), (QUAD, 2), (1, 4), (1, 2))
+)
 
 
 @borrowing_jit
@@ -211,10 +216,18 @@ def spread_rows(
     products: np.ndarray,
     count: int,
     channels: int,
+    line: bool,
 ) -> None:
-    """Add the gradients of one channel, or of up to four, to the corners of so many points."""
-    if channels == 1:
+    """Add the gradients of one channel, or of up to four, to the corners of so many points.
+
+    Those below the points of a line are zeros around it, whose gradients nobody asks for.
+    """
+    if channels == 1 and line:
+        _spread_singles_of_line(plane, points, grads, rows, products, count)
+    elif channels == 1:
         _spread_singles(plane, points, grads, rows, products, count)
+    elif line:
+        _spread_quads_of_line(plane, points, grads, rows, products, count)
     else:
         _spread_quads(plane, points, grads, rows, products, count)
 

@@ -52,10 +52,13 @@ def zeros(shape: tuple, dtype: Any) -> np.ndarray:
     return result
 
 
-def zeros_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
-    """Zeros of the shape of each array; None for one that is not needed, or that there is not."""
-    pairs = zip(arrays, needs, strict=True)
-    return [np.zeros(a.shape, a.dtype) if needed and a is not None else None for a, needed in pairs]
+def zeros_where(arrays: Iterable[Any], needs: Iterable[bool], touched: bool = False) -> list[Any]:
+    """Zeros of the shape of each array; None for one that is not needed, or that there is not.
+
+    `touched`: in memory that has been written to, for threads that would all ask the system for it at once.
+    """
+    make, pairs = zeros if touched else np.zeros, zip(arrays, needs, strict=True)
+    return [make(a.shape, a.dtype) if needed and a is not None else None for a, needed in pairs]
 
 
 def borrow(name: str, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
