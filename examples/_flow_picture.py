@@ -103,8 +103,7 @@ def draw_curves(
         axis.set_xlabel("steps of training", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.legend(fontsize=7, frameon=False)
-    # A training that diverges may have errors of thousands; they are beyond the frame.
-    axes[0].set_ylim(0, 1.4 * still)
+    axes[0].set_ylim(0, 1.2 * still)
     axes[0].set_ylabel("end-point error on held-out pairs, pixels", fontsize=8)
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
 

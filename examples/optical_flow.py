@@ -32,7 +32,7 @@ What is taken apart is the layer that stands beside and adds up:
 How large the generated kernels are at first is a choice: a tenth of a convolution's weights. As divergence
 could hide behind so gentle a start, residuals and attention are also left out after a harsh one, full
 weights, for a sixteenth of the steps. A training has failed if it ends no better than the answer that nothing
-moves, which is also what a network is taken to say whose numbers are no longer finite.
+moves, and counts as that answer; so does a network whose numbers are no longer finite.
 
 Budgets are equal in pairs, and seeds are paired: step k of seed s has the same batch for every network. In
 the end each looks at the Middlebury motorcycle, a real stereo pair, whose flow is minus the disparity.
@@ -258,7 +258,10 @@ def outcome_of(found: Mapping[str, Any]) -> Outcome:
 
 
 class Tables:
-    """What the outcomes say."""
+    """What the outcomes say.
+
+    A training that ends no better than the answer that nothing moves has failed, and counts as that answer.
+    """
 
     def __init__(self, outcomes: dict[tuple[str, int], Outcome], data: Data, seeds: int) -> None:
         self.outcomes, self.seeds = outcomes, range(seeds)
@@ -271,32 +274,49 @@ class Tables:
         """The outcomes of all seeds."""
         return [self.outcomes[name, seed] for seed in self.seeds]
 
+    def has_failed(self, outcome: Outcome) -> bool:
+        """Whether it is no better than to say that nothing moves."""
+        return outcome.error >= self.still
+
+    def errors(self, name: str) -> list[tuple[float, float, float]]:
+        """Of each seed on the held-out pairs, on what of them is visible, and on the motorcycle."""
+        still = self.still, self.still_visible, self.still_stereo
+        return [
+            still if self.has_failed(each) else (each.error, each.visible_error, each.stereo_error)
+            for each in self.of(name)
+        ]
+
     def error(self, name: str) -> str:
         """On the held-out pairs."""
-        return shown([each.error for each in self.of(name)])
+        return shown([error for error, _, _ in self.errors(name)])
+
+    def curves(self, name: str) -> np.ndarray:
+        """Errors on the held-out pairs in the course of training, (seeds, points)."""
+        return np.minimum([each.errors for each in self.of(name)], self.still)
 
     def failed(self, name: str) -> str:
-        """How many ended no better than the answer that nothing moves, in percent."""
-        return shown([100.0 * (each.error >= self.still) for each in self.of(name)], 0)
+        """How many, in percent."""
+        return shown([100.0 * self.has_failed(each) for each in self.of(name)], 0)
 
     def networks(self) -> tuple[list[str], list[list[str]]]:
         """One row for each network."""
         columns = ["network", "parameters", "multiply-adds", "error", "of nothing moves, %"]
-        columns += ["visible pixels", "motorcycle", "CPU seconds", "loss still falling, %"]
+        columns += ["visible pixels", "motorcycle", "failed, %", "CPU seconds", "loss still falling, %"]
         still, *others = (f"{value:.3f}" for value in (self.still, self.still_visible, self.still_stereo))
-        rows = [["nothing moves", "", "", still, "100.0", *others, "", ""]]
+        rows = [["nothing moves", "", "", still, "100.0", *others, "", "", ""]]
         for variant in VARIANTS:
             made = summary(make(variant, 0), (1, 2, *SIZE))
-            found = self.of(variant.name)
+            found, errors = self.of(variant.name), self.errors(variant.name)
             rows.append(
                 [
                     variant.name,
                     f"{made.parameters / 1e3:.0f} k",
                     f"{made.multiply_adds / 1e6:.1f} M",
                     self.error(variant.name),
-                    f"{100 * np.mean([each.error for each in found]) / self.still:.1f}",
-                    shown([each.visible_error for each in found]),
-                    shown([each.stereo_error for each in found]),
+                    f"{100 * np.mean([error for error, _, _ in errors]) / self.still:.1f}",
+                    shown([visible for _, visible, _ in errors]),
+                    shown([stereo for _, _, stereo in errors]),
+                    self.failed(variant.name),
                     f"{np.median([each.seconds for each in found]):.0f}",
                     flatness([{"losses": each.losses} for each in found]),
                 ]
@@ -307,7 +327,7 @@ class Tables:
         """Differences of the error on the held-out pairs, seed by seed."""
         rows = []
         for question, one, other in QUESTIONS:
-            change = [a.error - b.error for a, b in zip(self.of(one), self.of(other))]
+            change = [a[0] - b[0] for a, b in zip(self.errors(one), self.errors(other))]
             worse = sum(value > 0 for value in change)
             rows.append([question, f"{one} - {other}", shown(change), f"{worse} of {len(change)}"])
         return ["question", "difference of errors", "pixels", "seeds with a larger error"], rows
@@ -371,7 +391,7 @@ def draw_all(
     flows = {name: predict(drawn[name], pairs.images) for name in DRAWN}
     stereo_flows = {name: predict(drawn[name], data.stereo.images) for name in DRAWN}
     draw(options.output, pairs, flows, data.stereo, stereo_flows)
-    curves = {variant.name: np.stack([each.errors for each in made.of(variant.name)]) for variant in VARIANTS}
+    curves = {variant.name: made.curves(variant.name) for variant in VARIANTS}
     panels = {title: {name: curves[name] for name in names} for title, names in CURVES.items()}
     draw_curves(curves_path, marks(options.steps), panels, made.still)
     return [options.output, curves_path]

@@ -281,7 +281,7 @@ def test_optical_flow_runs_quickly(tmp_path: Path) -> None:
     averaged, wide = ["in place, mean", "beside, mean"], "wide convolution beside"
     networks = ["FlowNetS", wide, "in place, sum", averaged[0], "beside, sum", averaged[1]]
     parts = ["S = 3", "S = 1", "no residual", "no attention", "neither"]
-    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{NUMBER} +{mean} +{mean} +\d+ +{mean}$"
+    pattern = rf"^(\w.*?)  +(\d+) k +{NUMBER} M +{mean} +{NUMBER} +{mean} +{mean} +{mean} +\d+ +{mean}$"
     rows = {found[0]: found[1:] for found in re.findall(pattern, done.stdout, re.M)}
     assert list(rows) == [*networks, "beside, max, no attention", *parts]
     costs = {name: float(cells[1]) for name, cells in rows.items()}

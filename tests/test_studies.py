@@ -265,8 +265,14 @@ def test_a_network_that_breaks_has_failed(examples, monkeypatch) -> None:
     assert np.isnan(found["losses"][-1]) and len(found["errors"]) == flow.POINTS
     assert found["errors"][-1] == pytest.approx(still, rel=1e-6)
     outcome = flow.outcome_of(examples("_parts").read(found))
-    made = flow.Tables({(variant.name, 0): outcome}, data, 1)
-    assert made.failed(variant.name) == "100"
+    # One that goes on, far off, counts no worse than one that stops.
+    far = outcome._replace(errors=outcome.errors + 80, visible_error=80.0, stereo_error=80.0)
+    for each in (outcome, far):
+        made = flow.Tables({(variant.name, 0): each}, data, 1)
+        assert made.failed(variant.name) == "100"
+        assert made.error(variant.name) == f"{still:.3f}"
+        assert made.errors(variant.name) == [(made.still, made.still_visible, made.still_stereo)]
+        assert made.curves(variant.name).max() == pytest.approx(still, rel=1e-6)
 
 
 def test_decoupled_filters_runs_quickly(tmp_path: Path) -> None:
