@@ -96,13 +96,13 @@ def draw_curves(
         for name, errors in curves.items():
             axis.plot(steps, errors.mean(0), marker=".", label=name, linewidth=1, color=colour[name])
             axis.fill_between(steps, errors.min(0), errors.max(0), color=colour[name], alpha=0.15)
-        for share, words in ((1, "nothing moves"), (3, "a third of that")):
+        for share, words, side in ((1, "nothing moves", "bottom"), (3, "a third of that", "top")):
             axis.axhline(still / share, color="0.5", linestyle=":" if share == 3 else "--", linewidth=1)
-            axis.text(steps[-1], still / share, words, ha="right", va="bottom", fontsize=7, color="0.3")
+            axis.text(steps[-1], still / share, words, ha="right", va=side, fontsize=7, color="0.3")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("steps of training", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="lower left", ncols=2)
     axes[0].set_ylim(0, 1.2 * still)
     axes[0].set_ylabel("end-point error on held-out pairs, pixels", fontsize=8)
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
