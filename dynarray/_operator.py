@@ -386,7 +386,7 @@ class Operator:
         if grad_output.shape != saved.form_shape:
             grad_output = grad_output.reshape(saved.form_shape)
         form, outside = self.backward[saved.backend], saved.outside
-        zeros = self.zeros(saved.backend, saved)
+        zeros = self.zeros(saved.backend, saved) if saved.zeros else saved.zeros
         kept = self._formed(saved.arrays, zeros)
         asked = tuple([role in wanted for role in self.roles])
         if outside is None:
@@ -414,7 +414,7 @@ class Operator:
         return composite(functions, *given, **params)
 
     def zeros(self, backend: str, call: Checked | Saved) -> Mapping[str, int]:
-        """The `Checked.zeros` that the forms of a backend are given."""
+        """The zeros of a `call` that the forms of a `backend` are given."""
         return {} if backend in self.by_x else call.zeros
 
     def _formed(self, arrays: tuple[Any, ...], zeros: Mapping[str, int]) -> tuple[Any, ...]:
