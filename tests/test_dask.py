@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -210,6 +211,7 @@ def test_a_cluster_of_processes_of_which_one_is_killed(tmp_path: Path) -> None:
     whole = dyn.ddf(x.compute(), channel, spatial.compute())
     settings = {"distributed.scheduler.allowed-failures": 10, "distributed.worker.daemon": True}
     with (
+        mock.patch.dict(os.environ),  # what dask tells its workers by it, it leaves there
         dask.config.set(settings),
         distributed.LocalCluster(
             n_workers=2,
