@@ -68,9 +68,9 @@ def sampling_layouts(call: SampleCall, margins: bool) -> list[SampleLayout]:
     """That of each band of output rows, whose rows in scratch have `margins` or not; none is written to."""
     plans = [_plan_band(call, rows) for rows in _rows_of_bands(call)]
     layouts = [_lay_out(call, plan, _widths(call, plan, margins)) for plan in plans]
-    for layout in layouts:
-        plan = layout.plan
-        for record in (plan, plan.image, plan.centres, plan.totals, call, layout.widths, layout.distances):
+    keep(call)
+    for _, plan, widths, distances, _ in layouts:
+        for record in (plan, plan.image, plan.centres, plan.totals, widths, distances):
             keep(record)
     return layouts
 

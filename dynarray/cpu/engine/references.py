@@ -32,7 +32,7 @@ from numba.np.arrayobj import populate_array
 KeptRecord = TypeVar("KeptRecord", bound=tuple)
 # By identity: a record that is a part of others again and again, its words, and what its type depends on.
 _kept: dict[int, tuple[tuple, array, list]] = {}
-_MOST_KEPT = 256
+_MOST_KEPT = 1024
 # By description: Numba takes long to find the type of a large record.
 _types: dict[tuple, "RecordReference"] = {}
 
