@@ -157,9 +157,7 @@ def test_it_learns_which_way_a_texture_moved():
     for _ in range(40):
         noise = np.repeat(np.repeat(rng.standard_normal((4, 1, 8, 8)), 4, 2), 4, 3).astype(np.float32)
         shift = rng.choice([-8, 8], 4)
-        images = np.concatenate(
-            [noise, np.stack([np.roll(x, s, -1) for x, s in zip(noise, shift)])], axis=1
-        )
+        images = np.concatenate([noise, np.stack([np.roll(x, s, -1) for x, s in zip(noise, shift)])], axis=1)
         truth = np.zeros((4, 2, 32, 32), np.float32)
         truth[:, 0] = shift[:, None, None]
         with Tape() as tape:

@@ -185,9 +185,7 @@ def test_pytorch_differentiates_operators(
 
 
 @each_operator
-def test_jax_differentiates_operators(
-    jax: Any, operator: Operator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jax_differentiates_operators(jax: Any, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     function = example("jax_vjp", monkeypatch)
     call = full_call(operator)
     apply = function.differentiable(operator.name, **call.params)

@@ -269,9 +269,7 @@ VIOLATIONS = """axe.run().then(found => found.violations.map(
 def violations(browser: Browser) -> list[list[object]]:
     """What axe, a checker of accessible pages, has against the page: rule, how often, where first."""
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-    browser.send(
-        "Runtime.evaluate", expression=Path(axe.__file__).with_name("axe.min.js").read_text("utf-8")
-    )
+    browser.send("Runtime.evaluate", expression=Path(axe.__file__).with_name("axe.min.js").read_text("utf-8"))
     return browser.run(VIOLATIONS)
 
 

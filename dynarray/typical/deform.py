@@ -5,20 +5,20 @@ from . import TypicalCall
 _PLANE, _LINE = (6, 6), (24,)
 
 
-# Few channels have kernels of their own.
-_MANY, _FEW = 8, 3
+# Channels and outputs: few of one or the other have kernels of their own.
+_MANY, _FEW_CHANNELS, _FEW_OUTPUTS = (20, 8), (3, 4), (16, 2)
 
 
 def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:
     """With the mask and the bias, and without; `axes` are those of an offset."""
     kernel, calls = (3,) * len(extent), []
-    for channels in (_MANY, _FEW):
+    for channels, outputs in (_MANY, _FEW_CHANNELS, _FEW_OUTPUTS):
         shapes = {
             "x": (1, channels, *extent),
             "offset": (1, 1, *kernel, *axes, *extent),
-            "weight": (4, channels, *kernel),
+            "weight": (outputs, channels, *kernel),
         }
-        mask, bias = {"mask": (1, 1, *kernel, *extent)}, {"bias": (4,)}
+        mask, bias = {"mask": (1, 1, *kernel, *extent)}, {"bias": (outputs,)}
         for given in (shapes, shapes | mask, shapes | mask | bias):
             calls.append(TypicalCall(given, {"padding": 1}))
     return calls
@@ -28,6 +28,7 @@ CALLS = {
     "deform_conv2d": _deform(_PLANE, (2,)),
     "deform_conv1d": _deform(_LINE, ()),
     "sample_points": [
-        TypicalCall({"x": (1, channels, *_PLANE), "points": (1, 3, 2, *_PLANE)}) for channels in (_MANY, _FEW)
+        TypicalCall({"x": (1, channels, *_PLANE), "points": (1, 3, 2, *_PLANE)})
+        for channels, _ in (_MANY, _FEW_CHANNELS)
     ],
 }

@@ -26,7 +26,7 @@ def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
     groups, offset_groups = pick((1, 2)), pick((1, 2, 3))
     sizes = {
         "N": pick((1, 2, 0)),
-        "C": groups * offset_groups * pick((1, 2, 5)),
+        "C": groups * offset_groups * pick((1, 2, 5, 9)),
         "O": groups * pick((1, 3, 4)),
         "H": pick(range(9)),
         "W": pick(range(9)),

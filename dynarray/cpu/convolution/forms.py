@@ -27,9 +27,11 @@ def conv_suits(*arrays: Any) -> bool:
     return alike and known and available()
 
 
-def conv_correlate(x: np.ndarray, weight: np.ndarray, output: Pair, steps: ConvSteps) -> np.ndarray:
+def conv_correlate(
+    x: np.ndarray, weight: np.ndarray, output: Pair, steps: ConvSteps, out: np.ndarray | None = None
+) -> np.ndarray:
     """The convolution (N, O, *output) of x (N, C, H, W) with weight (O, C/groups, kh, kw)."""
-    result = np.empty((x.shape[0], weight.shape[0], *output), x.dtype)
+    result = np.empty((x.shape[0], weight.shape[0], *output), x.dtype) if out is None else out
     if not result.size or not x.size:
         result[...] = 0
         return result
@@ -39,10 +41,14 @@ def conv_correlate(x: np.ndarray, weight: np.ndarray, output: Pair, steps: ConvS
 
 
 def conv_correlate_input(
-    grad_output: np.ndarray, weight: np.ndarray, shape: tuple, steps: ConvSteps
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    shape: tuple,
+    steps: ConvSteps,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient of x, of this shape, from that of the output."""
-    result = np.empty(shape, grad_output.dtype)
+    result = np.empty(shape, grad_output.dtype) if out is None else out
     if not result.size or not grad_output.size:
         result[...] = 0
         return result

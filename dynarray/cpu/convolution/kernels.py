@@ -3,11 +3,14 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import uint64
 
-from ..engine.compile import TRUE, ZERO, cached_jit, jit
+from ..engine.compile import ZERO, cached_jit, jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply
 from ..engine.pixels import PackedRows, clear, inside, pack_rows, transpose, unpack_rows
 from ..engine.vectors import in_row
+
+CHAIN_PIXELS = 64  # of a weight gradient, that are added up one after the other
 
 
 class ConvBlocks(NamedTuple):
@@ -56,6 +59,7 @@ class ConvWeightScratch(NamedTuple):
     """Memory of `conv_weight_items`: sizes, or the arrays."""
 
     packed: Any
+    product: Any  # of a panel and a block's pixels
     panel: Any  # of the output gradient
     pixels: Any  # where those of a block begin in a plane; integers
     corner: Any
@@ -167,6 +171,8 @@ def conv_weight_items(
 ) -> None:
     """sums (slots, groups, rows, parts, taps, columns): products over the pixels of every slots-th block.
 
+    Pixels are many: they are added up in chains that are short, so that rounding does not add up.
+
     A tap stands for one or, where they read pixels side by side, for all of a row of a kernel: columns are
     the channels of a pixel, or of so many pixels.
     """
@@ -199,12 +205,18 @@ def conv_weight_items(
                     own_panel = Matrix(scratch.panel, k * pixels * TILE_ROWS, TILE_ROWS)
                     plane = ((n + k) * groups + group) * rows + row
                     _pack_gradient(own_panel, outputs, plane, grad_output.shape[2:], share, place)
-                panel, size = Matrix(scratch.panel, ZERO, ZERO), (share, columns - together + own)
+                found, size = columns - together + own, (share, len(scratch.product) // TILE_ROWS)
+                product = Matrix(scratch.product, ZERO, size[1])  # whole tiles
                 for t in range(taps):
+                    for k in range(0, len(steps), CHAIN_PIXELS):
+                        panel = Matrix(scratch.panel, k * TILE_ROWS, ZERO)
+                        chain = steps[k : k + CHAIN_PIXELS]
+                        right = RightStrips(scratch.packed, planes.starts[t], tile, chain)
+                        multiply(product, panel, right, size, scratch.corner, k > 0)
                     at = ((slot * groups + group) * rows + row) * line + (part * taps + t) * columns
-                    out = Matrix(flat, at, line)
-                    right = RightStrips(scratch.packed, planes.starts[t], tile, steps)
-                    multiply(out, panel, right, size, scratch.corner, TRUE)
+                    for r in range(share):
+                        for k in range(uint64(found)):
+                            flat[uint64(at + r * line) + k] += product.values[uint64(r * size[1]) + k]
 
 
 @cached_jit

@@ -133,6 +133,7 @@ def conv_weight_plan(
     most = CONV_SLOT_BYTES // max(itemsize * groups * prod(sums), 1), -(-parallel.ITEMS // (groups * parts))
     scratch = ConvWeightScratch(
         packed=images * phases * planes.size + width,
+        product=TILE_ROWS * whole(run * together, width),
         panel=images * pixels * TILE_ROWS,
         pixels=(images * pixels, np.int64),
         corner=TILE_ROWS * width,

@@ -8,9 +8,10 @@ A call passes through
 `kernels.py`     images and weights packed, and the forward passes;
 `gradients.py`   the backward passes.
 
-Where a group or an offset group has one to four channels, which fill no vector, lanes are positions instead:
+Where a group or an offset group has few channels, which fill no vector, lanes are positions instead:
 
 `few.py`         which calls these are, how they are divided, and their passes;
+`few_outputs.py` the same for few outputs of many channels, which are mixed first;
 `rows.py`        a row of points in one plane of the image: samples, their adjoint, derivatives;
 `planes.py`      planes packed, and the forward passes;
 `bands.py`       the backward passes.

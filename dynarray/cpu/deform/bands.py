@@ -13,7 +13,7 @@ from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
 from .gradients import CHAIN_TILES, add_weights, flush_weights
-from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, vectors_of
+from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, set_of, vectors_of
 from .points import CONSTANT, PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
@@ -90,17 +90,17 @@ def _spread_tap(
     grads: BandsGradients,
     part: PlanesPart,
     of: _Tap,
-    channels: int,
     at: int,
     distance: int,
 ) -> None:
     """To the gradient of the image what the points of a tap add."""
     pitch, size = part.sizes.image.pitch, grads.side_by_side
+    channel, channels = set_of(part, of.group, of.tap)
     low, high, begin = grads.bands[3 * of.band], grads.bands[3 * of.band + 1], grads.bands[3 * of.band + 2]
     pixels, sets = (high - low + 2) * pitch + 2, -(-channels // size)
     line = part.sizes.coordinates == 1 and part.sizes.image.border == CONSTANT
     for number in range(sets):
-        start = begin + ((of.group * sets + number) * pixels - low * pitch) * size
+        start = begin + ((channel // channels * sets + number) * pixels - low * pitch) * size
         rows = GradientRows(at + number * size * distance, distance, min(size, channels - number * size))
         plane = PointPlane(grads.image, start, high * pitch, part.size)
         spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size, line)
@@ -119,16 +119,16 @@ def _pull_back_tap(
     """From gradients of samples, from `at` on, and `distance` apart, those of pixels and points."""
     sizes, points, room = part.sizes, scratch.points, part.size
     n, vectors = part.first_image + of.image, vectors_of(of.number, scratch.columns)
-    channels = sizes.channels // sizes.offset_groups
+    channel, channels = set_of(part, of.group, of.tap)
     set_up_tap(points, inputs.points, sizes, (n, of.group, of.tap), ZERO, of.first, of.number)
     clear(scratch.sums, 0, 4 * room)
     for c in range(channels):
-        plane = (of.image * sizes.channels + of.group * channels + c) * sizes.image.pixels
+        plane = (of.image * sizes.channels + channel + c) * sizes.image.pixels
         source, place = PointPlane(inputs.packed, plane, ZERO, room), at + c * distance
         border = sizes.image.border
         pull_row(source, points, scratch.columns, scratch.gradients, place, scratch.sums, vectors, border)
     if grads.image.size:
-        _spread_tap(scratch, grads, part, of, channels, at, distance)
+        _spread_tap(scratch, grads, part, of, at, distance)
     differentiate_row(scratch.sums, points, room, vectors)
     plane = (n * sizes.offset_groups + of.group) * sizes.taps + of.tap
     x_at = offset_by_x(sizes, plane) + of.first
@@ -146,8 +146,7 @@ def _clear_band(grads: BandsGradients, part: PlanesPart, band: int) -> None:
     """Zeros for all that the points of a band add to."""
     if grads.image.size:
         low, high, begin = grads.bands[3 * band], grads.bands[3 * band + 1], grads.bands[3 * band + 2]
-        per_group = part.sizes.channels // part.sizes.offset_groups
-        sets = part.sizes.offset_groups * -(-per_group // grads.side_by_side)
+        sets = part.sets * -(-(part.sizes.channels // part.sets) // grads.side_by_side)
         clear(grads.image, begin, sets * ((high - low + 2) * part.sizes.image.pitch + 2) * grads.side_by_side)
 
 
@@ -265,14 +264,44 @@ def bands_sample_backward_items(
 
 
 @cached_jit
+def bands_mixed_backward_items(
+    start: int,
+    stop: int,
+    scratch: PlanesScratch,
+    grad_output: np.ndarray,
+    inputs: PlanesInputs,
+    grads: BandsGradients,
+    part: PlanesPart,
+) -> None:
+    """The same where each output has channels of its own for each tap, which all get its gradient."""
+    sizes, room = part.sizes, part.size
+    groups = sizes.outputs // sizes.group_outputs
+    for band in range(start, stop):
+        image, tile, end = _tiles_of(part, band)
+        _clear_band(grads, part, band)
+        while tile < end:
+            _, first, count = place_of(part, tile)
+            tile += 1
+            place_points(scratch.points, sizes.grid, first, count)
+            at = (part.first_image + image) * sizes.outputs * sizes.positions + first
+            for o in range(sizes.outputs):
+                copy(scratch.gradients, o * room, grad_output, at + o * sizes.positions, count)
+            for group in range(sizes.offset_groups):
+                output = group * groups // sizes.offset_groups * sizes.group_outputs
+                for tap in range(sizes.taps):
+                    of = _Tap(band, image, group, tap, first, count)
+                    _pull_back_tap(scratch, inputs, grads, part, of, output * room, room)
+
+
+@cached_jit
 def bands_unpack_items(
     start: int, stop: int, grads: BandsGradients, grad_x: np.ndarray, part: PlanesPart
 ) -> None:
     """Items are rows of images: the sums of what bands have of them."""
     sizes, size = part.sizes, grads.side_by_side
     height, width, pitch = sizes.image.height, sizes.image.width, sizes.image.pitch
-    per_group = sizes.channels // sizes.offset_groups
-    sets = -(-per_group // size)
+    per_set = sizes.channels // part.sets
+    together = -(-per_set // size)
     for item in range(start, stop):
         image, row = item // height, item % height
         n = part.first_image + image
@@ -284,8 +313,8 @@ def bands_unpack_items(
                 continue
             pixels = (high - low + 2) * pitch + 2
             for c in range(sizes.channels):
-                number = c // per_group * sets + c % per_group // size
-                source = begin + (number * pixels + (row + 1 - low) * pitch + 1) * size + c % per_group % size
+                number = c // per_set * together + c % per_set // size
+                source = begin + (number * pixels + (row + 1 - low) * pitch + 1) * size + c % per_set % size
                 target = ((n * sizes.channels + c) * height + row) * width
                 for k in range(uint64(width)):
                     grad_x[uint64(target) + k] += grads.image[uint64(source) + k * uint64(size)]

@@ -7,6 +7,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.gemm import TILE_ROWS
 from ..engine.memory import borrow, run_with_scratch
+from ..engine.vectors import REGISTER_BYTES
 from . import bands, planes
 from .bands import BandsGradients, Bounds
 from .plan import DeformCall
@@ -28,28 +29,31 @@ def has_few_channels(call: DeformCall) -> bool:
     """Whether a call, of which others may be parts, goes this way."""
     sizes = call.sizes
     points = sizes.channels // sizes.offset_groups
-    few = min(points, sizes.group_channels) <= FEW
-    return few and _size(call) >= LEAST_SIZE and _image_bytes(call) <= _budget(call)
+    # Backward pixels are written, too, and what fills no vector is written number by number.
+    most = max(FEW, REGISTER_BYTES // call.itemsize - 1) if call.backward else FEW
+    few = points <= most or sizes.group_channels <= FEW
+    return few and _size(call) >= LEAST_SIZE and image_bytes(call, sizes.offset_groups) <= budget(call)
 
 
-def _image_bytes(call: DeformCall) -> int:
+def image_bytes(call: DeformCall, sets: int) -> int:
     """Of an image in its ring, or of its gradient, which is no smaller."""
     sizes = call.sizes
-    channels = _sets(sizes) * _side_by_side(sizes) if call.backward else sizes.channels
+    channels = _gradient_channels(sizes, sets) if call.backward else sizes.channels
     return channels * sizes.image.pixels * call.itemsize
 
 
-def _side_by_side(sizes: DeformSizes) -> int:
+def side_by_side(channels: int, sets: int) -> int:
     """Channels that the gradient of a pixel has together."""
-    return 1 if sizes.channels // sizes.offset_groups == 1 else QUAD
+    return 1 if channels == sets else QUAD
 
 
-def _sets(sizes: DeformSizes) -> int:
-    """How often it has so many."""
-    return sizes.offset_groups * -(-sizes.channels // sizes.offset_groups // _side_by_side(sizes))
+def _gradient_channels(sizes: DeformSizes, sets: int) -> int:
+    """Channels of the gradient of an image: of each set those side by side are filled up."""
+    together = side_by_side(sizes.channels, sets)
+    return sets * -(-sizes.channels // sets // together) * together
 
 
-def _budget(call: DeformCall) -> float:
+def budget(call: DeformCall) -> float:
     """Bytes of images in their rings: twice as many where there are no gradients of them."""
     return (PLANES_BYTES + PLANES_PART * call.array_bytes) * (1 if call.backward else 2)
 
@@ -63,14 +67,14 @@ def _size(call: DeformCall) -> int:
 
 def _few_parts(call: DeformCall) -> Iterator[PlanesPart]:
     """As many images at a time as there is room for."""
-    size = _size(call)
+    size, sets = _size(call), call.sizes.offset_groups
     per_image = -(-call.sizes.positions // size)
-    images = max(1, int(_budget(call) // _image_bytes(call)))
+    images = max(1, int(budget(call) // image_bytes(call, sets)))
     for first in range(0, call.batch, images):
-        yield PlanesPart(call.sizes, size, per_image, 1, first, min(images, call.batch - first))
+        yield PlanesPart(call.sizes, size, per_image, 1, sets, first, min(images, call.batch - first))
 
 
-def _pack(x: np.ndarray, part: PlanesPart) -> np.ndarray:
+def pack_planes(x: np.ndarray, part: PlanesPart) -> np.ndarray:
     """The images of a part in their rings."""
     planes_ = part.images * part.sizes.channels
     packed = borrow("packed", planes_ * part.sizes.image.pixels, x.dtype)
@@ -97,7 +101,7 @@ def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
     kernel = planes.planes_forward_items if sizes.outputs else planes.planes_sample_items
     weights = _weight_panels(weight, sizes, transposed=False) if sizes.outputs else weight
     for part in _few_parts(call):
-        inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), weights, bias)
+        inputs = PlanesInputs(pack_planes(x, part), PointArrays(offset, mask), weights, bias)
         scratch = planes_scratch(part, x.itemsize, backward=False)
         items = part.images * part.per_image
         per_position = sizes.channels * sizes.taps * (6 + 0.1 * sizes.group_outputs)
@@ -105,10 +109,10 @@ def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
         run_with_scratch(kernel, items, operations, scratch, x.dtype, inputs, target, part)
 
 
-def _bands(
+def divide_into_bands(
     call: DeformCall, part: PlanesPart, offset: np.ndarray, wanted: bool
 ) -> tuple[PlanesPart, np.ndarray, int]:
-    """The part divided into bands; of each its rows and where they begin; and the pixels of all.
+    """The part divided into bands; of each its rows and where they begin; and the elements of all.
 
     As many bands as there is work for, or as few as fit into memory.
     """
@@ -131,11 +135,11 @@ def _bands(
         # In the ring, with the row below a point; none where there is none.
         low, high = np.floor(np.clip(reach, -1, image.height)).astype(np.int64).T + 1
         high = np.where(reach[:, 0] <= reach[:, 1], high + 2, low)
-        sizes = ((high - low + 2) * image.pitch + 2) * _sets(part.sizes)
-        pixels, per_pixel = int(sizes.sum()), _side_by_side(part.sizes)
-        if part.splits == 1 or pixels * per_pixel * call.itemsize <= _budget(call):
-            table = np.stack([low, high, (np.cumsum(sizes) - sizes) * per_pixel], axis=1)
-            return part, table.reshape(-1), pixels
+        sizes = ((high - low + 2) * image.pitch + 2) * _gradient_channels(part.sizes, part.sets)
+        elements = int(sizes.sum())
+        if part.splits == 1 or elements * call.itemsize <= budget(call):
+            table = np.stack([low, high, np.cumsum(sizes) - sizes], axis=1)
+            return part, table.reshape(-1), elements
         part = part._replace(splits=part.splits // 2)
         pairs = reach.reshape(-1, 2, 2)
         reach = np.stack([pairs[:, :, 0].min(1), pairs[:, :, 1].max(1)], axis=1)
@@ -152,14 +156,15 @@ def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads:
     panels = _weight_panels(weight, sizes, transposed=True) if sizes.outputs else weight
     slot, total = 0 if grad_weight is None else weights_of(sizes, x.itemsize), 0.0
     for whole_part in _few_parts(call):
-        part, table, pixels = _bands(call, whole_part, offset, grad_x is not None)
-        inputs = PlanesInputs(_pack(x, part), PointArrays(offset, mask), panels, nothing)
-        image = borrow("gradients", pixels * _side_by_side(sizes), x.dtype)
+        part, table, elements = divide_into_bands(call, whole_part, offset, grad_x is not None)
+        inputs = PlanesInputs(pack_planes(x, part), PointArrays(offset, mask), panels, nothing)
+        image = borrow("gradients", elements, x.dtype)
         count = part.images * part.splits
         shares = min(count, max(1, SLOTS_BYTES // max(1, 8 * slot))) if sizes.outputs else count
         slots = borrow("slots", shares * slot, np.float64)
         slots[...] = 0
-        written = BandsGradients(image, table, _side_by_side(sizes), slots, grad_points, shares)
+        together = side_by_side(sizes.channels, part.sets)
+        written = BandsGradients(image, table, together, slots, grad_points, shares)
         scratch = planes_scratch(part, x.itemsize, backward=True)
         kernel = bands.bands_backward_items if sizes.outputs else bands.bands_sample_backward_items
         operations = (

@@ -29,6 +29,7 @@ from ..engine.memory import borrow, empty, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
 from . import gradients, kernels
 from .few import few_backward, few_forward, has_few_channels
+from .few_outputs import few_outputs_backward, few_outputs_forward, has_few_outputs
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
 from .points import DeformSizes, PointArrays
@@ -47,6 +48,8 @@ def deform_conv2d_forward(
     sizes, whole = deform_sizes(x, offset, weight, **steps), _whole_call(kept, steps)
     call = _call(sizes, (*kept, y), backward=False)
     flat = [_flat_input(array, x.dtype) for array in kept]
+    if has_few_outputs(whole or call) and few_outputs_forward(call, x, flat[1:], y):
+        return y, kept
     if has_few_channels(whole or call):
         few_forward(call, flat, y)
         return y, kept
@@ -77,20 +80,20 @@ def deform_conv2d_backward(
         return *zeros_where(kept[:4], needs[:4]), grad_bias
     sizes = deform_sizes(x, offset, weight, **steps)
     call = _call(sizes, (*kept, grad_output, *wanted), backward=True)
-    flat_weight, few = _flat_input(weight, x.dtype), has_few_channels(call)
-    grads = zeros_where(kept[:4], needs[:4], touched=few)
-    grad_x, grad_offset, grad_weight, grad_mask = grads
-    if few:
-        flat = [
-            _flat_input(x, x.dtype),
-            _flat_input(offset, x.dtype),
-            flat_weight,
-            _flat_input(mask, x.dtype),
-        ]
-        few_backward(call, flat, _flat_input(grad_output, x.dtype), tuple(grads))
+    few, mixed = has_few_channels(call), has_few_outputs(call)
+    grads = zeros_where(kept[:4], needs[:4], touched=few or mixed)
+    flat_output, *flat = (_flat_input(array, x.dtype) for array in (grad_output, *kept[:4]))
+    if mixed and few_outputs_backward(call, x, flat[1:], flat_output, tuple(grads)):
         return *grads, grad_bias
+    if few:
+        few_backward(call, flat, flat_output, tuple(grads))
+        return *grads, grad_bias
+    if mixed:  # in vain
+        grads = zeros_where(kept[:4], needs[:4])
+    grad_x, grad_offset, grad_weight, grad_mask = grads
     plan = deform_plan(call, call)
-    arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, offset, mask)]
+    flat_x, flat_offset, flat_weight, flat_mask = flat
+    arrays = [flat_output, flat_x, flat_offset, flat_mask]
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
         weights, rows = borrow("weights", size, x.dtype), parts[0].chunk_count * sizes.group_outputs
         slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, np.float64)

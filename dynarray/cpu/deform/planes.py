@@ -13,7 +13,7 @@ from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy
 from .points import DeformSizes, PointArrays, Points, place_points, point_sizes, set_up_tap
-from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
+from .rows import GATHERED_BYTES, QUAD, PointPlane, add_sampled_row, sample_row
 
 
 class PlanesPart(NamedTuple):
@@ -23,6 +23,7 @@ class PlanesPart(NamedTuple):
     size: int  # positions of a tile
     per_image: int  # tiles
     splits: int  # bands of an image, backward
+    sets: int  # of channels: one for each group of points, or for each of their taps
     first_image: int
     images: int
 
@@ -66,10 +67,23 @@ def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> Planes
     return PlanesScratch(points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows)
 
 
+def mixed_scratch(part: PlanesPart) -> PlanesScratch:
+    """What a thread needs where each output has channels of its own: a row of sums or gradients for each."""
+    room, rows = part.size, part.sizes.outputs * part.size
+    return PlanesScratch(point_sizes(room, 1), rows, rows, 0, 0, 4 * room, 0, QUAD * room, 0)
+
+
 def weights_of(sizes: DeformSizes, itemsize: int) -> int:
     """Gradients of all weights, in whole tiles of the product of each group."""
     across = whole(sizes.group_channels * sizes.taps, TILE_ROW_BYTES // itemsize)
     return sizes.channels // sizes.group_channels * whole(sizes.group_outputs, TILE_ROWS) * across
+
+
+@borrowing_jit
+def set_of(part: PlanesPart, group: int, tap: int) -> tuple:
+    """The first of the channels that the points of a tap read, and how many they are."""
+    channels, of_group = part.sizes.channels // part.sets, part.sets // part.sizes.offset_groups
+    return (group * of_group + tap % of_group) * channels, channels
 
 
 @borrowing_jit
@@ -167,3 +181,31 @@ def planes_sample_items(
                 sample_row(source, points, out, to, vectors, sizes.image.border)
                 if partly:
                     copy(y, at, scratch.columns, ZERO, count)
+
+
+@cached_jit
+def planes_mixed_items(
+    start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
+) -> None:
+    """Items are tiles of positions: of each output the sum of channels of its own, one for each tap."""
+    sizes, room, points, sums = part.sizes, part.size, scratch.points, scratch.columns
+    groups = sizes.outputs // sizes.group_outputs
+    for item in range(start, stop):
+        image, first, count = place_of(part, item)
+        n, vectors = part.first_image + image, vectors_of(count, y)
+        place_points(points, sizes.grid, first, count)
+        clear(sums, 0, sizes.outputs * room)
+        for group in range(sizes.offset_groups):
+            to = group * groups // sizes.offset_groups * sizes.group_outputs
+            for tap in range(sizes.taps):
+                set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
+                channel, channels = set_of(part, group, tap)
+                for c in range(channels):
+                    plane = (image * sizes.channels + channel + c) * sizes.image.pixels
+                    source = PointPlane(inputs.packed, plane, ZERO, room)
+                    add_sampled_row(source, points, sums, (to + c) * room, vectors, sizes.image.border)
+        for o in range(sizes.outputs):
+            if inputs.bias.size:
+                for k in range(uint64(o * room), uint64(o * room + count)):
+                    sums[k] += inputs.bias[o]
+            copy(y, (n * sizes.outputs + o) * sizes.positions + first, sums, o * room, count)
