@@ -237,6 +237,16 @@ def test_tiles_and_aprons(
     check(make_call(rng, rng.uniform(-far, far, (35, 3, 5, 2)), size, sigma=0.4), backend)
 
 
+@pytest.mark.parametrize(("images", "size"), [(3, (9, 12)), (1, (23, 5)), (19, (3, 4))])
+def test_gradients_of_many_units_of_a_channel(
+    backend: Backend, rng: np.random.Generator, images: int, size: tuple[int, int]
+) -> None:
+    """The CPU puts pixels and output gradients into cells for these: some images, or parts of one."""
+    call = make_call(rng, rng.uniform(-4, 4, (45, 2, 3, 2)), size)
+    x, grad_output = (rng.standard_normal((images, channels, *size)) for channels in (2, 45))
+    check(Call(call.operator, (x, *call.arrays[1:]), {}, grad_output), backend)
+
+
 def test_blur_wider_than_the_image(backend: Backend, rng: np.random.Generator) -> None:
     for sigma in (1.0, 7.0, 300.0):
         check(make_call(rng, rng.uniform(-2, 2, (2, 2, 2, 2)), (3, 2), sigma=sigma), backend)

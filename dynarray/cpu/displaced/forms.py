@@ -22,11 +22,21 @@ from .blur import BlurTaps, UnitBlur, blur_into, blur_taps, run_blurring, within
 from .definition import correlate_again, displace_again, product_again
 from .kernels import UnitOutput, UnitParameters, UnitTargets
 from .lines import find_call, line_backward_units, line_backward_x, line_forward
-from .plan import UNIT_CHUNK, UNIT_TARGETS, UnitPlanes, Units, UnitWork, plan_units, unit_scratch
+from .plan import (
+    UNIT_CHUNK,
+    UNIT_TARGETS,
+    UnitPlanes,
+    Units,
+    UnitWork,
+    plan_gradients,
+    plan_units,
+    unit_scratch,
+)
 from .tiles import UNIT_FACTORS, UNIT_ROWS, UNIT_SUMS
 
 UNIT_GRADIENT_BYTES = 4 * 1024 * 1024  # of the blurred image: what waits for being blurred itself
 PREPARED_UNITS = 1 << 18  # at a time
+IN_CELLS = 128  # units of a source channel, for whose gradients it pays to put pixels into cells
 
 
 class UnitInputs(NamedTuple):
@@ -63,11 +73,11 @@ def _prepared(parameters: UnitParameters, transposed: bool) -> Iterator[tuple[Un
         yield some, units
 
 
-def _pack_unit_planes(blurring: UnitBlur, work: UnitWork) -> UnitPlanes:
+def _pack_unit_planes(blurring: UnitBlur, work: UnitWork, name: str = "planes") -> UnitPlanes:
     """The planes of a block."""
     (layout, field, block), items = work, work.block.images * work.block.sources
     size = layout.plane * items
-    planes = UnitPlanes(borrow("planes", size, blurring.source.dtype), layout, block)
+    planes = UnitPlanes(borrow(name, size, blurring.source.dtype), layout, block)
     wide = layout.cells.images * field.height * field.width if layout.cells.step > 1 else 0
     run_blurring(blur.pack_unit_items, items, size, blurring, field, planes, field=wide)
     return planes
@@ -232,11 +242,16 @@ def _correlate(
     blurring: UnitBlur, grad_output: np.ndarray, units: Units, sums: np.ndarray, first: int
 ) -> None:
     """Add to `sums` those of the blurred images with the output gradients from channel `first` on."""
-    x, targets = blurring.source, gradients.CORRELATED_TARGETS
-    for work in plan_units(x.shape, units, x.itemsize, False):
+    x, one = blurring.source, np.ones(1, grad_output.dtype)
+    as_it_is = UnitBlur(grad_output, one, one)
+    in_cells = len(sums) * units.y.shape[2] >= IN_CELLS
+    for work in plan_units(x.shape, units, x.itemsize, in_cells):
         planes, layout, block = _pack_unit_planes(blurring, work), work.layout, work.block
-        items = -(-len(sums) // targets) * -(-block.sources // layout.channels)
         operations = 4.0 * block.images * block.tiles * UNIT_ROWS * layout.x.size * units.y.size
-        sizes = unit_scratch(planes, units, targets, correlate=True)
-        arguments = (planes, grad_output, units, sums, first)
-        run_with_scratch(gradients.correlate_unit_items, items, operations, sizes, x.dtype, *arguments)
+        sizes = unit_scratch(planes, units, gradients.CORRELATED_TARGETS, correlate=True)
+        for own in plan_gradients(work, first, len(sums), x.itemsize):
+            grads, done = _pack_unit_planes(as_it_is, own, "gradient planes"), own.block.source - first
+            chunks = -(-own.block.sources // gradients.CORRELATED_TARGETS)
+            items = chunks * -(-block.sources // layout.channels)
+            arguments = (planes, grads, units, sums, done)
+            run_with_scratch(gradients.correlate_unit_items, items, operations, sizes, x.dtype, *arguments)

@@ -2,13 +2,20 @@
 
 import numpy as np
 
-from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
-from ..engine.pixels import clear, copy
-from ..engine.vectors import REGISTER_BYTES, in_row
+from ..engine.compile import ZERO, borrowing_cached_jit
+from ..engine.pixels import clear
+from ..engine.vectors import in_row
 from . import kernels
-from .kernels import UnitSources, UnitTargets
+from .kernels import UnitTargets
 from .plan import UnitPlanes, Units, UnitScratch
-from .tiles import UNIT_ROWS, UNIT_SUMS, UnitPointer, correlate_units
+from .tiles import (
+    UNIT_ROWS,
+    UNIT_SUMS,
+    UnitPointer,
+    correlate_units,
+    correlate_units_in_cells,
+    flush_units,
+)
 
 CORRELATED_TARGETS = 32  # channels of output gradients that a work item takes
 CORRELATED_TILES = 4  # whose sums are added up, lane by lane, before they go into float64
@@ -20,69 +27,51 @@ def correlate_unit_items(
     stop: int,
     scratch: UnitScratch,
     planes: UnitPlanes,
-    grad_output: np.ndarray,
+    grads: UnitPlanes,
     units: Units,
     sums: np.ndarray,
-    first_target: int,
+    first: int,
 ) -> None:
     """Items: (chunk of target channels, a few source channels). Adds to sums (T, S, G, UNIT_SUMS).
 
-    A lane adds up the rows of a tile, then some tiles, in the precision of the input, and these go into
-    float64: the chains are as short as those of pairwise summation.
+    The planes of `grads` are those of the target channels from the `first` on. A lane adds up the rows of a
+    tile, then some tiles, in the precision of the input, and these go into float64: the chains are as short
+    as those of pairwise summation.
     """
     layout, block, breadth = planes.layout, planes.block, kernels.unit_breadth(planes.pixels)
-    parts, tiles_across = -(-block.sources // layout.channels), -(-layout.x.size // breadth)
-    lane_sums, tile = UnitPointer(scratch.sums, 0), UnitPointer(scratch.tiles, 0)
-    top, bottom = block.tile * UNIT_ROWS, (block.tile + block.tiles) * UNIT_ROWS
+    parts, tiles_across, own = -(-block.sources // layout.channels), layout.x.tiles, grads.layout
+    lane_sums, (_, all_sources, per_source) = UnitPointer(scratch.sums, 0), units.y.shape
     kernels.fill_places(scratch.places, units, layout)
     for item in range(start, stop):
-        begin, channel = item // parts * CORRELATED_TARGETS, item % parts * layout.channels
-        end = min(begin + CORRELATED_TARGETS, len(units.y))
+        begin, channel = first + item // parts * CORRELATED_TARGETS, item % parts * layout.channels
+        end = min(begin + CORRELATED_TARGETS, first + grads.block.sources)
         if layout.free:  # what units read moves with the tile
             sources = kernels.read_together(channel, ZERO, units, planes)
             kernels.place_units(scratch, units, (begin, end), sources, (ZERO, ZERO), planes)
         for image in range(block.images):
             sources = kernels.read_together(channel, image, units, planes)
             for t in range(begin, end):
-                grad_plane, chain = grad_output[block.image + image, first_target + t], 0
+                chain, plane = 0, (image * grads.block.sources + t - first) * own.plane
+                to = (t * all_sources + sources.first) * per_source * UNIT_SUMS
                 clear(scratch.sums, 0, scratch.sums.size)
-                for row in range(top, bottom, UNIT_ROWS):
-                    for column in range(0, layout.x.size, breadth):
-                        _load_tile(scratch.tiles, grad_plane, row, column, breadth)
+                for turn in range(block.tiles):
+                    row = (block.tile + turn) * UNIT_ROWS
+                    for column in range(0, tiles_across * breadth, breadth):
                         at, placed = sources.at + row * layout.stride + column, (t - begin) * sources.units
                         if not layout.free:
                             kernels.place_units(scratch, units, (t, t + 1), sources, (row, column), planes)
                             at, placed = sources.at, 0
+                        tile = UnitPointer(grads.pixels, plane + turn * UNIT_ROWS * own.stride + column)
                         pixels, offsets = UnitPointer(planes.pixels, at), UnitPointer(scratch.offsets, placed)
-                        correlate_units(lane_sums, tile, pixels, layout.stride, offsets, sources.units)
+                        strides = own.stride, layout.stride
+                        if layout.cells.step == 1:
+                            correlate_units(lane_sums, tile, pixels, strides, offsets, sources.units)
+                        else:
+                            correlate_units_in_cells(lane_sums, tile, pixels, strides, offsets, sources.units)
                     chain += 1
-                    if (chain + 1) * tiles_across > CORRELATED_TILES or row + UNIT_ROWS >= bottom:
-                        _flush(sums, scratch.sums, t, sources, units)
+                    if (chain + 1) * tiles_across > CORRELATED_TILES or turn + 1 == block.tiles:
+                        flush_units(scratch.sums, in_row(sums), to, sources.units)
                         chain = 0
-
-
-@borrowing_jit
-def _load_tile(tile: np.ndarray, grad_plane: np.ndarray, row: int, column: int, breadth: int) -> None:
-    """The tile of the gradient at (row, column), zeros outside."""
-    rows, columns = min(UNIT_ROWS, grad_plane.shape[0] - row), min(breadth, grad_plane.shape[1] - column)
-    if rows < UNIT_ROWS or columns < breadth:
-        clear(tile, 0, tile.size)
-    for i in range(rows):
-        copy(tile, i * breadth, grad_plane[row + i], column, columns)
-
-
-@borrowing_jit
-def _flush(sums: np.ndarray, lane_sums: np.ndarray, target: int, sources: UnitSources, units: Units) -> None:
-    """Move what lanes have added up into float64."""
-    lanes, (all_sources, per_source) = REGISTER_BYTES // lane_sums.itemsize, units.y.shape[1:]
-    flat, first = in_row(sums), (target * all_sources + sources.first) * per_source
-    for k in range(sources.units):
-        for kind in range(UNIT_SUMS):
-            total, begin = 0.0, np.uint64((k * UNIT_SUMS + kind) * lanes)
-            for lane in range(np.uint64(lanes)):
-                total += float(lane_sums[begin + lane])
-                lane_sums[begin + lane] = 0
-            flat[(first + k) * UNIT_SUMS + kind] += total
 
 
 @borrowing_cached_jit

@@ -7,6 +7,7 @@ cell needs zeros or neighbours around it as far as units lead. Units that lead f
 as large as the image; then rows are kept as they are, and vectors begin anywhere.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -133,11 +134,11 @@ class UnitScratch(NamedTuple):
 
 
 def unit_scratch(planes: UnitPlanes, units: Units, targets: int, *, correlate: bool) -> UnitScratch:
-    """Sizes for so many targets at a time: of their tiles, or of one tile and the sums over it."""
+    """Sizes for so many targets at a time: of their tiles, or of sums over one."""
     layout, per_source, lanes = planes.layout, units.y.shape[2], REGISTER_BYTES // planes.pixels.itemsize
     tile = UNIT_ROWS * UNIT_VECTORS * lanes
     return UnitScratch(
-        tiles=tile if correlate else targets * -(-layout.x.tiles // layout.parts) * tile,
+        tiles=0 if correlate else targets * -(-layout.x.tiles // layout.parts) * tile,
         sums=layout.channels * per_source * UNIT_SUMS * lanes if correlate else 0,
         places=(planes.block.sources * per_source, np.int64),
         offsets=(targets * layout.channels * per_source, np.int64),
@@ -239,6 +240,22 @@ def _plan_blocks(
             own = min(together, sources - source)
             works.append(UnitWork(layout, field, UnitBlock(image, some, tile, count, source, own, first)))
     return tuple(works)
+
+
+def plan_gradients(work: UnitWork, first: int, targets: int, itemsize: int) -> Iterator[UnitWork]:
+    """The same block of output gradients, as many channels from the `first` on as are packed at once.
+
+    Nothing is read around their pixels.
+    """
+    layout, block = work.layout, work.block
+    stride, rows = layout.x.tiles * layout.x.tile * layout.cells.step, block.tiles * UNIT_ROWS
+    x, plane = layout.x._replace(before=0), whole_lines(stride * rows)
+    own = layout._replace(x=x, stride=stride, rows=rows, plane=plane)
+    together, field = max(1, UNIT_PLANE_BYTES // (block.images * plane * itemsize)), _field(own)
+    for channel in range(first, first + targets, together):
+        count = min(together, first + targets - channel)
+        some = block._replace(source=channel, sources=count, first=block.tile * UNIT_ROWS)
+        yield UnitWork(own, field, some)
 
 
 def _field(layout: UnitLayout) -> UnitField:

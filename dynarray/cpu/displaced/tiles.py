@@ -124,17 +124,20 @@ add_units, add_units_in_cells = (
 )
 
 
-@written(REGISTER_BYTES, False)
-def correlate_units(
-    writer: Writer, sums: Any, tile: Any, planes: Any, stride: Any, offsets: Any, count: Any
+def _write_correlate_units(
+    writer: Writer, sums: Any, tile: Any, planes: Any, strides: Any, offsets: Any, count: Any
 ) -> None:
     """Add to `UNIT_SUMS` vectors for each of `count` units: the tile times what each of its pixels reads.
 
-    Arguments as those of `add_units`.
+    Arguments as those of `add_units`; `strides` are those of the tile and of planes.
     """
     builder = writer.builder
     sums, tile, planes, offsets = (_pointer(writer, each) for each in (sums, tile, planes, offsets))
-    grad_output = [writer.load(tile, _vector_at(writer, i)) for i in range(UNIT_ROWS * UNIT_VECTORS)]
+    apart, stride = (builder.extract_value(strides, k) for k in range(2))
+    grad_output = [
+        writer.load(tile, builder.add(builder.mul(apart, count.type(i)), _vector_at(writer, j)))
+        for i, j in product(range(UNIT_ROWS), range(UNIT_VECTORS))
+    ]
     with Loop(builder, count, []) as loop:
         row = builder.gep(planes, [builder.sext(writer.element(offsets, loop.k), count.type)])
         own = builder.gep(sums, [builder.mul(loop.k, _vector_at(writer, UNIT_SUMS))])
@@ -144,6 +147,32 @@ def correlate_units(
                 terms = [builder.fadd(*pair) for pair in pairs] + terms[len(terms) & ~1 :]
             at = _vector_at(writer, number)
             writer.store(builder.fadd(writer.load(own, at), terms[0]), own, at)
+
+
+correlate_units, correlate_units_in_cells = (
+    written(REGISTER_BYTES, in_cells)(_write_correlate_units) for in_cells in (False, True)
+)
+
+
+@written(REGISTER_BYTES)
+def flush_units(writer: Writer, sums: Any, target: Any, at: Any, count: Any) -> None:
+    """Move what the lanes of `UNIT_SUMS` vectors for each of `count` units have added up to target[at:].
+
+    That is in float64.
+    """
+    builder, index = writer.builder, count.type
+    wide = ir.VectorType(ir.DoubleType(), UNIT_SUMS)
+    with Loop(builder, count, []) as loop:
+        own = builder.gep(sums, [builder.mul(loop.k, _vector_at(writer, UNIT_SUMS))])
+        places = [_vector_at(writer, number) for number in range(UNIT_SUMS)]
+        found = writer.totals([writer.load(own, place) for place in places])
+        for place in places:
+            writer.store(writer.zero, own, place)
+        if found.type != wide:
+            found = builder.fpext(found, wide)
+        to = builder.add(at, builder.mul(loop.k, index(UNIT_SUMS)))
+        to = builder.bitcast(builder.gep(target, [to]), wide.as_pointer())
+        builder.store(builder.fadd(builder.load(to, align=8), found), to, align=8)
 
 
 def _partial_sums(writer: Writer, row: Any, stride: Any, grad_output: list) -> list[list]:
