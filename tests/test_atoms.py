@@ -201,6 +201,7 @@ FEW_OUTPUTS = {
 }
 HARD = {
     "many channels": hard_call((67, 37), 6, (13, 17), (3, 3)),
+    "many channels of one line": hard_call((103, 20), 3, (1, 40), (1, 3)),
     "many channels, one output": hard_call((131, 1), 5, (9, 9), (3, 3), bias=False),
     "many atoms and outputs": hard_call((9, 70), 13, (11, 8), (3, 3)),
     "many images": hard_call((5, 3), 2, (3, 4), (3, 3), batch=37),

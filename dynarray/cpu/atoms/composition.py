@@ -18,9 +18,9 @@ from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, whole_lines
 from ..engine.products import MIXED_BYTES, Extent, Factor, Target, dot_planes, mix_rows
-from ..engine.vectors import LINE_BYTES, in_row, prefetch
+from ..engine.vectors import in_row
 
-COMPOSE_RUN_BYTES = 128 * 1024  # of all rows of a run
+COMPOSE_RUN_BYTES = 256 * 1024  # of all rows of a run
 COMPOSE_RUN = 1024  # positions of a run, at most; sums over one are short enough to be accurate
 
 
@@ -77,20 +77,16 @@ def _compose_run(number: int, plan: ComposePlan) -> ComposeRun:
 @borrowing_jit
 def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
     """The rows of a run, with zeros up to its full length."""
-    rows, flat = source.shape[1], in_row(source)
-    for row in range(rows):
-        copy(target, row * plan.span, flat, (run.plane * rows + row) * plan.positions + run.at, run.length)
+    flat, begin = in_row(source), _begin(run, source, plan)
+    for row in range(source.shape[1]):
+        copy(target, row * plan.span, flat, begin + row * plan.positions, run.length)
         clear(target, row * plan.span + run.length, plan.run - run.length)
 
 
 @borrowing_jit
-def _fetch_run(source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
-    """Fetch a run that is soon to be taken."""
-    rows, flat, line = source.shape[1], in_row(source), LINE_BYTES // source.itemsize
-    for row in range(rows):
-        at = (run.plane * rows + row) * plan.positions + run.at
-        for j in range(0, run.length, line):
-            prefetch(flat, at + j)
+def _begin(run: ComposeRun, source: np.ndarray, plan: ComposePlan) -> int:
+    """The element of the source at which the first row of a run begins."""
+    return run.plane * source.shape[1] * plan.positions + run.at
 
 
 @borrowing_jit
@@ -114,9 +110,8 @@ def compose_items(
     apart = plan.positions
     for item in range(start, stop):
         run, following = _compose_run(item, plan), _compose_run(min(item + 1, stop - 1), plan)
-        _fetch_run(alpha, following, plan)
-        at = run.plane * alpha.shape[1] * apart + run.at
-        _mix_run(atoms, scales, Factor(in_row(alpha), at, ZERO, apart, None), run, apart)
+        at, then = _begin(run, alpha, plan), _begin(following, alpha, plan)
+        _mix_run(atoms, scales, Factor(in_row(alpha), at, ZERO, apart, then - at), run, apart)
 
 
 @borrowing_cached_jit
@@ -138,12 +133,12 @@ def compose_gradient_items(
         end = runs * (item + 1) // items
         for number in range(runs * item // items, end):
             run, following = _compose_run(number, plan), _compose_run(min(number + 1, end - 1), plan)
-            _take_run(scratch.atoms, grad_output, run, plan)
-            _fetch_run(grad_output, following, plan)
+            at, then = _begin(run, grad_output, plan), _begin(following, grad_output, plan)
             if grads.alpha.size:
-                packed = Factor(scratch.atoms, ZERO, ZERO, plan.span, None)
-                _mix_run(grads.alpha, scales, packed, run, plan.positions)
+                source = Factor(in_row(grad_output), at, ZERO, plan.positions, then - at)
+                _mix_run(grads.alpha, scales, source, run, plan.positions)
             if taps:
+                _take_run(scratch.atoms, grad_output, run, plan)
                 _take_run(scratch.alpha, alpha, run, plan)
                 dots = Target(scratch.dots, ZERO, taps, 1)
                 left = Factor(scratch.alpha, ZERO, plan.rows, ZERO, None)

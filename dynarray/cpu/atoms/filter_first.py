@@ -11,8 +11,9 @@ which a tap of the filter is one offset (see `plan`), so that
 coefficients^T grad_y`` and, added up over the tiles of an item, ``grad_coefficients^T = z grad_y^T``.
 Forward, z of a strip of positions is multiplied before it leaves the first level of cache.
 
-Neighbouring tiles of rows read some of the same rows of x. An item of work adds up what belongs to rows that
-an item before reads as well in a place of its own, its edge; edges are added last, in order.
+Neighbouring tiles of rows read some of the same rows of x. A share of them adds up what belongs to rows that
+the share before reads as well in a place of its own, its edge; edges are added last, in order. Where shares
+are few, an item of work is a share and some of the channels, whose gradients of the atoms are added last too.
 """
 
 import math
@@ -24,7 +25,7 @@ from ..engine.compile import kernel_input
 from ..engine.memory import borrow, run_with_scratch
 from .gradients import AtomGradients, AtomShares, AtomWork, atom_backward_items
 from .kernels import AtomInputs, atom_forward_items
-from .plan import AtomCall, deal_tiles, edge_rows, plan_atoms
+from .plan import AtomCall, channel_groups, deal_tiles, edge_rows, plan_atoms
 
 Needs = tuple[bool, bool, bool, bool]
 
@@ -69,20 +70,22 @@ def gradients_by_tile(grad_output: np.ndarray, arrays: tuple, needs: Needs, call
     waiting = x.itemsize * max(math.prod(product), math.prod(edge))
     row_tiles = plan.tiles.row_tiles
     items = max(1, min(x.shape[0] * row_tiles, parallel.ITEMS, ATOM_SLOT_BYTES // waiting))
-    shares = AtomShares(*deal_tiles(call, plan.tiles, items))
+    groups = channel_groups(call, plan, items, ATOM_SLOT_BYTES)
+    shares = AtomShares(*deal_tiles(call, plan.tiles, items), groups)
     packed = gemm.pack_left(coefficients.reshape(outputs, depth).T).reshape(-1)
     inputs = AtomInputs(kernel_input(x), _by_tap(atoms), packed, np.empty(0, x.dtype))
+    by_group = len(groups) - 1, *inputs.atoms.shape
     # Borrowed is what nobody sees after the call; every item clears its own.
     grads = AtomGradients(
         x=np.zeros(x.shape if needs[0] else (0,) * 4, x.dtype),
         edges=borrow("edges", (items, *edge) if needs[0] else (0,) * 4, x.dtype),
-        atoms=np.empty(inputs.atoms.shape if needs[1] else (0,) * 3, x.dtype),
+        atoms=np.empty(by_group if needs[1] else (0,) * 4, x.dtype),
         coefficients=borrow("coefficients", (items, *product) if needs[2] else (0,) * 3, x.dtype),
         bias=np.zeros((items, outputs) if needs[3] else (0,) * 2),
     )
     operations = 3.0 * coefficients.size * grad_output.size / outputs
     work = AtomWork(inputs, _by_position(grad_output), grads, shares)
-    run_with_scratch(atom_backward_items, items, operations, sizes, x.dtype, work, plan)
+    run_with_scratch(atom_backward_items, items * by_group[0], operations, sizes, x.dtype, work, plan)
     if needs[0]:
         for first, (low, high), rows in zip(shares.first_of, shares.shared, grads.edges):
             grads.x[first // row_tiles, :, low:high] += rows[:, : high - low]
@@ -90,9 +93,10 @@ def gradients_by_tile(grad_output: np.ndarray, arrays: tuple, needs: Needs, call
     if needs[2]:
         total = grads.coefficients[:, :depth, :outputs].sum(axis=0)
         grad_coefficients = np.ascontiguousarray(total.T).reshape(coefficients.shape)
+    grad_atoms = grads.atoms.sum(axis=0) if by_group[0] > 1 else grads.atoms
     return (
         grads.x if needs[0] else None,
-        grads.atoms.reshape(atoms.shape) if needs[1] else None,
+        grad_atoms.reshape(atoms.shape) if needs[1] else None,
         grad_coefficients,
         grads.bias.sum(axis=0).astype(x.dtype) if needs[3] else None,
     )

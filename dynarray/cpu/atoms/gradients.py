@@ -22,17 +22,21 @@ class AtomGradients(NamedTuple):
     """What the backward pass writes; arrays that are not needed have no elements."""
 
     x: np.ndarray
-    edges: np.ndarray  # per item: what it adds to rows of x that belong to the item before
-    atoms: np.ndarray
-    coefficients: np.ndarray  # per item, (C*M, O), both up to whole tiles of the product
-    bias: np.ndarray  # per item; float64, which costs nothing
+    edges: np.ndarray  # per share: what it adds to rows of x that belong to the share before
+    atoms: np.ndarray  # per group of channels
+    coefficients: np.ndarray  # per share, (C*M, O), both up to whole tiles of the product
+    bias: np.ndarray  # per share; float64, which costs nothing
 
 
 class AtomShares(NamedTuple):
-    """Item i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge."""
+    """Share i is the tiles of rows first_of[i] to first_of[i + 1]; shared[i] are the rows of its edge.
+
+    Group i of channels begins with number channels[i].
+    """
 
     first_of: np.ndarray
     shared: np.ndarray
+    channels: np.ndarray
 
 
 class AtomWork(NamedTuple):
@@ -45,9 +49,9 @@ class AtomWork(NamedTuple):
 
 
 class AtomEdge(NamedTuple):
-    """The rows of x from `first` to `end` get what an item adds in the item's own place."""
+    """The rows of x from `first` to `end` get what a share adds in the share's own place."""
 
-    item: int
+    share: int
     first: int
     end: int
 
@@ -79,7 +83,7 @@ def _add_grad_x(
     """Gradients of channels (first, count) of x, from those of their planes."""
     (first, count), planes, grads, window = channels, plan.planes, work.grads, window_of(tile, plan)
     for c in range(count):
-        image, edge_rows = grads.x[tile.n, first + c], grads.edges[edge.item, first + c]
+        image, edge_rows = grads.x[tile.n, first + c], grads.edges[edge.share, first + c]
         for plane in range(len(planes.origin_y)):
             rows = rows_of_plane(plane, window, planes)
             at = c * plan.image + plane * planes.plane
@@ -142,7 +146,7 @@ def _add_chunk(
             _add_grad_x(tile, (c, count), work, edge, plan, scratch)
     if grads.coefficients.size:
         wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
-        grad = gemm.Matrix(in_row(grads.coefficients[edge.item]), begin * m * wide, wide)
+        grad = gemm.Matrix(in_row(grads.coefficients[edge.share]), begin * m * wide, wide)
         # Short sums that are added up: rounding errors grow with the length of a sum.
         for first in range(0, tile.positions, SUMMED_POSITIONS):
             z = gemm.Matrix(scratch.z, first, span)
@@ -152,33 +156,43 @@ def _add_chunk(
 
 
 @borrowing_jit
-def _finish_tile(tile: AtomTile, grads: AtomGradients, item: int, span: int, scratch: AtomScratch) -> None:
-    """The gradients of the atoms of a tile, and what it adds to those of the bias."""
-    for row in range(grads.atoms.shape[1]):
-        copy(grads.atoms[tile.n, row], tile.at, scratch.grad_atoms, row * span, tile.positions)
-    for o in range(grads.bias.shape[1]):
+def _finish_tile(tile: AtomTile, grads: AtomGradients, group: int, span: int, scratch: AtomScratch) -> None:
+    """The gradients of the atoms of a tile, from a group of channels."""
+    for row in range(grads.atoms.shape[2]):
+        copy(grads.atoms[group, tile.n, row], tile.at, scratch.grad_atoms, row * span, tile.positions)
+
+
+@borrowing_jit
+def _add_bias(tile: AtomTile, total_of: np.ndarray, span: int, scratch: AtomScratch) -> None:
+    """What a tile adds to the gradient of the bias."""
+    for o in range(len(total_of)):
         total, at = 0.0, uint64(o * span)
         for j in range(uint64(tile.positions)):
             total += scratch.grad_output[at + j]
-        grads.bias[item, o] += total
+        total_of[o] += total
 
 
 @borrowing_cached_jit
 def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomWork, plan: AtomPlan) -> None:
-    """Items: tiles of rows, see `AtomShares`."""
+    """Items: (share of the tiles of rows, group of channels), see `AtomShares`."""
     inputs, grad_output, grads, shares = work
-    outputs, channels = grad_output.shape[1], inputs.x.shape[1]
-    tiles, first_of = plan.tiles, shares.first_of
-    items, width = len(first_of) - 1, gemm.TILE_ROW_BYTES // grad_output.itemsize
-    edge_size, product_size = grads.edges.size // items, grads.coefficients.size // items
+    outputs, tiles, first_of = grad_output.shape[1], plan.tiles, shares.first_of
+    groups, width = len(shares.channels) - 1, gemm.TILE_ROW_BYTES // grad_output.itemsize
+    m, (rows, wide) = len(plan.offsets.atom), grads.coefficients.shape[1:]
+    channels, of_edge = inputs.x.shape[1], grads.edges.shape[2] * grads.edges.shape[3]
     for item in range(start, stop):
-        clear(grads.edges, item * edge_size, edge_size)
-        clear(grads.coefficients, item * product_size, product_size)
-        for number in range(first_of[item] * tiles.pieces, first_of[item + 1] * tiles.pieces):
+        share, group = item // groups, item % groups
+        low, high = shares.channels[group], shares.channels[group + 1]
+        if grads.edges.size:
+            clear(grads.edges, (share * channels + low) * of_edge, (high - low) * of_edge)
+        if grads.coefficients.size:
+            first, end = low * m, rows if high == channels else high * m
+            clear(grads.coefficients, (share * rows + first) * wide, (end - first) * wide)
+        for number in range(first_of[share] * tiles.pieces, first_of[share + 1] * tiles.pieces):
             tile = atom_tile(number, plan, grad_output.itemsize)
-            # The edge is at the top of the first image: rows of others belong to this item alone.
-            here = 1 if tile.n == first_of[item] // tiles.row_tiles else 0
-            edge = AtomEdge(item, here * shares.shared[item, 0], here * shares.shared[item, 1])
+            # The edge is at the top of the first image: rows of others belong to this share alone.
+            here = 1 if tile.n == first_of[share] // tiles.row_tiles else 0
+            edge = AtomEdge(share, here * shares.shared[share, 0], here * shares.shared[share, 1])
             gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, tiles.span)
             gather_tile(scratch.grad_output, grad_output[tile.n], tile, tiles.span)
             for o in range(0, outputs, width):  # strip by strip as the right matrix of `gemm.multiply_rows`
@@ -186,7 +200,10 @@ def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomW
                 strip = gemm.Matrix(scratch.grad_output, o * tiles.span, tiles.span)
                 transpose(turned, strip, min(width, outputs - o), tile.positions)
             clear(scratch.grad_atoms, 0, scratch.grad_atoms.size)
-            for begin in range(0, channels, plan.chunk):
-                end = min(begin + plan.chunk, channels)
+            for begin in range(low, high, plan.chunk):
+                end = min(begin + plan.chunk, high)
                 _add_chunk(tile, (begin, end), work, edge, plan, scratch)
-            _finish_tile(tile, grads, item, tiles.span, scratch)
+            if grads.atoms.size:
+                _finish_tile(tile, grads, group, tiles.span, scratch)
+            if grads.bias.size and group == 0:
+                _add_bias(tile, grads.bias[share], tiles.span, scratch)

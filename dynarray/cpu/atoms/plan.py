@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine import gemm
+from ..engine import gemm, parallel
 from ..engine.planes import TapPlanes, tap_planes
 from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
@@ -21,6 +21,7 @@ ATOM_DEPTH = 192
 ATOM_Z_BYTES = 144 * 1024  # backward, those of a whole tile, and as much for their gradients
 ATOM_IMAGE_BYTES = 320 * ATOM_TILE_BYTES  # packed channels of a tile
 ATOM_GROUP = 8  # channels packed at once, backward
+ATOM_CHANNELS = 32  # backward, that a work item takes at least, unless there are fewer
 
 
 class AtomCall(NamedTuple):
@@ -166,6 +167,19 @@ def _scratch(call: AtomCall, plan: AtomPlan, taps: int, z: int, *, backward: boo
 def edge_rows(call: AtomCall) -> int:
     """Most rows of x that two neighbouring tiles of rows read."""
     return max(0, (call.atoms[2] - 1) * call.dilation[0] + 1 - call.stride[0])
+
+
+def channel_groups(call: AtomCall, plan: AtomPlan, shares: int, most_bytes: int) -> np.ndarray:
+    """Where the groups of channels begin that items of work are divided into, and the end.
+
+    They are whole tiles of the matrix products. Each has gradients of the atoms of its own, in `most_bytes`
+    for all of them.
+    """
+    step, channels = math.lcm(plan.group, gemm.TILE_ROWS), call.x[1]
+    room = most_bytes // (math.prod(call.atoms) * call.itemsize)
+    number = max(1, min(-(-parallel.ITEMS // shares), channels // ATOM_CHANNELS, room))
+    each = -(-channels // (number * step)) * step
+    return np.append(np.arange(0, channels, each), channels)
 
 
 @lru_cache(maxsize=256)

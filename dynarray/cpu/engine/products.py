@@ -400,7 +400,11 @@ def _write_mixed_rows(writer: Writer, target: Any, scales: Any, b: Any, extent: 
 
     def mix(shift: Any, mask: Any) -> None:
         def step(k: Any, sums: list) -> list:
-            value = load_part(writer, right, builder.add(writer.place(b.terms, k), shift), mask)
+            at = builder.add(writer.place(b.terms, k), shift)
+            value = load_part(writer, right, at, mask)
+            if b.ahead is not None:
+                for line in range(0, writer.lanes, LINE_BYTES // writer.itemsize):
+                    writer.prefetch(right, builder.add(at, builder.add(b.ahead, at.type(line))))
             scale = [writer.broadcast(writer.element(each, k)) for each in factors]
             return [writer.multiply_add(*pair, value) for pair in zip(sums, scale, strict=True)]
 
