@@ -1,4 +1,4 @@
-"""`dynamic_sampling_conv2d` on the CPU where kernels see one region, and positions have attention.
+"""`dynamic_sampling_conv2d` on the CPU where kernels see one region: what its kernels make of box sums.
 
 For a tile of positions and an output channel all that `boxes` sums up is made before the next: the attention
 of positions, which is as large as the spatial kernel, is read once, where it lies, and its gradient written.
@@ -13,9 +13,9 @@ from ..engine import parallel
 from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
-from ..engine.runs import RunRows, add_terms
+from ..engine.runs import RunGradients, RunRows, add_gradients, add_terms
 from ..engine.vectors import in_row
-from .dots import DOT_TILE, dot_shares
+from .dots import DOT_TILE, DotPlanes, dot_shares
 
 
 class AttendedInputs(NamedTuple):
@@ -27,10 +27,10 @@ class AttendedInputs(NamedTuple):
     channel_kernel: np.ndarray  # (n, O, C, positions)
     spatial_kernel: np.ndarray  # (n, O, taps, positions)
     sample_attention: np.ndarray  # (n, O, p), or without elements
-    position_attention: np.ndarray  # (n, O, taps, .)
-    boxes: np.ndarray  # (n, C, p)
+    position_attention: np.ndarray  # (n, O, taps, .), or without elements
+    boxes: np.ndarray  # (n, C, elements)
     totals: np.ndarray  # (n, taps, p)
-    terms: np.ndarray  # where each channel begins in the boxes of an image
+    places: DotPlanes  # of channels in the boxes
     first: tuple[int, int]
     residuals: tuple  # of channels, and of the attention
 
@@ -42,7 +42,7 @@ class AttendedGrads(NamedTuple):
     sample_attention: np.ndarray  # (n, O, p)
     position_attention: np.ndarray  # as that of the inputs
     totals: np.ndarray  # (n, slots, taps, p): slots are shares of the outputs, to be added up
-    central: np.ndarray  # (n, O, p): the gradient of the sums over channels
+    central: np.ndarray  # (n, O, p): the gradient of the sums over channels; none where it is that of y
 
 
 class AttendedScratch(NamedTuple):
@@ -89,10 +89,30 @@ def _dot_channels(dots: np.ndarray, inputs: AttendedInputs, tile: AttendedTile) 
     for w in range(tile.count):
         dots[w] = residual * totals[centre + w]
     at = (tile.n * outputs + tile.output) * channels * plane + inputs.first[0] + tile.begin
-    here = tile.n * channels * inputs.totals.shape[2] + tile.begin
+    here = tile.n * channels * inputs.boxes.shape[2] + inputs.places.first + tile.begin
     kernels = RunRows(in_row(inputs.channel_kernel), at, plane)
-    seen = RunRows(in_row(inputs.boxes), here, inputs.terms)
+    seen = RunRows(in_row(inputs.boxes), here, inputs.places.terms)
     add_terms(RunRows(dots, ZERO, ZERO), kernels, seen, channels, tile.count)
+
+
+@borrowing_jit
+def _rows_of_taps(inputs: AttendedInputs, tile: AttendedTile) -> tuple:
+    """The spatial kernels of a tile, and what they see."""
+    (k, _, t), size = _attended_places(inputs, tile, 0), inputs.totals.shape[2]
+    kernels = RunRows(in_row(inputs.spatial_kernel), int(k), inputs.spatial_kernel.shape[3])
+    return kernels, RunRows(in_row(inputs.totals), int(t), size)
+
+
+@borrowing_jit
+def _sum_region(scratch: AttendedScratch, inputs: AttendedInputs, tile: AttendedTile) -> None:
+    """The region, from the sums over channels."""
+    if inputs.position_attention.size:
+        _sum_attended(scratch, inputs, tile)
+        return
+    for w in range(tile.count):
+        scratch.region[w] = scratch.dots[w]
+    kernels, seen = _rows_of_taps(inputs, tile)
+    add_terms(RunRows(scratch.region, ZERO, ZERO), kernels, seen, inputs.totals.shape[1], tile.count)
 
 
 @borrowing_jit
@@ -127,7 +147,7 @@ def attended_items(
         for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
             tile = AttendedTile(n, o, begin, count)
             _dot_channels(scratch.dots, inputs, tile)
-            _sum_attended(scratch, inputs, tile)
+            _sum_region(scratch, inputs, tile)
             to = uint64((n * outputs + o) * positions + inputs.first[0] + begin)
             at = uint64((n * outputs + o) * size + begin)
             if by_sample.size:
@@ -158,12 +178,16 @@ def _begin_output(
     else:
         for w in range(tile.count):
             weights[w] = given[at + w]
-    for w in range(tile.count):
-        central[at + w] = weights[w] * (attention[centre + w] + residual)
+    if attention.size:
+        for w in range(tile.count):
+            central[at + w] = weights[w] * (attention[centre + w] + residual)
+    elif central.size:
+        for w in range(tile.count):
+            central[at + w] = weights[w]
     if grads.sample_attention.size + grads.position_attention.size:
         _dot_channels(scratch.dots, inputs, tile)
     if grads.sample_attention.size:
-        _sum_attended(scratch, inputs, tile)
+        _sum_region(scratch, inputs, tile)
         grad = in_row(grads.sample_attention)
         for w in range(tile.count):
             grad[at + w] = given[at + w] * scratch.region[w]
@@ -194,6 +218,22 @@ def _add_tap_gradients(
             by_totals[to + w] += weights[w] * kernel[k + w] * (attention[a + w] + residual)
 
 
+@borrowing_jit
+def _add_gradients_of_taps(
+    weights: np.ndarray, inputs: AttendedInputs, grads: AttendedGrads, tile: AttendedTile, to: int
+) -> None:
+    """What all taps give; the gradients of their totals are in rows from `to` on."""
+    taps, size, wanted = inputs.totals.shape[1], inputs.totals.shape[2], grads.totals.size > 0
+    if inputs.position_attention.size:
+        for tap in range(taps):
+            _add_tap_gradients(weights, inputs, grads, tile, tap, to + tap * size)
+        return
+    kernels, seen = _rows_of_taps(inputs, tile)
+    by_kernel = RunRows(in_row(grads.spatial_kernel), kernels.at, ZERO)
+    own = RunGradients(by_kernel, RunRows(in_row(grads.totals), to, size), len(by_kernel.values) > 0, wanted)
+    add_gradients(own, RunRows(weights, ZERO, ZERO), kernels, seen, 1, (taps, tile.count))
+
+
 @borrowing_cached_jit
 def attended_gradient_items(
     start: int,
@@ -216,15 +256,14 @@ def attended_gradient_items(
         for o in range(outputs * slot // slots, outputs * (slot + 1) // slots):
             tile = AttendedTile(n, o, begin, count)
             _begin_output(scratch, grad_output, inputs, grads, tile)
-            for tap in range(taps):
-                _add_tap_gradients(weights, inputs, grads, tile, tap, own + tap * size)
+            _add_gradients_of_taps(weights, inputs, grads, tile, own)
             _, a, _ = _attended_places(inputs, tile, taps // 2)
             if by_attention.size:
                 for w in range(count):
                     by_attention[a + w] += weights[w] * scratch.dots[w]
             if by_totals.size:
-                central, to = in_row(grads.central), uint64(own + taps // 2 * size)
-                at = uint64((n * outputs + o) * size + begin)
+                central = in_row(grads.central if grads.central.size else grad_output)
+                to, at = uint64(own + taps // 2 * size), uint64((n * outputs + o) * size + begin)
                 for w in range(count):
                     by_totals[to + w] += residual * central[at + w]
 
@@ -234,7 +273,7 @@ def attended_region(y: np.ndarray, inputs: AttendedInputs) -> None:
     (n, outputs), size = y.shape[:2], inputs.totals.shape[2]
     tiles = n * -(-size // DOT_TILE)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    operations = float(n * outputs * size) * (len(inputs.terms) + 2 * inputs.totals.shape[1])
+    operations = float(n * outputs * size) * (len(inputs.places.terms) + 2 * inputs.totals.shape[1])
     scratch = AttendedScratch(DOT_TILE, DOT_TILE, 0)
     run_with_scratch(attended_items, tiles * chunks, operations, scratch, y.dtype, y, inputs, chunks)
 
@@ -244,12 +283,14 @@ def attended_gradients(
 ) -> AttendedGrads:
     """Write the first three of `AttendedGrads`, the `targets`, and make the rest: of totals, if `wanted`."""
     (n, outputs, size), taps = grad_output.shape, inputs.totals.shape[1]
-    slots = dot_shares(outputs, len(inputs.terms) + taps, size).slots
+    slots = dot_shares(outputs, len(inputs.places.terms) + taps, size).slots
     dtype, by_slot = grad_output.dtype, (n if wanted else 0, slots, taps, size)
-    totals, central = borrow("grad_totals", by_slot, dtype), borrow("central", grad_output.shape, dtype)
+    attended = inputs.position_attention.size + inputs.sample_attention.size > 0
+    totals = borrow("grad_totals", by_slot, dtype)
+    central = borrow("central", grad_output.shape if attended else (0, 0, 0), dtype)
     by_kernel, by_sample, by_position = targets
     grads = AttendedGrads(by_kernel, by_sample, by_position, totals, central)
-    operations = float(grad_output.size) * (len(inputs.terms) + 6 * taps)
+    operations = float(grad_output.size) * (len(inputs.places.terms) + 6 * taps)
     items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, DOT_TILE)
     args = grad_output, inputs, grads, slots
     run_with_scratch(attended_gradient_items, items, operations, scratch, dtype, *args)

@@ -7,9 +7,9 @@ kernel's residual,
     y[o] = As[o] * (Ap[o,centre] * (sum_c channel_kernel[o,c] * X[c] + r * T[centre])
                     + sum_t spatial_kernel[o,t] * Ap[o,t] * T[t])
 
-at every position, where attention is that of one sample and may be missing. Taps are like so many more
-channels, and both sums those of `dots`, or, with Ap, of `attended`. X and T are made for a band of rows of
-outputs at a time.
+at every position, where attention is that of one sample and may be missing. `attended` makes the sums, and
+`dots` the gradients of those over channels. X and T are made for a band of rows of outputs at a time; where a
+position sees one pixel, X is x.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import cached_jit
-from ..engine.memory import borrow, run_with_scratch
+from ..engine import parallel
+from ..engine.compile import borrowing_cached_jit, cached_jit
+from ..engine.memory import borrow, empty, run_with_scratch
 from ..engine.pixels import clear
+from ..engine.vectors import in_row
 from .attended import AttendedInputs, attended_gradients, attended_region
-from .dots import DOT_SLOTS, add_dots, dot_gradients, dot_shares, dots_of_terms
+from .dots import (
+    DOT_SLOTS,
+    DOT_TILE,
+    DotPlanes,
+    dot_gradients,
+    dot_gradients_of_images,
+    dot_shares,
+    dot_tiles,
+    dots_of_images,
+    dots_of_terms,
+)
 
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 
@@ -47,6 +59,21 @@ class BoxScratch(NamedTuple):
 
     row: Any
     sums: Any
+
+
+@borrowing_cached_jit
+def channel_sum_items(start: int, stop: int, target: np.ndarray, images: np.ndarray) -> None:
+    """Items (image, tile of pixels): sums over channels of images, (N, C, pixels)."""
+    channels, size = images.shape[1:]
+    tiles, flat, to = -(-size // DOT_TILE), in_row(images), in_row(target)
+    for item in range(start, stop):
+        n, begin = item // tiles, item % tiles * DOT_TILE
+        count, at = uint64(min(DOT_TILE, size - begin)), uint64(n * size + begin)
+        clear(to, n * size + begin, count)
+        for c in range(channels):
+            f = uint64((n * channels + c) * size + begin)
+            for w in range(count):
+                to[at + w] += flat[f + w]
 
 
 @cached_jit
@@ -158,6 +185,17 @@ def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSt
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
 
+def sum_channels_of(images: np.ndarray) -> np.ndarray:
+    """(N, 1, H, W), of images (N, C, H, W)."""
+    target, pixels = (
+        borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype),
+        prod(images.shape[2:]),
+    )
+    items = len(images) * -(-pixels // DOT_TILE)
+    parallel.run(channel_sum_items, items, float(images.size), target, images.reshape(*images.shape[:2], -1))
+    return target
+
+
 def box_bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Images and rows of outputs of each band, of whose rows one takes so much memory."""
     most = max(1, BOX_BAND_BYTES // row_bytes)  # rows
@@ -187,6 +225,7 @@ class RegionCall(NamedTuple):
     arrays: RegionArrays
     pixel_steps: BoxSteps  # of boxes around each position
     tap_steps: BoxSteps  # of boxes around each of its taps
+    tiles: int | None  # of images that are their own boxes; None if there are none
     channel_residual: Any
     attention_residual: Any
 
@@ -197,14 +236,10 @@ class RegionBand(NamedTuple):
     images: slice
     rows: slice
     positions: slice
-    boxes: np.ndarray  # X, (n, C, p)
+    boxes: np.ndarray  # X, (n, C, p), or x itself
+    places: DotPlanes  # of channels there
     totals: np.ndarray  # T, (n, taps, p)
     sample_attention: Any  # (n, O, p), or None
-
-    @property
-    def centre(self) -> int:
-        """Number of the tap in the middle."""
-        return self.totals.shape[1] // 2
 
 
 def is_single_region(arrays: tuple, params: dict[str, Any]) -> bool:
@@ -249,45 +284,34 @@ def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
     sizes = x.shape[2:], spatial_kernel.shape[5], spatial_kernel.shape[2:4]
     both = _region_steps(*sizes, params["samples"], *steps)
     residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
-    return RegionCall(_region_arrays(arrays, params["stride"]), *both, *residuals)
+    own = _region_arrays(arrays, params["stride"])
+    tiles = dot_tiles(len(x), *own.channel_kernel.shape[1:]) if both[0].plain else None
+    return RegionCall(own, *both, tiles, *residuals)
 
 
 def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
     x, channel_kernel, spatial_kernel, _, attention = call.arrays
     (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
     by_output = 2 if attention is None or attention.flags.c_contiguous else 2 + 2 * taps
-    numbers, wide = (1 + DOT_SLOTS) * (x.shape[1] + taps) + outputs * by_output, call.pixel_steps.wide
+    wide, plain = call.pixel_steps.wide, call.tiles is not None
+    copied = taps if plain else x.shape[1] + taps
+    numbers = (1 + DOT_SLOTS) * copied + outputs * by_output
     for images, rows in box_bands(n, positions // wide, numbers * wide * x.itemsize):
         own, _, _, by_sample, _ = call.arrays.of(images)
         places = slice(rows.start * wide, rows.stop * wide)
-        boxes = make_boxes("boxes", own, rows, call.pixel_steps)
-        totals = make_boxes("totals", own.sum(axis=1)[:, None], rows, call.tap_steps)
+        boxes = own.reshape(*own.shape[:2], -1) if plain else make_boxes("boxes", own, rows, call.pixel_steps)
+        terms = dots_of_images(boxes, places.start) if plain else dots_of_terms(boxes)
+        totals = make_boxes("totals", sum_channels_of(own), rows, call.tap_steps)
         by_sample = None if by_sample is None else np.ascontiguousarray(by_sample[..., places])
-        yield RegionBand(images, rows, places, boxes, totals, by_sample)
-
-
-def _sum_region(call: RegionCall, band: RegionBand) -> np.ndarray:
-    """The region of a band, (n, O, p), without the attention of samples."""
-    own, first = call.arrays.of(band.images), band.positions.start
-    z = np.zeros((*own.channel_kernel.shape[:2], band.boxes.shape[2]), band.boxes.dtype)
-    z += call.channel_residual * band.totals[:, band.centre, None]
-    add_dots(z, own.channel_kernel, band.boxes, dots_of_terms(band.boxes), first)
-    add_dots(z, own.spatial_kernel, band.totals, dots_of_terms(band.totals), first)
-    return z
+        yield RegionBand(images, rows, places, boxes, terms, totals, by_sample)
 
 
 def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     """The output, (N, O, Ho, Wo)."""
     n, outputs, _, high, wide = arrays[1].shape
-    call, y = _region_call(arrays, params), np.empty((n, outputs, high * wide), arrays[1].dtype)
+    call, y = _region_call(arrays, params), empty((n, outputs, high * wide), arrays[1].dtype)
     for band in _region_bands(call):
-        if call.arrays.position_attention is not None:
-            attended_region(y[band.images], _attended_inputs(call, band))
-            continue
-        z = _sum_region(call, band)
-        if band.sample_attention is not None:
-            z *= band.sample_attention + call.attention_residual
-        y[band.images, :, band.positions] = z
+        attended_region(y[band.images], _attended_inputs(call, band))
     return y.reshape(n, outputs, high, wide)
 
 
@@ -296,59 +320,54 @@ def single_region_backward(
 ) -> None:
     """Gradients, from that of the output (N, O, Ho, Wo), into `grads`, or None where not wanted.
 
-    That of x is zeros, and that of the position attention where it is not read; the others are written.
+    That of the position attention is zeros where it is not read; the others are written.
     """
     call, targets = _region_call(arrays, params), _region_arrays(grads, params["stride"])
-    grad_output = grad_output.reshape(*grad_output.shape[:2], -1)
-    grad_total = None if targets.x is None else np.zeros_like(arrays[0][:, :1])
-    backward = _plain_backward if call.arrays.position_attention is None else _attended_backward
+    grad_output, x, kernels = grad_output.reshape(*grad_output.shape[:2], -1), targets.x, call.arrays[1]
+    grad_total = None if x is None else np.zeros_like(arrays[0][:, :1])
+    tiles = call.tiles
+    if tiles is None and x is not None:
+        x.fill(0)
+    added = False  # that of the sum over channels, to that of x
     for band in _region_bands(call):
-        own = targets.of(band.images)
+        own, first, total = targets.of(band.images), band.positions.start, None
         grad = np.ascontiguousarray(grad_output[band.images, :, band.positions])
-        central, grad_totals = backward(grad, call, band, own)
-        channel_kernel, first = call.arrays.channel_kernel[band.images], band.positions.start
-        given = central, channel_kernel, band.boxes, own.channel_kernel, grad_total is not None
-        shares = dot_shares(*channel_kernel.shape[1:])
-        grad_boxes = dot_gradients("grad_boxes", dots_of_terms(band.boxes), shares, first, given)
+        central, grad_totals = _spread_region(grad, call, band, own)
         if grad_total is not None:
-            spread_boxes(grad_totals, grad_total[band.images], band.rows, call.tap_steps)
+            total = grad_total[band.images]
+            spread_boxes(grad_totals, total, band.rows, call.tap_steps)
+        given = central, kernels[band.images], band.boxes, own.channel_kernel
+        if tiles is not None:
+            added = grad.shape[2] == grad_output.shape[2]
+            before = total if added else None
+            dot_gradients_of_images(band.places, tiles, first, given, (own.x, before))
+            continue
+        shares = dot_shares(*kernels.shape[1:])
+        grad_boxes = dot_gradients("grad_boxes", band.places, shares, first, (*given, x is not None))
+        if x is not None:
             spread_boxes(grad_boxes, own.x, band.rows, call.pixel_steps)
-    if grad_total is not None:
-        targets.x[...] += grad_total
-
-
-def _plain_backward(
-    grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays
-) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of spatial kernel and attention of samples; those of the sums over channels and of T."""
-    own, weights = call.arrays.of(band.images), grad_output
-    if band.sample_attention is not None:
-        weights = grad_output * (band.sample_attention + call.attention_residual)
-        if grads.sample_attention is not None:
-            grads.sample_attention[..., band.positions] = grad_output * _sum_region(call, band)
-    wanted, first = grads.x is not None, band.positions.start
-    given = weights, own.spatial_kernel, band.totals, grads.spatial_kernel, wanted
-    shares = dot_shares(*own.channel_kernel.shape[1:])
-    grad_totals = dot_gradients("grad_totals", dots_of_terms(band.totals), shares, first, given)
-    if wanted:
-        grad_totals[:, 0, band.centre] += weights.sum(axis=1) * call.channel_residual
-    return weights, grad_totals
+    if x is not None and not added:
+        x += grad_total
 
 
 def _attended_inputs(call: RegionCall, band: RegionBand) -> AttendedInputs:
     own, first = call.arrays.of(band.images), band.positions.start
     attention, first_attended = own.position_attention, first
-    if not attention.flags.c_contiguous:  # one of several pixels is a position
+    if attention is None:
+        attention, first_attended = _nothing(4, own.x), 0
+    elif not attention.flags.c_contiguous:  # one of several pixels is a position
         attention, first_attended = np.ascontiguousarray(attention[..., band.rows, :]), 0
+    if attention.size:
+        attention = attention.reshape(*own.spatial_kernel.shape[:3], -1)
     by_sample = band.sample_attention
     return AttendedInputs(
         own.channel_kernel,
         own.spatial_kernel,
         _nothing(3, attention) if by_sample is None else by_sample,
-        attention.reshape(*own.spatial_kernel.shape[:3], -1),
+        attention,
         band.boxes,
         band.totals,
-        dots_of_terms(band.boxes).terms,
+        band.places,
         (first, first_attended),
         (call.channel_residual, call.attention_residual),
     )
@@ -358,10 +377,10 @@ def _nothing(ndim: int, like: np.ndarray) -> np.ndarray:
     return np.zeros((0,) * ndim, like.dtype)
 
 
-def _attended_backward(
+def _spread_region(
     grad_output: np.ndarray, call: RegionCall, band: RegionBand, grads: RegionArrays
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same where positions have attention, with its gradient."""
+    """Gradients of spatial kernel and attention; those of the sums over channels and of T."""
     inputs, (by_kernel, by_sample, by_position) = _attended_inputs(call, band), grads[2:]
     in_place = by_position is not None and by_position.flags.c_contiguous
     maps = _nothing(4, grad_output)
@@ -379,4 +398,4 @@ def _attended_backward(
     if by_position is not None and not in_place:
         part = by_position[..., band.rows, :]
         part[...] = maps.reshape(part.shape)
-    return made.central, made.totals
+    return made.central if made.central.size else grad_output, made.totals

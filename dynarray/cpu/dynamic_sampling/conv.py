@@ -13,7 +13,16 @@ from ..engine.pixels import PackedRows, covered
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, rows_of_plane, tap_planes
 from ..engine.vectors import in_row
 from .boxes import box_bands
-from .dots import DotPlanes, DotShares, add_dots, dot_gradients, dot_shares
+from .dots import (
+    DotPlanes,
+    DotShares,
+    dot_gradients,
+    dot_gradients_of_images,
+    dot_shares,
+    dot_tiles,
+    dots_of_images,
+    make_dots,
+)
 
 # Of channels that are packed together: what they have in common is found once, and they stay in the cache.
 CONV_PIXELS_BYTES = 64 * 1024
@@ -127,7 +136,7 @@ def _conv_places(
     image = planes.plane * len(planes.origin_y)
     terms = np.arange(weight[2])[:, None] * image + number * planes.plane + begins
     # A single row is cut into columns.
-    return planes, DotPlanes(terms.reshape(-1), 1 if rows == 1 else wide, beyond)
+    return planes, DotPlanes(terms.reshape(-1), 1 if rows == 1 else wide, beyond, 0)
 
 
 @lru_cache(maxsize=64)
@@ -159,19 +168,28 @@ def _weight_by_term(weight: np.ndarray) -> np.ndarray:
     return weight.reshape(n, outputs, channels * kh * kw, high * wide)
 
 
+def _is_pointwise(weight: np.ndarray, params: dict[str, Any]) -> bool:
+    """Whether each output sees the pixels in its own place alone: then the image itself is the planes."""
+    return weight.shape[3:5] == params["stride"] == (1, 1) and params["padding"] == (0, 0)
+
+
 def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `dynamic_conv2d`; keeps the inputs for the backward pass."""
-    y = np.zeros((*weight.shape[:2], *weight.shape[5:]), x.dtype)
+    y = empty((*weight.shape[:2], *weight.shape[5:]), x.dtype)
     if not y.size or not x.size:
         # Every tap reads a zero outside the image, which takes part in the products.
         with np.errstate(all="ignore"):
-            return y + (weight * 0).sum(axis=(2, 3, 4)), (x, weight)
+            return (weight * 0).sum(axis=(2, 3, 4)), (x, weight)
     kernels, pixels = _weight_by_term(kernel_input(weight)), kernel_input(x)
+    if _is_pointwise(weight, params):
+        pixels, sums = pixels.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
+        make_dots(sums, kernels, pixels, dots_of_images(pixels, 0), 0)
+        return y, (x, weight)
     for band in conv_bands(ConvCall(weight.shape, x.itemsize, **params), None):
         seen, part = _pack_planes(pixels[band.images], band), y[band.images, :, band.rows]
         # What is one piece of memory is written in place.
-        sums = part if part.flags.c_contiguous else np.zeros(part.shape, x.dtype)
-        add_dots(sums.reshape(*sums.shape[:2], -1), kernels[band.images], seen, band.places, band.first)
+        sums = part if part.flags.c_contiguous else np.empty(part.shape, x.dtype)
+        make_dots(sums.reshape(*sums.shape[:2], -1), kernels[band.images], seen, band.places, band.first)
         if sums is not part:
             part[...] = sums
     return y, (x, weight)
@@ -182,17 +200,25 @@ def dynamic_conv2d_backward(
 ) -> tuple[Any, Any]:
     """Gradients of `dynamic_conv2d` with respect to x and weight."""
     x, weight = kept
-    grad_x = zeros(x.shape, x.dtype) if needs[0] else None
     grad_weight = empty(weight.shape, weight.dtype) if needs[1] else None
     if not x.size or not weight.size:
         if grad_weight is not None:
             with np.errstate(all="ignore"):
                 grad_weight[...] = grad_output[:, :, None, None, None] * 0
-        return grad_x, grad_weight
+        return zeros(x.shape, x.dtype) if needs[0] else None, grad_weight
     kernels, pixels = _weight_by_term(kernel_input(weight)), kernel_input(x)
     grad_kernels, shares = None, dot_shares(*kernels.shape[1:])
     if grad_weight is not None:
         grad_kernels = _weight_by_term(grad_weight)
+    tiles = dot_tiles(len(x), *kernels.shape[1:]) if _is_pointwise(weight, params) else None
+    if tiles is not None:
+        grad_x = empty(x.shape, x.dtype) if needs[0] else None
+        pixels, gradient = pixels.reshape(*x.shape[:2], -1), kernel_input(grad_output)
+        gradient = gradient.reshape(*gradient.shape[:2], -1)
+        of_images: tuple = gradient, kernels, pixels, grad_kernels
+        dot_gradients_of_images(dots_of_images(pixels, 0), tiles, 0, of_images, (grad_x, None))
+        return grad_x, grad_weight
+    grad_x = zeros(x.shape, x.dtype) if needs[0] else None
     for band in conv_bands(ConvCall(weight.shape, x.itemsize, **params), shares):
         images, seen = band.images, _pack_planes(pixels[band.images], band)
         gradient = kernel_input(grad_output[images, :, band.rows])

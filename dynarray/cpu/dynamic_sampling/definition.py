@@ -14,11 +14,15 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import uint64
 
 from ...reference.dynamic_sampling import sampling_backward, sampling_forward
+from ..engine import parallel
+from ..engine.compile import borrowing_cached_jit, kernel_input
+from ..engine.vectors import in_row
 
 KERNEL_BYTES = 4 * 1024 * 1024  # of the whole kernels of channels that are made together
-FINITE_BYTES = 1024 * 1024  # of images that are looked through together
+FINITE_ELEMENTS = 32 * 1024  # that are looked through together
 _OF_PIXELS = True, False, False, False, True  # which of the arrays go with pixels, the others with outputs
 
 
@@ -65,15 +69,26 @@ def _cut_out(wrong: tuple, arrays: tuple, params: dict[str, Any]) -> SampleCutou
     return SampleCutout((outputs[0], outputs[1]), (pixels[0], pixels[1]))
 
 
+@borrowing_cached_jit
+def finite_items(start: int, stop: int, finite: np.ndarray, array: np.ndarray) -> None:
+    """Items (piece of an array): whether all of its elements are finite."""
+    flat, limit = in_row(array), array.dtype.type(np.inf)
+    for item in range(start, stop):
+        begin, others = uint64(item * FINITE_ELEMENTS), 0
+        for w in range(uint64(min(FINITE_ELEMENTS, array.size - item * FINITE_ELEMENTS))):
+            others += 0 if abs(flat[begin + w]) < limit else 1
+        finite[item] = others == 0
+
+
 def _all_finite(*arrays: Any) -> bool:
-    """Some images at a time, which is little memory."""
-    return all(
-        bool(np.isfinite(array[n : n + together]).all())
-        for array in arrays
-        if array is not None
-        for together in (max(1, FINITE_BYTES * len(array) // max(1, array.nbytes)),)
-        for n in range(0, len(array), together)
-    )
+    """Large arrays are looked through by all threads: it is as much to read as their gradients to write."""
+    for array in arrays:
+        if array is not None and array.size:
+            finite = np.empty(-(-array.size // FINITE_ELEMENTS), bool)
+            parallel.run(finite_items, len(finite), float(array.size), finite, kernel_input(array))
+            if not finite.all():
+                return False
+    return True
 
 
 def _has_infinity(*arrays: Any) -> bool:

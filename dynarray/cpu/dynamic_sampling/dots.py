@@ -4,9 +4,11 @@ What a position sees are some terms: pixels around it, or box sums of them. They
 term is an offset, for a band of rows of outputs at a time. With kernels (N, O, terms, positions) there is one
 forward kernel, `dot_items`, for the sums over terms, and one backward, `dot_gradient_items`, which reads each
 element of the kernels once, for its own gradient and that of the planes. Positions are contiguous in all
-arrays, so nothing is packed but the planes. Reading the kernels and writing their gradient is the bound.
+arrays, so nothing is packed but the planes, and not even these where they are the images themselves.
+Reading the kernels and writing their gradient is the bound.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +16,16 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import ZERO, borrowing_cached_jit
 from ..engine.memory import borrow
-from ..engine.pixels import clear
+from ..engine.pixels import clear, copy
 from ..engine.runs import RunGradients, RunRows, add_gradients, add_terms
 from ..engine.vectors import in_row
 
 # Positions, forward: what they see stays in the cache for some outputs; short runs are slow to read.
 DOT_TILE = 2048
 DOT_SLOTS = 4  # shares of the outputs in the backward pass, at most
+# Tiles of images that are planes: what positions see, and its gradient, is to stay in the cache for all
+# outputs, and a run of kernels to be worth going there.
+_TILE_TERMS, _LEAST_TILE, _MOST_TILE = 64 * 1024, 256, 8192
 
 
 class DotPlanes(NamedTuple):
@@ -31,6 +36,7 @@ class DotPlanes(NamedTuple):
     # Backward positions are cut into tiles of such. Terms read so many elements beyond one, and add gradients
     # there; so each tile has as many more.
     beyond: int
+    first: int  # elements of a plane before those that the first position sees
 
 
 class DotGrads(NamedTuple):
@@ -38,6 +44,7 @@ class DotGrads(NamedTuple):
 
     kernels: np.ndarray  # of all positions, flat
     planes: np.ndarray  # (N, slots, planes, elements)
+    before: np.ndarray  # (N, elements): what is added to all planes, where they have a single slot
 
 
 class DotShares(NamedTuple):
@@ -58,7 +65,7 @@ def dot_items(
     first: int,
     chunks: int,
 ) -> None:
-    """Items (image, tile of positions, chunk of outputs): y += sum over terms of kernels * what is seen.
+    """Items (image, tile of positions, chunk of outputs): y = sum over terms of kernels * what is seen.
 
     y is (N, O, positions), `seen` the planes, and kernels (N, O, terms, all positions), of which these are
     those from `first` on.
@@ -73,8 +80,9 @@ def dot_items(
             own = RunRows(kernel, number * terms * plane + first + begin, plane)
             target, pixels = (
                 RunRows(total, number * size + begin, ZERO),
-                RunRows(box, n * image + begin, places.terms),
+                RunRows(box, n * image + places.first + begin, places.terms),
             )
+            clear(total, number * size + begin, min(DOT_TILE, size - begin))
             add_terms(target, own, pixels, terms, min(DOT_TILE, size - begin))
 
 
@@ -97,15 +105,21 @@ def dot_gradient_items(
     """
     (outputs, size), (terms, plane), slots = grad_output.shape[1:], kernels.shape[2:], grads.planes.shape[1]
     kernel, box, weights, (first, tiles) = in_row(kernels), in_row(seen), in_row(grad_output), sizes
-    grad_planes, at, wide = in_row(grads.planes), places.terms, places.wide
+    grad_planes, at, wide, before = in_row(grads.planes), places.terms, places.wide, in_row(grads.before)
     rows, image, own_plane = size // wide, seen.shape[1] * seen.shape[2], grads.planes.shape[3]
     own_image, wanted = grads.planes.shape[2] * own_plane, (grads.kernels.size > 0, grad_planes.size > 0)
     for item in range(start, stop):
         n, tile, slot = item // (tiles * slots), item // slots % tiles, item % slots
         begin, count = rows * tile // tiles * wide, (rows * (tile + 1) // tiles - rows * tile // tiles) * wide
-        here, to_here = n * image + begin, (n * slots + slot) * own_image + begin + tile * places.beyond
+        here = n * image + places.first + begin
+        to_here = (n * slots + slot) * own_image + places.first + begin + tile * places.beyond
         for k in range(grads.planes.shape[2] if wanted[1] else 0):
-            clear(grad_planes, to_here + k * own_plane, count + places.beyond)
+            if grads.before.size:
+                copy(
+                    grad_planes, to_here + k * own_plane, before, n * own_plane + places.first + begin, count
+                )
+            else:
+                clear(grad_planes, to_here + k * own_plane, count + places.beyond)
         end = outputs * (slot + 1) // slots
         for o in range(outputs * slot // slots, end, 2):
             g, a = (n * outputs + o) * size + begin, (n * outputs + o) * terms * plane + first + begin
@@ -118,11 +132,21 @@ def dot_gradient_items(
 def dots_of_terms(seen: np.ndarray) -> DotPlanes:
     """The planes (N, terms, positions) of terms that each have their own."""
     terms, size = seen.shape[1:]
-    return DotPlanes(np.arange(terms) * size, 1, 0)
+    return _places_of_terms(terms, size, 0)
 
 
-def add_dots(y: np.ndarray, kernels: np.ndarray, seen: np.ndarray, places: DotPlanes, first: int) -> None:
-    """y (n, O, P) += sum over terms of kernels * what is seen."""
+@lru_cache(maxsize=256)
+def _places_of_terms(terms: int, size: int, first: int) -> DotPlanes:
+    return DotPlanes(np.arange(terms) * size, 1, 0, first)
+
+
+def dots_of_images(images: np.ndarray, first: int) -> DotPlanes:
+    """The images (N, terms, pixels) as planes, of which positions see one pixel, from the first one on."""
+    return _places_of_terms(images.shape[1], images.shape[2], first)
+
+
+def make_dots(y: np.ndarray, kernels: np.ndarray, seen: np.ndarray, places: DotPlanes, first: int) -> None:
+    """y (n, O, P) = sum over terms of kernels * what is seen."""
     (n, outputs, size), terms = y.shape, len(places.terms)
     tiles = n * -(-size // DOT_TILE)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
@@ -138,22 +162,51 @@ def dot_shares(outputs: int, terms: int, positions: int) -> DotShares:
     return DotShares(slots, max(1, DOT_SLOTS // slots))
 
 
+def dot_tiles(images: int, outputs: int, terms: int, positions: int) -> int | None:
+    """Tiles that share out the gradients of dots of images by themselves; None if they are too few."""
+    least = 1 if 2.0 * images * outputs * terms * positions < parallel.SMALL else -(-DOT_SLOTS // images)
+    size = min(_MOST_TILE, max(_LEAST_TILE, _TILE_TERMS // terms))
+    tiles = max(least, positions // size)
+    return tiles if tiles == 1 or positions >= tiles * _LEAST_TILE else None
+
+
 def dot_gradients(name: str, places: DotPlanes, shares: DotShares, first: int, given: tuple) -> np.ndarray:
-    """From the gradient of y in `add_dots` that of kernels, if not None.
+    """From the gradient of y in `make_dots` that of kernels, if not None.
 
     What is `given` are the gradient of y, kernels, planes, the gradient of kernels, and whether that of the
     planes is wanted. Returns that, (n, slots, planes, elements), of which slots are to be added up.
     """
-    grad_output, kernels, seen, grad_kernels, wanted = given
+    *_, seen, _, wanted = given
     shape = (len(seen), shares.slots, *seen.shape[1:]) if wanted else (0, shares.slots, 0, 0)
     grad_planes = borrow(name, shape, seen.dtype)
+    before = np.empty((0, 0), seen.dtype)
+    _run_gradients(places, shares, first, given[:4], (grad_planes, before))
+    return grad_planes
+
+
+def dot_gradients_of_images(places: DotPlanes, tiles: int, first: int, given: tuple, targets: tuple) -> None:
+    """The same where planes are images, cut into `tiles`.
+
+    What is `given` are the first four of that; the `targets` are the gradient of the images, or None, and
+    what is added to those of all channels, (n, pixels), or None.
+    """
+    images = given[2]
+    grad_images, before = targets
+    if grad_images is None:
+        grad_images = np.empty((0, 1, 0, 0), images.dtype)
+    if before is None:
+        before = np.empty((0, 0), images.dtype)
+    _run_gradients(
+        places, DotShares(1, tiles), first, given, (grad_images.reshape(-1, 1, *images.shape[1:]), before)
+    )
+
+
+def _run_gradients(places: DotPlanes, shares: DotShares, first: int, given: tuple, targets: tuple) -> None:
+    grad_output, kernels, seen, grad_kernels = given
     grad_kernels = np.empty(0, seen.dtype) if grad_kernels is None else grad_kernels.reshape(-1)
-    if grad_kernels.size or grad_planes.size:
-        grads, sizes = DotGrads(grad_kernels, grad_planes), (first, shares.tiles)
-        items, operations = (
-            len(seen) * shares.slots * shares.tiles,
-            2.0 * grad_output.size * len(places.terms),
-        )
+    grads, sizes = DotGrads(grad_kernels, *targets), (first, shares.tiles)
+    if grad_kernels.size or grads.planes.size:
+        items = len(seen) * shares.slots * shares.tiles
+        operations = 2.0 * grad_output.size * len(places.terms)
         arguments = (grad_output, kernels, seen, grads, places, sizes)
         parallel.run(dot_gradient_items, items, operations, *arguments)
-    return grad_planes

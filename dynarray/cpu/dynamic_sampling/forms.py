@@ -148,7 +148,7 @@ def dynamic_sampling_conv2d_backward(
         grads = _make_grads(arrays, wanted, ())
     elif boxes.is_single_region(arrays, params):
         # That of the attention of positions is added to nothing, but with a stride written at some alone.
-        grads = _make_grads(arrays, wanted, (1, 2, 3, 4) if params["stride"] == (1, 1) else (1, 2, 3))
+        grads = _make_grads(arrays, wanted, range(5) if params["stride"] == (1, 1) else range(4))
         size = (*arrays[1].shape[:2], *arrays[1].shape[3:])
         boxes.single_region_backward(kernel_input(grad_output).reshape(size), arrays, params, grads)
     else:
