@@ -50,7 +50,7 @@ class AttendedScratch(NamedTuple):
 
     dots: Any  # sum over channels of channel_kernel * X, and their residual
     region: Any  # without the attention of samples
-    weights: Any  # its gradient
+    weights: Any  # its gradient, of two outputs
 
 
 class AttendedPlaces(NamedTuple):
@@ -165,25 +165,26 @@ def _begin_output(
     inputs: AttendedInputs,
     grads: AttendedGrads,
     tile: AttendedTile,
+    place: int,
 ) -> None:
-    """The gradients of the region and of the sums over channels; that of the attention of samples."""
+    """The gradients of the region, from that place on, and of the sums over channels and the attention."""
     size, taps, residual = inputs.totals.shape[2], inputs.totals.shape[1], inputs.residuals[1]
     at = uint64((tile.n * grad_output.shape[1] + tile.output) * size + tile.begin)
     given, by_sample, weights = in_row(grad_output), in_row(inputs.sample_attention), scratch.weights
     attention, centre = in_row(inputs.position_attention), _attended_places(inputs, tile, taps // 2).attention
-    central = in_row(grads.central)
+    central, to = in_row(grads.central), uint64(place)
     if by_sample.size:
         for w in range(tile.count):
-            weights[w] = given[at + w] * (by_sample[at + w] + residual)
+            weights[to + w] = given[at + w] * (by_sample[at + w] + residual)
     else:
         for w in range(tile.count):
-            weights[w] = given[at + w]
+            weights[to + w] = given[at + w]
     if attention.size:
         for w in range(tile.count):
-            central[at + w] = weights[w] * (attention[centre + w] + residual)
+            central[at + w] = weights[to + w] * (attention[centre + w] + residual)
     elif central.size:
         for w in range(tile.count):
-            central[at + w] = weights[w]
+            central[at + w] = weights[to + w]
     if grads.sample_attention.size + grads.position_attention.size:
         _dot_channels(scratch.dots, inputs, tile)
     if grads.sample_attention.size:
@@ -220,18 +221,23 @@ def _add_tap_gradients(
 
 @borrowing_jit
 def _add_gradients_of_taps(
-    weights: np.ndarray, inputs: AttendedInputs, grads: AttendedGrads, tile: AttendedTile, to: int
+    weights: np.ndarray,
+    inputs: AttendedInputs,
+    grads: AttendedGrads,
+    tile: AttendedTile,
+    to: int,
+    together: int,
 ) -> None:
-    """What all taps give; the gradients of their totals are in rows from `to` on."""
+    """What all taps of one or two outputs give; the gradients of their totals are in rows from `to` on."""
     taps, size, wanted = inputs.totals.shape[1], inputs.totals.shape[2], grads.totals.size > 0
     if inputs.position_attention.size:
         for tap in range(taps):
             _add_tap_gradients(weights, inputs, grads, tile, tap, to + tap * size)
         return
     kernels, seen = _rows_of_taps(inputs, tile)
-    by_kernel = RunRows(in_row(grads.spatial_kernel), kernels.at, ZERO)
+    by_kernel = RunRows(in_row(grads.spatial_kernel), kernels.at, taps * kernels.stride)
     own = RunGradients(by_kernel, RunRows(in_row(grads.totals), to, size), len(by_kernel.values) > 0, wanted)
-    add_gradients(own, RunRows(weights, ZERO, ZERO), kernels, seen, 1, (taps, tile.count))
+    add_gradients(own, RunRows(weights, ZERO, DOT_TILE), kernels, seen, together, (taps, tile.count))
 
 
 @borrowing_cached_jit
@@ -248,24 +254,30 @@ def attended_gradient_items(
     (outputs, size), taps = grad_output.shape[1:], inputs.totals.shape[1]
     tiles, residual, weights = -(-size // DOT_TILE), inputs.residuals[0], scratch.weights
     by_totals, by_attention = in_row(grads.totals), in_row(grads.position_attention)
+    pair = 1 if inputs.position_attention.size else 2  # outputs at a time
     for item in range(start, stop):
         n, slot, begin = item // (tiles * slots), item % slots, item // slots % tiles * DOT_TILE
         count, own = uint64(min(DOT_TILE, size - begin)), (n * slots + slot) * taps * size + begin
         for tap in range(taps if by_totals.size else 0):
             clear(by_totals, own + tap * size, count)
-        for o in range(outputs * slot // slots, outputs * (slot + 1) // slots):
-            tile = AttendedTile(n, o, begin, count)
-            _begin_output(scratch, grad_output, inputs, grads, tile)
-            _add_gradients_of_taps(weights, inputs, grads, tile, own)
+        end = outputs * (slot + 1) // slots
+        for o in range(outputs * slot // slots, end, pair):
+            together = min(pair, end - o)
+            for k in range(together - 1, -1, -1):
+                tile = AttendedTile(n, o + k, begin, count)
+                _begin_output(scratch, grad_output, inputs, grads, tile, k * DOT_TILE)
+            _add_gradients_of_taps(weights, inputs, grads, tile, own, together)
             _, a, _ = _attended_places(inputs, tile, taps // 2)
             if by_attention.size:
                 for w in range(count):
                     by_attention[a + w] += weights[w] * scratch.dots[w]
             if by_totals.size:
                 central = in_row(grads.central if grads.central.size else grad_output)
-                to, at = uint64(own + taps // 2 * size), uint64((n * outputs + o) * size + begin)
-                for w in range(count):
-                    by_totals[to + w] += residual * central[at + w]
+                to = uint64(own + taps // 2 * size)
+                for k in range(together):
+                    at = uint64((n * outputs + o + k) * size + begin)
+                    for w in range(count):
+                        by_totals[to + w] += residual * central[at + w]
 
 
 def attended_region(y: np.ndarray, inputs: AttendedInputs) -> None:
@@ -291,7 +303,7 @@ def attended_gradients(
     by_kernel, by_sample, by_position = targets
     grads = AttendedGrads(by_kernel, by_sample, by_position, totals, central)
     operations = float(grad_output.size) * (len(inputs.places.terms) + 6 * taps)
-    items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, DOT_TILE)
+    items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, 2 * DOT_TILE)
     args = grad_output, inputs, grads, slots
     run_with_scratch(attended_gradient_items, items, operations, scratch, dtype, *args)
     return grads

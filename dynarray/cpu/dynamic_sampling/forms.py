@@ -85,7 +85,7 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
         return y, arrays
     call, fuse = sampling_call(inputs, params), _FUSE[params["fuse"]]
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
-    y = zeros((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
+    y = (empty if x.size else zeros)((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
     if y.size and x.size:
 

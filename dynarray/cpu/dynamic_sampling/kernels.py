@@ -222,7 +222,7 @@ def sampling_forward_items(
     band: SampleBand,
     chunks: int,
 ) -> None:
-    """Items (block of rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo), zero.
+    """Items (block of rows, chunk of output channels); y is (1 or S*S, O, Ho, Wo).
 
     `largest` is None but for "max"; then `not_finite` gets the rows in which not all regions are finite.
     """
@@ -269,8 +269,12 @@ def _fuse_samples(
                 finite &= _join_maximum(flat, in_row(largest), to, sums, at, wide, s, factors)
             else:
                 t, z, a = uint64(to + (s * outputs * high * wide if stacked else 0)), uint64(at), uint64(f)
-                for w in range(uint64(wide)):
-                    flat[t + w] += sums[z + w] * (attention[a + w] + residual)
+                if stacked or s == 0:
+                    for w in range(uint64(wide)):
+                        flat[t + w] = sums[z + w] * (attention[a + w] + residual)
+                else:
+                    for w in range(uint64(wide)):
+                        flat[t + w] += sums[z + w] * (attention[a + w] + residual)
     return finite
 
 
