@@ -420,6 +420,28 @@ def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.Monke
         check(sampling_call(5, 6, (7, 9), (3, 3), attention, samples=samples, stride=stride), backend)
 
 
+@pytest.mark.parametrize("small, least", [(1 << 62, 256), (0, 15), (0, 256)])
+def test_images_are_cut_or_copied(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, small: int, least: int
+) -> None:
+    """Where a position sees one pixel images are read in place: whole, in tiles, or, if too small, copied."""
+    if backend.name != "cpu":
+        pytest.skip("tiles are how the CPU works")
+    from dynarray.cpu.dynamic_sampling import dots
+
+    monkeypatch.setattr(dots.parallel, "SMALL", small)
+    monkeypatch.setattr(dots, "_LEAST_TILE", least)
+    for images in (1, 5):
+        tiles = 1 if small or images == 5 else 4 if least == 15 else None
+        assert dots.dot_tiles(images, 5, 3, 63) == tiles
+        rng = np.random.default_rng(images)
+        x, grad_output = rng.standard_normal((images, 3, 7, 9)), rng.standard_normal((images, 5, 7, 9))
+        weight = rng.standard_normal((images, 5, 3, 1, 1, 7, 9))
+        check(Call(CONV, (x, weight), {}, grad_output), backend)
+    for kernel, attention in product(((1, 1), (3, 3)), ("", "s", "p", "sp")):
+        check(sampling_call(3, 5, (7, 9), kernel, attention, samples=1), backend)
+
+
 @pytest.mark.parametrize("attention", ["s", "p", "sp"])
 def test_a_margin_changes_nothing(backend: Backend, monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
     """CUDA kernels that know the samples have a margin around the image; compared to those without."""
