@@ -7,7 +7,8 @@ kernels     the forward pass, of a few output channels of a row of outputs at a 
 gradients   the two backward passes
 maximum     gradients where only the largest sample counts, and that one where outputs are not finite
 boxes       all of it where a kernel sees one region: one sample, or no attention
-dots        sums with a kernel of its own for each position, of which `boxes` and `conv` consist
+attended    sums of one region, with attention or without, and the gradients of its smaller factors
+dots        sums with a kernel of its own for each position, and their gradients
 conv        both passes of `dynamic_conv2d`
 definition  results that are not finite, once more
 
