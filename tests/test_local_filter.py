@@ -313,6 +313,9 @@ HARD = {
     "image not divisible by the stride": hard_call(2, 1, (10, 11), (3, 3), True, stride=(3, 4)),
     "stride beyond the kernel": hard_call(2, 1, (29, 31), (3, 3), True, stride=7),
     "stride beyond the image": hard_call(2, 1, (5, 6), (3, 3), True, stride=100),
+    "stride beside a large dilation": hard_call(6, 3, (9, 37), (3, 5), True, dilation=(3, 1), stride=2),
+    "one tap, a filter a pixel": hard_call(6, 6, (9, 13), (1, 1), False),
+    "one tap, added": hard_call(9, 1, (9, 13), (1, 1), True, combine="add"),
     "dilation 8": hard_call(2, 1, (33, 29), (3, 3), True, dilation=8),
     "dilation 8 strided": hard_call(2, 1, (33, 29), (3, 5), True, dilation=(8, 9), stride=(2, 3)),
     "dilation as large as the image": hard_call(2, 1, (12, 9), (3, 3), True, dilation=(12, 9)),
@@ -326,9 +329,7 @@ HARD = {
     "many channels in one group": hard_call(67, 1, (5, 9), (3, 3), True),
     "no channels": hard_call(0, 1, (5, 9), (3, 3), True),
     "upsample 7": hard_call(2, 1, (3, 4), (3, 3), True, upsample=7),
-    "upsample 4, dilation 9": hard_call(
-        2, 2, (13, 11), (3, 5), True, upsample=4, dilation=(9, 2), combine="add"
-    ),
+    "upsample 4, dilated": hard_call(2, 2, (13, 11), (3, 5), True, upsample=4, dilation=9, combine="add"),
     "upsample 3, k 15": hard_call(1, 1, (4, 5), (15, 15), True, upsample=3),
 }
 

@@ -12,6 +12,8 @@ from . import TypicalCall
 
 _CHANNELS, _SIDE, _VECTOR = (2, 9), 12, 16
 _WAYS: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"upsample": 2})
+# A border makes outputs smaller than the image around them, as a stride does.
+_SCALES: tuple[dict[str, Any], ...] = ({"upsample": 1}, {"upsample": 2}, {"upsample": 1, "border": "wrap"})
 _COMBINED = ("mul", "add")
 
 
@@ -65,9 +67,11 @@ def _two_filters(channel: str, spatial: str, ways: tuple[dict[str, Any], ...]) -
     return calls
 
 
-def _carafe(scale: int, channels: int) -> TypicalCall:
-    masks = (1, 9, scale * _SIDE, scale * _SIDE)
-    return TypicalCall({"x": (1, channels, _SIDE, _SIDE), "masks": masks}, {"kernel_size": 3, "scale": scale})
+def _carafe(way: dict[str, Any], channels: int) -> TypicalCall:
+    masks = (1, 9, *_plane(way))
+    steps = {name: value for name, value in way.items() if name != "upsample"}
+    params = {"kernel_size": 3, "scale": way["upsample"], **steps}
+    return TypicalCall({"x": (1, channels, _SIDE, _SIDE), "masks": masks}, params)
 
 
 def _correlation() -> list[TypicalCall]:
@@ -96,8 +100,8 @@ CALLS = {
     "local_filter2d": _local_filter2d(),
     "local_filter1d": _local_filter1d(),
     "ddf": _two_filters("channel_filter", "spatial_filter", _WAYS[:2]),
-    "ddf_upsample": _two_filters("channel_filters", "spatial_filters", ({"upsample": 1}, {"upsample": 2})),
-    "carafe": [_carafe(*each) for each in product((1, 2), _CHANNELS)],
+    "ddf_upsample": _two_filters("channel_filters", "spatial_filters", _SCALES),
+    "carafe": [_carafe(*each) for each in product(_SCALES, _CHANNELS)],
     "involution": [_involution(*each) for each in product(_WAYS[:2], _CHANNELS)],
     "mixed_filter2d": [_mixed(channels, (_VECTOR, _VECTOR)) for channels in _CHANNELS],
     "mixed_filter1d": [_mixed(channels, (_SIDE * _VECTOR,)) for channels in _CHANNELS],

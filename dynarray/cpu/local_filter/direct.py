@@ -4,7 +4,8 @@ Where a filter serves one to four channels, nearly all that passes through memor
 takes longer than using them. Here a row of results is summed up at a time: along it, lanes are pixels, and
 each tap has a row of filters, read in place, and a row of the image. Of the image the rows that taps lead to
 are kept, in a ring, amid the zeros that stand around it; with a stride, each phase of its columns by itself,
-and with upsampling each pixel as often as it counts. So a tap is one offset in any of these cases.
+and with upsampling each pixel as often as it counts. So a tap is one offset in any of these cases. Where all
+that a band of rows reads is small, the band is summed up as if it were a single row.
 
 The gradient of x is such a sum as well, over the output gradient. There, columns of taps have filters for
 some of the results only, and no others are read. The gradients of the filters are products of rows.
@@ -14,10 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import strips
+from ..engine import parallel, strips
 from ..engine.compile import kernel_input
 from ..engine.memory import run_with_scratch
-from .direct_kernels import DirectProducts, DirectSums, direct_product_items, direct_sum_items
+from .direct_kernels import (
+    DirectProducts,
+    DirectSums,
+    direct_product_items,
+    direct_scatter_items,
+    direct_sum_items,
+)
 from .direct_plan import direct_plan, is_direct
 from .items import FilterArrays, FilterWindow
 
@@ -33,6 +40,10 @@ def direct_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
 def direct_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     """The output."""
     x, weight, _ = inputs
+    if _is_product(inputs, window):
+        if x.size < parallel.SMALL:
+            return _multiply(x, weight)
+        return direct_forward(_in_one_image(inputs), window).reshape(x.shape)
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     _sum_taps(y, x, inputs, window, back=False)
     return y
@@ -45,7 +56,18 @@ def direct_backward(
 
     None if a filter of channels is not finite: it may meet zeros that stand for nothing.
     """
-    x, _, channel_weight = inputs
+    x, weight, channel_weight = inputs
+    if _is_product(inputs, window):
+        if x.size < parallel.SMALL:
+            grad_x = _multiply(grad_output, weight) if needs[0] else None
+            grad_weight = _multiply(grad_output, x).reshape(weight.shape) if needs[1] else None
+            return FilterArrays(grad_x, grad_weight, None)
+        rows = grad_output.reshape(1, 1, -1, x.shape[3])
+        grads = direct_backward(rows, _in_one_image(inputs), needs, window)
+        if grads is not None:
+            like = zip(grads, inputs, strict=True)
+            grads = FilterArrays(*(None if grad is None else grad.reshape(one.shape) for grad, one in like))
+        return grads
     if channel_weight is not None and not np.isfinite(channel_weight).all():
         return None
     grad_x = None
@@ -57,6 +79,27 @@ def direct_backward(
     return FilterArrays(grad_x, *_multiply_rows(grad_output, inputs, needs, window))
 
 
+def _is_product(inputs: FilterArrays, window: FilterWindow) -> bool:
+    """Whether each pixel has a filter of its own, of one tap, and there is more than one image of these."""
+    x, weight, channel_weight = inputs
+    alone = x.shape == (*weight.shape[:2], *weight.shape[4:]) and weight.shape[2:4] == (1, 1)
+    steps = window.stride == (1, 1) and window.upsample == 1
+    return alone and steps and channel_weight is None and x.shape[:2] != (1, 1)
+
+
+def _multiply(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Their products, in the shape of the first: for arrays so small that a kernel takes longer to call."""
+    with np.errstate(all="ignore"):
+        return np.multiply(array, factors.reshape(array.shape), order="C")
+
+
+def _in_one_image(inputs: FilterArrays) -> FilterArrays:
+    """Such arrays with the rows of all images below one another."""
+    x, weight, _ = inputs
+    rows = -1, x.shape[3]
+    return FilterArrays(x.reshape(1, 1, *rows), weight.reshape(1, 1, 1, 1, *rows), None)
+
+
 def _sum_taps(
     target: np.ndarray, source: np.ndarray, inputs: FilterArrays, window: FilterWindow, *, back: bool
 ) -> None:
@@ -65,7 +108,8 @@ def _sum_taps(
     plan = direct_plan(x.shape, weight.shape, x.itemsize, window, back=back)
     work = DirectSums(target, kernel_input(weight), kernel_input(source), _in_row(channel_weight))
     args = plan.scratch, x.dtype, work, plan.reference
-    run_with_scratch(direct_sum_items, plan.total, plan.operations, *args)
+    kernel = direct_scatter_items if plan.scatters else direct_sum_items
+    run_with_scratch(kernel, plan.total, plan.operations, *args)
 
 
 def _multiply_rows(

@@ -12,6 +12,7 @@ from ..engine.pixels import clear, copy, inside
 from ..engine.vectors import in_row
 from .direct_loops import RowProducts, RowSum, TapColumns, TapRows, find_ends, finite, multiply_row, sum_row
 from .direct_plan import DirectScratch
+from .direct_planes import PlaneTerms, add_planes, pack_planes, scatter_terms
 from .items import FilterArrays
 
 
@@ -166,14 +167,31 @@ def _keep_planes(planes: np.ndarray, source: np.ndarray, item: DirectItem, plan:
 
 
 @borrowing_jit
-def _find_flat_taps(taps: TapRows, item: DirectItem, plan: Any) -> None:
-    """The rows of taps of a band, as if it were one row of results."""
-    (kh, kw), (high, wide), reach = plan.kernel, plan.outputs, plan.kernel[0] - 1
+def _keep_band(planes: np.ndarray, source: np.ndarray, item: DirectItem, plan: Any) -> Matrix:
+    """The rows that taps lead to from a band, in planes, or where they are.
+
+    Returns arrays that the caller has, who must not count references either.
+    """
+    if plan.planes.in_place:
+        image = plan.lines.rows * plan.lines.width
+        return Matrix(source, item.channel * image + item.first * plan.lines.width, image)
+    if plan.planes.alike:
+        _keep_planes(planes, source, item, plan)
+    else:
+        pack_planes(planes, source, item.channel, item.first, item.end - item.first, plan)
+    return Matrix(planes, 0, plan.planes.channel)
+
+
+@borrowing_jit
+def _find_flat_taps(taps: TapRows, item: DirectItem, first: int, plan: Any) -> None:
+    """The rows of taps of a band whose outputs are those from row `first` on, as if it were one row."""
+    (kh, kw), (high, wide) = plan.kernel, plan.outputs
     for a in range(kh):
-        down = a * plan.window.dilation[0] - plan.window.padding[0] if plan.back else 0
+        shared = plan.back and plan.planes.alike
+        down = a * plan.window.dilation[0] - plan.window.padding[0] if shared else 0
         taps.tap[a] = a * kw
-        taps.filter_at[a] = ((item.group * kh + a) * kw * high + item.first - down) * wide
-        taps.source_at[a] = (reach - a if plan.back else a) * plan.window.dilation[0] * wide
+        taps.filter_at[a] = ((item.group * kh + a) * kw * high + first - down) * wide
+        taps.source_at[a] = plan.planes.row_at[a]
 
 
 @borrowing_jit
@@ -181,10 +199,9 @@ def _sum_flat(scratch: DirectScratch, work: DirectSums, item: DirectItem, plan: 
     """All results of a band as one row; False if what is not finite may have been met where no tap reads."""
     items, taps = plan.items, plan.kernel[0] * plan.kernel[1]
     count = (item.end - item.first) * items.width
-    _keep_planes(scratch.planes, work.source, item, plan)
-    _find_flat_taps(scratch.taps, item, plan)
+    source = _keep_band(scratch.planes, work.source, item, plan)
+    _find_flat_taps(scratch.taps, item, item.first, plan)
     columns = _columns(plan, plan.planes.source_at)
-    source = Matrix(scratch.planes, 0, plan.planes.channel)
     scale = strips.Scale(work.scale, item.channel * taps, taps, plan.window.add)
     number = len(columns.tap)
     sums = RowSum(
@@ -193,7 +210,9 @@ def _sum_flat(scratch: DirectScratch, work: DirectSums, item: DirectItem, plan: 
     at, image = (item.channel * items.rows + item.first) * items.width, items.rows * items.width
     target, stream = Matrix(work.target, at, image), _stream(work.target)
     least, most = find_ends(sums)
-    if least < 0 or most + max(count, strips.strip_pixels(work.filters)) > work.filters.size:
+    room = max(count, strips.strip_pixels(work.filters))
+    last = source.at + (items.per_group - 1) * source.stride
+    if least < 0 or most + room > work.filters.size or last + room > source.values.size:
         return False
     sum_row(target, sums, items.per_group, 0, count, stream)
     return not plan.back or finite(target, items.per_group, 0, count)
@@ -305,6 +324,35 @@ def _interleave(target: np.ndarray, at: int, phases: Matrix, width: int, step: i
         target[at + j] = phases.values[phases.at + j % step * phases.stride + j // step]
 
 
+@borrowing_jit
+def _scatter_band(scratch: DirectScratch, work: DirectSums, item: DirectItem, plan: Any) -> None:
+    """All pixels of a band, from the outputs that lead there as one row."""
+    (kh, kw), (high, wide), per_group = plan.kernel, plan.outputs, plan.items.per_group
+    first, end = max(0, _sources(item.first, plan)[0]), min(high, _sources(item.end - 1, plan)[1])
+    rows, taps = max(0, end - first), kh * kw
+    clear(scratch.planes, 0, per_group * plan.planes.channel)
+    _find_flat_taps(scratch.taps, item, first, plan)
+    source = Matrix(work.source, (item.channel * high + first) * wide, high * wide)
+    scale = strips.Scale(work.scale, item.channel * taps, taps, plan.window.add)
+    for a in range(kh if rows else 0):
+        for b in range(kw):
+            at, tap = scratch.taps.filter_at[a] + b * high * wide, scratch.taps.tap[a] + b
+            place = scratch.taps.source_at[a] + plan.planes.source_at[b]
+            terms = PlaneTerms(work.filters, at, source, scale, tap, per_group)
+            scatter_terms(Matrix(scratch.planes, place, plan.planes.channel), terms, rows * wide)
+    add_planes(work.target, item.channel, scratch.planes, first, rows, item, plan)
+
+
+@rolled_jit
+def direct_scatter_items(
+    start: int, stop: int, scratch: DirectScratch, arrays: DirectSums, plan: Any
+) -> None:
+    """Items of a plan that goes back, with planes, where outputs do not lie as the pixels do."""
+    work = DirectSums(in_row(arrays.target), in_row(arrays.filters), in_row(arrays.source), arrays.scale)
+    for number in range(start, stop):
+        _scatter_band(scratch, work, _find_direct(number, plan), plan)
+
+
 @rolled_jit
 def direct_product_items(
     start: int, stop: int, scratch: DirectScratch, arrays: DirectProducts, plan: Any
@@ -319,9 +367,8 @@ def direct_product_items(
         done = max(0, _sources(item.first, plan)[0])
         clear(scratch.totals, 0, len(scratch.totals))
         if plan.planes.plane:
-            _keep_planes(scratch.planes, source, item, plan)
-            _find_flat_taps(scratch.taps, item, plan)
-            image = Matrix(scratch.planes, 0, plan.planes.channel)
+            image = _keep_band(scratch.planes, source, item, plan)
+            _find_flat_taps(scratch.taps, item, item.first, plan)
             _multiply_taps(scratch, arrays, item, image, plan.planes.source_at, item.first, plan)
         for row in range(item.first, item.first if plan.planes.plane else item.end):
             first, stop_at = _sources(row, plan)

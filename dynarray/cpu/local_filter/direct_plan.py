@@ -66,8 +66,13 @@ class DirectPlanes(NamedTuple):
 
     plane: int  # elements of a plane; none where bands are worked on row by row
     channel: int  # elements of a channel
+    alike: bool  # whether outputs lie as the pixels do; else see `direct_planes`
+    in_place: bool  # of a single tap, which reads its own pixel where that is
     shift: np.ndarray  # from the columns of results to those of the image
     source_at: np.ndarray  # by column of taps
+    row_at: np.ndarray  # by row of taps
+    phase: np.ndarray  # the rows of a stride that are read, each in planes of its own
+    below: np.ndarray  # rows of these beyond those of results
 
 
 class DirectPlan(NamedTuple):
@@ -76,6 +81,7 @@ class DirectPlan(NamedTuple):
     back: bool
     kernel: Shape
     outputs: Shape
+    size: Shape  # of the image
     window: FilterWindow
     items: DirectItems
     lines: DirectLines
@@ -103,6 +109,7 @@ class DirectCall(NamedTuple):
     bands: int
     total: int
     operations: float
+    scatters: bool  # whether a kernel of its own sums up in planes
 
 
 @lru_cache(maxsize=256)
@@ -135,7 +142,7 @@ def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *,
     items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], wanted_bands(weight)))
     columns = columns._replace(source_at=phase * length + shift)
     planes = _band_planes(x, weight, itemsize, window, items, back=back)
-    plan = DirectPlan(back, kernel, outputs, window, items, lines, columns, results, planes)
+    plan = DirectPlan(back, kernel, outputs, x[2:], window, items, lines, columns, results, planes)
     rows: Any = (kernel[0] * u, np.intp)
     scratch = DirectScratch(
         kept=per_group * lines.channel,
@@ -148,21 +155,36 @@ def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *,
     total = items.samples * items.groups * items.bands
     # Reading a filter takes as long as several multiplications.
     operations = math.prod(weight) * (2.0 + per_group) / 5
-    return DirectCall(Reference(plan), scratch, items.bands, total, operations)
+    scatters = back and bool(planes.plane) and not planes.alike
+    return DirectCall(Reference(plan), scratch, items.bands, total, operations, scatters)
 
 
 def _band_planes(
     x: Shape, weight: Shape, itemsize: int, window: FilterWindow, items: DirectItems, *, back: bool
 ) -> DirectPlanes:
-    """Where outputs lie as the pixels do, and a band is small."""
-    (kh, kw), width, sign = weight[2:4], x[3], -1 if back else 1
-    band = -(-items.rows // items.bands)
-    plane = whole_lines((band + (kh - 1) * window.dilation[0]) * width + strips.STRIP_BYTES // itemsize)
-    alike = x[2:] == weight[4:] and window.stride == (1, 1) and window.upsample == 1
-    if not alike or items.per_group * kw * plane * itemsize > _PLANES_BYTES:
-        plane = 0
-    tap = np.arange(kw)
-    return DirectPlanes(plane, kw * plane, sign * (tap * window.dilation[1] - window.padding[1]), tap * plane)
+    """Where a band is small."""
+    (kh, kw), wide, stride, down = weight[2:4], weight[5], window.stride[0], window.dilation[0]
+    alike, row = x[2:] == weight[4:] and window.stride == (1, 1), np.arange(kh)
+    band, phase_of_row, below_of_row = (
+        -(-items.rows // items.bands),
+        row * down % stride,
+        row * down // stride,
+    )
+    if back and not alike:  # rows of outputs that lead to those of the band
+        band = min(weight[4], (band - 1 + (kh - 1) * down) // stride + 1)
+    phase, number = np.unique(phase_of_row, return_inverse=True)
+    below = np.array([below_of_row[number == q].max() for q in range(len(phase))])
+    plane = whole_lines((band + int(below.max())) * wide + strips.STRIP_BYTES // itemsize)
+    tap, row_at = np.arange(kw), number.reshape(-1) * kw * plane + below_of_row * wide
+    channel, sign = len(phase) * kw * plane, 1
+    if back and alike:
+        row_at, sign = row_at[::-1].copy(), -1
+    in_place = alike and kh * kw == 1
+    channel *= not in_place
+    if window.upsample > 1 or window.stride[1] > 2 or items.per_group * channel * itemsize > _PLANES_BYTES:
+        plane = channel = 0
+    shift = sign * (tap * window.dilation[1] - window.padding[1])
+    return DirectPlanes(plane, channel, alike, in_place, shift, tap * plane, row_at, phase, below)
 
 
 def _columns_there(width: int, weight: Shape, window: FilterWindow) -> tuple[TapColumns, DirectResults, int]:
