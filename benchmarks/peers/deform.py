@@ -66,7 +66,7 @@ def _bagged(image: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
     index = torch.stack([images + pixel for pixel, _ in corners], -1).flatten(0, -2)
     weights = torch.stack([weight for _, weight in corners], -1).flatten(0, -2)
     sums = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
-    return sums.view(*columns.shape, c).movedim(-1, 1)
+    return sums.view(*columns.shape, c).movedim(-1, 1).contiguous()  # planes of channels, as all the others
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -74,7 +74,7 @@ def _few_parts(call: DeformCall) -> Iterator[PlanesPart]:
         yield PlanesPart(call.sizes, size, per_image, 1, sets, first, min(images, call.batch - first))
 
 
-def pack_planes(x: np.ndarray, part: PlanesPart) -> np.ndarray:
+def ring_planes(x: np.ndarray, part: PlanesPart) -> np.ndarray:
     """The images of a part in their rings."""
     planes_ = part.images * part.sizes.channels
     packed = borrow("packed", planes_ * part.sizes.image.pixels, x.dtype)
@@ -101,7 +101,7 @@ def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
     kernel = planes.planes_forward_items if sizes.outputs else planes.planes_sample_items
     weights = _weight_panels(weight, sizes, transposed=False) if sizes.outputs else weight
     for part in _few_parts(call):
-        inputs = PlanesInputs(pack_planes(x, part), PointArrays(offset, mask), weights, bias)
+        inputs = PlanesInputs(ring_planes(x, part), PointArrays(offset, mask), weights, bias)
         scratch = planes_scratch(part, x.itemsize, backward=False)
         items = part.images * part.per_image
         per_position = sizes.channels * sizes.taps * (6 + 0.1 * sizes.group_outputs)
@@ -157,7 +157,7 @@ def few_backward(call: DeformCall, arrays: list, grad_output: np.ndarray, grads:
     slot, total = 0 if grad_weight is None else weights_of(sizes, x.itemsize), 0.0
     for whole_part in _few_parts(call):
         part, table, elements = divide_into_bands(call, whole_part, offset, grad_x is not None)
-        inputs = PlanesInputs(pack_planes(x, part), PointArrays(offset, mask), panels, nothing)
+        inputs = PlanesInputs(ring_planes(x, part), PointArrays(offset, mask), panels, nothing)
         image = borrow("gradients", elements, x.dtype)
         count = part.images * part.splits
         shares = min(count, max(1, SLOTS_BYTES // max(1, 8 * slot))) if sizes.outputs else count

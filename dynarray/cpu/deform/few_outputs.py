@@ -27,7 +27,7 @@ from .few import (
     budget,
     divide_into_bands,
     image_bytes,
-    pack_planes,
+    ring_planes,
     side_by_side,
 )
 from .plan import DeformCall
@@ -128,7 +128,7 @@ def _mixture(x: np.ndarray, pixel_weights: np.ndarray, part: PlanesPart, mixing:
 
 def _packed(mixture: np.ndarray, part: PlanesPart) -> np.ndarray:
     """The same in their rings."""
-    return pack_planes(mixture.reshape(-1), part._replace(first_image=0))
+    return ring_planes(mixture.reshape(-1), part._replace(first_image=0))
 
 
 def few_outputs_backward(

@@ -15,6 +15,8 @@ from .items import FilterWindow, Shape, wanted_bands
 # Channels of a group, at most: with more, filters that are packed once serve enough of them.
 _MOST_CHANNELS, _MOST_UPSAMPLED = 4, 8
 _PLANES_BYTES = 256 * 1024  # of a band of a group's images, where that is worked on at a time
+# Outputs of a row, times channels that share its filters: with more, what taps read is not copied for each.
+_SHORT_ROW = 128
 _KEPT_BYTES = 1024 * 1024  # rows of a group's images that a thread keeps, at most
 
 
@@ -181,7 +183,9 @@ def _band_planes(
         row_at, sign = row_at[::-1].copy(), -1
     in_place = alike and kh * kw == 1
     channel *= not in_place
-    if window.upsample > 1 or window.stride[1] > 2 or items.per_group * channel * itemsize > _PLANES_BYTES:
+    long = not alike and items.per_group > 1 and items.per_group * wide > _SHORT_ROW
+    large = items.per_group * channel * itemsize > _PLANES_BYTES
+    if window.upsample > 1 or window.stride[1] > 2 or long or large:
         plane = channel = 0
     shift = sign * (tap * window.dilation[1] - window.padding[1])
     return DirectPlanes(plane, channel, alike, in_place, shift, tap * plane, row_at, phase, below)
