@@ -187,11 +187,8 @@ def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSt
 
 def sum_channels_of(images: np.ndarray) -> np.ndarray:
     """(N, 1, H, W), of images (N, C, H, W)."""
-    target, pixels = (
-        borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype),
-        prod(images.shape[2:]),
-    )
-    items = len(images) * -(-pixels // DOT_TILE)
+    target = borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype)
+    items = len(images) * -(-prod(images.shape[2:]) // DOT_TILE)
     parallel.run(channel_sum_items, items, float(images.size), target, images.reshape(*images.shape[:2], -1))
     return target
 

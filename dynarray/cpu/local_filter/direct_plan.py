@@ -167,11 +167,8 @@ def _band_planes(
     """Where a band is small."""
     (kh, kw), wide, stride, down = weight[2:4], weight[5], window.stride[0], window.dilation[0]
     alike, row = x[2:] == weight[4:] and window.stride == (1, 1), np.arange(kh)
-    band, phase_of_row, below_of_row = (
-        -(-items.rows // items.bands),
-        row * down % stride,
-        row * down // stride,
-    )
+    band = -(-items.rows // items.bands)
+    below_of_row, phase_of_row = np.divmod(row * down, stride)
     if back and not alike:  # rows of outputs that lead to those of the band
         band = min(weight[4], (band - 1 + (kh - 1) * down) // stride + 1)
     phase, number = np.unique(phase_of_row, return_inverse=True)
