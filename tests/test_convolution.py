@@ -6,7 +6,7 @@ from _contract import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynarray.cpu.convolution import forms as convolution
+from dynarray.cpu.engine.convolution import forms as convolution
 
 
 def columns(x: np.ndarray, kernel: tuple, output: tuple, steps: convolution.ConvSteps) -> np.ndarray:

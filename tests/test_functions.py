@@ -190,7 +190,7 @@ def test_conv2d_by_blas_in_several_tiles(monkeypatch, size, name):
 @pytest.mark.parametrize("item", [1, 1000])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_conv2d_by_kernels_in_several_blocks(monkeypatch, item, name):
-    from dynarray.cpu.convolution import plan
+    from dynarray.cpu.engine.convolution import plan
 
     for bound, value in (("ITEM_BYTES", item), ("CONV_DEPTH", 5), ("CONV_SLOT_BYTES", item)):
         monkeypatch.setattr(plan, bound, value)

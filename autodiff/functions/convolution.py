@@ -1,10 +1,10 @@
 """Convolution, and its two adjoints, which are differentiable in turn.
 
-NumPy arrays of one real dtype go to the kernels of `dynarray.cpu.convolution`; others, CuPy's among them, to
-BLAS over bounded column tiles. A tile of columns holds, for some rows of outputs, every input value that
-these rows read; it is never larger than about `TILE_BYTES`. A 1 x 1 convolution with stride 1 is one matrix
-product and needs no columns. A depthwise convolution has no sum over channels for BLAS to do, so it runs tap
-by tap over blocks of channels that stay in cache.
+NumPy arrays of one real dtype go to the kernels of `dynarray.cpu.engine.convolution`; others, CuPy's among
+them, to BLAS over bounded column tiles. A tile of columns holds, for some rows of outputs, every input value
+that these rows read; it is never larger than about `TILE_BYTES`. A 1 x 1 convolution with stride 1 is one
+matrix product and needs no columns. A depthwise convolution has no sum over channels for BLAS to do, so it
+runs tap by tap over blocks of channels that stay in cache.
 """
 
 import functools
@@ -295,7 +295,7 @@ def _is_depthwise(weight: tuple[int, ...], geometry: Geometry) -> bool:
 
 def _native(x: Any, weight: Any) -> Any:
     """The module of kernels that takes these arrays; None where BLAS does the work."""
-    convolution = load("dynarray.cpu.convolution")
+    convolution = load("dynarray.cpu.engine.convolution")
     return convolution if convolution.suits(x, weight) else None
 
 

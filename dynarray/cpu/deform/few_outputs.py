@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import convolution
-from ..engine import parallel
+from ..engine import convolution, parallel
 from ..engine.memory import borrow, run_with_scratch
 from . import bands, planes
 from .bands import BandsGradients

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import parallel
-from ..engine.compile import available, kernel_input
-from ..engine.memory import run_with_scratch
+from .. import parallel
+from ..compile import available, kernel_input
+from ..memory import run_with_scratch
 from .kernels import conv_correlate_items, conv_pack_items, conv_weight_items, conv_weight_rows
 from .plan import ConvPlan, ConvSteps, Pair, conv_plan, conv_weight_plan
 

@@ -1,4 +1,4 @@
-"""Plain convolutions on the CPU, for the layers around the operators.
+"""Plain convolutions on the CPU: for the layers around the operators, and where an operator takes one.
 
 A call passes through
 

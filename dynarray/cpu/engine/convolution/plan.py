@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine import parallel
-from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, whole
-from ..engine.pixels import whole_lines
+from .. import parallel
+from ..gemm import TILE_ROW_BYTES, TILE_ROWS, whole
+from ..pixels import whole_lines
 from .kernels import ConvBlocks, ConvPlanes, ConvScratch, ConvTarget, ConvWeightScratch
 
 # What an item packs and adds up stays in a common L2 cache; the part of it that the inner loops of a product

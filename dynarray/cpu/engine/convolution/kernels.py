@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import ZERO, cached_jit, jit
-from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply
-from ..engine.pixels import PackedRows, clear, inside, pack_rows, transpose, unpack_rows
-from ..engine.vectors import in_row
+from ..compile import ZERO, cached_jit, jit
+from ..gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply
+from ..pixels import PackedRows, clear, inside, pack_rows, transpose, unpack_rows
+from ..vectors import in_row
 
 CHAIN_PIXELS = 64  # of a weight gradient, that are added up one after the other
 
