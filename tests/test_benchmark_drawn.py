@@ -254,7 +254,10 @@ def test_drawn_shapes_are_shown_from_the_last_finished_run_and_displace_no_fixed
     for text in (pages.drawn_shapes(tmp_path), pages.every_drawn_shape(tmp_path)):
         assert "Seed 12," in text and "Seed 11," not in text and "Seed 13," not in text
         assert "| `ddf` |" in text
+    line = pages.drawn_in_a_line(tmp_path)
+    assert "both passes: `ddf` 2.0x and 2.0x, `sample_points` 3.0x and 3.0x." in line
     assert pages.newest(tmp_path) == [] and pages.benchmarks(tmp_path) == pages.NOTHING
     empty: Path = tmp_path / "empty"
     empty.mkdir()
     assert pages.drawn_shapes(empty) == pages.every_drawn_shape(empty) == pages.NOTHING
+    assert pages.drawn_in_a_line(empty) == pages.NOTHING

@@ -205,13 +205,24 @@ def test_a_run_saves_each_row_and_goes_on_where_it_was_interrupted(monkeypatch):
     first, measured[:] = list(measured), ["the count starts anew"] * 3
     result = run.run(options, str, earlier=left)
     titles = [case.small.title for case in CASES]
-    assert result["complete"] is True and result["floor"] == left["floor"]
+    assert result["complete"] is True
+    assert all(result["floor"][name] >= rate for name, rate in left["floor"].items())
     assert [each["title"] for each in result["rows"]] == titles
     assert measured[3:] == titles[2:] and first == titles[:2]
     # One of another commit is not continued.
     measured[:] = ["the count starts anew"] * 3
     run.run(options, str, earlier={**left, "commit": "another"})
     assert measured[3:] == titles
+
+
+def test_the_best_floor_counts_for_all_rows():
+    measured = {"ms": 4.0, "bytes": 1_000_000, "flops": 0, "floor_ms": 1.0, "of_floor": 0.25}
+    result = {"floor": {"bytes_per_s": 1e9, "flops_per_s": 3e9}, "rows": [{"passes": {"forward": measured}}]}
+    session.raise_floor(result, Floor(bytes_per_s=2e9, flops_per_s=1e9))
+    assert result["floor"] == {"bytes_per_s": 2e9, "flops_per_s": 3e9}
+    assert measured["floor_ms"] == pytest.approx(0.5) and measured["of_floor"] == pytest.approx(0.125)
+    session.raise_floor(result, Floor(bytes_per_s=1e8, flops_per_s=1e8))  # a machine that is busy
+    assert measured["of_floor"] == pytest.approx(0.125)
 
 
 def test_quick_run_measures_every_case(quick):

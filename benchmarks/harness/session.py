@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..cases.case import Case
+from ..cases.case import Case, Work
 from . import floor
 from .device import Device
 from .machine import Bystanders, describe
@@ -41,20 +41,20 @@ def measure(
 ) -> Result:
     """The file with a row for each case; `save` gets it after each.
 
-    If `earlier` is what an interrupted run of the same kind left, its rows are kept. The floor is measured
-    first, where the file has a place for it.
+    If `earlier` is what an interrupted run of the same kind left, its rows are kept. Where the file has a
+    place for the floor, that is measured ahead of the rows of each operator.
     """
     result, disturbed, bystanders = begun, 0.0, Bystanders()
     if earlier is not None and not earlier["complete"] and _alike(earlier, begun):
         say(f"going on after {len(earlier['rows'])} rows measured earlier")
         result, disturbed = earlier, earlier["cores_busy_elsewhere"] or 0.0
-    elif "floor" in result:
-        say("floor: copy bandwidth and matrix product")
-        limits = floor.measure(device, result["threads"], quick=result["quick"])
-        result["floor"] = limits._asdict()
-    done = {each["title"] for each in result["rows"]}
+    done, operator = {each["title"] for each in result["rows"]}, None
     for case in cases:
         if case.title not in done:
+            if case.operator != operator and "floor" in result:
+                say("floor: copy bandwidth and matrix product")
+                raise_floor(result, floor.measure(device, result["threads"], quick=result["quick"]))
+            operator = case.operator
             say(case.title)
             result["rows"].append(row(case, result))
             result["cores_busy_elsewhere"] = max(disturbed, bystanders.cores() or 0.0)
@@ -63,6 +63,19 @@ def measure(
     result["complete"] = True
     save(result)
     return result
+
+
+def raise_floor(result: Result, limits: floor.Floor) -> None:
+    """Keep the best of what memory and arithmetic have done, and tell the share of it that each row has.
+
+    Of a machine that was slow just when it was measured, everything would look better than it is.
+    """
+    before = floor.Floor(**(result["floor"] or limits._asdict()))
+    best = floor.Floor(*map(max, limits, before))
+    result["floor"] = best._asdict()
+    for measured in (each for row in result["rows"] for each in row.get("passes", {}).values()):
+        measured["floor_ms"] = best.ms(Work(measured["bytes"], measured["flops"]))
+        measured["of_floor"] = measured["floor_ms"] / measured["ms"]
 
 
 def _alike(earlier: Result, new: Result) -> bool:

@@ -120,6 +120,18 @@ def drawn_shapes(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts) or NOTHING
 
 
+def drawn_in_a_line(folder: Path = RESULTS) -> str:
+    """The same in running text."""
+    parts = [
+        "Those are shapes that we know. On shapes drawn at random, which nobody tuned for "
+        f"({origin(result)}), the best PyTorch formulation's time over ours, "
+        "median and worst of large calls, both passes: "
+        f"{shapes.in_a_line(result)}. Where it is below 1, PyTorch is faster."
+        for result in _latest(folder, drawn.KIND)
+    ]
+    return "\n\n".join(parts) or NOTHING
+
+
 def every_drawn_shape(folder: Path = RESULTS) -> str:
     """All tables of the shapes that were drawn last."""
     sections = (
@@ -216,6 +228,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "all benchmarks": every_benchmark,
     "drawn shapes": drawn_shapes,
+    "drawn shapes in a line": drawn_in_a_line,
     "all drawn shapes": every_drawn_shape,
     "first calls": every_first_call,
     "growth": growth,

@@ -120,6 +120,20 @@ def brief(result: dict[str, Any]) -> Table:
     return header, rows
 
 
+def in_a_line(result: dict[str, Any]) -> str:
+    """Per operator the median and the worst ratio of both passes of its large calls."""
+    found = []
+    for operator in _operators([result]):
+        ratios = [
+            each.ratio
+            for each in readings(result, operator, "forward_backward")
+            if each.large and each.ratio is not None
+        ]
+        if ratios:
+            found.append(f"`{operator}` {median(ratios):.1f}x and {min(ratios):.1f}x")
+    return ", ".join(found)
+
+
 def every_shape(result: dict[str, Any]) -> Table:
     """Both passes of every shape: milliseconds, share of the floor, the best peer, what is not as wanted."""
     header = [
