@@ -74,6 +74,11 @@ def _least_share(operator: str) -> float:
     return next((table.least_share for table in DRAWN if table.operator == operator), 0.0)
 
 
+def _ratios(found: Iterable[Reading]) -> list[float]:
+    """Of those that have a peer."""
+    return [each.ratio for each in found if each.ratio is not None]
+
+
 def _spread(values: Sequence[float], form: str) -> list[str]:
     """Median and worst."""
     return [form.format(median(values)), form.format(min(values))] if values else ["", ""]
@@ -94,7 +99,7 @@ def summary(results: Sequence[dict[str, Any]], *, large: bool) -> Table:
             ]
             cells += [
                 str(len(found)),
-                *_spread([each.ratio for each in found if each.ratio is not None], "{:.2f}x"),
+                *_spread(_ratios(found), "{:.2f}x"),
             ]
             cells += _spread([each.share for each in found], "{:.0%}")
         rows.append(cells)
@@ -112,7 +117,7 @@ def brief(result: dict[str, Any]) -> Table:
         for name in PASSES:
             found = [each for each in readings(result, operator, name) if each.large]
             for values, form in (
-                ([each.ratio for each in found if each.ratio is not None], "{:.1f}x"),
+                (_ratios(found), "{:.1f}x"),
                 ([each.share for each in found], "{:.0%}"),
             ):
                 cells.append(", worst ".join(_spread(values, form)) if values else "")
@@ -124,11 +129,7 @@ def in_a_line(result: dict[str, Any]) -> str:
     """Per operator the median and the worst ratio of both passes of its large calls."""
     found = []
     for operator in _operators([result]):
-        ratios = [
-            each.ratio
-            for each in readings(result, operator, "forward_backward")
-            if each.large and each.ratio is not None
-        ]
+        ratios = _ratios(each for each in readings(result, operator, "forward_backward") if each.large)
         if ratios:
             found.append(f"`{operator}` {median(ratios):.1f}x and {min(ratios):.1f}x")
     return ", ".join(found)

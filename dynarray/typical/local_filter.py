@@ -46,7 +46,7 @@ def _local_filter2d() -> list[TypicalCall]:
 def _local_filter1d() -> list[TypicalCall]:
     calls = []
     for stride, channels in product((1, 2), _CHANNELS):
-        length = _SIDE * _SIDE
+        length = _SIDE * _SIDE // stride  # rows of outputs that are short go a way of their own
         shapes = {"x": (1, channels, length), "weight": (1, 1, 3, length // stride)}
         channel = {"channel_weight": (1, channels, 3)}
         calls.append(TypicalCall(shapes, {"stride": stride}))

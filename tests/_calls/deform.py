@@ -218,4 +218,11 @@ HEAVY = {
         _SMALL,
         {"padding": 0},
     ),
+    "deform, few outputs": Heavy(
+        "deform_conv2d",
+        {"x": (8, 160, 128, 128), "offset": (8, 18, 128, 128), "weight": (2, 160, 3, 3)},
+        {"padding": 1},
+        {"x": (1, 16, 8, 8), "offset": (1, 18, 8, 8), "weight": (2, 16, 3, 3)},
+        {"padding": 1},
+    ),
 }

@@ -13,7 +13,16 @@ from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
 from .gradients import CHAIN_TILES, add_weights, flush_weights
-from .planes import PlanesInputs, PlanesPart, PlanesScratch, fill_rows, place_of, set_of, vectors_of
+from .planes import (
+    PlanesInputs,
+    PlanesPart,
+    PlanesScratch,
+    fill_rows,
+    first_output,
+    place_of,
+    set_of,
+    vectors_of,
+)
 from .points import CONSTANT, PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
@@ -245,7 +254,10 @@ def bands_sample_backward_items(
     grads: BandsGradients,
     part: PlanesPart,
 ) -> None:
-    """The same without weights: items are bands."""
+    """The same without weights: items are bands.
+
+    Every sample has a gradient of its own; or, with outputs, that of the output which it is a part of.
+    """
     sizes, room = part.sizes, part.size
     for band in range(start, stop):
         image, tile, end = _tiles_of(part, band)
@@ -254,43 +266,16 @@ def bands_sample_backward_items(
             _, first, count = place_of(part, tile)
             tile += 1
             place_points(scratch.points, sizes.grid, first, count)
-            for tap in range(sizes.taps):
-                for c in range(sizes.channels):
-                    channel = (part.first_image + image) * sizes.channels + c
-                    at = (channel * sizes.taps + tap) * sizes.positions + first
+            for plane in range(sizes.offset_groups * sizes.taps):
+                group, tap = plane // sizes.taps, plane % sizes.taps
+                row, apart = (part.first_image + image) * sizes.channels * sizes.taps + tap, sizes.taps
+                if sizes.outputs:
+                    row, apart = (part.first_image + image) * sizes.outputs + first_output(sizes, group), 1
+                for c in range(set_of(part, group, tap)[1]):
+                    at = (row + c * apart) * sizes.positions + first
                     copy(scratch.gradients, c * room, grad_output, at, count)
-                of = _Tap(band, image, ZERO, tap, first, count)
+                of = _Tap(band, image, group, tap, first, count)
                 _pull_back_tap(scratch, inputs, grads, part, of, ZERO, room)
-
-
-@cached_jit
-def bands_mixed_backward_items(
-    start: int,
-    stop: int,
-    scratch: PlanesScratch,
-    grad_output: np.ndarray,
-    inputs: PlanesInputs,
-    grads: BandsGradients,
-    part: PlanesPart,
-) -> None:
-    """The same where each output has channels of its own for each tap, which all get its gradient."""
-    sizes, room = part.sizes, part.size
-    groups = sizes.outputs // sizes.group_outputs
-    for band in range(start, stop):
-        image, tile, end = _tiles_of(part, band)
-        _clear_band(grads, part, band)
-        while tile < end:
-            _, first, count = place_of(part, tile)
-            tile += 1
-            place_points(scratch.points, sizes.grid, first, count)
-            at = (part.first_image + image) * sizes.outputs * sizes.positions + first
-            for o in range(sizes.outputs):
-                copy(scratch.gradients, o * room, grad_output, at + o * sizes.positions, count)
-            for group in range(sizes.offset_groups):
-                output = group * groups // sizes.offset_groups * sizes.group_outputs
-                for tap in range(sizes.taps):
-                    of = _Tap(band, image, group, tap, first, count)
-                    _pull_back_tap(scratch, inputs, grads, part, of, output * room, room)
 
 
 @cached_jit

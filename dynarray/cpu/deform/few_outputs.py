@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine import convolution, parallel
-from ..engine.memory import borrow, run_with_scratch
+from ..engine.memory import KEPT_BYTES, borrow, run_with_scratch
 from . import bands, planes
 from .bands import BandsGradients
 from .few import (
     LEAST_SIZE,
     MOST_SIZE,
-    budget,
     divide_into_bands,
     image_bytes,
     ring_planes,
@@ -34,6 +33,7 @@ from .planes import PlanesInputs, PlanesPart, mixed_scratch
 from .points import DeformSizes, PointArrays
 
 LEAST_CHANNELS = 4  # of an image, for each that a mixture has
+MIXTURE_PART = 0.01  # of the size of all arrays, beyond what memory is kept, that a mixture may have
 
 
 class Mixing(NamedTuple):
@@ -72,10 +72,10 @@ def has_few_outputs(call: DeformCall) -> bool:
     if not sizes.outputs or sizes.offset_groups % groups:
         return False
     few = LEAST_CHANNELS * sizes.offset_groups * sizes.group_outputs <= sizes.channels
-    return few and 2 * image_bytes(mixed, _sets(mixed.sizes)) <= budget(mixed)
+    return few and image_bytes(mixed, _sets(mixed.sizes)) <= KEPT_BYTES + MIXTURE_PART * call.array_bytes
 
 
-def mixing_of(sizes: DeformSizes) -> Mixing:
+def _mixing_of(sizes: DeformSizes) -> Mixing:
     """What mixes the channels of a call."""
     groups = sizes.channels // sizes.group_channels
     return Mixing(groups, sizes.offset_groups, sizes.taps, sizes.group_outputs)
@@ -83,7 +83,7 @@ def mixing_of(sizes: DeformSizes) -> Mixing:
 
 def _mixed_call(call: DeformCall) -> DeformCall:
     """The call on mixtures."""
-    return call._replace(sizes=call.sizes._replace(channels=mixing_of(call.sizes).channels))
+    return call._replace(sizes=call.sizes._replace(channels=_mixing_of(call.sizes).channels))
 
 
 def _sets(sizes: DeformSizes) -> int:
@@ -91,10 +91,10 @@ def _sets(sizes: DeformSizes) -> int:
 
 
 def _mixed_parts(call: DeformCall) -> Iterator[PlanesPart]:
-    """As many mixtures at a time as there is room for, twice: as they come, and in their rings."""
+    """As many mixtures at a time as fit into memory that is kept, in which they are twice: also in rings."""
     sizes, sets = call.sizes, _sets(call.sizes)
     size = min(MOST_SIZE, -(-sizes.positions // LEAST_SIZE) * LEAST_SIZE)
-    images = max(1, int(budget(call) // (2 * image_bytes(call, sets))))
+    images = max(1, KEPT_BYTES // image_bytes(call, sets))
     for first in range(0, call.batch, images):
         number = min(images, call.batch - first)
         yield PlanesPart(sizes, size, -(-sizes.positions // size), 1, sets, first, number)
@@ -105,15 +105,16 @@ def few_outputs_forward(call: DeformCall, x: np.ndarray, arrays: list, y: np.nda
     offset, weight, mask, bias = arrays
     if not np.isfinite(weight).all():
         return False
-    mixed, mixing = _mixed_call(call), mixing_of(call.sizes)
+    mixing = _mixing_of(call.sizes)
     pixel_weights, target = mixing.pixel_weights(weight), y.reshape(-1)
-    for part in _mixed_parts(mixed):
-        mixture = _mixture(x, pixel_weights, part, mixing)
-        inputs = PlanesInputs(_packed(mixture, part), PointArrays(offset, mask), weight, bias)
+    for part in _mixed_parts(_mixed_call(call)):
+        packed = _packed(_mixture(x, pixel_weights, part, mixing), part)
+        inputs = PlanesInputs(packed, PointArrays(offset, mask), weight, bias)
         items = part.images * part.per_image
-        operations = 6.0 * items * part.size * mixed.sizes.channels
+        operations = 6.0 * items * part.size * mixing.channels
         args = (mixed_scratch(part), x.dtype, inputs, target, part)
         run_with_scratch(planes.planes_mixed_items, items, operations, *args)
+        del packed, inputs, args  # what is too large to be kept is given back before there is another
     return bool(np.isfinite(y).all())
 
 
@@ -138,7 +139,7 @@ def few_outputs_backward(
     grad_x, grad_offset, grad_weight, grad_mask = grads
     if not np.isfinite(weight).all():
         return False
-    mixed, mixing, nothing = _mixed_call(call), mixing_of(call.sizes), np.empty(0, x.dtype)
+    mixed, mixing, nothing = _mixed_call(call), _mixing_of(call.sizes), np.empty(0, x.dtype)
     pixel_weights = mixing.pixel_weights(weight)
     total = np.zeros(pixel_weights.shape)
     grad_points = PointArrays(
@@ -156,7 +157,7 @@ def few_outputs_backward(
         )
         operations = 24.0 * part.images * mixed.sizes.positions * mixed.sizes.channels
         args = (mixed_scratch(part), x.dtype, grad_output, inputs, written, part)
-        run_with_scratch(bands.bands_mixed_backward_items, count, operations, *args)
+        run_with_scratch(bands.bands_sample_backward_items, count, operations, *args)
         if wanted:
             part = part._replace(first_image=0)
             rows, flat = part.images * mixed.sizes.image.height, mixture.reshape(-1)
@@ -170,6 +171,7 @@ def few_outputs_backward(
                 convolution.correlate_input(mixture, pixel_weights, own.shape, mixing.steps, target)
             if grad_weight is not None:
                 total += convolution.correlate_weight(mixture, own, pixel_weights.shape, mixing.steps)
+        del mixture, inputs, written, args
     if grad_weight is not None:
         grad_weight[...] = mixing.weights(total, grad_weight.shape)
     small = (grad_offset, grad_weight, grad_mask)

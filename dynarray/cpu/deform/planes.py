@@ -13,7 +13,7 @@ from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy
 from .points import DeformSizes, PointArrays, Points, place_points, point_sizes, set_up_tap
-from .rows import GATHERED_BYTES, QUAD, PointPlane, add_sampled_row, sample_row
+from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
 
 
 class PlanesPart(NamedTuple):
@@ -68,9 +68,10 @@ def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> Planes
 
 
 def mixed_scratch(part: PlanesPart) -> PlanesScratch:
-    """What a thread needs where each output has channels of its own: a row of sums or gradients for each."""
-    room, rows = part.size, part.sizes.outputs * part.size
-    return PlanesScratch(point_sizes(room, 1), rows, rows, 0, 0, 4 * room, 0, QUAD * room, 0)
+    """What a thread needs where each output has channels of its own: a row of sums for each."""
+    room, outputs = part.size, part.sizes.outputs
+    gradients = part.sizes.group_outputs * room
+    return PlanesScratch(point_sizes(room, 1), outputs * room, gradients, 0, 0, 4 * room, 0, QUAD * room, 0)
 
 
 def weights_of(sizes: DeformSizes, itemsize: int) -> int:
@@ -84,6 +85,13 @@ def set_of(part: PlanesPart, group: int, tap: int) -> tuple:
     """The first of the channels that the points of a tap read, and how many they are."""
     channels, of_group = part.sizes.channels // part.sets, part.sets // part.sizes.offset_groups
     return (group * of_group + tap % of_group) * channels, channels
+
+
+@borrowing_jit
+def first_output(sizes: DeformSizes, group: int) -> int:
+    """The first output that the channels of an offset group are mixed for; there may be more such groups."""
+    groups = sizes.outputs // sizes.group_outputs
+    return group * groups // sizes.offset_groups * sizes.group_outputs
 
 
 @borrowing_jit
@@ -189,21 +197,22 @@ def planes_mixed_items(
 ) -> None:
     """Items are tiles of positions: of each output the sum of channels of its own, one for each tap."""
     sizes, room, points, sums = part.sizes, part.size, scratch.points, scratch.columns
-    groups = sizes.outputs // sizes.group_outputs
     for item in range(start, stop):
         image, first, count = place_of(part, item)
         n, vectors = part.first_image + image, vectors_of(count, y)
         place_points(points, sizes.grid, first, count)
         clear(sums, 0, sizes.outputs * room)
         for group in range(sizes.offset_groups):
-            to = group * groups // sizes.offset_groups * sizes.group_outputs
             for tap in range(sizes.taps):
                 set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
                 channel, channels = set_of(part, group, tap)
+                to = first_output(sizes, group)
                 for c in range(channels):
                     plane = (image * sizes.channels + channel + c) * sizes.image.pixels
                     source = PointPlane(inputs.packed, plane, ZERO, room)
-                    add_sampled_row(source, points, sums, (to + c) * room, vectors, sizes.image.border)
+                    sample_row(source, points, scratch.gradients, ZERO, vectors, sizes.image.border)
+                    for k in range(uint64(count)):
+                        sums[uint64((to + c) * room) + k] += scratch.gradients[k]
         for o in range(sizes.outputs):
             if inputs.bias.size:
                 for k in range(uint64(o * room), uint64(o * room + count)):

@@ -81,15 +81,6 @@ def _write_samples(writer: Writer, plane: Any, points: Any, out: Any, to: Any, v
         writer.store(value, out, writer.builder.add(to, k))
 
 
-def _write_added(writer: Writer, plane: Any, points: Any, out: Any, to: Any, vectors: Any) -> None:
-    points = point_fields(writer, points, plane.points)
-    with Loop(writer.builder, vectors, []) as loop:
-        k = writer.builder.mul(loop.k, vectors.type(writer.lanes))
-        value = _sampled(writer, points, k, _corners(writer, plane, points, k))
-        place = writer.builder.add(to, k)
-        writer.store(writer.add(writer.load(out, place), value), out, place)
-
-
 def _write_pulled(
     writer: Writer, plane: Any, points: Any, columns: Any, grads: Any, at: Any, sums: Any, vectors: Any
 ) -> None:
@@ -112,7 +103,6 @@ def _distance(writer: Writer, vectors: Any) -> Any:
 
 # Whether corners of a row are neighbours.
 _sample_pairs, _sample_any = (written(GATHERED_BYTES, kind)(_write_samples) for kind in (True, False))
-_add_pairs, _add_any = (written(GATHERED_BYTES, kind)(_write_added) for kind in (True, False))
 _pull_pairs, _pull_any = (written(GATHERED_BYTES, kind)(_write_pulled) for kind in (True, False))
 
 
@@ -125,17 +115,6 @@ def sample_row(
         _sample_pairs(plane, points, out, to, vectors)
     else:
         _sample_any(plane, points, out, to, vectors)
-
-
-@borrowing_jit
-def add_sampled_row(
-    plane: PointPlane, points: Points, out: np.ndarray, to: int, vectors: int, border: int
-) -> None:
-    """out[to + i] += the plane at point i, for so many vectors of points."""
-    if border == CONSTANT:
-        _add_pairs(plane, points, out, to, vectors)
-    else:
-        _add_any(plane, points, out, to, vectors)
 
 
 @borrowing_jit

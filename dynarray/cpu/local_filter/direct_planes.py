@@ -41,6 +41,14 @@ class PlaneTerms(NamedTuple):
 
 
 @borrowing_jit
+def _place_of_row(channel: int, phase: int, first: int, number: int, plan: Any) -> tuple[int, int]:
+    """For a row of the planes of a phase its row of the image, and where it begins for the first column."""
+    row = (first + number) * plan.window.stride[0] + plan.planes.phase[phase] - plan.window.padding[0]
+    planes = channel * plan.planes.channel + phase * plan.kernel[1] * plan.planes.plane
+    return row, planes + number * plan.outputs[1]
+
+
+@borrowing_jit
 def pack_planes(
     planes: np.ndarray, image: np.ndarray, channel: int, first: int, rows: int, plan: Any
 ) -> None:
@@ -48,8 +56,7 @@ def pack_planes(
     for c in range(plan.items.per_group):
         for q in range(len(plan.planes.phase)):
             for r in range(rows + plan.planes.below[q]):
-                row = (first + r) * plan.window.stride[0] + plan.planes.phase[q] - plan.window.padding[0]
-                at = c * plan.planes.channel + q * plan.kernel[1] * plan.planes.plane + r * plan.outputs[1]
+                row, at = _place_of_row(c, q, first, r, plan)
                 for b in range(plan.kernel[1]):
                     if 0 <= row < plan.lines.rows:
                         begin = ((channel + c) * plan.lines.rows + row) * plan.lines.width
@@ -64,14 +71,13 @@ def add_planes(
     image: np.ndarray, channel: int, planes: np.ndarray, first: int, rows: int, item: Any, plan: Any
 ) -> None:
     """The rows of an item's band of an image: sums of what planes for these rows of outputs have there."""
-    (high, width), stride, padding = plan.size, plan.window.stride[0], plan.window.padding[0]
+    high, width = plan.size
     for c in range(plan.items.per_group):
         own = (channel + c) * high
         clear(image, (own + item.first) * width, (item.end - item.first) * width)
         for q in range(len(plan.planes.phase)):
             for r in range(rows + plan.planes.below[q]):
-                row = (first + r) * stride + plan.planes.phase[q] - padding
-                at = c * plan.planes.channel + q * plan.kernel[1] * plan.planes.plane + r * plan.outputs[1]
+                row, at = _place_of_row(c, q, first, r, plan)
                 for b in range(plan.kernel[1] if item.first <= row < item.end else 0):
                     place = at + b * plan.planes.plane
                     _add_row(planes, image, _plane_row(place, (own + row) * width, width, b, plan))
