@@ -11,6 +11,8 @@ from .spin import Spin
 
 Call = Callable[[int], Any]
 
+CALLS_A_TURN = 100  # at most
+
 
 class Clock(Protocol):
     """Milliseconds of each of `count` calls ``call(first), call(first + 1), ...``."""
@@ -89,6 +91,8 @@ class Effort:
 
 
 FULL = Effort(rounds=7, seconds=0.1, rest=0.02)
+# Of one contender in all: a warming call goes before each turn, some find its pace.
+MOST_CALLS = FULL.rounds * (CALLS_A_TURN + 1) + 3
 BRIEF = Effort(rounds=5, seconds=0.04, rest=0.01)
 QUICK = Effort(rounds=2, seconds=0.0, rest=0.0)
 
@@ -154,7 +158,7 @@ def _pace(runner: _Runner, effort: Effort) -> tuple[int, int]:
     else:
         runner.samples.append(best)
     best = max(best, 1e-3)
-    calls = min(100, max(1, round(effort.seconds * 1e3 / best)))
+    calls = min(CALLS_A_TURN, max(1, round(effort.seconds * 1e3 / best)))
     return min(effort.rounds, max(1, int(effort.longest * 1e3 / (best * calls)))), calls
 
 
