@@ -330,6 +330,11 @@ HARD = {
     "no channels": hard_call(0, 1, (5, 9), (3, 3), True),
     "upsample 7": hard_call(2, 1, (3, 4), (3, 3), True, upsample=7),
     "upsample 4, dilated": hard_call(2, 2, (13, 11), (3, 5), True, upsample=4, dilation=9, combine="add"),
+    "upsample 3, many channels": hard_call(22, 2, (13, 11), (5, 3), False, upsample=3, dilation=(2, 3)),
+    "upsample 2, of many channels and one row": hard_call(13, 1, (1, 40), (3, 7), False, upsample=2),
+    "upsample 5, dilation beyond the image": hard_call(
+        19, 1, (9, 7), (3, 3), False, upsample=5, dilation=(9, 40)
+    ),
     "upsample 3, k 15": hard_call(1, 1, (4, 5), (15, 15), True, upsample=3),
 }
 

@@ -26,7 +26,7 @@ def _draw(
     sizes = {
         "N": pick((1, 2, 0)),
         "G": groups,
-        "C": groups * pick((1, 2, 5)),
+        "C": groups * pick((2, 1, 10) if upsampling else (1, 2, 5)),  # of ten, each pixel is repeated
         "H": pick(range(9)),
         "W": pick(range(9)),
         "kh": pick((3, 1, 5)),

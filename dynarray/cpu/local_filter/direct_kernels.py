@@ -14,6 +14,7 @@ from .direct_loops import RowProducts, RowSum, TapColumns, TapRows, find_ends, f
 from .direct_plan import DirectScratch
 from .direct_planes import PlaneTerms, add_planes, pack_planes, scatter_terms
 from .items import FilterArrays
+from .repeated import fold, repeat
 
 
 class DirectSums(NamedTuple):
@@ -78,7 +79,7 @@ def _keep_rows(
             if lines.step == 1 and lines.repeat == 1:
                 copy(kept, at + lines.margin, source, begin, min(lines.width, lines.length - lines.margin))
             elif lines.step == 1:
-                _repeat(kept, at + lines.margin * lines.repeat, source, begin, lines.width, lines.repeat)
+                repeat(kept, at + lines.margin * lines.repeat, source, begin, lines.width, lines.repeat)
             else:
                 for phase in range(lines.step):
                     origin, to = phase - lines.margin, at + phase * lines.length
@@ -88,20 +89,7 @@ def _keep_rows(
                         _skip(kept, to + low, source, first, end - low, lines.step)
                     for e in range(low, low if lines.repeat == 1 else end):
                         pixel = begin + e * lines.step + origin
-                        _repeat(kept, to + e * lines.repeat, source, pixel, ONE, lines.repeat)
-
-
-@borrowing_jit
-def _repeat(target: np.ndarray, to: int, source: np.ndarray, at: int, count: int, times: int) -> None:
-    """Each of so many elements several times."""
-    if times == 2:  # a constant that the compiler can vectorise for
-        for j in range(uint64(count)):
-            target[uint64(to) + uint64(2) * j] = source[uint64(at) + j]
-            target[uint64(to) + uint64(2) * j + uint64(1)] = source[uint64(at) + j]
-    else:
-        for j in range(count):
-            for k in range(times):
-                target[to + j * times + k] = source[at + j]
+                        repeat(kept, to + e * lines.repeat, source, pixel, ONE, lines.repeat)
 
 
 @borrowing_jit
@@ -287,28 +275,12 @@ def _sum_phases(scratch: DirectScratch, work: DirectSums, item: DirectItem, row:
     for c in range(0 if in_place else items.per_group):
         phases = Matrix(scratch.phase, c * len(results.first) * most, most)
         if results.step == 1:
-            _fold(work.target, at + c * image, phases, items.width, results.folded)
+            fold(work.target, at + c * image, phases, items.width, results.folded)
             continue
         for phase in range(len(results.first) if results.folded > 1 else 0):
             part = Matrix(scratch.phase, phases.at + phase * most, most)
-            _fold(scratch.phase, part.at, part, results.length[phase] // results.folded, results.folded)
+            fold(scratch.phase, part.at, part, results.length[phase] // results.folded, results.folded)
         _interleave(work.target, at + c * image, phases, items.width, results.step)
-
-
-@borrowing_jit
-def _fold(target: np.ndarray, at: int, sums: Matrix, width: int, folded: int) -> None:
-    """Results of which so many add up."""
-    if folded == 2:
-        first = uint64(sums.at)
-        for j in range(uint64(width)):
-            pair = first + uint64(2) * j
-            target[uint64(at) + j] = sums.values[pair] + sums.values[pair + uint64(1)]
-    else:
-        for j in range(width):
-            total = sums.values[sums.at + j * folded]
-            for k in range(1, folded):
-                total += sums.values[sums.at + j * folded + k]
-            target[at + j] = total
 
 
 @borrowing_jit

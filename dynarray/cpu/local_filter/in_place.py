@@ -1,9 +1,12 @@
 """`local_filter2d` for outputs of the size of the image: nothing but filters is packed.
 
 With stride 1 and outputs as large as the image, a tap is one offset between the two where they are in
-memory. At the borders it leads to pixels of the next row or plane instead of to zeros; there the packed
-filters are zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these
-functions return None, and the call is done again in the general way.
+memory. With upsampling it is so many times as far, if each pixel is repeated as often as it counts: that is
+done for some channels of a block of rows at a time.
+
+At the borders taps lead to pixels of the next row or plane instead of to zeros; there the packed filters are
+zero. Zero times NaN or infinity is not zero: if anything that should be finite is not, these functions return
+None, and the call is done again in the general way.
 
 A tap costs each channel two operations forward and five backward, which take less time than memory does. So
 filters lie in strips, in the order in which they are used, for few streams to be read at a time; the pixels
@@ -35,6 +38,7 @@ from .items import (
     sum_slots,
     wanted_bands,
 )
+from .repeated import fold_rows, repeat_rows
 
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
@@ -53,6 +57,7 @@ class InPlacePlan(NamedTuple):
     reach: int  # the largest offset either way
     span: int  # pixels of a channel that the taps of a block of rows may lead to
     items: FilterItems
+    upsample: int  # how often a pixel counts, in rows and columns
 
 
 class InPlaceScratch(NamedTuple):
@@ -63,6 +68,7 @@ class InPlaceScratch(NamedTuple):
     filters: Any  # all of them, in planes
     grad_filters: Any
     edge: Any  # pixels of some channels amid zeros
+    repeated: Any  # gradients of pixels that count several times
     totals: Any
     unwanted: Any  # gradients of the scales that nobody needs
 
@@ -79,8 +85,11 @@ class InPlaceChannels(NamedTuple):
 
 def in_place_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
     """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
-    alike = inputs.weight.shape[4:] == inputs.x.shape[2:] and window.stride == (1, 1)
-    return bool(inputs.x.size) and alike and window.upsample == 1 and window.add is None
+    (high, wide), u = inputs.x.shape[2:], window.upsample
+    alike = inputs.weight.shape[4:] == (u * high, u * wide) and window.stride == (1, 1)
+    # The phases of an upsampled image have scales of their own.
+    scaled_alike = u == 1 or inputs.channel_weight is None
+    return bool(inputs.x.size) and alike and scaled_alike and window.add is None
 
 
 def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray | None:
@@ -90,7 +99,8 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     if found is None:
         return None
     plan, scratch = found
-    y, sums = strips.empty_to_stream(x.shape, x.dtype), np.zeros(plan.items.total, x.dtype)
+    y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
+    sums = np.zeros(plan.items.total, x.dtype)
     operations, args = y.size * len(plan.offset), (_in_rows(inputs), y.reshape(-1), sums, plan)
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
@@ -108,7 +118,7 @@ def in_place_backward(
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = strips.empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
-    operations = 3.0 * x.size * len(plan.offset)
+    operations = 3.0 * grad_output.size * len(plan.offset)
     if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
         inputs = inputs._replace(weight=np.empty(0, x.dtype))
     work = FilterWork(kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads))
@@ -130,32 +140,39 @@ def _in_place_plan(
 
     None where a block of rows would be shorter than the strips that it is worked on in.
     """
-    kh, kw, rows, width = weight[2:]
-    a, b = np.divmod(np.arange(kh * kw), kw)
-    shift_y, shift_x = a * window.dilation[0] - window.padding[0], b * window.dilation[1] - window.padding[1]
-    at_once, wanted = min(strips.CHANNELS, x[1] // weight[1]), wanted_bands(weight)
-    most = max(1, min(rows, _IN_PLACE_BLOCK_BYTES // ((kh * kw + 3 * at_once) * width * itemsize)))
-    blocks = -(-rows // most)
-    if blocks < wanted and 3 * (rows // wanted) >= most:
+    (kh, kw, rows, width), u = weight[2:], window.upsample
+    shift_y, shift_x = (
+        u * (taps * window.dilation[axis] - window.padding[axis])
+        for axis, taps in enumerate(np.divmod(np.arange(kh * kw), kw))
+    )
+    at_once, wanted, high = min(strips.CHANNELS, x[1] // weight[1]), wanted_bands(weight), rows // u
+    most = max(1, min(high, _IN_PLACE_BLOCK_BYTES // ((kh * kw + 3 * at_once) * u * width * itemsize)))
+    blocks = -(-high // most)
+    if blocks < wanted and 3 * (high // wanted) >= most:
         blocks = wanted  # then all channels share packed filters
-    items = divide(x, weight, itemsize, (rows, width), blocks, backward=backward)
+    items = divide(x, weight, itemsize, (high, width), blocks, backward=backward)
+    items = items._replace(rows=rows, block=u * items.block)
     pixels, strip = items.block * width, strips.STRIP_BYTES // itemsize
     if min(pixels, (rows - (blocks - 1) * items.block) * width) < strip:
         return None
     offset, plane = shift_y * width + shift_x, staggered(pixels, itemsize)
     reach = int(abs(offset).max())
+    if u > 1:  # rows of the image are repeated as a whole
+        reach = -(-reach // (u * width)) * u * width
     span, planes = pixels + 2 * reach, kh * kw * plane if backward else 0
     filter_at = np.arange(kh * kw) * plane
+    channels = min(strips.CHANNELS, items.channels)
     scratch = InPlaceScratch(
         strips=kh * kw * -(-pixels // strip) * strip,
         plane=plane,
         filters=planes,
         grad_filters=planes,
-        edge=min(strips.CHANNELS, items.channels) * span,
+        edge=channels * span,
+        repeated=channels * pixels if backward and u > 1 else 0,
         totals=strip,
         unwanted=kh * kw,
     )
-    return InPlacePlan(shift_y, shift_x, offset, -offset, filter_at, reach, span, items), scratch
+    return InPlacePlan(shift_y, shift_x, offset, -offset, filter_at, reach, span, items, u), scratch
 
 
 @borrowing_jit
@@ -265,22 +282,39 @@ def _find_channels(c: int, item: FilterItem, rows: FilterRows, plan: InPlacePlan
 
 
 @borrowing_jit
+def _pixels(
+    x: np.ndarray, channels: InPlaceChannels, rows: FilterRows, edge: np.ndarray, plan: InPlacePlan
+) -> Matrix:
+    """A block of some channels of the image, each pixel as often as it counts, wherever taps lead.
+
+    Returns an array that the caller has.
+    """
+    u = plan.upsample
+    if u == 1:
+        return _readable(Matrix(x, channels.at, channels.apart), channels.number, edge, plan)
+    size = plan.items.rows // u, plan.items.width // u
+    around, first = plan.reach // (u * plan.items.width), rows.first // u
+    wanted = first - around, first + rows.height // u + around
+    for c in range(channels.number):
+        image = (channels.first + c) * size[0] * size[1]
+        repeat_rows(edge, c * plan.span, x, image, size, wanted, u)
+    return Matrix(edge, plan.reach, plan.span)
+
+
+@borrowing_jit
 def _filter_channels(
-    target: np.ndarray,
-    source: np.ndarray,
+    target: Matrix,
+    pixels: Matrix,
     offset: np.ndarray,
     scale: strips.Scale,
     scratch: InPlaceScratch,
     channels: InPlaceChannels,
-    plan: InPlacePlan,
 ) -> None:
     """The packed filters of taps at these offsets, applied to some channels."""
-    number, _, at, image, count = channels
-    stream = target.size * target.itemsize >= strips.STREAM_BYTES
-    results = strips.StripTarget(Matrix(target, at, image), scratch.totals, stream)
+    stream = target.values.size * target.values.itemsize >= strips.STREAM_BYTES
+    results = strips.StripTarget(target, scratch.totals, stream)
     filters = strips.Taps(scratch.strips, None, offset, 0, len(offset))
-    pixels = _readable(Matrix(source, at, image), number, scratch.edge, plan)
-    strips.apply(results, number, count, filters, pixels, scale)
+    strips.apply(results, channels.number, channels.pixels, filters, pixels, scale)
 
 
 @borrowing_cached_jit
@@ -308,8 +342,22 @@ def in_place_forward_items(
             for c in range(item.channel, item.channel_end, strips.CHANNELS):
                 channels = _find_channels(c, item, rows, plan)
                 scale = strips.Scale(inputs.channel_weight, channels.first * taps, taps, None)
-                _filter_channels(y, inputs.x, plan.offset, scale, scratch, channels, plan)
+                pixels = _pixels(inputs.x, channels, rows, scratch.edge, plan)
+                target = Matrix(y, channels.at, channels.apart)
+                _filter_channels(target, pixels, plan.offset, scale, scratch, channels)
             sums[number] += left_out + _sum(scratch.totals)
+
+
+@borrowing_jit
+def _fold_channels(
+    grad_x: np.ndarray, repeated: np.ndarray, channels: InPlaceChannels, rows: FilterRows, plan: InPlacePlan
+) -> None:
+    """Gradients of some channels in a block of rows, from those of pixels as often as they count."""
+    u, wide = plan.upsample, plan.items.width // plan.upsample
+    size, image = (rows.height // u, wide), plan.items.rows // u * wide
+    for c in range(channels.number):
+        at = (channels.first + c) * image + rows.first // u * wide
+        fold_rows(grad_x, at, repeated, c * channels.pixels, size, u)
 
 
 @borrowing_jit
@@ -323,15 +371,21 @@ def _filter_rows_back(
         channels = _find_channels(c, item, rows, plan)
         number, first, at, image, count = channels
         scale = strips.Scale(inputs.channel_weight, first * taps, taps, None)
+        outputs = Matrix(grad_output, at, image)
         if grads.x.size:
-            _filter_channels(grads.x, grad_output, plan.back, scale, scratch, channels, plan)
+            readable = _readable(outputs, number, scratch.edge, plan)
+            if plan.upsample == 1:
+                _filter_channels(Matrix(grads.x, at, image), readable, plan.back, scale, scratch, channels)
+            else:
+                target = Matrix(scratch.repeated, 0, count)
+                _filter_channels(target, readable, plan.back, scale, scratch, channels)
+                _fold_channels(grads.x, scratch.repeated, channels, rows, plan)
         if grads.weight.size + grads.channel_weight.size:
             grad_scale = Matrix(scratch.unwanted, 0, 0)
             if grads.channel_weight.size:
                 slot = item.band * items.samples * items.groups * items.per_group + first
                 grad_scale = Matrix(grads.channel_weight, slot * taps, taps)
-            outputs = Matrix(grad_output, at, image)
-            pixels = _readable(Matrix(inputs.x, at, image), number, scratch.edge, plan)
+            pixels = _pixels(inputs.x, channels, rows, scratch.edge, plan)
             sums = strips.Correlation(scratch.grad_filters, grad_scale, by_plane, outputs, pixels, scale)
             strips.correlate(sums, number, count)
 
