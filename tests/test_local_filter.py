@@ -335,6 +335,7 @@ HARD = {
     "upsample 5, dilation beyond the image": hard_call(
         19, 1, (9, 7), (3, 3), False, upsample=5, dilation=(9, 40)
     ),
+    "upsample 20": hard_call(3, 1, (3, 4), (3, 3), True, upsample=20),
     "upsample 3, k 15": hard_call(1, 1, (4, 5), (15, 15), True, upsample=3),
 }
 

@@ -32,9 +32,7 @@ from .items import FilterArrays, FilterWindow
 def direct_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
     """Whether few channels share filters, and the rows that are kept for them are not too many."""
     x, weight, channel_weight = inputs
-    if window.upsample > 1 and channel_weight is not None:  # which has filters for each phase
-        return False
-    return is_direct(x.shape, weight.shape, x.itemsize, window)
+    return is_direct(x.shape, weight.shape, x.itemsize, window, scaled=channel_weight is not None)
 
 
 def direct_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
@@ -105,7 +103,8 @@ def _sum_taps(
 ) -> None:
     """Sums over taps of filters times the source."""
     x, weight, channel_weight = inputs
-    plan = direct_plan(x.shape, weight.shape, x.itemsize, window, back=back)
+    scaled = channel_weight is not None
+    plan = direct_plan(x.shape, weight.shape, x.itemsize, window, back=back, scaled=scaled)
     work = DirectSums(target, kernel_input(weight), kernel_input(source), _in_row(channel_weight))
     args = plan.scratch, x.dtype, work, plan.reference
     kernel = direct_scatter_items if plan.scatters else direct_sum_items
@@ -117,7 +116,8 @@ def _multiply_rows(
 ) -> tuple[Any, Any]:
     """The gradients of weight and channel_weight."""
     x, weight, channel_weight = inputs
-    plan = direct_plan(x.shape, weight.shape, x.itemsize, window, back=False)
+    scaled = channel_weight is not None
+    plan = direct_plan(x.shape, weight.shape, x.itemsize, window, back=False, scaled=scaled)
     grad_weight = strips.empty_to_stream(weight.shape if needs[1] else (0,) * 6, x.dtype)
     by_band = np.empty((plan.bands, *channel_weight.shape) if needs[2] else (1, 0), x.dtype)
     arrays = FilterArrays(kernel_input(x), kernel_input(weight), _in_row(channel_weight))

@@ -10,7 +10,18 @@ from ..engine.compile import ONE, borrowing_jit, rolled_jit, zero_like
 from ..engine.gemm import Matrix
 from ..engine.pixels import clear, copy, inside
 from ..engine.vectors import in_row
-from .direct_loops import RowProducts, RowSum, TapColumns, TapRows, find_ends, finite, multiply_row, sum_row
+from .direct_loops import (
+    RowProducts,
+    RowSum,
+    TapColumns,
+    TapRows,
+    TapScale,
+    find_ends,
+    finite,
+    multiply_row,
+    spread_scale,
+    sum_row,
+)
 from .direct_plan import DirectScratch
 from .direct_planes import PlaneTerms, add_planes, pack_planes, scatter_terms
 from .items import FilterArrays
@@ -52,6 +63,36 @@ def _find_direct(number: int, plan: Any) -> DirectItem:
     group, band = number // items.bands, number % items.bands
     first, end = items.rows * band // items.bands, items.rows * (band + 1) // items.bands
     return DirectItem(band, group, group * items.per_group, first, end)
+
+
+@borrowing_jit
+def _scale(scratch: DirectScratch, given: Any, plan: Any) -> TapScale:
+    """The scales of the channels of a group, which `_keep_scales` has kept."""
+    scales, taps = plan.scales, plan.kernel[0] * plan.kernel[1]
+    stride = scales.phases * taps * scales.apart
+    return TapScale(given, scratch.scales, 0, stride, scales.apart, plan.window.add, scales.period)
+
+
+@borrowing_jit
+def _scale_at(item: DirectItem, c: int, phase: int, tap: int, plan: Any) -> int:
+    """Where the weights of channel c of a group begin for the first phase of the columns."""
+    items, phases = plan.items, plan.scales.phases
+    sample, group = item.group // items.groups, item.group % items.groups
+    image = (sample * phases + phase) * phases * items.groups * items.per_group
+    return (image + group * items.per_group + c) * plan.kernel[0] * plan.kernel[1] + tap
+
+
+@borrowing_jit
+def _keep_scales(scratch: DirectScratch, given: Any, item: DirectItem, plan: Any) -> None:
+    """The weights of the channels of a group, as loops read them."""
+    items, scales, taps = plan.items, plan.scales, plan.kernel[0] * plan.kernel[1]
+    scale, apart = _scale(scratch, given, plan), items.groups * items.per_group * taps
+    for c in range(items.per_group if len(scratch.scales) else 0):
+        for phase in range(scales.phases):
+            for tap in range(taps):
+                to = c * scale.stride + (phase * taps + tap) * scales.apart
+                count = scales.strip + scales.phases
+                spread_scale(scale, to, _scale_at(item, c, phase, tap, plan), apart, count)
 
 
 @borrowing_jit
@@ -115,13 +156,13 @@ def _find_taps(taps: TapRows, group: int, row: int, plan: Any) -> int:
             first = (row - shift) // window.stride[0] * u
             exists = (row - shift) % window.stride[0] == 0
             for output in range(max(0, first), min(high, first + u) if exists else 0):
-                taps.tap[number] = a * kw
+                taps.tap[number] = output % plan.scales.phases * kh * kw + a * kw
                 taps.filter_at[number] = ((group * kh + a) * kw * high + output) * wide
                 taps.source_at[number] = output % lines.slots * size
                 number += 1
         else:
             pixels = row // u * window.stride[0] + shift
-            taps.tap[a] = a * kw
+            taps.tap[a] = row % plan.scales.phases * kh * kw + a * kw
             taps.filter_at[a] = ((group * kh + a) * kw * high + row) * wide
             taps.source_at[a] = (pixels % lines.slots if 0 <= pixels < lines.rows else lines.slots) * size
             number += 1
@@ -185,12 +226,12 @@ def _find_flat_taps(taps: TapRows, item: DirectItem, first: int, plan: Any) -> N
 @borrowing_jit
 def _sum_flat(scratch: DirectScratch, work: DirectSums, item: DirectItem, plan: Any) -> bool:
     """All results of a band as one row; False if what is not finite may have been met where no tap reads."""
-    items, taps = plan.items, plan.kernel[0] * plan.kernel[1]
+    items = plan.items
     count = (item.end - item.first) * items.width
     source = _keep_band(scratch.planes, work.source, item, plan)
     _find_flat_taps(scratch.taps, item, item.first, plan)
     columns = _columns(plan, plan.planes.source_at)
-    scale = strips.Scale(work.scale, item.channel * taps, taps, plan.window.add)
+    scale = _scale(scratch, work.scale, plan)
     number = len(columns.tap)
     sums = RowSum(
         work.filters, scratch.taps, plan.kernel[0], columns, 0, number, source, scale, count, scratch.corner
@@ -222,9 +263,12 @@ def _stream(target: np.ndarray) -> bool:
 def direct_sum_items(start: int, stop: int, scratch: DirectScratch, arrays: DirectSums, plan: Any) -> None:
     """Items of the plan."""
     work = DirectSums(in_row(arrays.target), in_row(arrays.filters), in_row(arrays.source), arrays.scale)
-    cleared = False
+    cleared, kept = False, -1
     for number in range(start, stop):
         item = _find_direct(number, plan)
+        if item.group != kept:
+            _keep_scales(scratch, work.scale, item, plan)
+            kept = item.group
         if plan.planes.plane and _sum_flat(scratch, work, item, plan):
             continue
         if not cleared:
@@ -243,9 +287,8 @@ def direct_sum_items(start: int, stop: int, scratch: DirectScratch, arrays: Dire
 def _sum_phases(scratch: DirectScratch, work: DirectSums, item: DirectItem, row: int, plan: Any) -> None:
     """A row of results, one phase of its columns after the other."""
     items, results, lines = plan.items, plan.results, plan.lines
-    taps = plan.kernel[0] * plan.kernel[1]
     source = Matrix(scratch.kept, 0, lines.channel)
-    scale = strips.Scale(work.scale, item.channel * taps, taps, plan.window.add)
+    scale = _scale(scratch, work.scale, plan)
     columns = _columns(plan, plan.columns.source_at)
     at, image = (item.channel * items.rows + row) * items.width, items.rows * items.width
     in_place, most = results.step * results.folded == 1, results.length[0]
@@ -301,11 +344,11 @@ def _scatter_band(scratch: DirectScratch, work: DirectSums, item: DirectItem, pl
     """All pixels of a band, from the outputs that lead there as one row."""
     (kh, kw), (high, wide), per_group = plan.kernel, plan.outputs, plan.items.per_group
     first, end = max(0, _sources(item.first, plan)[0]), min(high, _sources(item.end - 1, plan)[1])
-    rows, taps = max(0, end - first), kh * kw
+    rows = max(0, end - first)
     clear(scratch.planes, 0, per_group * plan.planes.channel)
     _find_flat_taps(scratch.taps, item, first, plan)
     source = Matrix(work.source, (item.channel * high + first) * wide, high * wide)
-    scale = strips.Scale(work.scale, item.channel * taps, taps, plan.window.add)
+    scale = _scale(scratch, work.scale, plan)
     for a in range(kh if rows else 0):
         for b in range(kw):
             at, tap = scratch.taps.filter_at[a] + b * high * wide, scratch.taps.tap[a] + b
@@ -321,8 +364,13 @@ def direct_scatter_items(
 ) -> None:
     """Items of a plan that goes back, with planes, where outputs do not lie as the pixels do."""
     work = DirectSums(in_row(arrays.target), in_row(arrays.filters), in_row(arrays.source), arrays.scale)
+    kept = -1
     for number in range(start, stop):
-        _scatter_band(scratch, work, _find_direct(number, plan), plan)
+        item = _find_direct(number, plan)
+        if item.group != kept:
+            _keep_scales(scratch, work.scale, item, plan)
+            kept = item.group
+        _scatter_band(scratch, work, item, plan)
 
 
 @rolled_jit
@@ -330,12 +378,13 @@ def direct_product_items(
     start: int, stop: int, scratch: DirectScratch, arrays: DirectProducts, plan: Any
 ) -> None:
     """Items of the plan, which is that of the way there."""
-    items, taps = plan.items, plan.kernel[0] * plan.kernel[1]
-    source, grad_scale = in_row(arrays.inputs.x), arrays.grad_scale
-    strip = strips.strip_pixels(source)
+    source, kept = in_row(arrays.inputs.x), -1
     clear(scratch.kept, 0, len(scratch.kept))
     for number in range(start, stop):
         item = _find_direct(number, plan)
+        if item.group != kept:
+            _keep_scales(scratch, arrays.inputs.channel_weight, item, plan)
+            kept = item.group
         done = max(0, _sources(item.first, plan)[0])
         clear(scratch.totals, 0, len(scratch.totals))
         if plan.planes.plane:
@@ -350,13 +399,26 @@ def direct_product_items(
             _find_taps(scratch.taps, item.group, row, plan)
             image = Matrix(scratch.kept, 0, plan.lines.channel)
             _multiply_taps(scratch, arrays, item, image, plan.columns.source_at, row, plan)
-        if grad_scale.size:
-            begin = (item.band * items.samples * items.groups * items.per_group + item.channel) * taps
-            for k in range(items.per_group * taps):
-                total = zero_like(source)
-                for lane in range(strip):
-                    total += scratch.totals[k * strip + lane]
-                grad_scale[begin + k] = total
+        if arrays.grad_scale.size:
+            _add_up(arrays.grad_scale, scratch.totals, item, plan)
+
+
+@borrowing_jit
+def _add_up(grad_scale: np.ndarray, totals: np.ndarray, item: DirectItem, plan: Any) -> None:
+    """The gradients of the weights of channels from what was summed up for each lane."""
+    items, phases, strip = plan.items, plan.scales.phases, plan.scales.strip
+    taps, channels = plan.kernel[0] * plan.kernel[1], items.groups * items.per_group
+    begin = item.band * items.samples * phases * phases * channels * taps
+    for c in range(items.per_group):
+        for phase in range(phases):
+            for tap in range(taps):
+                at = ((c * phases + phase) * taps + tap) * strip
+                to = begin + _scale_at(item, c, phase, tap, plan)
+                for column in range(phases):
+                    total = zero_like(totals)
+                    for lane in range(column, strip, phases):
+                        total += totals[at + lane]
+                    grad_scale[to + column * channels * taps] = total
 
 
 @borrowing_jit
@@ -377,14 +439,14 @@ def _multiply_taps(
     grads = in_row(arrays.grad_weight)
     filters = in_row(inputs.weight)
     fixed = Matrix(in_row(arrays.grad_output), item.channel * image + row * items.width, image)
-    scale = strips.Scale(inputs.channel_weight, item.channel * taps, taps, plan.window.add)
-    strip, wanted, stream = strips.strip_pixels(grads), grads.size > 0, _stream(grads)
+    scale = _scale(scratch, inputs.channel_weight, plan)
+    wanted, stream, strip, own = grads.size > 0, _stream(grads), plan.scales.strip, plan.scales.phases * taps
     for a in range(plan.kernel[0]):
         for b in range(plan.kernel[1]):
-            tap, at = a * plan.kernel[1] + b, scratch.taps.filter_at[a] + b * image
+            tap, at = scratch.taps.tap[a] + b, scratch.taps.filter_at[a] + b * image
             start = source.at + scratch.taps.source_at[a] + source_at[b]
             shifted = Matrix(source.values, start, source.stride)
-            totals = Matrix(scratch.totals, tap * strip, taps * strip)
+            totals = Matrix(scratch.totals, tap * strip, own * strip)
             products = RowProducts(
                 grads, filters, at, fixed, shifted, scale, tap, totals, items.per_group, wanted
             )

@@ -12,8 +12,8 @@ from numba import uint64
 from ..engine.compile import ZERO, borrowing_jit, shared_jit, zero_like
 from ..engine.gemm import Matrix
 from ..engine.pixels import copy
-from ..engine.strips import STRIP_BYTES, Scale
-from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, Loop, Writer, written
+from ..engine.strips import STRIP_BYTES
+from ..engine.vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Loop, Writer, written
 
 _TOGETHER = 3  # channels whose sums stay in registers
 _AHEAD = 4 * STRIP_BYTES  # filters are fetched so long before they are used
@@ -37,6 +37,23 @@ class TapColumns(NamedTuple):
     end: np.ndarray
 
 
+class TapScale(NamedTuple):
+    """What filters are multiplied with, or what is added to them: a number for each channel and tap.
+
+    That of channel c is ``values[at + c*stride + tap*apart]``. With a `period` it is one of so many, of which
+    result j has number ``j % period``: they lie there in order, again and again, for a strip from any of them
+    on. If `given` is None, there are none.
+    """
+
+    given: Any
+    values: np.ndarray
+    at: int
+    stride: int
+    apart: int
+    add: bool | None
+    period: Any
+
+
 class RowSum(NamedTuple):
     """``sum over taps of (scale[c, tap] o filters[tap, j]) * source[c, tap, j]``, for j < length.
 
@@ -50,7 +67,7 @@ class RowSum(NamedTuple):
     first: int
     number: int
     source: Matrix  # a row for each channel
-    scale: Scale
+    scale: TapScale
     length: int
     corner: np.ndarray  # room for a strip of each channel
 
@@ -59,8 +76,9 @@ class RowProducts(NamedTuple):
     """Products ``p[c, j] = fixed[c, j] * shifted[c, j]`` of a row and a tap, and what they are part of.
 
     The gradient of the filter is ``grads[at + j] = sum over c of scale[c, tap] * p[c, j]``. Those of the
-    scales are the sums over the lanes of ``totals[c, tap] += p[c, j] * filters[at + j]``, strips of pixels.
-    With scales that are added both are without these factors; if there are none, there are no totals.
+    scales are the sums over the lanes of ``totals[c, tap] += p[c, j] * filters[at + j]``, strips of pixels;
+    with a period, strips that begin with its number 0 each. With scales that are added both are without these
+    factors; if there are none, there are no totals.
     """
 
     grads: np.ndarray
@@ -68,11 +86,37 @@ class RowProducts(NamedTuple):
     at: int
     fixed: Matrix  # a row for each channel
     shifted: Matrix
-    scale: Scale
+    scale: TapScale
     tap: int
     totals: Matrix  # a strip for each channel
     channels: int
     wanted: bool  # the gradient of the filter
+
+
+@written(REGISTER_BYTES)
+def spread_scale(writer: Writer, scale: Any, to: Any, given_at: Any, apart: Any, count: Any) -> None:
+    """The numbers of a tap, at least `count`, from those that are given, which lie so far apart."""
+    if scale.given is None:
+        return
+    builder, index = writer.builder, count.type
+    if scale.period is None:
+        builder.store(writer.element(scale.given, given_at), builder.gep(scale.values, [to]))
+        return
+    # Whole periods, one by one, of which there are more than a vector; the others are copies of vectors.
+    lanes, one = index(writer.lanes), index(1)
+    whole = builder.add(scale.period, builder.sub(lanes, one))
+    whole = builder.mul(builder.sdiv(whole, scale.period), scale.period)
+    with Loop(builder, whole, [index(0)]) as loop:
+        number = loop.values[0]
+        value = writer.element(scale.given, builder.add(given_at, builder.mul(number, apart)))
+        builder.store(value, builder.gep(scale.values, [builder.add(to, loop.k)]))
+        following = builder.add(number, one)
+        again = builder.icmp_signed("==", following, scale.period)
+        loop.values = [builder.select(again, index(0), following)]
+    vectors = builder.sdiv(builder.sub(builder.add(count, index(writer.lanes - 1)), whole), lanes)
+    with GuardedLoop(builder, vectors, []) as loop:
+        at = builder.add(to, builder.mul(loop.k, lanes))
+        writer.store(writer.load(scale.values, at), scale.values, builder.add(at, whole))
 
 
 @shared_jit
@@ -134,6 +178,19 @@ def _row_places(builder: Any, planes: Any, first: Any, channels: int) -> list:
     return [builder.add(planes.at, builder.mul(planes.stride, number)) for number in numbers]
 
 
+def _own_scale(writer: Writer, scale: Any, place: Any, tap: Any, j: Any) -> Any:
+    """What results from j on have for a tap, in the channel whose scales begin at that place."""
+    at = writer.builder.add(place, writer.builder.mul(tap, scale.apart))
+    if scale.period is None:
+        return writer.broadcast(writer.element(scale.values, at))
+    return writer.load(scale.values, writer.builder.add(at, _turn(writer, scale, j)))
+
+
+def _turn(writer: Writer, scale: Any, j: Any) -> Any:
+    """The number of result j in a period."""
+    return j.type(0) if scale.period is None else writer.builder.srem(j, scale.period)
+
+
 def _sum_over_taps(writer: Writer, sums: Any, channel: Any, j: Any) -> list:
     """The results from j on of so many channels as the variant says."""
     builder, (channels, masked) = writer.builder, writer.variant
@@ -159,10 +216,9 @@ def _sum_over_taps(writer: Writer, sums: Any, channel: Any, j: Any) -> list:
             following = []
             for total, pixels, place in zip(across.values, sources, scales, strict=True):
                 combined = factor
-                if sums.scale.values is not None:
-                    tap = builder.add(place, builder.add(row.tap, column.tap))
-                    own = writer.broadcast(writer.element(sums.scale.values, tap))
-                    combined = combine(factor, own)
+                if sums.scale.given is not None:
+                    tap = builder.add(row.tap, column.tap)
+                    combined = combine(factor, _own_scale(writer, sums.scale, place, tap, j))
                 following.append(writer.multiply_add(total, combined, writer.load(pixels, start)))
             across.values = following
         down.values = across.values
@@ -250,7 +306,7 @@ def _write_masked_products(writer: Writer, products: Any, j: Any, count: Any) ->
 def _write_product(writer: Writer, products: Any, j: Any, load: Any, store: Any) -> None:
     """The products from j on, with vectors read and written that way."""
     builder, scale = writer.builder, products.scale
-    has_scale = scale.values is not None
+    has_scale = scale.given is not None
     multiplied = has_scale and scale.add is None
     factor = load(products.filters, builder.add(products.at, j)) if multiplied else None
     with Loop(builder, products.channels, [writer.zero]) as loop:
@@ -261,11 +317,12 @@ def _write_product(writer: Writer, products: Any, j: Any, load: Any, store: Any)
         product = grad = writer.multiply(ours, other)
         if has_scale:
             (at,) = _row_places(builder, products.totals, loop.k, 1)
+            at = builder.add(at, _turn(writer, scale, j))
             own = writer.multiply(product, factor) if multiplied else product
             writer.store(writer.add(writer.load(products.totals.values, at), own), products.totals.values, at)
         if multiplied:
-            at = builder.add(_row_places(builder, scale, loop.k, 1)[0], products.tap)
-            grad = writer.multiply(product, writer.broadcast(writer.element(scale.values, at)))
+            place = _row_places(builder, scale, loop.k, 1)[0]
+            grad = writer.multiply(product, _own_scale(writer, scale, place, products.tap, j))
         loop.values = [writer.add(loop.values[0], grad)]
     with builder.if_then(products.wanted):
         store(loop.values, products.grads, [builder.add(products.at, j)])

@@ -9,6 +9,7 @@ import numpy as np
 from ..engine import strips
 from ..engine.pixels import whole_lines
 from ..engine.references import Reference
+from ..engine.vectors import REGISTER_BYTES
 from .direct_loops import TapColumns, TapRows
 from .items import FilterWindow, Shape, wanted_bands
 
@@ -63,6 +64,15 @@ class DirectItems(NamedTuple):
     bands: int
 
 
+class DirectScales(NamedTuple):
+    """How the scales of the channels of a group lie in a thread's memory."""
+
+    phases: int  # of rows of results, each with scales of its own
+    period: Any  # and of their columns; None if all results have the same
+    apart: int  # from tap to tap
+    strip: int  # elements of what becomes the gradient of a scale
+
+
 class DirectPlanes(NamedTuple):
     """A band of an image, once for each column of taps, which reads its planes where its results are."""
 
@@ -75,6 +85,7 @@ class DirectPlanes(NamedTuple):
     row_at: np.ndarray  # by row of taps
     phase: np.ndarray  # the rows of a stride that are read, each in planes of its own
     below: np.ndarray  # rows of these beyond those of results
+    image: Shape  # rows and columns
 
 
 class DirectPlan(NamedTuple):
@@ -83,7 +94,7 @@ class DirectPlan(NamedTuple):
     back: bool
     kernel: Shape
     outputs: Shape
-    size: Shape  # of the image
+    scales: DirectScales
     window: FilterWindow
     items: DirectItems
     lines: DirectLines
@@ -100,6 +111,7 @@ class DirectScratch(NamedTuple):
     corner: Any  # `RowSum`
     phase: Any  # of a row of their results
     taps: Any  # `TapRows`
+    scales: Any
     totals: Any  # of gradients of scales, and room for those of filters
 
 
@@ -115,18 +127,20 @@ class DirectCall(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def is_direct(x: Shape, weight: Shape, itemsize: int, window: FilterWindow) -> bool:
+def is_direct(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, scaled: bool) -> bool:
     """Whether few channels share filters, and the rows that are kept for them are not too many."""
-    most = (_MOST_CHANNELS if window.upsample == 1 else _MOST_UPSAMPLED) * weight[1]
+    most = (_MOST_CHANNELS if window.upsample == 1 or scaled else _MOST_UPSAMPLED) * weight[1]
     if 0 in x or 0 in weight or x[1] > most:
         return False
-    calls = (direct_plan(x, weight, itemsize, window, back=back) for back in (False, True))
-    return all(call.scratch.kept * itemsize <= _KEPT_BYTES for call in calls)
+    calls = (direct_plan(x, weight, itemsize, window, back=back, scaled=scaled) for back in (False, True))
+    return all(max(call.scratch.kept, call.scratch.scales) * itemsize <= _KEPT_BYTES for call in calls)
 
 
 @lru_cache(maxsize=256)
-def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, back: bool) -> DirectCall:
-    """For arrays of these shapes."""
+def direct_plan(
+    x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *, back: bool, scaled: bool
+) -> DirectCall:
+    """For arrays of these shapes; `scaled` if channels have weights."""
     kernel, outputs, u, per_group = weight[2:4], weight[4:], window.upsample, x[1] // weight[1]
     strip, reach = strips.STRIP_BYTES // itemsize, (kernel[0] - 1) * window.dilation[0]
     if back:
@@ -144,7 +158,8 @@ def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *,
     items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], wanted_bands(weight)))
     columns = columns._replace(source_at=phase * length + shift)
     planes = _band_planes(x, weight, itemsize, window, items, back=back)
-    plan = DirectPlan(back, kernel, outputs, x[2:], window, items, lines, columns, results, planes)
+    scales = _scales(itemsize, u if scaled else 1)
+    plan = DirectPlan(back, kernel, outputs, scales, window, items, lines, columns, results, planes)
     rows: Any = (kernel[0] * u, np.intp)
     scratch = DirectScratch(
         kept=per_group * lines.channel,
@@ -152,13 +167,22 @@ def direct_plan(x: Shape, weight: Shape, itemsize: int, window: FilterWindow, *,
         corner=per_group * strip,
         phase=per_group * len(results.length) * most if results.step * results.folded > 1 else 0,
         taps=TapRows(rows, rows, rows),
-        totals=0 if back else per_group * kernel[0] * kernel[1] * strip,
+        scales=per_group * scales.phases * kernel[0] * kernel[1] * scales.apart if scaled else 0,
+        totals=0 if back else per_group * scales.phases * kernel[0] * kernel[1] * scales.strip,
     )
     total = items.samples * items.groups * items.bands
     # Reading a filter takes as long as several multiplications.
     operations = math.prod(weight) * (2.0 + per_group) / 5
     scatters = back and bool(planes.plane) and not planes.alike
     return DirectCall(Reference(plan), scratch, items.bands, total, operations, scatters)
+
+
+def _scales(itemsize: int, phases: int) -> DirectScales:
+    """Numbers, or rows of them, with room for a strip from any number of a period on, in whole vectors."""
+    strip, lanes = strips.STRIP_BYTES // itemsize, REGISTER_BYTES // itemsize
+    if phases == 1:
+        return DirectScales(1, None, 1, strip)
+    return DirectScales(phases, phases, strip + 2 * (phases + lanes), strip + phases)
 
 
 def _band_planes(
@@ -185,7 +209,7 @@ def _band_planes(
     if window.upsample > 1 or window.stride[1] > 2 or long or large:
         plane = channel = 0
     shift = sign * (tap * window.dilation[1] - window.padding[1])
-    return DirectPlanes(plane, channel, alike, in_place, shift, tap * plane, row_at, phase, below)
+    return DirectPlanes(plane, channel, alike, in_place, shift, tap * plane, row_at, phase, below, x[2:])
 
 
 def _columns_there(width: int, weight: Shape, window: FilterWindow) -> tuple[TapColumns, DirectResults, int]:

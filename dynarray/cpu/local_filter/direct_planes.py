@@ -14,8 +14,8 @@ from llvmlite import ir
 from ..engine.compile import borrowing_jit
 from ..engine.gemm import Matrix
 from ..engine.pixels import clear
-from ..engine.strips import Scale
 from ..engine.vectors import REGISTER_BYTES, Loop, Writer, each_vector, load_part, store_part, written
+from .direct_loops import TapScale
 
 
 class _PlaneRow(NamedTuple):
@@ -35,7 +35,7 @@ class PlaneTerms(NamedTuple):
     filters: np.ndarray
     at: int
     source: Matrix
-    scale: Scale
+    scale: TapScale
     tap: int
     channels: int
 
@@ -71,7 +71,7 @@ def add_planes(
     image: np.ndarray, channel: int, planes: np.ndarray, first: int, rows: int, item: Any, plan: Any
 ) -> None:
     """The rows of an item's band of an image: sums of what planes for these rows of outputs have there."""
-    high, width = plan.size
+    high, width = plan.planes.image
     for c in range(plan.items.per_group):
         own = (channel + c) * high
         clear(image, (own + item.first) * width, (item.end - item.first) * width)
@@ -171,8 +171,8 @@ def scatter_terms(writer: Writer, target: Any, terms: Any, count: Any) -> None:
                 for rows in (target, terms.source, scale)
             )
             combined = factor
-            if scale.values is not None:
-                each = writer.element(scale.values, builder.add(own, terms.tap))
+            if scale.given is not None:
+                each = writer.element(scale.values, builder.add(own, builder.mul(terms.tap, scale.apart)))
                 combined = combine(factor, writer.broadcast(each))
             pixels = load_part(writer, terms.source.values, builder.add(source, j), mask)
             place = builder.add(to, j)
