@@ -400,11 +400,11 @@ def direct_product_items(
             image = Matrix(scratch.kept, 0, plan.lines.channel)
             _multiply_taps(scratch, arrays, item, image, plan.columns.source_at, row, plan)
         if arrays.grad_scale.size:
-            _add_up(arrays.grad_scale, scratch.totals, item, plan)
+            _sum_scales(arrays.grad_scale, scratch.totals, item, plan)
 
 
 @borrowing_jit
-def _add_up(grad_scale: np.ndarray, totals: np.ndarray, item: DirectItem, plan: Any) -> None:
+def _sum_scales(grad_scale: np.ndarray, totals: np.ndarray, item: DirectItem, plan: Any) -> None:
     """The gradients of the weights of channels from what was summed up for each lane."""
     items, phases, strip = plan.items, plan.scales.phases, plan.scales.strip
     taps, channels = plan.kernel[0] * plan.kernel[1], items.groups * items.per_group
