@@ -320,10 +320,7 @@ HARD = {
     "dilation 8 strided": hard_call(2, 1, (33, 29), (3, 5), True, dilation=(8, 9), stride=(2, 3)),
     "dilation as large as the image": hard_call(2, 1, (12, 9), (3, 3), True, dilation=(12, 9)),
     "dilation beyond the image": hard_call(2, 1, (12, 9), (5, 3), True, dilation=(13, 500)),
-    "padding beyond the kernel": hard_call(2, 1, (5, 6), (3, 3), True, padding=(9, 12)),
-    "padding beyond the image, strided": hard_call(
-        2, 1, (5, 6), (2, 3), True, padding=(9, 12), stride=(4, 5)
-    ),
+    "padding far beyond, strided": hard_call(2, 1, (5, 6), (2, 3), True, padding=(9, 12), stride=(4, 5)),
     "kernel beyond the image": hard_call(2, 1, (2, 9), (3, 3), True, padding=0),
     "a group per channel": hard_call(37, 37, (5, 9), (3, 3), False),
     "many channels in one group": hard_call(67, 1, (5, 9), (3, 3), True),
@@ -331,10 +328,7 @@ HARD = {
     "upsample 7": hard_call(2, 1, (3, 4), (3, 3), True, upsample=7),
     "upsample 4, dilated": hard_call(2, 2, (13, 11), (3, 5), True, upsample=4, dilation=9, combine="add"),
     "upsample 3, many channels": hard_call(22, 2, (13, 11), (5, 3), False, upsample=3, dilation=(2, 3)),
-    "upsample 2, of many channels and one row": hard_call(13, 1, (1, 40), (3, 7), False, upsample=2),
-    "upsample 5, dilation beyond the image": hard_call(
-        19, 1, (9, 7), (3, 3), False, upsample=5, dilation=(9, 40)
-    ),
+    "upsample 5, dilated beyond": hard_call(19, 1, (9, 7), (3, 3), False, upsample=5, dilation=(9, 40)),
     "upsample 20": hard_call(3, 1, (3, 4), (3, 3), True, upsample=20),
     "upsample 3, k 15": hard_call(1, 1, (4, 5), (15, 15), True, upsample=3),
 }
