@@ -75,12 +75,11 @@ def _carafe(way: dict[str, Any], channels: int) -> TypicalCall:
 
 
 def _correlation() -> list[TypicalCall]:
-    """Maps are filters of the images' size."""
+    """Maps are filters of the images' size; those of large images are made as such."""
+    sizes = *((1, channels, _SIDE, _SIDE) for channels in _CHANNELS), (1, 150, 8, 1800)
     return [
-        TypicalCall(
-            dict.fromkeys(("x1", "x2"), (1, channels, _SIDE, _SIDE)), {"max_displacement": 2, "step": step}
-        )
-        for step, channels in product((1, 2), _CHANNELS)
+        TypicalCall(dict.fromkeys(("x1", "x2"), size), {"max_displacement": step, "step": step})
+        for step, size in product((1, 2), sizes)
     ]
 
 
