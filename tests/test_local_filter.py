@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, check
 from conftest import KERNELS, Backend, backend_params
 from scipy.ndimage import correlate
 
@@ -276,67 +275,7 @@ def test_images_do_not_mix(backend: Backend, rng: np.random.Generator) -> None:
     )
 
 
-# ---- hard cases
-
-
-def hard_call(
-    c: int, g: int, image: tuple[int, int], kernel: tuple[int, int], channel: bool, **params: Any
-) -> Call:
-    """A call of local_filter2d; the size of its output is worked out here, not taken from it."""
-    rng = np.random.default_rng(hash((c, g, *image, *kernel)) % 2**32)
-    stride, dilation = (np.broadcast_to(params.get(name, 1), 2) for name in ("stride", "dilation"))
-    padding, u = params.get("padding"), params.get("upsample", 1)
-    pads = (
-        [d * (k - 1) // 2 for d, k in zip(dilation, kernel)]
-        if padding is None
-        else np.broadcast_to(padding, 2)
-    )
-    reach = [max(0, image[i] + 2 * pads[i] - dilation[i] * (kernel[i] - 1) - 1 + stride[i]) for i in range(2)]
-    outputs = tuple(int(reach[i] // stride[i] * u) for i in range(2))
-    arrays = (
-        rng.standard_normal((1, c, *image)),
-        rng.standard_normal((1, g, *kernel, *outputs)),
-        rng.standard_normal((1, u, u, c, *kernel)) if channel else None,
-    )
-    return Call(dyn.OPERATORS["local_filter2d"], arrays, params, rng.standard_normal((1, c, *outputs)))
-
-
-HARD = {
-    "k 15": hard_call(2, 1, (23, 37), (15, 15), True),
-    "k 15 add": hard_call(2, 1, (23, 37), (15, 15), True, combine="add"),
-    "k 31 on a smaller image": hard_call(2, 2, (9, 17), (31, 31), False),
-    "k 63 on one pixel": hard_call(1, 1, (1, 1), (63, 63), True),
-    "long row": hard_call(3, 1, (11, 40), (1, 31), True),
-    "long column": hard_call(3, 3, (40, 11), (31, 1), True),
-    "even": hard_call(4, 2, (9, 8), (4, 2), True, padding=(1, 2)),
-    "even, odd and strided": hard_call(4, 2, (11, 9), (2, 5), True, padding=(3, 0), stride=(2, 3)),
-    "image not divisible by the stride": hard_call(2, 1, (10, 11), (3, 3), True, stride=(3, 4)),
-    "stride beyond the kernel": hard_call(2, 1, (29, 31), (3, 3), True, stride=7),
-    "stride beyond the image": hard_call(2, 1, (5, 6), (3, 3), True, stride=100),
-    "stride beside a large dilation": hard_call(6, 3, (9, 37), (3, 5), True, dilation=(3, 1), stride=2),
-    "one tap, a filter a pixel": hard_call(6, 6, (9, 13), (1, 1), False),
-    "one tap, added": hard_call(9, 1, (9, 13), (1, 1), True, combine="add"),
-    "dilation 8": hard_call(2, 1, (33, 29), (3, 3), True, dilation=8),
-    "dilation 8 strided": hard_call(2, 1, (33, 29), (3, 5), True, dilation=(8, 9), stride=(2, 3)),
-    "dilation as large as the image": hard_call(2, 1, (12, 9), (3, 3), True, dilation=(12, 9)),
-    "dilation beyond the image": hard_call(2, 1, (12, 9), (5, 3), True, dilation=(13, 500)),
-    "padding far beyond, strided": hard_call(2, 1, (5, 6), (2, 3), True, padding=(9, 12), stride=(4, 5)),
-    "kernel beyond the image": hard_call(2, 1, (2, 9), (3, 3), True, padding=0),
-    "a group per channel": hard_call(37, 37, (5, 9), (3, 3), False),
-    "many channels in one group": hard_call(67, 1, (5, 9), (3, 3), True),
-    "no channels": hard_call(0, 1, (5, 9), (3, 3), True),
-    "upsample 7": hard_call(2, 1, (3, 4), (3, 3), True, upsample=7),
-    "upsample 4, dilated": hard_call(2, 2, (13, 11), (3, 5), True, upsample=4, dilation=9, combine="add"),
-    "upsample 3, many channels": hard_call(22, 2, (13, 11), (5, 3), False, upsample=3, dilation=(2, 3)),
-    "upsample 5, dilated beyond": hard_call(19, 1, (9, 7), (3, 3), False, upsample=5, dilation=(9, 40)),
-    "upsample 20": hard_call(3, 1, (3, 4), (3, 3), True, upsample=20),
-    "upsample 3, k 15": hard_call(1, 1, (4, 5), (15, 15), True, upsample=3),
-}
-
-
-@pytest.mark.parametrize("case", HARD)
-def test_hard_cases(backend: Backend, case: str) -> None:
-    check(HARD[case], backend)
+# ---- far steps, and refusals
 
 
 @pytest.mark.parametrize("far", [10_001, 10**6, 2**31 - 1, 2**31 + 1, 2**33, 2**61 + 1, 2**200])
@@ -498,3 +437,25 @@ def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, par
         expected = dyn.local_filter2d_backward(grad, *arrays, **params)
     for actual, wanted in zip(grads, expected, strict=True):
         close(actual, wanted)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("combine", ["mul", "add", None])
+def test_one_tap_on_its_own_pixel_is_a_product(combine: str | None, special: bool) -> None:
+    """Of several chunks of pixels, and channels that share filters or do not."""
+    rng = np.random.default_rng(5)
+    arrays = [rng.standard_normal(s) for s in ((2, 6, 50, 83), (2, 3, 1, 1, 50, 83), (2, 6, 1, 1))]
+    grad_output = rng.standard_normal(arrays[0].shape)
+    for array in (*arrays, grad_output) if special else ():
+        array.flat[rng.integers(0, array.size, 2)] = np.nan, np.inf
+    given = arrays if combine else arrays[:2]
+    params = {"combine": combine or "mul"}
+    actual: list[Any] = []
+    expected: list[Any] = []
+    for results, backend in ((actual, "cpu"), (expected, "reference")):
+        with dyn.use_backend(backend), np.errstate(all="ignore"):
+            results.append(dyn.local_filter2d(*given, **params))
+            results += dyn.local_filter2d_backward(grad_output, *given, **params)
+    for ours, theirs in zip(actual, expected, strict=True):
+        if theirs is not None:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-11)

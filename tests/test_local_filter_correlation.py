@@ -84,3 +84,26 @@ def test_a_displacement_that_is_no_multiple_of_the_step_is_the_multiple_below() 
 def test_without_channels_there_is_nothing_to_compare(backend: Backend) -> None:
     x = np.zeros((2, 0, 3, 4))
     np.testing.assert_array_equal(correlated(backend, x, x, max_displacement=1), np.zeros((2, 9, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "reach", "step"),
+    [((2, 19, 33, 70), 9, 2), ((1, 3, 45, 61), 20, 1), ((3, 33, 40, 5), 7, 3), ((1, 160, 9, 64), 3, 1)],
+)
+@pytest.mark.parametrize("special", [False, True])
+def test_pieces_of_larger_images_are_those_of_the_definition(
+    shape: tuple[int, ...], reach: int, step: int, special: bool
+) -> None:
+    """Several bands, blocks of maps and chunks of channels, and gradients of the maps to go with them."""
+    rng = np.random.default_rng(shape)
+    x1, x2 = (rng.standard_normal(shape) for _ in range(2))
+    maps = rng.standard_normal(dyn.correlation2d(x1, x2, max_displacement=reach, step=step).shape)
+    for array in (x1, x2, maps) if special else ():
+        array.flat[rng.integers(0, array.size, 3)] = np.nan, np.inf, -np.inf
+    actual, expected = [], []
+    for results, backend in ((actual, "cpu"), (expected, "reference")):
+        with dyn.use_backend(backend), np.errstate(all="ignore"):
+            results.append(dyn.correlation2d(x1, x2, max_displacement=reach, step=step))
+            results += dyn.correlation2d_backward(maps, x1, x2, max_displacement=reach, step=step)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

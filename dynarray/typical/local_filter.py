@@ -1,8 +1,8 @@
 """Calls of `local_filter2d`, its faces and `mixed_filter2d`.
 
-Filters of few channels are applied directly. With more, outputs that lie as the pixels do are made in place,
-if a row of blocks is long enough, and the others in general. Each is compiled for no second filter, for one
-that multiplies, and for one that adds.
+Filters of one tap are products. Others of few channels are applied directly. With more, outputs that lie as
+the pixels do are made in place, if a row of blocks is long enough, and the others in general. Each is
+compiled for no second filter, for one that multiplies, and for one that adds.
 """
 
 from itertools import product
@@ -23,20 +23,20 @@ def _plane(way: dict[str, Any]) -> tuple[int, int]:
     return size, size
 
 
-def _shapes(way: dict[str, Any], channels: int) -> dict[str, tuple[int, ...]]:
+def _shapes(way: dict[str, Any], channels: int, side: int = 3) -> dict[str, tuple[int, ...]]:
     """Shapes by what they are for; `channel` for filters of an upsampled plane where there is one."""
     scale = (way["upsample"],) * 2 if "upsample" in way else ()
     return {
         "x": (1, channels, _SIDE, _SIDE),
-        "weight": (1, 1, 3, 3, *_plane(way)),
-        "channel": (1, *scale, channels, 3, 3),
+        "weight": (1, 1, side, side, *_plane(way)),
+        "channel": (1, *scale, channels, side, side),
     }
 
 
 def _local_filter2d() -> list[TypicalCall]:
     calls = []
-    for way, channels in product(_WAYS, _CHANNELS):
-        shapes = _shapes(way, channels)
+    for way, channels, side in [*product(_WAYS, _CHANNELS, (3,)), ({}, 2, 1)]:
+        shapes = _shapes(way, channels, side)
         channel = {"channel_weight": shapes.pop("channel")}
         calls.append(TypicalCall(shapes, way))
         calls += [TypicalCall(shapes | channel, {**way, "combine": combine}) for combine in _COMBINED]
@@ -45,10 +45,10 @@ def _local_filter2d() -> list[TypicalCall]:
 
 def _local_filter1d() -> list[TypicalCall]:
     calls = []
-    for stride, channels in product((1, 2), _CHANNELS):
+    for stride, channels, taps in [*product((1, 2), _CHANNELS, (3,)), (1, 2, 1)]:
         length = _SIDE * _SIDE // stride  # rows of outputs that are short go a way of their own
-        shapes = {"x": (1, channels, length), "weight": (1, 1, 3, length // stride)}
-        channel = {"channel_weight": (1, channels, 3)}
+        shapes = {"x": (1, channels, length), "weight": (1, 1, taps, length // stride)}
+        channel = {"channel_weight": (1, channels, taps)}
         calls.append(TypicalCall(shapes, {"stride": stride}))
         calls += [
             TypicalCall(shapes | channel, {"stride": stride, "combine": combine}) for combine in _COMBINED
@@ -59,33 +59,32 @@ def _local_filter1d() -> list[TypicalCall]:
 def _two_filters(channel: str, spatial: str, ways: tuple[dict[str, Any], ...]) -> list[TypicalCall]:
     """A face with two filters, which takes the scale from their shapes."""
     calls = []
-    for way, channels in product(ways, _CHANNELS):
-        shapes = _shapes(way, channels)
+    for way, channels, side in [*product(ways, _CHANNELS, (3,)), (ways[0], 2, 1)]:
+        shapes = _shapes(way, channels, side)
         given = {"x": shapes["x"], channel: shapes["channel"], spatial: shapes["weight"]}
         steps = {name: value for name, value in way.items() if name != "upsample"}
         calls += [TypicalCall(given, {**steps, "combine": combine}) for combine in _COMBINED]
     return calls
 
 
-def _carafe(way: dict[str, Any], channels: int) -> TypicalCall:
-    masks = (1, 9, *_plane(way))
+def _carafe(way: dict[str, Any], channels: int, side: int) -> TypicalCall:
+    masks = (1, side * side, *_plane(way))
     steps = {name: value for name, value in way.items() if name != "upsample"}
-    params = {"kernel_size": 3, "scale": way["upsample"], **steps}
+    params = {"kernel_size": side, "scale": way["upsample"], **steps}
     return TypicalCall({"x": (1, channels, _SIDE, _SIDE), "masks": masks}, params)
 
 
 def _correlation() -> list[TypicalCall]:
-    """Maps are filters of the images' size."""
+    """Maps are filters of the images' size; those of large images are made as such."""
+    sizes = *((1, channels, _SIDE, _SIDE) for channels in _CHANNELS), (1, 150, 8, 1800)
     return [
-        TypicalCall(
-            dict.fromkeys(("x1", "x2"), (1, channels, _SIDE, _SIDE)), {"max_displacement": 2, "step": step}
-        )
-        for step, channels in product((1, 2), _CHANNELS)
+        TypicalCall(dict.fromkeys(("x1", "x2"), size), {"max_displacement": step, "step": step})
+        for step, size in product((1, 2), sizes)
     ]
 
 
-def _involution(way: dict[str, Any], channels: int) -> TypicalCall:
-    shapes = _shapes(way, channels)
+def _involution(way: dict[str, Any], channels: int, side: int) -> TypicalCall:
+    shapes = _shapes(way, channels, side)
     return TypicalCall({"x": shapes["x"], "weight": shapes["weight"]}, way)
 
 
@@ -101,8 +100,8 @@ CALLS = {
     "local_filter1d": _local_filter1d(),
     "ddf": _two_filters("channel_filter", "spatial_filter", _WAYS[:2]),
     "ddf_upsample": _two_filters("channel_filters", "spatial_filters", _SCALES),
-    "carafe": [_carafe(*each) for each in product(_SCALES, _CHANNELS)],
-    "involution": [_involution(*each) for each in product(_WAYS[:2], _CHANNELS)],
+    "carafe": [_carafe(*each) for each in [*product(_SCALES, _CHANNELS, (3,)), (_SCALES[0], 2, 1)]],
+    "involution": [_involution(*each) for each in [*product(_WAYS[:2], _CHANNELS, (3,)), ({}, 2, 1)]],
     "mixed_filter2d": [_mixed(channels, (_VECTOR, _VECTOR)) for channels in _CHANNELS],
     "mixed_filter1d": [_mixed(channels, (_SIDE * _VECTOR,)) for channels in _CHANNELS],
 }

@@ -133,7 +133,7 @@ def _without_row(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _correlation2d_cases(pick: Any, **fixed: int) -> Case:
-    names = ("N", (1, 2, 0)), ("C", (1, 2, 4)), ("H", range(9)), ("W", range(9))
+    names = ("N", (1, 2, 0)), ("C", (1, 2, 4, 16)), ("H", range(9)), ("W", range(9))
     shape = tuple(fixed.get(name, pick(values)) for name, values in names)
     params = {"max_displacement": pick((2, 0, 1, 3, 11)), "step": pick((1, 2, 3))}
     return Case({"x1": shape, "x2": shape}, params)
@@ -407,8 +407,8 @@ HEAVY = {
         "correlation2d",
         {"x1": (1, 64, 512, 512), "x2": (1, 64, 512, 512)},
         {"max_displacement": 2, "step": 1},
-        {"x1": (1, 1, 1, 1), "x2": (1, 1, 1, 1)},
-        {"max_displacement": 0},
+        {"x1": (1, 150, 8, 1800), "x2": (1, 150, 8, 1800)},  # as large as it has to be to go the same way
+        {"max_displacement": 1},
     ),
     "one wide image": Heavy(
         "local_filter2d",

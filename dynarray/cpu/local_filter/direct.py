@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import parallel, strips
+from ..engine import strips
 from ..engine.compile import kernel_input
 from ..engine.memory import run_with_scratch
 from .direct_kernels import (
@@ -38,10 +38,6 @@ def direct_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
 def direct_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     """The output."""
     x, weight, _ = inputs
-    if _is_product(inputs, window):
-        if x.size < parallel.SMALL:
-            return _multiply(x, weight)
-        return direct_forward(_in_one_image(inputs), window).reshape(x.shape)
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     _sum_taps(y, x, inputs, window, back=False)
     return y
@@ -54,18 +50,7 @@ def direct_backward(
 
     None if a filter of channels is not finite: it may meet zeros that stand for nothing.
     """
-    x, weight, channel_weight = inputs
-    if _is_product(inputs, window):
-        if x.size < parallel.SMALL:
-            grad_x = _multiply(grad_output, weight) if needs[0] else None
-            grad_weight = _multiply(grad_output, x).reshape(weight.shape) if needs[1] else None
-            return FilterArrays(grad_x, grad_weight, None)
-        rows = grad_output.reshape(1, 1, -1, x.shape[3])
-        grads = direct_backward(rows, _in_one_image(inputs), needs, window)
-        if grads is not None:
-            like = zip(grads, inputs, strict=True)
-            grads = FilterArrays(*(None if grad is None else grad.reshape(one.shape) for grad, one in like))
-        return grads
+    x, _, channel_weight = inputs
     if channel_weight is not None and not np.isfinite(channel_weight).all():
         return None
     grad_x = None
@@ -75,27 +60,6 @@ def direct_backward(
     if not (needs[1] or needs[2]):
         return FilterArrays(grad_x, None, None)
     return FilterArrays(grad_x, *_multiply_rows(grad_output, inputs, needs, window))
-
-
-def _is_product(inputs: FilterArrays, window: FilterWindow) -> bool:
-    """Whether each pixel has a filter of its own, of one tap, and there is more than one image of these."""
-    x, weight, channel_weight = inputs
-    alone = x.shape == (*weight.shape[:2], *weight.shape[4:]) and weight.shape[2:4] == (1, 1)
-    steps = window.stride == (1, 1) and window.upsample == 1
-    return alone and steps and channel_weight is None and x.shape[:2] != (1, 1)
-
-
-def _multiply(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Their products, in the shape of the first: for arrays so small that a kernel takes longer to call."""
-    with np.errstate(all="ignore"):
-        return np.multiply(array, factors.reshape(array.shape), order="C")
-
-
-def _in_one_image(inputs: FilterArrays) -> FilterArrays:
-    """Such arrays with the rows of all images below one another."""
-    x, weight, _ = inputs
-    rows = -1, x.shape[3]
-    return FilterArrays(x.reshape(1, 1, *rows), weight.reshape(1, 1, 1, 1, *rows), None)
 
 
 def _sum_taps(

@@ -197,13 +197,10 @@ def _keep_planes(planes: np.ndarray, source: np.ndarray, item: DirectItem, plan:
 
 @borrowing_jit
 def _keep_band(planes: np.ndarray, source: np.ndarray, item: DirectItem, plan: Any) -> Matrix:
-    """The rows that taps lead to from a band, in planes, or where they are.
+    """The rows that taps lead to from a band, in planes.
 
     Returns arrays that the caller has, who must not count references either.
     """
-    if plan.planes.in_place:
-        image = plan.lines.rows * plan.lines.width
-        return Matrix(source, item.channel * image + item.first * plan.lines.width, image)
     if plan.planes.alike:
         _keep_planes(planes, source, item, plan)
     else:

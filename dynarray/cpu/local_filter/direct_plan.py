@@ -79,7 +79,6 @@ class DirectPlanes(NamedTuple):
     plane: int  # elements of a plane; none where bands are worked on row by row
     channel: int  # elements of a channel
     alike: bool  # whether outputs lie as the pixels do; else see `direct_planes`
-    in_place: bool  # of a single tap, which reads its own pixel where that is
     shift: np.ndarray  # from the columns of results to those of the image
     source_at: np.ndarray  # by column of taps
     row_at: np.ndarray  # by row of taps
@@ -202,14 +201,12 @@ def _band_planes(
     channel, sign = len(phase) * kw * plane, 1
     if back and alike:
         row_at, sign = row_at[::-1].copy(), -1
-    in_place = alike and kh * kw == 1
-    channel *= not in_place
     long = not alike and items.per_group > 1 and items.per_group * wide > _SHORT_ROW
     large = items.per_group * channel * itemsize > _PLANES_BYTES
     if window.upsample > 1 or window.stride[1] > 2 or long or large:
         plane = channel = 0
     shift = sign * (tap * window.dilation[1] - window.padding[1])
-    return DirectPlanes(plane, channel, alike, in_place, shift, tap * plane, row_at, phase, below, x[2:])
+    return DirectPlanes(plane, channel, alike, shift, tap * plane, row_at, phase, below, x[2:])
 
 
 def _columns_there(width: int, weight: Shape, window: FilterWindow) -> tuple[TapColumns, DirectResults, int]:

@@ -1,8 +1,9 @@
 """`local_filter2d` on the CPU: which way a call goes.
 
-Filters of few channels are applied directly. With more channels, outputs of the size of the image are made in
-place. Where that does not apply, or zeros that stand for nothing may have met NaN or infinity, the general
-form follows, and for gradients where that may have happened to it as well, the definition.
+A single tap makes products of pixels. Filters of few channels are applied directly. With more, outputs
+of the size of the image are made in place. Where that does not apply, or zeros that stand for nothing may
+have met NaN or infinity, the general form follows, and for gradients where that may have happened to it as
+well, the definition.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from .direct import direct_applies, direct_backward, direct_forward
 from .general import general_backward, general_forward
 from .in_place import in_place_applies, in_place_backward, in_place_forward
 from .items import FilterArrays, FilterWindow
+from .single_tap import single_applies, single_backward, single_forward
 
 
 def local_filter2d_forward(
@@ -22,6 +24,8 @@ def local_filter2d_forward(
     """Output of `local_filter2d`; keeps the inputs for the backward pass."""
     add = flag(combine == "add" and channel_weight is not None)
     inputs, window = FilterArrays(x, weight, channel_weight), FilterWindow(**params, add=add)
+    if single_applies(inputs, window):
+        return single_forward(inputs, window), tuple(inputs)
     if direct_applies(inputs, window):
         return direct_forward(inputs, window), tuple(inputs)
     y = in_place_forward(inputs, window) if in_place_applies(inputs, window) else None
@@ -36,6 +40,8 @@ def local_filter2d_backward(
     if not grad_output.size:
         return tuple(zeros_where(inputs, needs))
     grads, args = None, (grad_output, inputs, needs, FilterWindow(**params, add=add))
+    if single_applies(inputs, args[3]):
+        return tuple(single_backward(*args))
     direct = direct_applies(inputs, args[3])
     if direct:
         grads = direct_backward(*args)
