@@ -437,25 +437,3 @@ def test_gradients_by_the_definition(rng: np.random.Generator, combine: str, par
         expected = dyn.local_filter2d_backward(grad, *arrays, **params)
     for actual, wanted in zip(grads, expected, strict=True):
         close(actual, wanted)
-
-
-@pytest.mark.parametrize("special", [False, True])
-@pytest.mark.parametrize("combine", ["mul", "add", None])
-def test_one_tap_on_its_own_pixel_is_a_product(combine: str | None, special: bool) -> None:
-    """Of several chunks of pixels, and channels that share filters or do not."""
-    rng = np.random.default_rng(5)
-    arrays = [rng.standard_normal(s) for s in ((2, 6, 50, 83), (2, 3, 1, 1, 50, 83), (2, 6, 1, 1))]
-    grad_output = rng.standard_normal(arrays[0].shape)
-    for array in (*arrays, grad_output) if special else ():
-        array.flat[rng.integers(0, array.size, 2)] = np.nan, np.inf
-    given = arrays if combine else arrays[:2]
-    params = {"combine": combine or "mul"}
-    actual: list[Any] = []
-    expected: list[Any] = []
-    for results, backend in ((actual, "cpu"), (expected, "reference")):
-        with dyn.use_backend(backend), np.errstate(all="ignore"):
-            results.append(dyn.local_filter2d(*given, **params))
-            results += dyn.local_filter2d_backward(grad_output, *given, **params)
-    for ours, theirs in zip(actual, expected, strict=True):
-        if theirs is not None:
-            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-11)

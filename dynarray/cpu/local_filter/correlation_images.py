@@ -1,8 +1,8 @@
 """The gradients of `correlation2d`: of each image, sums over all displacements of the other times the maps'.
 
-Lanes are pixels. A tile of them keeps the sums of `_TOGETHER` channels in registers over all displacements
-for which one of its pixels has another in the image; each vector of a map's gradient serves all of these
-channels. The pixels are read where they are, through masks: zero outside, as the definition has them.
+Lanes are pixels. A tile of them keeps the sums of some channels in registers over all displacements for which
+one of its pixels has another in the image; each vector of a map's gradient serves all of these channels. The
+pixels are read where they are, through masks: zero outside, as the definition has them.
 """
 
 import math
@@ -20,8 +20,8 @@ from ..engine.pixels import clear
 from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, GuardedLoop, Loop, Writer, in_row, written
 from .items import FilterWindow, Shape
 
-_TOGETHER = 8 if MANY_REGISTERS else 4  # channels
-_VECTORS = 2  # of pixels
+_CHANNELS_TOGETHER = 8 if MANY_REGISTERS else 4  # channels
+_TILE_VECTORS = 2  # of pixels
 _CHUNK_BYTES = 512 * 1024  # half of a common L2 cache
 _NEAR_BYTES = 8 * 1024 * 1024  # of an image: larger ones are better read once, in long rows
 _SETS_BYTES = 128 * 1024  # places so far apart, or several times that, share a set of one
@@ -57,7 +57,7 @@ class _Displaced(NamedTuple):
     step: int
 
 
-class _Tile(NamedTuple):
+class _ImageTile(NamedTuple):
     """A tile, and where its first pixel finds what is summed up, for the first of the displacements."""
 
     source: Matrix  # a row for each channel
@@ -96,7 +96,7 @@ def images_apply(images: Shape, maps: Shape, itemsize: int, window: FilterWindow
     for axis in range(2):
         reach = np.abs(np.arange(maps[axis]) * window.dilation[axis] - window.padding[axis])
         inside *= np.maximum(0, 1 - reach / images[2 + axis]).mean()
-    return bool(_TOGETHER * inside <= 2 * images[1])
+    return bool(_CHANNELS_TOGETHER * inside <= 2 * images[1])
 
 
 @lru_cache(maxsize=256)
@@ -105,16 +105,16 @@ def _images_plan(
 ) -> tuple[ImagesPlan, ImagesScratch, float]:
     """For images of this shape."""
     samples, channels, high, wide = images
-    size = _VECTORS * REGISTER_BYTES // itemsize
+    size = _TILE_VECTORS * REGISTER_BYTES // itemsize
     tiles = -(-high * wide // size)
     bands = min(tiles, -(-parallel.ITEMS // samples))
     parts = -(-parallel.ITEMS // (samples * bands))
-    chunk = -(-channels // (parts * _TOGETHER))
+    chunk = -(-channels // (parts * _CHANNELS_TOGETHER))
     # What displacements read around a tile is to stay in the cache for the next one.
     rows = min(high, (maps[0] - 1) * window.dilation[0] + 1)
-    chunk = min(chunk, _CHUNK_BYTES // (_TOGETHER * rows * wide * itemsize))
+    chunk = min(chunk, _CHUNK_BYTES // (_CHANNELS_TOGETHER * rows * wide * itemsize))
     chunk = min(chunk, _SETS_BYTES // math.gcd(high * wide * itemsize, _SETS_BYTES))
-    chunk = max(1, chunk) * _TOGETHER
+    chunk = max(1, chunk) * _CHANNELS_TOGETHER
     plan = ImagesPlan(window, maps, images[2:], channels, tiles, bands, chunk, -(-channels // chunk))
     operations = samples * maps[0] * maps[1] * high * wide * (channels + 4) / 4
     return plan, ImagesScratch(size, (size, np.int32), (size, np.int32)), operations
@@ -178,15 +178,15 @@ def _sum_tile(
     if back:
         map_row, map_column = map_row + down.step * wide, image + beside.step
     share = target.dtype.type(1) / target.dtype.type(plan.channels)
-    for c in range(channels[0], channels[1], _TOGETHER):
+    for c in range(channels[0], channels[1], _CHANNELS_TOGETHER):
         begin = (sample * plan.channels + c) * image + at
         rows = Matrix(source, begin + down.shift * wide + beside.shift, image)
-        tile = _Tile(rows, maps, first, map_row, map_column, down, beside, plan.size, pixels, share)
-        number = min(_TOGETHER, channels[1] - c)
+        tile = _ImageTile(rows, maps, first, map_row, map_column, down, beside, plan.size, pixels, share)
+        number = min(_CHANNELS_TOGETHER, channels[1] - c)
         if back:
             _gather_back(Matrix(target, begin, image), tile, scratch, number)
         else:
-            _gather(Matrix(target, begin, image), tile, scratch, number)
+            _gather_there(Matrix(target, begin, image), tile, scratch, number)
 
 
 @borrowing_jit
@@ -224,7 +224,7 @@ def _add_outside(
             _add_zeros(start, maps, begin, image, kw, pixels)
 
 
-@written(_VECTORS * REGISTER_BYTES)
+@written(_TILE_VECTORS * REGISTER_BYTES)
 def _add_zeros(writer: Writer, start: Any, maps: Any, at: Any, apart: Any, number: Any, pixels: Any) -> None:
     """Zero times so many rows, `apart` from each other."""
     builder = writer.builder
@@ -236,12 +236,26 @@ def _add_zeros(writer: Writer, start: Any, maps: Any, at: Any, apart: Any, numbe
         writer.store(loop.values[0], start, number.type(0))
 
 
+def _write_image_means(writer: Writer, target: Any, tile: Any, sums: list, number: Any) -> None:
+    """What becomes of the sums of `number` channels."""
+    builder, index = writer.builder, number.type
+    places = [index(v * writer.lanes) for v in range(_TILE_VECTORS)]
+    existing = [writer.within(place, tile.pixels) for place in places]
+    share = writer.broadcast(tile.share)
+    for c in range(_CHANNELS_TOGETHER):
+        with builder.if_then(builder.icmp_signed("<", index(c), number)):
+            to = builder.add(target.at, builder.mul(index(c), target.stride))
+            for v, (place, mask) in enumerate(zip(places, existing, strict=True)):
+                mean = writer.multiply(sums[c * _TILE_VECTORS + v], share)
+                writer.store_masked(mean, target.values, builder.add(to, place), mask)
+
+
 def _write_gather(writer: Writer, target: Any, tile: Any, scratch: Any, number: Any) -> None:
-    """The sums of `number` channels, up to _TOGETHER, a row of the target for each."""
+    """The sums of `number` channels, up to _CHANNELS_TOGETHER, a row of the target for each."""
     builder, index, back, lanes = writer.builder, number.type, writer.variant, writer.lanes
     kind = ir.VectorType(ir.IntType(32), lanes)
-    places, sources = [index(v * lanes) for v in range(_VECTORS)], []
-    for c in range(_TOGETHER):
+    places, sources = [index(v * lanes) for v in range(_TILE_VECTORS)], []
+    for c in range(_CHANNELS_TOGETHER):
         each = builder.select(builder.icmp_signed("<", index(c), number), index(c), index(0))
         at = builder.add(tile.source.at, builder.mul(each, tile.source.stride))
         sources.append(builder.gep(tile.source.values, [at]))
@@ -261,7 +275,7 @@ def _write_gather(writer: Writer, target: Any, tile: Any, scratch: Any, number: 
         moved = writer.broadcast(builder.trunc(moved, ir.IntType(32)))
         return [builder.icmp_unsigned("<", builder.add(each, moved), extent) for each in positions]
 
-    sums = start * _TOGETHER
+    sums = start * _CHANNELS_TOGETHER
     some = [builder.select(builder.icmp_signed(">", n, index(0)), n, index(0)) for n in count]
     some[0] = builder.select(builder.icmp_signed(">", some[1], index(0)), some[0], index(0))
     with GuardedLoop(builder, some[0], sums) as down:
@@ -275,7 +289,9 @@ def _write_gather(writer: Writer, target: Any, tile: Any, scratch: Any, number: 
             masks = [builder.and_(*pair) for pair in zip(below, beside, strict=True)]
             at, map_at = builder.add(row, moved), builder.add(map_row, builder.mul(right.k, tile.map_column))
             for place in places:  # what the next tile reads: too many rows for the processor to foresee
-                writer.prefetch(tile.maps, builder.add(builder.add(map_at, place), index(lanes * _VECTORS)))
+                writer.prefetch(
+                    tile.maps, builder.add(builder.add(map_at, place), index(lanes * _TILE_VECTORS))
+                )
             factors = [
                 writer.load_masked(tile.maps, builder.add(map_at, place), mask)
                 for place, mask in zip(places, masks if back else existing, strict=True)
@@ -287,16 +303,10 @@ def _write_gather(writer: Writer, target: Any, tile: Any, scratch: Any, number: 
             ]
             right.values = [
                 writer.multiply_add(*three)
-                for three in zip(right.values, factors * _TOGETHER, pixels, strict=True)
+                for three in zip(right.values, factors * _CHANNELS_TOGETHER, pixels, strict=True)
             ]
         down.values = right.values
-    share = writer.broadcast(tile.share)
-    for c in range(_TOGETHER):
-        with builder.if_then(builder.icmp_signed("<", index(c), number)):
-            to = builder.add(target.at, builder.mul(index(c), target.stride))
-            for v, (place, mask) in enumerate(zip(places, existing, strict=True)):
-                mean = writer.multiply(down.values[c * _VECTORS + v], share)
-                writer.store_masked(mean, target.values, builder.add(to, place), mask)
+    _write_image_means(writer, target, tile, down.values, number)
 
 
-_gather, _gather_back = (written(REGISTER_BYTES, back)(_write_gather) for back in (False, True))
+_gather_there, _gather_back = (written(REGISTER_BYTES, back)(_write_gather) for back in (False, True))

@@ -2,7 +2,7 @@
 
 Maps may be many more than channels, and most of what a displacement reads may lie outside of the image. So
 rows of both images are packed, with all their channels, and kept while every displacement between them is
-summed up: lanes are pixels, and a vector of x1 meets `_TOGETHER` displaced ones of x2, whose sums stay in
+summed up: lanes are pixels, and a vector of x1 meets several displaced ones of x2, whose sums stay in
 registers over all channels. Rows follow one another without a gap, that short ones fill vectors too. What
 pixels of other rows made of it is left out when sums are stored; rows outside of the image are never read.
 """
@@ -21,9 +21,9 @@ from ..engine.pixels import clear, copy, staggered
 from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, Loop, Writer, in_row, written
 from .items import FilterWindow, Shape
 
-_TOGETHER = 8 if MANY_REGISTERS else 4  # displacements
-_FEW = 3  # the number of which is left over, or less
-_VECTORS = 2  # of pixels
+_MAPS_TOGETHER = 8 if MANY_REGISTERS else 4  # displacements
+_FEW_MAPS = 3  # the number of which is left over, or less
+_MAP_VECTORS = 2  # of pixels
 _MAPS_BYTES = 768 * 1024  # packed rows: most of a common L2 cache
 _LEAST_ROWS = 8  # that fit: with fewer, packing takes longer than what is done with them
 
@@ -94,7 +94,7 @@ def _maps_plan(
 ) -> tuple[MapsPlan, MapsScratch, float]:
     """For images of this shape: as many rows as fit, and items for all threads."""
     (samples, channels, high, wide), step = x1, window.dilation[0]
-    vectors = (_VECTORS + 1) * REGISTER_BYTES // itemsize
+    vectors = (_MAP_VECTORS + 1) * REGISTER_BYTES // itemsize
     rows = max(3, _MAPS_BYTES // (channels * wide * itemsize))
     bands = -(-high // max(1, rows // 3))
     band = -(-high // bands)
@@ -198,12 +198,12 @@ def _sum_row_of_maps(
     wide, left, step, kw = plan.size[1], plan.window.padding[1], plan.window.dilation[1], plan.maps[1]
     low = max(0, (left - wide) // step + 1)
     end = min(kw, (left + wide - 1) // step + 1)
-    size = _VECTORS * REGISTER_BYTES // target.values.itemsize
+    size = _MAP_VECTORS * REGISTER_BYTES // target.values.itemsize
     share = target.values.dtype.type(1) / target.values.dtype.type(plan.channels)
     for p in range(start, stop, size):
         b = low
         while b < end:
-            shift, number = b * step - left, min(_TOGETHER, end - b)
+            shift, number = b * step - left, min(_MAPS_TOGETHER, end - b)
             tile = _MapTile(
                 Matrix(scratch.first, p, plan.pitch.first),
                 Matrix(scratch.second, source + p + shift, plan.pitch.second),
@@ -217,7 +217,7 @@ def _sum_row_of_maps(
                 share,
             )
             to = Matrix(target.values, target.at + b * target.stride + p, target.stride)
-            if number > _FEW:
+            if number > _FEW_MAPS:
                 _sum_many(to, tile, plan.channels, number)
             elif number > 1:
                 _sum_few(to, tile, plan.channels, number)
@@ -230,7 +230,7 @@ def _write_maps(writer: Writer, target: Any, tile: Any, channels: Any, number: A
     """`number` maps, a row of the target for each; those up to the variant are summed up with them."""
     builder, together, index, lanes = writer.builder, writer.variant, number.type, writer.lanes
     first = builder.gep(tile.first.values, [tile.first.at])
-    second, places = [], [index(v * lanes) for v in range(_VECTORS)]
+    second, places = [], [index(v * lanes) for v in range(_MAP_VECTORS)]
     for k in range(together):
         each = index(k)
         each = builder.select(builder.icmp_signed("<", each, number), each, index(0))
@@ -244,7 +244,7 @@ def _write_maps(writer: Writer, target: Any, tile: Any, channels: Any, number: A
         pairs = [pair for row in others for pair in zip(pixels, row, strict=True)]
         return [writer.multiply_add(total, *pair) for total, pair in zip(sums, pairs, strict=True)]
 
-    sums = writer.sums(together * _VECTORS, channels, step)
+    sums = writer.sums(together * _MAP_VECTORS, channels, step)
     kind = ir.VectorType(ir.IntType(32), lanes)
     share, width = writer.broadcast(tile.share), builder.trunc(tile.width, ir.IntType(32))
     at = [builder.add(tile.at, place) for place in places]
@@ -261,9 +261,11 @@ def _write_maps(writer: Writer, target: Any, tile: Any, channels: Any, number: A
             for v, place in enumerate(places):
                 there = builder.add(columns[v], writer.broadcast(shift))
                 inside = builder.icmp_unsigned("<", there, writer.broadcast(width))
-                mean = writer.multiply(sums[k * _VECTORS + v], share)
+                mean = writer.multiply(sums[k * _MAP_VECTORS + v], share)
                 value = builder.select(inside, mean, outside[v])
                 writer.store_masked(value, target.values, builder.add(to, place), stored[v])
 
 
-_sum_many, _sum_few, _sum_single = (written(REGISTER_BYTES, n)(_write_maps) for n in (_TOGETHER, _FEW, 1))
+_sum_many, _sum_few, _sum_single = (
+    written(REGISTER_BYTES, n)(_write_maps) for n in (_MAPS_TOGETHER, _FEW_MAPS, 1)
+)

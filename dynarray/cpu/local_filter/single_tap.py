@@ -13,7 +13,7 @@ from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input, 
 from ..engine.pixels import clear
 from .items import FilterArrays, FilterWindow, FilterWork, wanted_bands
 
-_CHUNK = 32768  # pixels, of which the filters stay in the first cache for all channels
+_RUN_PIXELS = 32768  # pixels, of which the filters stay in the first cache for all channels
 
 
 class SingleItems(NamedTuple):
@@ -87,7 +87,7 @@ def _multiply(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def _single_items(inputs: FilterArrays, window: FilterWindow) -> SingleItems:
     (_, channels, high, wide), (samples, groups) = inputs.x.shape, inputs.weight.shape[:2]
-    bands = min(wanted_bands(inputs.weight.shape), -(-high * wide // _CHUNK))
+    bands = min(wanted_bands(inputs.weight.shape), -(-high * wide // _RUN_PIXELS))
     return SingleItems(samples * groups * bands, bands, channels // groups, high * wide, window.add)
 
 
@@ -96,11 +96,11 @@ def _rows(arrays: FilterArrays) -> FilterArrays:
 
 
 @borrowing_jit
-def _band_of(number: int, items: SingleItems) -> tuple[int, int, int]:
+def _single_band(number: int, items: SingleItems) -> tuple[int, int, int]:
     """The group, of all samples, and the pixels of an item."""
     group, band = number // items.bands, number % items.bands
-    chunks = -(-items.pixels // _CHUNK)
-    first, end = chunks * band // items.bands * _CHUNK, chunks * (band + 1) // items.bands * _CHUNK
+    chunks = -(-items.pixels // _RUN_PIXELS)
+    first, end = chunks * band // items.bands * _RUN_PIXELS, chunks * (band + 1) // items.bands * _RUN_PIXELS
     return group, first, min(end, items.pixels)
 
 
@@ -111,10 +111,10 @@ def single_forward_items(
     """Items of filters times pixels."""
     x, weight, scales = inputs
     for number in range(start, stop):
-        group, first, end = _band_of(number, items)
-        for j in range(first, end, _CHUNK):
+        group, first, end = _single_band(number, items)
+        for j in range(first, end, _RUN_PIXELS):
             for c in range(group * items.per_group, (group + 1) * items.per_group):
-                run = _Run(c, c * items.pixels + j, group * items.pixels + j, min(_CHUNK, end - j))
+                run = _Run(c, c * items.pixels + j, group * items.pixels + j, min(_RUN_PIXELS, end - j))
                 _filter_run(y, x, weight, scales, run, items.add)
 
 
@@ -123,19 +123,19 @@ def single_backward_items(start: int, stop: int, work: FilterWork, items: Single
     """Items of gradients."""
     grad_output, (x, weight, scales), grads = work
     for number in range(start, stop):
-        group, first, end = _band_of(number, items)
+        group, first, end = _single_band(number, items)
         begin, slot = group * items.per_group, number % items.bands * (len(x) // items.pixels)
-        for j in range(first, end, _CHUNK):
+        for j in range(first, end, _RUN_PIXELS):
             for c in range(begin, begin + items.per_group):
-                run = _Run(c, c * items.pixels + j, group * items.pixels + j, min(_CHUNK, end - j))
+                run = _Run(c, c * items.pixels + j, group * items.pixels + j, min(_RUN_PIXELS, end - j))
                 if grads.x.size:
                     _filter_run(grads.x, grad_output, weight, scales, run, items.add)
                 if grads.weight.size:
                     if c == begin:
                         clear(grads.weight, run.filters, run.number)
-                    _add_products(grads.weight, grad_output, x, scales, run, items.add)
+                    _add_share(grads.weight, grad_output, x, scales, run, items.add)
                 if grads.channel_weight.size:
-                    total = _sum_products(grad_output, x, weight, run, items.add)
+                    total = _sum_share(grad_output, x, weight, run, items.add)
                     grads.channel_weight[slot + c] += total
 
 
@@ -156,7 +156,7 @@ def _filter_run(
 
 
 @borrowing_jit
-def _add_products(
+def _add_share(
     target: np.ndarray, grad_output: np.ndarray, x: np.ndarray, scales: Any, run: _Run, add: Any
 ) -> None:
     """The share of a channel in the gradients of filters."""
@@ -171,7 +171,7 @@ def _add_products(
 
 
 @borrowing_jit
-def _sum_products(grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, run: _Run, add: Any) -> Any:
+def _sum_share(grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, run: _Run, add: Any) -> Any:
     """The share of a run in the gradient of its channel's filter."""
     at, own, total = uint64(run.pixels), uint64(run.filters), zero_like(x)
     for j in range(uint64(run.number)):
