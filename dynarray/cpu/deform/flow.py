@@ -40,7 +40,7 @@ def flow_forward(call: DeformCall, x: np.ndarray, points: np.ndarray, y: np.ndar
     tiles, blocks = -(-sizes.positions // FLOW_TILE), -(-sizes.channels // FLOW_CHANNELS)
     scratch, part = FlowScratch(flow_points_size(), 0), FlowPart(sizes, FLOW_CHANNELS)
     args = (scratch, x.dtype, x, points, y.reshape(-1), part)
-    run_with_scratch(flow_sample_items, call.batch * blocks * tiles, 2.0 * y.size, *args)
+    run_with_scratch(flow_sample_items, call.batch * blocks * tiles, float(y.size), *args)
 
 
 def flow_backward(call: DeformCall, arrays: list, grads: tuple) -> None:
