@@ -206,3 +206,43 @@ def test_threads_do_not_change_bits(backend: Backend, rng: np.random.Generator, 
     for other in results[1:]:
         for what, mine, right in parts(call, other, results[0]):
             assert mine.tobytes() == right.tobytes(), what
+
+
+# Batch, channels, image and points: with several tiles, rows that are cut, some channels at a time.
+SAMPLED = {
+    "rows that are cut": (1, 19, (5, 300), 2),
+    "as many as fill rows": (2, 3, (21, 31), 3),
+    "many points of many channels": (1, 24, (9, 11), 9),
+    "a single channel": (1, 1, (40, 41), 2),
+}
+
+
+def sampled(rng: np.random.Generator, sizes: tuple, border: str) -> Call:
+    """Points near their own pixels, and some beyond the image."""
+    n, c, image, number = sizes
+    x, places = rng.standard_normal((n, c, *image)), np.stack(np.indices(image, float))
+    points = places + rng.normal(0, 3, (n, number, 2, *image))
+    return Call(SAMPLE, (x, points), {"border": border}, rng.standard_normal((n, c, number, *image)))
+
+
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("title", SAMPLED)
+def test_samples_of_several_tiles(
+    backend: Backend, rng: np.random.Generator, title: str, border: str
+) -> None:
+    check(sampled(rng, SAMPLED[title], border), backend)
+
+
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+@pytest.mark.parametrize("sizes", [(1, 18, (60, 300), 1), (3, 2, (150, 170), 2), (2, 48, (40, 40), 9)])
+def test_threads_do_not_change_bits_of_samples(
+    backend: Backend, rng: np.random.Generator, sizes: tuple
+) -> None:
+    call, results = sampled(rng, sizes, "constant").astype("float32"), []
+    for count in (1, 2, 5):
+        with threads(count):
+            results.append(evaluate(call, backend))
+    for other in results[1:]:
+        for what, mine, right in parts(call, other, results[0]):
+            assert mine.tobytes() == right.tobytes(), what

@@ -27,8 +27,9 @@ def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]
 CALLS = {
     "deform_conv2d": _deform(_PLANE, (2,)),
     "deform_conv1d": _deform(_LINE, ()),
+    # Many points for each pixel of many channels, points of few channels, and of a single one.
     "sample_points": [
-        TypicalCall({"x": (1, channels, *_PLANE), "points": (1, 3, 2, *_PLANE)})
-        for channels, _ in (_MANY, _FEW_CHANNELS)
+        TypicalCall({"x": (1, channels, *_PLANE), "points": (1, points, 2, *_PLANE)})
+        for channels, points in ((20, 9), (3, 3), (1, 3))
     ],
 }

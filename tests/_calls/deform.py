@@ -62,8 +62,8 @@ def _sample_points_cases(pick: Any, **fixed: int) -> Case:
     n, height, width = sizes["N"], sizes["H"], sizes["W"]
     outputs = pick(((height, width), (3, 5), (1, 1), (0, 4)))
     given = {
-        "x": (n, pick((1, 3, 8)), height, width),
-        "points": (n, pick((1, 2, 5)), 2, *outputs),
+        "x": (n, pick((1, 3, 8, 20)), height, width),
+        "points": (n, pick((1, 2, 5, 9)), 2, *outputs),
     }
     return Case(given, {}, {"points": (-3.0, max(height, width) + 2.0)})
 

@@ -15,6 +15,12 @@ Where a group or an offset group has few channels, which fill no vector, lanes a
 `rows.py`        a row of points in one plane of the image: samples, their adjoint, derivatives;
 `planes.py`      planes packed, and the forward passes;
 `bands.py`       the backward passes.
+
+Samples at few points a pixel are read in the image itself:
+
+`flow.py`        which calls these are, how they are divided, and their passes;
+`flow_rows.py`   a row of points in several planes: set up, samples, their adjoint, derivatives;
+`flow_kernels.py` the passes.
 """
 
 from .forms import deform_conv2d_backward as backward

@@ -95,18 +95,17 @@ def _weight_panels(weight: np.ndarray, sizes: DeformSizes, *, transposed: bool) 
 
 
 def few_forward(call: DeformCall, arrays: list, y: np.ndarray) -> None:
-    """The output of `deform_conv2d` from flat x, offset, weight, mask and bias; without outputs, samples."""
+    """The output of `deform_conv2d` from flat x, offset, weight, mask and bias."""
     x, offset, weight, mask, bias = arrays
     sizes, target = call.sizes, y.reshape(-1)
-    kernel = planes.planes_forward_items if sizes.outputs else planes.planes_sample_items
-    weights = _weight_panels(weight, sizes, transposed=False) if sizes.outputs else weight
+    weights = _weight_panels(weight, sizes, transposed=False)
     for part in _few_parts(call):
         inputs = PlanesInputs(ring_planes(x, part), PointArrays(offset, mask), weights, bias)
         scratch = planes_scratch(part, x.itemsize, backward=False)
         items = part.images * part.per_image
-        per_position = sizes.channels * sizes.taps * (6 + 0.1 * sizes.group_outputs)
-        operations = items * part.size * per_position
-        run_with_scratch(kernel, items, operations, scratch, x.dtype, inputs, target, part)
+        operations = items * part.size * sizes.channels * sizes.taps * (6 + 0.1 * sizes.group_outputs)
+        args = (scratch, x.dtype, inputs, target, part)
+        run_with_scratch(planes.planes_forward_items, items, operations, *args)
 
 
 def divide_into_bands(

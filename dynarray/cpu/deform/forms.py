@@ -30,6 +30,7 @@ from ..engine.whole import whole_of
 from . import gradients, kernels
 from .few import few_backward, few_forward, has_few_channels
 from .few_outputs import few_outputs_backward, few_outputs_forward, has_few_outputs
+from .flow import flow_backward, flow_forward, samples_in_place
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
 from .points import DeformSizes, PointArrays
@@ -155,8 +156,8 @@ def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: s
         sizes = sample_sizes(x, points, border)
         call = _call(sizes, (x, points, y), backward=False)
         flat_x, flat_points, nothing = (_flat_input(array, x.dtype) for array in (x, points, None))
-        if has_few_channels(call):
-            few_forward(call, [flat_x, flat_points, nothing, nothing, nothing], y)
+        if samples_in_place(call):
+            flow_forward(call, flat_x, flat_points, y)
             return y, (x, points)
         plan = deform_plan(call, call)
         for part in (part for parts in plan.parts for part in parts):
@@ -180,6 +181,9 @@ def sample_points_backward(
         sizes, nothing = sample_sizes(x, points, border), np.empty(0, x.dtype)
         call = _call(sizes, (*kept, grad_output, grad_x, grad_points), backward=True)
         arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
+        if samples_in_place(call):
+            flow_backward(call, arrays[:3], (grad_x, grad_points))
+            return grad_x, grad_points
         if has_few_channels(call):
             few_backward(call, [*arrays[1:3], nothing, nothing], arrays[0], (grad_x, grad_points, None, None))
             return grad_x, grad_points

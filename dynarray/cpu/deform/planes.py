@@ -169,29 +169,6 @@ def planes_forward_items(
 
 
 @cached_jit
-def planes_sample_items(
-    start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
-) -> None:
-    """Items are tiles of positions, sampled where the output is."""
-    sizes, points, room = part.sizes, scratch.points, part.size
-    for item in range(start, stop):
-        image, first, count = place_of(part, item)
-        n, vectors = part.first_image + image, vectors_of(count, y)
-        partly = vectors * GATHERED_BYTES > count * y.itemsize
-        place_points(points, sizes.grid, first, count)
-        for tap in range(sizes.taps):
-            set_up_tap(points, inputs.points, sizes, (n, ZERO, tap), ZERO, first, count)
-            for c in range(sizes.channels):
-                plane = (image * sizes.channels + c) * sizes.image.pixels
-                source = PointPlane(inputs.packed, plane, ZERO, room)
-                at = ((n * sizes.channels + c) * sizes.taps + tap) * sizes.positions + first
-                out, to = (scratch.columns, ZERO) if partly else (y, at)
-                sample_row(source, points, out, to, vectors, sizes.image.border)
-                if partly:
-                    copy(y, at, scratch.columns, ZERO, count)
-
-
-@cached_jit
 def planes_mixed_items(
     start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import uint64
-from numba.core import cgutils
 
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, shared_jit
@@ -141,7 +140,7 @@ def _copied(at: int, size: int, border: int) -> int:
 
 
 @shared_jit
-def _between(base: int, offset: float, size: int, border: int) -> tuple:
+def pixels_between(base: int, offset: float, size: int, border: int) -> tuple:
     """The pixels on either side of a coordinate, each a copy if outside, and how far it is from the first.
 
     Both are -1 for NaN and, but for an edge, for infinity. From some place on all of an edge is alike;
@@ -198,14 +197,6 @@ def _field_at(writer: Writer, pointer: Any, index: Any) -> Any:
     return writer.builder.bitcast(writer.builder.gep(pointer, [index]), kind.as_pointer())
 
 
-def _floor(writer: Writer, value: Any) -> Any:
-    """The largest whole numbers that are no larger."""
-    kind = f"v{writer.lanes}f{8 * writer.itemsize}"
-    function = ir.FunctionType(value.type, [value.type])
-    floor = cgutils.get_or_insert_function(writer.builder.module, function, f"llvm.floor.{kind}")
-    return writer.builder.call(floor, [value])
-
-
 @written(REGISTER_BYTES)
 def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) -> None:
     """The points of a row, as if all outside the image were zeros.
@@ -230,7 +221,7 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         offset, place = writer.load(rows, at), builder.load(_field_at(writer, points.places, at), align=8)
         place = builder.fadd(place, _broadcast(writer, step))
         before = builder.fsub(_broadcast(writer, double(-1.0)), place)
-        after, pixels = builder.fsub(_broadcast(writer, size), place), _floor(writer, offset)
+        after, pixels = builder.fsub(_broadcast(writer, size), place), writer.floor(offset)
         near = builder.and_(
             builder.fcmp_ordered(">", widened(offset), before),
             builder.fcmp_ordered("<", widened(offset), after),
@@ -266,8 +257,8 @@ def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
     one, room, number, values = points.values.dtype.type(1), row.room, row.points, points.values
     for i in range(row.number):
         k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
-        top, bottom, ly = _between(y, points.rows[i], image.height, image.border)
-        left, right, lx = _between(x, points.rows[room + i], image.width, image.border)
+        top, bottom, ly = pixels_between(y, points.rows[i], image.height, image.border)
+        left, right, lx = pixels_between(x, points.rows[room + i], image.width, image.border)
         at, right, below = (top + 1) * image.pitch + left + 1, right - left, (bottom - top) * image.pitch
         if top < 0 or left < 0:
             at, right, below = (image.height + 1) * image.pitch, 1, image.pitch

@@ -19,13 +19,23 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_cached_jit, cached_jit
+from ..engine.compile import ZERO, borrowing_cached_jit, cached_jit
 from ..engine.memory import borrow, empty, run_with_scratch
 from ..engine.pixels import clear
-from ..engine.vectors import in_row
+from ..engine.vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    Writer,
+    each_vector,
+    in_row,
+    load_part,
+    store_part,
+    written,
+)
 from .attended import AttendedInputs, attended_gradients, attended_region
 from .dots import (
     DOT_SLOTS,
@@ -39,6 +49,8 @@ from .dots import (
     dots_of_terms,
 )
 
+# Rows that are shorter are worked on several at a time, as one of so many elements.
+JOINED_ELEMENTS, LEAST_JOINED = 512, 4
 BOX_BAND_BYTES = 16 * 1024 * 1024  # of a band: boxes, their gradients, and what is made of the attention
 
 
@@ -52,10 +64,13 @@ class BoxSteps(NamedTuple):
     places: np.ndarray  # (places, 2): of the kernel on which boxes are centred, from a position on
     spans: np.ndarray  # (places, columns, 3): outputs that read inside, from and to, and what the first reads
     plain: bool  # what each position sees is the pixel there
+    joined: int  # rows that are worked on as one
+    columns: np.ndarray  # of their elements, if they are several, and of a vector behind these
+    margin: int  # elements before and behind them that may be read, too
 
 
 class BoxScratch(NamedTuple):
-    """A row of images, and of box sums."""
+    """A row of images, and of box sums; or rows that are worked on as one."""
 
     row: Any
     sums: Any
@@ -76,6 +91,25 @@ def channel_sum_items(start: int, stop: int, target: np.ndarray, images: np.ndar
                 to[at + w] += flat[f + w]
 
 
+@written(REGISTER_BYTES)
+def _add_inside(
+    writer: Writer, target: Any, at: Any, source: Any, start: Any, columns: Any, span: Any, count: Any
+) -> None:
+    """target[at + k] += source[start + k] for those k < count whose column is within the span."""
+    builder, short = writer.builder, ir.IntType(32)
+    low, end = (writer.broadcast(builder.trunc(builder.extract_value(span, k), short)) for k in range(2))
+    to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
+    kind, length = ir.VectorType(short, writer.lanes).as_pointer(), builder.sub(end, low)
+
+    def add(k: Any, mask: Any) -> None:
+        column = builder.load(builder.bitcast(builder.gep(columns, [k]), kind), align=4)
+        inside = builder.icmp_unsigned("<", builder.sub(column, low), length)
+        value = builder.select(inside, load_part(writer, from_, k, mask), writer.zero)
+        store_part(writer, writer.add(load_part(writer, to, k, mask), value), to, k, mask)
+
+    each_vector(writer, count, add)
+
+
 @cached_jit
 def box_items(
     start: int,
@@ -92,23 +126,29 @@ def box_items(
     """
     (height, width), flat, places, spans = steps.size, images.reshape(-1), steps.places, steps.spans
     to, size, step, row = target.reshape(-1), target.shape[2], uint64(steps.stride[1]), scratch.row
-    wide = steps.wide
+    wide, columns, margin = steps.wide, steps.columns, uint64(steps.margin)
+    lines, joined = size // wide, steps.joined
     for item in range(start, stop):
         image, place = item // len(places), item % len(places)
         clear(to, item * size, size)
-        for r in range(size // wide):
-            clear(row, 0, width)
+        for r in range(0, lines, joined):
+            number = min(joined, lines - r)
+            clear(row, 0, len(row))
             for offset in steps.rows:
                 y = (first + r) * steps.stride[0] + places[place, 0] + offset
-                if 0 <= y < height:
-                    at = uint64((image * height + y) * width)
-                    for w in range(uint64(width)):
-                        row[w] += flat[at + w]
+                top, bottom = max(0, -y), min(number, height - y)
+                at, begin = uint64((image * height + y + top) * width), margin + uint64(top * width)
+                for w in range(uint64(max(0, bottom - top) * width)):
+                    row[begin + w] += flat[at + w]
             for j in range(spans.shape[1]):
-                low, end, column = spans[place, j, 0], spans[place, j, 1], uint64(spans[place, j, 2])
-                at = uint64(item * size + r * wide + low)
+                low, end, column = spans[place, j, 0], spans[place, j, 1], spans[place, j, 2]
+                if len(columns):
+                    begin = steps.margin + column - low
+                    _add_inside(to, item * size + r * wide, row, begin, columns, (low, end), number * wide)
+                    continue
+                at, begin = uint64(item * size + r * wide + low), uint64(column)
                 for w in range(uint64(end - low)):
-                    to[at + w] += row[column + w * step]
+                    to[at + w] += row[begin + w * step]
 
 
 @cached_jit
@@ -128,6 +168,8 @@ def spread_box_items(
     (height, width), flat, places, spans = steps.size, images.reshape(-1), steps.places, steps.spans
     gradient, slots, terms, size = grad.reshape(-1), *grad.shape[1:]
     sums, row, step, wide = scratch.sums, scratch.row, uint64(steps.stride[1]), steps.wide
+    columns, margin = steps.columns, uint64(steps.margin)
+    lines, joined = size // wide, steps.joined
     for item in range(start * len(places), stop * len(places)):
         image, place, n, term = item // len(places), item % len(places), item // terms, item % terms
         for slot in range(slots if steps.plain else 0):
@@ -135,23 +177,29 @@ def spread_box_items(
             to = uint64(image * height * width + first * width)
             for w in range(uint64(size)):
                 flat[to + w] += gradient[at + w]
-        for r in range(0 if steps.plain else size // wide):
-            clear(sums, 0, wide)
+        for r in range(0, 0 if steps.plain else lines, joined):
+            number = min(joined, lines - r)
+            clear(sums, 0, len(sums))
             for slot in range(slots):
                 at = uint64(((n * slots + slot) * terms + term) * size + r * wide)
-                for w in range(uint64(wide)):
+                for w in range(uint64(number * wide)):
                     sums[w] += gradient[at + w]
-            clear(row, 0, width)
+            clear(row, 0, len(row))
             for j in range(spans.shape[1]):
-                low, end, column = uint64(spans[place, j, 0]), spans[place, j, 1], uint64(spans[place, j, 2])
-                for w in range(uint64(end) - low):
-                    row[column + w * step] += sums[low + w]
+                low, end, column = spans[place, j, 0], spans[place, j, 1], spans[place, j, 2]
+                if len(columns):
+                    begin = steps.margin + column - low
+                    _add_inside(row, begin, sums, ZERO, columns, (low, end), number * wide)
+                    continue
+                at, begin = uint64(low), uint64(column)
+                for w in range(uint64(end - low)):
+                    row[begin + w * step] += sums[at + w]
             for offset in steps.rows:
                 y = (first + r) * steps.stride[0] + places[place, 0] + offset
-                if 0 <= y < height:
-                    to = uint64((image * height + y) * width)
-                    for w in range(uint64(width)):
-                        flat[to + w] += row[w]
+                top, bottom = max(0, -y), min(number, height - y)
+                to, begin = uint64((image * height + y + top) * width), margin + uint64(top * width)
+                for w in range(uint64(max(0, bottom - top) * width)):
+                    flat[to + w] += row[begin + w]
 
 
 def box_steps(
@@ -164,7 +212,17 @@ def box_steps(
     end = np.clip((size[1] - 1 - shifts) // stride[1] + 1, low, wide)
     spans = np.stack([low, end, low * stride[1] + shifts], axis=-1)
     plain = size[1] == wide and len(rows) == len(columns) == 1 and not places.any()
-    return BoxSteps(size, stride, wide, rows, np.ascontiguousarray(places), spans, plain and stride == (1, 1))
+    plain, margin = plain and stride == (1, 1), int(np.abs(shifts).max())
+    joined = JOINED_ELEMENTS // max(1, wide)
+    if stride != (1, 1) or size[1] != wide or joined < LEAST_JOINED or margin > JOINED_ELEMENTS:
+        joined, margin = 1, 0
+    along = np.tile(np.arange(wide, dtype=np.int32), joined + LINE_BYTES if joined > 1 else 0)
+    places = np.ascontiguousarray(places)
+    return BoxSteps(size, stride, wide, rows, places, spans, plain, joined, along, margin)
+
+
+def _box_scratch(steps: BoxSteps) -> BoxScratch:
+    return BoxScratch(steps.joined * steps.size[1] + 2 * steps.margin, steps.joined * steps.wide)
 
 
 def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> np.ndarray:
@@ -173,7 +231,7 @@ def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> n
     if steps.plain and images.flags.c_contiguous and size == prod(steps.size):
         return images.reshape(*images.shape[:2], size)
     boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
-    scratch, work = BoxScratch(steps.size[1], 0), float(boxes.size) * 2 * len(steps.rows)
+    scratch, work = _box_scratch(steps), float(boxes.size) * 2 * len(steps.rows)
     run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
     return boxes
 
@@ -181,7 +239,7 @@ def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> n
 def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSteps) -> None:
     """The adjoint of `make_boxes`, added to the images."""
     items, work = prod(images.shape[:2]), float(grad.size) * 2 * len(steps.rows)
-    scratch = BoxScratch(steps.size[1], steps.wide)
+    scratch = _box_scratch(steps)
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
 

@@ -193,6 +193,12 @@ class Writer:
         """total + a * b."""
         return self.add(total, self.multiply(a, b))
 
+    def floor(self, value: Any) -> Any:
+        """The largest whole numbers that are no larger."""
+        kind = ir.FunctionType(self._vector, [self._vector])
+        name = f"llvm.floor.v{self.lanes}{self._element.intrinsic_name}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [value])
+
     def neighbours(self, first: Any, second: Any, number: int) -> list:
         """Of two vectors in a row, those that begin at element 0, 1, ... of the first: so many of them.
 
