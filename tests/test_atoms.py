@@ -399,7 +399,7 @@ def test_many_coefficients_in_parts_and_threads(backend: Backend, monkeypatch: p
             assert [each.tobytes() for each in results()] == [each.tobytes() for each in expected]
         finally:
             dyn.set_num_threads(before)
-    monkeypatch.setattr(at_once, "_MATRIX_BYTES", 9 * 900 * 8)
+    monkeypatch.setattr(at_once, "MATRIX_BYTES", 9 * 900 * 8)
     found = results()
     assert [each.tobytes() for each in found[:3]] == [each.tobytes() for each in expected[:3]]
     for one, other in zip(found, expected, strict=True):

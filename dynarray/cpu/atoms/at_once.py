@@ -13,8 +13,10 @@ from ..engine.compile import kernel_input
 from ..engine.gemm import TILE_ROW_BYTES
 from ..engine.matrices import (
     CHUNK,
+    MATRIX_BYTES,
     LeftMatrix,
     Result,
+    borrow_matrix,
     collect_items,
     deal_items,
     multiply_matrices,
@@ -26,8 +28,7 @@ from .filter_first import Filtered, Needs, by_position, by_tap, gradients_by_til
 from .kernels import AtomInputs, atom_filter_items
 from .plan import ATOM_TILE_BYTES, AtomCall, plan_atoms
 
-_MATRIX_BYTES = 4 * 1024 * 1024  # z of the images that are multiplied at once
-_LEAST_BYTES = 512 * 1024  # of coefficients: fewer stay in the cache from tile to tile
+_LEAST_COEFFICIENTS = 512 * 1024  # of coefficients: fewer stay in the cache from tile to tile
 
 
 def multiplies_at_once(call: AtomCall, *, backward: bool) -> bool:
@@ -38,7 +39,7 @@ def multiplies_at_once(call: AtomCall, *, backward: bool) -> bool:
     # Backward each share of the tiles has gradients of all coefficients.
     few = tiles <= (parallel.ITEMS // 4 if backward else 1)
     narrow = 2 * -(-row // TILE_ROW_BYTES) * TILE_ROW_BYTES >= 3 * row
-    return (few or narrow) and coefficients >= _LEAST_BYTES and _image_bytes(call) <= _MATRIX_BYTES
+    return (few or narrow) and coefficients >= _LEAST_COEFFICIENTS and _image_bytes(call) <= MATRIX_BYTES
 
 
 def _image_bytes(call: AtomCall) -> int:
@@ -49,14 +50,8 @@ def _image_bytes(call: AtomCall) -> int:
 
 def _image_parts(call: AtomCall) -> list[slice]:
     """The images that are multiplied at once."""
-    images = max(1, _MATRIX_BYTES // _image_bytes(call))
+    images = max(1, MATRIX_BYTES // _image_bytes(call))
     return [slice(first, min(first + images, call.x[0])) for first in range(0, call.x[0], images)]
-
-
-def _matrix(name: str, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """One in strips, with any values."""
-    size = strips_of(columns, dtype.itemsize) * rows * TILE_ROW_BYTES // dtype.itemsize
-    return borrow(name, size, dtype)
 
 
 def multiplied_at_once(arrays: tuple, call: AtomCall) -> np.ndarray:
@@ -73,11 +68,11 @@ def multiplied_at_once(arrays: tuple, call: AtomCall) -> np.ndarray:
         images, _, positions = planes.shape
         own = call._replace(x=inputs.x.shape, atoms=(images, *call.atoms[1:]))
         plan, sizes = plan_atoms(own, own, backward=False)
-        z = _matrix("filtered", depth, images * positions, x.dtype)
+        z = borrow_matrix("filtered", depth, images * positions, x.dtype)
         items = images * plan.tiles.row_tiles * plan.tiles.pieces * -(-x.shape[1] // plan.chunk)
         operations = float(depth) * images * positions * call.atoms[2] * call.atoms[3]
         run_with_scratch(atom_filter_items, items, operations, sizes, x.dtype, inputs, z, plan)
-        product = _matrix("product", outputs, images * positions, x.dtype)
+        product = borrow_matrix("product", outputs, images * positions, x.dtype)
         columns = product.size // outputs
         out = Result(product, width, outputs * width)
         multiply_matrices(out, left, z, (outputs, columns, depth), CHUNK)
@@ -110,12 +105,12 @@ def _part_of_gradients(
     planes = by_position(grad_output)
     images, _, positions = planes.shape
     own = call._replace(x=(images, *call.x[1:]), atoms=(images, *call.atoms[1:]))
-    grad_y = _matrix("product", outputs, images * positions, x.dtype)
+    grad_y = borrow_matrix("product", outputs, images * positions, x.dtype)
     columns = grad_y.size // outputs
     parallel.run(deal_items, outputs, grad_y.size, grad_y, planes)
     z = grad_z = np.empty(0, x.dtype)
     if needs[2]:
-        z = _matrix("filtered", depth, images * positions, x.dtype)
+        z = borrow_matrix("filtered", depth, images * positions, x.dtype)
     # Later the memory is that of the transpose of z.
     room = depth if not needs[2] else -(-depth // width) * width
     if needs[0] or needs[1] or needs[2]:

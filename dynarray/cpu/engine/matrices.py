@@ -13,11 +13,15 @@ from numba import uint64
 
 from . import gemm, parallel
 from .compile import ZERO, borrowing_cached_jit, borrowing_jit
-from .memory import run_with_scratch
+from .memory import borrow, run_with_scratch
 from .pixels import copy, transpose
 
+MATRIX_BYTES = 4 * 1024 * 1024  # most, of one whose positions are multiplied at once: the cache has several
 _PANELS = 8  # of an item, most: enough for each part of a strip that comes into the first cache
-CHUNK = 192  # steps of depth that are added up at once: a part of a strip that stays in the first cache
+_LEAST_STRIPS = 4  # of a part: fewer, and a block is rather made of fewer panels
+# Steps of depth that are added up at once: a part of a strip that stays in the first cache, and few enough,
+# for rounding errors grow with the length of a sum.
+CHUNK = 96
 
 
 class StripPlace(NamedTuple):
@@ -66,6 +70,12 @@ class _Scratch(NamedTuple):
 def strips_of(columns: int, itemsize: int) -> int:
     """The strips of so many columns."""
     return -(-columns * itemsize // gemm.TILE_ROW_BYTES)
+
+
+def borrow_matrix(name: str, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+    """A matrix in strips, with any values: see `memory.borrow`."""
+    width = gemm.TILE_ROW_BYTES // dtype.itemsize
+    return borrow(name, strips_of(columns, dtype.itemsize) * width * rows, dtype)
 
 
 @borrowing_jit
@@ -170,6 +180,12 @@ def multiply_items(
                 copy(out.values, to, scratch.corner, i * width, size.columns - (end - 1) * width)
 
 
+def _divided(panels: int, height: int) -> tuple[int, int]:
+    """Blocks of so many panels, and into how many parts each is divided so that there is work for all."""
+    blocks = -(-panels // height)
+    return blocks, -(-parallel.ITEMS // blocks) if blocks < parallel.ITEMS // 2 else 1
+
+
 def multiply_matrices(
     out: Result, left: LeftMatrix, right: np.ndarray, size: tuple[int, int, int], chunk: int
 ) -> None:
@@ -178,11 +194,13 @@ def multiply_matrices(
     Sums of `chunk` terms are added up. Where steps of `left` are not neighbours, its rows are.
     """
     rows, columns, depth = size
-    # Few strips are read by more blocks before a row of the left matrix is read twice.
-    panels = -(-rows // gemm.TILE_ROWS)
-    block = min(_PANELS, -(-panels // parallel.ITEMS)) * gemm.TILE_ROWS
-    blocks = -(-rows // block)
-    parts = min(strips_of(columns, right.itemsize), -(-parallel.ITEMS // (blocks + 1)))
+    strips, panels = strips_of(columns, right.itemsize), -(-rows // gemm.TILE_ROWS)
+    height = min(_PANELS, panels)
+    blocks, parts = _divided(panels, height)
+    while height > 1 and parts > 1 and parts * _LEAST_STRIPS > strips:
+        height = -(-height // 2)
+        blocks, parts = _divided(panels, height)
+    block, parts = height * gemm.TILE_ROWS, min(parts, strips)
     packed = 0 if left.step == 1 else block * min(chunk, depth)
     scratch = _Scratch(packed, block * gemm.TILE_ROW_BYTES // right.itemsize)
     args = (out, left, right, _Size(rows, columns, depth, chunk, block, parts))
