@@ -183,7 +183,7 @@ def multiply_items(
 def _divided(panels: int, height: int) -> tuple[int, int]:
     """Blocks of so many panels, and into how many parts each is divided so that there is work for all."""
     blocks = -(-panels // height)
-    return blocks, -(-parallel.ITEMS // blocks) if blocks < parallel.ITEMS // 2 else 1
+    return blocks, -(-parallel.ITEMS // blocks)
 
 
 def multiply_matrices(
