@@ -34,9 +34,9 @@ def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
         "kw": pick((3, 1, 4)),
         **fixed,
     }
-    if "kh" not in fixed and sizes["H"] * sizes["W"] <= 9 and pick(range(12)) == 11:
+    if groups == 1 and "kh" not in fixed and sizes["H"] * sizes["W"] <= 9 and pick(range(3)) == 2:
         # So many weights are multiplied with all positions at once.
-        sizes |= {"C": 96 * groups, "O": 96 * groups, "kh": 3, "kw": 3}
+        sizes |= {"C": 174, "O": 174, "kh": 3, "kw": 3}
     kernel = sizes["kh"], sizes["kw"]
     paddings = (1, (2, 0), 0) if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 else (None, 1, (2, 0), 0)
     params: dict[str, Any] = {

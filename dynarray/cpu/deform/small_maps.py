@@ -44,9 +44,10 @@ def has_small_maps(call: DeformCall) -> bool:
     sizes, positions = call.sizes, call.batch * call.sizes.positions
     rows, strips = max(sizes.channels * sizes.taps, sizes.outputs), strips_of(positions, call.itemsize)
     weights = sizes.group_outputs * sizes.group_channels * sizes.taps * call.itemsize
-    # To write the columns takes about as long as to pack as many weights; backward these are packed,
+    # To write columns and read them takes longer than to pack as many weights; backward these are packed,
     # added up in shares, and unpacked.
-    if positions > sizes.group_outputs * (2 if call.backward else 1) or weights < _LEAST_WEIGHTS:
+    most, least = (2, 1) if call.backward else (0.5, 4)
+    if positions > most * sizes.group_outputs or weights < least * _LEAST_WEIGHTS:
         return False
     parts = small_maps_plan(call).parts
     return rows * strips * TILE_ROW_BYTES <= MATRIX_BYTES and len(parts) == len(parts[0]) == 1
