@@ -199,6 +199,12 @@ FEW_OUTPUTS = {
     "few outputs, strided": hard_call((41, 2), 3, (11, 9), (2, 5), padding=(3, 0), stride=(2, 3)),
     "few outputs, dilated": hard_call((40, 2), 1, (12, 9), (5, 3), dilation=(2, 4), bias=False),
 }
+# Of so many coefficients the CPU multiplies the positions of all images at once.
+MANY_COEFFICIENTS = {
+    "many coefficients": hard_call((150, 150), 6, (3, 3), (3, 3), batch=3),
+    "many coefficients, strided": hard_call((110, 301), 4, (5, 9), (1, 3), batch=5, stride=2, bias=False),
+    "many coefficients of a line": hard_call((131, 129), 9, (1, 71), (1, 9)),
+}
 HARD = {
     "many channels": hard_call((67, 37), 6, (13, 17), (3, 3)),
     "many channels of one line": hard_call((103, 20), 3, (1, 40), (1, 3)),
@@ -230,6 +236,7 @@ HARD = {
     "kernel beyond the image": hard_call((2, 2), 2, (2, 9), (3, 3), padding=0),
     "tall": hard_call((9, 4), 2, (301, 7), (7, 3), batch=2),
     **FEW_OUTPUTS,
+    **MANY_COEFFICIENTS,
     "no channels": hard_call((0, 3), 2, (5, 9), (3, 3)),
     "no channels, no bias": hard_call((0, 3), 2, (5, 9), (3, 3), bias=False),
     "no atoms": hard_call((2, 3), 0, (5, 9), (3, 3)),
@@ -243,8 +250,8 @@ def test_hard_cases(backend: Backend, case: str) -> None:
     check(HARD[case], backend)
 
 
-@pytest.mark.parametrize("case", FEW_OUTPUTS)
-def test_few_outputs_with_nan_and_infinity(backend: Backend, case: str) -> None:
+@pytest.mark.parametrize("case", [*FEW_OUTPUTS, *MANY_COEFFICIENTS])
+def test_ways_of_their_own_with_nan_and_infinity(backend: Backend, case: str) -> None:
     """And zero, which makes NaN of infinity in one order of the sums and not in another."""
     call = HARD[case]
     for seed, value in enumerate((np.nan, np.inf, -np.inf)):
@@ -366,6 +373,38 @@ def test_a_large_image(backend: Backend, rng: np.random.Generator) -> None:
 
 
 # ---- what the CPU kernels are made of
+
+
+@cpu_only
+def test_many_coefficients_in_parts_and_threads(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits, however many images are multiplied at once; not of sums over images."""
+    from dynarray.cpu.atoms import at_once
+
+    taken, call = [], MANY_COEFFICIENTS["many coefficients"]
+    for name in ("multiplied_at_once", "gradients_at_once"):
+        whole = getattr(at_once, name)
+        monkeypatch.setattr(
+            f"dynarray.cpu.atoms.forms.{name}", lambda *a, way=whole: taken.append(way) or way(*a)
+        )
+
+    def results() -> list[np.ndarray]:
+        x, atoms, coefficients, bias = call.arrays
+        y = dyn.atom_conv2d(x, atoms, coefficients, bias=bias)
+        return [y, *dyn.atom_conv2d_backward(call.grad_output, x, atoms, coefficients, bias=bias)]
+
+    expected, before = results(), dyn.get_num_threads()
+    for threads in (1, 2, 7):
+        dyn.set_num_threads(threads)
+        try:
+            assert [each.tobytes() for each in results()] == [each.tobytes() for each in expected]
+        finally:
+            dyn.set_num_threads(before)
+    monkeypatch.setattr(at_once, "MATRIX_BYTES", 9 * 900 * 8)
+    found = results()
+    assert [each.tobytes() for each in found[:3]] == [each.tobytes() for each in expected[:3]]
+    for one, other in zip(found, expected, strict=True):
+        close(one, other)
+    assert len(taken) == 10
 
 
 @cpu_only

@@ -6,14 +6,20 @@ _PLANE, _LINE = (8, 8), (24,)
 
 
 def _atoms(extent: tuple[int, ...]) -> list[TypicalCall]:
-    """With a bias and without, and few outputs of many channels, which are mixed first."""
+    """With a bias and without; few outputs of many channels, which are mixed first; many of both, at once."""
     shapes = {
         "x": (1, 2, *extent),
         "atoms": (1, 2, *(3,) * len(extent), *extent),
         "coefficients": (3, 2, 2),
     }
     few = shapes | {"x": (1, 8, *extent), "coefficients": (1, 8, 2)}
-    return [TypicalCall(shapes), TypicalCall(shapes | {"bias": (3,)}), TypicalCall(few)]
+    small = (2,) * len(extent)
+    many = {
+        "x": (1, 256, *small),
+        "atoms": (1, 2, *(3,) * len(extent), *small),
+        "coefficients": (256, 256, 2),
+    }
+    return [TypicalCall(each) for each in (shapes, shapes | {"bias": (3,)}, few, many)]
 
 
 CALLS = {

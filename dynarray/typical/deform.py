@@ -5,14 +5,14 @@ from . import TypicalCall
 _PLANE, _LINE = (6, 6), (24,)
 
 
-# Channels and outputs: few of one or the other have kernels of their own.
-_MANY, _FEW_CHANNELS, _FEW_OUTPUTS = (20, 8), (3, 4), (16, 2)
+# Channels and outputs: few of one or the other have kernels of their own, and many weights of small maps.
+_MANY, _FEW_CHANNELS, _FEW_OUTPUTS, _SMALL_MAPS = (20, 8), (3, 4), (16, 2), (300, 300)
 
 
 def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:
     """With the mask and the bias, and without; `axes` are those of an offset."""
     kernel, calls = (3,) * len(extent), []
-    for channels, outputs in (_MANY, _FEW_CHANNELS, _FEW_OUTPUTS):
+    for channels, outputs in (_MANY, _FEW_CHANNELS, _FEW_OUTPUTS, _SMALL_MAPS):
         shapes = {
             "x": (1, channels, *extent),
             "offset": (1, 1, *kernel, *axes, *extent),

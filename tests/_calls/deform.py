@@ -34,6 +34,9 @@ def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
         "kw": pick((3, 1, 4)),
         **fixed,
     }
+    if groups == 1 and "kh" not in fixed and sizes["H"] * sizes["W"] <= 9 and pick(range(3)) == 2:
+        # So many weights are multiplied with all positions at once.
+        sizes |= {"C": 174, "O": 174, "kh": 3, "kw": 3}
     kernel = sizes["kh"], sizes["kw"]
     paddings = (1, (2, 0), 0) if kernel[0] % 2 == 0 or kernel[1] % 2 == 0 else (None, 1, (2, 0), 0)
     params: dict[str, Any] = {
@@ -214,6 +217,13 @@ HEAVY = {
     "deform, large weights": Heavy(
         "deform_conv2d",
         {"x": (2, 1024, 64, 48), "offset": (2, 18, 64, 48), "weight": (1024, 1024, 3, 3)},
+        {"padding": 1},
+        _SMALL,
+        {"padding": 0},
+    ),
+    "deform, parts of images": Heavy(
+        "deform_conv2d",
+        {"x": (3, 192, 200, 200), "offset": (3, 36, 200, 200), "weight": (8, 192, 3, 3)},
         {"padding": 1},
         _SMALL,
         {"padding": 0},

@@ -6,6 +6,7 @@ In the order in which a call flows:
 - `plan`: how outputs are cut into tiles, and how what a tile reads is packed; the records of that.
 - `kernels`: packing, filtered channels, and outputs.
 - `gradients`: the gradients of x, atoms, coefficients and bias.
+- `filter_first`, `mix_first`, `at_once`: the ways that calls of different sizes go.
 - `composition`: all of `compose_atoms`.
 """
 

@@ -1,7 +1,8 @@
 """`atom_conv2d` on the CPU: which way a call goes.
 
 Channels are filtered by all atoms and then mixed (`filter_first`), or, where few outputs are made of many
-channels, mixed and then filtered (`mix_first`).
+channels, mixed and then filtered (`mix_first`). Where images are small, and coefficients are many, the
+positions of many images are mixed at once (`at_once`).
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..engine.memory import zeros_where
 from ..engine.whole import whole_of
+from .at_once import gradients_at_once, multiplied_at_once, multiplies_at_once
 from .filter_first import Needs, filtered_then_mixed, gradients_by_tile
 from .mix_first import mixed_then_filtered, mixed_then_filtered_backward, mixes_first
 from .plan import AtomCall
@@ -27,7 +29,10 @@ def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **para
     whole_x, whole_atoms = whole_of(kept)[:2]
     whole = call._replace(x=whole_x.shape, atoms=whole_atoms.shape)
     mixed = mixed_then_filtered(kept, call, whole) if mixes_first(whole) else None
-    return filtered_then_mixed(kept, call, whole) if mixed is None else mixed, kept
+    if mixed is not None:
+        return mixed, kept
+    at_once = multiplies_at_once(whole, backward=False)
+    return multiplied_at_once(kept, call) if at_once else filtered_then_mixed(kept, call, whole), kept
 
 
 def atom_conv2d_backward(
@@ -40,4 +45,7 @@ def atom_conv2d_backward(
         return *zeros, grad_output.sum(axis=(0, 2, 3)) if needs[3] else None
     call = AtomCall(x.shape, atoms.shape, len(coefficients), x.itemsize, **params)
     grads = mixed_then_filtered_backward(grad_output, kept, needs, call) if mixes_first(call) else None
-    return gradients_by_tile(grad_output, kept, needs, call) if grads is None else grads
+    if grads is not None:
+        return grads
+    gradients = gradients_at_once if multiplies_at_once(call, backward=True) else gradients_by_tile
+    return gradients(grad_output, kept, needs, call)

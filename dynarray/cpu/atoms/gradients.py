@@ -7,6 +7,7 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
+from ..engine.matrices import StripPlace, put_in_strips, take_from_strips
 from ..engine.pixels import PackedRows, clear, copy, covered, transpose
 from ..engine.planes import pack_channels, rows_of_plane
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
@@ -46,6 +47,10 @@ class AtomWork(NamedTuple):
     grad_output: np.ndarray
     grads: AtomGradients
     shares: AtomShares
+    # Where products are made of the positions of all images at once: (C*M, these positions) in strips. z is
+    # written for them, its gradient read. Else they have no elements.
+    z: np.ndarray
+    grad_z: np.ndarray
 
 
 class AtomEdge(NamedTuple):
@@ -92,18 +97,18 @@ def _add_grad_x(
 
 @borrowing_jit
 def _sum_channels(
-    tile: AtomTile, place: int, count: int, grads: AtomGradients, plan: AtomPlan, scratch: AtomScratch
+    tile: AtomTile, place: int, count: int, work: AtomWork, plan: AtomPlan, scratch: AtomScratch
 ) -> None:
     """z of some channels of a chunk, and what it gives to the gradients of the atoms and of its planes.
 
     A few strips at a time: what one of the three sums reads, the next one finds in the first level of cache.
     """
-    offsets = plan.offsets
+    offsets, grads = plan.offsets, work.grads
     m, taps, channels = len(offsets.atom), len(offsets.tap), offsets.channel[place:]
     step = SHARED_STRIPS * (RUN_BYTES // scratch.z.itemsize)
     for at in range(0, tile.padded, step):
         length = min(step, tile.padded - at)
-        if grads.coefficients.size:
+        if grads.coefficients.size + work.z.size:
             z = Target(scratch.z, at, offsets.row, channels)
             atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
             images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
@@ -128,22 +133,30 @@ def _add_chunk(
     inputs, grads, outputs = work.inputs, work.grads, work.grad_output.shape[1]
     (begin, end), m, span = channels, len(plan.offsets.atom), plan.tiles.span
     rows, panel, strip = (end - begin) * m, outputs * gemm.TILE_ROWS, RUN_BYTES // scratch.z.itemsize
+    column = tile.n * work.grad_output.shape[2] + tile.at
     if grads.x.size + grads.atoms.size:
         left = gemm.Matrix(inputs.coefficients, begin * m // gemm.TILE_ROWS * panel, panel)
         right = gemm.RightStrips(scratch.grad_output, ZERO, strip, plan.offsets.row[:outputs])
         grad_z = gemm.Matrix(scratch.grad_z, ZERO, span)
-        gemm.multiply(grad_z, left, right, (rows, tile.positions), scratch.corner, FALSE)
+        if not work.grad_z.size:
+            gemm.multiply(grad_z, left, right, (rows, tile.positions), scratch.corner, FALSE)
         for row in range(rows):
+            if work.grad_z.size:
+                place = StripPlace(inputs.x.shape[1] * m, begin * m + row, column)
+                take_from_strips(scratch.grad_z, row * span, work.grad_z, place, tile.positions)
             clear(scratch.grad_z, row * span + tile.positions, tile.padded - tile.positions)
     for c in range(begin, end, plan.group):
         count = min(plan.group, end - c)
-        if grads.atoms.size + grads.coefficients.size:
+        if grads.atoms.size + grads.coefficients.size + work.z.size:
             window, places = window_of(tile, plan), (ZERO, plan.image)
             pack_channels(scratch.images, places, inputs.x, (tile.n, c, count), window, plan.planes)
         clear(scratch.grad_images, 0, count * plan.image if grads.x.size else 0)
-        _sum_channels(tile, c - begin, count, grads, plan, scratch)
+        _sum_channels(tile, c - begin, count, work, plan, scratch)
         if grads.x.size:
             _add_grad_x(tile, (c, count), work, edge, plan, scratch)
+    for row in range(rows if work.z.size else 0):
+        place = StripPlace(inputs.x.shape[1] * m, begin * m + row, column)
+        put_in_strips(work.z, place, scratch.z, row * span, tile.positions)
     if grads.coefficients.size:
         wide, width = grads.coefficients.shape[2], gemm.TILE_ROW_BYTES // scratch.z.itemsize
         grad = gemm.Matrix(in_row(grads.coefficients[edge.share]), begin * m * wide, wide)
@@ -175,7 +188,7 @@ def _add_bias(tile: AtomTile, total_of: np.ndarray, span: int, scratch: AtomScra
 @borrowing_cached_jit
 def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomWork, plan: AtomPlan) -> None:
     """Items: (share of the tiles of rows, group of channels), see `AtomShares`."""
-    inputs, grad_output, grads, shares = work
+    inputs, grad_output, grads, shares = work.inputs, work.grad_output, work.grads, work.shares
     outputs, tiles, first_of = grad_output.shape[1], plan.tiles, shares.first_of
     groups, width = len(shares.channels) - 1, gemm.TILE_ROW_BYTES // grad_output.itemsize
     m, (rows, wide) = len(plan.offsets.atom), grads.coefficients.shape[1:]
@@ -195,7 +208,8 @@ def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomW
             edge = AtomEdge(share, here * shares.shared[share, 0], here * shares.shared[share, 1])
             gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, tiles.span)
             gather_tile(scratch.grad_output, grad_output[tile.n], tile, tiles.span)
-            for o in range(0, outputs, width):  # strip by strip as the right matrix of `gemm.multiply_rows`
+            # Strip by strip as the right matrix of `gemm.multiply_rows`.
+            for o in range(0, outputs if grads.coefficients.size else 0, width):
                 turned = gemm.Matrix(scratch.turned, o * tiles.span, width)
                 strip = gemm.Matrix(scratch.grad_output, o * tiles.span, tiles.span)
                 transpose(turned, strip, min(width, outputs - o), tile.positions)

@@ -7,6 +7,7 @@ from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ZERO, borrowing_cached_jit, borrowing_jit
+from ..engine.matrices import StripPlace, put_in_strips
 from ..engine.pixels import clear, copy
 from ..engine.planes import TapWindow, pack_channels
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
@@ -60,6 +61,44 @@ def window_of(tile: AtomTile, plan: AtomPlan) -> TapWindow:
     return TapWindow(tile.row, tile.rows, tile.column, plan.tiles.width)
 
 
+@borrowing_jit
+def _filter_strip(z: gemm.Matrix, scratch: AtomScratch, plan: AtomPlan, at: int, count: int) -> None:
+    """z of one strip of a tile, for so many channels: row by row."""
+    offsets, strip = plan.offsets, z.stride
+    target = Target(z.values, z.at, offsets.z_row, offsets.channel)
+    atoms = Factor(scratch.atoms, at, offsets.atom, offsets.row, None)
+    images = Factor(scratch.images, at, offsets.image, offsets.tap, None)
+    sum_products(target, atoms, images, Extent(len(offsets.atom), count, len(offsets.tap), strip), FALSE)
+
+
+@borrowing_cached_jit
+def atom_filter_items(
+    start: int, stop: int, scratch: AtomScratch, inputs: AtomInputs, z: np.ndarray, plan: AtomPlan
+) -> None:
+    """Items: (tile, chunk of channels). z is (C*M, positions of all images), in strips."""
+    offsets, strip = plan.offsets, RUN_BYTES // z.itemsize
+    channels, m, positions = inputs.x.shape[1], len(offsets.atom), inputs.atoms.shape[2]
+    chunks, end = -(-channels // plan.chunk), len(inputs.x) * positions
+    for item in range(start, stop):
+        tile, begin = atom_tile(item // chunks, plan, z.itemsize), item % chunks * plan.chunk
+        count = min(plan.chunk, channels - begin)
+        gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, plan.tiles.span)
+        of_tile, window = (tile.n, begin, count), window_of(tile, plan)
+        pack_channels(scratch.images, (ZERO, plan.image), inputs.x, of_tile, window, plan.planes)
+        for s in range(0, tile.padded, strip):
+            column, length = tile.n * positions + tile.at + s, min(strip, tile.positions - s)
+            # What lies beyond the last column may be overwritten.
+            whole_strip = length == strip or column + length == end
+            if whole_strip and column % strip == 0:
+                at = column * channels * m + begin * m * strip
+                _filter_strip(gemm.Matrix(z, at, strip), scratch, plan, s, count)
+                continue
+            _filter_strip(gemm.Matrix(scratch.z, ZERO, strip), scratch, plan, s, count)
+            for row in range(count * m):
+                place = StripPlace(channels * m, begin * m + row, column)
+                put_in_strips(z, place, scratch.z, offsets.z_row[row], length)
+
+
 @borrowing_cached_jit
 def atom_forward_items(
     start: int, stop: int, scratch: AtomScratch, inputs: AtomInputs, y: np.ndarray, plan: AtomPlan
@@ -67,7 +106,7 @@ def atom_forward_items(
     """Items: tiles. y is (N, O, positions)."""
     (x, atoms_by_tap, packed, bias), offsets, strip = inputs, plan.offsets, RUN_BYTES // y.itemsize
     channels, (outputs, positions) = x.shape[1], y.shape[1:]
-    flat, m, z = in_row(y), len(offsets.atom), Target(scratch.z, ZERO, offsets.z_row, offsets.channel)
+    flat, m = in_row(y), len(offsets.atom)
     for item in range(start, stop):
         tile = atom_tile(item, plan, y.itemsize)
         gather_tile(scratch.atoms, atoms_by_tap[tile.n], tile, plan.tiles.span)
@@ -79,9 +118,7 @@ def atom_forward_items(
             pack_channels(scratch.images, (ZERO, plan.image), x, channels_of_tile, window, plan.planes)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(0, tile.padded, strip):
-                atoms = Factor(scratch.atoms, s, offsets.atom, offsets.row, None)
-                images = Factor(scratch.images, s, offsets.image, offsets.tap, None)
-                sum_products(z, atoms, images, Extent(m, count, len(offsets.tap), strip), FALSE)
+                _filter_strip(gemm.Matrix(scratch.z, ZERO, strip), scratch, plan, s, count)
                 out, size = gemm.Matrix(flat, to + s, positions), (outputs, min(strip, tile.positions - s))
                 right = gemm.RightStrips(scratch.z, ZERO, ZERO, offsets.z_row[: count * m])
                 gemm.multiply(out, coefficients, right, size, scratch.corner, begin > 0)

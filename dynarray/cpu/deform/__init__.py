@@ -7,6 +7,7 @@ A call passes through
 `points.py`      points between pixels: set up, the image there, and its adjoint;
 `kernels.py`     images and weights packed, and the forward passes;
 `gradients.py`   the backward passes.
+`small_maps.py` how small maps with many weights go instead: all positions are multiplied at once.
 
 Where a group or an offset group has few channels, which fill no vector, lanes are positions instead:
 

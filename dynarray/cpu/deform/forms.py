@@ -18,7 +18,9 @@ tiles.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,25 @@ from .flow import flow_backward, flow_forward, samples_in_place
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
 from .points import DeformSizes, PointArrays
+from .small_maps import (
+    DeformColumns,
+    has_small_maps,
+    multiply_columns,
+    small_maps_forward,
+    small_maps_plan,
+    small_maps_scratch,
+    start_columns,
+)
+
+
+class PartMemory(NamedTuple):
+    """What the parts of a call have one after the other.
+
+    Memory for each by itself would be there twice while one follows the other.
+    """
+
+    packed: np.ndarray
+    gradients: np.ndarray  # no elements where those of the images are not wanted
 
 
 def deform_conv2d_forward(
@@ -54,13 +75,22 @@ def deform_conv2d_forward(
     if has_few_channels(whole or call):
         few_forward(call, flat, y)
         return y, kept
-    plan, (flat_x, flat_offset, flat_weight, flat_mask, flat_bias) = deform_plan(call, whole or call), flat
+    flat_x, flat_offset, flat_weight, flat_mask, flat_bias = flat
+    if has_small_maps(whole or call):
+        (part,), nothing = small_maps_plan(call).parts[0], flat_x[:0]
+        packed = _pack_part(flat_x, part, nothing, nothing, _part_memory([part], x.dtype))
+        inputs = kernels.DeformInputs(packed, PointArrays(flat_offset, flat_mask), nothing, nothing)
+        small_maps_forward(call, part, inputs, (flat_weight, flat_bias), y)
+        return y, kept
+    plan = deform_plan(call, whole or call)
+    memory = _part_memory(chain(*plan.parts), x.dtype)
+    all_weights = borrow("weights", max(plan.weight_sizes), x.dtype)
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
-        weights = borrow("weights", size, x.dtype)
+        weights = all_weights[:size]
         for number, part in enumerate(parts):
             # The first part packs the weights, for those that follow.
-            packed = _pack_part(flat_x, part, flat_weight, weights[: 0 if number else size])
-            inputs = kernels.DeformInputs(packed, PointArrays(flat_offset, flat_mask), weights)
+            packed = _pack_part(flat_x, part, flat_weight, weights[: 0 if number else size], memory)
+            inputs = kernels.DeformInputs(packed, PointArrays(flat_offset, flat_mask), weights, weights[:0])
             scratch = kernels.deform_scratch(part, x.itemsize, backward=False)
             items = part.images * part.tiles.per_image
             multiplies = part.tiles.size * sizes.taps * part.channels * sizes.outputs
@@ -92,17 +122,33 @@ def deform_conv2d_backward(
     if mixed:  # in vain
         grads = zeros_where(kept[:4], needs[:4])
     grad_x, grad_offset, grad_weight, grad_mask = grads
-    plan = deform_plan(call, call)
     flat_x, flat_offset, flat_weight, flat_mask = flat
-    arrays = [flat_output, flat_x, flat_offset, flat_mask]
+    arrays, nothing = [flat_output, flat_x, flat_offset, flat_mask], np.empty(0, x.dtype)
+    if has_small_maps(call):
+        plan = small_maps_plan(call)
+        (part,), weights = plan.parts[0], flat_weight
+        maps = grad_output.reshape(*grad_output.shape[:2], -1)
+        columns, by_output = start_columns(call, weights, kernel_input(maps), needs)
+        memory = _part_memory([part], x.dtype, 0 if grad_x is None else plan.splits)
+        grad_arrays = grad_x, grad_offset, grad_mask
+        _backward_part(arrays, nothing, np.empty(0), grad_arrays, plan, part, columns, memory)
+        if grad_weight is not None:
+            multiply_columns(call, by_output, columns, grad_weight.reshape(-1))
+        return *grads, grad_bias
+    plan, none = deform_plan(call, call), DeformColumns(nothing, nothing)
+    memory = _part_memory(chain(*plan.parts), x.dtype, 0 if grad_x is None else plan.splits)
+    most = max(plan.weight_sizes)
+    all_weights = borrow("weights", most, x.dtype)
+    all_slots = borrow("slots", 0 if grad_weight is None else plan.shares * most, np.float64)
     for parts, size in zip(plan.parts, plan.weight_sizes, strict=True):
-        weights, rows = borrow("weights", size, x.dtype), parts[0].chunk_count * sizes.group_outputs
-        slots = borrow("slots", 0 if grad_weight is None else plan.shares * size, np.float64)
+        weights, rows = all_weights[:size], parts[0].chunk_count * sizes.group_outputs
+        slots = all_slots[: plan.shares * size]
         args: tuple = (flat_weight, weights, slots, parts[0])
         parallel.run(gradients.deform_weight_items, rows, 2 * size, *args, 0)
         slots[...] = 0
         for part in parts:
-            _backward_part(arrays, weights, slots, (grad_x, grad_offset, grad_mask), plan, part)
+            grad_arrays = grad_x, grad_offset, grad_mask
+            _backward_part(arrays, weights, slots, grad_arrays, plan, part, none, memory)
         if grad_weight is not None:
             args = (grad_weight.reshape(-1), weights, slots, parts[0])
             parallel.run(gradients.deform_weight_items, rows, 2 * len(slots), *args, plan.shares)
@@ -113,28 +159,38 @@ def deform_conv2d_backward(
 
 
 def _backward_part(
-    arrays: list, weights: np.ndarray, slots: np.ndarray, grads: tuple, plan: DeformPlan, part: DeformPart
+    arrays: list,
+    weights: np.ndarray,
+    slots: np.ndarray,
+    grads: tuple,
+    plan: DeformPlan,
+    part: DeformPart,
+    columns: DeformColumns,
+    memory: PartMemory,
 ) -> None:
     """Gradients that the images and chunks of a part give: those of x, offset and mask that are wanted."""
     grad_output, x, *point_arrays = arrays
     grad_x, *grad_arrays = grads
     dtype, sizes, nothing = x.dtype, part.sizes, np.empty(0, x.dtype)
-    packed = _pack_part(x, part, nothing, nothing)
-    inputs = kernels.DeformInputs(packed, PointArrays(*point_arrays), weights)
-    grad_packed = borrow("gradients", 0 if grad_x is None else plan.splits * len(packed), dtype)
+    packed = _pack_part(x, part, nothing, nothing, memory)
+    inputs = kernels.DeformInputs(packed, PointArrays(*point_arrays), weights, columns.grads)
+    grad_packed = memory.gradients[: plan.splits * len(packed)]
     grad_points = PointArrays(*(nothing if grad is None else grad.reshape(-1) for grad in grad_arrays))
     points, masked = any(map(len, grad_points)), inputs.points
     if len(plan.parts) > 1:  # the mask, which may be infinite, comes in front of the sum over parts
         masked = masked._replace(mask=nothing)
     kernel = gradients.deform_backward_items if sizes.outputs else gradients.sample_points_backward_items
-    scratch = kernels.deform_scratch(part, x.itemsize, backward=True)
+    if columns.values.size + columns.grads.size:
+        scratch = small_maps_scratch(part, x.itemsize)
+    else:
+        scratch = kernels.deform_scratch(part, x.itemsize, backward=True)
     work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
         sums = borrow(
             "sums", tiles * part.chunk_count * sums_of_tile(part, x.itemsize) if points else 0, dtype
         )
-        written = gradients.DeformGradients(grad_packed, slots, sums)
+        written = gradients.DeformGradients(grad_packed, slots, sums, columns.values)
         items, operations = plan.shares * part.chunk_count, 0.1 * work * tiles * part.tiles.size
         args: tuple = (grad_output, inputs, written, part, band)
         run_with_scratch(kernel, items, operations, scratch, dtype, *args)
@@ -160,9 +216,10 @@ def sample_points_forward(x: Any, points: Any, *, deterministic: bool, border: s
             flow_forward(call, flat_x, flat_points, y)
             return y, (x, points)
         plan = deform_plan(call, call)
-        for part in (part for parts in plan.parts for part in parts):
-            packed = _pack_part(flat_x, part, nothing, nothing)
-            inputs = kernels.DeformInputs(packed, PointArrays(flat_points, nothing), nothing)
+        memory = _part_memory(chain(*plan.parts), x.dtype)
+        for part in chain(*plan.parts):
+            packed = _pack_part(flat_x, part, nothing, nothing, memory)
+            inputs = kernels.DeformInputs(packed, PointArrays(flat_points, nothing), nothing, nothing)
             items = part.images * part.tiles.per_image
             operations = 2.0 * items * part.tiles.size * sizes.taps * part.channels
             scratch = kernels.deform_scratch(part, x.itemsize, backward=False)
@@ -187,9 +244,11 @@ def sample_points_backward(
         if has_few_channels(call):
             few_backward(call, [*arrays[1:3], nothing, nothing], arrays[0], (grad_x, grad_points, None, None))
             return grad_x, grad_points
-        plan = deform_plan(call, call)
-        for part in (part for parts in plan.parts for part in parts):
-            _backward_part(arrays, nothing, nothing, (grad_x, grad_points, None), plan, part)
+        plan, none = deform_plan(call, call), DeformColumns(nothing, nothing)
+        memory = _part_memory(chain(*plan.parts), x.dtype, 0 if grad_x is None else plan.splits)
+        for part in chain(*plan.parts):
+            grad_arrays = grad_x, grad_points, None
+            _backward_part(arrays, nothing, nothing, grad_arrays, plan, part, none, memory)
     return grad_x, grad_points
 
 
@@ -219,10 +278,18 @@ def _call(sizes: DeformSizes, arrays: tuple, *, backward: bool) -> DeformCall:
     return DeformCall(x.shape[0], sizes, x.itemsize, _bytes(arrays), backward)
 
 
-def _pack_part(x: np.ndarray, part: DeformPart, weight: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _part_memory(parts: Iterable[DeformPart], dtype: np.dtype, copies: int = 0) -> PartMemory:
+    """Room for each of these parts, one after the other; `copies` of gradients of the images."""
+    most = max(part.images * part.channels * part.sizes.image.pixels for part in parts)
+    return PartMemory(borrow("packed", most, dtype), borrow("gradients", copies * most, dtype))
+
+
+def _pack_part(
+    x: np.ndarray, part: DeformPart, weight: np.ndarray, weights: np.ndarray, memory: PartMemory
+) -> np.ndarray:
     """The images of a part; and, if it has elements, the weights of its chunks into `weights`."""
     sizes, width = part.sizes, TILE_ROW_BYTES // x.itemsize
-    packed = borrow("packed", part.images * part.channels * sizes.image.pixels, x.dtype)
+    packed = memory.packed[: part.images * part.channels * sizes.image.pixels]
     strips = part.chunk_count * -(-sizes.group_outputs // width) if weights.size else 0
     items, operations = strips + part.images * (sizes.image.height + 3), 4 * len(packed) + 2 * len(weights)
     parallel.run(kernels.deform_pack_items, items, operations, x, packed, weight, weights, strips, part)

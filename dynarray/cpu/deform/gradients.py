@@ -9,7 +9,15 @@ from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, literal_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, copy, transpose
 from ..engine.vectors import LINE_BYTES
-from .kernels import DeformInputs, DeformPart, DeformScratch, packed_at, tile_place
+from .kernels import (
+    DeformInputs,
+    DeformPart,
+    DeformScratch,
+    packed_at,
+    put_columns,
+    take_columns,
+    tile_place,
+)
 from .points import (
     PointArrays,
     Points,
@@ -34,6 +42,7 @@ class DeformGradients(NamedTuple):
     packed: np.ndarray  # of each image, one slot for each of its shares
     weights: np.ndarray  # one slot for each share, in double precision
     corner_sums: np.ndarray  # of each point: by tile, chunk, point and corner
+    columns: np.ndarray  # samples, which are written for the gradient of weights: see `small_maps`
 
 
 class DeformBand(NamedTuple):
@@ -131,7 +140,7 @@ def _pull_back(
                 sum_corners(source, points, k, values, at, corner_sums, sums_at + 4 * k)
             if grads.packed.size:
                 spread_point(target, points, k, values, at)
-            if grads.weights.size:
+            if grads.weights.size + grads.columns.size:
                 sample_point(source, points, k, values, at)
 
 
@@ -188,15 +197,22 @@ def deform_backward_items(
                 continue
             _, n, first, count = tile_place(part, tile)
             at = (n * sizes.outputs + group * outputs) * sizes.positions + first
-            for o in range(outputs):
+            at_once = inputs.grad_columns.size + grads.columns.size > 0
+            for o in range(0 if at_once else outputs):
                 copy(scratch.by_output, o * by_output.stride, grad_output, at + o * sizes.positions, count)
             offset_group = chunks.offset_group[chunk]
             set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
-            if grads.packed.size or grads.corner_sums.size:
+            for tap in range(sizes.taps if inputs.grad_columns.size else 0):
+                of_tap = Matrix(scratch.columns, tap * chunks.size[chunk], columns.stride)
+                take_columns(of_tap, inputs.grad_columns, part, chunk, tap, tile)
+            if not at_once and (grads.packed.size or grads.corner_sums.size):
                 transpose(by_position, by_output, outputs, count)
                 right = RightStrips(inputs.weights, weight_at, whole(outputs, TILE_ROWS) * width, width)
                 multiply_rows(columns, by_position, right, (count, across), outputs, FALSE)
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)
+            for tap in range(sizes.taps if grads.columns.size else 0):
+                of_tap = Matrix(scratch.columns, tap * chunks.size[chunk], columns.stride)
+                put_columns(grads.columns, of_tap, part, chunk, tap, tile)
             if grads.weights.size:
                 add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
                 summed += 1

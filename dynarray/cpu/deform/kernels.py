@@ -62,6 +62,7 @@ class DeformInputs(NamedTuple):
     packed: np.ndarray  # images
     points: PointArrays
     weights: np.ndarray  # packed: as right matrices
+    grad_columns: np.ndarray  # those of all columns, see `small_maps`
 
 
 class DeformScratch(NamedTuple):
@@ -224,6 +225,72 @@ def deform_forward_items(
             begins = chunk + 1 == end or chunks.group[chunk + 1] != chunks.group[chunk]
             if begins:
                 _write_outputs(y, outputs, bias, part, chunk, item, add)
+
+
+@borrowing_jit
+def strip_of_columns(columns: np.ndarray, part: DeformPart, chunk: int, tap: int, column: int) -> Matrix:
+    """Where the strip lies that holds a column, for a tap of a chunk: a row for each channel.
+
+    Columns are (groups, channels of a group times taps, positions of all images), in strips of these.
+    """
+    sizes, chunks, width = part.sizes, part.chunks, TILE_ROW_BYTES // columns.itemsize
+    depth, group = sizes.group_channels * sizes.taps, chunks.group[chunk]
+    at = group * (len(columns) // (sizes.channels // sizes.group_channels)) + column // width * depth * width
+    row = (chunks.first[chunk] - group * sizes.group_channels) * sizes.taps + tap
+    return Matrix(columns, at + row * width + column % width, sizes.taps * width)
+
+
+@borrowing_jit
+def put_columns(
+    columns: np.ndarray, samples: Matrix, part: DeformPart, chunk: int, tap: int, tile: int
+) -> None:
+    """The samples of a tap at the positions of a tile, a row for each of them, to their place."""
+    _, n, first, count = tile_place(part, tile)
+    done, width, column = 0, TILE_ROW_BYTES // columns.itemsize, n * part.sizes.positions + first
+    while done < count:
+        some = min(count - done, width - (column + done) % width)
+        to = strip_of_columns(columns, part, chunk, tap, column + done)
+        source = Matrix(samples.values, samples.at + done * samples.stride, samples.stride)
+        transpose(to, source, some, part.chunks.size[chunk])
+        done += some
+
+
+@borrowing_jit
+def take_columns(
+    samples: Matrix, columns: np.ndarray, part: DeformPart, chunk: int, tap: int, tile: int
+) -> None:
+    """The other way round."""
+    _, n, first, count = tile_place(part, tile)
+    done, width, column = 0, TILE_ROW_BYTES // columns.itemsize, n * part.sizes.positions + first
+    while done < count:
+        some = min(count - done, width - (column + done) % width)
+        source = strip_of_columns(columns, part, chunk, tap, column + done)
+        to = Matrix(samples.values, samples.at + done * samples.stride, samples.stride)
+        transpose(to, source, part.chunks.size[chunk], some)
+        done += some
+
+
+@cached_jit
+def deform_column_items(
+    start: int,
+    stop: int,
+    scratch: DeformScratch,
+    inputs: DeformInputs,
+    columns: np.ndarray,
+    part: DeformPart,
+) -> None:
+    """Items are (tile of output positions, chunk): their samples, see `strip_of_columns`."""
+    sizes, chunks, room = part.sizes, part.chunks, point_room(scratch.points)
+    for item in range(start, stop):
+        tile, chunk = item // part.chunk_count, part.first_chunk + item % part.chunk_count
+        (image, n, first, count), size = tile_place(part, tile), chunks.size[chunk]
+        offset_group = chunks.offset_group[chunk]
+        set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
+        source = PointSource(inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points))
+        for tap in range(sizes.taps):
+            for i in range(count):
+                sample_point(source, scratch.points, tap * room + i, scratch.columns, i * size)
+            put_columns(columns, Matrix(scratch.columns, ZERO, size), part, chunk, tap, tile)
 
 
 @borrowing_jit

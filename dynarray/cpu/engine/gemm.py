@@ -11,6 +11,7 @@ the left matrix and the rows of the right one come from the first two levels of 
 not keep a tile in registers, so the innermost loop is written as vector instructions.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class RightStrips(NamedTuple):
     values: np.ndarray  # 1-d, contiguous
     at: int  # where it begins
     stride: int  # from strip to strip
-    rows: Any  # `multiply`: where each row begins in a strip; `multiply_rows`: from row to row
+    rows: Any  # `multiply`: where each row begins in a strip; the others: from row to row
 
 
 class _Tile(NamedTuple):
@@ -94,22 +95,6 @@ def multiply(
 
 
 @borrowing_jit
-def multiply_rows(out: Matrix, left: Matrix, right: RightStrips, size: tuple, depth: int, add: bool) -> None:
-    """The same for a left matrix of `depth` columns that has just been made, row by row: nothing is moved.
-
-    Works on whole tiles: all three matrices have `TILE_ROWS` rows and `TILE_ROW_BYTES` of columns, or
-    multiples, in memory, and what lies in those beyond the matrices does not matter. Many products may share
-    `right`. Row by row it is read fastest where each strip lies by itself.
-    """
-    (rows, columns), width = size, TILE_ROW_BYTES // out.values.itemsize
-    for j in range(0, columns, width):
-        strip = right.at + j // width * right.stride
-        for i in range(0, rows, TILE_ROWS):
-            tile = _Tile(out.at + i * out.stride + j, left.at + i * left.stride, strip, TILE_ROWS)
-            _row_tile(out, left, right, tile, depth, add)
-
-
-@borrowing_jit
 def _store_corner(out: Matrix, part: Matrix, rows: int, columns: int, add: bool) -> None:
     for i in range(rows):
         for j in range(columns):
@@ -123,7 +108,11 @@ def _write_tile(writer: Writer, out: Any, left: Any, right: Any, tile: Any, dept
     builder, in_panels = writer.builder, writer.variant
     first, strip = builder.gep(left.values, [tile.left]), builder.gep(right.values, [tile.right])
     rows = [depth.type(i) for i in range(TILE_ROWS)]
-    lines = [builder.gep(first, [row if in_panels else builder.mul(left.stride, row)]) for row in rows]
+    if not in_panels:  # the last one stands in for those that there are not
+        last = builder.sub(tile.rows, tile.rows.type(1))
+        lower = (builder.select(builder.icmp_signed("<", row, last), row, last) for row in rows)
+        rows = [builder.mul(left.stride, row) for row in lower]
+    lines = [builder.gep(first, [row]) for row in rows]
 
     def step(k: Any, sums: list) -> list:
         values = writer.load(strip, writer.place(right.rows, k))
@@ -145,3 +134,27 @@ def _write_tile(writer: Writer, out: Any, left: Any, right: Any, tile: Any, dept
 
 # Whether the left matrix lies in panels.
 _panel_tile, _row_tile = (written(TILE_ROW_BYTES, kind)(_write_tile) for kind in (True, False))
+
+
+def _over_tiles(write: Callable, step: int) -> Callable:
+    """`multiply` for whole strips; a left matrix moves on by its stride every so many rows."""
+
+    @borrowing_jit
+    def whole_strips(
+        out: Matrix, left: Matrix, right: RightStrips, size: tuple, depth: int, add: bool
+    ) -> None:
+        (rows, columns), width = size, TILE_ROW_BYTES // out.values.itemsize
+        for j in range(0, columns, width):
+            strip = right.at + j // width * right.stride
+            for i in range(0, rows, TILE_ROWS):
+                at, high = left.at + i // step * left.stride, min(TILE_ROWS, rows - i)
+                write(out, left, right, _Tile(out.at + i * out.stride + j, at, strip, high), depth, add)
+
+    return whole_strips
+
+
+# The same for a left matrix of `depth` columns row by row, as it lies in an array or has just been made:
+# nothing is moved. `out` and `right` have whole strips in memory, and what lies in those beyond the matrices
+# does not matter. Many products may share `right`. Row by row it is read fastest where each strip lies by
+# itself. And for such a right matrix and a left one in panels.
+multiply_rows, multiply_panels = _over_tiles(_row_tile, 1), _over_tiles(_panel_tile, TILE_ROWS)
