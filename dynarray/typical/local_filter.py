@@ -75,11 +75,12 @@ def _carafe(way: dict[str, Any], channels: int, side: int) -> TypicalCall:
 
 
 def _correlation() -> list[TypicalCall]:
-    """Maps are filters of the images' size; those of large images are made as such."""
+    """Maps are filters of the images' size; so are made those of large images, and a single one."""
     sizes = *((1, channels, _SIDE, _SIDE) for channels in _CHANNELS), (1, 150, 8, 1800)
+    ways = [*product((1, 2), sizes), (0, sizes[0])]
     return [
-        TypicalCall(dict.fromkeys(("x1", "x2"), size), {"max_displacement": step, "step": step})
-        for step, size in product((1, 2), sizes)
+        TypicalCall(dict.fromkeys(("x1", "x2"), size), {"max_displacement": far, "step": max(1, far)})
+        for far, size in ways
     ]
 
 
