@@ -20,7 +20,7 @@ SMALL = 300_000
 # in what they take: so large a part that what it takes to begin with it hardly counts.
 _LARGE, _PART = 16, 8
 # Work for which another thread is woken, which may have to share a core with this one.
-_WORTH_WAKING = 1.5e-4  # seconds
+_WORTH_WAKING = 2.5e-4  # seconds
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
