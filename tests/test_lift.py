@@ -108,6 +108,15 @@ def loss_of(operator, arrays, params):
     return loss, tuple(arrays[i] for i in given)
 
 
+def off_whole_pixels(operator, arrays):
+    """The same with no position so near to a whole pixel, where slopes jump, that differences lead across."""
+    least = 1e-3
+    return [
+        np.floor(a) + np.clip(a - np.floor(a), least, 1 - least) if name in ("points", "offset") else a
+        for name, a in zip(operator.arrays, arrays, strict=True)
+    ]
+
+
 def central(f, arrays, vectors, step=1e-5):
     """Derivative of the gradients of f along the vectors, by differences of fourth order."""
     places = tuple(range(len(arrays)))
@@ -133,7 +142,7 @@ def test_composite_is_the_operator(operator, seed):
 def test_second_order(operator, seed):
     """Hessian-vector products against central differences of the operator's own gradients."""
     arrays, params = draw(operator, seed)
-    loss, given = loss_of(operator, arrays, params)
+    loss, given = loss_of(operator, off_whole_pixels(operator, arrays), params)
     rng = np.random.default_rng(seed)
     vectors = tuple(rng.standard_normal(a.shape) for a in given)
     with dynarray.use_backend("reference"):

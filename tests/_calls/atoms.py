@@ -27,7 +27,8 @@ def _atom_conv2d_cases(pick: Any, **fixed: int) -> Case:
         **fixed,
     }
     atoms, outputs = pick((1, 2, 3)), pick((1, 2, 7))
-    if sizes["H"] * sizes["W"] <= 16 and pick(range(12)) == 11:  # so many are multiplied in another way
+    if not fixed and sizes["H"] * sizes["W"] <= 16 and pick(range(12)) == 11:
+        # So many are multiplied in another way.
         sizes["C"], atoms, outputs = 149, 3, 307
     stride, dilation = (pick((1, 2, 3)), pick((1, 2))), (pick((1, 2, 3)), pick((1, 2)))
     if pick((True, False)):

@@ -34,7 +34,7 @@ def _deform_conv2d_cases(pick: Any, **fixed: int) -> Case:
         "kw": pick((3, 1, 4)),
         **fixed,
     }
-    if groups == 1 and "kh" not in fixed and sizes["H"] * sizes["W"] <= 9 and pick(range(3)) == 2:
+    if groups == 1 and not fixed and sizes["H"] * sizes["W"] <= 9 and pick(range(3)) == 2:
         # So many weights are multiplied with all positions at once.
         sizes |= {"C": 174, "O": 174, "kh": 3, "kw": 3}
     kernel = sizes["kh"], sizes["kw"]
