@@ -108,7 +108,7 @@ def test_nothing_is_compiled_or_loaded_after_a_warm_up(operator: Operator) -> No
 def test_without_a_warm_up_the_same_calls_need_what_it_loads(stem: str) -> None:
     """And it compiles nothing that they do not need."""
     name = next(name for name, operator in OPERATORS.items() if operator.stem == stem)
-    _, cold = json.loads(output_of(SCRIPT, name, "400", "cold", timeout=1000))
+    _, cold = json.loads(output_of(SCRIPT, name, "2000", "cold", timeout=1000))
     by_warming, _ = json.loads(output_of(SCRIPT, name, "1", "warm", timeout=1000))
     needed, warmed = ({line.split(" in ")[0] for line in lines} for lines in (cold, by_warming))
     assert warmed == needed

@@ -16,6 +16,9 @@ from .device import Device, device_of
 from .measure import FULL, MOST_CALLS, QUICK, Call, Effort, Timing, in_turn, summarise
 from .session import Result, Save, Say, begin, measure, named
 
+# Of sets of arrays with gradients of outputs, which may be a hundred times as large as arrays.
+_MOST_BYTES = 1 << 32
+
 
 @dataclass(frozen=True)
 class Options:
@@ -120,9 +123,10 @@ def make_buffers(case: Case, device: Device, quick: bool) -> list[Buffers]:
     rng, operator = device.rng(), dyn.OPERATORS[case.operator]
     # Large arrays in use elsewhere make the real distance longer, never shorter.
     sets = 2 if quick else max(2, 1 + -(-2 * device.cache_bytes() // case.input_bytes))
+    sets = min(sets, MOST_CALLS, max(2, _MOST_BYTES // (case.input_bytes + case.output_bytes)))
     drawn, grad_output = case.arrays(rng), case.grad_output(rng)
     buffers = []
-    for index in range(min(sets, MOST_CALLS)):
+    for index in range(sets):
         # Where a caller finds its numbers matters, not which they are, and copying is faster than drawing.
         arrays = tuple(array.copy() if index and array is not None else array for array in drawn)
         params = placed(case.params, device.library.asarray)

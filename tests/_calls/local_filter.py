@@ -37,6 +37,12 @@ def _draw(
     params: dict[str, Any] = {"dilation": (pick((1, 2, 3)), pick((1, 2)))}
     if not upsampling:
         params["stride"] = pick((1, 2, (3, 1)))
+        way = pick(range(4)) if not fixed.keys() & {"C", "kh", "kw"} else 0
+        if way == 2:  # many channels on an image that fills registers
+            sizes |= {"C": 5 * groups, "H": 8, "W": 8, **fixed}
+        if way == 3:
+            sizes |= {"kh": 1, "kw": 1}
+        params["stride"] = 1 if way > 1 else params["stride"]
     if combining:
         params["combine"] = pick(("mul", "add"))
     return sizes, _shapes(sizes, params), params
@@ -372,36 +378,37 @@ LARGE = {
     ),
 }
 
-_SMALL = {"x": (1, 1, 1, 1), "weight": (1, 1, 1, 1, 1, 1), "channel_weight": (1, 1, 1, 1)}
-_SMALL_PLAIN = {"x": (1, 1, 1, 1), "weight": (1, 1, 1, 1, 1, 1)}
+# Of so many channels as to go the same way as large calls of many, or of few.
+_SMALL = {"x": (1, 9, 12, 12), "weight": (1, 1, 3, 3, 12, 12), "channel_weight": (1, 9, 3, 3)}
+_SMALL_OF_FEW = {"x": (1, 2, 12, 12), "weight": (1, 1, 3, 3, 12, 12)}
 HEAVY = {
     "ddf": Heavy(
         "local_filter2d",
         {"x": (1, 64, 512, 512), "weight": (1, 1, 3, 3, 512, 512), "channel_weight": (1, 64, 3, 3)},
         {},
         _SMALL,
-        {"padding": 0},
+        {},
     ),
     "strided": Heavy(
         "local_filter2d",
         {"x": (1, 64, 512, 512), "weight": (1, 1, 3, 3, 256, 256), "channel_weight": (1, 64, 3, 3)},
         {"stride": 2},
-        _SMALL,
-        {"stride": 2, "padding": 0},
+        {**_SMALL, "weight": (1, 1, 3, 3, 6, 6)},
+        {"stride": 2},
     ),
     "involution": Heavy(
         "involution",
         {"x": (1, 64, 160, 160), "weight": (1, 16, 7, 7, 160, 160)},
         {},
-        _SMALL_PLAIN,
-        {"padding": 0},
+        _SMALL_OF_FEW,
+        {},
     ),
     "carafe": Heavy(
         "carafe",
         {"x": (1, 64, 256, 256), "masks": (1, 25, 512, 512)},
         {"kernel_size": 5},
-        {"x": (1, 1, 1, 1), "masks": (1, 1, 1, 1)},
-        {"kernel_size": 1, "scale": 1},
+        {"x": (1, 9, 12, 12), "masks": (1, 9, 24, 24)},
+        {"kernel_size": 3},
     ),
     "correlation": Heavy(
         "correlation2d",
@@ -414,8 +421,8 @@ HEAVY = {
         "local_filter2d",
         {"x": (1, 1, 64, 262144), "weight": (1, 1, 3, 3, 64, 262144)},
         {},
-        _SMALL_PLAIN,
-        {"padding": 0},
+        _SMALL_OF_FEW,
+        {},
     ),
     "mixed": Heavy(
         "mixed_filter2d",
