@@ -388,6 +388,15 @@ def check_same_bits(call: Call, one: Result, other: Result) -> None:
             raise AssertionError(f"{call.describe()}: {what} is not the same to the last bit")
 
 
+def check_threads(call: Call, backend: Backend, counts: tuple[int, ...] = (2, 3)) -> None:
+    """Require the bits that one thread gives from each of these numbers of threads."""
+    with threads(1):
+        alone = evaluate(call, backend)
+    for count in counts:
+        with threads(count):
+            check_same_bits(call, evaluate(call, backend), alone)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """`count` threads for the CPU kernels."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import Call, check_nonfinite, evaluate, parts
+from _contract import REFERENCE, Call, check_nonfinite, evaluate, parts
 from conftest import Backend, backend_params
 from scipy.signal import correlate
 
@@ -67,6 +67,32 @@ def call_of(
         rng.standard_normal(o) if full else None,
     )
     return Call(OPERATOR, arrays, params, rng.standard_normal((n, o, *outputs)))
+
+
+def drawn(rng: np.random.Generator, kind: dict[str, Any]) -> Call:
+    """Three images of a kind, which names channels, outputs, the size of an image, and what else it has."""
+    others = dict(kind)
+    return call_of(rng, 3, *(others.pop(name) for name in ("c", "o", "image")), **others)
+
+
+def check_not_finite(
+    call: Call, backend: Backend, rng: np.random.Generator, name: str, number: float
+) -> None:
+    """Require a number that is not finite, twice in an array, to show where the definition has it.
+
+    With zeros beside it, which a sum in another order would not multiply by it.
+    """
+    arrays = dict(zip(("x", "offset", "weight", "mask", "bias"), call.arrays, strict=True))
+    arrays["x"][:, ::2] = 0
+    arrays["weight"][:, 1::3] = 0
+    array = {**arrays, "grad_output": call.grad_output}[name].reshape(-1)
+    array[rng.integers(array.size, size=2)] = number
+    with np.errstate(all="ignore"):
+        expected, mine = evaluate(call, REFERENCE), evaluate(call, backend)
+    for _, found, right in parts(call, mine, expected):
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
+        np.testing.assert_array_equal(found[np.isinf(right)], right[np.isinf(right)])
+        np.testing.assert_allclose(found[np.isfinite(right)], right[np.isfinite(right)], rtol=1e-9, atol=1e-9)
 
 
 # ---- golden numbers, worked out by hand

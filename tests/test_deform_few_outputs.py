@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import REFERENCE, Call, check, check_low_precision, evaluate, threads
+from _contract import check, check_low_precision, check_threads, evaluate
 from conftest import Backend, backend_params
-from test_deform import call_of
+from test_deform import call_of, check_not_finite, drawn
 
 from dynarray.cpu.deform import few_outputs, forms
 
@@ -26,11 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "a line": {"c": 24, "o": 2, "image": (1, 70), "kernel": (1, 5), "padding": (0, 2)},
     "no mask": {"c": 24, "o": 2, "image": (8, 9), "full": False},
 }  # fmt: skip
-
-
-def drawn(rng: np.random.Generator, kind: str) -> Call:
-    settings = dict(KINDS[kind])
-    return call_of(rng, 3, *(settings.pop(name) for name in ("c", "o", "image")), **settings)
 
 
 @pytest.fixture
@@ -55,7 +50,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_is_the_definition(
     backend: Backend, rng: np.random.Generator, answers: list[bool], kind: str
 ) -> None:
-    call = drawn(rng, kind)
+    call = drawn(rng, KINDS[kind])
     evaluate(call, backend)
     assert answers == [True, True]
     check(call, backend)
@@ -67,19 +62,13 @@ def test_is_the_definition(
 def test_bits_are_the_same_for_any_number_of_threads_and_parts(
     backend: Backend, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    call = drawn(rng, kind).astype(np.float32)
-    results = []
-    for count in (1, 2, 3):
-        with threads(count):
-            results.append(evaluate(call, backend))
-    for other in results[1:]:
-        np.testing.assert_array_equal(other.output, results[0].output)
-        for mine, right in zip(other.gradients, results[0].gradients, strict=True):
-            np.testing.assert_array_equal(mine, right)
+    call = drawn(rng, KINDS[kind]).astype(np.float32)
+    check_threads(call, backend)
+    whole = evaluate(call, backend).output
     # Room for less than an image, of which there is one at a time then.
     monkeypatch.setattr(few_outputs, "KEPT_BYTES", 1)
     monkeypatch.setattr(few_outputs, "MIXTURE_PART", 1e9)
-    np.testing.assert_array_equal(evaluate(call, backend).output, results[0].output)
+    np.testing.assert_array_equal(evaluate(call, backend).output, whole)
 
 
 @cpu
@@ -90,22 +79,8 @@ def test_what_is_not_finite_is_where_the_definition_has_it(
     backend: Backend, rng: np.random.Generator, kind: str, name: str, number: float
 ) -> None:
     """Zeros beside it, which a sum in another order would not multiply by it."""
-    call = drawn(rng, kind)
-    arrays = dict(zip(("x", "offset", "weight", "mask", "bias"), call.arrays, strict=True))
-    arrays["grad_output"] = call.grad_output
-    for channel in range(0, arrays["x"].shape[1], 2):
-        arrays["x"][:, channel] = 0
-    arrays["weight"][:, 1::3] = 0
-    array = arrays[name].reshape(-1)
-    array[rng.integers(array.size, size=2)] = number
-    with np.errstate(all="ignore"):
-        expected, mine = evaluate(call, REFERENCE), evaluate(call, backend)
-    for found, right in zip(
-        (mine.output, *mine.gradients), (expected.output, *expected.gradients), strict=True
-    ):
-        np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
-        np.testing.assert_array_equal(found[np.isinf(right)], right[np.isinf(right)])
-        np.testing.assert_allclose(found[np.isfinite(right)], right[np.isfinite(right)], rtol=1e-9, atol=1e-9)
+    call = drawn(rng, KINDS[kind])
+    check_not_finite(call, backend, rng, name, number)
 
 
 @cpu

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from _contract import Call, check, check_low_precision, evaluate, parts, threads
+from _contract import Call, check, check_low_precision, check_threads, evaluate
 from conftest import Backend, backend_params
 from test_deform import OPERATOR, SAMPLE, call_of
 from test_special_values import check_drawn
@@ -199,13 +199,7 @@ def test_special_values_in_parts(backend: Backend, small_parts: Callable) -> Non
 def test_threads_do_not_change_bits(backend: Backend, rng: np.random.Generator, sizes: tuple) -> None:
     """Calls large enough for every thread, in several bands and parts."""
     call = call_of(rng, *sizes, padding=1, offset_groups=2).astype("float32")
-    results = []
-    for count in (1, 2, 5):
-        with threads(count):
-            results.append(evaluate(call, backend))
-    for other in results[1:]:
-        for what, mine, right in parts(call, other, results[0]):
-            assert mine.tobytes() == right.tobytes(), what
+    check_threads(call, backend, (2, 5))
 
 
 # Batch, channels, image and points: with several tiles, rows that are cut, some channels at a time.
@@ -239,10 +233,4 @@ def test_samples_of_several_tiles(
 def test_threads_do_not_change_bits_of_samples(
     backend: Backend, rng: np.random.Generator, sizes: tuple
 ) -> None:
-    call, results = sampled(rng, sizes, "constant").astype("float32"), []
-    for count in (1, 2, 5):
-        with threads(count):
-            results.append(evaluate(call, backend))
-    for other in results[1:]:
-        for what, mine, right in parts(call, other, results[0]):
-            assert mine.tobytes() == right.tobytes(), what
+    check_threads(sampled(rng, sizes, "constant").astype("float32"), backend, (2, 5))

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _contract import REFERENCE, Call, check, check_low_precision, evaluate, threads
+from _contract import check, check_low_precision, check_threads, evaluate
 from conftest import Backend, backend_params
-from test_deform import call_of
+from test_deform import call_of, check_not_finite, drawn
 
 from dynarray.cpu.deform import forms, small_maps
 
@@ -30,11 +30,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def drawn(rng: np.random.Generator, kind: str) -> Call:
-    settings = dict(KINDS[kind])
-    return call_of(rng, 3, *(settings.pop(name) for name in ("c", "o", "image")), **settings)
-
-
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was called of this way, which also few weights go here."""
@@ -52,7 +47,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @cpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_the_definition(backend: Backend, rng: np.random.Generator, ways: list[str], kind: str) -> None:
-    call = drawn(rng, kind)
+    call = drawn(rng, KINDS[kind])
     evaluate(call, backend)
     assert ways == ["small_maps_forward", "multiply_columns"]
     check(call, backend)
@@ -64,14 +59,8 @@ def test_is_the_definition(backend: Backend, rng: np.random.Generator, ways: lis
 def test_any_number_of_threads_gives_the_same_bits(
     backend: Backend, rng: np.random.Generator, ways: list[str], kind: str
 ) -> None:
-    call, results = drawn(rng, kind).astype(np.float32), []
-    for count in (1, 2, 3):
-        with threads(count):
-            results.append(evaluate(call, backend))
-    for other in results[1:]:
-        np.testing.assert_array_equal(other.output, results[0].output)
-        for mine, right in zip(other.gradients, results[0].gradients, strict=True):
-            np.testing.assert_array_equal(mine, right)
+    call = drawn(rng, KINDS[kind]).astype(np.float32)
+    check_threads(call, backend)
     assert ways
 
 
@@ -81,21 +70,8 @@ def test_any_number_of_threads_gives_the_same_bits(
 def test_not_finite_as_in_the_definition(
     backend: Backend, rng: np.random.Generator, ways: list[str], name: str, number: float
 ) -> None:
-    call = drawn(rng, "groups of offset groups")
-    arrays = dict(zip(("x", "offset", "weight", "mask", "bias"), call.arrays, strict=True))
-    arrays["grad_output"] = call.grad_output
-    arrays["x"][:, ::2] = 0
-    arrays["weight"][:, 1::3] = 0
-    array = arrays[name].reshape(-1)
-    array[rng.integers(array.size, size=2)] = number
-    with np.errstate(all="ignore"):
-        expected, mine = evaluate(call, REFERENCE), evaluate(call, backend)
-    for found, right in zip(
-        (mine.output, *mine.gradients), (expected.output, *expected.gradients), strict=True
-    ):
-        np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
-        np.testing.assert_array_equal(found[np.isinf(right)], right[np.isinf(right)])
-        np.testing.assert_allclose(found[np.isfinite(right)], right[np.isfinite(right)], rtol=1e-9, atol=1e-9)
+    call = drawn(rng, KINDS["groups of offset groups"])
+    check_not_finite(call, backend, rng, name, number)
     assert ways
 
 

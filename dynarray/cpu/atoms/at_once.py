@@ -82,12 +82,12 @@ def multiplied_at_once(arrays: tuple, call: AtomCall) -> np.ndarray:
 
 def gradients_at_once(grad_output: np.ndarray, arrays: tuple, needs: Needs, call: AtomCall) -> tuple:
     """The gradients of x, atoms, coefficients and bias that are needed."""
-    grads = zeros_where(arrays, needs)
     parts = _image_parts(call)
+    if len(parts) == 1:
+        return _part_of_gradients(grad_output, arrays, parts[0], needs, call)
+    grads = zeros_where(arrays, needs)
     for part in parts:
         some = _part_of_gradients(grad_output[part], arrays, part, needs, call)
-        if len(parts) == 1:
-            return some
         for number, grad in enumerate(some):
             if grad is not None and number < 2:
                 grads[number][part] = grad

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, literal_jit, zero_like
+from ..engine.compile import FALSE, TRUE, ZERO, borrowing_jit, cached_jit, literal_jit, zero_like
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, copy, transpose
 from ..engine.vectors import LINE_BYTES
@@ -14,8 +14,7 @@ from .kernels import (
     DeformPart,
     DeformScratch,
     packed_at,
-    put_columns,
-    take_columns,
+    pass_columns,
     tile_place,
 )
 from .points import (
@@ -204,7 +203,7 @@ def deform_backward_items(
             set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
             for tap in range(sizes.taps if inputs.grad_columns.size else 0):
                 of_tap = Matrix(scratch.columns, tap * chunks.size[chunk], columns.stride)
-                take_columns(of_tap, inputs.grad_columns, part, chunk, tap, tile)
+                pass_columns(inputs.grad_columns, of_tap, part, chunk, tap, tile, FALSE)
             if not at_once and (grads.packed.size or grads.corner_sums.size):
                 transpose(by_position, by_output, outputs, count)
                 right = RightStrips(inputs.weights, weight_at, whole(outputs, TILE_ROWS) * width, width)
@@ -212,7 +211,7 @@ def deform_backward_items(
             _pull_back(columns, scratch.points, inputs, grads, part, band, tile, chunk)
             for tap in range(sizes.taps if grads.columns.size else 0):
                 of_tap = Matrix(scratch.columns, tap * chunks.size[chunk], columns.stride)
-                put_columns(grads.columns, of_tap, part, chunk, tap, tile)
+                pass_columns(grads.columns, of_tap, part, chunk, tap, tile, TRUE)
             if grads.weights.size:
                 add_weights(sums, by_output, columns, width, (outputs, across), count, summed > 0)
                 summed += 1

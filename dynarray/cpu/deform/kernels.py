@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import ZERO, borrowing_jit, cached_jit
+from ..engine.compile import TRUE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply_rows, whole
 from ..engine.pixels import clear, transpose
 from ..engine.vectors import LINE_BYTES
@@ -241,32 +241,20 @@ def strip_of_columns(columns: np.ndarray, part: DeformPart, chunk: int, tap: int
 
 
 @borrowing_jit
-def put_columns(
-    columns: np.ndarray, samples: Matrix, part: DeformPart, chunk: int, tap: int, tile: int
+def pass_columns(
+    columns: np.ndarray, samples: Matrix, part: DeformPart, chunk: int, tap: int, tile: int, put: bool
 ) -> None:
-    """The samples of a tap at the positions of a tile, a row for each of them, to their place."""
+    """The samples of a tap at the positions of a tile, in rows: `put` to their place, or taken from there."""
     _, n, first, count = tile_place(part, tile)
     done, width, column = 0, TILE_ROW_BYTES // columns.itemsize, n * part.sizes.positions + first
     while done < count:
-        some = min(count - done, width - (column + done) % width)
-        to = strip_of_columns(columns, part, chunk, tap, column + done)
-        source = Matrix(samples.values, samples.at + done * samples.stride, samples.stride)
-        transpose(to, source, some, part.chunks.size[chunk])
-        done += some
-
-
-@borrowing_jit
-def take_columns(
-    samples: Matrix, columns: np.ndarray, part: DeformPart, chunk: int, tap: int, tile: int
-) -> None:
-    """The other way round."""
-    _, n, first, count = tile_place(part, tile)
-    done, width, column = 0, TILE_ROW_BYTES // columns.itemsize, n * part.sizes.positions + first
-    while done < count:
-        some = min(count - done, width - (column + done) % width)
-        source = strip_of_columns(columns, part, chunk, tap, column + done)
-        to = Matrix(samples.values, samples.at + done * samples.stride, samples.stride)
-        transpose(to, source, part.chunks.size[chunk], some)
+        some, channels = min(count - done, width - (column + done) % width), part.chunks.size[chunk]
+        place = strip_of_columns(columns, part, chunk, tap, column + done)
+        rows = Matrix(samples.values, samples.at + done * samples.stride, samples.stride)
+        if put:
+            transpose(place, rows, some, channels)
+        else:
+            transpose(rows, place, channels, some)
         done += some
 
 
@@ -290,7 +278,7 @@ def deform_column_items(
         for tap in range(sizes.taps):
             for i in range(count):
                 sample_point(source, scratch.points, tap * room + i, scratch.columns, i * size)
-            put_columns(columns, Matrix(scratch.columns, ZERO, size), part, chunk, tap, tile)
+            pass_columns(columns, Matrix(scratch.columns, ZERO, size), part, chunk, tap, tile, TRUE)
 
 
 @borrowing_jit

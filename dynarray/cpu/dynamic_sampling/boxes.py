@@ -27,7 +27,6 @@ from ..engine.compile import ZERO, borrowing_cached_jit, cached_jit
 from ..engine.memory import borrow, empty, run_with_scratch
 from ..engine.pixels import clear
 from ..engine.vectors import (
-    LINE_BYTES,
     REGISTER_BYTES,
     Writer,
     each_vector,
@@ -216,7 +215,8 @@ def box_steps(
     joined = JOINED_ELEMENTS // max(1, wide)
     if stride != (1, 1) or size[1] != wide or joined < LEAST_JOINED or margin > JOINED_ELEMENTS:
         joined, margin = 1, 0
-    along = np.tile(np.arange(wide, dtype=np.int32), joined + LINE_BYTES if joined > 1 else 0)
+    elements = joined * wide + REGISTER_BYTES // np.dtype(np.int32).itemsize if joined > 1 else 0
+    along = np.arange(elements, dtype=np.int32) % max(1, wide)
     places = np.ascontiguousarray(places)
     return BoxSteps(size, stride, wide, rows, places, spans, plain, joined, along, margin)
 

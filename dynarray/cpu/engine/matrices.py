@@ -79,24 +79,30 @@ def borrow_matrix(name: str, rows: int, columns: int, dtype: np.dtype) -> np.nda
 
 
 @borrowing_jit
+def _next_run(strips: np.ndarray, place: StripPlace, done: int, count: int) -> tuple[int, int]:
+    """Where a row goes on in its strip, and how many of those that are left are there."""
+    width = gemm.TILE_ROW_BYTES // strips.itemsize
+    strip, lane = (place.column + done) // width, (place.column + done) % width
+    return (strip * place.rows + place.row) * width + lane, min(count - done, width - lane)
+
+
+@borrowing_jit
 def put_in_strips(strips: np.ndarray, place: StripPlace, source: np.ndarray, at: int, count: int) -> None:
     """So many elements from `at` on to their place in a matrix in strips."""
-    width, done = gemm.TILE_ROW_BYTES // strips.itemsize, 0
+    done = 0
     while done < count:
-        strip, lane = (place.column + done) // width, (place.column + done) % width
-        some = min(count - done, width - lane)
-        copy(strips, (strip * place.rows + place.row) * width + lane, source, at + done, some)
+        to, some = _next_run(strips, place, done, count)
+        copy(strips, to, source, at + done, some)
         done += some
 
 
 @borrowing_jit
 def take_from_strips(target: np.ndarray, at: int, strips: np.ndarray, place: StripPlace, count: int) -> None:
     """The other way round."""
-    width, done = gemm.TILE_ROW_BYTES // strips.itemsize, 0
+    done = 0
     while done < count:
-        strip, lane = (place.column + done) // width, (place.column + done) % width
-        some = min(count - done, width - lane)
-        copy(target, at + done, strips, (strip * place.rows + place.row) * width + lane, some)
+        start, some = _next_run(strips, place, done, count)
+        copy(target, at + done, strips, start, some)
         done += some
 
 

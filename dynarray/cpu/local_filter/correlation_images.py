@@ -20,7 +20,7 @@ from ..engine.pixels import clear
 from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, GuardedLoop, Loop, Writer, in_row, written
 from .items import FilterWindow, Shape
 
-_CHANNELS_TOGETHER = 8 if MANY_REGISTERS else 4  # channels
+_CHANNELS_TOGETHER = 8 if MANY_REGISTERS else 4
 _TILE_VECTORS = 2  # of pixels
 _CHUNK_BYTES = 512 * 1024  # half of a common L2 cache
 _NEAR_BYTES = 8 * 1024 * 1024  # of an image: larger ones are better read once, in long rows

@@ -83,8 +83,12 @@ def _scale_at(item: DirectItem, c: int, phase: int, tap: int, plan: Any) -> int:
 
 
 @borrowing_jit
-def _keep_scales(scratch: DirectScratch, given: Any, item: DirectItem, plan: Any) -> None:
-    """The weights of the channels of a group, as loops read them."""
+def _keep_scales(scratch: DirectScratch, given: Any, item: DirectItem, group: int, plan: Any) -> int:
+    """The weights of the channels of an item's group, as loops read them, unless it is the `group` that has
+    been kept already. Returns that of the item.
+    """
+    if item.group == group:
+        return group
     items, scales, taps = plan.items, plan.scales, plan.kernel[0] * plan.kernel[1]
     scale, apart = _scale(scratch, given, plan), items.groups * items.per_group * taps
     for c in range(items.per_group if len(scratch.scales) else 0):
@@ -93,6 +97,7 @@ def _keep_scales(scratch: DirectScratch, given: Any, item: DirectItem, plan: Any
                 to = c * scale.stride + (phase * taps + tap) * scales.apart
                 count = scales.strip + scales.phases
                 spread_scale(scale, to, _scale_at(item, c, phase, tap, plan), apart, count)
+    return item.group
 
 
 @borrowing_jit
@@ -260,12 +265,10 @@ def _stream(target: np.ndarray) -> bool:
 def direct_sum_items(start: int, stop: int, scratch: DirectScratch, arrays: DirectSums, plan: Any) -> None:
     """Items of the plan."""
     work = DirectSums(in_row(arrays.target), in_row(arrays.filters), in_row(arrays.source), arrays.scale)
-    cleared, kept = False, -1
+    cleared, group = False, -1
     for number in range(start, stop):
         item = _find_direct(number, plan)
-        if item.group != kept:
-            _keep_scales(scratch, work.scale, item, plan)
-            kept = item.group
+        group = _keep_scales(scratch, work.scale, item, group, plan)
         if plan.planes.plane and _sum_flat(scratch, work, item, plan):
             continue
         if not cleared:
@@ -361,12 +364,10 @@ def direct_scatter_items(
 ) -> None:
     """Items of a plan that goes back, with planes, where outputs do not lie as the pixels do."""
     work = DirectSums(in_row(arrays.target), in_row(arrays.filters), in_row(arrays.source), arrays.scale)
-    kept = -1
+    group = -1
     for number in range(start, stop):
         item = _find_direct(number, plan)
-        if item.group != kept:
-            _keep_scales(scratch, work.scale, item, plan)
-            kept = item.group
+        group = _keep_scales(scratch, work.scale, item, group, plan)
         _scatter_band(scratch, work, item, plan)
 
 
@@ -375,13 +376,11 @@ def direct_product_items(
     start: int, stop: int, scratch: DirectScratch, arrays: DirectProducts, plan: Any
 ) -> None:
     """Items of the plan, which is that of the way there."""
-    source, kept = in_row(arrays.inputs.x), -1
+    source, group = in_row(arrays.inputs.x), -1
     clear(scratch.kept, 0, len(scratch.kept))
     for number in range(start, stop):
         item = _find_direct(number, plan)
-        if item.group != kept:
-            _keep_scales(scratch, arrays.inputs.channel_weight, item, plan)
-            kept = item.group
+        group = _keep_scales(scratch, arrays.inputs.channel_weight, item, group, plan)
         done = max(0, _sources(item.first, plan)[0])
         clear(scratch.totals, 0, len(scratch.totals))
         if plan.planes.plane:

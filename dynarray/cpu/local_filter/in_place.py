@@ -35,6 +35,7 @@ from .items import (
     find_item,
     find_rows,
     gradient_slots,
+    in_rows,
     sum_slots,
     wanted_bands,
 )
@@ -101,7 +102,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     plan, scratch = found
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     sums = np.zeros(plan.items.total, x.dtype)
-    operations, args = y.size * len(plan.offset), (_in_rows(inputs), y.reshape(-1), sums, plan)
+    operations, args = y.size * len(plan.offset), (in_rows(inputs), y.reshape(-1), sums, plan)
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
 
@@ -121,15 +122,10 @@ def in_place_backward(
     operations = 3.0 * grad_output.size * len(plan.offset)
     if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
         inputs = inputs._replace(weight=np.empty(0, x.dtype))
-    work = FilterWork(kernel_input(grad_output).reshape(-1), _in_rows(inputs), _in_rows(grads))
+    work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))
     args = (work, sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return sum_slots(grads, needs) if np.isfinite(sums).all() else None
-
-
-def _in_rows(arrays: FilterArrays) -> FilterArrays:
-    """All elements in a row, as kernels take them; None stays None."""
-    return FilterArrays(*(None if array is None else kernel_input(array).reshape(-1) for array in arrays))
 
 
 @lru_cache(maxsize=256)

@@ -117,6 +117,11 @@ def filters_by_tap(weight: np.ndarray) -> np.ndarray:
     return kernel_input(weight).reshape(*lead, kh * kw, high, wide)
 
 
+def in_rows(arrays: FilterArrays) -> FilterArrays:
+    """All elements in a row, as kernels take them; None stays None."""
+    return FilterArrays(*(None if array is None else kernel_input(array).reshape(-1) for array in arrays))
+
+
 def gradient_slots(
     grad_x: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], items: FilterItems
 ) -> FilterArrays:

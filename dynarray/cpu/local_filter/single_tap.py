@@ -11,7 +11,7 @@ from numba import uint64
 from ..engine import parallel, strips
 from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
 from ..engine.pixels import clear
-from .items import FilterArrays, FilterWindow, FilterWork, wanted_bands
+from .items import FilterArrays, FilterWindow, FilterWork, in_rows, wanted_bands
 
 _RUN_PIXELS = 32768  # pixels, of which the filters stay in the first cache for all channels
 
@@ -48,7 +48,7 @@ def single_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     if _is_small_product(inputs):
         return _multiply(x, weight)
     y, items = strips.empty_to_stream(x.shape, x.dtype), _single_items(inputs, window)
-    parallel.run(single_forward_items, items.total, 2.0 * x.size, _rows(inputs), y.reshape(-1), items)
+    parallel.run(single_forward_items, items.total, 2.0 * x.size, in_rows(inputs), y.reshape(-1), items)
     return y
 
 
@@ -67,7 +67,7 @@ def single_backward(
     # A sum for each band, in double precision: it runs over many pixels.
     sums = np.zeros((items.bands, *channel_weight.shape) if needs[2] else (1, 0))
     grads = FilterArrays(grad_x, grad_weight, sums)
-    work = FilterWork(kernel_input(grad_output).reshape(-1), _rows(inputs), _rows(grads))
+    work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))
     parallel.run(single_backward_items, items.total, 3.0 * x.size, work, items)
     of_scales = sums.sum(axis=0).astype(x.dtype) if needs[2] else None
     return FilterArrays(grad_x if needs[0] else None, grad_weight if needs[1] else None, of_scales)
@@ -89,10 +89,6 @@ def _single_items(inputs: FilterArrays, window: FilterWindow) -> SingleItems:
     (_, channels, high, wide), (samples, groups) = inputs.x.shape, inputs.weight.shape[:2]
     bands = min(wanted_bands(inputs.weight.shape), -(-high * wide // _RUN_PIXELS))
     return SingleItems(samples * groups * bands, bands, channels // groups, high * wide, window.add)
-
-
-def _rows(arrays: FilterArrays) -> FilterArrays:
-    return FilterArrays(*(None if array is None else kernel_input(array).reshape(-1) for array in arrays))
 
 
 @borrowing_jit
