@@ -158,8 +158,8 @@ def test_peers_of_small_calls_are_not_compiled(monkeypatch, given, flops, expect
     options = drawn.DrawnOptions("reference", 1, operators=("ddf",), number=1, compile_s=given)
     cases = options.cases()
     monkeypatch.setattr(drawn.DrawnOptions, "cases", lambda self: cases)
-    monkeypatch.setattr(Case, "work", lambda case: dict.fromkeys(PASSES, Work(8, flops)))
-    monkeypatch.setattr(floor, "measure", lambda *_, quick: floor.Floor(1e9, 1e9))
+    monkeypatch.setattr(Case, "work", lambda case: dict.fromkeys(PASSES, Work(8, 0, flops)))
+    monkeypatch.setattr(floor, "measure", lambda *_, quick: floor.Floor(1e9, 1e9, 1e9))
     drawn.run(options, str)
     drawn.run(replace(options, quick=True), str)
     assert seen == [expected, 0.0]

@@ -34,25 +34,25 @@ DDF = {"x": (2, 2, 4, 5), "channel_filter": (2, 2, 3, 3), "spatial_filter": (2, 
 HAND_COUNTED = {
     "ddf mul": (
         case("ddf", {"combine": "mul"}, **DDF),
-        Work(4 * (80 + 36 + 360 + 80), 3 * 520),
-        Work(4 * (80 + 2 * (80 + 36 + 360)), 8 * 520),
+        Work(4 * (80 + 36 + 360), 4 * 80, 3 * 520),
+        Work(4 * (80 + 80 + 36 + 360), 4 * (80 + 36 + 360), 8 * 520),
     ),
     "ddf add": (
         case("ddf", {"combine": "add"}, **DDF),
-        Work(4 * (80 + 36 + 360 + 80), 3 * 520),
-        Work(4 * (80 + 2 * (80 + 36 + 360)), 6 * 520),
+        Work(4 * (80 + 36 + 360), 4 * 80, 3 * 520),
+        Work(4 * (80 + 80 + 36 + 360), 4 * (80 + 36 + 360), 6 * 520),
     ),
     # Stride 2 on 5 pixels: outputs at 0, 2, 4 with 2 + 3 + 2 = 7 pairs an axis, 49 a channel, 4 channels.
     "involution, stride 2": (
         case("involution", {"stride": 2}, x=(1, 4, 5, 5), weight=(1, 2, 3, 3, 3, 3)),
-        Work(4 * (100 + 162 + 36), 2 * 196),
-        Work(4 * (36 + 2 * (100 + 162)), 4 * 196),
+        Work(4 * (100 + 162), 4 * 36, 2 * 196),
+        Work(4 * (36 + 100 + 162), 4 * (100 + 162), 4 * 196),
     ),
     # 2 pixels under 3 taps have 2 + 2 pairs; each row and column is used twice: 8 * 8 pairs a channel.
     "carafe x2": (
         case("carafe", {"kernel_size": 3, "scale": 2}, x=(1, 3, 2, 2), masks=(1, 9, 4, 4)),
-        Work(4 * (12 + 144 + 48), 2 * 3 * 64),
-        Work(4 * (48 + 2 * (12 + 144)), 4 * 3 * 64),
+        Work(4 * (12 + 144), 4 * 48, 2 * 3 * 64),
+        Work(4 * (48 + 12 + 144), 4 * (12 + 144), 4 * 3 * 64),
     ),
 }
 
@@ -60,15 +60,18 @@ HAND_COUNTED = {
 @pytest.mark.parametrize("name", HAND_COUNTED)
 def test_least_work_is_what_counting_by_hand_gives(name):
     counted, forward, backward = HAND_COUNTED[name]
-    total = Work(forward.bytes + backward.bytes, forward.flops + backward.flops)
+    total = Work(*(one + other for one, other in zip(forward, backward, strict=True)))
+    assert total.bytes == forward.bytes + backward.bytes == total.read + total.written
     assert counted.work() == {"forward": forward, "backward": backward, "forward_backward": total}
 
 
-def test_floor_is_the_slower_of_memory_and_arithmetic():
-    floor = Floor(bytes_per_s=1e9, flops_per_s=1e10)
-    assert floor.ms(Work(2_000_000, 0)) == pytest.approx(2)
-    assert floor.ms(Work(2_000_000, 10_000_000)) == pytest.approx(2)
-    assert floor.ms(Work(2_000_000, 50_000_000)) == pytest.approx(5)
+def test_floor_is_the_slowest_of_moving_reading_and_arithmetic():
+    floor = Floor(bytes_per_s=1e9, read_bytes_per_s=8e8, flops_per_s=1e10)
+    assert floor.ms(Work(1_000_000, 1_000_000, 0)) == pytest.approx(2)
+    assert floor.ms(Work(1_000_000, 1_000_000, 10_000_000)) == pytest.approx(2)
+    assert floor.ms(Work(1_000_000, 1_000_000, 50_000_000)) == pytest.approx(5)
+    assert floor.ms(Work(1_900_000, 100_000, 0)) == pytest.approx(1.9 / 0.8)
+    assert floor.ms(Work(100_000, 1_900_000, 0)) == pytest.approx(2)
 
 
 def not_arrays(params):
@@ -216,12 +219,14 @@ def test_a_run_saves_each_row_and_goes_on_where_it_was_interrupted(monkeypatch):
 
 
 def test_the_best_floor_counts_for_all_rows():
-    measured = {"ms": 4.0, "bytes": 1_000_000, "flops": 0, "floor_ms": 1.0, "of_floor": 0.25}
-    result = {"floor": {"bytes_per_s": 1e9, "flops_per_s": 3e9}, "rows": [{"passes": {"forward": measured}}]}
-    session.raise_floor(result, Floor(bytes_per_s=2e9, flops_per_s=1e9))
-    assert result["floor"] == {"bytes_per_s": 2e9, "flops_per_s": 3e9}
+    work = {"read": 500_000, "written": 500_000, "flops": 0}
+    measured = {"ms": 4.0, **work, "floor_ms": 1.0, "of_floor": 0.25}
+    before = Floor(bytes_per_s=1e9, read_bytes_per_s=4e9, flops_per_s=3e9)
+    result = {"floor": before._asdict(), "rows": [{"passes": {"forward": measured}}]}
+    session.raise_floor(result, Floor(bytes_per_s=2e9, read_bytes_per_s=1e9, flops_per_s=1e9))
+    assert result["floor"] == {"bytes_per_s": 2e9, "read_bytes_per_s": 4e9, "flops_per_s": 3e9}
     assert measured["floor_ms"] == pytest.approx(0.5) and measured["of_floor"] == pytest.approx(0.125)
-    session.raise_floor(result, Floor(bytes_per_s=1e8, flops_per_s=1e8))  # a machine that is busy
+    session.raise_floor(result, Floor(1e8, 1e8, 1e8))  # a machine that is busy
     assert measured["of_floor"] == pytest.approx(0.125)
 
 
@@ -235,7 +240,7 @@ def test_quick_run_measures_every_case(quick):
         assert list(row["passes"]) == list(PASSES)
         for measured in row["passes"].values():
             assert 0 < measured["quartile_1"] <= measured["ms"] <= measured["quartile_3"]
-            floor = Floor(**quick["floor"]).ms(Work(measured["bytes"], measured["flops"]))
+            floor = Floor(**quick["floor"]).ms(Work(*(measured[each] for each in Work._fields)))
             assert measured["floor_ms"] == pytest.approx(floor)
             assert measured["of_floor"] == pytest.approx(floor / measured["ms"])
         for seconds in row["first_call_s"].values():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +16,19 @@ PASSES = ("forward", "backward", "forward_backward")
 
 
 class Work(NamedTuple):
-    """The least that a pass must do: bytes moved to or from memory, floating-point operations."""
+    """The least that a pass must do: bytes read from memory and written to it, floating-point operations."""
 
-    bytes: int
+    read: int
+    written: int
     flops: int
 
+    @property
+    def bytes(self) -> int:
+        """Bytes moved in all."""
+        return self.read + self.written
+
     def __add__(self, other: tuple) -> "Work":
-        return Work(self.bytes + other[0], self.flops + other[1])
+        return Work(*map(add, self, other))
 
 
 def pairs_inside(image: Sequence[int], kernel: Sequence[int], outputs: Sequence[int], params: Mapping) -> int:
@@ -136,8 +143,8 @@ class Case:
     def work(self) -> dict[str, Work]:
         """Per pass, the least work: each array read once or written once, all gradients wanted."""
         forward_flops, backward_flops = self.flops(self.checked())
-        forward = Work(self.input_bytes + self.output_bytes, forward_flops)
-        backward = Work(self.output_bytes + 2 * self.input_bytes, backward_flops)
+        forward = Work(self.input_bytes, self.output_bytes, forward_flops)
+        backward = Work(self.output_bytes + self.input_bytes, self.input_bytes, backward_flops)
         return {"forward": forward, "backward": backward, "forward_backward": forward + backward}
 
     def arrays(self, rng: Any) -> tuple:

@@ -52,7 +52,7 @@ def measure(
     for case in cases:
         if case.title not in done:
             if case.operator != operator and "floor" in result:
-                say("floor: copy bandwidth and matrix product")
+                say("floor: copying, reading, matrix product")
                 raise_floor(result, floor.measure(device, result["threads"], quick=result["quick"]))
             operator = case.operator
             say(case.title)
@@ -74,7 +74,7 @@ def raise_floor(result: Result, limits: floor.Floor) -> None:
     best = floor.Floor(*map(max, limits, before))
     result["floor"] = best._asdict()
     for measured in (each for row in result["rows"] for each in row.get("passes", {}).values()):
-        measured["floor_ms"] = best.ms(Work(measured["bytes"], measured["flops"]))
+        measured["floor_ms"] = best.ms(Work(*(measured[name] for name in Work._fields)))
         measured["of_floor"] = measured["floor_ms"] / measured["ms"]
 
 

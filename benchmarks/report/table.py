@@ -221,9 +221,11 @@ def _floor(result: dict[str, Any]) -> str:
     floor = result.get("floor")
     if floor is None:
         return ""
+    reading = floor.get("read_bytes_per_s")  # earlier files do not tell it apart
     return (
         f" Floor, measured in the same run: copy {floor['bytes_per_s'] / 1e9:.1f} GB/s (read + written), "
-        f"matrix product {floor['flops_per_s'] / 1e9:.0f} GFLOP/s."
+        + (f"reading {reading / 1e9:.1f} GB/s, " if reading else "")
+        + f"matrix product {floor['flops_per_s'] / 1e9:.0f} GFLOP/s."
     )
 
 
