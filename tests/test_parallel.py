@@ -47,6 +47,43 @@ def test_small_work_stays_in_the_calling_thread() -> None:
     assert calls == [(0, 100, threading.get_ident())]
 
 
+def test_how_long_a_kernel_took_tells_at_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the kernel moves, and without anybody who helps."""
+    clock = [0.0]
+    monkeypatch.setattr(parallel, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(parallel._Pool, "help", lambda *_: None)
+    dyn.set_num_threads(2)
+
+    def pieces(seconds: float, name: str, count: int = 64) -> list[tuple[int, int]]:
+        """Of a kernel of this name that takes so long in all, of which its operations tell nothing."""
+        done: list[tuple[int, int]] = []
+
+        def kernel(start: int, stop: int) -> None:
+            done.append((start, stop))
+            clock[0] += seconds * (stop - start) / count
+
+        kernel.__qualname__ = name
+        parallel.run(kernel, count, 2.0 * parallel.SMALL)
+        assert sorted(item for piece in done for item in range(*piece)) == list(range(count))
+        return done
+
+    assert pieces(1.0, "one")[0] == (0, 8)  # a part, to see how long that takes
+    assert pieces(1.0, "one")[0] == (0, 16)  # half of a share: both threads begin at once
+    assert pieces(1.0, "other")[0] == (0, 8)
+    assert pieces(1.0, "one", count=640)[0] == (0, 80)
+    assert pieces(1e-5, "one")[0] == (0, 16)
+    assert pieces(1e-5, "one") == [(0, 8), (8, 64)]  # since it is known to be quick: one thread, two parts
+
+
+def test_no_more_is_known_of_former_calls_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_known", {})
+    monkeypatch.setattr(parallel, "_MOST_KNOWN", 5)
+    dyn.set_num_threads(2)
+    for count in range(10, 40):
+        parallel.run(lambda start, stop: None, count, 2.0 * parallel.SMALL)
+        assert 1 <= len(parallel._known) <= 5
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_work_at_the_same_time(threads: int) -> None:
     """The barrier opens only when that many threads are inside the kernel at once."""

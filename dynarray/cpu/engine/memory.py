@@ -132,4 +132,5 @@ def run_with_scratch(
     def piece(start: int, stop: int, *args: Any) -> None:
         kernel(start, stop, cut(sizes, dtype, by_reference), *args)
 
+    piece.__qualname__ = kernel.__qualname__  # by which it is told from others
     parallel.run(piece, count, operations, *args)

@@ -16,8 +16,9 @@ from typing import Any
 
 # Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
-# So many times as many take longer. Between the two, part of the items tells, for operations differ tenfold
-# in what they take: so large a part that what it takes to begin with it hardly counts.
+# So many times as many take longer. Between the two, operations differ tenfold in what they take: the call of
+# the same kernel before tells. Where that was quick, or there was none, part of the items tells: so large a
+# part that what it takes to begin with it hardly counts.
 _LARGE, _PART = 16, 8
 # Work for which another thread is woken, which may have to share a core with this one.
 _WORTH_WAKING = 2.5e-4  # seconds
@@ -31,6 +32,9 @@ MOST_HELPERS = 255
 # What users of other libraries set. The first that holds a number counts.
 VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
+# Seconds that the last call of a kernel with as many items and operations took one thread, by all three.
+_known: dict[tuple[str, int, float], float] = {}
+_MOST_KNOWN = 1024
 _pools: dict[int, "_Pool"] = {}  # that of the present number of threads, by it; no lock, see _Job
 _worker = threading.local()
 
@@ -105,28 +109,43 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
 
     `operations` are elementary ones, roughly, in all: small work runs in the calling thread.
     """
-    start = 0
     if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
-        if operations >= _LARGE * SMALL:
+        if operations < _LARGE * SMALL:
+            _run_as_before(kernel, count, operations, args)
+        else:
             _run_shared(kernel, range(count), args)
-            return
-        begin, start = perf_counter(), -(-count // _PART)
+    elif count:
+        kernel(0, count, *args)
+
+
+def _run_as_before(kernel: Callable[..., None], count: int, operations: float, args: tuple) -> None:
+    """The same in this thread or in all, by how long the last such call took; a part tells of the first."""
+    call, start, pace = (kernel.__qualname__, count, operations), 0, 0.0
+    part = -(-count // _PART)
+    if _known.get(call, 0.0) * (count - part) <= _WORTH_WAKING * count:
+        begin, start = perf_counter(), part
         kernel(0, start, *args)
-        if (perf_counter() - begin) * (count - start) > _WORTH_WAKING * start:
-            _run_shared(kernel, range(start, count), args)
-            return
-    if count > start:
+        pace = (perf_counter() - begin) / start
+    if start == 0 or pace * (count - start) > _WORTH_WAKING:
+        pace = _run_shared(kernel, range(start, count), args)
+    elif start < count:
         kernel(start, count, *args)
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[call] = pace * count
 
 
-def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> None:
-    """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help."""
-    threads = min(_threads, len(items))
+def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> float:
+    """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help.
+
+    What is returned are seconds an item, of the first ones that this thread worked on.
+    """
+    threads, pace = min(_threads, len(items)), 0.0
     interrupt: BaseException | None = None
     job = _Job(kernel, args, items, threads)
     try:
         _get_pool().help(job, threads - 1)
-        job.drain()
+        pace = job.drain()
     finally:
         # No thread may write to the arrays when the caller goes on, whatever the handler of a signal raises,
         # and however often.
@@ -140,6 +159,7 @@ def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> None:
             raise interrupt
     if job.error is not None:
         raise job.error
+    return pace
 
 
 def _pieces(items: range, threads: int) -> Iterator[tuple[int, int]]:
@@ -167,16 +187,22 @@ class _Job:
         self._gate: Any = threading.RLock()
         self._at_work: list[Any] = []  # a lock for each helper, which holds it while it works
 
-    def drain(self) -> None:
-        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
+    def drain(self) -> float:
+        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread.
+
+        What is returned are seconds an item of the first piece, 0 if there was none.
+        """
+        pace = 0.0
         try:
             _worker.busy = True
             while True:
                 try:
                     start, stop = self.todo.popleft()
                 except IndexError:
-                    return
+                    return pace
+                begin = perf_counter()
                 self.kernel(start, stop, *self.args)
+                pace = pace or (perf_counter() - begin) / (stop - start)
         finally:
             _worker.busy = False
 
