@@ -145,6 +145,32 @@ def test_images_are_packed_in_parts(backend: Backend, room: int, monkeypatch: py
         np.testing.assert_allclose(grad, right_grad, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
+@pytest.mark.parametrize(("channels", "ratio"), [(1, 0), (1, 3), (3, 0), (3, 1), (40, 1)])
+def test_regions_of_few_channels_or_samples_are_read_in_planes(
+    backend: Backend, channels: int, ratio: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of a row beside each other, with gaps between them, twice, from right to left, and none."""
+    from dynarray.cpu.regions import forms
+
+    monkeypatch.delattr(forms, "make_parts")
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((2, channels, 50, 41))
+    boxes = rng.uniform(-9, 60, (20, 4))
+    boxes[0], boxes[1], boxes[2, 3] = (0, 0, 41, 50), (3, 3, 3, 3), np.nan
+    x[rng.random(x.shape) < 0.02], x[rng.random(x.shape) < 0.02] = np.inf, -np.inf
+    given = boxes, rng.integers(0, 2, 20), (2, 3)
+    y = dyn.roi_align(x, *given, sampling_ratio=ratio)
+    grad = rng.standard_normal(y.shape)
+    mine = dyn.roi_align_backward(grad, x, *given, sampling_ratio=ratio).x
+    with dyn.use_backend("reference"):
+        right = dyn.roi_align(x, *given, sampling_ratio=ratio)
+        right_grad = dyn.roi_align_backward(grad, x, *given, sampling_ratio=ratio).x
+    assert not np.isfinite(right).all()
+    np.testing.assert_allclose(y, right, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(mine, right_grad, rtol=1e-12, atol=1e-14)
+
+
 def test_position_sensitive_bins(backend: Backend) -> None:
     """Each bin by its definition, in plain loops."""
     rng = np.random.default_rng(1)

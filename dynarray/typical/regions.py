@@ -4,7 +4,7 @@ import numpy as np
 
 from . import TypicalCall
 
-_X = {"x": (1, 4, 6, 6)}
+_X, _MANY = {"x": (1, 4, 6, 6)}, {"x": (1, 32, 6, 6)}  # read in planes, and packed
 _REGIONS = {
     "boxes": np.array([[0.5, 1.0, 4.0, 5.0]]),
     "batch_index": np.zeros(1, np.int64),
@@ -12,6 +12,6 @@ _REGIONS = {
 }
 
 CALLS = {
-    "roi_align": [TypicalCall(_X, _REGIONS), TypicalCall(_X, {**_REGIONS, "sampling_ratio": 2})],
+    "roi_align": [TypicalCall(_X, _REGIONS), TypicalCall(_MANY, {**_REGIONS, "sampling_ratio": 2})],
     "ps_roi_pool": [TypicalCall(_X, _REGIONS)],
 }

@@ -41,7 +41,7 @@ def _sizes(pick: Any, fixed: dict[str, int]) -> dict[str, int]:
 def _roi_align_cases(pick: Any, **fixed: int) -> Case:
     sizes = _sizes(pick, fixed)
     options = {"sampling_ratio": pick((0, 2, 1, 3)), "aligned": pick((True, False))}
-    shape = (sizes["N"], pick((3, 1, 17)), sizes["H"], sizes["W"])
+    shape = (sizes["N"], pick((3, 1, 17, 70)), sizes["H"], sizes["W"])
     return Case({"x": shape}, {**_regions(pick, sizes), **options})
 
 
@@ -101,7 +101,7 @@ HEAVY = {
         "roi_align",
         {"x": (1, 96, 512, 512)},
         {**boxes_of(1, 256, 512, 512, 1), "output_size": 7, "sampling_ratio": 2},
-        {"x": (1, 2, 3, 3)},
+        {"x": (1, 32, 3, 3)},
         _SMALL,
     ),
     "ps_roi_pool": Heavy(

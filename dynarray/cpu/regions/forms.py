@@ -8,6 +8,7 @@ from rawkernels.regions import check_images
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
+from .in_planes import pool_in_planes, spread_in_planes, stays_in_planes
 from .plan import RegionSizes, make_parts, region_boxes
 from .pooled import (
     CLEARED,
@@ -42,7 +43,10 @@ def roi_align_forward(
         y.fill(0)
         return y, (x,)
     sizes, source = _sizes(x, output_size, **options), kernel_input(x).reshape(-1)
-    placed = region_boxes(boxes, images, sizes, shared=False)
+    placed, read = region_boxes(boxes, images, sizes, shared=False)
+    if stays_in_planes(placed, sizes, read):
+        pool_in_planes(source, y.reshape(-1), placed, sizes, read)
+        return y, (x,)
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed = borrow("regions", elements, x.dtype)
         items, of = groups * part.blocks * part.bands, (placed, sizes, part)
@@ -73,7 +77,10 @@ def roi_align_backward(
         return (grad_x,)
     sizes = _sizes(x, output_size, **options)
     arrays = kernel_input(grad_output).reshape(-1), grad_x.reshape(-1)
-    placed = region_boxes(boxes, images, sizes, shared=True)
+    placed, read = region_boxes(boxes, images, sizes, shared=True)
+    if stays_in_planes(placed, sizes, read):
+        spread_in_planes(*arrays, placed, sizes, read)
+        return (grad_x,)
     for part, groups, elements in make_parts(placed, sizes, x.itemsize):
         packed, scratch = borrow("regions", elements, x.dtype), region_scratch(sizes, part.block)
         work = _TOUCHED * len(boxes) * part.channels * prod(output_size) + elements // _PACKED

@@ -108,24 +108,39 @@ def _gather(boxes: RegionBoxes, alone: bool) -> int:
     return number
 
 
+@borrowing_jit
+def _pixels_read(spans: np.ndarray, sizes: RegionSizes, axis: int) -> float:
+    """How many pixels the bins of a box read along an axis, about."""
+    size, samples = abs(spans[3 * axis + 1]), spans[3 * axis + 2]
+    return sizes.bins[axis] * max(0.0, min(2.0 * samples, min(size, float(sizes.extent[axis])) + 2.0))
+
+
 @rolled_jit
-def place_regions(corners: np.ndarray, boxes: RegionBoxes, sizes: RegionSizes, shared: bool) -> int:
-    """Fill the record; returns how many groups there are, of which no two `shared` ones are of one image."""
-    alone = 0
+def place_regions(corners: np.ndarray, boxes: RegionBoxes, sizes: RegionSizes, shared: bool) -> tuple:
+    """Fill the record; returns how many groups there are, and how many pixels of a channel boxes read, about.
+
+    No two groups are of one image if they are `shared`.
+    """
+    alone, read = 0, 0.0
     for box in range(len(corners)):
         x0, y0, x1, y1 = corners[box, 0], corners[box, 1], corners[box, 2], corners[box, 3]
         _place_axis(boxes, box, 0, (y0, y1), sizes)
         _place_axis(boxes, box, 1, (x0, x1), sizes)
-        window = boxes.windows[box]
+        window, spans = boxes.windows[box], boxes.spans[box]
+        if not (np.isnan(spans[0]) or np.isnan(spans[3])):
+            read += _pixels_read(spans, sizes, 0) * _pixels_read(spans, sizes, 1)
         alone += (window[1] - window[0]) * (window[3] - window[2])
     number = _gather(boxes, False)
     if not shared and alone < boxes.groups[number, BEFORE]:
         number = _gather(boxes, True)
-    return number
+    return number, read
 
 
-def region_boxes(corners: Any, images: Any, sizes: RegionSizes, *, shared: bool) -> RegionBoxes:
-    """The boxes of a call, whose groups are each of an image of its own if they are `shared`."""
+def region_boxes(corners: Any, images: Any, sizes: RegionSizes, *, shared: bool) -> tuple[RegionBoxes, float]:
+    """The boxes of a call, whose groups are each of an image of its own if they are `shared`.
+
+    Also how many pixels of a channel they read, about.
+    """
     number = len(corners)
     boxes = RegionBoxes(
         np.argsort(images, kind="stable"),
@@ -135,8 +150,8 @@ def region_boxes(corners: Any, images: Any, sizes: RegionSizes, *, shared: bool)
         np.empty(number, np.int64),
         np.empty((number + 1, 7), np.int64),
     )
-    groups = place_regions(kernel_input(corners.astype(np.float64)), boxes, sizes, shared)
-    return boxes._replace(groups=boxes.groups[: groups + 1])
+    groups, read = place_regions(kernel_input(corners.astype(np.float64)), boxes, sizes, shared)
+    return boxes._replace(groups=boxes.groups[: groups + 1]), read
 
 
 def make_parts(
