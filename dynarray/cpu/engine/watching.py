@@ -13,10 +13,10 @@ from typing import Any
 from llvmlite import binding
 from numba.core.compiler_lock import global_compiler_lock
 
-# Who asks for the GIL while another thread has it is put to sleep. From the offer of a job on the caller has it
-# for such a time, until its own kernel begins.
+# Who asks for the GIL while another thread has it is put to sleep. From the offer of a job on the caller has
+# it for such a time, until its own kernel begins.
 _GRACE = 1e-5  # seconds
-_STEP = 8  # numbers of a cache line: each thread writes to its own
+_LINE = 8  # numbers of a cache line: each thread writes to its own
 _OFFERS, _NOBODY, _FIRST = 0, 1, 2  # lines: of offers, of who is not watched, of the first helper
 
 # Sets a number to 0; waits until another one is no longer what it was, and then a little longer.
@@ -91,8 +91,8 @@ class Signs:
     def __init__(self, helpers: int, patience: float) -> None:
         self._watch, pace, _ = _watch_function()
         self._patience, self._grace = int(patience * pace), int(_GRACE * pace)
-        self._numbers = (ctypes.c_int64 * (_STEP * (_FIRST + helpers)))()
-        self._line = _STEP * ctypes.sizeof(ctypes.c_int64)
+        self._numbers = (ctypes.c_int64 * (_LINE * (_FIRST + helpers)))()
+        self._apart = _LINE * ctypes.sizeof(ctypes.c_int64)
 
     def offer(self) -> None:
         """Show that there is a job."""
@@ -104,7 +104,7 @@ class Signs:
 
     def begin(self, helper: int) -> None:
         """Show that a helper is at work."""
-        self._numbers[_STEP * (_FIRST + helper)] = 1
+        self._numbers[_LINE * (_FIRST + helper)] = 1
 
     def await_offer(self, helper: int, offers: int) -> None:
         """Show that a helper is not, and watch until there are more offers than there were."""
@@ -116,4 +116,4 @@ class Signs:
 
     def _wait(self, own: int, other: int, was: int, grace: int) -> None:
         first = ctypes.addressof(self._numbers)
-        self._watch(first + own * self._line, first + other * self._line, was, self._patience, grace)
+        self._watch(first + own * self._apart, first + other * self._apart, was, self._patience, grace)
