@@ -14,7 +14,8 @@ import pytest
 from _processes import PATIENCE, from_threads, output_of, with_fork
 
 import dynarray as dyn
-from dynarray.cpu.engine import parallel
+from dynarray.cpu.engine import parallel, watching
+from dynarray.cpu.engine.watching import Signs
 
 LARGE = 1e9  # operations that are worth threads
 
@@ -223,6 +224,41 @@ def test_the_number_of_threads_is_kept() -> None:
         dyn.set_num_threads(number)
         assert dyn.get_num_threads() == number
         assert type(dyn.get_num_threads()) is int
+
+
+def test_an_offer_and_the_end_of_work_are_seen_by_other_threads() -> None:
+    signs, seen = Signs(2, PATIENCE), []
+
+    def help_twice() -> None:
+        for _ in range(2):
+            offers = signs.offers()
+            signs.begin(1)
+            seen.append(offers)
+            signs.await_offer(1, offers)
+
+    helper = threading.Thread(target=help_twice)
+    helper.start()
+    for number in range(2):
+        while len(seen) <= number:
+            time.sleep(0.001)
+        signs.await_end(1)
+        signs.offer()
+    helper.join(PATIENCE / 2)
+    assert not helper.is_alive()
+    assert seen == [0, 1]
+
+
+def test_who_watches_in_vain_gives_up() -> None:
+    signs = Signs(1, 1e-3)
+    signs.await_offer(0, signs.offers())
+    signs.begin(0)
+    signs.await_end(0)
+
+
+def test_what_watches_is_compiled_once() -> None:
+    found: list[Any] = []
+    from_threads(8, lambda index: found.append(watching._watch_function()))
+    assert len({id(each) for each in found}) == 1
 
 
 # ---- processes of their own

@@ -90,7 +90,7 @@ def _involution(way: dict[str, Any], channels: int, side: int) -> TypicalCall:
 
 
 def _mixed(channels: int, extent: tuple[int, ...]) -> TypicalCall:
-    """Rows of the image are whole vectors: many channels are filtered where they lie."""
+    """Rows of whole vectors are filtered where they lie, and for few channels those that nearly fill one."""
     kernels = (2, *(3,) * len(extent))
     return TypicalCall({"x": (1, channels, *extent), "kernels": kernels, "mixture": (1, 1, 2, *extent)})
 
@@ -103,6 +103,6 @@ CALLS = {
     "ddf_upsample": _two_filters("channel_filters", "spatial_filters", _SCALES),
     "carafe": [_carafe(*each) for each in [*product(_SCALES, _CHANNELS, (3,)), (_SCALES[0], 2, 1)]],
     "involution": [_involution(*each) for each in [*product(_WAYS[:2], _CHANNELS, (3,)), ({}, 2, 1)]],
-    "mixed_filter2d": [_mixed(channels, (_VECTOR, _VECTOR)) for channels in _CHANNELS],
-    "mixed_filter1d": [_mixed(channels, (_SIDE * _VECTOR,)) for channels in _CHANNELS],
+    "mixed_filter2d": [_mixed(*each) for each in product(_CHANNELS, [(_VECTOR,) * 2, (_SIDE,) * 2])],
+    "mixed_filter1d": [_mixed(*each) for each in product(_CHANNELS, [(_SIDE * _VECTOR,), (_SIDE,)])],
 }

@@ -14,6 +14,8 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
+from rawkernels import forks
+
 # Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
 # So many times as many take longer. Between the two, operations differ tenfold in what they take: the call of
@@ -22,6 +24,10 @@ SMALL = 300_000
 _LARGE, _PART = 16, 8
 # Work for which another thread is woken, which may have to share a core with this one.
 _WORTH_WAKING = 2.5e-4  # seconds
+# A helper that has nothing to do watches for so long before it sleeps, for calls often follow each other
+# closely. Then less work is worth its while, in fewer pieces: who finishes one at the same time as another
+# thread waits for it.
+_PATIENCE, _WORTH_SHARING, _FEW_PIECES = 2e-4, 1.6e-4, 2
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
@@ -52,6 +58,7 @@ def _default_threads() -> int:
 
 
 _threads = _default_threads()
+_last_end = 0.0  # of a call that was worth a look; a hint, of any thread
 
 
 def get_num_threads() -> int:
@@ -109,11 +116,13 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
 
     `operations` are elementary ones, roughly, in all: small work runs in the calling thread.
     """
+    global _last_end
     if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
         if operations < _LARGE * SMALL:
             _run_as_before(kernel, count, operations, args)
         else:
-            _run_shared(kernel, range(count), args)
+            _run_shared(kernel, range(count), args, PIECES)
+        _last_end = perf_counter()
     elif count:
         kernel(0, count, *args)
 
@@ -121,13 +130,17 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
 def _run_as_before(kernel: Callable[..., None], count: int, operations: float, args: tuple) -> None:
     """The same in this thread or in all, by how long the last such call took; a part tells of the first."""
     call, start, pace = (kernel.__qualname__, count, operations), 0, 0.0
-    part = -(-count // _PART)
-    if _known.get(call, 0.0) * (count - part) <= _WORTH_WAKING * count:
-        begin, start = perf_counter(), part
+    part, begin = -(-count // _PART), perf_counter()
+    worth = _WORTH_SHARING if begin - _last_end < _PATIENCE else _WORTH_WAKING
+    seconds = _known.get(call, 0.0) * (count - part) / count
+    if seconds <= worth:
+        start = part
         kernel(0, start, *args)
         pace = (perf_counter() - begin) / start
-    if start == 0 or pace * (count - start) > _WORTH_WAKING:
-        pace = _run_shared(kernel, range(start, count), args)
+        seconds = pace * (count - start)
+    if seconds > worth:
+        pieces = PIECES if seconds > _WORTH_WAKING else _FEW_PIECES
+        pace = _run_shared(kernel, range(start, count), args, pieces)
     elif start < count:
         kernel(start, count, *args)
     if len(_known) >= _MOST_KNOWN:
@@ -135,16 +148,18 @@ def _run_as_before(kernel: Callable[..., None], count: int, operations: float, a
     _known[call] = pace * count
 
 
-def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> float:
+def _run_shared(kernel: Callable[..., None], items: range, args: tuple, pieces: int) -> float:
     """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help.
 
-    What is returned are seconds an item, of the first ones that this thread worked on.
+    What is dealt out last is one of so many pieces of a thread's share. What is returned are seconds an item,
+    of the first ones that this thread worked on.
     """
     threads, pace = min(_threads, len(items)), 0.0
     interrupt: BaseException | None = None
-    job = _Job(kernel, args, items, threads)
+    pool = _get_pool()
+    job = _Job(kernel, args, _pieces(items, threads, pieces), pool.signs)
     try:
-        _get_pool().help(job, threads - 1)
+        pool.help(job, threads - 1)
         pace = job.drain()
     finally:
         # No thread may write to the arrays when the caller goes on, whatever the handler of a signal raises,
@@ -162,9 +177,9 @@ def _run_shared(kernel: Callable[..., None], items: range, args: tuple) -> float
     return pace
 
 
-def _pieces(items: range, threads: int) -> Iterator[tuple[int, int]]:
+def _pieces(items: range, threads: int, pieces: int) -> Iterator[tuple[int, int]]:
     """Pieces of a range: of half of it one for each thread, then of half of the rest, and so on."""
-    start, stop, least = items.start, items.stop, -(-len(items) // (threads * PIECES))
+    start, stop, least = items.start, items.stop, -(-len(items) // (threads * pieces))
     while start < stop:
         size = max(least, -(-(stop - start) // (2 * threads)))
         for begin in range(start, min(stop, start + threads * size), size):
@@ -180,12 +195,14 @@ class _Job:
     locks that it can take once more, and lets go of in `end`, however often that is interrupted.
     """
 
-    def __init__(self, kernel: Callable[..., None], args: tuple, items: range, threads: int) -> None:
+    def __init__(self, kernel: Callable[..., None], args: tuple, pieces: Iterator, signs: Any) -> None:
         self.kernel, self.args = kernel, args
-        self.todo = deque(_pieces(items, threads))
+        self.todo = deque(pieces)
         self.error: BaseException | None = None
         self._gate: Any = threading.RLock()
         self._at_work: list[Any] = []  # a lock for each helper, which holds it while it works
+        self._helpers: list[int] = []  # their numbers
+        self._signs = signs
 
     def drain(self) -> float:
         """Work until nothing is left; what the kernel itself runs in parallel stays in this thread.
@@ -206,7 +223,7 @@ class _Job:
         finally:
             _worker.busy = False
 
-    def help(self) -> None:
+    def help(self, helper: int) -> None:
         """Work in another thread than the caller's; one that comes after the end finds nothing to do."""
         at_work = threading.RLock()
         with at_work:
@@ -214,6 +231,8 @@ class _Job:
                 if not self.todo:
                     return
                 self._at_work.append(at_work)
+                self._helpers.append(helper)
+                self._signs.begin(helper)
             try:
                 self.drain()
             except BaseException as error:
@@ -222,6 +241,8 @@ class _Job:
 
     def end(self) -> None:
         """Wait until no helper is at work, and let none begin."""
+        for helper in tuple(self._helpers):
+            self._signs.await_end(helper)
         with self._gate:
             self.todo.clear()
         while self._gate._is_owned():  # since an interrupt
@@ -238,6 +259,10 @@ class _Pool:
     def __init__(self, size: int) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._size = min(size, MOST_HELPERS)
+        with forks.held_off():
+            from .watching import Signs  # which imports Numba, and compiles
+
+            self.signs = Signs(self._size, _PATIENCE)
         self._missing = deque(range(self._size))  # threads that are not started yet
 
     def help(self, job: _Job, helpers: int) -> None:
@@ -249,6 +274,7 @@ class _Pool:
         room = 2 * self._size - self._jobs.qsize()
         for _ in range(min(helpers, self._size - len(self._missing), room)):
             self._jobs.put(job)
+        self.signs.offer()
 
     def _start(self) -> bool:
         """Start a thread if the system grants one; if not, the caller does the work."""
@@ -259,7 +285,7 @@ class _Pool:
         try:
             # Not `threading.Thread`, whose start() waits for the new thread to say that it runs: one that
             # finds no memory for that ends without a word. Like a daemon it has nothing to lose at the end.
-            _thread.start_new_thread(self._work, ())
+            _thread.start_new_thread(self._work, (number,))
         except BaseException as error:
             self._missing.append(number)
             if isinstance(error, RuntimeError | MemoryError):
@@ -267,10 +293,12 @@ class _Pool:
             raise
         return True
 
-    def _work(self) -> None:
+    def _work(self, helper: int) -> None:
         while (job := self._jobs.get()) is not None:
-            job.help()
+            offers = self.signs.offers()
+            job.help(helper)
             del job  # or it would live until the next one comes
+            self.signs.await_offer(helper, offers)
 
     def close(self) -> None:
         """Let each thread end when it has nothing left to do."""

@@ -10,7 +10,8 @@ from: operands, parameters, and how work is divided. The innermost loops are tho
 `correlation_maps` and `correlation_images`, and else it calls these forms.
 
 `mixed_filter2d` enters by `mixed`. `mixed_plan` cuts it into tiles, of which `mixed_kernels` make the filters
-and apply them, with the loops of `engine.products`; `mixed_definition` is for what is not finite.
+and apply them, with the loops of `engine.products`; `mixed_definition` is for what is not finite. Outputs are
+made where they lie in `mixed_rows`, and where filters serve few channels, without filters, in `mixed_bases`.
 """
 
 from .correlation import correlation2d_backward as correlation_backward

@@ -4,7 +4,7 @@ The filter of a position is a sum of the kernels, and serves all channels of a g
 multiply-adds a tap, to apply it one for each channel; to filter the image by each kernel, and mix the
 results, would cost B for each channel. So filters are made, for a strip of positions at a time:
 
-- the output is their products with what the taps read, summed over taps,
+- the output is their products with what the taps read, summed over taps (but see `mixed_bases`),
 - the gradient of x is the same, with what the taps lead back to, where filters are made once more, and
 - the gradient of filters, products of pixels and output gradients summed over channels, goes on to the
   mixture (times kernels, summed over taps) and to the kernels (times mixture, summed over positions).
@@ -18,6 +18,7 @@ import numpy as np
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import run_with_scratch
+from .mixed_bases import in_groups, mixed_bases_items, plan_bases
 from .mixed_definition import mixed_definition_kernels, mixed_definition_x
 from .mixed_kernels import (
     MixedGradients,
@@ -42,8 +43,14 @@ def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) ->
         y[...] = 0
         return y, kept
     call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
-    inputs = MixedInputs(kernel_input(x), _panels(kernels, (1, 2, 0)), kernel_input(mixture))
     operations = (mixture.size * call.filters + y.size) * math.prod(kernels.shape[2:])
+    if by_bases := plan_bases(call):
+        inputs = MixedInputs(kernel_input(x), in_groups(kernels), kernel_input(mixture))
+        alarms = np.zeros(x.shape[0] * x.shape[1] * by_bases.down, x.dtype)
+        parallel.run(mixed_bases_items, len(alarms), operations, inputs, y, alarms, by_bases)
+        if not alarms.any():  # NaN is not zero
+            return y, kept
+    inputs = MixedInputs(kernel_input(x), _panels(kernels, (1, 2, 0)), kernel_input(mixture))
     if in_rows := plan_rows(call):
         items = x.shape[0] * in_rows[0].down * mixture.shape[1]
         arguments = (in_rows[1], x.dtype, inputs, y, in_rows[0])
