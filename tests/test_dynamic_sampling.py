@@ -420,6 +420,25 @@ def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.Monke
         check(sampling_call(5, 6, (7, 9), (3, 3), attention, samples=samples, stride=stride), backend)
 
 
+def test_tiles_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums go through tiles of outputs: here of a row or a part of one, and of one channel at a time."""
+    if backend.name != "cpu":
+        pytest.skip("tiles are how the CPU works")
+    from dynarray.cpu.dynamic_sampling import conv
+
+    monkeypatch.setattr(conv, "CONV_TILE_BYTES", 1)
+    for tile, stride in product((5, 20), (1, (1, 2))):
+        monkeypatch.setattr(conv, "DOT_TILE", tile)
+        conv.conv_tiles.cache_clear()
+        for high in (1, 7):
+            rng, wide = np.random.default_rng(tile), 9 if stride == 1 else 5
+            x, grad_output = rng.standard_normal((2, 3, high, 9)), rng.standard_normal((2, 4, high, wide))
+            weight = rng.standard_normal((2, 4, 3, 3, 2, high, wide))
+            padding = {"padding": (1, 1), "dilation": (1, 2)}
+            check(Call(CONV, (x, weight), {**padding, "stride": stride}, grad_output), backend)
+    conv.conv_tiles.cache_clear()
+
+
 @pytest.mark.parametrize("small, least", [(1 << 62, 256), (0, 15), (0, 256)])
 def test_images_are_cut_or_copied(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, small: int, least: int
