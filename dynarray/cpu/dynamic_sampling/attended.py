@@ -15,7 +15,7 @@ from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 from ..engine.runs import RunGradients, RunRows, add_gradients, add_terms
 from ..engine.vectors import in_row
-from .dots import DOT_TILE, DotPlanes, dot_shares
+from .dots import DOT_READS, DOT_TILE, DotPlanes, dot_shares
 
 
 class AttendedInputs(NamedTuple):
@@ -285,7 +285,7 @@ def attended_region(y: np.ndarray, inputs: AttendedInputs) -> None:
     (n, outputs), size = y.shape[:2], inputs.totals.shape[2]
     tiles = n * -(-size // DOT_TILE)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    operations = float(n * outputs * size) * (len(inputs.places.terms) + 2 * inputs.totals.shape[1])
+    operations = DOT_READS * n * outputs * size * (len(inputs.places.terms) + inputs.totals.shape[1])
     scratch = AttendedScratch(DOT_TILE, DOT_TILE, 0)
     run_with_scratch(attended_items, tiles * chunks, operations, scratch, y.dtype, y, inputs, chunks)
 
@@ -302,7 +302,7 @@ def attended_gradients(
     central = borrow("central", grad_output.shape if attended else (0, 0, 0), dtype)
     by_kernel, by_sample, by_position = targets
     grads = AttendedGrads(by_kernel, by_sample, by_position, totals, central)
-    operations = float(grad_output.size) * (len(inputs.places.terms) + 6 * taps)
+    operations = 2 * DOT_READS * grad_output.size * taps
     items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, 2 * DOT_TILE)
     args = grad_output, inputs, grads, slots
     run_with_scratch(attended_gradient_items, items, operations, scratch, dtype, *args)

@@ -37,6 +37,7 @@ from ..engine.vectors import (
 )
 from .attended import AttendedInputs, attended_gradients, attended_region
 from .dots import (
+    DOT_READS,
     DOT_SLOTS,
     DOT_TILE,
     DotPlanes,
@@ -231,14 +232,14 @@ def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> n
     if steps.plain and images.flags.c_contiguous and size == prod(steps.size):
         return images.reshape(*images.shape[:2], size)
     boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
-    scratch, work = _box_scratch(steps), float(boxes.size) * 2 * len(steps.rows)
+    scratch, work = _box_scratch(steps), DOT_READS * boxes.size * len(steps.rows)
     run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
     return boxes
 
 
 def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSteps) -> None:
     """The adjoint of `make_boxes`, added to the images."""
-    items, work = prod(images.shape[:2]), float(grad.size) * 2 * len(steps.rows)
+    items, work = prod(images.shape[:2]), DOT_READS * grad.size * len(steps.rows)
     scratch = _box_scratch(steps)
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
@@ -247,7 +248,9 @@ def sum_channels_of(images: np.ndarray) -> np.ndarray:
     """(N, 1, H, W), of images (N, C, H, W)."""
     target = borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype)
     items = len(images) * -(-prod(images.shape[2:]) // DOT_TILE)
-    parallel.run(channel_sum_items, items, float(images.size), target, images.reshape(*images.shape[:2], -1))
+    parallel.run(
+        channel_sum_items, items, DOT_READS * images.size, target, images.reshape(*images.shape[:2], -1)
+    )
     return target
 
 

@@ -157,7 +157,7 @@ def conv_items(
     x: np.ndarray,
     tiles: ConvTiles,
 ) -> None:
-    """Items (image, tile, chunk of outputs) of y (N, O, rows, columns), from kernels (N, O, terms, positions).
+    """Items (image, tile, chunk of outputs) of y (N, O, rows, columns); kernels are (N, O, terms, positions).
 
     What a tile sees is packed by the thread that reads it, into its own cache.
     """
@@ -233,7 +233,7 @@ def _pack_planes(x: np.ndarray, band: ConvBand) -> np.ndarray:
     """(n, planes of all channels, elements)."""
     n, channels = x.shape[:2]
     seen = borrow("planes", (n, *band.per_image), x.dtype)
-    parallel.run(conv_plane_items, n * channels, 2.0 * seen.size, seen, x, band.window, band.planes)
+    parallel.run(conv_plane_items, n * channels, DOT_READS * seen.size, seen, x, band.window, band.planes)
     return seen
 
 
@@ -300,7 +300,7 @@ def dynamic_conv2d_backward(
         given = gradient, kernels[images], seen, own, grad_x is not None
         grad_planes = dot_gradients("grad_planes", band.places, shares, band.first, given)
         if grad_x is not None:
-            part, work = grad_x[images], 2.0 * grad_planes.size
+            part, work = grad_x[images], DOT_READS * grad_planes.size
             items, arguments = part.shape[0] * part.shape[1], (band.window, band.planes, shares.tiles)
             parallel.run(conv_spread_items, items, work, grad_planes, part, *arguments)
     return grad_x, grad_weight

@@ -12,7 +12,16 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .compile import borrowing_jit
-from .vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Writer, each_vector, load_part, store_part, written
+from .vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    GuardedLoop,
+    Writer,
+    each_vector,
+    load_part,
+    store_part,
+    written,
+)
 
 _SHORT_BYTES = 2 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
