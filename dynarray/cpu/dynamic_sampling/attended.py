@@ -4,6 +4,7 @@ For a tile of positions and an output channel all that `boxes` sums up is made b
 of positions, which is as large as the spatial kernel, is read once, where it lies, and its gradient written.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
-from ..engine.runs import RunGradients, RunRows, add_gradients, add_terms
+from ..engine.runs import RunGradients, RunRows, add_attended_terms, add_gradients, add_terms
 from ..engine.vectors import as_image, in_row
 from .dots import DOT_READS, DOT_TILE, DotPlanes, dot_shares
 
@@ -154,19 +155,12 @@ def _sum_attended(
     scratch: AttendedScratch, inputs: AttendedInputs, tile: AttendedTile, below: SeenByTaps
 ) -> None:
     taps, residual, region = len(below.places), inputs.residuals[1], scratch.region
-    kernel, totals = in_row(inputs.spatial_kernel), below.totals
     attention, centre = in_row(inputs.position_attention), _attended_places(inputs, tile, taps // 2).attention
     for w in range(tile.count):
         region[w] = (attention[centre + w] + residual) * scratch.dots[w]
-    for tap in range(0, taps - 1, 2):  # of which there is an odd number
-        (k, a), t = _attended_places(inputs, tile, tap), uint64(below.at + below.places[tap])
-        (k1, a1), t1 = _attended_places(inputs, tile, tap + 1), uint64(below.at + below.places[tap + 1])
-        for w in range(tile.count):
-            one = kernel[k + w] * (attention[a + w] + residual) * totals[t + w]
-            region[w] += one + kernel[k1 + w] * (attention[a1 + w] + residual) * totals[t1 + w]
-    (k, a), t = _attended_places(inputs, tile, taps - 1), uint64(below.at + below.places[taps - 1])
-    for w in range(tile.count):
-        region[w] += kernel[k + w] * (attention[a + w] + residual) * totals[t + w]
+    (kernels, seen), own = _rows_of_taps(inputs, tile, below), _attended_places(inputs, tile, 0).attention
+    factors = RunRows(attention, int(own), inputs.position_attention.shape[3])
+    add_attended_terms(RunRows(region, ZERO, ZERO), kernels, factors, seen, residual, (taps, tile.count))
 
 
 @borrowing_jit
@@ -347,6 +341,7 @@ def attended_gradient_items(
                         by_totals[to + w] += residual * central[at + w]
 
 
+@lru_cache(maxsize=64)
 def tile_totals(
     kernel: tuple[int, int], width: int, outputs: tuple[int, ...], steps: tuple, itemsize: int
 ) -> tuple[TileTotals, np.ndarray]:

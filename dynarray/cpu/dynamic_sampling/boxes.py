@@ -396,7 +396,7 @@ def single_region_backward(
     if tiles is None and x is not None:
         x.fill(0)
     added = False  # that of the sum over channels, to that of x
-    for band in _region_bands(call, DOT_SLOTS):
+    for band in _region_bands(call, min(DOT_SLOTS, kernels.shape[1])):
         own, first, total = targets.of(band.images), band.positions.start, None
         grad = np.ascontiguousarray(grad_output[band.images, :, band.positions])
         central, grad_totals = _spread_region(grad, call, band, own)

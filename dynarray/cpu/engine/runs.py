@@ -121,6 +121,40 @@ def add_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, coun
         _add_terms_long(target, kernels, seen, terms, count)
 
 
+@written(_LONG_BYTES)
+def _add_attended(
+    writer: Writer, target: Any, kernels: Any, factors: Any, seen: Any, residual: Any, size: Any
+) -> None:
+    builder, added = writer.builder, writer.broadcast(residual)
+    terms, count = (builder.extract_value(size, k) for k in range(2))
+    to, *given = (_pointer_to(writer, each) for each in (target, kernels, factors, seen))
+    with GuardedLoop(builder, terms, []) as loop:
+
+        def add(shift: Any, mask: Any) -> None:
+            for pointer, matrix in zip(given[:2], (kernels, factors), strict=True):
+                ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(_FOUR)))
+                _fetch_vector(writer, pointer, builder.add(ahead, shift))
+            places = [
+                builder.add(writer.place(each.stride, loop.k), shift) for each in (kernels, factors, seen)
+            ]
+            kernel, factor, value = (
+                load_part(writer, pointer, at, mask) for pointer, at in zip(given, places, strict=True)
+            )
+            product = writer.multiply(kernel, writer.add(factor, added))
+            total = writer.multiply_add(load_part(writer, to, shift, mask), product, value)
+            store_part(writer, total, to, shift, mask)
+
+        each_vector(writer, count, add)
+
+
+@borrowing_jit
+def add_attended_terms(
+    target: RunRows, kernels: RunRows, factors: RunRows, seen: RunRows, residual: Any, size: tuple
+) -> None:
+    """As `add_terms`, of kernels * (factors + residual); `size` is (terms, count)."""
+    _add_attended(target, kernels, factors, seen, residual, size)
+
+
 class RunGradients(NamedTuple):
     """Gradients of kernels and planes; flags say which of them are wanted."""
 
