@@ -55,7 +55,7 @@ class ConvTiles(NamedTuple):
     chunks: int  # of the output channels
 
 
-class ConvScratch(NamedTuple):
+class ConvTileScratch(NamedTuple):
     """Of a tile."""
 
     seen: Any  # the planes of some channels
@@ -151,7 +151,7 @@ def _add_rows(
 def conv_items(
     start: int,
     stop: int,
-    scratch: ConvScratch,
+    scratch: ConvTileScratch,
     y: np.ndarray,
     kernels: np.ndarray,
     x: np.ndarray,
@@ -262,7 +262,7 @@ def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tup
         return y, (x, weight)
     tiles = conv_tiles(ConvCall(weight.shape, x.itemsize, **params))
     items = len(x) * -(-y.shape[2] // tiles.rows) * -(-y.shape[3] // tiles.columns) * tiles.chunks
-    scratch = ConvScratch(tiles.planes.plane * len(tiles.planes.origin_y) * tiles.channels)
+    scratch = ConvTileScratch(tiles.planes.plane * len(tiles.planes.origin_y) * tiles.channels)
     operations = DOT_READS * float(weight.size)
     run_with_scratch(conv_items, items, operations, scratch, x.dtype, y, kernels, pixels, tiles)
     return y, (x, weight)
