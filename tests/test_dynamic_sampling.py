@@ -387,61 +387,6 @@ def test_steps_far_beyond_the_image(
     close(y, run(backend, dyn.dynamic_sampling_conv2d, x, u, v, **near[parameter]))
 
 
-def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU works on as many rows as fit in some memory; here on one after the other."""
-    if backend.name != "cpu":
-        pytest.skip("bands are how the CPU works")
-    from dynarray.cpu.dynamic_sampling import bands
-
-    for attention, fuse, stride in product(("", "sp"), ("sum", "max"), (1, 2)):
-        call = sampling_call(
-            5, 6, (13, 18), (3, 3), attention, samples=3, sample_stride=2, fuse=fuse, stride=stride
-        )
-        check(call, backend)
-        for limit in ("SAMPLING_BAND_BYTES", "SAMPLING_BLOCK_BYTES", "SAMPLING_ROW_BYTES"):
-            with monkeypatch.context() as patch:
-                patch.setattr(bands, limit, 1)
-                bands.sampling_layouts.cache_clear()
-                check(call, backend)
-        bands.sampling_layouts.cache_clear()
-
-
-def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise where kernels see one region."""
-    if backend.name != "cpu":
-        pytest.skip("bands are how the CPU works")
-    from dynarray.cpu.dynamic_sampling import boxes, conv
-
-    monkeypatch.setattr(boxes, "BOX_BAND_BYTES", 1)
-    conv.conv_bands.cache_clear()
-    check(full_call(CONV, seed=1, N=2, H=7, W=9), backend)
-    conv.conv_bands.cache_clear()
-    for attention, samples, stride in (("", 3, (2, 1)), ("sp", 1, (2, 1)), ("sp", 1, 1), ("", 1, 1)):
-        check(sampling_call(5, 6, (7, 9), (3, 3), attention, samples=samples, stride=stride), backend)
-
-
-@pytest.mark.parametrize("small, least", [(1 << 62, 256), (0, 15), (0, 256)])
-def test_images_are_cut_or_copied(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch, small: int, least: int
-) -> None:
-    """Where a position sees one pixel images are read in place: whole, in tiles, or, if too small, copied."""
-    if backend.name != "cpu":
-        pytest.skip("tiles are how the CPU works")
-    from dynarray.cpu.dynamic_sampling import dots
-
-    monkeypatch.setattr(dots.parallel, "SMALL", small)
-    monkeypatch.setattr(dots, "_LEAST_TILE", least)
-    for images in (1, 5):
-        tiles = 1 if small or images == 5 else 4 if least == 15 else None
-        assert dots.dot_tiles(images, 5, 3, 63) == tiles
-        rng = np.random.default_rng(images)
-        x, grad_output = rng.standard_normal((images, 3, 7, 9)), rng.standard_normal((images, 5, 7, 9))
-        weight = rng.standard_normal((images, 5, 3, 1, 1, 7, 9))
-        check(Call(CONV, (x, weight), {}, grad_output), backend)
-    for kernel, attention in product(((1, 1), (3, 3)), ("", "s", "p", "sp")):
-        check(sampling_call(3, 5, (7, 9), kernel, attention, samples=1), backend)
-
-
 @pytest.mark.parametrize("attention", ["s", "p", "sp"])
 def test_a_margin_changes_nothing(backend: Backend, monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
     """CUDA kernels that know the samples have a margin around the image; compared to those without."""

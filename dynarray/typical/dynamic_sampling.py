@@ -24,8 +24,9 @@ def _sampling(samples: int, fuse: str, by_sample: bool, by_position: bool) -> Ty
     return TypicalCall(shapes, {"samples": samples, "fuse": fuse})
 
 
-def _conv(extent: tuple[int, ...]) -> TypicalCall:
-    return TypicalCall({"x": (1, 2, *extent), "weight": (1, 3, 2, *(3,) * len(extent), *extent)})
+def _conv(extent: tuple[int, ...], kernel: int) -> TypicalCall:
+    """Kernels of a single tap see images in place, others pixels that are packed for them."""
+    return TypicalCall({"x": (1, 2, *extent), "weight": (1, 3, 2, *(kernel,) * len(extent), *extent)})
 
 
 _BOTH = (False, True)
@@ -33,6 +34,6 @@ CALLS = {
     "dynamic_sampling_conv2d": [
         _sampling(*way) for way in product((1, 3), ("sum", "max", "stack"), _BOTH, _BOTH)
     ],
-    "dynamic_conv2d": [_conv(_PLANE)],
-    "dynamic_conv1d": [_conv(_LINE)],
+    "dynamic_conv2d": [_conv(_PLANE, 3), _conv(_PLANE, 1)],
+    "dynamic_conv1d": [_conv(_LINE, 3), _conv(_LINE, 1)],
 }

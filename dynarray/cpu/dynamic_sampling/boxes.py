@@ -35,8 +35,9 @@ from ..engine.vectors import (
     store_part,
     written,
 )
-from .attended import AttendedInputs, attended_gradients, attended_region
+from .attended import AttendedInputs, attended_gradients, attended_region, tile_totals
 from .dots import (
+    DOT_READS,
     DOT_SLOTS,
     DOT_TILE,
     DotPlanes,
@@ -231,14 +232,14 @@ def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> n
     if steps.plain and images.flags.c_contiguous and size == prod(steps.size):
         return images.reshape(*images.shape[:2], size)
     boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
-    scratch, work = _box_scratch(steps), float(boxes.size) * 2 * len(steps.rows)
+    scratch, work = _box_scratch(steps), DOT_READS * boxes.size * len(steps.rows)
     run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
     return boxes
 
 
 def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSteps) -> None:
     """The adjoint of `make_boxes`, added to the images."""
-    items, work = prod(images.shape[:2]), float(grad.size) * 2 * len(steps.rows)
+    items, work = prod(images.shape[:2]), DOT_READS * grad.size * len(steps.rows)
     scratch = _box_scratch(steps)
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
@@ -247,7 +248,9 @@ def sum_channels_of(images: np.ndarray) -> np.ndarray:
     """(N, 1, H, W), of images (N, C, H, W)."""
     target = borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype)
     items = len(images) * -(-prod(images.shape[2:]) // DOT_TILE)
-    parallel.run(channel_sum_items, items, float(images.size), target, images.reshape(*images.shape[:2], -1))
+    parallel.run(
+        channel_sum_items, items, DOT_READS * images.size, target, images.reshape(*images.shape[:2], -1)
+    )
     return target
 
 
@@ -281,6 +284,7 @@ class RegionCall(NamedTuple):
     pixel_steps: BoxSteps  # of boxes around each position
     tap_steps: BoxSteps  # of boxes around each of its taps
     tiles: int | None  # of images that are their own boxes; None if there are none
+    tile_totals: tuple  # how tiles make T, and where taps lie there
     channel_residual: Any
     attention_residual: Any
 
@@ -293,7 +297,7 @@ class RegionBand(NamedTuple):
     positions: slice
     boxes: np.ndarray  # X, (n, C, p), or x itself
     places: DotPlanes  # of channels there
-    totals: np.ndarray  # T, (n, taps, p)
+    totals: Any  # T, (n, taps, p), or None
     sample_attention: Any  # (n, O, p), or None
 
 
@@ -335,28 +339,34 @@ def _region_steps(
 
 def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
     x, spatial_kernel, number = arrays[0], arrays[2], arrays[0].dtype.type
-    steps = (params[name] for name in ("sample_stride", "dilation", "stride"))
+    steps = tuple(params[name] for name in ("sample_stride", "dilation", "stride"))
     sizes = x.shape[2:], spatial_kernel.shape[5], spatial_kernel.shape[2:4]
     both = _region_steps(*sizes, params["samples"], *steps)
     residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
     own = _region_arrays(arrays, params["stride"])
     tiles = dot_tiles(len(x), *own.channel_kernel.shape[1:]) if both[0].plain else None
-    return RegionCall(own, *both, tiles, *residuals)
+    outputs = len(x), spatial_kernel.shape[4], sizes[1]
+    totals = tile_totals(sizes[2], x.shape[3], outputs, steps[1:], x.itemsize)
+    if params["samples"] > 1:  # T is of boxes
+        totals = totals[0]._replace(height=0), totals[1]
+    return RegionCall(own, *both, tiles, totals, *residuals)
 
 
-def _region_bands(call: RegionCall) -> Iterator[RegionBand]:
+def _region_bands(call: RegionCall, slots: int) -> Iterator[RegionBand]:
+    """All bands; with `slots`, shares of the outputs, of the backward pass."""
     x, channel_kernel, spatial_kernel, _, attention = call.arrays
     (n, outputs, _, positions), taps = channel_kernel.shape, spatial_kernel.shape[2]
     by_output = 2 if attention is None or attention.flags.c_contiguous else 2 + 2 * taps
-    wide, plain = call.pixel_steps.wide, call.tiles is not None
-    copied = taps if plain else x.shape[1] + taps
-    numbers = (1 + DOT_SLOTS) * copied + outputs * by_output
+    wide, plain = call.pixel_steps.wide, call.pixel_steps.plain if not slots else call.tiles is not None
+    in_tiles = not slots and call.tile_totals[0].height > 0
+    copied = (0 if plain else x.shape[1]) + (0 if in_tiles else taps)
+    numbers = (1 + slots) * copied + outputs * by_output
     for images, rows in box_bands(n, positions // wide, numbers * wide * x.itemsize):
         own, _, _, by_sample, _ = call.arrays.of(images)
         places = slice(rows.start * wide, rows.stop * wide)
         boxes = own.reshape(*own.shape[:2], -1) if plain else make_boxes("boxes", own, rows, call.pixel_steps)
         terms = dots_of_images(boxes, places.start) if plain else dots_of_terms(boxes)
-        totals = make_boxes("totals", sum_channels_of(own), rows, call.tap_steps)
+        totals = None if in_tiles else make_boxes("totals", sum_channels_of(own), rows, call.tap_steps)
         by_sample = None if by_sample is None else np.ascontiguousarray(by_sample[..., places])
         yield RegionBand(images, rows, places, boxes, terms, totals, by_sample)
 
@@ -365,8 +375,10 @@ def single_region_forward(arrays: tuple, params: dict[str, Any]) -> np.ndarray:
     """The output, (N, O, Ho, Wo)."""
     n, outputs, _, high, wide = arrays[1].shape
     call, y = _region_call(arrays, params), empty((n, outputs, high * wide), arrays[1].dtype)
-    for band in _region_bands(call):
-        attended_region(y[band.images], _attended_inputs(call, band))
+    for band in _region_bands(call, 0):
+        rows = band.rows
+        plan = call.tile_totals[0]._replace(first=rows.start, lines=rows.stop - rows.start)
+        attended_region(y[band.images], _attended_inputs(call, band), arrays[0][band.images], plan)
     return y.reshape(n, outputs, high, wide)
 
 
@@ -384,7 +396,7 @@ def single_region_backward(
     if tiles is None and x is not None:
         x.fill(0)
     added = False  # that of the sum over channels, to that of x
-    for band in _region_bands(call):
+    for band in _region_bands(call, min(DOT_SLOTS, kernels.shape[1])):
         own, first, total = targets.of(band.images), band.positions.start, None
         grad = np.ascontiguousarray(grad_output[band.images, :, band.positions])
         central, grad_totals = _spread_region(grad, call, band, own)
@@ -414,14 +426,19 @@ def _attended_inputs(call: RegionCall, band: RegionBand) -> AttendedInputs:
         attention, first_attended = np.ascontiguousarray(attention[..., band.rows, :]), 0
     if attention.size:
         attention = attention.reshape(*own.spatial_kernel.shape[:3], -1)
-    by_sample = band.sample_attention
+    by_sample, totals, tap_places = band.sample_attention, band.totals, call.tile_totals[1]
+    if totals is None:
+        totals = _nothing(3, own.x)
+    else:
+        tap_places = np.arange(totals.shape[1]) * totals.shape[2]
     return AttendedInputs(
         own.channel_kernel,
         own.spatial_kernel,
         _nothing(3, attention) if by_sample is None else by_sample,
         attention,
         band.boxes,
-        band.totals,
+        totals,
+        tap_places,
         band.places,
         (first, first_attended),
         (call.channel_residual, call.attention_residual),

@@ -7,13 +7,16 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
-from ..engine.memory import borrow, empty, zeros
-from ..engine.pixels import PackedRows, covered
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, kernel_input
+from ..engine.memory import borrow, empty, run_with_scratch, zeros
+from ..engine.pixels import PackedRows, clear, covered
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, rows_of_plane, tap_planes
+from ..engine.runs import RunRows, add_terms
 from ..engine.vectors import in_row
 from .boxes import box_bands
 from .dots import (
+    DOT_READS,
+    DOT_TILE,
     DotPlanes,
     DotShares,
     dot_gradients,
@@ -26,6 +29,9 @@ from .dots import (
 
 # Of channels that are packed together: what they have in common is found once, and they stay in the cache.
 CONV_PIXELS_BYTES = 64 * 1024
+CONV_TILE_BYTES = 512 * 1024  # of the planes of a tile, which stay in the second cache for all outputs
+# Terms of a sum for each element that is packed for it, at least: packing is to take little time beside them.
+_LEAST_USES = 12
 
 
 class ConvCall(NamedTuple):
@@ -38,8 +44,25 @@ class ConvCall(NamedTuple):
     padding: tuple[int, int]
 
 
+class ConvTiles(NamedTuple):
+    """How outputs are divided in the forward pass."""
+
+    rows: int  # of a tile
+    columns: int
+    planes: TapPlanes  # of a tile
+    terms: np.ndarray  # of the channels that are packed together: where each begins in the planes of a tile
+    channels: int
+    chunks: int  # of the output channels
+
+
+class ConvTileScratch(NamedTuple):
+    """Of a tile."""
+
+    seen: Any  # the planes of some channels
+
+
 class ConvBand(NamedTuple):
-    """Some rows of outputs of some images: what is worked on at a time."""
+    """Some rows of outputs of some images: what the backward pass works on at a time."""
 
     images: slice
     rows: slice
@@ -124,6 +147,58 @@ def _add_rows(
                 flat[to + j * uint64(step)] += gradient[f + j]
 
 
+@borrowing_cached_jit
+def conv_items(
+    start: int,
+    stop: int,
+    scratch: ConvTileScratch,
+    y: np.ndarray,
+    kernels: np.ndarray,
+    x: np.ndarray,
+    tiles: ConvTiles,
+) -> None:
+    """Items (image, tile, chunk of outputs) of y (N, O, rows, columns); kernels are (N, O, terms, positions).
+
+    What a tile sees is packed by the thread that reads it, into its own cache.
+    """
+    (outputs, high, wide), (terms, positions), channels = y.shape[1:], kernels.shape[2:], x.shape[1]
+    down, across, chunks = -(-high // tiles.rows), -(-wide // tiles.columns), tiles.chunks
+    image, taps = tiles.planes.plane * len(tiles.planes.origin_y), terms // channels
+    total, kernel, seen = in_row(y), in_row(kernels), scratch.seen
+    for item in range(start, stop):
+        chunk, tile, n = item % chunks, item // chunks % (down * across), item // (chunks * down * across)
+        row, column = tile // across * tiles.rows, tile % across * tiles.columns
+        rows, columns = min(tiles.rows, high - row), min(tiles.columns, wide - column)
+        window, begin, count = TapWindow(row, rows, column, columns), row * wide + column, rows * columns
+        for c in range(0, channels, tiles.channels):
+            together = min(tiles.channels, channels - c)
+            pack_channels(seen, (0, image), x, (n, c, together), window, tiles.planes)
+            for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
+                number = n * outputs + o
+                to, at = number * positions + begin, (number * terms + c * taps) * positions + begin
+                if c == 0:
+                    clear(total, to, count)
+                own, pixels = RunRows(kernel, at, positions), RunRows(seen, ZERO, tiles.terms)
+                add_terms(RunRows(total, to, ZERO), own, pixels, together * taps, count)
+
+
+@lru_cache(maxsize=64)
+def conv_tiles(call: ConvCall) -> ConvTiles:
+    """Tiles of rows, or of columns of one row, and of few enough channels."""
+    n, outputs, channels, kh, kw, high, wide = call.weight
+    rows = max(1, min(high, DOT_TILE // wide))
+    rows = -(-high // -(-high // rows))
+    columns = wide if rows > 1 else -(-wide // -(-wide // DOT_TILE))
+    planes, number, begins = tap_planes((kh, kw), *call[2:], (rows, columns))
+    image = planes.plane * len(planes.origin_y)
+    together = max(1, min(channels, CONV_TILE_BYTES // (image * call.itemsize)))
+    terms = np.arange(together)[:, None] * image + number * planes.plane + begins
+    items = n * -(-high // rows) * -(-wide // columns)
+    least = -(-_LEAST_USES * len(planes.origin_y) // (kh * kw))
+    chunks = max(1, min(outputs // least, -(-parallel.ITEMS // items)))
+    return ConvTiles(rows, columns, planes, terms.reshape(-1), together, chunks)
+
+
 @lru_cache(maxsize=64)
 def _conv_places(
     weight: tuple[int, ...], rows: int, tiles: int, *steps: tuple[int, int]
@@ -140,10 +215,10 @@ def _conv_places(
 
 
 @lru_cache(maxsize=64)
-def conv_bands(call: ConvCall, shares: DotShares | None) -> tuple[ConvBand, ...]:
-    """All bands; backward there are `shares`, of which each has a copy of the planes."""
+def conv_bands(call: ConvCall, shares: DotShares) -> tuple[ConvBand, ...]:
+    """All bands of the backward pass, of whose shares each has a copy of the planes."""
     n, _, channels, _, kw, high, wide = call.weight
-    slots, tiles = shares or (0, 1)
+    slots, tiles = shares
     made = list[ConvBand]()
     for images, rows in box_bands(n, high, (1 + slots) * channels * kw * wide * call.itemsize):
         count = rows.stop - rows.start
@@ -158,7 +233,7 @@ def _pack_planes(x: np.ndarray, band: ConvBand) -> np.ndarray:
     """(n, planes of all channels, elements)."""
     n, channels = x.shape[:2]
     seen = borrow("planes", (n, *band.per_image), x.dtype)
-    parallel.run(conv_plane_items, n * channels, 2.0 * seen.size, seen, x, band.window, band.planes)
+    parallel.run(conv_plane_items, n * channels, DOT_READS * seen.size, seen, x, band.window, band.planes)
     return seen
 
 
@@ -185,13 +260,11 @@ def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tup
         pixels, sums = pixels.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
         make_dots(sums, kernels, pixels, dots_of_images(pixels, 0), 0)
         return y, (x, weight)
-    for band in conv_bands(ConvCall(weight.shape, x.itemsize, **params), None):
-        seen, part = _pack_planes(pixels[band.images], band), y[band.images, :, band.rows]
-        # What is one piece of memory is written in place.
-        sums = part if part.flags.c_contiguous else np.empty(part.shape, x.dtype)
-        make_dots(sums.reshape(*sums.shape[:2], -1), kernels[band.images], seen, band.places, band.first)
-        if sums is not part:
-            part[...] = sums
+    tiles = conv_tiles(ConvCall(weight.shape, x.itemsize, **params))
+    items = len(x) * -(-y.shape[2] // tiles.rows) * -(-y.shape[3] // tiles.columns) * tiles.chunks
+    scratch = ConvTileScratch(tiles.planes.plane * len(tiles.planes.origin_y) * tiles.channels)
+    operations = DOT_READS * float(weight.size)
+    run_with_scratch(conv_items, items, operations, scratch, x.dtype, y, kernels, pixels, tiles)
     return y, (x, weight)
 
 
@@ -227,7 +300,7 @@ def dynamic_conv2d_backward(
         given = gradient, kernels[images], seen, own, grad_x is not None
         grad_planes = dot_gradients("grad_planes", band.places, shares, band.first, given)
         if grad_x is not None:
-            part, work = grad_x[images], 2.0 * grad_planes.size
+            part, work = grad_x[images], DOT_READS * grad_planes.size
             items, arguments = part.shape[0] * part.shape[1], (band.window, band.planes, shares.tiles)
             parallel.run(conv_spread_items, items, work, grad_planes, part, *arguments)
     return grad_x, grad_weight

@@ -12,10 +12,20 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .compile import borrowing_jit
-from .vectors import REGISTER_BYTES, GuardedLoop, Writer, each_vector, load_part, store_part, written
+from .vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    GuardedLoop,
+    Writer,
+    each_vector,
+    load_part,
+    store_part,
+    written,
+)
 
-_SHORT_BYTES = 8 * REGISTER_BYTES  # runs of no more stay in the first cache
+_SHORT_BYTES = 2 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
+_PAGE_BYTES = 4096
 _FOUR = 4  # terms that are added up before they join a sum
 
 
@@ -37,12 +47,20 @@ def _pointer_to(writer: Writer, matrix: Any) -> Any:
     return writer.builder.gep(matrix.values, [matrix.at])
 
 
+def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
+    """Fetch the cache lines of a vector."""
+    for first in range(0, writer.lanes * writer.itemsize, LINE_BYTES):
+        writer.prefetch(pointer, writer.builder.add(at, at.type(first // writer.itemsize)))
+
+
 def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any) -> None:
     builder, short = writer.builder, writer.variant
     to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
     four = terms.type(_FOUR)
     fours = builder.udiv(terms, four)
     rest = builder.sub(terms, builder.mul(fours, four))
+    # What lies ahead is foreseen within a page.
+    in_pages = builder.icmp_signed("<", count, count.type(_PAGE_BYTES // writer.itemsize))
 
     def products(first: Any, number: int, shift: Any, mask: Any) -> Any:
         """The sum of the products of some terms, pairs of pairs."""
@@ -74,6 +92,10 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
 
     def by_term(k: Any, number: int, values: list) -> list:
         def add(shift: Any, mask: Any) -> None:
+            with builder.if_then(in_pages):
+                for n in range(number):
+                    ahead = builder.add(k, terms.type(_FOUR + n))
+                    _fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
             total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
             store_part(writer, total, to, shift, mask)
 
@@ -97,6 +119,40 @@ def add_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, coun
         _add_terms_short(target, kernels, seen, terms, count)
     else:
         _add_terms_long(target, kernels, seen, terms, count)
+
+
+@written(_LONG_BYTES)
+def _add_attended(
+    writer: Writer, target: Any, kernels: Any, factors: Any, seen: Any, residual: Any, size: Any
+) -> None:
+    builder, added = writer.builder, writer.broadcast(residual)
+    terms, count = (builder.extract_value(size, k) for k in range(2))
+    to, *given = (_pointer_to(writer, each) for each in (target, kernels, factors, seen))
+    with GuardedLoop(builder, terms, []) as loop:
+
+        def add(shift: Any, mask: Any) -> None:
+            for pointer, matrix in zip(given[:2], (kernels, factors), strict=True):
+                ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(_FOUR)))
+                _fetch_vector(writer, pointer, builder.add(ahead, shift))
+            places = [
+                builder.add(writer.place(each.stride, loop.k), shift) for each in (kernels, factors, seen)
+            ]
+            kernel, factor, value = (
+                load_part(writer, pointer, at, mask) for pointer, at in zip(given, places, strict=True)
+            )
+            product = writer.multiply(kernel, writer.add(factor, added))
+            total = writer.multiply_add(load_part(writer, to, shift, mask), product, value)
+            store_part(writer, total, to, shift, mask)
+
+        each_vector(writer, count, add)
+
+
+@borrowing_jit
+def add_attended_terms(
+    target: RunRows, kernels: RunRows, factors: RunRows, seen: RunRows, residual: Any, size: tuple
+) -> None:
+    """As `add_terms`, of kernels * (factors + residual); `size` is (terms, count)."""
+    _add_attended(target, kernels, factors, seen, residual, size)
 
 
 class RunGradients(NamedTuple):

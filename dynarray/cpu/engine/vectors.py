@@ -336,3 +336,21 @@ def in_row(typing: Any, array: Any) -> Any:
         return part._getvalue()
 
     return (types.Array(array.dtype, 1, "C")(array), generate) if array.layout == "C" else None
+
+
+@intrinsic
+def as_image(typing: Any, array: Any, height: Any, width: Any) -> Any:
+    """A contiguous array as images (1, 1, height, width), likewise."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, made = signature.args[0], signature.return_type
+        whole = context.make_array(kind)(context, builder, args[0])
+        image, one, size = context.make_array(made)(context, builder), args[1].type(1), whole.itemsize
+        shape = [one, one, args[1], args[2]]
+        line = builder.mul(args[2], size)
+        plane = builder.mul(args[1], line)
+        populate_array(image, whole.data, shape, [plane, plane, line, size], size, meminfo=None)
+        return image._getvalue()
+
+    made = types.Array(array.dtype, 4, "C")
+    return (made(array, types.intp, types.intp), generate) if array.layout == "C" else None
