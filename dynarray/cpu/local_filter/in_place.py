@@ -41,6 +41,7 @@ from .items import (
     wanted_bands,
 )
 from .repeated import fold_rows, repeat_rows
+from .spread import gather_outputs, spread_outputs
 
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
@@ -61,7 +62,7 @@ class InPlacePlan(NamedTuple):
     span: int  # pixels of a channel that the taps of a block of rows may lead to
     items: FilterItems
     upsample: int  # how often a pixel counts, in rows and columns
-    outputs: Shape  # rows and columns; if they are fewer than those of the items, see `_spread_outputs`
+    outputs: Shape  # rows and columns; if they are fewer than those of the items, see `spread`
 
 
 class InPlaceScratch(NamedTuple):
@@ -188,42 +189,6 @@ def _has_fewer(plan: InPlacePlan) -> bool:
 
 
 @borrowing_jit
-def _spread_outputs(
-    target: np.ndarray,
-    to: int,
-    source: np.ndarray,
-    at: int,
-    wanted: tuple,
-    shift: tuple,
-    plan: InPlacePlan,
-) -> None:
-    """What there is for outputs to the places of pixels, in rows `wanted[0]` to `wanted[1]`; zeros elsewhere.
-
-    `source` has the first output at `at`. A pixel gets that of the output so many rows and columns further.
-    """
-    (high, wide), width = plan.outputs, plan.items.width
-    low, end = inside(width, 0, wide, shift[1], 1)
-    for i in range(wanted[0], wanted[1]):
-        row, place = i + shift[0], to + (i - wanted[0]) * width
-        if 0 <= row < high and low < end:
-            clear(target, place, low)
-            copy(target, place + low, source, at + row * wide + low + shift[1], end - low)
-            clear(target, place + end, width - end)
-        else:
-            clear(target, place, width)
-
-
-@borrowing_jit
-def _gather_outputs(
-    target: np.ndarray, to: int, source: np.ndarray, at: int, rows: FilterRows, plan: InPlacePlan
-) -> None:
-    """The reverse: those outputs that there are in a block of rows. `target` has the first of all at `to`."""
-    (high, wide), width = plan.outputs, plan.items.width
-    for i in range(min(rows.height, high - rows.first)):
-        copy(target, to + (rows.first + i) * wide, source, at + i * width, wide)
-
-
-@borrowing_jit
 def _keep(packed: np.ndarray, at: int, tap: int, rows: FilterRows, plan: InPlacePlan, back: bool) -> Any:
     """Zero a plane of filters where their tap reads no pixels; return the sum of what was there."""
     total, width, sign = zero_like(packed), plan.items.width, -1 if back else 1
@@ -260,7 +225,7 @@ def _pack_tap(
     if _has_fewer(plan):
         wanted, shift = (rows.first, rows.first + rows.height), (plan.shift_y[tap], plan.shift_x[tap])
         shift = (-shift[0], -shift[1]) if back else (ZERO, ZERO)
-        _spread_outputs(packed, at, weight, begin + tap * image, wanted, shift, plan)
+        spread_outputs(packed, at, weight, begin + tap * image, plan.outputs, plan.items.width, wanted, shift)
         # On the way back all filters that there are belong to pixels.
         return zero_like(packed) if back else _keep(packed, at, tap, rows, plan, back)
     first = rows.first * plan.items.width + (plan.back[tap] if back else 0)
@@ -297,7 +262,7 @@ def _unpack_planes(
         total += _keep(packed, plan.filter_at[tap], tap, rows, plan, _THERE)
         to = begin + tap * plan.outputs[0] * plan.outputs[1]
         if _has_fewer(plan):
-            _gather_outputs(grad_weight, to, packed, plan.filter_at[tap], rows, plan)
+            gather_outputs(grad_weight, to, packed, plan.filter_at[tap], plan.outputs, width, rows)
         else:
             copy(grad_weight, to + rows.first * width, packed, plan.filter_at[tap], rows.height * width)
     return total
@@ -376,7 +341,8 @@ def _outputs_in_place(
     wanted, none = (rows.first - around, rows.first + rows.height + around), (ZERO, ZERO)
     for c in range(channels.number):
         at = (channels.first + c) * plan.outputs[0] * plan.outputs[1]
-        _spread_outputs(scratch.outputs, c * plan.span, grad_output, at, wanted, none, plan)
+        size, width = plan.outputs, plan.items.width
+        spread_outputs(scratch.outputs, c * plan.span, grad_output, at, size, width, wanted, none)
     return Matrix(scratch.outputs, plan.reach, plan.span)
 
 
@@ -428,7 +394,7 @@ def in_place_forward_items(
                 _filter_channels(target, pixels, plan.offset, scale, scratch, channels)
                 for k in range(channels.number if _has_fewer(plan) else 0):
                     to, at = (channels.first + k) * outputs, k * channels.pixels
-                    _gather_outputs(y, to, scratch.results, at, rows, plan)
+                    gather_outputs(y, to, scratch.results, at, plan.outputs, items.width, rows)
             sums[number] += left_out + _sum(scratch.totals)
 
 
