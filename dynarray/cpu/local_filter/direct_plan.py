@@ -157,7 +157,7 @@ def direct_plan(
         source[0], source[1], step, repeat, margin, length, slots, (slots + 1) * step * length
     )
     bands = max(wanted_bands(weight), _bands_in_planes(x, weight, itemsize, window))
-    items = DirectItems(weight[0], weight[1], per_group, *size, min(size[0], bands))
+    items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], bands))
     columns = columns._replace(source_at=phase * length + shift)
     planes = _band_planes(x, weight, itemsize, window, items, back=back)
     scales = _scales(itemsize, u if scaled else 1)
