@@ -107,3 +107,24 @@ def test_pieces_of_larger_images_are_those_of_the_definition(
             results += dyn.correlation2d_backward(maps, x1, x2, max_displacement=reach, step=step)
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_many_maps_of_few_channels(channels: int) -> None:
+    """So many that they are written past the caches, in several bands of images."""
+    x1, x2 = drawn(1, channels, 150, 163)
+    x1.flat[7], x2.flat[-7] = np.inf, np.nan
+    threads, results = dyn.get_num_threads(), []
+    with np.errstate(all="ignore"):
+        try:
+            for number in (1, 2, 7):
+                dyn.set_num_threads(number)
+                with dyn.use_backend("cpu"):
+                    results.append(dyn.correlation2d(x1, x2, max_displacement=4))
+        finally:
+            dyn.set_num_threads(threads)
+        with dyn.use_backend("reference"):
+            expected = dyn.correlation2d(x1, x2, max_displacement=4)
+    np.testing.assert_allclose(results[0], expected, rtol=1e-13, atol=1e-14)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])

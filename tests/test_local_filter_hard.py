@@ -68,3 +68,41 @@ HARD = {
 @pytest.mark.parametrize("case", HARD)
 def test_hard_cases(backend: Backend, case: str) -> None:
     check(HARD[case], backend)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(
+    ("image", "kernel", "padding"), [((40, 23), (2, 2), 0), ((24, 31), (3, 4), (0, 2)), ((1, 400), (1, 4), 0)]
+)
+def test_outputs_that_are_fewer_than_pixels(
+    image: Any, kernel: Any, padding: Any, scaled: bool, special: bool
+) -> None:
+    """Many channels, whose outputs do not lie as the pixels do: the same for any number of threads."""
+    rng = np.random.default_rng(3)
+    pad = padding if isinstance(padding, tuple) else (padding, padding)
+    outputs = [size + 2 * p - k + 1 for size, p, k in zip(image, pad, kernel, strict=True)]
+    x, weight = rng.standard_normal((2, 12, *image)), rng.standard_normal((2, 2, *kernel, *outputs))
+    grad_output = rng.standard_normal((2, 12, *outputs))
+    for array in (x, weight, grad_output) if special else ():
+        array.flat[rng.integers(0, array.size)] = np.inf
+    given = (x, weight, rng.standard_normal((2, 12, *kernel))) if scaled else (x, weight)
+    threads = dyn.get_num_threads()
+
+    def results(backend: Any) -> list[Any]:
+        with dyn.use_backend(backend), np.errstate(all="ignore"):
+            y = dyn.local_filter2d(*given, padding=padding)
+            return [y, *dyn.local_filter2d_backward(grad_output, *given, padding=padding)]
+
+    try:
+        ours = []
+        for number in (1, 2, 7):
+            dyn.set_num_threads(number)
+            ours.append(results("cpu"))
+    finally:
+        dyn.set_num_threads(threads)
+    for *same, expected in zip(*ours, results("reference"), strict=True):
+        if expected is not None:
+            np.testing.assert_allclose(same[0], expected, rtol=1e-12, atol=1e-11)
+            for other in same[1:]:
+                np.testing.assert_array_equal(other, same[0])

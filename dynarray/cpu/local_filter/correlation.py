@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .correlation_few import few_maps, few_maps_apply
 from .correlation_images import image_gradient, images_apply
 from .correlation_maps import correlation_maps, maps_apply
 from .forms import local_filter2d_backward, local_filter2d_forward
@@ -20,8 +21,10 @@ def correlation2d_forward(
 ) -> tuple[Any, tuple]:
     """Output of `correlation2d`; keeps the inputs for the backward pass."""
     shape = (len(x1), 1, *displacements, *x1.shape[2:])
+    own = FilterWindow(**window, upsample=1, add=None)
+    if x1.size and few_maps_apply(x1.shape):
+        return few_maps(x1, x2, displacements, own), (x1, x2)
     if x1.size and maps_apply(x1.shape, x1.itemsize):
-        own = FilterWindow(**window, upsample=1, add=None)
         return correlation_maps(x1, x2, displacements, own), (x1, x2)
     filters = np.broadcast_to(x1.dtype.type(0), shape)  # of no size: only their gradient is asked for
     maps = local_filter2d_backward(x1, (x2, filters, None), (False, True, False), **window, **_PLAIN)[1]

@@ -18,6 +18,8 @@ _MOST_CHANNELS, _MOST_UPSAMPLED = 4, 8
 _PLANES_BYTES = 256 * 1024  # of a band of a group's images, where that is worked on at a time
 # Outputs of a row, times channels that share its filters: with more, what taps read is not copied for each.
 _SHORT_ROW = 128
+# Elements of a row that may as well be summed up by itself; of shorter ones, bands are small enough to copy.
+_LONG_ROW = 128
 _KEPT_BYTES = 1024 * 1024  # rows of a group's images that a thread keeps, at most
 
 
@@ -154,7 +156,8 @@ def direct_plan(
     lines = DirectLines(
         source[0], source[1], step, repeat, margin, length, slots, (slots + 1) * step * length
     )
-    items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], wanted_bands(weight)))
+    bands = max(wanted_bands(weight), _bands_in_planes(x, weight, itemsize, window))
+    items = DirectItems(weight[0], weight[1], per_group, size[0], size[1], min(size[0], bands))
     columns = columns._replace(source_at=phase * length + shift)
     planes = _band_planes(x, weight, itemsize, window, items, back=back)
     scales = _scales(itemsize, u if scaled else 1)
@@ -170,10 +173,19 @@ def direct_plan(
         totals=0 if back else per_group * scales.phases * kernel[0] * kernel[1] * scales.strip,
     )
     total = items.samples * items.groups * items.bands
-    # Reading a filter takes as long as several multiplications.
-    operations = math.prod(weight) * (2.0 + per_group) / 5
+    # Reading a filter takes as long as several multiplications, and longer still from memory.
+    operations = math.prod(weight) * (2.0 + per_group) / 1.5
     scatters = back and bool(planes.plane) and not planes.alike
     return DirectCall(Reference(plan), scratch, items.bands, total, operations, scatters)
+
+
+def _bands_in_planes(x: Shape, weight: Shape, itemsize: int, window: FilterWindow) -> int:
+    """Bands so small that they can be worked on at a time, where rows are short."""
+    kw, wide, reach = weight[3], weight[5], (weight[2] - 1) * window.dilation[0]
+    if x[2:] != weight[4:] or window.stride != (1, 1) or wide >= _LONG_ROW:
+        return 1
+    fitting = _PLANES_BYTES // (x[1] // weight[1] * kw * wide * itemsize) - 1 - reach
+    return -(-x[2] // fitting) if fitting > 2 * reach else 1
 
 
 def _scales(itemsize: int, phases: int) -> DirectScales:

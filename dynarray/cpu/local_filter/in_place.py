@@ -1,7 +1,8 @@
-"""`local_filter2d` for outputs of the size of the image: nothing but filters is packed.
+"""`local_filter2d` for outputs as large as the image, or nearly: little but filters is packed.
 
 With stride 1 and outputs as large as the image, a tap is one offset between the two where they are in
-memory. With upsampling it is so many times as far, if each pixel is repeated as often as it counts: that is
+memory. With upsampling it is so many times as far, if each pixel is repeated as often as it counts; and where
+outputs have shorter rows than the image, it is one if they are moved apart to lie as its pixels do. Either is
 done for some channels of a block of rows at a time.
 
 At the borders taps lead to pixels of the next row or plane instead of to zeros; there the packed filters are
@@ -40,10 +41,12 @@ from .items import (
     wanted_bands,
 )
 from .repeated import fold_rows, repeat_rows
+from .spread import gather_outputs, spread_outputs
 
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
 _IN_PLACE_BLOCK_BYTES = 768 * 1024
+_PIXEL_OPERATIONS = 4  # that take as long as a pixel takes to come from memory and an output to go there
 _THERE, _BACK = FALSE, TRUE
 
 
@@ -59,6 +62,7 @@ class InPlacePlan(NamedTuple):
     span: int  # pixels of a channel that the taps of a block of rows may lead to
     items: FilterItems
     upsample: int  # how often a pixel counts, in rows and columns
+    outputs: Shape  # rows and columns; if they are fewer than those of the items, see `spread`
 
 
 class InPlaceScratch(NamedTuple):
@@ -69,7 +73,8 @@ class InPlaceScratch(NamedTuple):
     filters: Any  # all of them, in planes
     grad_filters: Any
     edge: Any  # pixels of some channels amid zeros
-    repeated: Any  # gradients of pixels that count several times
+    outputs: Any  # and outputs
+    results: Any  # which do not lie as they do in the end
     totals: Any
     unwanted: Any  # gradients of the scales that nobody needs
 
@@ -86,8 +91,9 @@ class InPlaceChannels(NamedTuple):
 
 def in_place_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
     """Whether outputs and pixels lie alike, and a packed zero makes a term zero."""
-    (high, wide), u = inputs.x.shape[2:], window.upsample
-    alike = inputs.weight.shape[4:] == (u * high, u * wide) and window.stride == (1, 1)
+    (high, wide), (rows, width), u = inputs.x.shape[2:], inputs.weight.shape[4:], window.upsample
+    inside = u == 1 and rows <= high and width <= wide and 2 * rows * width >= high * wide
+    alike = (inside or (rows, width) == (u * high, u * wide)) and window.stride == (1, 1)
     # The phases of an upsampled image have scales of their own.
     scaled_alike = u == 1 or inputs.channel_weight is None
     return bool(inputs.x.size) and alike and scaled_alike and window.add is None
@@ -102,7 +108,8 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     plan, scratch = found
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     sums = np.zeros(plan.items.total, x.dtype)
-    operations, args = y.size * len(plan.offset), (in_rows(inputs), y.reshape(-1), sums, plan)
+    operations = float(y.size) * (len(plan.offset) + _PIXEL_OPERATIONS)
+    args = in_rows(inputs), y.reshape(-1), sums, plan
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
 
@@ -119,7 +126,7 @@ def in_place_backward(
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = strips.empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
-    operations = 3.0 * grad_output.size * len(plan.offset)
+    operations = 3.0 * grad_output.size * (len(plan.offset) + _PIXEL_OPERATIONS)
     if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
         inputs = inputs._replace(weight=np.empty(0, x.dtype))
     work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))
@@ -136,7 +143,9 @@ def _in_place_plan(
 
     None where a block of rows would be shorter than the strips that it is worked on in.
     """
-    (kh, kw, rows, width), u = weight[2:], window.upsample
+    (kh, kw), u = weight[2:4], window.upsample
+    rows, width = u * x[2], u * x[3]
+    smaller = weight[4:] != (rows, width)
     shift_y, shift_x = (
         u * (taps * window.dilation[axis] - window.padding[axis])
         for axis, taps in enumerate(np.divmod(np.arange(kh * kw), kw))
@@ -153,7 +162,7 @@ def _in_place_plan(
         return None
     offset, plane = shift_y * width + shift_x, staggered(pixels, itemsize)
     reach = int(abs(offset).max())
-    if u > 1:  # rows of the image are repeated as a whole
+    if u > 1 or smaller:  # rows are repeated, or spread, as a whole
         reach = -(-reach // (u * width)) * u * width
     span, planes = pixels + 2 * reach, kh * kw * plane if backward else 0
     filter_at = np.arange(kh * kw) * plane
@@ -164,11 +173,19 @@ def _in_place_plan(
         filters=planes,
         grad_filters=planes,
         edge=channels * span,
-        repeated=channels * pixels if backward and u > 1 else 0,
+        outputs=channels * span if backward and smaller else 0,
+        results=channels * pixels if (u > 1 if backward else smaller) else 0,
         totals=strip,
         unwanted=kh * kw,
     )
-    return InPlacePlan(shift_y, shift_x, offset, -offset, filter_at, reach, span, items, u), scratch
+    places = shift_y, shift_x, offset, -offset, filter_at
+    return InPlacePlan(*places, reach, span, items, u, weight[4:]), scratch
+
+
+@borrowing_jit
+def _has_fewer(plan: InPlacePlan) -> bool:
+    """Whether there are fewer outputs than pixels."""
+    return plan.outputs[0] * plan.outputs[1] < plan.items.rows * plan.items.width
 
 
 @borrowing_jit
@@ -204,7 +221,13 @@ def _pack_tap(
 
     Those of one sample and group begin at `begin`. Returns a sum that is finite if what is left out is.
     """
-    count, image = rows.height * plan.items.width, plan.items.rows * plan.items.width
+    count, image = rows.height * plan.items.width, plan.outputs[0] * plan.outputs[1]
+    if _has_fewer(plan):
+        wanted, shift = (rows.first, rows.first + rows.height), (plan.shift_y[tap], plan.shift_x[tap])
+        shift = (-shift[0], -shift[1]) if back else (ZERO, ZERO)
+        spread_outputs(packed, at, weight, begin + tap * image, plan.outputs, plan.items.width, wanted, shift)
+        # On the way back all filters that there are belong to pixels.
+        return zero_like(packed) if back else _keep(packed, at, tap, rows, plan, back)
     first = rows.first * plan.items.width + (plan.back[tap] if back else 0)
     low = min(count, max(0, -first))
     high = max(low, min(count, image - first))
@@ -237,8 +260,11 @@ def _unpack_planes(
     width, total = plan.items.width, zero_like(packed)
     for tap in range(len(plan.offset)):
         total += _keep(packed, plan.filter_at[tap], tap, rows, plan, _THERE)
-        to = begin + (tap * plan.items.rows + rows.first) * width
-        copy(grad_weight, to, packed, plan.filter_at[tap], rows.height * width)
+        to = begin + tap * plan.outputs[0] * plan.outputs[1]
+        if _has_fewer(plan):
+            gather_outputs(grad_weight, to, packed, plan.filter_at[tap], plan.outputs, width, rows)
+        else:
+            copy(grad_weight, to + rows.first * width, packed, plan.filter_at[tap], rows.height * width)
     return total
 
 
@@ -298,6 +324,29 @@ def _pixels(
 
 
 @borrowing_jit
+def _outputs_in_place(
+    grad_output: np.ndarray,
+    channels: InPlaceChannels,
+    rows: FilterRows,
+    scratch: InPlaceScratch,
+    plan: InPlacePlan,
+) -> Matrix:
+    """The gradients of outputs in a block of some channels, where their pixels are.
+
+    Returns an array that the caller has.
+    """
+    if not _has_fewer(plan):
+        return Matrix(grad_output, channels.at, channels.apart)
+    around = plan.reach // plan.items.width
+    wanted, none = (rows.first - around, rows.first + rows.height + around), (ZERO, ZERO)
+    for c in range(channels.number):
+        at = (channels.first + c) * plan.outputs[0] * plan.outputs[1]
+        size, width = plan.outputs, plan.items.width
+        spread_outputs(scratch.outputs, c * plan.span, grad_output, at, size, width, wanted, none)
+    return Matrix(scratch.outputs, plan.reach, plan.span)
+
+
+@borrowing_jit
 def _filter_channels(
     target: Matrix,
     pixels: Matrix,
@@ -325,7 +374,7 @@ def in_place_forward_items(
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
     items, taps, before, left_out = plan.items, len(plan.offset), -1, zero_like(y)
-    filters = taps * items.rows * items.width
+    outputs = plan.outputs[0] * plan.outputs[1]
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
@@ -333,14 +382,19 @@ def in_place_forward_items(
         for block in range(item.block, item.block_end):
             rows = find_rows(block, items)
             if group * items.blocks + block != before:
-                left_out = _pack_strips(scratch, inputs.weight, group * filters, rows, plan, _THERE)
+                left_out = _pack_strips(scratch, inputs.weight, group * taps * outputs, rows, plan, _THERE)
                 before = group * items.blocks + block
             for c in range(item.channel, item.channel_end, strips.CHANNELS):
                 channels = _find_channels(c, item, rows, plan)
                 scale = strips.Scale(inputs.channel_weight, channels.first * taps, taps, None)
                 pixels = _pixels(inputs.x, channels, rows, scratch.edge, plan)
                 target = Matrix(y, channels.at, channels.apart)
+                if _has_fewer(plan):
+                    target = Matrix(scratch.results, 0, channels.pixels)
                 _filter_channels(target, pixels, plan.offset, scale, scratch, channels)
+                for k in range(channels.number if _has_fewer(plan) else 0):
+                    to, at = (channels.first + k) * outputs, k * channels.pixels
+                    gather_outputs(y, to, scratch.results, at, plan.outputs, items.width, rows)
             sums[number] += left_out + _sum(scratch.totals)
 
 
@@ -367,15 +421,15 @@ def _filter_rows_back(
         channels = _find_channels(c, item, rows, plan)
         number, first, at, image, count = channels
         scale = strips.Scale(inputs.channel_weight, first * taps, taps, None)
-        outputs = Matrix(grad_output, at, image)
+        outputs = _outputs_in_place(grad_output, channels, rows, scratch, plan)
         if grads.x.size:
             readable = _readable(outputs, number, scratch.edge, plan)
             if plan.upsample == 1:
                 _filter_channels(Matrix(grads.x, at, image), readable, plan.back, scale, scratch, channels)
             else:
-                target = Matrix(scratch.repeated, 0, count)
+                target = Matrix(scratch.results, 0, count)
                 _filter_channels(target, readable, plan.back, scale, scratch, channels)
-                _fold_channels(grads.x, scratch.repeated, channels, rows, plan)
+                _fold_channels(grads.x, scratch.results, channels, rows, plan)
         if grads.weight.size + grads.channel_weight.size:
             grad_scale = Matrix(scratch.unwanted, 0, 0)
             if grads.channel_weight.size:
@@ -392,7 +446,7 @@ def in_place_backward_items(
 ) -> None:
     """Items of the plan. What is not finite shows in `sums`, one for each."""
     inputs, grads, items = work.inputs, work.grads, plan.items
-    filters = len(plan.offset) * items.rows * items.width
+    filters = len(plan.offset) * plan.outputs[0] * plan.outputs[1]
     clear(scratch.totals, 0, len(scratch.totals))
     for number in range(start, stop):
         item = find_item(number, items)
