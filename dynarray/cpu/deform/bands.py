@@ -12,6 +12,7 @@ from numba import uint64
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
+from ..engine.vectors import REGISTER_BYTES
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import (
     PlanesInputs,
@@ -258,7 +259,7 @@ def bands_sample_backward_items(
 
     Every sample has a gradient of its own; or, with outputs, that of the output which it is a part of.
     """
-    sizes, room = part.sizes, part.size
+    sizes, room, lanes = part.sizes, part.size, REGISTER_BYTES // grad_output.itemsize
     for band in range(start, stop):
         image, tile, end = _tiles_of(part, band)
         _clear_band(grads, part, band)
@@ -274,6 +275,7 @@ def bands_sample_backward_items(
                 for c in range(set_of(part, group, tap)[1]):
                     at = (row + c * apart) * sizes.positions + first
                     copy(scratch.gradients, c * room, grad_output, at, count)
+                    clear(scratch.gradients, c * room + count, min(room - count, lanes))
                 of = _Tap(band, image, group, tap, first, count)
                 _pull_back_tap(scratch, inputs, grads, part, of, ZERO, room)
 

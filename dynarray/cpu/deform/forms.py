@@ -181,10 +181,10 @@ def _backward_part(
         masked = masked._replace(mask=nothing)
     kernel = gradients.deform_backward_items if sizes.outputs else gradients.sample_points_backward_items
     if columns.values.size + columns.grads.size:
-        scratch = small_maps_scratch(part, x.itemsize)
+        scratch, products = small_maps_scratch(part, x.itemsize), 0
     else:
-        scratch = kernels.deform_scratch(part, x.itemsize, backward=True)
-    work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
+        scratch, products = kernels.deform_scratch(part, x.itemsize, backward=True), sizes.group_outputs
+    work = 4.0 * part.channels * sizes.taps * (products or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
         sums = borrow(

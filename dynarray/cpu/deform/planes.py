@@ -141,7 +141,8 @@ def planes_forward_items(
     fill_rows(scratch, room)
     for item in range(start, stop):
         image, first, count = place_of(part, item)
-        n, vectors = part.first_image + image, vectors_of(count, y)
+        # A product reads whole strips.
+        n, vectors = part.first_image + image, vectors_of(whole(count, TILE_ROW_BYTES // y.itemsize), y)
         place_points(points, sizes.grid, first, count)
         for group in range(sizes.offset_groups):
             for tap in range(taps):

@@ -12,6 +12,7 @@ from numba import uint64
 
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, shared_jit
+from ..engine.gemm import TILE_ROW_BYTES, whole
 from ..engine.pixels import clear, copy
 from ..engine.vectors import (
     LINE_BYTES,
@@ -252,10 +253,10 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
 
 
 @shared_jit
-def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
-    """The same where pixels outside are copies of others, from what stands in the rows and places."""
+def _place_copies(points: Points, row: _Row, count: int, image: PointImage) -> None:
+    """The same of `count` where pixels outside are copies of others, from what rows and places hold."""
     one, room, number, values = points.values.dtype.type(1), row.room, row.points, points.values
-    for i in range(row.number):
+    for i in range(count):
         k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
         top, bottom, ly = pixels_between(y, points.rows[i], image.height, image.border)
         left, right, lx = pixels_between(x, points.rows[room + i], image.width, image.border)
@@ -271,10 +272,20 @@ def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
 
 
 @borrowing_jit
+def _filled(points: Points, count: int) -> int:
+    """The positions of a row of points that are set up where `count` are asked for: those of whole strips.
+
+    Vectors are read to their end, and what memory held before may be numbers so small that processors take a
+    hundred times as long with them.
+    """
+    return min(point_room(points), whole(count, TILE_ROW_BYTES // points.rows.itemsize))
+
+
+@borrowing_jit
 def place_points(points: Points, grid: PointGrid, start: int, count: int) -> None:
-    """The places on the regular grid of `count` positions from `start` on."""
+    """The places on the regular grid of `count` positions from `start` on, and to the end of their strip."""
     i, x, room = start // grid.width, start % grid.width, point_room(points)
-    for k in range(uint64(count)):
+    for k in range(uint64(_filled(points, count))):
         points.places[k] = i * grid.stride[0] - grid.padding[0]
         points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
         x += 1
@@ -293,7 +304,7 @@ def set_up_tap(
     points: Points, arrays: PointArrays, sizes: DeformSizes, of: tuple, to: int, start: int, count: int
 ) -> None:
     """The points of an image, offset group and tap, at `count` positions whose places are there."""
-    (image, group, tap), grid, room = of, sizes.grid, point_room(points)
+    (image, group, tap), grid, room, filled = of, sizes.grid, point_room(points), _filled(points, count)
     plane, line = (image * sizes.offset_groups + group) * sizes.taps + tap, LINE_BYTES // points.rows.itemsize
     x_at, factor_at = offset_by_x(sizes, plane) + start, plane * sizes.positions + start
     y_at = x_at - sizes.positions if sizes.coordinates == 2 else x_at
@@ -302,6 +313,8 @@ def set_up_tap(
     else:
         clear(points.rows, 0, count)
     copy(points.rows, room, arrays.offset, x_at, count)
+    for field in range(3 if filled > count else 0):
+        clear(points.rows, field * room + count, filled - count)
     # Planes of offsets are many, and a tile reads too little of each for the processor to foresee what comes.
     for k in range(count, 2 * count, line):
         prefetch(arrays.offset, y_at + k)
@@ -314,10 +327,10 @@ def set_up_tap(
         for k in range(uint64(2 * room), uint64(2 * room + count)):
             points.rows[k] = 1
     down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
-    row = _Row(to, room, count, point_number(points), np.float64(down), np.float64(across))
+    row = _Row(to, room, filled, point_number(points), np.float64(down), np.float64(across))
     _set_up_row(points.rows, points, row, sizes.image)
     if sizes.image.border != CONSTANT:
-        _place_copies(points, row, sizes.image)
+        _place_copies(points, row, count, sizes.image)
 
 
 @borrowing_jit
