@@ -11,8 +11,8 @@ from ..engine.vectors import REGISTER_BYTES
 from . import bands, planes
 from .bands import BandsGradients, Bounds
 from .plan import DeformCall
-from .planes import PlanesInputs, PlanesPart, planes_scratch, weights_of
-from .points import CONSTANT, DeformSizes, PointArrays
+from .planes import PlanesInputs, PlanesPart, band_pixels, planes_scratch, weights_of
+from .points import CONSTANT, DeformSizes, PointArrays, packed_rows
 from .rows import QUAD
 
 SLOTS_BYTES = 4 * 1024 * 1024  # gradients of weights of shares of the positions
@@ -78,7 +78,7 @@ def ring_planes(x: np.ndarray, part: PlanesPart) -> np.ndarray:
     """The images of a part in their rings."""
     planes_ = part.images * part.sizes.channels
     packed = borrow("packed", planes_ * part.sizes.image.pixels, x.dtype)
-    rows = planes_ * (part.sizes.image.height + 3)
+    rows = planes_ * packed_rows(part.sizes.image)
     parallel.run(planes.planes_pack_items, rows, len(packed), x, packed, part)
     return packed
 
@@ -134,7 +134,8 @@ def divide_into_bands(
         # In the ring, with the row below a point; none where there is none.
         low, high = np.floor(np.clip(reach, -1, image.height)).astype(np.int64).T + 1
         high = np.where(reach[:, 0] <= reach[:, 1], high + 2, low)
-        sizes = ((high - low + 2) * image.pitch + 2) * _gradient_channels(part.sizes, part.sets)
+        pixels = np.broadcast_to(band_pixels(image, low, high), low.shape)
+        sizes = pixels * _gradient_channels(part.sizes, part.sets)
         elements = int(sizes.sum())
         if part.splits == 1 or elements * call.itemsize <= budget(call):
             table = np.stack([low, high, np.cumsum(sizes) - sizes], axis=1)

@@ -35,7 +35,7 @@ from .few_outputs import few_outputs_backward, few_outputs_forward, has_few_outp
 from .flow import flow_backward, flow_forward, samples_in_place
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
-from .points import DeformSizes, PointArrays
+from .points import DeformSizes, PointArrays, packed_rows
 from .small_maps import (
     DeformColumns,
     has_small_maps,
@@ -291,6 +291,7 @@ def _pack_part(
     sizes, width = part.sizes, TILE_ROW_BYTES // x.itemsize
     packed = memory.packed[: part.images * part.channels * sizes.image.pixels]
     strips = part.chunk_count * -(-sizes.group_outputs // width) if weights.size else 0
-    items, operations = strips + part.images * (sizes.image.height + 3), 4 * len(packed) + 2 * len(weights)
+    items = strips + part.images * packed_rows(sizes.image)
+    operations = 4 * len(packed) + 2 * len(weights)
     parallel.run(kernels.deform_pack_items, items, operations, x, packed, weight, weights, strips, part)
     return packed
