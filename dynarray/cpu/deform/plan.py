@@ -177,9 +177,10 @@ def _channels_of_chunk(call: DeformCall) -> int:
 
 
 def _splits(call: DeformCall) -> int:
-    """Shares that each image has in the backward pass, if it is done in one part."""
+    """Shares that each image has in the backward pass, if it is done in one part: each has tiles."""
     batch, image_bytes = max(1, call.batch), call.sizes.channels * call.sizes.image.pixels * call.itemsize
-    most = min(KEPT_BYTES // max(1, call.batch * image_bytes), parallel.ITEMS // 2 // batch, IMAGE_SPLITS)
+    tiles, room = -(-call.sizes.positions // TILE_POSITIONS), KEPT_BYTES // max(1, call.batch * image_bytes)
+    most = min(room, parallel.ITEMS // 2 // batch, IMAGE_SPLITS, tiles)
     return 2 ** (max(1, most).bit_length() - 1)
 
 
