@@ -17,6 +17,7 @@ from .rows import QUAD
 
 SLOTS_BYTES = 4 * 1024 * 1024  # gradients of weights of shares of the positions
 FEW = 4  # channels of a group that are fewer than a vector is worth
+FEW_OF_LINE = 64  # samples of a position on a line, which are more soon made than its channels are packed
 COLUMNS_BYTES = 256 * 1024  # samples of a tile of positions
 LEAST_SIZE, MOST_SIZE = 32, 128  # of a tile
 PLANES_BYTES, PLANES_PART = (
@@ -32,6 +33,8 @@ def has_few_channels(call: DeformCall) -> bool:
     # Backward pixels are written, too, and what fills no vector is written number by number.
     most = max(FEW, REGISTER_BYTES // call.itemsize - 1) if call.backward else FEW
     few = points <= most or sizes.group_channels <= FEW
+    if sizes.image.line and not call.backward:
+        few = few or points * sizes.taps <= FEW_OF_LINE
     return few and _size(call) >= LEAST_SIZE and image_bytes(call, sizes.offset_groups) <= budget(call)
 
 

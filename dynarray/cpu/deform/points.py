@@ -289,7 +289,7 @@ def _place_copies(points: Points, row: _Row, count: int, image: PointImage) -> N
 
 
 @borrowing_jit
-def _filled(points: Points, count: int) -> int:
+def _set_up_positions(points: Points, count: int) -> int:
     """The positions of a row of points that are set up where `count` are asked for: those of whole strips.
 
     Vectors are read to their end, and what memory held before may be numbers so small that processors take a
@@ -301,13 +301,15 @@ def _filled(points: Points, count: int) -> int:
 @borrowing_jit
 def place_points(points: Points, grid: PointGrid, start: int, count: int) -> None:
     """The places on the regular grid of `count` positions from `start` on, and to the end of their strip."""
-    i, x, room = start // grid.width, start % grid.width, point_room(points)
-    for k in range(uint64(_filled(points, count))):
-        points.places[k] = i * grid.stride[0] - grid.padding[0]
-        points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
-        x += 1
-        if x == grid.width:
-            i, x = i + 1, 0
+    i, x, done = start // grid.width, start % grid.width, 0
+    room, filled = point_room(points), _set_up_positions(points, count)
+    while done < filled:
+        run, y = min(filled - done, grid.width - x), i * grid.stride[0] - grid.padding[0]
+        for k in range(uint64(done), uint64(done + run)):
+            points.places[k] = y
+        for k in range(uint64(run)):
+            points.places[uint64(room + done) + k] = (x + np.int64(k)) * grid.stride[1] - grid.padding[1]
+        i, x, done = i + 1, 0, done + run
 
 
 @borrowing_jit
@@ -321,7 +323,8 @@ def set_up_tap(
     points: Points, arrays: PointArrays, sizes: DeformSizes, of: tuple, to: int, start: int, count: int
 ) -> None:
     """The points of an image, offset group and tap, at `count` positions whose places are there."""
-    (image, group, tap), grid, room, filled = of, sizes.grid, point_room(points), _filled(points, count)
+    (image, group, tap), grid = of, sizes.grid
+    room, filled = point_room(points), _set_up_positions(points, count)
     plane, line = (image * sizes.offset_groups + group) * sizes.taps + tap, LINE_BYTES // points.rows.itemsize
     x_at, factor_at = offset_by_x(sizes, plane) + start, plane * sizes.positions + start
     y_at = x_at - sizes.positions if sizes.coordinates == 2 else x_at
