@@ -6,7 +6,7 @@ _PLANE, _LINE = (6, 6), (24,)
 
 
 # Channels and outputs: few of one or the other have kernels of their own, and many weights of small maps.
-_MANY, _FEW_CHANNELS, _FEW_OUTPUTS, _SMALL_MAPS = (20, 8), (3, 4), (16, 2), (300, 300)
+_MANY, _FEW_CHANNELS, _FEW_OUTPUTS, _SMALL_MAPS = (30, 8), (3, 4), (16, 2), (300, 300)
 
 
 def _deform(extent: tuple[int, ...], axes: tuple[int, ...]) -> list[TypicalCall]:

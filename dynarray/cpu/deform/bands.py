@@ -12,18 +12,20 @@ from numba import uint64
 from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
+from ..engine.vectors import REGISTER_BYTES
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import (
     PlanesInputs,
     PlanesPart,
     PlanesScratch,
+    band_pixels,
     fill_rows,
     first_output,
     place_of,
     set_of,
     vectors_of,
 )
-from .points import CONSTANT, PointArrays, offset_by_x, place_points, set_up_tap
+from .points import PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
     GradientRows,
@@ -103,16 +105,16 @@ def _spread_tap(
     distance: int,
 ) -> None:
     """To the gradient of the image what the points of a tap add."""
-    pitch, size = part.sizes.image.pitch, grads.side_by_side
+    image, size = part.sizes.image, grads.side_by_side
     channel, channels = set_of(part, of.group, of.tap)
     low, high, begin = grads.bands[3 * of.band], grads.bands[3 * of.band + 1], grads.bands[3 * of.band + 2]
-    pixels, sets = (high - low + 2) * pitch + 2, -(-channels // size)
-    line = part.sizes.coordinates == 1 and part.sizes.image.border == CONSTANT
+    pixels, sets = band_pixels(image, low, high), -(-channels // size)
+    above, last = (0, image.outside) if image.line else (low * image.pitch, high * image.pitch)
     for number in range(sets):
-        start = begin + ((channel // channels * sets + number) * pixels - low * pitch) * size
+        start = begin + ((channel // channels * sets + number) * pixels - above) * size
         rows = GradientRows(at + number * size * distance, distance, min(size, channels - number * size))
-        plane = PointPlane(grads.image, start, high * pitch, part.size)
-        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size, line)
+        plane = PointPlane(grads.image, start, last, part.size, image.line)
+        spread_rows(plane, scratch.points, scratch.gradients, rows, scratch.corner, of.number, size)
 
 
 @borrowing_jit
@@ -133,8 +135,8 @@ def _pull_back_tap(
     clear(scratch.sums, 0, 4 * room)
     for c in range(channels):
         plane = (of.image * sizes.channels + channel + c) * sizes.image.pixels
-        source, place = PointPlane(inputs.packed, plane, ZERO, room), at + c * distance
-        border = sizes.image.border
+        source = PointPlane(inputs.packed, plane, ZERO, room, sizes.image.line)
+        place, border = at + c * distance, sizes.image.border
         pull_row(source, points, scratch.columns, scratch.gradients, place, scratch.sums, vectors, border)
     if grads.image.size:
         _spread_tap(scratch, grads, part, of, at, distance)
@@ -156,7 +158,7 @@ def _clear_band(grads: BandsGradients, part: PlanesPart, band: int) -> None:
     if grads.image.size:
         low, high, begin = grads.bands[3 * band], grads.bands[3 * band + 1], grads.bands[3 * band + 2]
         sets = part.sets * -(-(part.sizes.channels // part.sets) // grads.side_by_side)
-        clear(grads.image, begin, sets * ((high - low + 2) * part.sizes.image.pitch + 2) * grads.side_by_side)
+        clear(grads.image, begin, sets * band_pixels(part.sizes.image, low, high) * grads.side_by_side)
 
 
 @borrowing_jit
@@ -258,7 +260,7 @@ def bands_sample_backward_items(
 
     Every sample has a gradient of its own; or, with outputs, that of the output which it is a part of.
     """
-    sizes, room = part.sizes, part.size
+    sizes, room, lanes = part.sizes, part.size, REGISTER_BYTES // grad_output.itemsize
     for band in range(start, stop):
         image, tile, end = _tiles_of(part, band)
         _clear_band(grads, part, band)
@@ -274,6 +276,7 @@ def bands_sample_backward_items(
                 for c in range(set_of(part, group, tap)[1]):
                     at = (row + c * apart) * sizes.positions + first
                     copy(scratch.gradients, c * room, grad_output, at, count)
+                    clear(scratch.gradients, c * room + count, min(room - count, lanes))
                 of = _Tap(band, image, group, tap, first, count)
                 _pull_back_tap(scratch, inputs, grads, part, of, ZERO, room)
 
@@ -296,7 +299,7 @@ def bands_unpack_items(
             low, high, begin = grads.bands[3 * band], grads.bands[3 * band + 1], grads.bands[3 * band + 2]
             if not low <= row + 1 < high:
                 continue
-            pixels = (high - low + 2) * pitch + 2
+            pixels = band_pixels(sizes.image, low, high)
             for c in range(sizes.channels):
                 number = c // per_set * together + c % per_set // size
                 source = begin + (number * pixels + (row + 1 - low) * pitch + 1) * size + c % per_set % size

@@ -11,12 +11,13 @@ from ..engine.vectors import REGISTER_BYTES
 from . import bands, planes
 from .bands import BandsGradients, Bounds
 from .plan import DeformCall
-from .planes import PlanesInputs, PlanesPart, planes_scratch, weights_of
-from .points import CONSTANT, DeformSizes, PointArrays
+from .planes import PlanesInputs, PlanesPart, band_pixels, planes_scratch, weights_of
+from .points import CONSTANT, DeformSizes, PointArrays, packed_rows
 from .rows import QUAD
 
 SLOTS_BYTES = 4 * 1024 * 1024  # gradients of weights of shares of the positions
 FEW = 4  # channels of a group that are fewer than a vector is worth
+FEW_OF_LINE = 64  # samples of a position on a line, which are more soon made than its channels are packed
 COLUMNS_BYTES = 256 * 1024  # samples of a tile of positions
 LEAST_SIZE, MOST_SIZE = 32, 128  # of a tile
 PLANES_BYTES, PLANES_PART = (
@@ -32,6 +33,8 @@ def has_few_channels(call: DeformCall) -> bool:
     # Backward pixels are written, too, and what fills no vector is written number by number.
     most = max(FEW, REGISTER_BYTES // call.itemsize - 1) if call.backward else FEW
     few = points <= most or sizes.group_channels <= FEW
+    if sizes.image.line and not call.backward:
+        few = few or points * sizes.taps <= FEW_OF_LINE
     return few and _size(call) >= LEAST_SIZE and image_bytes(call, sizes.offset_groups) <= budget(call)
 
 
@@ -78,7 +81,7 @@ def ring_planes(x: np.ndarray, part: PlanesPart) -> np.ndarray:
     """The images of a part in their rings."""
     planes_ = part.images * part.sizes.channels
     packed = borrow("packed", planes_ * part.sizes.image.pixels, x.dtype)
-    rows = planes_ * (part.sizes.image.height + 3)
+    rows = planes_ * packed_rows(part.sizes.image)
     parallel.run(planes.planes_pack_items, rows, len(packed), x, packed, part)
     return packed
 
@@ -134,7 +137,8 @@ def divide_into_bands(
         # In the ring, with the row below a point; none where there is none.
         low, high = np.floor(np.clip(reach, -1, image.height)).astype(np.int64).T + 1
         high = np.where(reach[:, 0] <= reach[:, 1], high + 2, low)
-        sizes = ((high - low + 2) * image.pitch + 2) * _gradient_channels(part.sizes, part.sets)
+        pixels = np.broadcast_to(band_pixels(image, low, high), low.shape)
+        sizes = pixels * _gradient_channels(part.sizes, part.sets)
         elements = int(sizes.sum())
         if part.splits == 1 or elements * call.itemsize <= budget(call):
             table = np.stack([low, high, np.cumsum(sizes) - sizes], axis=1)

@@ -27,7 +27,7 @@ import numpy as np
 from ..engine import parallel
 from ..engine.compile import kernel_input
 from ..engine.gemm import TILE_ROW_BYTES
-from ..engine.memory import borrow, empty, run_with_scratch, zeros_where
+from ..engine.memory import borrow, empty, empty_where, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
 from . import gradients, kernels
 from .few import few_backward, few_forward, has_few_channels
@@ -35,7 +35,7 @@ from .few_outputs import few_outputs_backward, few_outputs_forward, has_few_outp
 from .flow import flow_backward, flow_forward, samples_in_place
 from .kernels import DeformPart
 from .plan import DeformCall, DeformPlan, deform_bands, deform_plan, deform_sizes, sample_sizes, sums_of_tile
-from .points import DeformSizes, PointArrays
+from .points import DeformSizes, PointArrays, packed_rows
 from .small_maps import (
     DeformColumns,
     has_small_maps,
@@ -112,7 +112,7 @@ def deform_conv2d_backward(
     sizes = deform_sizes(x, offset, weight, **steps)
     call = _call(sizes, (*kept, grad_output, *wanted), backward=True)
     few, mixed = has_few_channels(call), has_few_outputs(call)
-    grads = zeros_where(kept[:4], needs[:4], touched=few or mixed)
+    grads = (empty_where if few or mixed else zeros_where)(kept[:4], needs[:4])
     flat_output, *flat = (_flat_input(array, x.dtype) for array in (grad_output, *kept[:4]))
     if mixed and few_outputs_backward(call, x, flat[1:], flat_output, tuple(grads)):
         return *grads, grad_bias
@@ -181,10 +181,10 @@ def _backward_part(
         masked = masked._replace(mask=nothing)
     kernel = gradients.deform_backward_items if sizes.outputs else gradients.sample_points_backward_items
     if columns.values.size + columns.grads.size:
-        scratch = small_maps_scratch(part, x.itemsize)
+        scratch, products = small_maps_scratch(part, x.itemsize), 0
     else:
-        scratch = kernels.deform_scratch(part, x.itemsize, backward=True)
-    work = 4.0 * part.channels * sizes.taps * (sizes.group_outputs or 4)
+        scratch, products = kernels.deform_scratch(part, x.itemsize, backward=True), sizes.group_outputs
+    work = 4.0 * part.channels * sizes.taps * (products or 4)
     for band in deform_bands(part, plan, x.itemsize):
         tiles = band.stop - band.start
         sums = borrow(
@@ -233,22 +233,26 @@ def sample_points_backward(
 ) -> tuple[Any, Any]:
     """Gradients of `sample_points` with respect to x and points."""
     x, points = kept
+    if not grad_output.size or not any(needs):
+        return tuple(zeros_where(kept, needs))
+    sizes, nothing = sample_sizes(x, points, border), np.empty(0, x.dtype)
+    wanted = [array for array, needed in zip(kept, needs, strict=True) if needed]
+    call = _call(sizes, (*kept, grad_output, *wanted), backward=True)
+    arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
+    if samples_in_place(call):
+        grad_x, grad_points = empty_where(kept, needs)
+        flow_backward(call, arrays[:3], (grad_x, grad_points))
+        return grad_x, grad_points
+    if has_few_channels(call):
+        grad_x, grad_points = empty_where(kept, needs)
+        few_backward(call, [*arrays[1:3], nothing, nothing], arrays[0], (grad_x, grad_points, None, None))
+        return grad_x, grad_points
     grad_x, grad_points = zeros_where(kept, needs)
-    if grad_output.size and any(needs):
-        sizes, nothing = sample_sizes(x, points, border), np.empty(0, x.dtype)
-        call = _call(sizes, (*kept, grad_output, grad_x, grad_points), backward=True)
-        arrays = [_flat_input(array, x.dtype) for array in (grad_output, x, points, None)]
-        if samples_in_place(call):
-            flow_backward(call, arrays[:3], (grad_x, grad_points))
-            return grad_x, grad_points
-        if has_few_channels(call):
-            few_backward(call, [*arrays[1:3], nothing, nothing], arrays[0], (grad_x, grad_points, None, None))
-            return grad_x, grad_points
-        plan, none = deform_plan(call, call), DeformColumns(nothing, nothing)
-        memory = _part_memory(chain(*plan.parts), x.dtype, 0 if grad_x is None else plan.splits)
-        for part in chain(*plan.parts):
-            grad_arrays = grad_x, grad_points, None
-            _backward_part(arrays, nothing, nothing, grad_arrays, plan, part, none, memory)
+    plan, none = deform_plan(call, call), DeformColumns(nothing, nothing)
+    memory = _part_memory(chain(*plan.parts), x.dtype, 0 if grad_x is None else plan.splits)
+    for part in chain(*plan.parts):
+        grad_arrays = grad_x, grad_points, None
+        _backward_part(arrays, nothing, nothing, grad_arrays, plan, part, none, memory)
     return grad_x, grad_points
 
 
@@ -291,6 +295,7 @@ def _pack_part(
     sizes, width = part.sizes, TILE_ROW_BYTES // x.itemsize
     packed = memory.packed[: part.images * part.channels * sizes.image.pixels]
     strips = part.chunk_count * -(-sizes.group_outputs // width) if weights.size else 0
-    items, operations = strips + part.images * (sizes.image.height + 3), 4 * len(packed) + 2 * len(weights)
+    items = strips + part.images * packed_rows(sizes.image)
+    operations = 4 * len(packed) + 2 * len(weights)
     parallel.run(kernels.deform_pack_items, items, operations, x, packed, weight, weights, strips, part)
     return packed

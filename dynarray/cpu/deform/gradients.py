@@ -127,8 +127,8 @@ def _pull_back(
     (image, _, _, count), size, taps = tile_place(part, tile), part.chunks.size[chunk], part.sizes.taps
     base, room = packed_at(part, image, chunk), point_room(points)
     slot = tile % part.tiles.per_image % band.splits * (len(grads.packed) // band.splits)
-    source = PointSource(inputs.packed, base, size, point_number(points))
-    target = PointSource(grads.packed, base + slot, size, point_number(points))
+    source = PointSource(inputs.packed, base, size, point_number(points), part.sizes.image.line)
+    target = PointSource(grads.packed, base + slot, size, point_number(points), part.sizes.image.line)
     number = (tile - band.start) * part.chunk_count + chunk - part.first_chunk
     sums_at = number * 4 * room * taps
     values, corner_sums = columns.values, grads.corner_sums

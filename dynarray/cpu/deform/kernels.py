@@ -14,6 +14,7 @@ from .points import (
     PointArrays,
     Points,
     PointSource,
+    packed_rows,
     point_number,
     point_room,
     point_sizes,
@@ -121,21 +122,22 @@ def deform_pack_items(
     """
     sizes, chunks = part.sizes, part.chunks
     height, width, pitch = sizes.image.height, sizes.image.width, sizes.image.pitch
-    rows = height + 3
+    rows = packed_rows(sizes.image)
     for item in range(start, stop):
         if item < strips:
             _pack_strip(weights, weight, item, strips // part.chunk_count, part)
             continue
-        image, row = (item - strips) // rows, (item - strips) % rows
+        image, number = (item - strips) // rows, (item - strips) % rows
+        row = number - 1 + sizes.image.line
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             first, size = chunks.first[chunk], chunks.size[chunk]
-            at = packed_at(part, image, chunk) + row * pitch * size
-            if row == 0 or row > height:
+            at = packed_at(part, image, chunk) + number * pitch * size
+            if not 0 <= row < height:
                 clear(packed, at, pitch * size)
                 continue
             clear(packed, at, size)
-            clear(packed, at + (pitch - 1) * size, size)
-            source = ((part.first_image + image) * sizes.channels + first) * height + row - 1
+            clear(packed, at + (width + 1) * size, (pitch - 1 - width) * size)
+            source = ((part.first_image + image) * sizes.channels + first) * height + row
             pixels = Matrix(x, source * width, height * width)
             transpose(Matrix(packed, at + size, size), pixels, size, width)
 
@@ -170,7 +172,7 @@ def deform_unpack_items(
         image, row = item // height, item % height
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             first, size = chunks.first[chunk], chunks.size[chunk]
-            at = packed_at(part, image, chunk) + ((row + 1) * pitch + 1) * size
+            at = packed_at(part, image, chunk) + ((row + 1 - sizes.image.line) * pitch + 1) * size
             for other in range(at + distance, len(slots), distance):
                 for k in range(uint64(width * size)):
                     slots[uint64(at) + k] += slots[uint64(other) + k]
@@ -193,6 +195,7 @@ def deform_forward_items(
     sizes, chunks, tiles = part.sizes, part.chunks, part.tiles
     width, end = TILE_ROW_BYTES // y.itemsize, part.first_chunk + part.chunk_count
     across, taps, room = whole(sizes.group_outputs, width), sizes.taps, point_room(scratch.points)
+    number = point_number(scratch.points)
     outputs = Matrix(scratch.by_position, ZERO, across + LINE_BYTES // y.itemsize)
     for item in range(start, stop):
         image, n, first, count = tile_place(part, item)
@@ -204,9 +207,7 @@ def deform_forward_items(
             if begins:  # the group, in this part
                 add = not chunks.begins[chunk]
             size = chunks.size[chunk]
-            source = PointSource(
-                inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points)
-            )
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), size, number, sizes.image.line)
             for tap in range(0, taps, tiles.taps):
                 at_once = min(tiles.taps, taps - tap)
                 depth, at = at_once * size, chunks.weight_at[chunk] + tap * size * width
@@ -269,12 +270,13 @@ def deform_column_items(
 ) -> None:
     """Items are (tile of output positions, chunk): their samples, see `strip_of_columns`."""
     sizes, chunks, room = part.sizes, part.chunks, point_room(scratch.points)
+    number = point_number(scratch.points)
     for item in range(start, stop):
         tile, chunk = item // part.chunk_count, part.first_chunk + item % part.chunk_count
         (image, n, first, count), size = tile_place(part, tile), chunks.size[chunk]
         offset_group = chunks.offset_group[chunk]
         set_up_points(scratch.points, inputs.points, sizes, n, offset_group, first, count)
-        source = PointSource(inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points))
+        source = PointSource(inputs.packed, packed_at(part, image, chunk), size, number, sizes.image.line)
         for tap in range(sizes.taps):
             for i in range(count):
                 sample_point(source, scratch.points, tap * room + i, scratch.columns, i * size)
@@ -307,14 +309,13 @@ def sample_points_items(
 ) -> None:
     """Items are tiles of output positions: samples of chunk after chunk, written channel by channel."""
     sizes, chunks, columns, room = part.sizes, part.chunks, scratch.columns, point_room(scratch.points)
+    number = point_number(scratch.points)
     for item in range(start, stop):
         image, n, first, count = tile_place(part, item)
         set_up_points(scratch.points, inputs.points, sizes, n, ZERO, first, count)
         for chunk in range(part.first_chunk, part.first_chunk + part.chunk_count):
             size = chunks.size[chunk]
-            source = PointSource(
-                inputs.packed, packed_at(part, image, chunk), size, point_number(scratch.points)
-            )
+            source = PointSource(inputs.packed, packed_at(part, image, chunk), size, number, sizes.image.line)
             channel, apart = n * sizes.channels + chunks.first[chunk], sizes.taps * sizes.positions
             for tap in range(sizes.taps):
                 for i in range(count):

@@ -17,7 +17,7 @@ from ..engine.memory import KEPT_BYTES
 from ..engine.vectors import LINE_BYTES
 from .gradients import DeformBand
 from .kernels import DeformChunks, DeformPart, DeformTiles
-from .points import DeformSizes, PointGrid, PointImage
+from .points import CONSTANT, DeformSizes, PointGrid, PointImage
 
 BORDERS = get_args(Border)  # as `points` numbers them
 COLUMN_BYTES = 256 * 1024  # of one tile and chunk: with the chunk's weights they fit into the L2 cache
@@ -75,7 +75,6 @@ class DeformPlan(NamedTuple):
 
 def deform_sizes(x: Any, offset: Any, weight: Any, *, border: str, **steps: tuple[int, int]) -> DeformSizes:
     """Sizes of `deform_conv2d`."""
-    height, width = x.shape[2:]
     groups = x.shape[1] // max(1, weight.shape[1]) or 1
     return DeformSizes(
         channels=x.shape[1],
@@ -86,9 +85,18 @@ def deform_sizes(x: Any, offset: Any, weight: Any, *, border: str, **steps: tupl
         taps=offset.shape[2] * offset.shape[3],
         coordinates=offset.shape[4],
         positions=offset.shape[5] * offset.shape[6],
-        image=PointImage(height, width, width + 2, (height + 3) * (width + 2), BORDERS.index(border)),
+        image=_packed_image(x.shape[2:], offset.shape[4] == 1, BORDERS.index(border)),
         grid=PointGrid(offset.shape[6], offset.shape[3], **steps),
     )
+
+
+def _packed_image(size: tuple[int, int], of_line: bool, border: int) -> PointImage:
+    """How an image is packed; `of_line`: points move in its only row."""
+    height, width = size
+    if of_line and border == CONSTANT:
+        return PointImage(height, width, width + 3, width + 3, border, 1, width + 1)
+    pitch = width + 2
+    return PointImage(height, width, pitch, (height + 3) * pitch, border, 0, (height + 1) * pitch)
 
 
 def sample_sizes(x: Any, points: Any, border: str) -> DeformSizes:
@@ -169,9 +177,10 @@ def _channels_of_chunk(call: DeformCall) -> int:
 
 
 def _splits(call: DeformCall) -> int:
-    """Shares that each image has in the backward pass, if it is done in one part."""
+    """Shares that each image has in the backward pass, if it is done in one part: each has tiles."""
     batch, image_bytes = max(1, call.batch), call.sizes.channels * call.sizes.image.pixels * call.itemsize
-    most = min(KEPT_BYTES // max(1, call.batch * image_bytes), parallel.ITEMS // 2 // batch, IMAGE_SPLITS)
+    tiles, room = -(-call.sizes.positions // TILE_POSITIONS), KEPT_BYTES // max(1, call.batch * image_bytes)
+    most = min(room, parallel.ITEMS // 2 // batch, IMAGE_SPLITS, tiles)
     return 2 ** (max(1, most).bit_length() - 1)
 
 

@@ -8,11 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import uint64
+from numba.extending import register_jitable
 
 from ..engine.compile import ZERO, borrowing_jit, cached_jit
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy
-from .points import DeformSizes, PointArrays, Points, place_points, point_sizes, set_up_tap
+from .points import (
+    DeformSizes,
+    PointArrays,
+    PointImage,
+    Points,
+    packed_rows,
+    place_points,
+    point_sizes,
+    set_up_tap,
+)
 from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
 
 
@@ -94,6 +104,12 @@ def first_output(sizes: DeformSizes, group: int) -> int:
     return group * groups // sizes.offset_groups * sizes.group_outputs
 
 
+@register_jitable(error_model="numpy")
+def band_pixels(image: PointImage, low: Any, high: Any) -> Any:
+    """Pixels of the gradient of some rows of the ring, with those that are added to for points elsewhere."""
+    return image.pixels if image.line else (high - low + 2) * image.pitch + 2
+
+
 @borrowing_jit
 def vectors_of(count: int, array: np.ndarray) -> int:
     """Vectors that hold so many elements."""
@@ -118,14 +134,15 @@ def place_of(part: PlanesPart, tile: int) -> tuple:
 def planes_pack_items(start: int, stop: int, x: np.ndarray, packed: np.ndarray, part: PlanesPart) -> None:
     """Items are rows of planes in their rings."""
     height, width, pitch = part.sizes.image.height, part.sizes.image.width, part.sizes.image.pitch
+    rows = packed_rows(part.sizes.image)
     for item in range(start, stop):
-        plane, row = item // (height + 3), item % (height + 3)
-        at = item * pitch
-        if row == 0 or row > height:
+        plane, row, at = item // rows, item % rows - 1 + part.sizes.image.line, item * pitch
+        if not 0 <= row < height:
             clear(packed, at, pitch)
             continue
-        packed[at] = packed[at + pitch - 1] = 0
-        source = (part.first_image * part.sizes.channels + plane) * height + row - 1
+        packed[at] = 0
+        clear(packed, at + 1 + width, pitch - 1 - width)
+        source = (part.first_image * part.sizes.channels + plane) * height + row
         copy(packed, at + 1, x, source * width, width)
 
 
@@ -141,14 +158,15 @@ def planes_forward_items(
     fill_rows(scratch, room)
     for item in range(start, stop):
         image, first, count = place_of(part, item)
-        n, vectors = part.first_image + image, vectors_of(count, y)
+        # A product reads whole strips.
+        n, vectors = part.first_image + image, vectors_of(whole(count, TILE_ROW_BYTES // y.itemsize), y)
         place_points(points, sizes.grid, first, count)
         for group in range(sizes.offset_groups):
             for tap in range(taps):
                 set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
                 for c in range(group * per_points, (group + 1) * per_points):
                     plane = (image * sizes.channels + c) * sizes.image.pixels
-                    source = PointPlane(inputs.packed, plane, ZERO, room)
+                    source = PointPlane(inputs.packed, plane, ZERO, room, sizes.image.line)
                     to = (c * taps + tap) * room
                     sample_row(source, points, scratch.columns, to, vectors, sizes.image.border)
         for group in range(sizes.channels // sizes.group_channels):
@@ -186,7 +204,7 @@ def planes_mixed_items(
                 to = first_output(sizes, group)
                 for c in range(channels):
                     plane = (image * sizes.channels + channel + c) * sizes.image.pixels
-                    source = PointPlane(inputs.packed, plane, ZERO, room)
+                    source = PointPlane(inputs.packed, plane, ZERO, room, sizes.image.line)
                     sample_row(source, points, scratch.gradients, ZERO, vectors, sizes.image.border)
                     for k in range(uint64(count)):
                         sums[uint64((to + c) * room) + k] += scratch.gradients[k]

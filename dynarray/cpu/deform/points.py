@@ -4,14 +4,18 @@ A point costs some dozen cycles, less than a call that hands over arrays: what i
 written as instructions in the loop over points.
 """
 
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import uint64
+from numba.extending import register_jitable
 
 from ..._geometry import FARTHEST_OFFSET
 from ..engine.compile import borrowing_jit, shared_jit
+from ..engine.gemm import TILE_ROW_BYTES, whole
 from ..engine.pixels import clear, copy
 from ..engine.vectors import (
     LINE_BYTES,
@@ -41,13 +45,25 @@ CONSTANT, REFLECT, SYMMETRIC, EDGE, WRAP = range(5)
 
 
 class PointImage(NamedTuple):
-    """Sizes of an image, and of the same packed: with a ring of zeros, and one more row of them below."""
+    """Sizes of an image, and of the same packed: with a ring of zeros, and one more row of them below.
+
+    A line has no rows of zeros, but one more zero at its end: the two corners of a point that are below it
+    are not read.
+    """
 
     height: int
     width: int
     pitch: int  # pixels of a packed row
     pixels: int  # packed
     border: int  # what is outside: one of these
+    line: int  # 1 for a line, else 0
+    outside: int  # a packed pixel whose corners are zeros
+
+
+@register_jitable(error_model="numpy")
+def packed_rows(image: PointImage) -> int:
+    """Rows of a packed image."""
+    return image.pixels // image.pitch
 
 
 class DeformSizes(NamedTuple):
@@ -72,6 +88,7 @@ class PointSource(NamedTuple):
     at: int  # where they begin
     channels: int
     points: int  # of all taps
+    line: int  # as of the image
 
 
 class PointArrays(NamedTuple):
@@ -207,8 +224,8 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
     fields = point_fields(writer, points, row.points)
     builder, double, lanes = writer.builder, ir.DoubleType(), row.number.type(writer.lanes)
     wide, whole = (ir.VectorType(kind, writer.lanes) for kind in (double, row.number.type))
-    height, width, pitch = (builder.sitofp(size, double) for size in image[:3])
-    outside = builder.fmul(builder.fadd(height, double(1.0)), pitch)
+    height, width, pitch, outside = (builder.sitofp(size, double) for size in (*image[:3], image.outside))
+    above = _broadcast(writer, builder.sitofp(builder.mul(image.line, image.pitch), double))
     one, nan = (ir.Constant(writer.zero.type, [value] * writer.lanes) for value in (1.0, float("nan")))
     last, steps, pitches = (_broadcast(writer, each) for each in (outside, image.pitch, pitch))
 
@@ -237,7 +254,8 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
         near_x, x, dx, lx = between(k, 1, row.across, width)
         near, lost = builder.and_(near_y, near_x), builder.fcmp_unordered("uno", dy, dx)
         # What is far may be no number that an integer holds.
-        at = builder.select(near, builder.fadd(builder.fmul(y, pitches), x), last)
+        inside = builder.fadd(builder.fsub(builder.fmul(y, pitches), above), x)
+        at = builder.select(near, inside, last)
         builder.store(builder.fptosi(at, whole), _field_at(writer, fields.at, to), align=8)
         builder.store(_broadcast(writer, to.type(1)), _field_at(writer, fields.right, to), align=8)
         builder.store(steps, _field_at(writer, fields.below, to), align=8)
@@ -252,16 +270,16 @@ def _set_up_row(writer: Writer, rows: Any, points: Any, row: Any, image: Any) ->
 
 
 @shared_jit
-def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
-    """The same where pixels outside are copies of others, from what stands in the rows and places."""
+def _place_copies(points: Points, row: _Row, count: int, image: PointImage) -> None:
+    """The same of `count` where pixels outside are copies of others, from what rows and places hold."""
     one, room, number, values = points.values.dtype.type(1), row.room, row.points, points.values
-    for i in range(row.number):
+    for i in range(count):
         k, y, x = row.first + i, int(points.places[i] + row.down), int(points.places[room + i] + row.across)
         top, bottom, ly = pixels_between(y, points.rows[i], image.height, image.border)
         left, right, lx = pixels_between(x, points.rows[room + i], image.width, image.border)
         at, right, below = (top + 1) * image.pitch + left + 1, right - left, (bottom - top) * image.pitch
         if top < 0 or left < 0:
-            at, right, below = (image.height + 1) * image.pitch, 1, image.pitch
+            at, right, below = image.outside, 1, image.pitch
             ly = lx = type(one)(np.nan)
         points.at[k], points.at[number + k], points.at[2 * number + k] = at, right, below
         factor, values[k], values[number + k] = values[2 * number + k], ly, lx
@@ -271,15 +289,27 @@ def _place_copies(points: Points, row: _Row, image: PointImage) -> None:
 
 
 @borrowing_jit
+def _set_up_positions(points: Points, count: int) -> int:
+    """The positions of a row of points that are set up where `count` are asked for: those of whole strips.
+
+    Vectors are read to their end, and what memory held before may be numbers so small that processors take a
+    hundred times as long with them.
+    """
+    return min(point_room(points), whole(count, TILE_ROW_BYTES // points.rows.itemsize))
+
+
+@borrowing_jit
 def place_points(points: Points, grid: PointGrid, start: int, count: int) -> None:
-    """The places on the regular grid of `count` positions from `start` on."""
-    i, x, room = start // grid.width, start % grid.width, point_room(points)
-    for k in range(uint64(count)):
-        points.places[k] = i * grid.stride[0] - grid.padding[0]
-        points.places[uint64(room) + k] = x * grid.stride[1] - grid.padding[1]
-        x += 1
-        if x == grid.width:
-            i, x = i + 1, 0
+    """The places on the regular grid of `count` positions from `start` on, and to the end of their strip."""
+    i, x, done = start // grid.width, start % grid.width, 0
+    room, filled = point_room(points), _set_up_positions(points, count)
+    while done < filled:
+        run, y = min(filled - done, grid.width - x), i * grid.stride[0] - grid.padding[0]
+        for k in range(uint64(done), uint64(done + run)):
+            points.places[k] = y
+        for k in range(uint64(run)):
+            points.places[uint64(room + done) + k] = (x + np.int64(k)) * grid.stride[1] - grid.padding[1]
+        i, x, done = i + 1, 0, done + run
 
 
 @borrowing_jit
@@ -293,7 +323,8 @@ def set_up_tap(
     points: Points, arrays: PointArrays, sizes: DeformSizes, of: tuple, to: int, start: int, count: int
 ) -> None:
     """The points of an image, offset group and tap, at `count` positions whose places are there."""
-    (image, group, tap), grid, room = of, sizes.grid, point_room(points)
+    (image, group, tap), grid = of, sizes.grid
+    room, filled = point_room(points), _set_up_positions(points, count)
     plane, line = (image * sizes.offset_groups + group) * sizes.taps + tap, LINE_BYTES // points.rows.itemsize
     x_at, factor_at = offset_by_x(sizes, plane) + start, plane * sizes.positions + start
     y_at = x_at - sizes.positions if sizes.coordinates == 2 else x_at
@@ -302,6 +333,8 @@ def set_up_tap(
     else:
         clear(points.rows, 0, count)
     copy(points.rows, room, arrays.offset, x_at, count)
+    for field in range(3 if filled > count else 0):
+        clear(points.rows, field * room + count, filled - count)
     # Planes of offsets are many, and a tile reads too little of each for the processor to foresee what comes.
     for k in range(count, 2 * count, line):
         prefetch(arrays.offset, y_at + k)
@@ -314,10 +347,10 @@ def set_up_tap(
         for k in range(uint64(2 * room), uint64(2 * room + count)):
             points.rows[k] = 1
     down, across = tap // grid.kernel_w * grid.dilation[0], tap % grid.kernel_w * grid.dilation[1]
-    row = _Row(to, room, count, point_number(points), np.float64(down), np.float64(across))
+    row = _Row(to, room, filled, point_number(points), np.float64(down), np.float64(across))
     _set_up_row(points.rows, points, row, sizes.image)
     if sizes.image.border != CONSTANT:
-        _place_copies(points, row, sizes.image)
+        _place_copies(points, row, count, sizes.image)
 
 
 @borrowing_jit
@@ -352,19 +385,30 @@ def _corner_weights(writer: Writer) -> list:
     return [writer.broadcast(writer.element(weight, k)) for weight in weights]
 
 
+def _by_corners(writer: Writer, line: Any) -> Iterator[int]:
+    """How many corners of a point are pixels, two of a line, else four: what follows is written for both."""
+    with writer.builder.if_else(writer.builder.icmp_signed("!=", line, line.type(0))) as branches:
+        for branch, corners in zip(branches, (2, 4), strict=True):
+            with branch:
+                writer.resize(REGISTER_BYTES)
+                yield corners
+
+
 @written(REGISTER_BYTES)
 def sample_point(writer: Writer, image: Any, points: Any, k: Any, out: Any, at: Any) -> None:
     """out[at + c] = the image at point k, for all channels of a `PointSource`."""
-    target, weights, corners = writer.builder.gep(out, [at]), _corner_weights(writer), _corner_pixels(writer)
+    target, pixels = writer.builder.gep(out, [at]), _corner_pixels(writer)
+    for corners in _by_corners(writer, image.line):
+        weights = _corner_weights(writer)
+        # Below a line are zeros; weights that are not finite make NaN of them.
+        below = [writer.multiply(weight, writer.zero) for weight in weights[corners:]]
 
-    def write(c: Any, mask: Any) -> None:
-        first, *others = (load_part(writer, corner, c, mask) for corner in corners)
-        total = writer.multiply(weights[0], first)
-        for pair in zip(weights[1:], others, strict=True):
-            total = writer.multiply_add(total, *pair)
-        store_part(writer, total, target, c, mask)
+        def write(c: Any, mask: Any, weights: list = weights[:corners], below: list = below) -> None:
+            values = [load_part(writer, pixel, c, mask) for pixel in pixels[: len(weights)]]
+            products = [writer.multiply(*pair) for pair in zip(weights, values, strict=True)]
+            store_part(writer, reduce(writer.add, [*below, *products]), target, c, mask)
 
-    each_vector(writer, image.channels, write)
+        each_vector(writer, image.channels, write)
 
 
 @written(REGISTER_BYTES)
@@ -374,20 +418,21 @@ def spread_point(writer: Writer, image: Any, points: Any, k: Any, grad: Any, at:
     Whole vectors of channels, then single ones: the next point often adds to the same pixels, and what a mask
     has just stored takes long to load.
     """
-    builder, channels, corners = writer.builder, image.channels, _corner_pixels(writer)
+    builder, channels, pixels = writer.builder, image.channels, _corner_pixels(writer)
     source, lanes = builder.gep(grad, [at]), channels.type(writer.lanes)
     vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
-    for size, first, count in (
-        (REGISTER_BYTES, lanes.type(0), vectors),
-        (writer.itemsize, builder.mul(vectors, lanes), rest),
-    ):
-        writer.resize(size)
-        weights = _corner_weights(writer)
-        with GuardedLoop(builder, count, []) as loop:
-            c = builder.add(first, builder.mul(loop.k, lanes.type(writer.lanes)))
-            value = writer.load(source, c)
-            for weight, corner in zip(weights, corners, strict=True):
-                writer.store(writer.multiply_add(writer.load(corner, c), weight, value), corner, c)
+    for corners in _by_corners(writer, image.line):
+        for size, first, count in (
+            (REGISTER_BYTES, lanes.type(0), vectors),
+            (writer.itemsize, builder.mul(vectors, lanes), rest),
+        ):
+            writer.resize(size)
+            weights = _corner_weights(writer)
+            with GuardedLoop(builder, count, []) as loop:
+                c = builder.add(first, builder.mul(loop.k, lanes.type(writer.lanes)))
+                value = writer.load(source, c)
+                for weight, pixel in zip(weights[:corners], pixels[:corners], strict=True):
+                    writer.store(writer.multiply_add(writer.load(pixel, c), weight, value), pixel, c)
 
 
 @written(REGISTER_BYTES)
@@ -395,20 +440,23 @@ def sum_corners(
     writer: Writer, image: Any, points: Any, k: Any, grad: Any, at: Any, out: Any, to: Any
 ) -> None:
     """For each corner of point k, the sum over channels of gradient * corner, to four places from `to` on."""
-    builder, channels = writer.builder, image.channels
-    corners, source, lanes = _corner_pixels(writer), builder.gep(grad, [at]), channels.type(writer.lanes)
+    builder, channels, pixels = writer.builder, image.channels, _corner_pixels(writer)
+    source, lanes = builder.gep(grad, [at]), channels.type(writer.lanes)
     vectors, rest = builder.udiv(channels, lanes), builder.urem(channels, lanes)
-    whole = builder.mul(vectors, lanes)
+    whole, there = builder.mul(vectors, lanes), builder.icmp_signed(">", rest, rest.type(0))
+    for corners in _by_corners(writer, image.line):
 
-    def added(c: Any, totals: list, mask: Any = None) -> list:
-        value = load_part(writer, source, c, mask)
-        loaded = (load_part(writer, corner, c, mask) for corner in corners)
-        return [writer.multiply_add(*pair, value) for pair in zip(totals, loaded, strict=True)]
+        def added(c: Any, totals: list, mask: Any = None, corners: int = corners) -> list:
+            value = load_part(writer, source, c, mask)
+            values = [load_part(writer, pixel, c, mask) for pixel in pixels[:corners]]
+            values += [writer.zero] * (len(totals) - corners)
+            return [writer.multiply_add(*pair, value) for pair in zip(totals, values, strict=True)]
 
-    with GuardedLoop(builder, vectors, 4 * [writer.zero]) as loop:
-        loop.values = added(builder.mul(loop.k, lanes), loop.values)
-    there = builder.zext(builder.icmp_signed(">", rest, rest.type(0)), rest.type)
-    with GuardedLoop(builder, there, loop.values) as tail:
-        tail.values = added(whole, tail.values, writer.within(whole, channels))
-    for i, total in enumerate(tail.values):
-        builder.store(writer.total(total), builder.gep(out, [builder.add(to, to.type(i))]))
+        # Both corners below a line have one sum.
+        with GuardedLoop(builder, vectors, min(4, corners + 1) * [writer.zero]) as loop:
+            loop.values = added(builder.mul(loop.k, lanes), loop.values)
+        with GuardedLoop(builder, builder.zext(there, rest.type), loop.values) as tail:
+            tail.values = added(whole, tail.values, writer.within(whole, channels))
+        for i in range(4):
+            total = writer.total(tail.values[min(i, corners)])
+            builder.store(total, builder.gep(out, [builder.add(to, to.type(i))]))

@@ -24,6 +24,7 @@ class PointPlane(NamedTuple):
     at: int  # where it begins
     last: int  # no point begins further on: to spread points
     points: int  # that there is room for
+    line: int  # as of the image
 
 
 def _elements(writer: Writer, start: Any, places: list, kind: Any) -> Any:
@@ -37,31 +38,35 @@ def _elements(writer: Writer, start: Any, places: list, kind: Any) -> Any:
 
 
 def _corners(writer: Writer, plane: Any, points: PointFields, k: Any) -> list:
-    """Of the points from k on the pixels at the four corners; neighbours of float32 at once, if they are."""
-    builder, lanes = writer.builder, range(writer.lanes)
+    """Of the points from k on the pixels at the four corners; neighbours of float32 at once, if they are.
+
+    Below a line are zeros.
+    """
+    builder, lanes, (neighbours, line) = writer.builder, range(writer.lanes), writer.variant
+    below_line = [writer.zero] * 2 if line else []
     start = builder.gep(plane.values, [plane.at])
     element, pair = plane.values.type.pointee, ir.DoubleType()
     number = [builder.add(k, k.type(lane)) for lane in lanes]
     top = [writer.element(points.at, each) for each in number]
-    pairs = writer.variant and writer.itemsize == 4
+    pairs = neighbours and writer.itemsize == 4
     down = [writer.element(points.below, k if pairs else each) for each in number]
     below = [builder.add(*each) for each in zip(top, down, strict=True)]
     if not pairs:
         rights = [writer.element(points.right, each) for each in number]
         found = []
-        for left in (top, below):
+        for left in (top,) if line else (top, below):
             right = [builder.add(*each) for each in zip(left, rights, strict=True)]
             found += [_elements(writer, start, left, element), _elements(writer, start, right, element)]
-        return found
+        return found + below_line
     found = []
-    for left in (top, below):
+    for left in (top,) if line else (top, below):
         both = builder.bitcast(_elements(writer, start, left, pair), ir.VectorType(element, 2 * writer.lanes))
         for side in range(2):
             order = ir.Constant(
                 ir.VectorType(ir.IntType(32), writer.lanes), [2 * lane + side for lane in lanes]
             )
             found.append(builder.shuffle_vector(both, ir.Constant(both.type, ir.Undefined), order))
-    return found
+    return found + below_line
 
 
 def _sampled(writer: Writer, points: PointFields, k: Any, corners: list) -> Any:
@@ -101,9 +106,10 @@ def _distance(writer: Writer, vectors: Any) -> Any:
     return writer.builder.mul(vectors, vectors.type(writer.lanes))
 
 
-# Whether corners of a row are neighbours.
-_sample_pairs, _sample_any = (written(GATHERED_BYTES, kind)(_write_samples) for kind in (True, False))
-_pull_pairs, _pull_any = (written(GATHERED_BYTES, kind)(_write_pulled) for kind in (True, False))
+# Whether corners of a row are neighbours, and whether it is a line.
+_KINDS = (True, True), (True, False), (False, False)
+_sample_line, _sample_pairs, _sample_any = (written(GATHERED_BYTES, kind)(_write_samples) for kind in _KINDS)
+_pull_line, _pull_pairs, _pull_any = (written(GATHERED_BYTES, kind)(_write_pulled) for kind in _KINDS)
 
 
 @borrowing_jit
@@ -111,7 +117,9 @@ def sample_row(
     plane: PointPlane, points: Points, out: np.ndarray, to: int, vectors: int, border: int
 ) -> None:
     """out[to + i] = the plane at point i, for so many vectors of points."""
-    if border == CONSTANT:
+    if plane.line:
+        _sample_line(plane, points, out, to, vectors)
+    elif border == CONSTANT:
         _sample_pairs(plane, points, out, to, vectors)
     else:
         _sample_any(plane, points, out, to, vectors)
@@ -129,7 +137,9 @@ def pull_row(
     border: int,
 ) -> None:
     """The same into columns; and gradient * corner is added to the sums of each point and corner."""
-    if border == CONSTANT:
+    if plane.line:
+        _pull_line(plane, points, columns, grads, at, sums, vectors)
+    elif border == CONSTANT:
         _pull_pairs(plane, points, columns, grads, at, sums, vectors)
     else:
         _pull_any(plane, points, columns, grads, at, sums, vectors)
@@ -216,17 +226,16 @@ def spread_rows(
     products: np.ndarray,
     count: int,
     channels: int,
-    line: bool,
 ) -> None:
     """Add the gradients of one channel, or of up to four, to the corners of so many points.
 
     Those below the points of a line are zeros around it, whose gradients nobody asks for.
     """
-    if channels == 1 and line:
+    if channels == 1 and plane.line:
         _spread_singles_of_line(plane, points, grads, rows, products, count)
     elif channels == 1:
         _spread_singles(plane, points, grads, rows, products, count)
-    elif line:
+    elif plane.line:
         _spread_quads_of_line(plane, points, grads, rows, products, count)
     else:
         _spread_quads(plane, points, grads, rows, products, count)

@@ -52,12 +52,18 @@ def zeros(shape: tuple, dtype: Any) -> np.ndarray:
     return result
 
 
-def zeros_where(arrays: Iterable[Any], needs: Iterable[bool], touched: bool = False) -> list[Any]:
-    """Zeros of the shape of each array; None for one that is not needed, or that there is not.
+def zeros_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
+    """Zeros of the shape of each array; None for one that is not needed, or that there is not."""
+    return _made_where(np.zeros, arrays, needs)
 
-    `touched`: in memory that has been written to, for threads that would all ask the system for it at once.
-    """
-    make, pairs = zeros if touched else np.zeros, zip(arrays, needs, strict=True)
+
+def empty_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
+    """The same with any values."""
+    return _made_where(empty, arrays, needs)
+
+
+def _made_where(make: Callable[..., np.ndarray], arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
+    pairs = zip(arrays, needs, strict=True)
     return [make(a.shape, a.dtype) if needed and a is not None else None for a, needed in pairs]
 
 
