@@ -48,32 +48,44 @@ def test_small_work_stays_in_the_calling_thread() -> None:
     assert calls == [(0, 100, threading.get_ident())]
 
 
-def test_how_long_a_kernel_took_tells_at_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_long_calls_took_tells_whether_threads_share_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By a clock that only the kernel moves, and without anybody who helps."""
     clock = [0.0]
+    monkeypatch.setattr(parallel, "_known", {})
     monkeypatch.setattr(parallel, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(parallel._Pool, "help", lambda *_: None)
     dyn.set_num_threads(2)
 
-    def pieces(seconds: float, name: str, count: int = 64) -> list[tuple[int, int]]:
-        """Of a kernel of this name that takes so long in all, of which its operations tell nothing."""
-        done: list[tuple[int, int]] = []
+    def firsts(name: str, alone: float, shared: float, calls: int, count: int = 64) -> list[int]:
+        """Of some calls, the items of the first piece: all in one thread, or a part, or of a thread's share.
 
-        def kernel(start: int, stop: int) -> None:
-            done.append((start, stop))
-            clock[0] += seconds * (stop - start) / count
+        In one piece the kernel takes the seconds `alone`, in several as many in all as `shared`.
+        """
+        numbers = []
+        for _ in range(calls):
+            done: list[tuple[int, int]] = []
 
-        kernel.__qualname__ = name
-        parallel.run(kernel, count, 2.0 * parallel.SMALL)
-        assert sorted(item for piece in done for item in range(*piece)) == list(range(count))
-        return done
+            def kernel(start: int, stop: int, done: list = done) -> None:
+                done.append((start, stop))
+                clock[0] += (alone if stop - start == count else shared) * (stop - start) / count
 
-    assert pieces(1.0, "one")[0] == (0, 8)  # a part, to see how long that takes
-    assert pieces(1.0, "one")[0] == (0, 16)  # half of a share: both threads begin at once
-    assert pieces(1.0, "other")[0] == (0, 8)
-    assert pieces(1.0, "one", count=640)[0] == (0, 80)
-    assert pieces(1e-5, "one")[0] == (0, 16)
-    assert pieces(1e-5, "one") == [(0, 8), (8, 64)]  # since it is known to be quick: one thread, two parts
+            kernel.__qualname__ = name
+            clock[0] += 1.0
+            parallel.run(kernel, count, 2.0 * parallel.SMALL)
+            assert sorted(item for piece in done for item in range(*piece)) == list(range(count))
+            numbers.append(done[0][1] - done[0][0])
+        return numbers
+
+    # Sure to be shared: calls 1, 2, 4 and 8 begin with an eighth, to see whether that is still so.
+    assert firsts("long", 1.0, 1.0, 9) == [8, 8, 16, 8, 16, 16, 16, 8, 16]
+    assert firsts("long", 1e-5, 1e-5, 8) == [16] * 6 + [8, 64]  # call 16 sees that it is not
+    assert firsts("short", 1e-5, 1e-5, 9) == [8] + [64] * 8
+    # Between the two both ways are tried, at calls 1, 2, 4 and 8 that which seems slower.
+    assert firsts("quicker in one", 5e-4, 6e-4, 9) == [8, 64, 16, 16, 64, 64, 64, 16, 64]
+    assert firsts("quicker in two", 5e-4, 4e-4, 9) == [8, 64, 16, 64, 16, 16, 16, 64, 16]
+    assert firsts("long", 1.0, 1.0, 1, count=640) == [80]  # of so many items nothing is known
 
 
 def test_no_more_is_known_of_former_calls_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

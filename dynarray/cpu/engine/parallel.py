@@ -10,6 +10,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
@@ -18,16 +20,18 @@ from rawkernels import forks
 
 # Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
-# So many times as many take longer. Between the two, operations differ tenfold in what they take: the call of
-# the same kernel before tells. Where that was quick, or there was none, part of the items tells: so large a
-# part that what it takes to begin with it hardly counts.
-_LARGE, _PART = 16, 8
+# So many times as many take longer. Between the two, operations differ tenfold in what they take, and two
+# threads take longer than one where each reads what the other has just written: former calls tell.
+_LARGE = 16
+# How long the first one takes is told by such a part of the items: so large a part that what it takes to
+# begin with it hardly counts. What takes so many times as long as is worth another thread is surely shared.
+_PART, _SURE = 8, 4
 # Work for which another thread is woken, which may have to share a core with this one.
 _WORTH_WAKING = 2.5e-4  # seconds
 # A helper that has nothing to do watches for so long before it sleeps, for calls often follow each other
 # closely. Then less work is worth its while, in fewer pieces: who finishes one at the same time as another
 # thread waits for it.
-_PATIENCE, _WORTH_SHARING, _FEW_PIECES = 2e-4, 1.6e-4, 2
+_PATIENCE, _WORTH_SHARING, _FEW_PIECES = 2e-4, 1.5e-4, 2
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
@@ -38,8 +42,27 @@ MOST_HELPERS = 255
 # What users of other libraries set. The first that holds a number counts.
 VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
-# Seconds that the last call of a kernel with as many items and operations took one thread, by all three.
-_known: dict[tuple[str, int, float], float] = {}
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of calls of one kernel with as many items and operations.
+
+    Calls whose number is a power of two are trials of what seems slower: seldom enough to cost little.
+    """
+
+    calls: int = 0
+    alone: float = inf  # the least seconds in one thread
+    shared: float = 0.0  # and in all: 0 before the first time
+
+    def note(self, seconds: float, shared: bool) -> None:
+        """Note what a call took."""
+        if shared:
+            self.shared = min(self.shared or seconds, seconds)
+        else:
+            self.alone = min(self.alone, seconds)
+
+
+_known: dict[tuple[str, int, float], _Known] = {}
 _MOST_KNOWN = 1024
 _pools: dict[int, "_Pool"] = {}  # that of the present number of threads, by it; no lock, see _Job
 _worker = threading.local()
@@ -119,7 +142,7 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
     global _last_end
     if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
         if operations < _LARGE * SMALL:
-            _run_as_before(kernel, count, operations, args)
+            _run_as_known(kernel, count, operations, args)
         else:
             _run_shared(kernel, range(count), args, PIECES)
         _last_end = perf_counter()
@@ -127,40 +150,50 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
         kernel(0, count, *args)
 
 
-def _run_as_before(kernel: Callable[..., None], count: int, operations: float, args: tuple) -> None:
-    """The same in this thread or in all, by how long the last such call took; a part tells of the first."""
-    call, start, pace = (kernel.__qualname__, count, operations), 0, 0.0
-    part, begin = -(-count // _PART), perf_counter()
+def _run_as_known(kernel: Callable[..., None], count: int, operations: float, args: tuple) -> None:
+    """The same in this thread or in all, whichever took less time."""
+    begin, start, known = perf_counter(), 0, _known_of((kernel.__qualname__, count, operations))
     worth = _WORTH_SHARING if begin - _last_end < _PATIENCE else _WORTH_WAKING
-    seconds = _known.get(call, 0.0) * (count - part) / count
-    if seconds <= worth:
-        start = part
+    known.calls += 1
+    trial = known.calls & (known.calls - 1) == 0
+    if known.alone <= _SURE * worth:
+        shared = known.alone > worth and (known.shared <= known.alone) != trial
+    elif trial:
+        start = -(-count // _PART)
         kernel(0, start, *args)
-        pace = (perf_counter() - begin) / start
-        seconds = pace * (count - start)
-    if seconds > worth:
-        pieces = PIECES if seconds > _WORTH_WAKING else _FEW_PIECES
-        pace = _run_shared(kernel, range(start, count), args, pieces)
+        known.alone = min(known.alone, (perf_counter() - begin) * count / start)
+        shared = known.alone * (count - start) > worth * count
+    else:
+        shared = True
+    if shared:
+        _run_shared(kernel, range(start, count), args, PIECES if known.alone > _WORTH_WAKING else _FEW_PIECES)
     elif start < count:
         kernel(start, count, *args)
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
-    _known[call] = pace * count
+    if start == 0:
+        known.note(perf_counter() - begin, shared)
 
 
-def _run_shared(kernel: Callable[..., None], items: range, args: tuple, pieces: int) -> float:
+def _known_of(call: tuple[str, int, float]) -> _Known:
+    known = _known.get(call)
+    if known is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        known = _known[call] = _Known()
+    return known
+
+
+def _run_shared(kernel: Callable[..., None], items: range, args: tuple, pieces: int) -> None:
     """Call ``kernel(start, stop, *args)`` over all items, in this thread and those that help.
 
-    What is dealt out last is one of so many pieces of a thread's share. What is returned are seconds an item,
-    of the first ones that this thread worked on.
+    What is dealt out last is one of so many pieces of a thread's share.
     """
-    threads, pace = min(_threads, len(items)), 0.0
+    threads = min(_threads, len(items))
     interrupt: BaseException | None = None
     pool = _get_pool()
     job = _Job(kernel, args, _pieces(items, threads, pieces), pool.signs)
     try:
         pool.help(job, threads - 1)
-        pace = job.drain()
+        job.drain()
     finally:
         # No thread may write to the arrays when the caller goes on, whatever the handler of a signal raises,
         # and however often.
@@ -174,7 +207,6 @@ def _run_shared(kernel: Callable[..., None], items: range, args: tuple, pieces: 
             raise interrupt
     if job.error is not None:
         raise job.error
-    return pace
 
 
 def _pieces(items: range, threads: int, pieces: int) -> Iterator[tuple[int, int]]:
@@ -204,22 +236,16 @@ class _Job:
         self._helpers: list[int] = []  # their numbers
         self._signs = signs
 
-    def drain(self) -> float:
-        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread.
-
-        What is returned are seconds an item of the first piece, 0 if there was none.
-        """
-        pace = 0.0
+    def drain(self) -> None:
+        """Work until nothing is left; what the kernel itself runs in parallel stays in this thread."""
         try:
             _worker.busy = True
             while True:
                 try:
                     start, stop = self.todo.popleft()
                 except IndexError:
-                    return pace
-                begin = perf_counter()
+                    return
                 self.kernel(start, stop, *self.args)
-                pace = pace or (perf_counter() - begin) / (stop - start)
         finally:
             _worker.busy = False
 
