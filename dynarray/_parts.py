@@ -12,7 +12,7 @@ from ._dispatch import library_of
 from ._geometry import LINE, PLANE, Space
 from ._halo import ONE, Halo, Range, Reach, frame, mirrors, needed, region
 from ._operator import OPERATORS, Operator
-from .cpu.engine.whole import part_of
+from .cpu.engine.whole import WholeCall, part_of
 
 # Calls on more bytes than this are not imitated to the last bit: to add up as few channels together as they
 # would have to is slow, and no machine that needs tiles makes them.
@@ -43,8 +43,8 @@ class Recipe(NamedTuple):
     halo: Halo
     mirrored: bool
     params: Mapping[str, Any]
-    # The arrays as forms take them, and the shape of the output, which is checked; None where nobody knows.
-    formed: Callable[..., tuple[tuple[Any, ...], tuple[int, ...]]] | None
+    # The call as forms take it, and the shape of the output, which is checked; None where nobody knows.
+    formed: Callable[..., tuple[WholeCall, tuple[int, ...]]] | None
 
     def reaches(self, arrays: Mapping[str, Any], origin: Sequence[int]) -> Reaches:
         """By name; arrays with values may be the part that begins at this output."""
@@ -119,13 +119,13 @@ def _of_operator(operator: Operator, params: Mapping[str, Any]) -> Recipe:
     def backward(grad_output: Any, *arrays: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
         return operator.backward_pass(grad_output, arrays, params, needs)
 
-    def formed(*arrays: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    def formed(*arrays: Any) -> tuple[WholeCall, tuple[int, ...]]:
         checked = operator.check(*arrays, **chosen)
         # What is made of whole calls is done on the CPU.
         widths = {**dict.fromkeys(operator.roles, None), **operator.zeros("cpu", checked)}
         pairs = zip(widths.values(), checked.arrays)
         whole = tuple(a if axis is None or a is None else _twice(a, axis) for axis, a in pairs)
-        return whole, checked.output_shape
+        return WholeCall(whole, checked.params), checked.output_shape
 
     return Recipe(
         operator.name,
@@ -308,7 +308,7 @@ class Call:
         self.known = reaches
         self.formed, self.shape = self._formed()
 
-    def _formed(self) -> tuple[tuple[Any, ...] | None, tuple[int, ...] | None]:
+    def _formed(self) -> tuple[WholeCall | None, tuple[int, ...] | None]:
         """The whole call, as kernels see it, unless no call could be as large; the shape of its output."""
         if self.recipe.formed is None:
             return None, None

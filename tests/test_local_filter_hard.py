@@ -106,3 +106,35 @@ def test_outputs_that_are_fewer_than_pixels(
             np.testing.assert_allclose(same[0], expected, rtol=1e-12, atol=1e-11)
             for other in same[1:]:
                 np.testing.assert_array_equal(other, same[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [2, (3, 5), 7])
+def test_outputs_have_the_same_bits_whether_filters_are_applied_in_place_or_not(
+    size: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tile may be too small for the way that the whole goes."""
+    from dynarray.cpu.local_filter import forms
+
+    rng = np.random.default_rng(5)
+    kh, kw = np.broadcast_to(size, 2).tolist()
+    calls = []
+    for dilation, padding, upsample, scaled in (
+        ((1, 1), (0, 0), 1, True),
+        ((2, 1), (2, 1), 1, False),
+        ((1, 1), (kh // 2, kw // 2), 1, True),
+        ((1, 1), None, 2, False),
+    ):
+        if upsample > 1 and not kh % 2:
+            continue
+        padded = (27, 24) if padding is None else (27 + 2 * padding[0], 24 + 2 * padding[1])
+        outputs = [n - d * (k - 1) for n, d, k in zip(padded, dilation, (kh, kw), strict=True)]
+        outputs = outputs if padding is not None else [27 * upsample, 24 * upsample]
+        x = rng.standard_normal((1, 10, 27, 24)).astype(dtype)
+        weight = rng.standard_normal((1, 2, kh, kw, *outputs)).astype(dtype)
+        scales = rng.standard_normal((1, 10, kh, kw)).astype(dtype) if scaled else None
+        calls.append(((x, weight, scales), {"dilation": dilation, "padding": padding, "upsample": upsample}))
+    in_place = [dyn.local_filter2d(*arrays, **params) for arrays, params in calls]
+    monkeypatch.setattr(forms, "in_place_applies", lambda *_: False)
+    for there, (arrays, params) in zip(in_place, calls, strict=True):
+        assert there.tobytes() == dyn.local_filter2d(*arrays, **params).tobytes(), params

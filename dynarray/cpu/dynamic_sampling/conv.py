@@ -30,6 +30,7 @@ from .dots import (
 # Of channels that are packed together: what they have in common is found once, and they stay in the cache.
 CONV_PIXELS_BYTES = 64 * 1024
 CONV_TILE_BYTES = 512 * 1024  # of the planes of a tile, which stay in the second cache for all outputs
+_TOGETHER_AT_LEAST = 4
 # Terms of a sum for each element that is packed for it, at least: packing is to take little time beside them.
 _LEAST_USES = 12
 
@@ -191,7 +192,9 @@ def conv_tiles(call: ConvCall) -> ConvTiles:
     columns = wide if rows > 1 else -(-wide // -(-wide // DOT_TILE))
     planes, number, begins = tap_planes((kh, kw), *call[2:], (rows, columns))
     image = planes.plane * len(planes.origin_y)
-    together = max(1, min(channels, CONV_TILE_BYTES // (image * call.itemsize)))
+    # Terms are added up four at a time: so many channels that a tile of any size adds up the same four.
+    room = CONV_TILE_BYTES // (image * call.itemsize)
+    together = min(channels, max(_TOGETHER_AT_LEAST, room - room % _TOGETHER_AT_LEAST))
     terms = np.arange(together)[:, None] * image + number * planes.plane + begins
     items = n * -(-high // rows) * -(-wide // columns)
     least = -(-_LEAST_USES * len(planes.origin_y) // (kh * kw))

@@ -23,6 +23,7 @@ from ..engine import strips
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
 from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
+from ..engine.patches import runs_below
 from ..engine.pixels import clear, copy, inside, staggered
 from .items import (
     FilterArrays,
@@ -51,10 +52,14 @@ _THERE, _BACK = FALSE, TRUE
 
 
 class InPlacePlan(NamedTuple):
-    """The taps, and how work is divided."""
+    """The taps, and how work is divided.
 
-    shift_y: np.ndarray  # from output to input, in rows and columns
-    shift_x: np.ndarray
+    Taps come in the order in which `general` adds them up: a tile, which may go that way, has the bits of the
+    whole.
+    """
+
+    tap: np.ndarray  # the number of each
+    shift: tuple[np.ndarray, np.ndarray]  # from output to input, in rows and columns
     offset: np.ndarray  # and in elements
     back: np.ndarray  # from input to output
     filter_at: np.ndarray  # of the packed planes of filters
@@ -109,7 +114,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     sums = np.zeros(plan.items.total, x.dtype)
     operations = float(y.size) * (len(plan.offset) + _PIXEL_OPERATIONS)
-    args = in_rows(inputs), y.reshape(-1), sums, plan
+    args = in_rows(_in_order(inputs, plan.tap)), y.reshape(-1), sums, plan
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
 
@@ -118,11 +123,12 @@ def in_place_backward(
     grad_output: np.ndarray, inputs: FilterArrays, needs: tuple[bool, bool, bool], window: FilterWindow
 ) -> FilterArrays | None:
     """The gradients of x, weight and channel_weight, or None."""
-    x, weight, _ = inputs
+    x, weight, scales = inputs
     found = _in_place_plan(x.shape, weight.shape, x.itemsize, window, backward=True)
     if found is None:
         return None
     plan, scratch = found
+    inputs = _in_order(inputs, plan.tap)
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = strips.empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
@@ -132,7 +138,20 @@ def in_place_backward(
     work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))
     args = (work, sums, plan)
     run_with_scratch(in_place_backward_items, plan.items.total, operations, scratch, x.dtype, *args)
-    return sum_slots(grads, needs) if np.isfinite(sums).all() else None
+    summed = sum_slots(grads, needs) if np.isfinite(sums).all() else None
+    if summed is None or not needs[2]:
+        return summed
+    return summed._replace(
+        channel_weight=summed.channel_weight[..., np.argsort(plan.tap)].reshape(scales.shape)
+    )
+
+
+def _in_order(inputs: FilterArrays, taps: np.ndarray) -> FilterArrays:
+    """Scales in the order of these taps."""
+    scales = inputs.channel_weight
+    if scales is None:
+        return inputs
+    return inputs._replace(channel_weight=scales.reshape(*scales.shape[:-2], -1)[..., taps])
 
 
 @lru_cache(maxsize=256)
@@ -146,9 +165,11 @@ def _in_place_plan(
     (kh, kw), u = weight[2:4], window.upsample
     rows, width = u * x[2], u * x[3]
     smaller = weight[4:] != (rows, width)
+    steps = [(tap % kw, tap // kw * window.dilation[0]) for tap in range(kh * kw)]
+    order = np.array([tap for run in runs_below(steps) for tap in run])
     shift_y, shift_x = (
         u * (taps * window.dilation[axis] - window.padding[axis])
-        for axis, taps in enumerate(np.divmod(np.arange(kh * kw), kw))
+        for axis, taps in enumerate(np.divmod(order, kw))
     )
     at_once, wanted, high = min(strips.CHANNELS, x[1] // weight[1]), wanted_bands(weight), rows // u
     most = max(1, min(high, _IN_PLACE_BLOCK_BYTES // ((kh * kw + 3 * at_once) * u * width * itemsize)))
@@ -178,7 +199,7 @@ def _in_place_plan(
         totals=strip,
         unwanted=kh * kw,
     )
-    places = shift_y, shift_x, offset, -offset, filter_at
+    places = order, (shift_y, shift_x), offset, -offset, filter_at
     return InPlacePlan(*places, reach, span, items, u, weight[4:]), scratch
 
 
@@ -192,8 +213,8 @@ def _has_fewer(plan: InPlacePlan) -> bool:
 def _keep(packed: np.ndarray, at: int, tap: int, rows: FilterRows, plan: InPlacePlan, back: bool) -> Any:
     """Zero a plane of filters where their tap reads no pixels; return the sum of what was there."""
     total, width, sign = zero_like(packed), plan.items.width, -1 if back else 1
-    top, bottom = inside(rows.height, rows.first, plan.items.rows, sign * plan.shift_y[tap], 1)
-    low, end = inside(width, 0, width, sign * plan.shift_x[tap], 1)
+    top, bottom = inside(rows.height, rows.first, plan.items.rows, sign * plan.shift[0][tap], 1)
+    low, end = inside(width, 0, width, sign * plan.shift[1][tap], 1)
     for i in range(rows.height):
         row = at + i * width
         whole = i < top or i >= bottom
@@ -222,17 +243,18 @@ def _pack_tap(
     Those of one sample and group begin at `begin`. Returns a sum that is finite if what is left out is.
     """
     count, image = rows.height * plan.items.width, plan.outputs[0] * plan.outputs[1]
+    own = begin + plan.tap[tap] * image
     if _has_fewer(plan):
-        wanted, shift = (rows.first, rows.first + rows.height), (plan.shift_y[tap], plan.shift_x[tap])
+        wanted, shift = (rows.first, rows.first + rows.height), (plan.shift[0][tap], plan.shift[1][tap])
         shift = (-shift[0], -shift[1]) if back else (ZERO, ZERO)
-        spread_outputs(packed, at, weight, begin + tap * image, plan.outputs, plan.items.width, wanted, shift)
+        spread_outputs(packed, at, weight, own, plan.outputs, plan.items.width, wanted, shift)
         # On the way back all filters that there are belong to pixels.
         return zero_like(packed) if back else _keep(packed, at, tap, rows, plan, back)
     first = rows.first * plan.items.width + (plan.back[tap] if back else 0)
     low = min(count, max(0, -first))
     high = max(low, min(count, image - first))
     clear(packed, at, low)
-    copy(packed, at + low, weight, begin + tap * image + first + low, high - low)
+    copy(packed, at + low, weight, own + first + low, high - low)
     clear(packed, at + high, count - high)
     return _keep(packed, at, tap, rows, plan, back)
 
@@ -260,7 +282,7 @@ def _unpack_planes(
     width, total = plan.items.width, zero_like(packed)
     for tap in range(len(plan.offset)):
         total += _keep(packed, plan.filter_at[tap], tap, rows, plan, _THERE)
-        to = begin + tap * plan.outputs[0] * plan.outputs[1]
+        to = begin + plan.tap[tap] * plan.outputs[0] * plan.outputs[1]
         if _has_fewer(plan):
             gather_outputs(grad_weight, to, packed, plan.filter_at[tap], plan.outputs, width, rows)
         else:

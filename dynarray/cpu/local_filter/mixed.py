@@ -18,6 +18,7 @@ import numpy as np
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
 from ..engine.memory import run_with_scratch
+from ..engine.whole import whole_of, whole_params
 from .mixed_bases import in_groups, mixed_bases_items, plan_bases
 from .mixed_definition import mixed_definition_kernels, mixed_definition_x
 from .mixed_kernels import (
@@ -44,7 +45,8 @@ def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) ->
         return y, kept
     call = MixedCall(x.shape, kernels.shape, mixture.shape, x.itemsize, **params)
     operations = (mixture.size * call.filters + y.size) * math.prod(kernels.shape[2:])
-    if by_bases := plan_bases(call):
+    whole = call._replace(mixture=whole_of(kept)[2].shape, stride=whole_params(params)["stride"])
+    if by_bases := plan_bases(call, whole):
         inputs = MixedInputs(kernel_input(x), in_groups(kernels), kernel_input(mixture))
         alarms = np.zeros(x.shape[0] * x.shape[1] * by_bases.down, x.dtype)
         parallel.run(mixed_bases_items, len(alarms), operations, inputs, y, alarms, by_bases)

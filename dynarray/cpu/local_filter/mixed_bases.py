@@ -139,14 +139,15 @@ def mixed_bases_items(
 
 
 @lru_cache(maxsize=256)
-def plan_bases(call: MixedCall) -> BasesPlan | None:
-    """None where this is not the fastest."""
-    (bases, sets, kh, kw), (samples, _, _, high, wide) = call.kernels, call.mixture
+def plan_bases(call: MixedCall, whole: MixedCall) -> BasesPlan | None:
+    """None where this is not the fastest way to make the whole of which the call is a part, or all."""
+    (bases, sets, kh, kw), (samples, _, _, high, _) = call.kernels, call.mixture
     lanes = REGISTER_BYTES // call.itemsize
+    wide = whole.mixture[-1]
     leaves_few_over = 2 * (wide + -wide % lanes) <= 3 * wide
     few_steps = call.share * -(-bases // _KERNELS) * kh * kw <= _MOST_STEPS
     pays = call.share == call.filters or few_steps
-    if not (pays and call.stride == (1, 1) and leaves_few_over):
+    if not (pays and whole.stride == (1, 1) and leaves_few_over):
         return None
     rows = max(1, min(high, high * samples * call.x[1] // (4 * parallel.ITEMS)))
     each = -(-bases // _KERNELS) * _KERNELS * kh * kw if sets > 1 else 0
