@@ -193,6 +193,8 @@ def atom_backward_items(start: int, stop: int, scratch: AtomScratch, work: AtomW
     groups, width = len(shares.channels) - 1, gemm.TILE_ROW_BYTES // grad_output.itemsize
     m, (rows, wide) = len(plan.offsets.atom), grads.coefficients.shape[1:]
     channels, of_edge = inputs.x.shape[1], grads.edges.shape[2] * grads.edges.shape[3]
+    # Columns beyond the outputs are multiplied too: what memory held before may be slow to multiply.
+    clear(scratch.turned, 0, scratch.turned.size)
     for item in range(start, stop):
         share, group = item // groups, item % groups
         low, high = shares.channels[group], shares.channels[group + 1]

@@ -136,16 +136,19 @@ def correlation_map_items(
         end = min(high, top + rows + _displaced(last, 0, plan))
         margin = min(wide, plan.window.padding[1] + 1)
         for c in range(plan.channels if begin < end else 0):
-            at = image + (c * high + begin) * wide
-            copy(scratch.second, c * plan.pitch.second + margin, two, at, (end - begin) * wide)
+            at, to, count = image + (c * high + begin) * wide, c * plan.pitch.second, (end - begin) * wide
+            # Pixels around are multiplied too: what memory held before may be slow to multiply.
+            clear(scratch.second, to, margin)
+            copy(scratch.second, to + margin, two, at, count)
+            clear(scratch.second, to + margin + count, plan.pitch.second - margin - count)
         for each in range(a, last + 1):
             down = top + _displaced(each, 0, plan)
             low = min(rows, max(0, -down))
             stop_row = max(low, min(rows, high - down))
-            to = Matrix(target, ((sample * taps + each * plan.maps[1]) * high + top) * wide, high * wide)
-            _fill_outside(to, low, stop_row, rows, scratch, plan)
+            maps = Matrix(target, ((sample * taps + each * plan.maps[1]) * high + top) * wide, high * wide)
+            _fill_outside(maps, low, stop_row, rows, scratch, plan)
             source = margin + (down - begin) * wide
-            _sum_row_of_maps(to, low * wide, stop_row * wide, source, scratch, plan)
+            _sum_row_of_maps(maps, low * wide, stop_row * wide, source, scratch, plan)
 
 
 @borrowing_jit
@@ -161,6 +164,7 @@ def _pack_first(scratch: MapsScratch, x1: np.ndarray, at: int, count: int, plan:
     for c in range(plan.channels):
         begin = at + c * high * wide
         copy(scratch.first, c * plan.pitch.first, x1, begin, count)
+        clear(scratch.first, c * plan.pitch.first + count, plan.pitch.first - count)
         _add_nothing(outside, x1, begin, count)
 
 
