@@ -20,7 +20,6 @@ from ..engine.pixels import clear, copy, whole_lines
 from ..engine.products import MIXED_BYTES, Extent, Factor, Target, dot_planes, mix_rows
 from ..engine.vectors import in_row
 
-_PER_NUMBER = 4  # operations that take as long as to read or write a number
 COMPOSE_RUN_BYTES = 256 * 1024  # of all rows of a run
 COMPOSE_RUN = 1024  # positions of a run, at most; sums over one are short enough to be accurate
 
@@ -166,7 +165,7 @@ def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
     plan = _compose_plan(matrices.shape[2], count, taps, alpha.itemsize)
     scales = kernel_input(bases.reshape(count, taps).T).reshape(-1)
     arguments = (matrices, scales, atoms.reshape(len(matrices), taps, plan.positions), plan)
-    operations = max(float(atoms.size) * count, _PER_NUMBER * float(atoms.size + alpha.size))
+    operations = max(float(atoms.size) * count, parallel.PER_NUMBER * (atoms.size + alpha.size))
     parallel.run(compose_items, len(matrices) * plan.runs, operations, *arguments)
     return atoms, (alpha, bases)
 

@@ -17,7 +17,7 @@ from ..engine.pixels import clear
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
 from ..engine.runs import RunGradients, RunRows, add_attended_terms, add_gradients, add_terms
 from ..engine.vectors import as_image, in_row
-from .dots import DOT_READS, DOT_TILE, DotPlanes, dot_shares
+from .dots import DOT_TILE, DotPlanes, dot_shares
 
 _TOTALS_BYTES = 1024 * 1024  # of what the taps of a tile see, which is to stay in the second cache
 _LEAST_POSITIONS, _LEAST_OUTPUTS = 256, 4  # of a tile that makes it
@@ -363,7 +363,9 @@ def attended_region(y: np.ndarray, inputs: AttendedInputs, x: np.ndarray, plan: 
     tiles = n * -(-plan.lines // plan.rows)
     least = 1 if inputs.totals.size else _LEAST_OUTPUTS
     chunks = max(1, min(outputs // least, -(-parallel.ITEMS // tiles)))
-    operations = DOT_READS * n * outputs * plan.lines * plan.wide * (len(inputs.places.terms) + taps)
+    operations = (
+        parallel.PER_NUMBER * n * outputs * plan.lines * plan.wide * (len(inputs.places.terms) + taps)
+    )
     tile, planes = plan.rows * plan.wide, plan.planes.plane * len(plan.planes.origin_y)
     scratch = AttendedScratch(tile, tile, 0, plan.height * x.shape[3], planes * (plan.height > 0))
     arguments = y, inputs, x, plan, chunks
@@ -382,7 +384,7 @@ def attended_gradients(
     central = borrow("central", grad_output.shape if attended else (0, 0, 0), dtype)
     by_kernel, by_sample, by_position = targets
     grads = AttendedGrads(by_kernel, by_sample, by_position, totals, central)
-    operations = 2 * DOT_READS * grad_output.size * taps
+    operations = 2 * parallel.PER_NUMBER * grad_output.size * taps
     items, scratch = n * -(-size // DOT_TILE) * slots, AttendedScratch(DOT_TILE, DOT_TILE, 2 * DOT_TILE, 0, 0)
     args = grad_output, inputs, grads, slots
     run_with_scratch(attended_gradient_items, items, operations, scratch, dtype, *args)

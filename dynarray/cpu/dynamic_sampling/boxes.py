@@ -37,7 +37,6 @@ from ..engine.vectors import (
 )
 from .attended import AttendedInputs, attended_gradients, attended_region, tile_totals
 from .dots import (
-    DOT_READS,
     DOT_SLOTS,
     DOT_TILE,
     DotPlanes,
@@ -232,14 +231,14 @@ def make_boxes(name: str, images: np.ndarray, rows: slice, steps: BoxSteps) -> n
     if steps.plain and images.flags.c_contiguous and size == prod(steps.size):
         return images.reshape(*images.shape[:2], size)
     boxes = borrow(name, (len(images), items // len(images), size), images.dtype)
-    scratch, work = _box_scratch(steps), DOT_READS * boxes.size * len(steps.rows)
+    scratch, work = _box_scratch(steps), parallel.PER_NUMBER * boxes.size * len(steps.rows)
     run_with_scratch(box_items, items, work, scratch, images.dtype, boxes, images, rows.start, steps)
     return boxes
 
 
 def spread_boxes(grad: np.ndarray, images: np.ndarray, rows: slice, steps: BoxSteps) -> None:
     """The adjoint of `make_boxes`, added to the images."""
-    items, work = prod(images.shape[:2]), DOT_READS * grad.size * len(steps.rows)
+    items, work = prod(images.shape[:2]), parallel.PER_NUMBER * grad.size * len(steps.rows)
     scratch = _box_scratch(steps)
     run_with_scratch(spread_box_items, items, work, scratch, grad.dtype, grad, images, rows.start, steps)
 
@@ -249,7 +248,11 @@ def sum_channels_of(images: np.ndarray) -> np.ndarray:
     target = borrow("channel_sum", (len(images), 1, *images.shape[2:]), images.dtype)
     items = len(images) * -(-prod(images.shape[2:]) // DOT_TILE)
     parallel.run(
-        channel_sum_items, items, DOT_READS * images.size, target, images.reshape(*images.shape[:2], -1)
+        channel_sum_items,
+        items,
+        parallel.PER_NUMBER * images.size,
+        target,
+        images.reshape(*images.shape[:2], -1),
     )
     return target
 

@@ -11,11 +11,10 @@ from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, kernel_i
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
 from ..engine.pixels import PackedRows, clear, covered
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, rows_of_plane, tap_planes
-from ..engine.runs import RunRows, add_terms
+from ..engine.runs import TERMS_TOGETHER, RunRows, add_terms
 from ..engine.vectors import in_row
 from .boxes import box_bands
 from .dots import (
-    DOT_READS,
     DOT_TILE,
     DotPlanes,
     DotShares,
@@ -30,7 +29,6 @@ from .dots import (
 # Of channels that are packed together: what they have in common is found once, and they stay in the cache.
 CONV_PIXELS_BYTES = 64 * 1024
 CONV_TILE_BYTES = 512 * 1024  # of the planes of a tile, which stay in the second cache for all outputs
-_TOGETHER_AT_LEAST = 4
 # Terms of a sum for each element that is packed for it, at least: packing is to take little time beside them.
 _LEAST_USES = 12
 
@@ -192,9 +190,9 @@ def conv_tiles(call: ConvCall) -> ConvTiles:
     columns = wide if rows > 1 else -(-wide // -(-wide // DOT_TILE))
     planes, number, begins = tap_planes((kh, kw), *call[2:], (rows, columns))
     image = planes.plane * len(planes.origin_y)
-    # Terms are added up four at a time: so many channels that a tile of any size adds up the same four.
+    # So many channels that a tile of any size adds up the same terms together.
     room = CONV_TILE_BYTES // (image * call.itemsize)
-    together = min(channels, max(_TOGETHER_AT_LEAST, room - room % _TOGETHER_AT_LEAST))
+    together = min(channels, max(TERMS_TOGETHER, room - room % TERMS_TOGETHER))
     terms = np.arange(together)[:, None] * image + number * planes.plane + begins
     items = n * -(-high // rows) * -(-wide // columns)
     least = -(-_LEAST_USES * len(planes.origin_y) // (kh * kw))
@@ -236,7 +234,9 @@ def _pack_planes(x: np.ndarray, band: ConvBand) -> np.ndarray:
     """(n, planes of all channels, elements)."""
     n, channels = x.shape[:2]
     seen = borrow("planes", (n, *band.per_image), x.dtype)
-    parallel.run(conv_plane_items, n * channels, DOT_READS * seen.size, seen, x, band.window, band.planes)
+    parallel.run(
+        conv_plane_items, n * channels, parallel.PER_NUMBER * seen.size, seen, x, band.window, band.planes
+    )
     return seen
 
 
@@ -266,7 +266,7 @@ def dynamic_conv2d_forward(x: Any, weight: Any, **params: Any) -> tuple[Any, tup
     tiles = conv_tiles(ConvCall(weight.shape, x.itemsize, **params))
     items = len(x) * -(-y.shape[2] // tiles.rows) * -(-y.shape[3] // tiles.columns) * tiles.chunks
     scratch = ConvTileScratch(tiles.planes.plane * len(tiles.planes.origin_y) * tiles.channels)
-    operations = DOT_READS * float(weight.size)
+    operations = parallel.PER_NUMBER * float(weight.size)
     run_with_scratch(conv_items, items, operations, scratch, x.dtype, y, kernels, pixels, tiles)
     return y, (x, weight)
 
@@ -303,7 +303,7 @@ def dynamic_conv2d_backward(
         given = gradient, kernels[images], seen, own, grad_x is not None
         grad_planes = dot_gradients("grad_planes", band.places, shares, band.first, given)
         if grad_x is not None:
-            part, work = grad_x[images], DOT_READS * grad_planes.size
+            part, work = grad_x[images], parallel.PER_NUMBER * grad_planes.size
             items, arguments = part.shape[0] * part.shape[1], (band.window, band.planes, shares.tiles)
             parallel.run(conv_spread_items, items, work, grad_planes, part, *arguments)
     return grad_x, grad_weight

@@ -22,8 +22,6 @@ from ..engine.vectors import in_row
 
 # Positions, forward: what they see stays in the cache for some outputs; short runs are slow to read.
 DOT_TILE = 2048
-# An element that is read from memory, or written there, takes the time of so many elementary operations.
-DOT_READS = 5.0
 DOT_SLOTS = 4  # shares of the outputs in the backward pass, at most
 # Tiles of images that are planes: what positions see, and its gradient, is to stay in the cache for all
 # outputs, and a run of kernels to be worth going there.
@@ -152,7 +150,7 @@ def make_dots(y: np.ndarray, kernels: np.ndarray, seen: np.ndarray, places: DotP
     (n, outputs, size), terms = y.shape, len(places.terms)
     tiles = n * -(-size // DOT_TILE)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    operations = DOT_READS * y.size * terms
+    operations = parallel.PER_NUMBER * y.size * terms
     parallel.run(dot_items, tiles * chunks, operations, y, kernels, seen, places, first, chunks)
 
 
@@ -209,6 +207,6 @@ def _run_gradients(places: DotPlanes, shares: DotShares, first: int, given: tupl
     grads, sizes = DotGrads(grad_kernels, *targets), (first, shares.tiles)
     if grad_kernels.size or grads.planes.size:
         items = len(seen) * shares.slots * shares.tiles
-        operations = 2.0 * DOT_READS * grad_output.size * len(places.terms)
+        operations = 2.0 * parallel.PER_NUMBER * grad_output.size * len(places.terms)
         arguments = (grad_output, kernels, seen, grads, places, sizes)
         parallel.run(dot_gradient_items, items, operations, *arguments)

@@ -20,6 +20,8 @@ from rawkernels import forks
 
 # Below this many elementary operations a call takes less time than waking another thread.
 SMALL = 300_000
+# Such operations in whose time a number comes from memory, or goes there.
+PER_NUMBER = 4.0
 # So many times as many take longer. Between the two, operations differ tenfold in what they take, and two
 # threads take longer than one where each reads what the other has just written: former calls tell.
 _LARGE = 16

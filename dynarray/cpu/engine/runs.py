@@ -26,7 +26,7 @@ from .vectors import (
 _SHORT_BYTES = 2 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
 _PAGE_BYTES = 4096
-_FOUR = 4  # terms that are added up before they join a sum
+TERMS_TOGETHER = 4  # terms that are added up before they join a sum
 
 
 class RunRows(NamedTuple):
@@ -56,7 +56,7 @@ def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
 def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any) -> None:
     builder, short = writer.builder, writer.variant
     to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
-    four = terms.type(_FOUR)
+    four = terms.type(TERMS_TOGETHER)
     fours = builder.udiv(terms, four)
     rest = builder.sub(terms, builder.mul(fours, four))
     # What lies ahead is foreseen within a page.
@@ -77,7 +77,7 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
 
     def all_terms(work: Callable[[Any, int, list], list], values: list) -> list:
         with GuardedLoop(builder, fours, values) as loop:
-            loop.values = work(builder.mul(loop.k, four), _FOUR, loop.values)
+            loop.values = work(builder.mul(loop.k, four), TERMS_TOGETHER, loop.values)
         values = loop.values
         with GuardedLoop(builder, rest, values) as loop:
             k = builder.add(builder.mul(fours, four), loop.k)
@@ -94,7 +94,7 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
         def add(shift: Any, mask: Any) -> None:
             with builder.if_then(in_pages):
                 for n in range(number):
-                    ahead = builder.add(k, terms.type(_FOUR + n))
+                    ahead = builder.add(k, terms.type(TERMS_TOGETHER + n))
                     _fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
             total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
             store_part(writer, total, to, shift, mask)
@@ -132,7 +132,7 @@ def _add_attended(
 
         def add(shift: Any, mask: Any) -> None:
             for pointer, matrix in zip(given[:2], (kernels, factors), strict=True):
-                ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(_FOUR)))
+                ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(TERMS_TOGETHER)))
                 _fetch_vector(writer, pointer, builder.add(ahead, shift))
             places = [
                 builder.add(writer.place(each.stride, loop.k), shift) for each in (kernels, factors, seen)

@@ -19,33 +19,25 @@ _GRACE = 1e-5  # seconds
 _LINE = 8  # numbers of a cache line: each thread writes to its own
 _OFFERS, _NOBODY, _FIRST = 0, 1, 2  # lines: of offers, of who is not watched, of the first helper
 
-# Sets a number to 0; waits until another one is no longer what it was, and then a little longer.
+# Sets a number to 0; waits until another one is no longer what it was, and from then on a little longer.
 _SOURCE = """
 define void @watch(i64* %own, i64* %other, i64 %was, i64 %turns, i64 %grace) {
   store atomic i64 0, i64* %own release, align 8
   br label %look
 look:
   %left = phi i64 [%turns, %0], [%fewer, %rest]
+  %before = phi i64 [%was, %0], [%now, %rest]
   %now = load atomic i64, i64* %other acquire, align 8
-  %same = icmp eq i64 %now, %was
-  %more = icmp sgt i64 %left, 0
-  %go_on = and i1 %same, %more
-  br i1 %go_on, label %rest, label %seen
+  %same = icmp eq i64 %now, %before
+  %short = icmp slt i64 %left, %grace
+  %least = select i1 %short, i64 %left, i64 %grace
+  %still = select i1 %same, i64 %left, i64 %least
+  %more = icmp sgt i64 %still, 0
+  br i1 %more, label %rest, label %end
 rest:
-  %fewer = sub i64 %left, 1
+  %fewer = sub i64 %still, 1
   call void asm sideeffect "PAUSE", "~{memory}"()
   br label %look
-seen:
-  %first = select i1 %same, i64 0, i64 %grace
-  br label %later
-later:
-  %still = phi i64 [%first, %seen], [%less, %pause]
-  %some = icmp sgt i64 %still, 0
-  br i1 %some, label %pause, label %end
-pause:
-  %less = sub i64 %still, 1
-  call void asm sideeffect "PAUSE", "~{memory}"()
-  br label %later
 end:
   ret void
 }

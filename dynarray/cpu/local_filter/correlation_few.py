@@ -21,7 +21,6 @@ from .items import FilterWindow, Shape
 _FEW_CHANNELS = 2  # with more, sums take longer than it takes to write them
 _VECTORS_OF_MAP = 4  # of pixels at a time
 _BAND_BYTES = 256 * 1024  # of both images
-_BYTES_TO_WRITE = 4  # operations that take as long as it takes to write one of their results
 
 
 class FewPlan(NamedTuple):
@@ -65,7 +64,7 @@ def few_maps(x1: np.ndarray, x2: np.ndarray, maps: Shape, window: FilterWindow) 
     plan, scratch = _few_plan(x1.shape, maps, x1.itemsize, window)
     y = strips.empty_to_stream((len(x1), 1, *maps, *x1.shape[2:]), x1.dtype)
     args = y, kernel_input(x1), kernel_input(x2), plan
-    operations = float(y.size) * (plan.channels + _BYTES_TO_WRITE)
+    operations = float(y.size) * (plan.channels + parallel.PER_NUMBER)
     run_with_scratch(few_map_items, len(x1) * plan.bands * maps[0], operations, scratch, x1.dtype, *args)
     return y
 

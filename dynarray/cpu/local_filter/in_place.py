@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine import strips
+from ..engine import parallel, strips
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
 from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
@@ -47,7 +47,6 @@ from .spread import gather_outputs, spread_outputs
 # A block of rows: its filters, and three times the pixels of some channels, of which those of the next ones
 # are fetched meanwhile. Most of a common L2 cache.
 _IN_PLACE_BLOCK_BYTES = 768 * 1024
-_PIXEL_OPERATIONS = 4  # that take as long as a pixel takes to come from memory and an output to go there
 _THERE, _BACK = FALSE, TRUE
 
 
@@ -113,7 +112,7 @@ def in_place_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray |
     plan, scratch = found
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     sums = np.zeros(plan.items.total, x.dtype)
-    operations = float(y.size) * (len(plan.offset) + _PIXEL_OPERATIONS)
+    operations = float(y.size) * (len(plan.offset) + parallel.PER_NUMBER)
     args = in_rows(_in_order(inputs, plan.tap)), y.reshape(-1), sums, plan
     run_with_scratch(in_place_forward_items, plan.items.total, operations, scratch, x.dtype, *args)
     return y if np.isfinite(sums).all() else None
@@ -132,7 +131,7 @@ def in_place_backward(
     sums = np.zeros(plan.items.total, x.dtype)
     grad_x = strips.empty_to_stream(x.shape if needs[0] else (0,), x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
-    operations = 3.0 * grad_output.size * (len(plan.offset) + _PIXEL_OPERATIONS)
+    operations = 3.0 * grad_output.size * (len(plan.offset) + parallel.PER_NUMBER)
     if not (needs[0] or needs[2]):  # the filters do not enter their own gradient
         inputs = inputs._replace(weight=np.empty(0, x.dtype))
     work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))

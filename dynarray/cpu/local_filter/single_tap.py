@@ -19,8 +19,6 @@ from .items import FilterArrays, FilterWindow, FilterWork, Shape, in_rows, wante
 _RUN_PIXELS = 32768  # pixels, of which the filters stay near for all channels
 _STRIDED_PIXELS = 4096  # the same where those of the image between them are to stay near too
 _LEAST_PIXELS = 1024  # of a band: shorter runs are not fetched ahead
-# A product takes as long as several operations where all of its operands come from memory.
-_PRODUCT_OPERATIONS = 4.0
 
 
 class SingleItems(NamedTuple):
@@ -70,7 +68,7 @@ def single_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     y = strips.empty_to_stream((*x.shape[:2], *weight.shape[4:]), x.dtype)
     items, scratch, total = _single_items(inputs, window, in_chunks=True)
     args = in_rows(inputs), y.reshape(-1), items
-    operations = _PRODUCT_OPERATIONS * (y.size + weight.size)
+    operations = parallel.PER_NUMBER * (y.size + weight.size)
     run_with_scratch(single_forward_items, total, operations, scratch, x.dtype, *args)
     return y
 
@@ -91,7 +89,7 @@ def single_backward(
     sums = np.zeros((items.bands, *channel_weight.shape) if needs[2] else (1, 0))
     grads = FilterArrays(grad_x, grad_weight, sums)
     work = FilterWork(kernel_input(grad_output).reshape(-1), in_rows(inputs), in_rows(grads))
-    operations = _PRODUCT_OPERATIONS * (2.0 * grad_output.size + weight.size)
+    operations = parallel.PER_NUMBER * (2.0 * grad_output.size + weight.size)
     run_with_scratch(single_backward_items, total, operations, scratch, x.dtype, work, items)
     of_scales = sums.sum(axis=0).astype(x.dtype) if needs[2] else None
     return FilterArrays(grad_x if needs[0] else None, grad_weight if needs[1] else None, of_scales)

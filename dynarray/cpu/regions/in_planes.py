@@ -15,7 +15,7 @@ from ..engine.compile import FALSE, TRUE, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear
 from .plan import BEFORE, FIRST, IMAGE, RegionBoxes, RegionSizes
-from .taps import RegionTaps, find_pixels, taps_size
+from .taps import RegionTaps, find_pixels, taps_of_axes
 
 # Elementary operations in the time in which a pixel is read in its plane.
 _READ = 3.0
@@ -33,8 +33,7 @@ class PlaneScratch(NamedTuple):
 
 def _plane_scratch(sizes: RegionSizes) -> PlaneScratch:
     """What a thread needs."""
-    rows, columns = (taps_size(*each) for each in zip(sizes.bins, sizes.extent, strict=True))
-    return PlaneScratch(rows, columns, (sizes.bins[1], np.bool_))
+    return PlaneScratch(*taps_of_axes(sizes), (sizes.bins[1], np.bool_))
 
 
 def stays_in_planes(boxes: RegionBoxes, sizes: RegionSizes, read: float) -> bool:

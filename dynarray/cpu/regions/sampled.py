@@ -9,7 +9,7 @@ from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_
 from ..engine.gemm import Matrix
 from ..engine.pixels import clear, transpose
 from .plan import BEFORE, COLUMNS, FIRST, IMAGE, LEFT, ROWS, TOP, RegionBoxes, RegionPart, RegionSizes
-from .taps import RegionTaps, find_pixels, taps_size
+from .taps import RegionTaps, find_pixels, taps_of_axes
 
 _RUN = 1024  # pixels that are packed at once, where rows follow each other
 
@@ -33,8 +33,7 @@ class RegionSlot(NamedTuple):
 
 def region_scratch(sizes: RegionSizes, block: int) -> RegionScratch:
     """What a thread needs."""
-    rows, columns = (taps_size(*each) for each in zip(sizes.bins, sizes.extent, strict=True))
-    return RegionScratch(rows, columns, sizes.bins[0] * sizes.bins[1] * block)
+    return RegionScratch(*taps_of_axes(sizes), sizes.bins[0] * sizes.bins[1] * block)
 
 
 @borrowing_jit

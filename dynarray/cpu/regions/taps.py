@@ -16,10 +16,16 @@ class RegionTaps(NamedTuple):
     weight: Any
 
 
-def taps_size(bins: int, extent: int) -> RegionTaps:
+def _taps_size(bins: int, extent: int) -> RegionTaps:
     """What they need as scratch memory: a bin has at most four pixels more than are in its extent, twice."""
     most = 2 * (extent + 4 * bins + 8)
     return RegionTaps((bins + 1, np.int64), (most, np.int64), most)
+
+
+def taps_of_axes(sizes: RegionSizes) -> tuple[RegionTaps, RegionTaps]:
+    """The same for rows and columns."""
+    rows, columns = (_taps_size(*each) for each in zip(sizes.bins, sizes.extent, strict=True))
+    return rows, columns
 
 
 @exact_jit
