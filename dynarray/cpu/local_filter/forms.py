@@ -1,9 +1,9 @@
 """`local_filter2d` on the CPU: which way a call goes.
 
-A single tap makes products of pixels. Filters of few channels are applied directly. With more, outputs
-as large as the image, or nearly, are made in place. Where that does not apply, or zeros that stand for
-nothing may have met NaN or infinity, the general form follows, and for gradients where that may have happened
-to it as well, the definition.
+A single tap makes products of pixels, which may count several times. Filters of few channels are applied
+directly. With more, outputs as large as the image, or nearly, are made in place. Where that does not apply,
+or zeros that stand for nothing may have met NaN or infinity, the general form follows, and for gradients
+where that may have happened to it as well, the definition.
 """
 
 from typing import Any

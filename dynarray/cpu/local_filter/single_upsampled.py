@@ -17,6 +17,7 @@ from ..engine.pixels import clear, copy, copy_apart
 from ..engine.vectors import REGISTER_BYTES, Writer, each_vector, load_part, store_part, written
 from .items import FilterArrays, FilterWindow, FilterWork, in_rows, wanted_bands
 from .repeated import fold_rows, repeat_rows
+from .single_tap import combined
 
 _BLOCK_ELEMENTS = 16384  # of filters, which stay near for all channels
 _LEAST_ROWS_OF_BAND = 8  # backward: scales are spread, and their gradients added up, for each
@@ -110,8 +111,8 @@ class _RowOutputs(NamedTuple):
     channel: int  # elements from one to the next, whose outputs are fetched meanwhile
 
 
-class _Wanted(NamedTuple):
-    """Which gradients are; and whether a channel is the first of its group."""
+class _UpsampledWanted(NamedTuple):
+    """Which gradients are, of x, filters and scales; and whether a channel is the first of its group."""
 
     x: bool
     weight: bool
@@ -204,7 +205,7 @@ def upsampled_backward_items(
             for c in range(channel, channel_end):
                 _spread_scales(scratch.scales, scales, c, items)
                 clear(scratch.totals, 0, len(scratch.totals))
-                wanted = _Wanted(
+                wanted = _UpsampledWanted(
                     grads.x.size > 0, grads.weight.size > 0, grads.channel_weight.size > 0, c == channel
                 )
                 for row in range(begin, min(end, begin + items.block)):
@@ -228,7 +229,7 @@ def _filter_outputs(
     def work(j: Any, mask: Any) -> None:
         both = load_part(writer, weight, builder.add(outputs.filters, j), mask)
         if given is not None:
-            both = _combined(writer, both, load_part(writer, scratch.scales, j, mask), add)
+            both = combined(writer, both, load_part(writer, scratch.scales, j, mask), add)
         made = writer.multiply(load_part(writer, scratch.pixels, j, mask), both)
         store_part(writer, made, y, builder.add(outputs.at, j), mask)
 
@@ -252,7 +253,7 @@ def _add_gradients(writer: Writer, work: Any, scratch: Any, outputs: Any, wanted
         scales = None if given is None else load_part(writer, scratch.scales, j, mask)
         product = writer.multiply(grad, load_part(writer, scratch.pixels, j, mask))
         with builder.if_then(wanted.x):
-            both = filters if scales is None else _combined(writer, filters, scales, add)
+            both = combined(writer, filters, scales, add)
             store_part(writer, writer.multiply(grad, both), scratch.sums, j, mask)
         with builder.if_then(wanted.weight):
             share = product if scales is None or add is not None else writer.multiply(product, scales)
@@ -266,10 +267,6 @@ def _add_gradients(writer: Writer, work: Any, scratch: Any, outputs: Any, wanted
                 store_part(writer, total, scratch.totals, j, mask)
 
     each_vector(writer, outputs.number, step)
-
-
-def _combined(writer: Writer, filters: Any, scales: Any, add: Any) -> Any:
-    return writer.multiply(filters, scales) if add is None else writer.add(filters, scales)
 
 
 @borrowing_jit
