@@ -37,7 +37,8 @@ _PATIENCE, _WORTH_SHARING = 2e-4, 1.5e-4
 ITEMS = 16
 # What is dealt out last is such a part of a thread's share: one that is late holds up others by no more. But
 # who finishes a piece at the same time as another thread waits for it, for as long as a thread takes to wake:
-# calls that take less than so many seconds are also tried in one piece for each thread.
+# calls that take less than so many seconds are also tried in one piece for each thread, which must be so much
+# quicker, for it varies more.
 PIECES = 8
 _LONG, _SURELY = 1e-2, 0.9
 
