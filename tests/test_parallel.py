@@ -58,18 +58,22 @@ def test_how_long_calls_took_tells_whether_threads_share_the_next_one(
     monkeypatch.setattr(parallel._Pool, "help", lambda *_: None)
     dyn.set_num_threads(2)
 
-    def firsts(name: str, alone: float, shared: float, calls: int, count: int = 64) -> list[int]:
+    def firsts(
+        name: str, alone: float, shared: float, calls: int, count: int = 64, halves: float | None = None
+    ) -> list[int]:
         """Of some calls, the items of the first piece: all in one thread, or a part, or of a thread's share.
 
-        In one piece the kernel takes the seconds `alone`, in several as many in all as `shared`.
+        In one piece the kernel takes the seconds `alone`, in several as many in all as `shared`, but in two
+        halves as many as those.
         """
+        seconds = {count: alone, count // 2: shared if halves is None else halves}
         numbers = []
         for _ in range(calls):
             done: list[tuple[int, int]] = []
 
             def kernel(start: int, stop: int, done: list = done) -> None:
                 done.append((start, stop))
-                clock[0] += (alone if stop - start == count else shared) * (stop - start) / count
+                clock[0] += seconds.get(stop - start, shared) * (stop - start) / count
 
             kernel.__qualname__ = name
             clock[0] += 1.0
@@ -78,13 +82,15 @@ def test_how_long_calls_took_tells_whether_threads_share_the_next_one(
             numbers.append(done[0][1] - done[0][0])
         return numbers
 
-    # Sure to be shared: calls 1, 2, 4 and 8 begin with an eighth, to see whether that is still so.
-    assert firsts("long", 1.0, 1.0, 9) == [8, 8, 16, 8, 16, 16, 16, 8, 16]
-    assert firsts("long", 1e-5, 1e-5, 8) == [16] * 6 + [8, 64]  # call 16 sees that it is not
+    # Sure to be shared: calls 1, 4 and 16 begin with an eighth, to see whether that is still so.
+    assert firsts("long", 1.0, 1.0, 9) == [8, 16, 16, 8, 16, 16, 16, 16, 16]
+    # Call 11 is the first that is short enough to try halves, call 16 sees that one thread is enough.
+    assert firsts("long", 1e-5, 1e-5, 8) == [16, 32, 16, 16, 16, 16, 8, 64]
     assert firsts("short", 1e-5, 1e-5, 9) == [8] + [64] * 8
-    # Between the two both ways are tried, at calls 1, 2, 4 and 8 that which seems slower.
-    assert firsts("quicker in one", 5e-4, 6e-4, 9) == [8, 64, 16, 16, 64, 64, 64, 16, 64]
-    assert firsts("quicker in two", 5e-4, 4e-4, 9) == [8, 64, 16, 64, 16, 16, 16, 64, 16]
+    # Between the two all ways are tried: at calls 4 and 16 one thread or all, at calls 2 and 8 pieces.
+    assert firsts("quicker in one", 5e-4, 6e-4, 9) == [8, 16, 32, 64, 64, 64, 64, 64, 64]
+    assert firsts("quicker in two", 5e-4, 4e-4, 9) == [8, 16, 32, 64, 16, 16, 16, 32, 16]
+    assert firsts("quicker in halves", 5e-4, 4e-4, 9, halves=2e-4) == [8, 16, 32, 64, 32, 32, 32, 16, 32]
     assert firsts("long", 1.0, 1.0, 1, count=640) == [80]  # of so many items nothing is known
 
 

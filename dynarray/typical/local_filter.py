@@ -1,8 +1,9 @@
 """Calls of `local_filter2d`, its faces and `mixed_filter2d`.
 
-Filters of one tap are products. Others of few channels are applied directly. With more, outputs that lie as
-the pixels do are made in place, if a row of blocks is long enough, and the others in general. Each is
-compiled for no second filter, for one that multiplies, and for one that adds.
+Filters of one tap are products, also where pixels count several times. Others of few channels are applied
+directly. With more, outputs that lie as the pixels do are made in place, if a row of blocks is long enough,
+and the others in general. Each is compiled for no second filter, for one that multiplies, and for one that
+adds.
 """
 
 from itertools import product
@@ -35,7 +36,7 @@ def _shapes(way: dict[str, Any], channels: int, side: int = 3) -> dict[str, tupl
 
 def _local_filter2d() -> list[TypicalCall]:
     calls = []
-    for way, channels, side in [*product(_WAYS, _CHANNELS, (3,)), ({}, 2, 1)]:
+    for way, channels, side in [*product(_WAYS, _CHANNELS, (3,)), ({}, 2, 1), (_WAYS[2], 2, 1)]:
         shapes = _shapes(way, channels, side)
         channel = {"channel_weight": shapes.pop("channel")}
         calls.append(TypicalCall(shapes, way))
@@ -59,7 +60,7 @@ def _local_filter1d() -> list[TypicalCall]:
 def _two_filters(channel: str, spatial: str, ways: tuple[dict[str, Any], ...]) -> list[TypicalCall]:
     """A face with two filters, which takes the scale from their shapes."""
     calls = []
-    for way, channels, side in [*product(ways, _CHANNELS, (3,)), (ways[0], 2, 1)]:
+    for way, channels, side in [*product(ways, _CHANNELS, (3,)), *product(ways[:2], (2,), (1,))]:
         shapes = _shapes(way, channels, side)
         given = {"x": shapes["x"], channel: shapes["channel"], spatial: shapes["weight"]}
         steps = {name: value for name, value in way.items() if name != "upsample"}
@@ -101,7 +102,9 @@ CALLS = {
     "local_filter1d": _local_filter1d(),
     "ddf": _two_filters("channel_filter", "spatial_filter", _WAYS[:2]),
     "ddf_upsample": _two_filters("channel_filters", "spatial_filters", _SCALES),
-    "carafe": [_carafe(*each) for each in [*product(_SCALES, _CHANNELS, (3,)), (_SCALES[0], 2, 1)]],
+    "carafe": [
+        _carafe(*each) for each in [*product(_SCALES, _CHANNELS, (3,)), *product(_SCALES[:2], (2,), (1,))]
+    ],
     "involution": [_involution(*each) for each in [*product(_WAYS[:2], _CHANNELS, (3,)), ({}, 2, 1)]],
     "mixed_filter2d": [_mixed(*each) for each in product(_CHANNELS, [(_VECTOR,) * 2, (_SIDE,) * 2])],
     "mixed_filter1d": [_mixed(*each) for each in product(_CHANNELS, [(_SIDE * _VECTOR,), (_SIDE,)])],

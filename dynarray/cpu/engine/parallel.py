@@ -31,13 +31,16 @@ _PART, _SURE = 8, 4
 # Work for which another thread is woken, which may have to share a core with this one.
 _WORTH_WAKING = 2.5e-4  # seconds
 # A helper that has nothing to do watches for so long before it sleeps, for calls often follow each other
-# closely. Then less work is worth its while, in fewer pieces: who finishes one at the same time as another
-# thread waits for it.
-_PATIENCE, _WORTH_SHARING, _FEW_PIECES = 2e-4, 1.5e-4, 2
+# closely. Then less work is worth its while.
+_PATIENCE, _WORTH_SHARING = 2e-4, 1.5e-4
 # Work items that a kernel's plan aims at, whatever the number of threads, on which no result may depend.
 ITEMS = 16
-# What is dealt out last is such a part of a thread's share: one that is late holds up others by no more.
+# What is dealt out last is such a part of a thread's share: one that is late holds up others by no more. But
+# who finishes a piece at the same time as another thread waits for it, for as long as a thread takes to wake:
+# calls that take less than so many seconds are also tried in one piece for each thread, which must be so much
+# quicker, for it varies more.
 PIECES = 8
+_LONG, _SURELY = 1e-2, 0.9
 
 # Threads that help, however many may: each is a stack, and no machine gains from more.
 MOST_HELPERS = 255
@@ -49,19 +52,28 @@ VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 class _Known:
     """What is known of calls of one kernel with as many items and operations.
 
-    Calls whose number is a power of two are trials of what seems slower: seldom enough to cost little.
+    Calls whose number is a power of two are trials of what seems slower: seldom enough to cost little. They
+    try in turn the other number of threads and the other number of pieces.
     """
 
     calls: int = 0
     alone: float = inf  # the least seconds in one thread
-    shared: float = 0.0  # and in all: 0 before the first time
+    in_pieces: float = 0.0  # and in all: 0 before the first time
+    at_once: float = 0.0  # with one piece for each
 
-    def note(self, seconds: float, shared: bool) -> None:
-        """Note what a call took."""
-        if shared:
-            self.shared = min(self.shared or seconds, seconds)
-        else:
-            self.alone = min(self.alone, seconds)
+    def trial(self) -> int:
+        """The number of a trial, from 1 on; 0 if this call is none."""
+        return 0 if self.calls & (self.calls - 1) else self.calls.bit_length()
+
+    def shared(self) -> float:
+        """The least seconds in all threads."""
+        return min(self.in_pieces, self.at_once)
+
+    def divides(self) -> bool:
+        """Whether the next call in all threads is divided into more pieces than these."""
+        if not 0.0 < self.in_pieces < _LONG:
+            return True
+        return (_SURELY * self.in_pieces < self.at_once) != (self.trial() > 0 and self.trial() % 2 == 0)
 
 
 _known: dict[tuple[str, int, float], _Known] = {}
@@ -143,23 +155,23 @@ def run(kernel: Callable[..., None], count: int, operations: float, *args: Any) 
     """
     global _last_end
     if min(_threads, count) > 1 and operations >= SMALL and not getattr(_worker, "busy", False):
+        known = _known_of((kernel.__qualname__, count, operations))
+        known.calls += 1
         if operations < _LARGE * SMALL:
-            _run_as_known(kernel, count, operations, args)
+            _run_as_known(kernel, count, args, known)
         else:
-            _run_shared(kernel, range(count), args, PIECES)
+            _run_timed(kernel, count, args, known)
         _last_end = perf_counter()
     elif count:
         kernel(0, count, *args)
 
 
-def _run_as_known(kernel: Callable[..., None], count: int, operations: float, args: tuple) -> None:
+def _run_as_known(kernel: Callable[..., None], count: int, args: tuple, known: _Known) -> None:
     """The same in this thread or in all, whichever took less time."""
-    begin, start, known = perf_counter(), 0, _known_of((kernel.__qualname__, count, operations))
+    begin, start, trial = perf_counter(), 0, known.trial() % 2 == 1
     worth = _WORTH_SHARING if begin - _last_end < _PATIENCE else _WORTH_WAKING
-    known.calls += 1
-    trial = known.calls & (known.calls - 1) == 0
     if known.alone <= _SURE * worth:
-        shared = known.alone > worth and (known.shared <= known.alone) != trial
+        shared = known.alone > worth and (known.shared() <= known.alone) != trial
     elif trial:
         start = -(-count // _PART)
         kernel(0, start, *args)
@@ -167,12 +179,25 @@ def _run_as_known(kernel: Callable[..., None], count: int, operations: float, ar
         shared = known.alone * (count - start) > worth * count
     else:
         shared = True
-    if shared:
-        _run_shared(kernel, range(start, count), args, PIECES if known.alone > _WORTH_WAKING else _FEW_PIECES)
-    elif start < count:
+    if not shared:
         kernel(start, count, *args)
-    if start == 0:
-        known.note(perf_counter() - begin, shared)
+        if start == 0:
+            known.alone = min(known.alone, perf_counter() - begin)
+    elif start:
+        _run_shared(kernel, range(start, count), args, PIECES)
+    else:
+        _run_timed(kernel, count, args, known)
+
+
+def _run_timed(kernel: Callable[..., None], count: int, args: tuple, known: _Known) -> None:
+    """The same in all threads, in as many pieces as took less time."""
+    begin, divides = perf_counter(), known.divides()
+    _run_shared(kernel, range(count), args, PIECES if divides else 1)
+    seconds = perf_counter() - begin
+    if divides:
+        known.in_pieces = min(known.in_pieces or seconds, seconds)
+    else:
+        known.at_once = min(known.at_once or seconds, seconds)
 
 
 def _known_of(call: tuple[str, int, float]) -> _Known:

@@ -9,12 +9,20 @@ from llvmlite import ir
 from numba import uint64
 from numba.core import cgutils
 
-from .compile import borrowing_jit
+from .compile import ONE, ZERO, borrowing_jit
 from .gemm import Matrix
-from .vectors import LINE_BYTES, REGISTER_BYTES, GuardedLoop, Loop, Writer, written
+from .vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    GuardedLoop,
+    Loop,
+    Writer,
+    each_vector,
+    load_part,
+    written,
+)
 
 _SIDE = 8  # of a block that is transposed in registers
-_CACHE_SETS = 64  # of the first cache
 # Of two vectors: pairs of neighbours and pairs of these pairs, each in both halves by itself, then halves.
 _PAIRS = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
 _FOURS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
@@ -30,9 +38,12 @@ def whole_lines(elements: int) -> int:
 
 
 def staggered(elements: int, itemsize: int) -> int:
-    """At least as many elements; planes one after the other share few sets of a cache at one place."""
+    """At least as many elements; planes one after the other share few sets of a cache at one place.
+
+    What is read there, of sixteen planes, are four lines each: these lie in sets of their own.
+    """
     lines = -(-elements * itemsize // LINE_BYTES)
-    return (lines + (4 - lines) % _CACHE_SETS) * LINE_BYTES // itemsize
+    return (lines + (4 - lines) % 8) * LINE_BYTES // itemsize
 
 
 @written(LINE_BYTES)
@@ -93,25 +104,100 @@ def stream(writer: Writer, target: Any, at: Any, source: Any, start: Any, count:
     cgutils.raw_memcpy(builder, builder.gep(to, [done]), builder.gep(from_, [done]), rest, writer.itemsize)
 
 
-@written(REGISTER_BYTES)
-def _copy_every_second(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
-    """target[at + j] = source[start + 2*j] for j < count, which reads nothing beyond the last of them."""
-    builder, index, lanes = writer.builder, count.type, writer.lanes
+def _write_copy_every(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
+    """target[at + j] = source[start + j*step] for j < count, which reads nothing beyond the last of them.
+
+    The variant is the step.
+    """
+    builder, index, lanes, step = writer.builder, count.type, writer.lanes, writer.variant
     to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
-    # The last one has no neighbour.
-    read = builder.sub(builder.mul(count, index(2)), index(1))
+    # The last one has no neighbours.
+    read = builder.sub(builder.mul(count, index(step)), index(step - 1))
     turns = builder.sdiv(builder.sub(count, index(1)), index(lanes))
-    even = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(0, 2 * lanes, 2)))
+
+    def places(j: Any) -> list:
+        first = builder.mul(j, index(step))
+        return [builder.add(first, index(part * lanes)) for part in range(step)]
+
+    def every(parts: list) -> Any:
+        made = parts[0]
+        for part in range(1, step):
+            wanted = [lane * step - part * lanes for lane in range(lanes)]
+            order = [lanes + k if 0 <= k < lanes else lane for lane, k in enumerate(wanted)]
+            if part == 1:  # those of the first part are not in their places yet
+                order = [min(lane * step, 2 * lanes - 1) for lane in range(lanes)]
+            made = builder.shuffle_vector(made, parts[part], _lane_numbers(order))
+        return made
+
     with GuardedLoop(builder, turns, []) as loop:
         j = builder.mul(loop.k, index(lanes))
-        first = builder.mul(j, index(2))
-        halves = [writer.load(from_, builder.add(first, index(half))) for half in (0, lanes)]
-        writer.store(builder.shuffle_vector(*halves, even), to, j)
+        writer.store(every([writer.load(from_, place) for place in places(j)]), to, j)
     # Rows are short: what is left is a vector too.
     done = builder.mul(turns, index(lanes))
-    firsts = [builder.add(builder.mul(done, index(2)), index(half)) for half in (0, lanes)]
-    halves = [writer.load_masked(from_, first, writer.within(first, read)) for first in firsts]
-    writer.store_masked(builder.shuffle_vector(*halves, even), to, done, writer.within(done, count))
+    parts = [writer.load_masked(from_, place, writer.within(place, read)) for place in places(done)]
+    writer.store_masked(every(parts), to, done, writer.within(done, count))
+
+
+def _write_spread_every(writer: Writer, target: Any, at: Any, source: Any, start: Any, count: Any) -> None:
+    """The reverse: target[at + j*step] = source[start + j] for j < count; between them nothing is changed."""
+    builder, index, lanes, step = writer.builder, count.type, writer.lanes, writer.variant
+    to, from_ = builder.gep(target, [at]), builder.gep(source, [start])
+    end, bit = builder.mul(count, index(step)), ir.IntType(1)
+
+    def spread(j: Any, mask: Any) -> None:
+        values, first = load_part(writer, from_, j, mask), builder.mul(j, index(step))
+        for part in range(step):
+            numbers = range(part * lanes, (part + 1) * lanes)
+            order = _lane_numbers([number // step for number in numbers])
+            hit = ir.Constant(ir.VectorType(bit, lanes), [bit(number % step == 0) for number in numbers])
+            place = builder.add(first, index(part * lanes))
+            if mask is not None:
+                hit = builder.and_(hit, writer.within(place, end))
+            writer.store_masked(builder.shuffle_vector(values, values, order), to, place, hit)
+
+    each_vector(writer, count, spread)
+
+
+def _lane_numbers(numbers: list[int]) -> Any:
+    """What a shuffle takes."""
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
+
+
+_copy_every_second, _copy_every_third, _copy_every_fourth = (
+    written(REGISTER_BYTES, step)(_write_copy_every) for step in (2, 3, 4)
+)
+_spread_to_second, _spread_to_third, _spread_to_fourth = (
+    written(REGISTER_BYTES, step)(_write_spread_every) for step in (2, 3, 4)
+)
+
+
+@borrowing_jit
+def copy_apart(target: np.ndarray, at: int, source: np.ndarray, start: int, count: int, step: int) -> None:
+    """target[at + j] = source[start + j*step] for j < count."""
+    if count > 0:
+        if step == 2:
+            _copy_every_second(target, at, source, start, count)
+        elif step == 3:
+            _copy_every_third(target, at, source, start, count)
+        elif step == 4:
+            _copy_every_fourth(target, at, source, start, count)
+        else:
+            for j in range(count):
+                _copy_rows(target, at + j, ZERO, source, start + j * step, ZERO, (ONE, ONE))
+
+
+@borrowing_jit
+def spread_apart(target: np.ndarray, at: int, source: np.ndarray, start: int, count: int, step: int) -> None:
+    """The reverse: target[at + j*step] = source[start + j] for j < count."""
+    if step == 2:
+        _spread_to_second(target, at, source, start, count)
+    elif step == 3:
+        _spread_to_third(target, at, source, start, count)
+    elif step == 4:
+        _spread_to_fourth(target, at, source, start, count)
+    else:
+        for j in range(count):
+            _copy_rows(target, at + j * step, ZERO, source, start + j, ZERO, (ONE, ONE))
 
 
 @borrowing_jit
@@ -163,30 +249,22 @@ def pack_covered(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRow
     to, size = at + top * rows.width + low, (bottom - top, end - low)
     if step[1] == 1:
         _copy_rows(target, to, rows.width, image, start, line, size)
-    elif step[1] == 2:
-        for i in range(bottom - top if end > low else 0):
-            _copy_every_second(target, to + i * rows.width, image, start + i * line, end - low)
     else:
-        for i in range(top, bottom):
-            base, row = at + i * rows.width, image[(rows.first + i) * step[0] + rows.origin[0]]
-            for j in range(low, end):
-                target[base + j] = row[j * step[1] + rows.origin[1]]
+        for i in range(bottom - top):
+            copy_apart(target, to + i * rows.width, image, start + i * line, end - low, step[1])
 
 
 @borrowing_jit
 def unpack_rows(source: np.ndarray, at: int, image: np.ndarray, rows: PackedRows) -> None:
     """The reverse of `pack_rows`."""
     (top, bottom), (low, end) = covered(rows, image)
-    origin, step = rows.origin, rows.step
-    if step[1] == 1:
-        to, line = _in_image(image, rows, top, low)
-        start, size = at + top * rows.width + low, (bottom - top, end - low)
+    to, line = _in_image(image, rows, top, low * rows.step[1])
+    start, size = at + top * rows.width + low, (bottom - top, end - low)
+    if rows.step[1] == 1:
         _copy_rows(image, to, line, source, start, rows.width, size)
-        return
-    for i in range(top, bottom):
-        base, line = at + i * rows.width, image[(rows.first + i) * step[0] + origin[0]]
-        for j in range(low, end):
-            line[j * step[1] + origin[1]] = source[base + j]
+    else:
+        for i in range(bottom - top):
+            spread_apart(image, to + i * line, source, start + i * rows.width, end - low, rows.step[1])
 
 
 @borrowing_jit
@@ -206,8 +284,7 @@ def unpack_phases(
                 line[uint64(2) * j + uint64(1)] = source[odd + j]
         else:
             for phase in range(u):
-                for j in range(count):
-                    line[j * u + phase] = source[phase * plane + i * width + j]
+                spread_apart(line, phase, source, phase * plane + i * width, count, u)
 
 
 @borrowing_jit

@@ -9,6 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
 from .compile import borrowing_jit
 from .gemm import Matrix
@@ -241,11 +242,12 @@ def _correlate_along(writer: Writer, start: Any, turns: Any) -> None:
                     sums.append(writer.add(loop.values[t * channels + c], own))
             writer.store(grad, grad_filters, to)
         loop.values = sums
-    totals = iter(loop.values)
-    for number in numbers if has_scale else ():
-        for place in places(grad_scale):
-            at = builder.add(place, number)
-            total = builder.fadd(writer.element(grad_scale.values, at), writer.total(next(totals)))
+    if has_scale:
+        totals = writer.totals(loop.values)
+        ends = [builder.add(place, number) for number in numbers for place in places(grad_scale)]
+        for lane, at in enumerate(ends):
+            total = builder.extract_element(totals, ir.IntType(32)(lane))
+            total = builder.fadd(writer.element(grad_scale.values, at), total)
             builder.store(total, builder.gep(grad_scale.values, [at]))
 
 

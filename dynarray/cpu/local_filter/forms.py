@@ -1,9 +1,9 @@
 """`local_filter2d` on the CPU: which way a call goes.
 
-A single tap makes products of pixels. Filters of few channels are applied directly. With more, outputs
-as large as the image, or nearly, are made in place. Where that does not apply, or zeros that stand for
-nothing may have met NaN or infinity, the general form follows, and for gradients where that may have happened
-to it as well, the definition.
+A single tap makes products of pixels, which may count several times. Filters of few channels are applied
+directly. With more, outputs as large as the image, or nearly, are made in place. Where that does not apply,
+or zeros that stand for nothing may have met NaN or infinity, the general form follows, and for gradients
+where that may have happened to it as well, the definition.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from .general import general_backward, general_forward
 from .in_place import in_place_applies, in_place_backward, in_place_forward
 from .items import FilterArrays, FilterWindow
 from .single_tap import single_applies, single_backward, single_forward
+from .single_upsampled import upsampled_applies, upsampled_backward, upsampled_forward
 
 
 def local_filter2d_forward(
@@ -26,6 +27,8 @@ def local_filter2d_forward(
     inputs, window = FilterArrays(x, weight, channel_weight), FilterWindow(**params, add=add)
     if single_applies(inputs, window):
         return single_forward(inputs, window), tuple(inputs)
+    if upsampled_applies(inputs, window):
+        return upsampled_forward(inputs, window), tuple(inputs)
     if direct_applies(inputs, window):
         return direct_forward(inputs, window), tuple(inputs)
     y = in_place_forward(inputs, window) if in_place_applies(inputs, window) else None
@@ -42,6 +45,8 @@ def local_filter2d_backward(
     grads, args = None, (grad_output, inputs, needs, FilterWindow(**params, add=add))
     if single_applies(inputs, args[3]):
         return tuple(single_backward(*args))
+    if upsampled_applies(inputs, args[3]):
+        return tuple(upsampled_backward(*args))
     direct = direct_applies(inputs, args[3])
     if direct:
         grads = direct_backward(*args)

@@ -5,7 +5,7 @@ from numba import uint64
 
 from ..engine.compile import borrowing_jit
 from ..engine.gemm import Matrix
-from ..engine.pixels import clear, copy
+from ..engine.pixels import clear, copy, spread_apart
 
 
 @borrowing_jit
@@ -16,9 +16,8 @@ def repeat(target: np.ndarray, to: int, source: np.ndarray, at: int, count: int,
             target[uint64(to) + uint64(2) * j] = source[uint64(at) + j]
             target[uint64(to) + uint64(2) * j + uint64(1)] = source[uint64(at) + j]
     else:
-        for j in range(count):
-            for k in range(times):
-                target[to + j * times + k] = source[at + j]
+        for k in range(times):
+            spread_apart(target, to + k, source, at, count, times)
 
 
 @borrowing_jit

@@ -10,10 +10,19 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel, strips
-from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input, zero_like
+from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
 from ..engine.gemm import Matrix
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear
+from ..engine.vectors import (
+    LINE_BYTES,
+    REGISTER_BYTES,
+    GuardedLoop,
+    Writer,
+    load_part,
+    store_part,
+    written,
+)
 from .items import FilterArrays, FilterWindow, FilterWork, Shape, in_rows, wanted_bands
 
 _RUN_PIXELS = 32768  # pixels, of which the filters stay near for all channels
@@ -51,6 +60,26 @@ class _Run(NamedTuple):
     pixels: int  # where they begin
     filters: int  # and their filters
     number: int
+
+
+class _Rows(NamedTuple):
+    """Gradients of outputs, their pixels, and where the gradients of these go."""
+
+    outputs: Matrix
+    pixels: Matrix
+    target: Matrix
+
+
+class _Wanted(NamedTuple):
+    """Which gradients are, and what is to be known of them."""
+
+    pixels: bool
+    stream: bool  # theirs, past the caches
+    filters: bool
+    first: bool  # those of filters begin with this channel
+    scale: bool
+    slot: int  # of that
+    apart: int  # from channel to channel, if there is another, which is fetched meanwhile
 
 
 def single_applies(inputs: FilterArrays, window: FilterWindow) -> bool:
@@ -212,28 +241,30 @@ def single_backward_items(
     start: int, stop: int, scratch: SingleScratch, work: FilterWork, items: SingleItems
 ) -> None:
     """Items of gradients."""
-    grad_output, (x, weight, scales), grads = work
+    grad_output, inputs, grads = work
     for number in range(start, stop):
         group, channel, channel_end, first, end = _single_item(number, items)
         slot = number % items.bands * (len(grad_output) // items.pixels)
         for j in range(first, end, items.run):
             for c in range(channel, channel_end):
                 run = _single_run(group, c, j, end, items)
-                outputs = Matrix(grad_output, run.pixels, 0)
-                if grads.x.size and items.strided:
-                    _filter_run(Matrix(scratch.grads, 0, 0), outputs, weight, scales, run, items.add)
+                wanted = _Wanted(
+                    grads.x.size > 0,
+                    grads.x.size * grads.x.itemsize >= strips.STREAM_BYTES and not items.strided,
+                    grads.weight.size > 0,
+                    c == channel,
+                    grads.channel_weight.size > 0,
+                    slot + c,
+                    items.pixels if c + 1 < channel_end and not items.strided else 0,
+                )
+                outputs = pixels = Matrix(grad_output, run.pixels, 0)
+                if wanted.filters or wanted.scale:  # else these enter nothing
+                    pixels = _own_pixels(inputs.x, scratch.pixels, run, items)
+                target = Matrix(scratch.grads, 0, 0) if items.strided else Matrix(grads.x, run.pixels, 0)
+                rows = _Rows(outputs, pixels, target)
+                _pass_back(grads, wanted, rows, inputs, run, items.add)
+                if wanted.pixels and items.strided:
                     _spread_run(grads.x, scratch.grads, run, items)
-                elif grads.x.size:
-                    _filter_run(Matrix(grads.x, run.pixels, 0), outputs, weight, scales, run, items.add)
-                if grads.weight.size + grads.channel_weight.size:
-                    pixels = _own_pixels(x, scratch.pixels, run, items)
-                    if grads.weight.size:
-                        if c == channel:
-                            clear(grads.weight, run.filters, run.number)
-                        _add_share(grads.weight, outputs, pixels, scales, run, items.add)
-                    if grads.channel_weight.size:
-                        total = _sum_share(outputs, pixels, weight, run, items.add)
-                        grads.channel_weight[slot + c] += total
 
 
 @borrowing_jit
@@ -250,24 +281,73 @@ def _filter_run(target: Matrix, source: Matrix, weight: np.ndarray, scales: Any,
             target.values[to + j] = source.values[at + j] * both
 
 
-@borrowing_jit
-def _add_share(target: np.ndarray, outputs: Matrix, pixels: Matrix, scales: Any, run: _Run, add: Any) -> None:
-    """The share of a channel in the gradients of filters."""
-    at, other, own = uint64(outputs.at), uint64(pixels.at), uint64(run.filters)
-    if scales is None or add is not None:
-        for j in range(uint64(run.number)):
-            target[own + j] += outputs.values[at + j] * pixels.values[other + j]
-    else:
-        scale = scales[run.channel]
-        for j in range(uint64(run.number)):
-            target[own + j] += outputs.values[at + j] * pixels.values[other + j] * scale
+@written(REGISTER_BYTES)
+def _pass_back(writer: Writer, grads: Any, wanted: Any, rows: Any, inputs: Any, run: Any, add: Any) -> None:
+    """All gradients of a run."""
+    builder, index, lanes = writer.builder, run.number.type, writer.lanes
+    (outputs, pixels, target), scales = rows, inputs.channel_weight
+    scale = None if scales is None else writer.broadcast(writer.element(scales, run.channel))
+
+    def step(j: Any, mask: Any, total: Any) -> Any:
+        own, parts = builder.add(run.filters, j), []
+        for each in (outputs, pixels):
+            at = builder.add(each.at, j)
+            writer.prefetch(each.values, builder.add(at, wanted.apart))
+            parts.append(load_part(writer, each.values, at, mask))
+        filters, product = load_part(writer, inputs.weight, own, mask), writer.multiply(*parts)
+        with builder.if_then(wanted.pixels):
+            made = writer.multiply(parts[0], combined(writer, filters, scale, add))
+            _put(writer, made, target.values, builder.add(target.at, j), mask, wanted.stream)
+        with builder.if_then(wanted.filters):
+            share = product if add is not None else combined(writer, product, scale, add)
+            before = load_part(writer, grads.weight, own, mask)
+            before = builder.select(wanted.first, writer.zero, before)
+            store_part(writer, writer.add(before, share), grads.weight, own, mask)
+        if scale is None:
+            return total
+        return writer.add(total, product if add is not None else writer.multiply(product, filters))
+
+    # What is streamed begins on a line.
+    place = builder.ptrtoint(builder.gep(target.values, [target.at]), index)
+    before = builder.udiv(builder.and_(builder.neg(place), index(LINE_BYTES - 1)), index(writer.itemsize))
+    before = builder.select(wanted.stream, builder.and_(before, index(lanes - 1)), index(0))
+    before = builder.select(builder.icmp_signed("<", before, run.number), before, run.number)
+    turns = builder.udiv(builder.sub(run.number, before), index(lanes))
+    done = builder.add(before, builder.mul(turns, index(lanes)))
+    total = writer.zero
+    # A mask that leaves nothing would still hold up what is read next from there.
+    for j, end, number in (
+        (index(0), before, builder.zext(builder.icmp_signed(">", before, index(0)), index)),
+        (before, None, turns),
+        (done, run.number, builder.zext(builder.icmp_signed("<", done, run.number), index)),
+    ):
+        with GuardedLoop(builder, number, [total]) as loop:
+            at = builder.add(j, builder.mul(loop.k, index(lanes)))
+            mask = None if end is None else writer.within(at, end)
+            loop.values = [step(at, mask, *loop.values)]
+        (total,) = loop.values
+    if scale is not None:
+        with builder.if_then(wanted.scale):
+            place, total = builder.gep(grads.channel_weight, [wanted.slot]), writer.total(total)
+            if total.type != place.type.pointee:
+                total = builder.fpext(total, place.type.pointee)
+            builder.store(builder.fadd(builder.load(place), total), place)
 
 
-@borrowing_jit
-def _sum_share(outputs: Matrix, pixels: Matrix, weight: np.ndarray, run: _Run, add: Any) -> Any:
-    """The share of a run in the gradient of its channel's filter."""
-    at, other, own, total = uint64(outputs.at), uint64(pixels.at), uint64(run.filters), zero_like(weight)
-    for j in range(uint64(run.number)):
-        product = outputs.values[at + j] * pixels.values[other + j]
-        total += product * weight[own + j] if add is None else product
-    return total
+def _put(writer: Writer, value: Any, pointer: Any, at: Any, mask: Any, streamed: Any) -> None:
+    """A vector, or what a mask leaves of it; past the caches if it is to be."""
+    if mask is not None:
+        writer.store_masked(value, pointer, at, mask)
+        return
+    streamed = writer.builder.and_(streamed, writer.on_lines(pointer, [at]))
+    with writer.builder.if_else(streamed) as branches:
+        for branch, store in zip(branches, (writer.stream, writer.store), strict=True):
+            with branch:
+                store(value, pointer, at)
+
+
+def combined(writer: Writer, filters: Any, scale: Any, add: Any) -> Any:
+    """Filters with what scales them, if anything does."""
+    if scale is None:
+        return filters
+    return writer.multiply(filters, scale) if add is None else writer.add(filters, scale)
