@@ -145,7 +145,6 @@ def deform_conv2d_backward(
         slots = all_slots[: plan.shares * size]
         args: tuple = (flat_weight, weights, slots, parts[0])
         parallel.run(gradients.deform_weight_items, rows, 2 * size, *args, 0)
-        slots[...] = 0
         for part in parts:
             grad_arrays = grad_x, grad_offset, grad_mask
             _backward_part(arrays, weights, slots, grad_arrays, plan, part, none, memory)
