@@ -223,6 +223,7 @@ def bands_backward_items(
     fill_rows(scratch, room)
     clear(scratch.by_position, 0, len(scratch.by_position))
     clear(scratch.by_output, 0, len(scratch.by_output))
+    clear(scratch.weights, 0, len(scratch.weights))  # of rows beyond the matrices, too
     for share in range(start, stop):
         slot, summed = share * (len(grads.weights) // grads.shares), 0
         for band in range(bands * share // grads.shares, bands * (share + 1) // grads.shares):
