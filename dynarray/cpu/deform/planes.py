@@ -25,6 +25,8 @@ from .points import (
 )
 from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
 
+_FEW_COLUMNS = 16  # samples of a position that its gradients of weights come from
+
 
 class PlanesPart(NamedTuple):
     """What one call of a kernel works on: some images, and the tiles of positions of each."""
@@ -73,7 +75,8 @@ def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> Planes
         return PlanesScratch(points, columns, columns, 0, 0, 4 * room, 0, QUAD * room, rows)
     # Of the last group rows beyond the matrix are read, too.
     by_output, across = (sizes.outputs + TILE_ROWS) * room, whole(depth, width)
-    weights, corner = weights_of(sizes, itemsize), max(QUAD * room, TILE_ROWS * width)
+    weights = sizes.outputs * depth * width if weights_in_runs(sizes) else weights_of(sizes, itemsize)
+    corner = max(QUAD * room, TILE_ROWS * width)
     return PlanesScratch(points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows)
 
 
@@ -82,6 +85,12 @@ def mixed_scratch(part: PlanesPart) -> PlanesScratch:
     room, outputs = part.size, part.sizes.outputs
     gradients = part.sizes.group_outputs * room
     return PlanesScratch(point_sizes(room, 1), outputs * room, gradients, 0, 0, 4 * room, 0, QUAD * room, 0)
+
+
+@register_jitable(error_model="numpy")
+def weights_in_runs(sizes: DeformSizes) -> bool:
+    """Whether gradients of weights are sums of each lane of a strip, not rows that would fill half of one."""
+    return sizes.group_channels * sizes.taps <= _FEW_COLUMNS
 
 
 def weights_of(sizes: DeformSizes, itemsize: int) -> int:
