@@ -70,7 +70,7 @@ def deform_conv2d_forward(
     sizes, whole = deform_sizes(x, offset, weight, **steps), _whole_call(kept, steps)
     call = _call(sizes, (*kept, y), backward=False)
     flat = [_flat_input(array, x.dtype) for array in kept]
-    if has_few_outputs(whole or call) and few_outputs_forward(call, x, flat[1:], y):
+    if has_few_outputs(whole or call) and few_outputs_forward(call, whole or call, x, flat[1:], y):
         return y, kept
     if has_few_channels(whole or call):
         few_forward(call, flat, y)
