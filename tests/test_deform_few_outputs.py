@@ -72,6 +72,23 @@ def test_bits_are_the_same_for_any_number_of_threads_and_parts(
 
 
 @cpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_taps_come_in_turn_where_there_is_no_room_for_all(
+    backend: Backend,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[bool],
+    kind: str,
+) -> None:
+    call = drawn(rng, KINDS[kind])
+    monkeypatch.setattr(few_outputs, "_taps_at_once", lambda call: call.sizes.taps if call.backward else 2)
+    evaluate(call, backend)
+    assert answers == [True, True]
+    check(call, backend)
+    check_threads(call, backend)
+
+
+@cpu
 @pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("name", ["x", "offset", "weight", "mask", "bias", "grad_output"])
 @pytest.mark.parametrize("kind", ["one output", "as many groups"])

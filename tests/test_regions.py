@@ -146,7 +146,7 @@ def test_images_are_packed_in_parts(backend: Backend, room: int, monkeypatch: py
 
 
 @pytest.mark.parametrize("backend", backend_params("cpu"), indirect=True)
-@pytest.mark.parametrize(("channels", "ratio"), [(1, 0), (1, 3), (3, 0), (3, 1), (40, 1)])
+@pytest.mark.parametrize(("channels", "ratio"), [(1, 0), (1, 3), (3, 0), (3, 1), (10, 0), (14, 3), (40, 1)])
 def test_regions_of_few_channels_or_samples_are_read_in_planes(
     backend: Backend, channels: int, ratio: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,6 @@ _REGIONS = {
 }
 
 CALLS = {
-    "roi_align": [TypicalCall(_X, _REGIONS), TypicalCall(_MANY, {**_REGIONS, "sampling_ratio": 2})],
+    "roi_align": [TypicalCall(_X, _REGIONS), TypicalCall(_MANY, {**_REGIONS, "output_size": 7})],
     "ps_roi_pool": [TypicalCall(_X, _REGIONS)],
 }

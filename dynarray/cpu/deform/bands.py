@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import uint64
 
-from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit
+from ..engine.compile import FALSE, ZERO, borrowing_jit, cached_jit, zero_like
 from ..engine.gemm import TILE_ROW_BYTES, TILE_ROWS, Matrix, RightStrips, multiply, whole
 from ..engine.pixels import clear, copy, transpose
+from ..engine.products import Extent, Factor, Target, sum_products
 from ..engine.vectors import REGISTER_BYTES
 from .gradients import CHAIN_TILES, add_weights, flush_weights
 from .planes import (
@@ -24,8 +25,9 @@ from .planes import (
     place_of,
     set_of,
     vectors_of,
+    weights_in_runs,
 )
-from .points import PointArrays, offset_by_x, place_points, set_up_tap
+from .points import DeformSizes, PointArrays, offset_by_x, place_points, set_up_tap
 from .rows import (
     GATHERED_BYTES,
     GradientRows,
@@ -194,9 +196,55 @@ def _pull_back_columns(
 
 
 @borrowing_jit
+def _add_runs(scratch: PlanesScratch, part: PlanesPart, count: int, add: bool) -> None:
+    """The same as sums of each lane of a strip: few columns would fill no strip of their own."""
+    sizes, room, width = part.sizes, part.size, TILE_ROW_BYTES // scratch.columns.itemsize
+    outputs, depth = sizes.group_outputs, sizes.group_channels * sizes.taps
+    for row in range(sizes.channels * sizes.taps if count % width else 0):
+        clear(scratch.columns, row * room + count, whole(count, width) - count)
+    for o in range(sizes.outputs if count % width else 0):
+        clear(scratch.by_output, o * room + count, whole(count, width) - count)
+    extent = Extent(outputs, depth, whole(count, width) // width, width)
+    for group in range(sizes.channels // sizes.group_channels):
+        target = Target(scratch.weights, group * outputs * depth * width, depth * width, width)
+        by_output = Factor(scratch.by_output, group * outputs * room, room, width, None)
+        columns = Factor(scratch.columns, group * depth * room, room, width, None)
+        sum_products(target, by_output, columns, extent, add)
+
+
+@borrowing_jit
+def _flush_runs(slots: np.ndarray, at: int, sums: np.ndarray, sizes: DeformSizes) -> None:
+    """Add what is there of each weight to a slot."""
+    outputs, depth = sizes.group_outputs, sizes.group_channels * sizes.taps
+    width, to = TILE_ROW_BYTES // sums.itemsize, at
+    across, start = whole(depth, width), uint64(0)
+    for _ in range(sizes.channels // sizes.group_channels):
+        for o in range(outputs):
+            for k in range(depth):
+                total = zero_like(sums)
+                for lane in range(uint64(width)):
+                    total += sums[start + lane]
+                slots[to + o * across + k] += total
+                start += uint64(width)
+        to += whole(outputs, TILE_ROWS) * across
+
+
+@borrowing_jit
+def _flush(grads: BandsGradients, at: int, scratch: PlanesScratch, sizes: DeformSizes) -> None:
+    """Add the gradients of weights that a thread has to a slot."""
+    if weights_in_runs(sizes):
+        _flush_runs(grads.weights, at, scratch.weights, sizes)
+    else:
+        flush_weights(grads.weights, at, scratch.weights, len(scratch.weights))
+
+
+@borrowing_jit
 def _add_columns(scratch: PlanesScratch, part: PlanesPart, count: int, add: bool) -> None:
     """The products of gradients of the output and columns."""
     sizes, room = part.sizes, part.size
+    if weights_in_runs(sizes):
+        _add_runs(scratch, part, count, add)
+        return
     outputs, depth = sizes.group_outputs, sizes.group_channels * sizes.taps
     width = TILE_ROW_BYTES // scratch.columns.itemsize
     across = whole(depth, width)
@@ -223,6 +271,7 @@ def bands_backward_items(
     fill_rows(scratch, room)
     clear(scratch.by_position, 0, len(scratch.by_position))
     clear(scratch.by_output, 0, len(scratch.by_output))
+    clear(scratch.weights, 0, len(scratch.weights))  # of rows beyond the matrices, too
     for share in range(start, stop):
         slot, summed = share * (len(grads.weights) // grads.shares), 0
         for band in range(bands * share // grads.shares, bands * (share + 1) // grads.shares):
@@ -240,10 +289,10 @@ def bands_backward_items(
                 _add_columns(scratch, part, count, summed > 0)
                 summed += 1
                 if summed == CHAIN_TILES:
-                    flush_weights(grads.weights, slot, scratch.weights, len(scratch.weights))
+                    _flush(grads, slot, scratch, sizes)
                     summed = 0
         if summed:
-            flush_weights(grads.weights, slot, scratch.weights, len(scratch.weights))
+            _flush(grads, slot, scratch, sizes)
 
 
 @cached_jit

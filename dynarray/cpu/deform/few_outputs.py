@@ -54,6 +54,11 @@ class Mixing(NamedTuple):
         """Of a mixture."""
         return self.offset_groups * self.taps * self.outputs
 
+    @property
+    def sets(self) -> int:
+        """Of the channels of a mixture: one for each tap of an offset group."""
+        return self.offset_groups * self.taps
+
     def pixel_weights(self, weight: np.ndarray) -> np.ndarray:
         """From the weights (O, C/G, kh, kw) those of the convolution."""
         split = self.groups, self.outputs, self.offset_groups // self.groups, -1, self.taps
@@ -67,12 +72,20 @@ class Mixing(NamedTuple):
 
 def has_few_outputs(call: DeformCall) -> bool:
     """Whether a call, of which others may be parts, goes this way."""
-    sizes, mixed = call.sizes, _mixed_call(call)
+    sizes = call.sizes
     groups = sizes.channels // sizes.group_channels
     if not sizes.outputs or sizes.offset_groups % groups:
         return False
     few = LEAST_CHANNELS * sizes.offset_groups * sizes.group_outputs <= sizes.channels
-    return few and image_bytes(mixed, _sets(mixed.sizes)) <= KEPT_BYTES + MIXTURE_PART * call.array_bytes
+    return few and _taps_at_once(call) >= (sizes.taps if call.backward else 1)
+
+
+def _taps_at_once(call: DeformCall) -> int:
+    """Taps whose mixtures there is room for, in equal parts of all; none: 0."""
+    mixing, taps = _mixing_of(call.sizes), call.sizes.taps
+    of_all = image_bytes(_mixed_call(call, mixing), mixing.sets)
+    most = int((KEPT_BYTES + MIXTURE_PART * call.array_bytes) * taps // of_all)
+    return -(-taps // -(-taps // most)) if most else 0
 
 
 def _mixing_of(sizes: DeformSizes) -> Mixing:
@@ -81,40 +94,43 @@ def _mixing_of(sizes: DeformSizes) -> Mixing:
     return Mixing(groups, sizes.offset_groups, sizes.taps, sizes.group_outputs)
 
 
-def _mixed_call(call: DeformCall) -> DeformCall:
+def _mixed_call(call: DeformCall, mixing: Mixing) -> DeformCall:
     """The call on mixtures."""
-    return call._replace(sizes=call.sizes._replace(channels=_mixing_of(call.sizes).channels))
+    return call._replace(sizes=call.sizes._replace(channels=mixing.channels))
 
 
-def _sets(sizes: DeformSizes) -> int:
-    return sizes.offset_groups * sizes.taps
-
-
-def _mixed_parts(call: DeformCall) -> Iterator[PlanesPart]:
+def _mixed_parts(call: DeformCall, sets: int, first_tap: int) -> Iterator[PlanesPart]:
     """As many mixtures at a time as fit into memory that is kept, in which they are twice: also in rings."""
-    sizes, sets = call.sizes, _sets(call.sizes)
+    sizes = call.sizes
     size = min(MOST_SIZE, -(-sizes.positions // LEAST_SIZE) * LEAST_SIZE)
     images = max(1, KEPT_BYTES // image_bytes(call, sets))
     for first in range(0, call.batch, images):
         number = min(images, call.batch - first)
-        yield PlanesPart(sizes, size, -(-sizes.positions // size), 1, sets, first, number)
+        yield PlanesPart(sizes, size, -(-sizes.positions // size), 1, sets, first, number, first_tap)
 
 
-def few_outputs_forward(call: DeformCall, x: np.ndarray, arrays: list, y: np.ndarray) -> bool:
-    """The output of `deform_conv2d` from x and flat offset, weight, mask and bias, if all is finite."""
+def few_outputs_forward(
+    call: DeformCall, whole: DeformCall, x: np.ndarray, arrays: list, y: np.ndarray
+) -> bool:
+    """The output of `deform_conv2d` from x and flat offset, weight, mask and bias, if all is finite.
+
+    Taps are added up as many at once as the whole call has room for, of which this one is a part.
+    """
     offset, weight, mask, bias = arrays
     if not np.isfinite(weight).all():
         return False
-    mixing = _mixing_of(call.sizes)
-    pixel_weights, target = mixing.pixel_weights(weight), y.reshape(-1)
-    for part in _mixed_parts(_mixed_call(call)):
-        packed = _packed(_mixture(x, pixel_weights, part, mixing), part)
-        inputs = PlanesInputs(packed, PointArrays(offset, mask), weight, bias)
-        items = part.images * part.per_image
-        operations = 6.0 * items * part.size * mixing.channels
-        args = (mixed_scratch(part), x.dtype, inputs, target, part)
-        run_with_scratch(planes.planes_mixed_items, items, operations, *args)
-        del packed, inputs, args  # what is too large to be kept is given back before there is another
+    target, taps, at_once = y.reshape(-1), call.sizes.taps, _taps_at_once(whole)
+    for tap in range(0, taps, at_once):
+        mixing = _mixing_of(call.sizes)._replace(taps=min(at_once, taps - tap))
+        pixel_weights = mixing.pixel_weights(weight.reshape(-1, taps)[:, tap : tap + at_once])
+        for part in _mixed_parts(_mixed_call(call, mixing), mixing.sets, tap):
+            packed = _packed(_mixture(x, pixel_weights, part, mixing), part)
+            inputs = PlanesInputs(packed, PointArrays(offset, mask), weight, bias)
+            items = part.images * part.per_image
+            operations = 6.0 * items * part.size * mixing.channels
+            args = (mixed_scratch(part), x.dtype, inputs, target, part)
+            run_with_scratch(planes.planes_mixed_items, items, operations, *args)
+            del packed, inputs, args  # what is too large to be kept is given back before there is another
     return bool(np.isfinite(y).all())
 
 
@@ -139,14 +155,15 @@ def few_outputs_backward(
     grad_x, grad_offset, grad_weight, grad_mask = grads
     if not np.isfinite(weight).all():
         return False
-    mixed, mixing, nothing = _mixed_call(call), _mixing_of(call.sizes), np.empty(0, x.dtype)
+    mixing, nothing = _mixing_of(call.sizes), np.empty(0, x.dtype)
+    mixed = _mixed_call(call, mixing)
     pixel_weights = mixing.pixel_weights(weight)
     total = np.zeros(pixel_weights.shape)
     grad_points = PointArrays(
         *(nothing if grad is None else grad.reshape(-1) for grad in (grad_offset, grad_mask))
     )
     wanted = grad_x is not None or grad_weight is not None
-    for whole_part in _mixed_parts(mixed):
+    for whole_part in _mixed_parts(mixed, mixing.sets, 0):
         part, table, elements = divide_into_bands(mixed, whole_part, offset, wanted)
         together = side_by_side(mixed.sizes.channels, part.sets)
         mixture = _mixture(x, pixel_weights, part, mixing)

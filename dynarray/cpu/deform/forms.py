@@ -70,7 +70,7 @@ def deform_conv2d_forward(
     sizes, whole = deform_sizes(x, offset, weight, **steps), _whole_call(kept, steps)
     call = _call(sizes, (*kept, y), backward=False)
     flat = [_flat_input(array, x.dtype) for array in kept]
-    if has_few_outputs(whole or call) and few_outputs_forward(call, x, flat[1:], y):
+    if has_few_outputs(whole or call) and few_outputs_forward(call, whole or call, x, flat[1:], y):
         return y, kept
     if has_few_channels(whole or call):
         few_forward(call, flat, y)
@@ -145,7 +145,6 @@ def deform_conv2d_backward(
         slots = all_slots[: plan.shares * size]
         args: tuple = (flat_weight, weights, slots, parts[0])
         parallel.run(gradients.deform_weight_items, rows, 2 * size, *args, 0)
-        slots[...] = 0
         for part in parts:
             grad_arrays = grad_x, grad_offset, grad_mask
             _backward_part(arrays, weights, slots, grad_arrays, plan, part, none, memory)

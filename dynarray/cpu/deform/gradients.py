@@ -76,24 +76,22 @@ def deform_weight_items(
         chunk, o = part.first_chunk + item // outputs, item % outputs
         size, group, at = chunks.size[chunk], chunks.group[chunk], chunks.weight_at[chunk]
         source = ((group * outputs + o) * channels + chunks.first[chunk] - group * channels) * taps
-        columns, free = taps * size, width
+        columns = taps * size
         at += o * (whole(columns, width) if shares else width)
         if not shares and columns % width:
             clear(packed, at + columns // width * strip, width)
         for tap in range(taps):
-            for c in range(size):
-                place = source + c * taps + tap
+            place = uint64(source + tap)
+            for c in range(uint64(size)):
+                column = uint64(tap * size) + c
                 if shares:
                     total = 0.0
-                    for share in range(shares):
-                        total += slots[at + share * distance]
-                    weight[place] = total
-                    at += 1
-                    continue
-                packed[at] = weight[place]
-                at, free = at + 1, free - 1
-                if not free:
-                    at, free = at + strip - width, width
+                    for share in range(uint64(shares)):
+                        total += slots[uint64(at) + column + share * uint64(distance)]
+                    weight[place + c * uint64(taps)] = total
+                else:
+                    to = uint64(at) + column // uint64(width) * uint64(strip) + column % uint64(width)
+                    packed[to] = weight[place + c * uint64(taps)]
 
 
 @borrowing_jit
@@ -189,6 +187,8 @@ def deform_backward_items(
         columns = Matrix(scratch.columns, ZERO, across + line)
         slot, summed = share * (len(grads.weights) // band.shares) + weight_at, 0
         sums, count_of_sums = Matrix(scratch.weights, ZERO, across), outputs * across
+        if grads.weights.size and band.start == 0 and part.first_image == 0:
+            clear(grads.weights, slot, count_of_sums)
         if grads.packed.size and band.start == 0:
             _clear_pixels(grads, part, band, share, chunk)
         for tile in range(band.start, band.stop):

@@ -173,7 +173,11 @@ def _channels_of_chunk(call: DeformCall) -> int:
     if call.backward:  # threads take chunks, and shares of the tiles
         wanted = min(wanted, sizes.channels * max(1, call.batch) * _splits(call) // LEAST_ITEMS)
     most = int(call.packed_budget // (sizes.image.pixels * call.itemsize * call.copies))
-    return max(1, min(most, max(CHANNEL_STEP, wanted // CHANNEL_STEP * CHANNEL_STEP)))
+    wanted = max(1, min(most, max(CHANNEL_STEP, wanted)))
+    if call.multiplies_samples:
+        return max(1, min(most, wanted // CHANNEL_STEP * CHANNEL_STEP))
+    even = _even(min(sizes.group_channels, sizes.channels // sizes.offset_groups), wanted)
+    return min(wanted, whole(even, CHANNEL_STEP))
 
 
 def _splits(call: DeformCall) -> int:

@@ -25,6 +25,8 @@ from .points import (
 )
 from .rows import GATHERED_BYTES, QUAD, PointPlane, sample_row
 
+_FEW_COLUMNS = 16  # samples of a position that its gradients of weights come from
+
 
 class PlanesPart(NamedTuple):
     """What one call of a kernel works on: some images, and the tiles of positions of each."""
@@ -36,6 +38,7 @@ class PlanesPart(NamedTuple):
     sets: int  # of channels: one for each group of points, or for each of their taps
     first_image: int
     images: int
+    first_tap: int = 0  # of those that have sets of their own
 
 
 class PlanesInputs(NamedTuple):
@@ -73,7 +76,8 @@ def planes_scratch(part: PlanesPart, itemsize: int, *, backward: bool) -> Planes
         return PlanesScratch(points, columns, columns, 0, 0, 4 * room, 0, QUAD * room, rows)
     # Of the last group rows beyond the matrix are read, too.
     by_output, across = (sizes.outputs + TILE_ROWS) * room, whole(depth, width)
-    weights, corner = weights_of(sizes, itemsize), max(QUAD * room, TILE_ROWS * width)
+    weights = sizes.outputs * depth * width if weights_in_runs(sizes) else weights_of(sizes, itemsize)
+    corner = max(QUAD * room, TILE_ROWS * width)
     return PlanesScratch(points, columns, columns, by_output, room * across, 4 * room, weights, corner, rows)
 
 
@@ -82,6 +86,12 @@ def mixed_scratch(part: PlanesPart) -> PlanesScratch:
     room, outputs = part.size, part.sizes.outputs
     gradients = part.sizes.group_outputs * room
     return PlanesScratch(point_sizes(room, 1), outputs * room, gradients, 0, 0, 4 * room, 0, QUAD * room, 0)
+
+
+@register_jitable(error_model="numpy")
+def weights_in_runs(sizes: DeformSizes) -> bool:
+    """Whether gradients of weights are sums of each lane of a strip, not rows that would fill half of one."""
+    return sizes.group_channels * sizes.taps <= _FEW_COLUMNS
 
 
 def weights_of(sizes: DeformSizes, itemsize: int) -> int:
@@ -190,16 +200,25 @@ def planes_forward_items(
 def planes_mixed_items(
     start: int, stop: int, scratch: PlanesScratch, inputs: PlanesInputs, y: np.ndarray, part: PlanesPart
 ) -> None:
-    """Items are tiles of positions: of each output the sum of channels of its own, one for each tap."""
+    """Items are tiles of positions: of each output the sum of channels of its own, one for each tap.
+
+    Taps that come later are added to what others gave.
+    """
     sizes, room, points, sums = part.sizes, part.size, scratch.points, scratch.columns
+    taps = part.sets // sizes.offset_groups
     for item in range(start, stop):
         image, first, count = place_of(part, item)
         n, vectors = part.first_image + image, vectors_of(count, y)
         place_points(points, sizes.grid, first, count)
-        clear(sums, 0, sizes.outputs * room)
+        for o in range(sizes.outputs):
+            if part.first_tap:
+                copy(sums, o * room, y, (n * sizes.outputs + o) * sizes.positions + first, count)
+            else:
+                clear(sums, o * room, count)
         for group in range(sizes.offset_groups):
-            for tap in range(sizes.taps):
-                set_up_tap(points, inputs.points, sizes, (n, group, tap), ZERO, first, count)
+            for tap in range(taps):
+                of = n, group, part.first_tap + tap
+                set_up_tap(points, inputs.points, sizes, of, ZERO, first, count)
                 channel, channels = set_of(part, group, tap)
                 to = first_output(sizes, group)
                 for c in range(channels):
@@ -209,7 +228,7 @@ def planes_mixed_items(
                     for k in range(uint64(count)):
                         sums[uint64((to + c) * room) + k] += scratch.gradients[k]
         for o in range(sizes.outputs):
-            if inputs.bias.size:
+            if inputs.bias.size and part.first_tap + taps == sizes.taps:
                 for k in range(uint64(o * room), uint64(o * room + count)):
                     sums[k] += inputs.bias[o]
             copy(y, (n * sizes.outputs + o) * sizes.positions + first, sums, o * room, count)

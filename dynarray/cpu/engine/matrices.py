@@ -14,7 +14,7 @@ from numba import uint64
 from . import gemm, parallel
 from .compile import ZERO, borrowing_cached_jit, borrowing_jit
 from .memory import borrow, run_with_scratch
-from .pixels import copy, transpose
+from .pixels import clear, copy, transpose
 
 MATRIX_BYTES = 4 * 1024 * 1024  # most, of one whose positions are multiplied at once: the cache has several
 _PANELS = 8  # of an item, most: enough for each part of a strip that comes into the first cache
@@ -115,6 +115,17 @@ def deal_items(start: int, stop: int, strips: np.ndarray, planes: np.ndarray) ->
         for n in range(images):
             place = StripPlace(channels, row, n * positions)
             put_in_strips(strips, place, flat, (n * channels + row) * positions, positions)
+        clear_beyond(strips, channels, row, images * positions)
+
+
+@borrowing_jit
+def clear_beyond(strips: np.ndarray, rows: int, row: int, columns: int) -> None:
+    """Zeros behind the last column of a row: strips are multiplied wholly, and what was there before may be
+    numbers so small that processors take a hundred times as long with them.
+    """
+    width = gemm.TILE_ROW_BYTES // strips.itemsize
+    if columns % width:
+        clear(strips, (columns // width * rows + row) * width + columns % width, width - columns % width)
 
 
 @borrowing_cached_jit
@@ -137,6 +148,8 @@ def turn_items(start: int, stop: int, target: np.ndarray, source: np.ndarray, si
     across = -(-columns // width) * width
     for item in range(start, stop):
         count = min(width, rows - item * width)
+        if count < width:
+            clear(target, item * across * width, across * width)  # as `clear_beyond`
         for strip in range(across // width):
             to, at = (item * across + strip * width) * width, (strip * rows + item * width) * width
             transpose(gemm.Matrix(target, to, width), gemm.Matrix(source, at, width), count, width)
@@ -155,6 +168,8 @@ def _pack_panels(panels: np.ndarray, left: LeftMatrix, at: int, rows: int, depth
         to, start = uint64(whole * depth + k * gemm.TILE_ROWS), uint64(source + whole)
         for row in range(uint64(rows - whole)):
             panels[to + row] = left.values[start + row]
+        for row in range(uint64(rows - whole), uint64(gemm.TILE_ROWS if rows > whole else 0)):
+            panels[to + row] = 0  # as `clear_beyond`
 
 
 @borrowing_cached_jit

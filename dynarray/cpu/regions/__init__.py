@@ -10,6 +10,7 @@ pixel of a bin is one weight for a whole run of them; few are read where they ar
 `taps.py`      the pixels of a bin of `roi_align` along an axis, and their weights;
 `in_planes.py` its passes where channels or samples are few: nothing is packed;
 `sampled.py`   its packing, sums over pixels, and their adjoint, a band of rows after the other;
+`bins.py`      what it adds up: channels that lie side by side, in registers;
 `pooled.py`    `ps_roi_pool`;
 `nms.py`       what is left of overlapping boxes.
 """

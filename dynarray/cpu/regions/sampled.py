@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import uint64
 
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.gemm import Matrix
 from ..engine.pixels import clear, transpose
+from .bins import BinTaps, PackedPixels, spread_bin, sum_bin
 from .plan import BEFORE, COLUMNS, FIRST, IMAGE, LEFT, ROWS, TOP, RegionBoxes, RegionPart, RegionSizes
 from .taps import RegionTaps, find_pixels, taps_of_axes
 
@@ -60,6 +60,13 @@ def _first_pixel(boxes: RegionBoxes, slot: RegionSlot, sizes: RegionSizes, row: 
     return ((own[IMAGE] * sizes.channels + slot.channel) * height + own[TOP] + row) * width + own[LEFT]
 
 
+@borrowing_jit
+def _packed_pixels(packed: np.ndarray, slot: RegionSlot, own: np.ndarray) -> PackedPixels:
+    """The pixels of a slot, by their place in the image."""
+    above = own[TOP] * own[COLUMNS] + own[LEFT]
+    return PackedPixels(packed, slot.at - above * slot.number, own[COLUMNS], slot.number)
+
+
 @borrowing_cached_jit
 def region_pack_items(
     start: int,
@@ -105,16 +112,12 @@ def region_pool_items(
             find_pixels(columns, boxes, box, 1, sizes, FALSE)
             found = k
         number, bins = slot.number, high * wide
-        clear(sums, 0, bins * number)
+        pixels = _packed_pixels(packed, slot, own)
         for bin_ in range(bins):
-            i, j, to = bin_ // wide, bin_ % wide, uint64(bin_ * number)
-            for a in range(rows.begin[i], rows.begin[i + 1]):
-                line = (rows.pixel[a] - own[TOP]) * own[COLUMNS] - own[LEFT]
-                for b in range(columns.begin[j], columns.begin[j + 1]):
-                    weight = rows.weight[a] * columns.weight[b]
-                    at = uint64(slot.at + (line + columns.pixel[b]) * number)
-                    for c in range(uint64(number)):
-                        sums[to + c] += weight * packed[at + c]
+            i, j = bin_ // wide, bin_ % wide
+            down, across = rows.begin[i + 1] - rows.begin[i], columns.begin[j + 1] - columns.begin[j]
+            taps = BinTaps(rows, columns, rows.begin[i], down, columns.begin[j], across)
+            sum_bin(pixels, taps, sums, bin_ * number)
         target = Matrix(y, (box * sizes.channels + slot.channel) * bins, bins)
         transpose(target, Matrix(sums, ZERO, number), bins, number)
 
@@ -161,16 +164,12 @@ def _spread_box(
     find_pixels(rows, boxes, box, 0, sizes, TRUE)
     find_pixels(columns, boxes, box, 1, sizes, TRUE)
     high, wide = sizes.bins
+    pixels = _packed_pixels(packed, slot, own)
     for i in range(high):
         for a in range(rows.begin[i], rows.begin[i + 1]):
-            row = rows.pixel[a] - own[TOP]
-            if row < first or row >= end:
+            if not first <= rows.pixel[a] - own[TOP] < end:
                 continue
-            line = row * own[COLUMNS] - own[LEFT]
             for j in range(wide):
-                from_ = uint64((i * wide + j) * slot.number)
-                for b in range(columns.begin[j], columns.begin[j + 1]):
-                    weight = rows.weight[a] * columns.weight[b]
-                    at = uint64(slot.at + (line + columns.pixel[b]) * slot.number)
-                    for c in range(uint64(slot.number)):
-                        packed[at + c] += weight * sums[from_ + c]
+                across = columns.begin[j + 1] - columns.begin[j]
+                taps = BinTaps(rows, columns, a, 1, columns.begin[j], across)
+                spread_bin(pixels, taps, sums, (i * wide + j) * slot.number)
