@@ -187,12 +187,12 @@ def _read_line(
         return
     for done in range(low, high, BLURRED_PIXELS):
         number = min(BLURRED_PIXELS, high - done)
-        # What the blur reads, zeros outside the line.
+        # What the blur reads, zeros outside the line, and where the last vector is read as a whole.
         window = first + done - radius
         left, right = max(0, -window), min(number + 2 * radius, length - window)
         clear(padded, ZERO, left)
         copy(padded, left, blur.source, begin + window + left, right - left)
-        clear(padded, right, number + 2 * radius - right)
+        clear(padded, right, number + 2 * radius + REGISTER_BYTES // padded.itemsize - right)
         blur_line(target, at + done, padded, ZERO, number, blur.weights)
 
 
