@@ -35,6 +35,9 @@ from .tiles import UnitPointer
 SUMMED_VECTORS = 32  # products added up in each lane before they join a sum in float64
 SOURCES_TOGETHER = 64  # lines added up in registers before they join an output
 BLURRED_PIXELS = 1024  # at a time
+ROW_CACHE_BYTES = (
+    16 * 1024
+)  # of lines that all tiles of some rows of outputs read: a part of a common L1 cache
 
 
 class LineKernel(NamedTuple):
@@ -222,17 +225,21 @@ def displace_line_items(
         to = output.first + image * output.image + column
         for source in range(0, sources, SOURCES_TOGETHER):
             together = min(SOURCES_TOGETHER, sources - source)
-            for j in range(0, columns, width):
+            # Row by row while lines are few: a cache line that two tiles of a row share is then written once.
+            down, along = -(-(end - begin) // rows), -(-columns // width)
+            by_row = together * parts.pitch * kernel.values.itemsize <= ROW_CACHE_BYTES
+            for number in range(down * along):
+                t = begin + (number // along if by_row else number % down) * rows
+                j = (number % along if by_row else number // down) * width
                 lines = Matrix(scratch.lines, source * parts.pitch + j, parts.pitch)
-                for t in range(begin, end, rows):
-                    out = Matrix(output.target, to + t * blur.length + j, blur.length)
-                    tile = LineTile(min(rows, end - t), min(width, columns - j), together, taps)
-                    at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
-                    left = KernelRows(kernel.values, at, kernel.target, kernel.source)
-                    if broad:
-                        multiply_broad(out, left, lines, tile, base, source == 0, scratch.check)
-                    else:
-                        multiply_narrow(out, left, lines, tile, base, source == 0, scratch.check)
+                out = Matrix(output.target, to + t * blur.length + j, blur.length)
+                tile = LineTile(min(rows, end - t), min(width, columns - j), together, taps)
+                at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
+                left = KernelRows(kernel.values, at, kernel.target, kernel.source)
+                if broad:
+                    multiply_broad(out, left, lines, tile, base, source == 0, scratch.check)
+                else:
+                    multiply_narrow(out, left, lines, tile, base, source == 0, scratch.check)
         total = zero_like(scratch.check)
         for lane in range(lanes):
             total += scratch.check[lane]
