@@ -65,32 +65,44 @@ def normal(*shape: int) -> np.ndarray:
 
 
 X, LINE = normal(2, 4, 30, 31), normal(4, 3, 21)
-# Operators that are known to keep to this; others still meet a few in lanes that are thrown away.
-SLOW_IF_DENORMAL = {
-    "correlation2d": ((X, X + 1), {"max_displacement": 3}),
-    "local_filter2d": ((X, normal(2, 1, 3, 3, 30, 31)), {}),
-    "deform_conv1d": ((LINE, normal(4, 15, 21), normal(64, 3, 15)), {"padding": 7}),
-    "deform_conv1d of small maps": (
+EIGHT, BASES, MANY = normal(2, 8, 30, 31), normal(4, 3, 3), normal(4, 128, 21)
+# Calls of kernels that would be slow if lanes that are thrown away held denormal numbers.
+SLOW_IF_DENORMAL: list[tuple[str, tuple, dict[str, Any]]] = [
+    ("correlation2d", (X, X + 1), {"max_displacement": 3}),
+    ("local_filter2d", (X, normal(2, 1, 3, 3, 30, 31)), {}),
+    ("deform_conv1d", (LINE, normal(4, 15, 21), normal(64, 3, 15)), {"padding": 7}),
+    (
+        "deform_conv1d",
         (normal(1, 178, 64), normal(1, 5, 52), normal(154, 178, 5)),
         {"dilation": 3},
-    ),
-    "deform_conv1d of many channels": (
-        (normal(2, 37, 90), normal(2, 3, 90), normal(19, 37, 3)),
-        {"padding": 1},
-    ),
-    "deform_conv2d of few channels": ((X[:, :1], normal(2, 18, 30, 31), normal(5, 1, 3, 3)), {"padding": 1}),
-    "sample_points": ((X, 9 + normal(2, 3, 2, 13, 11)), {}),
-}
+    ),  # small maps
+    ("deform_conv1d", (normal(2, 37, 90), normal(2, 3, 90), normal(19, 37, 3)), {"padding": 1}),
+    ("deform_conv2d", (X[:, :1], normal(2, 18, 30, 31), normal(5, 1, 3, 3)), {"padding": 1}),
+    ("sample_points", (X, 9 + normal(2, 3, 2, 13, 11)), {}),
+    ("atom_conv2d", (X, normal(2, 3, 3, 3, 30, 31), normal(5, 4, 3)), {}),
+    ("atom_conv2d", (X, normal(2, 2, 3, 3, 15, 16), normal(5, 4, 2)), {"stride": 2}),
+    ("atom_conv1d", (MANY, normal(4, 8, 3, 21), normal(40, 128, 8)), {}),  # products of all positions
+    ("atom_conv1d", (MANY, normal(4, 2, 3, 21), normal(1, 128, 2)), {}),  # mixed first
+    ("compose_atoms", (normal(2, 3, 4, 30, 31), BASES), {}),
+    ("displaced_conv1d", (LINE, normal(16, 3, 2), normal(16, 3, 2)), {}),
+    ("displaced_conv2d", (X, normal(5, 4, 2), normal(5, 4, 2, 2)), {}),
+    ("mixed_filter2d", (EIGHT, BASES, normal(2, 1, 4, 30, 31)), {}),
+    ("mixed_filter2d", (EIGHT, BASES, normal(2, 8, 4, 30, 31)), {}),
+    ("mixed_filter2d", (EIGHT, BASES, normal(2, 2, 4, 15, 16)), {"stride": 2}),
+    ("mixed_filter2d", (EIGHT, normal(4, 8, 3, 3), normal(2, 2, 4, 30, 31)), {}),
+]
 
 
 @pytest.mark.skipif(
     not (sys.platform == "linux" and platform.machine() == "x86_64"), reason="the register is of x86-64"
 )
-@pytest.mark.parametrize("name", SLOW_IF_DENORMAL)
-def test_nothing_is_computed_from_what_was_there_before(name: str) -> None:
+@pytest.mark.parametrize(("name", "arrays", "params"), SLOW_IF_DENORMAL)
+def test_nothing_is_computed_from_what_was_there_before(
+    name: str, arrays: tuple, params: dict[str, Any]
+) -> None:
     """As denormal numbers, which integers look like, it would take twenty times as long."""
     assert meets_denormals(lambda: np.float32(1e-40) * normal(1000))
-    operator, (arrays, params) = dyn.OPERATORS[name.split()[0]], SLOW_IF_DENORMAL[name]
+    operator = dyn.OPERATORS[name]
     arrays += (None,) * (len(operator.arrays) - len(arrays))
     needs = tuple(array is not None for array in arrays)
     with threads(1), dyn.use_backend("cpu"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import TypicalCall
 
-_CHANNELS, _SIDE, _VECTOR = (2, 9), 12, 16
+_CHANNELS, _SIDE, _VECTOR, _SHORT = (2, 9), 12, 16, 9
 _WAYS: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"upsample": 2})
 # A border makes outputs smaller than the image around them, as a stride does.
 _SCALES: tuple[dict[str, Any], ...] = ({"upsample": 1}, {"upsample": 2}, {"upsample": 1, "border": "wrap"})
@@ -91,7 +91,10 @@ def _involution(way: dict[str, Any], channels: int, side: int) -> TypicalCall:
 
 
 def _mixed(channels: int, extent: tuple[int, ...]) -> TypicalCall:
-    """Rows of whole vectors are filtered where they lie, and for few channels those that nearly fill one."""
+    """Rows of whole vectors are filtered where they lie, and for few channels those that nearly fill one.
+
+    Gradients are made where everything lies unless rows are much shorter than a vector.
+    """
     kernels = (2, *(3,) * len(extent))
     return TypicalCall({"x": (1, channels, *extent), "kernels": kernels, "mixture": (1, 1, 2, *extent)})
 
@@ -106,6 +109,10 @@ CALLS = {
         _carafe(*each) for each in [*product(_SCALES, _CHANNELS, (3,)), *product(_SCALES[:2], (2,), (1,))]
     ],
     "involution": [_involution(*each) for each in [*product(_WAYS[:2], _CHANNELS, (3,)), ({}, 2, 1)]],
-    "mixed_filter2d": [_mixed(*each) for each in product(_CHANNELS, [(_VECTOR,) * 2, (_SIDE,) * 2])],
-    "mixed_filter1d": [_mixed(*each) for each in product(_CHANNELS, [(_SIDE * _VECTOR,), (_SIDE,)])],
+    "mixed_filter2d": [
+        _mixed(*each) for each in product(_CHANNELS, [(_VECTOR,) * 2, (_SIDE,) * 2, (_SHORT,) * 2])
+    ],
+    "mixed_filter1d": [
+        _mixed(*each) for each in product(_CHANNELS, [(_SIDE * _VECTOR,), (_SIDE,), (_SHORT,)])
+    ],
 }

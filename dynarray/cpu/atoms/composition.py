@@ -4,7 +4,7 @@ Each atom of each sample is a small matrix product, of the bases with a few rows
 are positions. Per position it moves B + taps numbers for B * taps multiply-adds, so that for common sizes
 memory is the bound: all is read where it is and written where it belongs, once, and while a run of positions
 is multiplied, what the next one reads is fetched. The backward pass makes both gradients of a run while it is
-in the cache.
+in the cache: first that of the bases, which reads a few rows at a time, and these fast.
 """
 
 from functools import lru_cache
@@ -14,10 +14,11 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import ONE, ZERO, borrowing_cached_jit, borrowing_jit, kernel_input
+from ..engine.dots import add_dots, tangled_size, untangled
 from ..engine.gemm import Matrix
-from ..engine.memory import run_with_scratch
-from ..engine.pixels import clear, copy, whole_lines
-from ..engine.products import MIXED_BYTES, Extent, Factor, Target, dot_planes, mix_rows
+from ..engine.memory import empty
+from ..engine.products import MIXED_BYTES, Extent, Factor, Target, mix_rows
+from ..engine.runs import RunRows
 from ..engine.vectors import in_row
 
 COMPOSE_RUN_BYTES = 256 * 1024  # of all rows of a run
@@ -30,23 +31,13 @@ class ComposePlan(NamedTuple):
     positions: int
     run: int
     runs: int  # of each atom
-    span: int  # elements from row to row in scratch
-    rows: np.ndarray  # where each begins
-
-
-class ComposeScratch(NamedTuple):
-    """Rows of a run, for the backward pass."""
-
-    alpha: Any
-    atoms: Any
-    dots: Any  # of each basis with each tap
 
 
 class ComposeGrads(NamedTuple):
     """What the backward pass writes; what is not wanted has no elements."""
 
     alpha: np.ndarray  # (N*M, B, positions)
-    bases: np.ndarray  # (items, B, taps); float64, which costs nothing
+    bases: np.ndarray  # (items, as `engine.dots` has them); float64
 
 
 class ComposeRun(NamedTuple):
@@ -63,24 +54,13 @@ def _compose_plan(positions: int, bases: int, taps: int, itemsize: int) -> Compo
     most = min(COMPOSE_RUN, COMPOSE_RUN_BYTES // ((2 * bases + taps) * itemsize))
     runs = -(-positions // max(width, most))
     run = -(-positions // (runs * width)) * width
-    # An odd number of lines: powers of two would put all rows into the same few sets of the cache.
-    span = whole_lines(run) | whole_lines(1)
-    return ComposePlan(positions, run, -(-positions // run), span, np.arange(max(bases, taps)) * span)
+    return ComposePlan(positions, run, -(-positions // run))
 
 
 @borrowing_jit
 def _compose_run(number: int, plan: ComposePlan) -> ComposeRun:
     at = number % plan.runs * plan.run
     return ComposeRun(number // plan.runs, at, min(plan.run, plan.positions - at))
-
-
-@borrowing_jit
-def _take_run(target: np.ndarray, source: np.ndarray, run: ComposeRun, plan: ComposePlan) -> None:
-    """The rows of a run, with zeros up to its full length."""
-    flat, begin = in_row(source), _begin(run, source, plan)
-    for row in range(source.shape[1]):
-        copy(target, row * plan.span, flat, begin + row * plan.positions, run.length)
-        clear(target, row * plan.span + run.length, plan.run - run.length)
 
 
 @borrowing_jit
@@ -118,7 +98,6 @@ def compose_items(
 def compose_gradient_items(
     start: int,
     stop: int,
-    scratch: ComposeScratch,
     alpha: np.ndarray,
     scales: np.ndarray,
     grad_output: np.ndarray,
@@ -126,27 +105,25 @@ def compose_gradient_items(
     plan: ComposePlan,
 ) -> None:
     """Items: shares of the runs. grad_output is (N*M, taps, positions), `scales` (B, taps)."""
-    items, runs = len(grads.bases), len(alpha) * plan.runs
-    bases, taps = grads.bases.shape[1:]
-    size = Extent(bases, taps, 1, plan.run)
+    (items, tangled), apart = grads.bases.shape, plan.positions
+    runs, bases, taps, totals = (
+        len(alpha) * plan.runs,
+        alpha.shape[1],
+        grad_output.shape[1],
+        in_row(grads.bases),
+    )
     for item in range(start, stop):
         end = runs * (item + 1) // items
         for number in range(runs * item // items, end):
             run, following = _compose_run(number, plan), _compose_run(min(number + 1, end - 1), plan)
             at, then = _begin(run, grad_output, plan), _begin(following, grad_output, plan)
+            if tangled:
+                left = RunRows(in_row(alpha), _begin(run, alpha, plan), apart)
+                right = RunRows(in_row(grad_output), at, apart)
+                add_dots(totals, item * tangled, left, right, (bases, taps, run.length))
             if grads.alpha.size:
-                source = Factor(in_row(grad_output), at, ZERO, plan.positions, then - at)
-                _mix_run(grads.alpha, scales, source, run, plan.positions)
-            if taps:
-                _take_run(scratch.atoms, grad_output, run, plan)
-                _take_run(scratch.alpha, alpha, run, plan)
-                dots = Target(scratch.dots, ZERO, taps, 1)
-                left = Factor(scratch.alpha, ZERO, plan.rows, ZERO, None)
-                right = Factor(scratch.atoms, ZERO, plan.rows, ZERO, None)
-                dot_planes(dots, left, right, size)
-                for b in range(bases):
-                    for t in range(taps):
-                        grads.bases[item, b, t] += scratch.dots[b * taps + t]
+                source = Factor(in_row(grad_output), at, ZERO, apart, then - at)
+                _mix_run(grads.alpha, scales, source, run, apart)
 
 
 def _by_basis(alpha: np.ndarray) -> np.ndarray:
@@ -157,7 +134,7 @@ def _by_basis(alpha: np.ndarray) -> np.ndarray:
 
 def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
     """Output of `compose_atoms`; keeps the inputs for the backward pass."""
-    atoms = np.empty((*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), alpha.dtype)
+    atoms = empty((*alpha.shape[:2], *bases.shape[1:], *alpha.shape[3:]), alpha.dtype)
     if not alpha.size or not atoms.size:
         atoms[...] = 0
         return atoms, (alpha, bases)
@@ -173,7 +150,7 @@ def compose_atoms_forward(alpha: Any, bases: Any) -> tuple[Any, tuple]:
 def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, bool]) -> tuple[Any, Any]:
     """Gradients of `compose_atoms` with respect to alpha and bases."""
     alpha, bases = kept
-    grad_alpha = np.empty(alpha.shape, alpha.dtype) if needs[0] else None
+    grad_alpha = empty(alpha.shape, alpha.dtype) if needs[0] else None
     if not grad_output.size or not alpha.size:
         if grad_alpha is not None:
             grad_alpha[...] = 0
@@ -186,14 +163,13 @@ def compose_atoms_backward(grad_output: Any, kept: tuple, needs: tuple[bool, boo
         alpha=np.empty((0, count, 0), alpha.dtype)
         if grad_alpha is None
         else grad_alpha.reshape(matrices.shape),
-        bases=np.zeros((items, count, taps if needs[1] else 0)),
+        bases=np.zeros((items, tangled_size(count, taps) if needs[1] else 0)),
     )
     scales = kernel_input(bases).reshape(-1)
-    row = plan.span
-    sizes = ComposeScratch(needs[1] * count * row, taps * row, needs[1] * count * taps)
     arguments = (matrices, scales, gradient, grads, plan)
     operations = 2.0 * grad_output.size * count
-    run_with_scratch(compose_gradient_items, items, operations, sizes, alpha.dtype, *arguments)
+    parallel.run(compose_gradient_items, items, operations, *arguments)
     if not needs[1]:
         return grad_alpha, None
-    return grad_alpha, grads.bases.sum(axis=0).reshape(bases.shape).astype(bases.dtype)
+    total = untangled(grads.bases.sum(axis=0), count, taps)
+    return grad_alpha, total.reshape(bases.shape).astype(bases.dtype)

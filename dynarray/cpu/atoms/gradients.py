@@ -9,10 +9,10 @@ from ..engine import gemm
 from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.matrices import StripPlace, put_in_strips, take_from_strips
 from ..engine.pixels import PackedRows, clear, copy, covered, transpose
-from ..engine.planes import pack_channels, rows_of_plane
+from ..engine.planes import rows_of_plane
 from ..engine.products import RUN_BYTES, Extent, Factor, Target, sum_products
 from ..engine.vectors import in_row
-from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, window_of
+from .kernels import AtomInputs, AtomTile, atom_tile, gather_tile, pack_tile, window_of
 from .plan import AtomPlan, AtomScratch
 
 SUMMED_POSITIONS = 64  # that are added up at once
@@ -148,9 +148,8 @@ def _add_chunk(
     for c in range(begin, end, plan.group):
         count = min(plan.group, end - c)
         if grads.atoms.size + grads.coefficients.size + work.z.size:
-            window, places = window_of(tile, plan), (ZERO, plan.image)
-            pack_channels(scratch.images, places, inputs.x, (tile.n, c, count), window, plan.planes)
-        clear(scratch.grad_images, 0, count * plan.image if grads.x.size else 0)
+            pack_tile(inputs.x, (tile.n, c, count), tile, plan, scratch)
+        clear(scratch.grad_images, 0, count * plan.image + strip if grads.x.size else 0)
         _sum_channels(tile, c - begin, count, work, plan, scratch)
         if grads.x.size:
             _add_grad_x(tile, (c, count), work, edge, plan, scratch)

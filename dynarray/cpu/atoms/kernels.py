@@ -62,6 +62,21 @@ def window_of(tile: AtomTile, plan: AtomPlan) -> TapWindow:
 
 
 @borrowing_jit
+def pack_tile(x: np.ndarray, channels: tuple, tile: AtomTile, plan: AtomPlan, scratch: AtomScratch) -> None:
+    """The planes that a tile reads of some channels (image, first, count).
+
+    The last strip reads beyond their ends. What is made of that is thrown away, but as denormal numbers it
+    would take twenty times as long.
+    """
+    window, planes, strip = window_of(tile, plan), plan.planes, tile.padded - tile.positions
+    end = (window.rows + planes.halo) * (window.width + planes.reach)
+    for number in range(channels[2] * len(planes.origin_y) if strip else 0):
+        c, plane = number // len(planes.origin_y), number % len(planes.origin_y)
+        clear(scratch.images, c * plan.image + plane * planes.plane + end, strip)
+    pack_channels(scratch.images, (ZERO, plan.image), x, channels, window, planes)
+
+
+@borrowing_jit
 def _filter_strip(z: gemm.Matrix, scratch: AtomScratch, plan: AtomPlan, at: int, count: int) -> None:
     """z of one strip of a tile, for so many channels: row by row."""
     offsets, strip = plan.offsets, z.stride
@@ -83,8 +98,7 @@ def atom_filter_items(
         tile, begin = atom_tile(item // chunks, plan, z.itemsize), item % chunks * plan.chunk
         count = min(plan.chunk, channels - begin)
         gather_tile(scratch.atoms, inputs.atoms[tile.n], tile, plan.tiles.span)
-        of_tile, window = (tile.n, begin, count), window_of(tile, plan)
-        pack_channels(scratch.images, (ZERO, plan.image), inputs.x, of_tile, window, plan.planes)
+        pack_tile(inputs.x, (tile.n, begin, count), tile, plan, scratch)
         for s in range(0, tile.padded, strip):
             column, length = tile.n * positions + tile.at + s, min(strip, tile.positions - s)
             # What lies beyond the last column may be overwritten.
@@ -114,8 +128,7 @@ def atom_forward_items(
         for begin in range(0, channels, plan.chunk):
             count, panel = min(plan.chunk, channels - begin), m * gemm.TILE_ROWS
             coefficients = gemm.Matrix(packed, begin * panel, channels * panel)
-            channels_of_tile, window = (tile.n, begin, count), window_of(tile, plan)
-            pack_channels(scratch.images, (ZERO, plan.image), x, channels_of_tile, window, plan.planes)
+            pack_tile(x, (tile.n, begin, count), tile, plan, scratch)
             # z of one strip, which is multiplied before it leaves the first level of cache.
             for s in range(0, tile.padded, strip):
                 _filter_strip(gemm.Matrix(scratch.z, ZERO, strip), scratch, plan, s, count)

@@ -16,6 +16,8 @@ from ..engine.products import RUN_BYTES
 from ..engine.vectors import REGISTER_BYTES
 
 ATOM_TILE_BYTES = 32 * REGISTER_BYTES  # of one row of a tile: more where the second level of cache is larger
+ATOM_GRADIENT_BYTES = 256 * 1024  # backward, of all outputs of a tile, unless that is very short
+ATOM_LEAST_BYTES = 8 * REGISTER_BYTES
 # Filtered channels that are multiplied at once: a strip of them is a part of a common L1 cache.
 ATOM_DEPTH = 192
 ATOM_Z_BYTES = 144 * 1024  # backward, those of a whole tile, and as much for their gradients
@@ -88,9 +90,12 @@ class AtomScratch(NamedTuple):
 def plan_atoms(call: AtomCall, whole: AtomCall, *, backward: bool) -> tuple[AtomPlan, AtomScratch]:
     """The plan of a call that is a part of a whole, and the sizes of the scratch that it needs."""
     m, strip = call.atoms[1], RUN_BYTES // call.itemsize
-    tiles, planes, image, tap = _layout(call, strip)
+    most = ATOM_TILE_BYTES
+    if backward and math.prod(call.atoms[4:]) * call.itemsize > most:  # else an image is one tile
+        most = min(most, max(ATOM_LEAST_BYTES, ATOM_GRADIENT_BYTES // call.outputs))
+    tiles, planes, image, tap = _layout(call, strip, most)
     span = tiles.span
-    of_whole, _, image_of_whole, _ = _layout(whole, strip)
+    of_whole, _, image_of_whole, _ = _layout(whole, strip, most)
     group, chunk = _channels(whole, of_whole.span, image_of_whole, backward=backward)
     taps, z_span = len(tap), span if backward else strip
     offsets = AtomOffsets(
@@ -105,9 +110,9 @@ def plan_atoms(call: AtomCall, whole: AtomCall, *, backward: bool) -> tuple[Atom
     return plan, _scratch(call, plan, taps, chunk * m * z_span, backward=backward)
 
 
-def _layout(call: AtomCall, strip: int) -> tuple[AtomTiles, TapPlanes, int, np.ndarray]:
+def _layout(call: AtomCall, strip: int, most_bytes: int) -> tuple[AtomTiles, TapPlanes, int, np.ndarray]:
     """The tiles of a call, and the planes of each."""
-    (high, wide), most = call.atoms[4:], ATOM_TILE_BYTES // call.itemsize
+    (high, wide), most = call.atoms[4:], most_bytes // call.itemsize
     pieces = -(-wide // most)
     width = wide if pieces == 1 else -(-wide // (pieces * strip)) * strip
     rows = _tile_rows((high, wide), strip, most) if pieces == 1 else 1

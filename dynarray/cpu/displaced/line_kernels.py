@@ -4,13 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine.compile import FALSE, TRUE, ZERO, borrowing_cached_jit, borrowing_jit, zero_like
+from ..engine.compile import FALSE, ZERO, borrowing_cached_jit, borrowing_jit, zero_like
 from ..engine.gemm import Matrix, whole
 from ..engine.pixels import clear, copy
 from ..engine.vectors import REGISTER_BYTES, in_row
 from .kernels import UnitParameters, UnitTargets, split_along
 from .line_tiles import (
     BROAD_VECTORS,
+    LONG_VECTORS,
     OUTPUT_SUMS,
     SUMMED_CHANNELS,
     SUMMED_TAPS,
@@ -26,7 +27,9 @@ from .line_tiles import (
     add_sums_2,
     add_sums_3,
     blur_line,
+    find_extremes,
     multiply_broad,
+    multiply_long,
     multiply_narrow,
     spread_units,
 )
@@ -35,6 +38,9 @@ from .tiles import UnitPointer
 SUMMED_VECTORS = 32  # products added up in each lane before they join a sum in float64
 SOURCES_TOGETHER = 64  # lines added up in registers before they join an output
 BLURRED_PIXELS = 1024  # at a time
+ROW_CACHE_BYTES = (
+    16 * 1024
+)  # of lines that all tiles of some rows of outputs read: a part of a common L1 cache
 
 
 class LineKernel(NamedTuple):
@@ -136,23 +142,32 @@ def _end(parameters: UnitParameters) -> float:
 
 
 @borrowing_cached_jit
-def find_extent_items(start: int, stop: int, parameters: UnitParameters, extents: np.ndarray) -> None:
-    """Items: output channels. The least and the largest place of its units, then those of the opposite
+def find_extent_items(
+    start: int, stop: int, parameters: UnitParameters, found: np.ndarray, extents: np.ndarray
+) -> None:
+    """Items: parts of the units. The least and the largest place of these, then those of the opposite
     displacements, and whether any is off the line. Negative, what is largest is the least too.
+
+    `found` has room for three vectors of each; in these, y and x of displacements take turns.
     """
-    displacement, end = in_row(parameters.displacement), _end(parameters)
-    units, least, most = parameters.weight[0].size, np.int32(-(2**31)), np.int32(2**31 - 1)
+    flat, displacement, end = in_row(found), in_row(parameters.displacement), _end(parameters)
+    units, (items, lanes) = parameters.weight.size, (len(found), found.shape[1] // 3)
     for item in range(start, stop):
-        low, high, low_opposite, high_opposite, off = most, least, most, least, np.int32(0)
-        for i in range(np.uint64(units)):
-            unit = np.uint64(item * units) + i
-            place, _ = _place_on_line(displacement, unit, end, FALSE)
-            opposite, _ = _place_on_line(displacement, unit, end, TRUE)
-            low, high = min(low, place), max(high, place)
-            low_opposite, high_opposite = min(low_opposite, opposite), max(high_opposite, opposite)
-            off |= np.int32(displacement[np.uint64(2) * unit] != 0)
+        first, own = units * item // items, found[item]
+        number = units * (item + 1) // items - first
+        find_extremes(flat, item * 3 * lanes, displacement, 2 * first, 2 * number)
+        least, largest, unknown, off = own[1], own[lanes + 1], ZERO, ZERO
+        for lane in range(0, lanes, 2):
+            least, largest = min(least, own[lane + 1]), max(largest, own[lanes + lane + 1])
+            unknown |= own[2 * lanes + lane + 1] > 0
+            off |= own[lane] < 0 or own[lanes + lane] > 0 or own[2 * lanes + lane] > 0
         extent = extents[item]
-        extent[0], extent[1], extent[2], extent[3] = low, -high, low_opposite, -high_opposite
+        extent[0], extent[1], extent[2], extent[3] = 2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1
+        if least <= largest:
+            extent[0], extent[1] = split_along(least, end)[0], -split_along(largest, end)[0]
+            extent[2], extent[3] = split_along(-largest, end)[0], -split_along(-least, end)[0]
+        for k in range(4 if unknown else 0):  # what is NaN is at place 0
+            extent[k] = min(extent[k], 0)
         extent[4] = -off
 
 
@@ -187,12 +202,12 @@ def _read_line(
         return
     for done in range(low, high, BLURRED_PIXELS):
         number = min(BLURRED_PIXELS, high - done)
-        # What the blur reads, zeros outside the line.
+        # What the blur reads, zeros outside the line, and where the last vector is read as a whole.
         window = first + done - radius
         left, right = max(0, -window), min(number + 2 * radius, length - window)
         clear(padded, ZERO, left)
         copy(padded, left, blur.source, begin + window + left, right - left)
-        clear(padded, right, number + 2 * radius - right)
+        clear(padded, right, number + 2 * radius + REGISTER_BYTES // padded.itemsize - right)
         blur_line(target, at + done, padded, ZERO, number, blur.weights)
 
 
@@ -208,7 +223,7 @@ def displace_line_items(
 ) -> None:
     """Items: see `LineParts`."""
     lanes, taps, sources = REGISTER_BYTES // output.target.itemsize, kernel.taps.number, kernel.sources
-    width, rows, broad = parts.vectors * lanes, OUTPUT_SUMS // parts.vectors, parts.vectors == BROAD_VECTORS
+    width, rows = parts.vectors * lanes, OUTPUT_SUMS // parts.vectors
     for item in range(start, stop):
         chunk, begin = item // parts.parts, item % parts.parts * parts.targets
         image, column = chunk // parts.chunks, chunk % parts.chunks * parts.columns
@@ -222,17 +237,23 @@ def displace_line_items(
         to = output.first + image * output.image + column
         for source in range(0, sources, SOURCES_TOGETHER):
             together = min(SOURCES_TOGETHER, sources - source)
-            for j in range(0, columns, width):
+            # Row by row while lines are few: a cache line that two tiles of a row share is then written once.
+            down, along = -(-(end - begin) // rows), -(-columns // width)
+            by_row = together * parts.pitch * kernel.values.itemsize <= ROW_CACHE_BYTES
+            for number in range(down * along):
+                t = begin + (number // along if by_row else number % down) * rows
+                j = (number % along if by_row else number // down) * width
                 lines = Matrix(scratch.lines, source * parts.pitch + j, parts.pitch)
-                for t in range(begin, end, rows):
-                    out = Matrix(output.target, to + t * blur.length + j, blur.length)
-                    tile = LineTile(min(rows, end - t), min(width, columns - j), together, taps)
-                    at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
-                    left = KernelRows(kernel.values, at, kernel.target, kernel.source)
-                    if broad:
-                        multiply_broad(out, left, lines, tile, base, source == 0, scratch.check)
-                    else:
-                        multiply_narrow(out, left, lines, tile, base, source == 0, scratch.check)
+                out = Matrix(output.target, to + t * blur.length + j, blur.length)
+                tile = LineTile(min(rows, end - t), min(width, columns - j), together, taps)
+                at, base = t * kernel.target + source * kernel.source, UnitPointer(output.base, t)
+                left = KernelRows(kernel.values, at, kernel.target, kernel.source)
+                if parts.vectors == BROAD_VECTORS:
+                    multiply_broad(out, left, lines, tile, base, source == 0, scratch.check)
+                elif parts.vectors == LONG_VECTORS:
+                    multiply_long(out, left, lines, tile, base, source == 0, scratch.check)
+                else:
+                    multiply_narrow(out, left, lines, tile, base, source == 0, scratch.check)
         total = zero_like(scratch.check)
         for lane in range(lanes):
             total += scratch.check[lane]

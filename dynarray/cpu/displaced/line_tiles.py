@@ -13,8 +13,10 @@ from llvmlite import ir
 from ..engine.gemm import Matrix
 from ..engine.vectors import MANY_REGISTERS, REGISTER_BYTES, GuardedLoop, Loop, Writer, written
 
-# A tile of outputs has so many vectors: so many of each of some channels or, for short lines, one of more.
+# A tile of outputs has so many vectors: so many of each of some channels, twice as many of each of fewer
+# or, for short lines, one of more.
 OUTPUT_SUMS, BROAD_VECTORS = (16, 4) if MANY_REGISTERS else (8, 2)
+LONG_VECTORS = 2 * BROAD_VECTORS
 # Of a tile of sums: taps, and channels of the gradient.
 SUMMED_TAPS = 9 if MANY_REGISTERS else 4
 SUMMED_CHANNELS = 3
@@ -163,8 +165,8 @@ def _write_output_tile(
                         writer.store(found, check, index(0))
 
 
-multiply_broad, multiply_narrow = (
-    written(REGISTER_BYTES, vectors)(_write_output_tile) for vectors in (BROAD_VECTORS, 1)
+multiply_broad, multiply_long, multiply_narrow = (
+    written(REGISTER_BYTES, vectors)(_write_output_tile) for vectors in (BROAD_VECTORS, LONG_VECTORS, 1)
 )
 
 
@@ -249,3 +251,31 @@ def spread_units(
             unit.values = [writer.multiply_add(unit.values[0], factor, share)]
         mask = writer.within(index(0), builder.sub(taps.number, begin))
         writer.store_masked(unit.values[0], builder.gep(kernel, [at]), begin, mask)
+
+
+@written(REGISTER_BYTES)
+def find_extremes(writer: Writer, found: Any, to: Any, numbers: Any, at: Any, count: Any) -> None:
+    """Three vectors to `found`: the least and the largest of each lane, and how often that was NaN.
+
+    Numbers that are NaN are left out of the others, infinities where there are none.
+    """
+    builder, index, lanes = writer.builder, count.type, count.type(writer.lanes)
+    first, out = builder.gep(numbers, [at]), builder.gep(found, [to])
+    one, least, largest = (
+        ir.Constant(writer.zero.type, [each] * writer.lanes) for each in (1.0, float("inf"), float("-inf"))
+    )
+    vectors = builder.udiv(builder.add(count, index(writer.lanes - 1)), lanes)
+    with GuardedLoop(builder, vectors, [least, largest, writer.zero]) as vector:
+        (low, high, nan), place = vector.values, builder.mul(vector.k, lanes)
+        value = writer.load_masked(first, place, writer.within(place, count))
+        there = writer.within(place, count)
+        lower = builder.and_(there, builder.fcmp_ordered("<", value, low))
+        higher = builder.and_(there, builder.fcmp_ordered(">", value, high))
+        unknown = builder.fcmp_unordered("uno", value, value)
+        vector.values = [
+            builder.select(lower, value, low),
+            builder.select(higher, value, high),
+            builder.select(unknown, builder.fadd(nan, one), nan),
+        ]
+    for number, value in enumerate(vector.values):
+        writer.store(value, out, index(number * writer.lanes))

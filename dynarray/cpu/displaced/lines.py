@@ -47,6 +47,7 @@ LEAST_COLUMNS = 128  # of outputs that it makes from these
 # To have more work items: for so many targets lines are blurred once more, and sums of so many pixels are
 # kept apart.
 LEAST_TARGETS, SUMMED_APART = 8, 4096
+LEAST_UNITS = 4096  # that a work item looks at
 PRODUCTS = 16  # multiply-adds of a vector loop that take as long as an operation elsewhere
 _FARTHEST = 1 << 22  # places that float32 tells apart, the pixels around them too
 _LEAST_TAPS, _TAPS_PER_UNIT = 16, 8  # beyond so many taps units are dearer to spread out than to read
@@ -69,8 +70,10 @@ def find_call(
     if shape[2] != 1:
         return None
     parameters = UnitParameters(weight, displacement, (1, shape[3]))
-    extents = np.empty((len(weight), 5), np.int64)
-    parallel.run(kernels.find_extent_items, len(weight), 4.0 * weight.size, parameters, extents)
+    items = min(parallel.ITEMS, -(-weight.size // LEAST_UNITS))
+    extents = np.empty((items, 5), np.int64)
+    found = np.empty((items, 3 * REGISTER_BYTES // weight.itemsize), weight.dtype)
+    parallel.run(kernels.find_extent_items, items, weight.size, parameters, found, extents)
     low, high, low_opposite, high_opposite, off = extents.min(axis=0).tolist()
     taps, opposite = LineTaps(low, 2 - high - low), LineTaps(low_opposite, 2 - high_opposite - low_opposite)
     too_many = taps.number > _LEAST_TAPS + _TAPS_PER_UNIT * weight.shape[2]
@@ -216,13 +219,14 @@ def _line_pitch(pixels: int, blur: LineBlur) -> int:
 
 
 def _tile_vectors(targets: int, length: int, itemsize: int) -> int:
-    """The vectors in a row of the tiles of outputs that waste less: those with many rows are a bit slower."""
+    """The vectors in a row of the tiles of outputs that waste least; broad tiles are a bit faster."""
     lanes = REGISTER_BYTES // itemsize
 
-    def tiles(vectors: int) -> int:
-        return -(-targets * vectors // line_tiles.OUTPUT_SUMS) * -(-length // (vectors * lanes))
+    def cost(vectors: int) -> float:
+        tiles = -(-targets * vectors // line_tiles.OUTPUT_SUMS) * -(-length // (vectors * lanes))
+        return tiles if vectors == line_tiles.BROAD_VECTORS else 1.15 * tiles
 
-    return 1 if 1.15 * tiles(1) < tiles(line_tiles.BROAD_VECTORS) else line_tiles.BROAD_VECTORS
+    return min((line_tiles.BROAD_VECTORS, line_tiles.LONG_VECTORS, 1), key=cost)
 
 
 def _displace_lines(

@@ -73,9 +73,15 @@ def strips_of(columns: int, itemsize: int) -> int:
 
 
 def borrow_matrix(name: str, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """A matrix in strips, with any values: see `memory.borrow`."""
+    """A matrix in strips, with any values: see `memory.borrow`; zeros in the last strip behind its columns.
+
+    They are multiplied too, and what memory held before may be slow to multiply.
+    """
     width = gemm.TILE_ROW_BYTES // dtype.itemsize
-    return borrow(name, strips_of(columns, dtype.itemsize) * width * rows, dtype)
+    matrix = borrow(name, strips_of(columns, dtype.itemsize) * width * rows, dtype)
+    if columns % width:
+        matrix[-rows * width :].reshape(rows, width)[:, columns % width :] = 0
+    return matrix
 
 
 @borrowing_jit
@@ -152,6 +158,8 @@ def turn_items(start: int, stop: int, target: np.ndarray, source: np.ndarray, si
             clear(target, item * across * width, across * width)  # as `clear_beyond`
         for strip in range(across // width):
             to, at = (item * across + strip * width) * width, (strip * rows + item * width) * width
+            if count < width:  # the rest is multiplied too: see `borrow_matrix`
+                clear(target, to, width * width)
             transpose(gemm.Matrix(target, to, width), gemm.Matrix(source, at, width), count, width)
 
 

@@ -433,50 +433,6 @@ def mix_rows(target: Target, scales: gemm.Matrix, b: Factor, extent: Extent) -> 
             _mix_six_rows(target, scales, b, extent, row)
 
 
-_DOT_ROWS, _DOT_COLUMNS = (4, 5) if MANY_REGISTERS else (2, 5)  # taps of square kernels are odd numbers
-
-
-@written(REGISTER_BYTES, _Block(_DOT_ROWS, _DOT_COLUMNS, full=True))
-def _dot_block(writer: Writer, target: Any, a: Any, b: Any, extent: Any, row: Any, column: Any) -> None:
-    """``target[row + i, column + j] = sum over a run of a[row + i] * b[column + j]``, sums in registers."""
-    builder, block = writer.builder, writer.variant
-    rows = _numbers(builder, row, block.rows, extent.rows)
-    columns = _numbers(builder, column, block.columns, extent.columns)
-    lefts, rights = (
-        [
-            builder.gep(each.data, [builder.add(each.at, writer.place(each.lines, number))])
-            for number in numbers
-        ]
-        for each, numbers in ((a, rows), (b, columns))
-    )
-
-    def step(k: Any, sums: list) -> list:
-        shift = builder.mul(k, k.type(writer.lanes))
-        factors = [writer.load(each, shift) for each in lefts]
-        following: list[Any] = []
-        for each in rights:
-            these = sums[len(following) : len(following) + block.rows]
-            following += _one_more(writer, these, factors, writer.load(each, shift), block.full)
-        return following
-
-    totals = writer.sums(block.rows * block.columns, _vectors(writer, extent), step)
-    first = builder.gep(target.data, [target.at])
-    for total, place in zip(totals, _places(writer, target, rows, columns), strict=True):
-        builder.store(writer.total(total), builder.gep(first, [place]))
-
-
-@borrowing_jit
-def dot_planes(target: Target, a: Factor, b: Factor, extent: Extent) -> None:
-    """target[i, j] = sum over a run of a[i] * b[j], a number for each row and column.
-
-    Runs are of whole registers. Factors have one term. For accuracy runs are short: their sums are added up
-    by the caller.
-    """
-    for i in range(0, extent.rows, _DOT_ROWS):
-        for j in range(0, extent.columns, _DOT_COLUMNS):
-            _dot_block(target, a, b, extent, i, j)
-
-
 @written(REGISTER_BYTES)
 def gather_planes(writer: Writer, target: Any, a: Any, extent: Any) -> None:
     """Copy a factor of up to `PRODUCT_ROWS` lines to where the planes of another one, `target`, lie.

@@ -8,6 +8,8 @@ results, would cost B for each channel. So filters are made, for a strip of posi
 - the gradient of x is the same, with what the taps lead back to, where filters are made once more, and
 - the gradient of filters, products of pixels and output gradients summed over channels, goes on to the
   mixture (times kernels, summed over taps) and to the kernels (times mixture, summed over positions).
+
+Where rows fill vectors, gradients read everything where it lies (see `mixed_gradients`), else packed planes.
 """
 
 import math
@@ -17,19 +19,19 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
-from ..engine.memory import run_with_scratch
+from ..engine.dots import tangled_size, untangled
+from ..engine.memory import empty, run_with_scratch
 from ..engine.whole import whole_of, whole_params
 from .mixed_bases import in_groups, mixed_bases_items, plan_bases
 from .mixed_definition import mixed_definition_kernels, mixed_definition_x
+from .mixed_gradients import plan_weights, plan_x, weights_in_place_items, x_in_place_items
 from .mixed_kernels import (
-    MixedGradients,
-    MixedInputs,
     MixedRanges,
     mixed_forward_items,
     mixed_pixels_items,
     mixed_weights_items,
 )
-from .mixed_plan import MixedCall, plan_outputs, plan_pixels
+from .mixed_plan import MixedCall, MixedGradients, MixedInputs, plan_outputs, plan_pixels
 from .mixed_rows import mixed_rows_items, plan_rows
 
 _MIXED_SLOT_BYTES = 8 * 1024 * 1024  # gradients of kernels waiting to be added up
@@ -38,7 +40,7 @@ _RANGES = 4 * parallel.ITEMS  # of tiles, at most: their sums are then short
 
 def mixed_filter2d_forward(x: Any, kernels: Any, mixture: Any, **params: Any) -> tuple[Any, tuple]:
     """Output of `mixed_filter2d`; keeps the inputs for the backward pass."""
-    y = np.empty((*x.shape[:2], *mixture.shape[3:]), x.dtype)
+    y = empty((*x.shape[:2], *mixture.shape[3:]), x.dtype)
     kept = (x, kernels, mixture)
     if not y.size or not kernels.size:
         y[...] = 0
@@ -91,6 +93,15 @@ def _grad_x(call: MixedCall, grad_output: np.ndarray, arrays: tuple) -> np.ndarr
     x, kernels, mixture = arrays
     if not x.size:
         return np.zeros(x.shape, x.dtype)
+    operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
+    if in_place := plan_x(call):
+        own, sizes = in_place
+        grad_x, by_tap = empty(x.shape, x.dtype), kernels.reshape(*kernels.shape[:2], -1).transpose(1, 2, 0)
+        inputs = MixedInputs(x, np.ascontiguousarray(by_tap).reshape(-1), mixture)
+        items = x.shape[0] * own.down * own.across * mixture.shape[1]
+        operands = grad_output, inputs, grad_x, own
+        run_with_scratch(x_in_place_items, items, operations, sizes, x.dtype, *operands)
+        return grad_x
     if not np.isfinite(kernels).all():  # packed zeros may meet them
         return mixed_definition_x(call, grad_output, arrays)
     plan, scratch = plan_pixels(call)
@@ -100,7 +111,6 @@ def _grad_x(call: MixedCall, grad_output: np.ndarray, arrays: tuple) -> np.ndarr
     ordered = np.ascontiguousarray(taps[:, plan.taps.number]).reshape(-1)
     inputs = MixedInputs(x, ordered, mixture)
     items = x.shape[0] * plan.tiles.down * plan.tiles.across * mixture.shape[1]
-    operations = mixture.size * math.prod(kernels.shape[2:]) * call.filters
     arguments = (grad_output, inputs, grad_x, plan)
     run_with_scratch(mixed_pixels_items, items, operations, scratch, x.dtype, *arguments)
     return grad_x
@@ -110,25 +120,61 @@ def _grad_weights(
     call: MixedCall, grad_output: np.ndarray, arrays: tuple, needs: tuple[bool, bool, bool]
 ) -> tuple[Any, Any]:
     """The gradients of kernels and mixture."""
+    grad_mixture = empty(call.mixture if needs[2] else (0,) * 5, grad_output.dtype)
+    groups, bases, taps = call.mixture[1], call.kernels[0], math.prod(call.kernels[2:])
+    slot = 8 * groups * call.filters * tangled_size(bases, taps)
+    ranges = max(1, min(-(-_RANGES // groups), _MIXED_SLOT_BYTES // slot))
+    in_place = plan_weights(call)
+    make, columns = (_weights_in_place, call.filters * taps) if in_place else (_weights_by_tile, taps)
+    totals = make(call, ranges, grad_output, arrays, grad_mixture, needs[1])
+    total = None
+    if needs[1]:
+        matrices = untangled(totals, bases, columns).reshape(-1, bases, columns)
+        total = matrices.swapaxes(0, 1).reshape(bases, -1, *call.kernels[2:])
+        total = total.astype(grad_output.dtype, order="C")
+        if not np.isfinite(total).all():
+            total = mixed_definition_kernels(call, grad_output, arrays)
+    return total, grad_mixture if needs[2] else None
+
+
+def _added_up(grad_kernels: np.ndarray, call: MixedCall) -> np.ndarray:
+    """Over ranges and, where all groups have the same kernels, over these."""
+    total = grad_kernels.sum(axis=0)
+    return total.sum(axis=0, keepdims=True) if call.kernels[1] == 1 else total
+
+
+def _weights_in_place(
+    call: MixedCall, most: int, grad_output: np.ndarray, arrays: tuple, grad_mixture: np.ndarray, needed: bool
+) -> np.ndarray:
+    """Write the gradient of the mixture; that of the kernels, if it is needed, group by group."""
     x, kernels, mixture = arrays
-    (b, _, kh, kw), groups = kernels.shape, mixture.shape[1]
+    plan, scratch = plan_weights(call)  # type: ignore[misc]
+    ranges = min(most, len(x) * plan.down * plan.across)
+    bases, groups, depth = len(kernels), mixture.shape[1], call.filters * math.prod(kernels.shape[2:])
+    tangled = tangled_size(bases, depth) if needed else 0
+    grad_kernels = np.zeros((ranges, groups, tangled))
+    by_group = kernels.reshape(bases, -1, depth).swapaxes(0, 1)
+    inputs = MixedInputs(x, np.ascontiguousarray(by_group).reshape(-1), mixture)
+    operations = 2 * mixture.size * depth
+    arguments = (grad_output, inputs, MixedGradients(grad_kernels, grad_mixture), plan)
+    run_with_scratch(weights_in_place_items, ranges * groups, operations, scratch, x.dtype, *arguments)
+    return _added_up(grad_kernels, call)
+
+
+def _weights_by_tile(
+    call: MixedCall, most: int, grad_output: np.ndarray, arrays: tuple, grad_mixture: np.ndarray, needed: bool
+) -> np.ndarray:
+    """The same, filter by filter."""
+    x, kernels, mixture = arrays
+    (bases, _, kh, kw), groups = kernels.shape, mixture.shape[1]
     plan, scratch = plan_outputs(call, backward=True)
-    slot = (groups, call.filters, b * kh * kw)
     tiles = x.shape[0] * plan.tiles.down * plan.tiles.across
-    ranges = max(1, min(tiles, -(-_RANGES // groups), _MIXED_SLOT_BYTES // (8 * math.prod(slot))))
-    grad_kernels = np.zeros((ranges, *slot) if needs[1] else (0,) * 4)
-    grad_mixture = np.empty(mixture.shape if needs[2] else (0,) * 5, x.dtype)
+    ranges, tangled = min(tiles, most), tangled_size(bases, kh * kw) if needed else 0
+    grad_kernels = np.zeros((ranges, groups, call.filters * tangled))
     inputs = MixedInputs(x, _panels(kernels, (1, 0, 2)), mixture)
     operations = 2 * mixture.size * kh * kw * call.filters
     grads = MixedGradients(grad_kernels, grad_mixture)
     arguments = (grad_output, inputs, grads, plan, MixedRanges(ranges, tiles))
     run_with_scratch(mixed_weights_items, ranges * groups, operations, scratch, x.dtype, *arguments)
-    total = None
-    if needs[1]:
-        total = grad_kernels.sum(axis=0)
-        if kernels.shape[1] == 1:
-            total = total.sum(axis=0, keepdims=True)
-        total = total.reshape(-1, b, kh, kw).swapaxes(0, 1).astype(x.dtype, order="C")
-        if not np.isfinite(total).all():
-            total = mixed_definition_kernels(call, grad_output, arrays)
-    return total, grad_mixture if needs[2] else None
+    total = _added_up(grad_kernels, call)
+    return total.reshape(len(total) * call.filters, tangled)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
 from ..engine import parallel
 from ..engine.compile import rolled_jit
@@ -29,6 +30,7 @@ class BasesPlan(NamedTuple):
     down: int  # items of a sample and channel
     bases: int
     taps: tuple[int, int]
+    stride: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int]
     kernels: int  # from the kernels of a channel to those of the next
@@ -64,8 +66,11 @@ class _Weights(NamedTuple):
 def _write_mixed_row(
     writer: Writer, y: Any, x: Any, kernels: Any, kernels_at: Any, mixture: Any, row: Any, plan: Any
 ) -> None:
-    """One row of outputs of a channel. Kernels lie in groups of `_KERNELS`: (groups, taps, kernels)."""
-    builder, index = writer.builder, y.at.type
+    """One row of outputs of a channel. Kernels lie in groups of `_KERNELS`: (groups, taps, kernels).
+
+    `writer.variant` is the stride along a row, of which 2 loads two vectors, and takes every second pixel.
+    """
+    builder, index, step = writer.builder, y.at.type, writer.variant
     lanes, one = index(writer.lanes), index(1)
     (kh, kw), (down, across), (pad_y, pad_x) = (
         [builder.extract_value(pair, k) for k in range(2)]
@@ -75,10 +80,12 @@ def _write_mixed_row(
     scales, weights = builder.gep(kernels, [kernels_at]), builder.gep(mixture.data, [mixture.at])
     vectors = builder.udiv(builder.add(y.width, index(writer.lanes - 1)), lanes)
     groups = builder.udiv(builder.add(plan.bases, index(_KERNELS - 1)), index(_KERNELS))
-    first, last = builder.sub(row, pad_y), builder.sub(plan.bases, one)
+    top = builder.mul(row, builder.extract_value(plan.stride, 0))
+    first, last = builder.sub(top, pad_y), builder.sub(plan.bases, one)
     with Loop(builder, vectors, [writer.zero]) as vector:
         column = builder.mul(vector.k, lanes)
-        begin, written_here = builder.sub(column, pad_x), writer.within(column, y.width)
+        begin = builder.sub(builder.mul(column, index(step)), pad_x)
+        written_here = writer.within(column, y.width)
 
         def filtered(group: Any) -> list:
             """What the kernels of a group make."""
@@ -89,8 +96,10 @@ def _write_mixed_row(
                 tap = builder.mul(builder.add(builder.mul(group, kh), i.k), kw)
                 with Loop(builder, kw, i.values) as j:
                     place = builder.add(begin, builder.mul(j.k, across))
-                    mask = builder.and_(writer.within(place, x.width), there)
-                    value = writer.load_masked(image, builder.add(start, place), mask)
+                    places = [builder.add(place, index(k * writer.lanes)) for k in range(step)]
+                    masks = [builder.and_(writer.within(each, x.width), there) for each in places]
+                    loads = zip((builder.add(start, each) for each in places), masks, strict=True)
+                    value = one_of_each(writer, [writer.load_masked(image, *each) for each in loads])
                     own = builder.mul(builder.add(tap, j.k), index(_KERNELS))
                     factors = (writer.element(scales, builder.add(own, index(b))) for b in range(_KERNELS))
                     j.values = [
@@ -116,7 +125,13 @@ def _write_mixed_row(
     builder.store(builder.fadd(builder.load(alarm), writer.total(vector.values[0])), alarm)
 
 
-_mixed_row = written(REGISTER_BYTES)(_write_mixed_row)
+def one_of_each(writer: Writer, vectors: list) -> Any:
+    """Of two vectors every second element, in a vector; of one all."""
+    order = ir.Constant(ir.VectorType(ir.IntType(32), writer.lanes), list(range(0, 2 * writer.lanes, 2)))
+    return vectors[0] if len(vectors) == 1 else writer.builder.shuffle_vector(*vectors, order)
+
+
+_mixed_row, _mixed_row_of_two = (written(REGISTER_BYTES, step)(_write_mixed_row) for step in (1, 2))
 
 
 @rolled_jit
@@ -135,7 +150,10 @@ def mixed_bases_items(
         for row in range(first, min(first + plan.rows, high)):
             target = _Outputs(in_row(y), (plane * high + row) * wide, wide, alarms, item)
             weights = _Weights(in_row(mixture), (mixed + row) * wide, high * wide)
-            _mixed_row(target, image, kernels, channel * plan.kernels, weights, row, plan)
+            if plan.stride[1] == 1:
+                _mixed_row(target, image, kernels, channel * plan.kernels, weights, row, plan)
+            else:
+                _mixed_row_of_two(target, image, kernels, channel * plan.kernels, weights, row, plan)
 
 
 @lru_cache(maxsize=256)
@@ -147,12 +165,12 @@ def plan_bases(call: MixedCall, whole: MixedCall) -> BasesPlan | None:
     leaves_few_over = 2 * (wide + -wide % lanes) <= 3 * wide
     few_steps = call.share * -(-bases // _KERNELS) * kh * kw <= _MOST_STEPS
     pays = call.share == call.filters or few_steps
-    if not (pays and whole.stride == (1, 1) and leaves_few_over):
+    if not (pays and whole.stride[1] <= 2 and leaves_few_over):
         return None
     rows = max(1, min(high, high * samples * call.x[1] // (4 * parallel.ITEMS)))
     each = -(-bases // _KERNELS) * _KERNELS * kh * kw if sets > 1 else 0
     down = -(-high // rows)
-    return BasesPlan(-(-high // down), down, bases, (kh, kw), call.dilation, call.padding, each)
+    return BasesPlan(-(-high // down), down, bases, (kh, kw), call.stride, call.dilation, call.padding, each)
 
 
 def in_groups(kernels: np.ndarray) -> np.ndarray:

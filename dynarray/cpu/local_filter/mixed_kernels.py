@@ -3,32 +3,23 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import uint64
 
 from ..engine import gemm
 from ..engine.compile import FALSE, ONE, ZERO, borrowing_jit, rolled_jit
+from ..engine.dots import add_dots
 from ..engine.pixels import PackedRows, clear, pack_rows, unpack_rows
 from ..engine.products import (
     MIXED_BYTES,
-    PRODUCT_ROWS,
     Extent,
     Factor,
     Target,
     mix_planes,
     product_of_neighbours,
     product_of_row,
-    product_of_rows,
 )
-from ..engine.vectors import REGISTER_BYTES
-from .mixed_plan import MixedPlan, MixedScratch
-
-
-class MixedInputs(NamedTuple):
-    """What all passes read."""
-
-    x: np.ndarray  # (N, C, H, W)
-    kernels: np.ndarray  # in a row, as each pass takes them
-    mixture: np.ndarray  # (N, G, B, Ho, Wo)
+from ..engine.runs import RunRows
+from ..engine.vectors import in_row
+from .mixed_plan import MixedGradients, MixedInputs, MixedPlan, MixedScratch
 
 
 class MixedTile(NamedTuple):
@@ -42,11 +33,11 @@ class MixedTile(NamedTuple):
     width: int
 
 
-class MixedGradients(NamedTuple):
-    """Those of kernels, (ranges, G, filters, B*taps), and of the mixture; no elements where not needed."""
+class Dots(NamedTuple):
+    """Where the sums of a filter go."""
 
-    kernels: np.ndarray
-    mixture: np.ndarray
+    totals: np.ndarray
+    at: int
 
 
 class MixedRanges(NamedTuple):
@@ -250,7 +241,8 @@ def mixed_weights_items(
 ) -> None:
     """Items: (range of tiles, group). Kernels are left matrices (B, taps) in panels."""
     grad_kernels, grad_mixture = grads
-    groups = inputs.mixture.shape[1]
+    groups, totals = inputs.mixture.shape[1], in_row(grad_kernels)
+    tangled = grad_kernels.shape[2] // plan.channels.of_group
     share = grad_output.shape[1] // groups
     for item in range(start, stop):
         part, group = item // groups, item % groups
@@ -265,9 +257,8 @@ def mixed_weights_items(
             _pack_positions(scratch.results, plan.span, given, tile, plan)
             for number in range(plan.channels.of_group):
                 needs = (grad_kernels.size > 0, grad_mixture.size > 0)
-                _correlate_filter(scratch, inputs.kernels, number, tile, plan, needs)
-                if needs[0]:
-                    _add_lanes(grad_kernels[part, group, number], scratch.lanes)
+                dots = Dots(totals, (item * plan.channels.of_group + number) * tangled)
+                _correlate_filter(scratch, inputs.kernels, number, tile, plan, dots, needs)
             if grad_mixture.size:
                 own = grad_mixture[tile.sample, group]
                 _unpack_positions(scratch.grad_mixture, plan.span, own, tile, plan)
@@ -275,7 +266,13 @@ def mixed_weights_items(
 
 @borrowing_jit
 def _correlate_filter(
-    scratch: MixedScratch, kernels: np.ndarray, number: int, tile: MixedTile, plan: MixedPlan, needs: tuple
+    scratch: MixedScratch,
+    kernels: np.ndarray,
+    number: int,
+    tile: MixedTile,
+    plan: MixedPlan,
+    dots: Dots,
+    needs: tuple,
 ) -> None:
     """What the channels of a filter add to the gradients: their sum first, the gradient of the filter."""
     bases, taps, strip, span = len(plan.mixture), plan.taps, plan.strip, plan.span
@@ -289,47 +286,10 @@ def _correlate_filter(
         images = Factor(scratch.images, number * plan.image + j, taps.at, plan.image, None)
         product_of_row(filters, grads, images, Extent(ONE, count, together, length), FALSE)
         if needs[0]:
-            _multiply_lanes(scratch, j, length, plan)
+            mixture, made = RunRows(scratch.mixture, j, span), RunRows(scratch.filters, ZERO, strip)
+            add_dots(dots.totals, dots.at, mixture, made, (bases, count, length))
         if needs[1]:
             out = gemm.Matrix(scratch.grad_mixture, j, span)
             left = gemm.Matrix(kernels, _kernels_of(number, tile, plan) * size, panel)
             right = gemm.RightStrips(scratch.filters, ZERO, width, plan.filters)
             gemm.multiply(out, left, right, (bases, length), scratch.corner, number > 0)
-
-
-@borrowing_jit
-def _multiply_lanes(scratch: MixedScratch, j: int, length: int, plan: MixedPlan) -> None:
-    """Mixture times gradients of filters, summed over the positions of a strip, of which j is the first.
-
-    In double precision, for these sums go on over all positions.
-    """
-    bases, count, lanes = len(plan.mixture), len(plan.taps.at), REGISTER_BYTES // scratch.lanes.itemsize
-    for b in range(bases):
-        _widen(scratch.wide, b * plan.strip, scratch.mixture, b * plan.span + j, length)
-    for tap in range(count):
-        _widen(scratch.wide, (bases + tap) * plan.strip, scratch.filters, tap * plan.strip, length)
-    for b in range(0, bases, PRODUCT_ROWS):
-        rows = min(PRODUCT_ROWS, bases - b)
-        sums = Target(scratch.lanes, b * count * lanes, count * lanes, lanes)
-        mixture = Factor(scratch.wide, b * plan.strip, plan.strip, lanes, None)
-        filters = Factor(scratch.wide, bases * plan.strip, plan.strip, lanes, None)
-        product_of_rows(sums, mixture, filters, Extent(rows, count, length // lanes, lanes), j > 0)
-
-
-@borrowing_jit
-def _widen(target: np.ndarray, to: int, source: np.ndarray, at: int, count: int) -> None:
-    """Elements in double precision."""
-    begin, first = uint64(to), uint64(at)
-    for k in range(uint64(count)):
-        target[begin + k] = source[first + k]
-
-
-@borrowing_jit
-def _add_lanes(totals: np.ndarray, lanes: np.ndarray) -> None:
-    """The sums of a tile to those of its range."""
-    each = len(lanes) // len(totals)
-    for k in range(len(totals)):
-        total = 0.0
-        for lane in range(each):
-            total += lanes[k * each + lane]
-        totals[k] += total

@@ -16,13 +16,12 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.products import MIXED_BYTES, NEIGHBOURS
-from ..engine.vectors import LINE_BYTES, REGISTER_BYTES
+from ..engine.vectors import LINE_BYTES
 
 MIXED_TILE_BYTES = 512 * 1024  # packed planes of a tile: half of a common L2 cache
 MIXED_STRIP_BYTES = 24 * 1024  # filters of a strip: most of a common L1 cache
 _LEAST_WIDTH = 32  # of a part of a row
 _BLOCK = 8  # channels whose packed planes stay in the first cache while all their taps go by
-_DOUBLE = np.dtype(np.float64)
 
 
 class MixedTiles(NamedTuple):
@@ -88,6 +87,21 @@ class MixedCall(NamedTuple):
         return MixedChannels(self.kernels[1], self.filters, block, self.filters == 1 and self.share > block)
 
 
+class MixedInputs(NamedTuple):
+    """What all passes read."""
+
+    x: np.ndarray  # (N, C, H, W)
+    kernels: np.ndarray  # in a row, as each pass takes them
+    mixture: np.ndarray  # (N, G, B, Ho, Wo)
+
+
+class MixedGradients(NamedTuple):
+    """What the gradients of weights are written to; no elements where they are not needed."""
+
+    kernels: np.ndarray  # (ranges, G, as `engine.dots` has those of a filter, or all of them); float64
+    mixture: np.ndarray
+
+
 class MixedPlan(NamedTuple):
     """All that kernels know of a call but its arrays."""
 
@@ -111,8 +125,6 @@ class MixedScratch(NamedTuple):
     results: Any  # of all channels; or their output gradients
     corner: Any  # for the matrix product
     grad_mixture: Any
-    wide: Any  # the mixture, and the gradients of filters, of a strip in double precision
-    lanes: Any  # their sums over positions, one for each lane of a vector
 
 
 def _axes(call: MixedCall) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -258,7 +270,5 @@ def _finish(
         results=channels.block * span,
         corner=gemm.TILE_ROWS * gemm.TILE_ROW_BYTES // call.itemsize,
         grad_mixture=backward * bases * span,
-        wide=(backward * (bases + count) * strip, _DOUBLE),
-        lanes=(backward * bases * count * (REGISTER_BYTES // _DOUBLE.itemsize), _DOUBLE),
     )
     return plan, scratch

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.compile import FALSE, ZERO, borrowing_jit, rolled_jit
-from ..engine.pixels import copy
+from ..engine.pixels import clear, copy
 from ..engine.products import MIXED_BYTES, NEIGHBOURS
 from ..engine.vectors import REGISTER_BYTES, GuardedLoop, Loop, Writer, in_row, written
 from .mixed_plan import MIXED_TILE_BYTES, MixedCall
@@ -161,6 +161,8 @@ def mixed_rows_items(
     left = gemm.Matrix(kernels, ZERO, bases * gemm.TILE_ROWS)
     right = gemm.RightStrips(scratch.mixture, ZERO, gemm.TILE_ROW_BYTES // y.itemsize, plan.mixture)
     made = gemm.Matrix(scratch.filters, ZERO, plan.span)
+    # Vectors read beyond the last filter. What memory held before may be slow to multiply.
+    clear(scratch.filters, count * plan.span, len(scratch.filters) - count * plan.span)
     for item in range(start, stop):
         group, sample, tile = item % groups, item // groups // plan.down, item // groups % plan.down
         row = tile * plan.rows
@@ -168,6 +170,7 @@ def mixed_rows_items(
         for b in range(bases):
             at = (((sample * groups + group) * bases + b) * high + row) * wide
             copy(scratch.mixture, b * plan.span, in_row(mixture), at, rows * wide)
+            clear(scratch.mixture, b * plan.span + rows * wide, plan.span - rows * wide)
         gemm.multiply(made, left, right, (count, plan.span), scratch.corner, FALSE)
         first = sample * channels + group * share
         for channel in range(first, first + share, _CHANNELS):
