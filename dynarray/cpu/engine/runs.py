@@ -53,12 +53,11 @@ def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
         writer.prefetch(pointer, writer.builder.add(at, at.type(first // writer.itemsize)))
 
 
-def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any) -> None:
+def _write_sum_terms(
+    writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any, add: Any
+) -> None:
     builder, short = writer.builder, writer.variant
     to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
-    four = terms.type(TERMS_TOGETHER)
-    fours = builder.udiv(terms, four)
-    rest = builder.sub(terms, builder.mul(fours, four))
     # What lies ahead is foreseen within a page.
     in_pages = builder.icmp_signed("<", count, count.type(_PAGE_BYTES // writer.itemsize))
 
@@ -73,33 +72,43 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
                 sums[-1] = writer.multiply_add(sums[-1], *pair)
             else:
                 sums.append(writer.multiply(*pair))
-        return sums[0] if number == 1 else writer.add(*sums)
+        return sums[0] if len(sums) == 1 else writer.add(*sums)
 
     def all_terms(work: Callable[[Any, int, list], list], values: list) -> list:
-        with GuardedLoop(builder, fours, values) as loop:
-            loop.values = work(builder.mul(loop.k, four), TERMS_TOGETHER, loop.values)
-        values = loop.values
-        with GuardedLoop(builder, rest, values) as loop:
-            k = builder.add(builder.mul(fours, four), loop.k)
-            loop.values = work(k, 1, loop.values)
-        return loop.values
+        """Groups of four terms, one of two and one of one, as many as there are."""
+        done, number = terms.type(0), TERMS_TOGETHER
+        while number:
+            together = terms.type(number)
+            groups = builder.udiv(builder.sub(terms, done), together)
+            with GuardedLoop(builder, groups, values) as loop:
+                k = builder.add(done, builder.mul(loop.k, together))
+                loop.values = work(k, number, loop.values)
+            values, done = loop.values, builder.add(done, builder.mul(groups, together))
+            number //= 2
+        return values
+
+    def before(k: Any, shift: Any, mask: Any) -> Any:
+        """What term k is added to: nothing, of the first one, unless the sum goes on."""
+        goes_on = builder.or_(add, builder.icmp_unsigned(">", k, terms.type(0)))
+        return builder.select(goes_on, load_part(writer, to, shift, mask), writer.zero)
 
     def by_position(shift: Any, mask: Any) -> None:
-        def add(k: Any, number: int, sums: list) -> list:
+        def work(k: Any, number: int, sums: list) -> list:
             return [writer.add(sums[0], products(k, number, shift, mask))]
 
-        store_part(writer, all_terms(add, [load_part(writer, to, shift, mask)])[0], to, shift, mask)
+        first = before(terms.type(0), shift, mask)
+        store_part(writer, all_terms(work, [first])[0], to, shift, mask)
 
     def by_term(k: Any, number: int, values: list) -> list:
-        def add(shift: Any, mask: Any) -> None:
+        def work(shift: Any, mask: Any) -> None:
             with builder.if_then(in_pages):
                 for n in range(number):
                     ahead = builder.add(k, terms.type(TERMS_TOGETHER + n))
                     _fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
-            total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
+            total = writer.add(before(k, shift, mask), products(k, number, shift, mask))
             store_part(writer, total, to, shift, mask)
 
-        each_vector(writer, count, add)
+        each_vector(writer, count, work)
         return values
 
     if short:
@@ -108,17 +117,20 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
         all_terms(by_term, [])
 
 
-_add_terms_short = written(REGISTER_BYTES, True)(_write_add_terms)
-_add_terms_long = written(_LONG_BYTES, False)(_write_add_terms)
+_sum_terms_short = written(REGISTER_BYTES, True)(_write_sum_terms)
+_sum_terms_long = written(_LONG_BYTES, False)(_write_sum_terms)
 
 
 @borrowing_jit
-def add_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, count: int) -> None:
-    """target[w] += sum over k < terms of kernels[k, w] * seen[k, w], for w < count."""
+def sum_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, count: int, add: bool) -> None:
+    """target[w] = sum over k < terms of kernels[k, w] * seen[k, w], for w < count; with `add` added to it.
+
+    There is at least one term.
+    """
     if _is_short(count, kernels.values.itemsize):
-        _add_terms_short(target, kernels, seen, terms, count)
+        _sum_terms_short(target, kernels, seen, terms, count, add)
     else:
-        _add_terms_long(target, kernels, seen, terms, count)
+        _sum_terms_long(target, kernels, seen, terms, count, add)
 
 
 @written(_LONG_BYTES)
@@ -151,7 +163,7 @@ def _add_attended(
 def add_attended_terms(
     target: RunRows, kernels: RunRows, factors: RunRows, seen: RunRows, residual: Any, size: tuple
 ) -> None:
-    """As `add_terms`, of kernels * (factors + residual); `size` is (terms, count)."""
+    """As `sum_terms` with `add`, of kernels * (factors + residual); `size` is (terms, count)."""
     _add_attended(target, kernels, factors, seen, residual, size)
 
 
@@ -215,7 +227,7 @@ _long_of_two, _long_of_one = (
 def add_gradients(
     grads: RunGradients, weights: RunRows, kernels: RunRows, seen: RunRows, outputs: int, size: tuple
 ) -> None:
-    """The gradients of `add_terms`, of (terms, count) `size`, for one or two outputs that see the same.
+    """The gradients of `sum_terms`, of (terms, count) `size`, for one or two outputs that see the same.
 
     ``grads.kernels[o, k, w] = weights[o, w] * seen[k, w]``, and to those of the planes, which lie as `seen`
     does, is added the sum over outputs of weights * kernels. `weights.stride` and `grads.kernels.stride` lead
