@@ -123,12 +123,12 @@ def conv_spread_items(
                     where = covered(rows, images[n, first])
                     for c in range(first, first + count):
                         own = ((n * slots + slot) * channels + c) * number + plane
-                        _add_rows(images, n * channels + c, grad, own * planes.plane + at, rows, where)
+                        add_rows(images, n * channels + c, grad, own * planes.plane + at, rows, where)
         item += count
 
 
 @borrowing_jit
-def _add_rows(
+def add_rows(
     images: np.ndarray, image: int, grad: np.ndarray, at: int, rows: PackedRows, where: tuple
 ) -> None:
     """The adjoint of packing rows, which begin there, added to one of the images."""

@@ -36,6 +36,8 @@ from ..engine.references import Reference
 from . import boxes
 from .bands import add_total_lines, pack_band, sampling_call, sampling_layouts
 from .definition import backward_again, forward_again
+from .few import few_forward, has_few_terms
+from .few_gradients import few_backward
 from .gradients import channel_scratch, first_pass_items, second_pass_items
 from .kernels import sampling_forward_items, sampling_scratch
 from .maximum import exact_maximum_items, first_maximum_items, second_maximum_items
@@ -87,7 +89,10 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
     y = (empty if x.size else zeros)((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
-    if y.size and x.size:
+    finite = fuse == MAX  # maxima are made again where the largest samples are found
+    if y.size and x.size and has_few_terms(call, fuse):
+        finite = few_forward(y.reshape(*y.shape[:3], -1), call, inputs)
+    elif y.size and x.size:
 
         def forward(n: int) -> None:
             own = None if largest is None else largest[n]
@@ -95,7 +100,7 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
 
         _for_each_image(forward, inputs, call)
     y = y.reshape(x.shape[0], *((params["samples"],) * 2 if fuse == STACK else ()), *outputs)
-    if fuse != MAX:  # maxima are made again where the largest samples are found
+    if not finite:
         forward_again(y, inputs, params)
     return y, arrays if largest is None else (*arrays, largest)
 
@@ -160,6 +165,10 @@ def dynamic_sampling_conv2d_backward(
         gradient, slices, dtype = kernel_input(grad_output), params["samples"] ** 2, grad_output.dtype
         slices = slices if params["fuse"] == "stack" else 1
         gradient = gradient.reshape(gradient.shape[0], slices, arrays[1].shape[1], *gradient.shape[-2:])
+        if has_few_terms(call, _FUSE[params["fuse"]]):
+            finite = few_backward(gradient.reshape(*gradient.shape[:3], -1), call, arrays, grads)
+            backward_again(grads, grad_output, arrays, params, finite)
+            return grads
 
         def backward(n: int) -> None:
             own = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]

@@ -1,0 +1,403 @@
+"""The forward pass of `dynamic_sampling_conv2d` on the CPU where a region has few terms: few channels and taps.
+
+Then there is less to multiply than to move, and all that a region is made of happens while its sum is in
+registers: the terms of the channels, the attention of the centre, the terms of the taps, and the attention of
+samples. What samples see lies in planes, in which a sample is an offset for all outputs of a tile: those of x
+and of X1, its sum over channels around each tap, are made once for all output channels, those of X1 times the
+attention of positions for each.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from ..engine import parallel
+from ..engine.compile import borrowing_cached_jit, borrowing_jit
+from ..engine.memory import run_with_scratch
+from ..engine.pixels import clear, copy
+from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
+from ..engine.runs import RunRows
+from ..engine.vectors import REGISTER_BYTES, GuardedLoop, Writer, in_row, load_part, store_part, written
+from .boxes import sum_channels_of
+from .records import MAX, SampleCall
+
+FEW_TERMS = 24  # channels and taps; of more, it is worth sharing operands between several output channels
+_FEW_BYTES = 2 * 1024 * 1024  # of the planes of a tile, which are to stay in the second cache
+_FEW_POSITIONS = 4096  # of a tile, at most
+_LEAST_FEW_OUTPUTS = 2  # for which the planes of a tile are made
+
+
+class FewInputs(NamedTuple):
+    """The arrays of a call, of p positions; attention that is not given has no elements."""
+
+    x: np.ndarray  # (N, C, H, W)
+    total: np.ndarray  # (N, 1, H, W): its sum over channels
+    channel_kernel: np.ndarray  # (N, O, C, p)
+    spatial_kernel: np.ndarray  # (N, O, taps, p)
+    sample_attention: np.ndarray  # (N, O, S*S, p)
+    position_attention: np.ndarray  # (N, O*taps, H, W)
+    residuals: tuple  # of the kernel, and of the attention
+
+
+class FewPlan(NamedTuple):
+    """How outputs are divided, and where what they see lies."""
+
+    rows: int  # of a tile
+    wide: int
+    planes: TapPlanes  # in which a sample is an offset
+    image: int  # elements of all planes of an image
+    order: np.ndarray  # of the samples: those that read the same plane one after the other
+    begins: np.ndarray  # where they do so in the planes of an image, in this order
+    tap_y: np.ndarray  # (taps, planes): as `TapPlanes.origin_y`, for what a tap sees
+    tap_x: np.ndarray
+    chunks: int  # of the output channels
+
+
+class FewScratch(NamedTuple):
+    """Of a tile."""
+
+    pixels: Any  # the planes of x
+    totals: Any  # of X1, for each tap
+    seen: Any  # the same times the attention of positions
+    factors: Any  # that attention, with its residual: of the tap on the centre, or of all
+    kernels: Any  # the spatial kernels of an output channel, with their residual
+    watch: Any  # zeros, or NaN where a result was not finite
+
+
+class FewTerms(NamedTuple):
+    """What the regions of an output channel are made of; what there is not has no elements."""
+
+    channels: RunRows  # kernels, channel by channel
+    pixels: RunRows
+    taps: RunRows  # kernels, tap by tap
+    seen: RunRows
+    central: RunRows
+    attention: RunRows  # sample by sample
+    residual: Any  # of that
+    begins: np.ndarray  # `FewPlan.begins`
+    order: np.ndarray
+
+
+class FewFlags(NamedTuple):
+    """What there is, and what becomes of it."""
+
+    central: bool
+    attention: bool
+    stacked: bool
+    adding: bool  # to the sum of those before
+
+
+def runs_at(writer: Writer, rows: Any, places: list) -> list:
+    """Pointers to runs at these places."""
+    return [writer.builder.gep(rows.values, [writer.builder.add(rows.at, place)]) for place in places]
+
+
+def runs_of(writer: Writer, rows: Any, numbers: list) -> list:
+    """Pointers to runs of these numbers."""
+    return runs_at(writer, rows, [writer.builder.mul(number, rows.stride) for number in numbers])
+
+
+def times_where(writer: Writer, values: list, wanted: Any, factors: list, added: Any, part: tuple) -> list:
+    """Vectors times what lies behind pointers, plus what is `added` to that, if wanted; else as they are.
+
+    A `part` are the place of a vector, and its mask.
+    """
+    builder, before = writer.builder, writer.builder.block
+    with builder.if_then(wanted):
+        others = [load_part(writer, each, *part) for each in factors]
+        if added is not None:
+            others = [writer.add(other, added) for other in others]
+        products = [writer.multiply(*pair) for pair in zip(values, others, strict=True)]
+        inside = builder.block
+    made = []
+    for value, product in zip(values, products, strict=True):
+        made.append(builder.phi(value.type))
+        made[-1].add_incoming(value, before)
+        made[-1].add_incoming(product, inside)
+    return made
+
+
+def watch_each_vector(writer: Writer, count: Any, watch: Any, work: Callable[[tuple, Any], Any]) -> None:
+    """As `each_vector`, of work that is given what it has watched, and returns that; to `watch` it is added."""
+    builder, lanes, start = writer.builder, count.type(writer.lanes), count.type(0)
+
+    def note(watched: Any) -> None:
+        writer.store(writer.add(writer.load(watch, start), watched), watch, start)
+
+    whole = builder.udiv(count, lanes)
+    with GuardedLoop(builder, whole, [writer.zero]) as loop:
+        loop.values = [work((builder.mul(loop.k, lanes), None), loop.values[0])]
+    note(loop.values[0])
+    done = builder.mul(whole, lanes)
+    with builder.if_then(builder.icmp_signed("<", done, count)):
+        note(work((done, writer.within(done, count)), writer.zero))
+
+
+def _write_regions(
+    writer: Writer, target: Any, terms: Any, flags: Any, watch: Any, first: Any, size: Any, count: Any
+) -> None:
+    builder, number, residual = writer.builder, writer.variant, writer.broadcast(terms.residual)
+    turns = [builder.add(first, first.type(n)) for n in range(number)]
+    begins, samples = ([writer.element(each, turn) for turn in turns] for each in (terms.begins, terms.order))
+    pixels, seen, central = (runs_at(writer, each, begins) for each in (terms.pixels, terms.seen, terms.central))
+    attention, targets = (runs_of(writer, each, samples) for each in (terms.attention, target))
+    channels, taps = (builder.extract_value(size, k) for k in range(2))
+
+    def add_products(sums: list, kernels: Any, others: list, apart: Any, terms: Any, part: tuple) -> list:
+        (shift, mask), factor = part, builder.gep(kernels.values, [kernels.at])
+        with GuardedLoop(builder, terms, sums) as loop:
+            value = load_part(writer, factor, builder.add(writer.place(kernels.stride, loop.k), shift), mask)
+            place = builder.add(writer.place(apart, loop.k), shift)
+            loop.values = [
+                writer.multiply_add(total, value, load_part(writer, each, place, mask))
+                for total, each in zip(loop.values, others, strict=True)
+            ]
+        return loop.values
+
+    def region(part: tuple, watched: Any) -> Any:
+        sums = [writer.zero] * number
+        sums = add_products(sums, terms.channels, pixels, terms.pixels.stride, channels, part)
+        sums = times_where(writer, sums, flags.central, central, None, part)
+        sums = add_products(sums, terms.taps, seen, terms.seen.stride, taps, part)
+        sums = times_where(writer, sums, flags.attention, attention, residual, part)
+        with builder.if_else(flags.stacked) as (apart, together):
+            with apart:
+                for value, to in zip(sums, targets, strict=True):
+                    store_part(writer, value, to, *part)
+            with together:
+                to, total = targets[0], sums[0]
+                for value in sums[1:]:
+                    total = writer.add(total, value)
+                held = load_part(writer, to, *part)
+                total = writer.add(total, builder.select(flags.adding, held, writer.zero))
+                store_part(writer, total, to, *part)
+        for value in sums:
+            watched = writer.multiply_add(watched, value, writer.zero)
+        return watched
+
+    watch_each_vector(writer, count, watch, region)
+
+
+WATCHED_BYTES = 2 * REGISTER_BYTES  # vectors of so many bytes: there are sums enough that none waits
+_three_regions, _two_regions = (written(WATCHED_BYTES, number)(_write_regions) for number in (3, 2))
+
+
+@borrowing_jit
+def _make_regions(
+    target: RunRows, terms: FewTerms, flags: FewFlags, watch: np.ndarray, size: tuple, count: int
+) -> None:
+    """All regions of a run of positions, or their sum; `size`: how many channels and taps there are."""
+    s, number = 0, len(terms.order)
+    while s < number:
+        flags = FewFlags(flags.central, flags.attention, flags.stacked, s > 0)
+        if number - s == 2 or number - s == 4:
+            _two_regions(target, terms, flags, watch, s, size, count)
+            s += 2
+        else:
+            _three_regions(target, terms, flags, watch, s, size, count)
+            s += 3
+
+
+@borrowing_jit
+def pack_few_tile(scratch: FewScratch, inputs: FewInputs, n: int, window: TapWindow, plan: FewPlan) -> None:
+    """What all output channels see."""
+    planes, image = plan.planes, plan.image
+    pack_channels(scratch.pixels, (0, image), inputs.x, (n, 0, inputs.x.shape[1]), window, planes)
+    for tap in range(len(plan.tap_y)):
+        moved = TapPlanes(
+            planes.stride, planes.halo, planes.reach, planes.plane, plan.tap_y[tap], plan.tap_x[tap]
+        )
+        pack_channels(scratch.totals, (tap * image, image), inputs.total, (n, 0, 1), window, moved)
+
+
+@borrowing_jit
+def pack_few_attention(
+    scratch: FewScratch, inputs: FewInputs, place: tuple, window: TapWindow, plan: FewPlan
+) -> None:
+    """`FewScratch.seen` and `factors` of an output channel (image, number)."""
+    (n, o), planes, taps, image = place, plan.planes, len(plan.tap_y), plan.image
+    seen, totals, factors, residual = scratch.seen, scratch.totals, scratch.factors, inputs.residuals[1]
+    pack_channels(seen, (0, image), inputs.position_attention, (n, o * taps, taps), window, planes)
+    count = uint64((window.rows + planes.halo) * (window.width + planes.reach))
+    for tap in range(taps):
+        kept = tap if len(factors) > image else 0  # that of the centre is the last one that is kept there
+        for plane in range(len(planes.origin_y)):
+            at = uint64(tap * image + plane * planes.plane)
+            to = uint64(kept * image + plane * planes.plane)
+            if len(factors) > image or tap == taps // 2:
+                for w in range(count):
+                    factors[to + w] = seen[at + w] + residual
+            for w in range(count):
+                seen[at + w] = (seen[at + w] + residual) * totals[at + w]
+
+
+@borrowing_jit
+def copy_few_kernels(
+    scratch: FewScratch, inputs: FewInputs, number: int, begin: int, count: int
+) -> None:
+    """The spatial kernels of an output channel at some positions, with the residual on their centre."""
+    taps, positions = inputs.spatial_kernel.shape[2:]
+    spatial = in_row(inputs.spatial_kernel)
+    for tap in range(taps):
+        copy(scratch.kernels, tap * count, spatial, (number * taps + tap) * positions + begin, count)
+    for w in range(taps // 2 * count, (taps // 2 + 1) * count):
+        scratch.kernels[w] += inputs.residuals[0]
+
+
+@borrowing_jit
+def few_terms(
+    scratch: FewScratch, inputs: FewInputs, number: int, begin: int, count: int, plan: FewPlan
+) -> FewTerms:
+    """Those of a tile of an output channel."""
+    channels, positions = inputs.channel_kernel.shape[2:]
+    attended, image, taps = inputs.position_attention.size > 0, plan.image, len(plan.tap_y)
+    kept = taps // 2 if len(scratch.factors) > image else 0
+    return FewTerms(
+        RunRows(in_row(inputs.channel_kernel), number * channels * positions + begin, positions),
+        RunRows(scratch.pixels, 0, image),
+        RunRows(scratch.kernels, 0, count),
+        RunRows(scratch.seen if attended else scratch.totals, 0, image),
+        RunRows(scratch.factors, kept * image, image),
+        RunRows(in_row(inputs.sample_attention), number * len(plan.order) * positions + begin, positions),
+        inputs.residuals[1],
+        plan.begins,
+        plan.order,
+    )
+
+
+@borrowing_jit
+def all_watched_finite(watch: np.ndarray) -> bool:
+    """Whether all that was watched is finite: zero times that is zero."""
+    total = watch[0]
+    for k in range(1, len(watch)):
+        total += watch[k]
+    return total == 0
+
+
+@borrowing_cached_jit
+def few_forward_items(
+    start: int,
+    stop: int,
+    scratch: FewScratch,
+    y: np.ndarray,
+    finite: np.ndarray,
+    inputs: FewInputs,
+    plan: FewPlan,
+) -> None:
+    """Items (image, tile of rows, chunk of output channels) of y, (N, 1 or S*S, O, positions).
+
+    `finite` gets of each item whether its regions are.
+    """
+    (slices, outputs, positions), wide, chunks = y.shape[1:], plan.wide, plan.chunks
+    channels, taps, high = inputs.channel_kernel.shape[2], inputs.spatial_kernel.shape[2], positions // wide
+    tiles, packed = -(-high // plan.rows), -1
+    attended, by_sample = inputs.position_attention.size > 0, inputs.sample_attention.size > 0
+    flags = FewFlags(attended, by_sample, slices > 1, False)
+    target = in_row(y)
+    for item in range(start, stop):
+        tile, chunk = item // chunks, item % chunks
+        n, row = tile // tiles, tile % tiles * plan.rows
+        rows = min(plan.rows, high - row)
+        window, begin, count = TapWindow(row, rows, 0, wide), row * wide, rows * wide
+        if tile != packed:
+            pack_few_tile(scratch, inputs, n, window, plan)
+            packed = tile
+        clear(scratch.watch, 0, len(scratch.watch))
+        for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
+            number = n * outputs + o
+            copy_few_kernels(scratch, inputs, number, begin, count)
+            if attended:
+                pack_few_attention(scratch, inputs, (n, o), window, plan)
+            terms = few_terms(scratch, inputs, number, begin, count, plan)
+            to = (n * slices * outputs + o) * positions + begin
+            apart = outputs * positions if slices > 1 else 0
+            _make_regions(RunRows(target, to, apart), terms, flags, scratch.watch, (channels, taps), count)
+        finite[item] = all_watched_finite(scratch.watch)
+
+
+def has_few_terms(call: SampleCall, fuse: int) -> bool:
+    """Whether this is the way for a call with several regions: of two ways, that do not agree in bits."""
+    terms = call.channels + call.rows.kernel * call.columns.kernel
+    return terms <= FEW_TERMS and fuse != MAX
+
+
+@lru_cache(maxsize=64)
+def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
+    """For so many images, of which `several` planes are in use at a time."""
+    axes, wide = (call.rows, call.columns), call.columns.outputs
+    samples, taps = call.rows.samples, call.rows.kernel * call.columns.kernel
+    steps = tuple((each.stride, each.sample_stride, (each.samples - 1) // 2 * each.sample_stride) for each in axes)
+    stride, dilation, padding = zip(*steps, strict=True)
+
+    def planes_of(rows: int) -> tuple:
+        return tap_planes((samples, samples), stride, dilation, padding, (rows, wide))
+
+    def fits(rows: int) -> bool:
+        planes = planes_of(rows)[0]
+        size = several * planes.plane * len(planes.origin_y) * call.itemsize
+        return rows * wide <= _FEW_POSITIONS and size <= _FEW_BYTES
+
+    high = call.rows.outputs
+    rows = next((rows for rows in range(high, 1, -1) if fits(rows)), 1)
+    rows = -(-high // -(-high // rows))
+    planes, number, begins = planes_of(rows)
+    order = np.arange(samples * samples).reshape(samples, samples).T.reshape(-1)
+    offsets = np.argwhere(np.ones((call.rows.kernel, call.columns.kernel)))
+    offsets = (offsets - offsets.max(axis=0) // 2) * [call.rows.dilation, call.columns.dilation]
+    tiles = images * -(-high // rows)
+    chunks = max(1, min(call.outputs // _LEAST_FEW_OUTPUTS, -(-parallel.ITEMS // tiles)))
+    return FewPlan(
+        rows,
+        wide,
+        planes,
+        planes.plane * len(planes.origin_y),
+        order.copy(),
+        (number * planes.plane + begins)[order],
+        offsets[:, :1] + planes.origin_y,
+        offsets[:, 1:] + planes.origin_x,
+        chunks,
+    )
+
+
+def few_arrays(arrays: tuple, dtype: np.dtype) -> list[np.ndarray]:
+    """The five arrays, or their gradients, as in `FewInputs`; what there is not has no elements."""
+    sizes = (), (0, 1, 2), (0, 1, slice(2, 4)), (0, 1, slice(2, 4)), (0, slice(1, 4))
+    made = []
+    for array, leading in zip(arrays, sizes, strict=True):
+        if array is None:
+            made.append(np.zeros((0, 0, 0, 0), dtype))
+            continue
+        shape = tuple(int(np.prod(array.shape[each])) for each in leading)
+        last = array.shape[-2:] if len(shape) < 3 else (-1,)
+        made.append(array.reshape(*shape, *last) if shape else array)
+    return made
+
+
+def few_inputs(call: SampleCall, arrays: tuple) -> FewInputs:
+    """All that regions are made of."""
+    x, *others = few_arrays(arrays, arrays[0].dtype)
+    return FewInputs(x, sum_channels_of(x), *others, (call.kernel_residual, call.attention_residual))
+
+
+def few_forward(y: np.ndarray, call: SampleCall, arrays: tuple) -> bool:
+    """Write y, (N, 1 or S*S, O, positions); whether all regions are finite."""
+    inputs = few_inputs(call, arrays)
+    kept = call.channels + call.rows.kernel * call.columns.kernel * (1 + call.attended) + call.attended
+    plan, (n, _, outputs, positions) = few_plan(call, len(y), kept), y.shape
+    regions, taps, image = len(plan.order), len(plan.tap_y), plan.image
+    scratch = FewScratch(
+        pixels=call.channels * image,
+        totals=taps * image,
+        seen=taps * image * call.attended,
+        factors=image * call.attended,
+        kernels=taps * plan.rows * plan.wide,
+        watch=WATCHED_BYTES // call.itemsize,
+    )
+    items = n * -(-positions // (plan.rows * plan.wide)) * plan.chunks
+    finite = np.empty(items, bool)
+    operations = float(n * outputs * positions * regions * (call.channels + taps))
+    run_with_scratch(few_forward_items, items, operations, scratch, y.dtype, y, finite, inputs, plan)
+    return bool(finite.all())
