@@ -15,7 +15,7 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import borrowing_cached_jit, borrowing_jit
+from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
@@ -26,6 +26,9 @@ from .records import MAX, SampleCall
 
 FEW_TERMS = 24  # channels and taps; of more, it is worth sharing operands between several output channels
 _FEW_BYTES = 2 * 1024 * 1024  # of the planes of a tile, which are to stay in the second cache
+# Outputs of a row that are worth a run of their own: with attention of positions, of which then much less is
+# packed, and without. Else rows follow one another.
+_LEAST_LINE, _LEAST_PLAIN_LINE = 64, 256
 _FEW_POSITIONS = 4096  # of a tile, at most
 _LEAST_FEW_OUTPUTS = 2  # for which the planes of a tile are made
 
@@ -46,7 +49,8 @@ class FewPlan(NamedTuple):
     """How outputs are divided, and where what they see lies."""
 
     rows: int  # of a tile
-    wide: int
+    wide: int  # outputs of a row
+    line: int  # elements of a row of a plane
     planes: TapPlanes  # in which a sample is an offset
     image: int  # elements of all planes of an image
     order: np.ndarray  # of the samples: those that read the same plane one after the other
@@ -79,6 +83,14 @@ class FewTerms(NamedTuple):
     residual: Any  # of that
     begins: np.ndarray  # `FewPlan.begins`
     order: np.ndarray
+
+
+class FewRuns(NamedTuple):
+    """Of the positions of a tile, which are neighbours in all arrays."""
+
+    number: int
+    length: int
+    apart: int  # from one to the next, in planes
 
 
 class FewFlags(NamedTuple):
@@ -186,19 +198,57 @@ _three_regions, _two_regions = (written(WATCHED_BYTES, number)(_write_regions) f
 
 
 @borrowing_jit
+def samples_together(left: int) -> int:
+    """How many of those that are left are worked on together: two or three."""
+    return 2 if left == 2 or left == 4 else 3
+
+
+@borrowing_jit
+def runs_of_tile(rows: int, plan: FewPlan) -> FewRuns:
+    """Those of so many rows."""
+    if plan.line == plan.wide:
+        return FewRuns(1, rows * plan.wide, ZERO)
+    return FewRuns(rows, plan.wide, plan.line)
+
+
+@borrowing_jit
+def moved_rows(rows: RunRows, by: int) -> RunRows:
+    """The same, so many elements further."""
+    return RunRows(rows.values, rows.at + by, rows.stride)
+
+
+@borrowing_jit
+def moved_terms(terms: FewTerms, run: int, runs: FewRuns) -> FewTerms:
+    """The terms of one of the runs of a tile, from those of the first one."""
+    by, in_plane = run * runs.length, run * runs.apart
+    return FewTerms(
+        moved_rows(terms.channels, by),
+        moved_rows(terms.pixels, in_plane),
+        moved_rows(terms.taps, by),
+        moved_rows(terms.seen, in_plane),
+        moved_rows(terms.central, in_plane),
+        moved_rows(terms.attention, by),
+        terms.residual,
+        terms.begins,
+        terms.order,
+    )
+
+
+@borrowing_jit
 def _make_regions(
-    target: RunRows, terms: FewTerms, flags: FewFlags, watch: np.ndarray, size: tuple, count: int
+    target: RunRows, terms: FewTerms, flags: FewFlags, watch: np.ndarray, size: tuple, runs: FewRuns
 ) -> None:
-    """All regions of a run of positions, or their sum; `size`: how many channels and taps there are."""
+    """All regions of a tile, or their sum; `size`: how many channels and taps there are."""
     s, number = 0, len(terms.order)
     while s < number:
-        flags = FewFlags(flags.central, flags.attention, flags.stacked, s > 0)
-        if number - s == 2 or number - s == 4:
-            _two_regions(target, terms, flags, watch, s, size, count)
-            s += 2
-        else:
-            _three_regions(target, terms, flags, watch, s, size, count)
-            s += 3
+        flags, together = FewFlags(flags.central, flags.attention, flags.stacked, s > 0), samples_together(number - s)
+        for run in range(runs.number):
+            to, own = moved_rows(target, run * runs.length), moved_terms(terms, run, runs)
+            if together == 2:
+                _two_regions(to, own, flags, watch, s, size, runs.length)
+            else:
+                _three_regions(to, own, flags, watch, s, size, runs.length)
+        s += together
 
 
 @borrowing_jit
@@ -301,7 +351,7 @@ def few_forward_items(
         tile, chunk = item // chunks, item % chunks
         n, row = tile // tiles, tile % tiles * plan.rows
         rows = min(plan.rows, high - row)
-        window, begin, count = TapWindow(row, rows, 0, wide), row * wide, rows * wide
+        window, begin, count = TapWindow(row, rows, 0, plan.line), row * wide, rows * wide
         if tile != packed:
             pack_few_tile(scratch, inputs, n, window, plan)
             packed = tile
@@ -314,7 +364,7 @@ def few_forward_items(
             terms = few_terms(scratch, inputs, number, begin, count, plan)
             to = (n * slices * outputs + o) * positions + begin
             apart = outputs * positions if slices > 1 else 0
-            _make_regions(RunRows(target, to, apart), terms, flags, scratch.watch, (channels, taps), count)
+            _make_regions(RunRows(target, to, apart), terms, flags, scratch.watch, (channels, taps), runs_of_tile(rows, plan))
         finite[item] = all_watched_finite(scratch.watch)
 
 
@@ -332,18 +382,26 @@ def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
     steps = tuple((each.stride, each.sample_stride, (each.samples - 1) // 2 * each.sample_stride) for each in axes)
     stride, dilation, padding = zip(*steps, strict=True)
 
+    least, reach = _LEAST_LINE if call.attended else _LEAST_PLAIN_LINE, (samples - 1) * dilation[1]
+    in_lines = stride[1] == 1 and wide >= least
+    line = wide + reach if in_lines else wide
+
     def planes_of(rows: int) -> tuple:
-        return tap_planes((samples, samples), stride, dilation, padding, (rows, wide))
+        """In lines a sample is some columns further; else there is a plane for each of these."""
+        across = (1,) if in_lines else (samples,)
+        planes, number, begins = tap_planes((samples, *across), stride, dilation, padding, (rows, line))
+        places = (number * planes.plane + begins).reshape(samples, *across)
+        return planes, places + np.arange(samples) * dilation[1] * in_lines
 
     def fits(rows: int) -> bool:
-        planes = planes_of(rows)[0]
+        planes, _ = planes_of(rows)
         size = several * planes.plane * len(planes.origin_y) * call.itemsize
         return rows * wide <= _FEW_POSITIONS and size <= _FEW_BYTES
 
     high = call.rows.outputs
     rows = next((rows for rows in range(high, 1, -1) if fits(rows)), 1)
     rows = -(-high // -(-high // rows))
-    planes, number, begins = planes_of(rows)
+    planes, places = planes_of(rows)
     order = np.arange(samples * samples).reshape(samples, samples).T.reshape(-1)
     offsets = np.argwhere(np.ones((call.rows.kernel, call.columns.kernel)))
     offsets = (offsets - offsets.max(axis=0) // 2) * [call.rows.dilation, call.columns.dilation]
@@ -352,10 +410,11 @@ def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
     return FewPlan(
         rows,
         wide,
+        line,
         planes,
         planes.plane * len(planes.origin_y),
         order.copy(),
-        (number * planes.plane + begins)[order],
+        places.reshape(-1)[order],
         offsets[:, :1] + planes.origin_y,
         offsets[:, 1:] + planes.origin_x,
         chunks,

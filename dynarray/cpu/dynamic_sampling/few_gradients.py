@@ -21,6 +21,7 @@ from .conv import add_rows
 from .few import (
     FewInputs,
     FewPlan,
+    FewRuns,
     FewScratch,
     FewTerms,
     all_watched_finite,
@@ -29,10 +30,14 @@ from .few import (
     few_inputs,
     few_plan,
     few_terms,
+    moved_rows,
+    moved_terms,
     pack_few_attention,
     pack_few_tile,
     runs_at,
     runs_of,
+    runs_of_tile,
+    samples_together,
     times_where,
     watch_each_vector,
 )
@@ -159,18 +164,35 @@ _gradients_of_three, _gradients_of_two = (
 
 
 @borrowing_jit
+def _moved_targets(targets: FewTargets, run: int, runs: FewRuns) -> FewTargets:
+    """The targets of one of the runs of a tile, from those of the first one."""
+    by, in_plane = run * runs.length, run * runs.apart
+    return FewTargets(
+        moved_rows(targets.given, by),
+        moved_rows(targets.channels, by),
+        moved_rows(targets.taps, by),
+        moved_rows(targets.attention, by),
+        moved_rows(targets.pixels, in_plane),
+        moved_rows(targets.seen, in_plane),
+        moved_rows(targets.central, in_plane),
+    )
+
+
+@borrowing_jit
 def _make_region_gradients(
-    targets: FewTargets, terms: FewTerms, wanted: FewWanted, watch: np.ndarray, size: tuple, count: int
+    targets: FewTargets, terms: FewTerms, wanted: FewWanted, watch: np.ndarray, size: tuple, runs: FewRuns
 ) -> None:
-    """Those of all regions of a run of positions; `size`: how many channels and taps there are."""
+    """Those of all regions of a tile; `size`: how many channels and taps there are."""
     s, number = 0, len(terms.order)
     while s < number:
-        if number - s == 2 or number - s == 4:
-            _gradients_of_two(targets, terms, wanted, watch, s, size, count)
-            s += 2
-        else:
-            _gradients_of_three(targets, terms, wanted, watch, s, size, count)
-            s += 3
+        together = samples_together(number - s)
+        for run in range(runs.number):
+            to, own = _moved_targets(targets, run, runs), moved_terms(terms, run, runs)
+            if together == 2:
+                _gradients_of_two(to, own, wanted, watch, s, size, runs.length)
+            else:
+                _gradients_of_three(to, own, wanted, watch, s, size, runs.length)
+        s += together
 
 
 @borrowing_jit
@@ -270,7 +292,7 @@ def few_gradient_items(
             clear(by_position, (n * outputs + low) * taps * size, (end - low) * taps * size)
         for row in range(0, positions // wide, plan.rows):
             rows = min(plan.rows, positions // wide - row)
-            window, begin, count = TapWindow(row, rows, 0, wide), row * wide, rows * wide
+            window, begin, count = TapWindow(row, rows, 0, plan.line), row * wide, rows * wide
             pack_few_tile(scratch.forward, inputs, n, window, plan)
             clear(scratch.pixels, 0, len(scratch.pixels))
             clear(scratch.totals, 0, len(scratch.totals))
@@ -282,7 +304,7 @@ def few_gradient_items(
                     clear(scratch.central, 0, len(scratch.central))
                 terms = few_terms(scratch.forward, inputs, n * outputs + o, begin, count, plan)
                 targets = _targets_of(scratch, given, inputs, grads, (n, o, begin), plan)
-                _make_region_gradients(targets, terms, wanted, watch, (channels, taps), count)
+                _make_region_gradients(targets, terms, wanted, watch, (channels, taps), runs_of_tile(rows, plan))
                 if attended and wanted.of_seen:
                     _spread_attention(scratch, grads, (n, o), window, plan, wanted)
             for c in range(channels if of_x else 0):
