@@ -345,9 +345,12 @@ def attended_gradient_items(
 def tile_totals(
     kernel: tuple[int, int], width: int, outputs: tuple[int, ...], steps: tuple, itemsize: int
 ) -> tuple[TileTotals, np.ndarray]:
-    """The plan for (n, rows, columns) of outputs, and where taps lie in it."""
-    (n, high, wide), (dilation, stride) = outputs, steps
-    rows = DOT_TILE // wide
+    """The plan for outputs (n, channels, rows, columns), and where taps lie in it."""
+    (n, channels, high, wide), (dilation, stride) = outputs, steps
+    share = n * max(
+        1, channels // _LEAST_OUTPUTS
+    )  # of items that a tile may have; the fewer tiles the better
+    rows = min(DOT_TILE // wide, max(-(-high * share // parallel.ITEMS), _LEAST_POSITIONS // wide))
     rows = -(-high // -(-high // max(1, min(high, rows))))
     above, left = (kernel[k] // 2 * dilation[k] for k in range(2))
     planes, number, begins = tap_planes(kernel, stride, dilation, (0, left), (rows, wide))

@@ -36,9 +36,9 @@ from ..engine.references import Reference
 from . import boxes
 from .bands import add_total_lines, pack_band, sampling_call, sampling_layouts
 from .definition import backward_again, forward_again
-from .few import few_forward, has_few_terms
-from .few_gradients import few_backward
 from .gradients import channel_scratch, first_pass_items, second_pass_items
+from .held import has_few_terms, held_forward
+from .held_gradients import held_backward
 from .kernels import sampling_forward_items, sampling_scratch
 from .maximum import exact_maximum_items, first_maximum_items, second_maximum_items
 from .records import (
@@ -91,7 +91,7 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
     finite = fuse == MAX  # maxima are made again where the largest samples are found
     if y.size and x.size and has_few_terms(call, fuse):
-        finite = few_forward(y.reshape(*y.shape[:3], -1), call, inputs)
+        finite = held_forward(y.reshape(*y.shape[:3], -1), call, inputs)
     elif y.size and x.size:
 
         def forward(n: int) -> None:
@@ -166,7 +166,7 @@ def dynamic_sampling_conv2d_backward(
         slices = slices if params["fuse"] == "stack" else 1
         gradient = gradient.reshape(gradient.shape[0], slices, arrays[1].shape[1], *gradient.shape[-2:])
         if has_few_terms(call, _FUSE[params["fuse"]]):
-            finite = few_backward(gradient.reshape(*gradient.shape[:3], -1), call, arrays, grads)
+            finite = held_backward(gradient.reshape(*gradient.shape[:3], -1), call, arrays, grads)
             backward_again(grads, grad_output, arrays, params, finite)
             return grads
 

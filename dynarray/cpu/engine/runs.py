@@ -19,6 +19,7 @@ from .vectors import (
     Writer,
     each_vector,
     load_part,
+    load_where,
     store_part,
     written,
 )
@@ -53,6 +54,20 @@ def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
         writer.prefetch(pointer, writer.builder.add(at, at.type(first // writer.itemsize)))
 
 
+def _in_groups(builder: Any, terms: Any, work: Callable[[Any, int, list], list], values: list) -> list:
+    """``work(first term, number, values)`` on groups of four terms, then of two and of one that are left."""
+    done, number = terms.type(0), TERMS_TOGETHER
+    while number:
+        together = terms.type(number)
+        groups = builder.udiv(builder.sub(terms, done), together)
+        with GuardedLoop(builder, groups, values) as loop:
+            k = builder.add(done, builder.mul(loop.k, together))
+            loop.values = work(k, number, loop.values)
+        values, done = loop.values, builder.add(done, builder.mul(groups, together))
+        number //= 2
+    return values
+
+
 def _write_sum_terms(
     writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any, add: Any
 ) -> None:
@@ -74,30 +89,17 @@ def _write_sum_terms(
                 sums.append(writer.multiply(*pair))
         return sums[0] if len(sums) == 1 else writer.add(*sums)
 
-    def all_terms(work: Callable[[Any, int, list], list], values: list) -> list:
-        """Groups of four terms, one of two and one of one, as many as there are."""
-        done, number = terms.type(0), TERMS_TOGETHER
-        while number:
-            together = terms.type(number)
-            groups = builder.udiv(builder.sub(terms, done), together)
-            with GuardedLoop(builder, groups, values) as loop:
-                k = builder.add(done, builder.mul(loop.k, together))
-                loop.values = work(k, number, loop.values)
-            values, done = loop.values, builder.add(done, builder.mul(groups, together))
-            number //= 2
-        return values
-
     def before(k: Any, shift: Any, mask: Any) -> Any:
         """What term k is added to: nothing, of the first one, unless the sum goes on."""
         goes_on = builder.or_(add, builder.icmp_unsigned(">", k, terms.type(0)))
-        return builder.select(goes_on, load_part(writer, to, shift, mask), writer.zero)
+        return load_where(writer, goes_on, to, shift, mask)
 
     def by_position(shift: Any, mask: Any) -> None:
         def work(k: Any, number: int, sums: list) -> list:
             return [writer.add(sums[0], products(k, number, shift, mask))]
 
         first = before(terms.type(0), shift, mask)
-        store_part(writer, all_terms(work, [first])[0], to, shift, mask)
+        store_part(writer, _in_groups(builder, terms, work, [first])[0], to, shift, mask)
 
     def by_term(k: Any, number: int, values: list) -> list:
         def work(shift: Any, mask: Any) -> None:
@@ -114,7 +116,7 @@ def _write_sum_terms(
     if short:
         each_vector(writer, count, by_position)
     else:
-        all_terms(by_term, [])
+        _in_groups(builder, terms, by_term, [])
 
 
 _sum_terms_short = written(REGISTER_BYTES, True)(_write_sum_terms)

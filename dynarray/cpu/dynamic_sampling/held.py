@@ -1,4 +1,4 @@
-"""The forward pass of `dynamic_sampling_conv2d` on the CPU where a region has few terms: few channels and taps.
+"""The forward pass of `dynamic_sampling_conv2d` on the CPU where regions have few terms: channels and taps.
 
 Then there is less to multiply than to move, and all that a region is made of happens while its sum is in
 registers: the terms of the channels, the attention of the centre, the terms of the taps, and the attention of
@@ -20,20 +20,29 @@ from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
 from ..engine.runs import RunRows
-from ..engine.vectors import REGISTER_BYTES, GuardedLoop, Writer, in_row, load_part, store_part, written
+from ..engine.vectors import (
+    REGISTER_BYTES,
+    GuardedLoop,
+    Writer,
+    in_row,
+    load_part,
+    load_where,
+    store_part,
+    written,
+)
 from .boxes import sum_channels_of
 from .records import MAX, SampleCall
 
 FEW_TERMS = 24  # channels and taps; of more, it is worth sharing operands between several output channels
-_FEW_BYTES = 2 * 1024 * 1024  # of the planes of a tile, which are to stay in the second cache
+_HELD_BYTES = 2 * 1024 * 1024  # of the planes of a tile, which are to stay in the second cache
 # Outputs of a row that are worth a run of their own: with attention of positions, of which then much less is
 # packed, and without. Else rows follow one another.
 _LEAST_LINE, _LEAST_PLAIN_LINE = 64, 256
-_FEW_POSITIONS = 4096  # of a tile, at most
-_LEAST_FEW_OUTPUTS = 2  # for which the planes of a tile are made
+_HELD_POSITIONS = 4096  # of a tile, at most
+_LEAST_HELD_OUTPUTS = 2  # for which the planes of a tile are made
 
 
-class FewInputs(NamedTuple):
+class HeldInputs(NamedTuple):
     """The arrays of a call, of p positions; attention that is not given has no elements."""
 
     x: np.ndarray  # (N, C, H, W)
@@ -44,8 +53,13 @@ class FewInputs(NamedTuple):
     position_attention: np.ndarray  # (N, O*taps, H, W)
     residuals: tuple  # of the kernel, and of the attention
 
+    def of(self, images: slice) -> "HeldInputs":
+        """Those of some images."""
+        x, total, channel_kernel, spatial_kernel, by_sample, by_position = (each[images] for each in self[:6])
+        return HeldInputs(x, total, channel_kernel, spatial_kernel, by_sample, by_position, self.residuals)
 
-class FewPlan(NamedTuple):
+
+class HeldPlan(NamedTuple):
     """How outputs are divided, and where what they see lies."""
 
     rows: int  # of a tile
@@ -60,7 +74,7 @@ class FewPlan(NamedTuple):
     chunks: int  # of the output channels
 
 
-class FewScratch(NamedTuple):
+class HeldScratch(NamedTuple):
     """Of a tile."""
 
     pixels: Any  # the planes of x
@@ -71,7 +85,7 @@ class FewScratch(NamedTuple):
     watch: Any  # zeros, or NaN where a result was not finite
 
 
-class FewTerms(NamedTuple):
+class HeldTerms(NamedTuple):
     """What the regions of an output channel are made of; what there is not has no elements."""
 
     channels: RunRows  # kernels, channel by channel
@@ -81,11 +95,11 @@ class FewTerms(NamedTuple):
     central: RunRows
     attention: RunRows  # sample by sample
     residual: Any  # of that
-    begins: np.ndarray  # `FewPlan.begins`
+    begins: np.ndarray  # `HeldPlan.begins`
     order: np.ndarray
 
 
-class FewRuns(NamedTuple):
+class HeldRuns(NamedTuple):
     """Of the positions of a tile, which are neighbours in all arrays."""
 
     number: int
@@ -93,7 +107,7 @@ class FewRuns(NamedTuple):
     apart: int  # from one to the next, in planes
 
 
-class FewFlags(NamedTuple):
+class HeldFlags(NamedTuple):
     """What there is, and what becomes of it."""
 
     central: bool
@@ -133,7 +147,7 @@ def times_where(writer: Writer, values: list, wanted: Any, factors: list, added:
 
 
 def watch_each_vector(writer: Writer, count: Any, watch: Any, work: Callable[[tuple, Any], Any]) -> None:
-    """As `each_vector`, of work that is given what it has watched, and returns that; to `watch` it is added."""
+    """`each_vector` of work that is given what it has watched, and returns it; it is added to `watch`."""
     builder, lanes, start = writer.builder, count.type(writer.lanes), count.type(0)
 
     def note(watched: Any) -> None:
@@ -154,7 +168,9 @@ def _write_regions(
     builder, number, residual = writer.builder, writer.variant, writer.broadcast(terms.residual)
     turns = [builder.add(first, first.type(n)) for n in range(number)]
     begins, samples = ([writer.element(each, turn) for turn in turns] for each in (terms.begins, terms.order))
-    pixels, seen, central = (runs_at(writer, each, begins) for each in (terms.pixels, terms.seen, terms.central))
+    pixels, seen, central = (
+        runs_at(writer, each, begins) for each in (terms.pixels, terms.seen, terms.central)
+    )
     attention, targets = (runs_of(writer, each, samples) for each in (terms.attention, target))
     channels, taps = (builder.extract_value(size, k) for k in range(2))
 
@@ -183,8 +199,7 @@ def _write_regions(
                 to, total = targets[0], sums[0]
                 for value in sums[1:]:
                     total = writer.add(total, value)
-                held = load_part(writer, to, *part)
-                total = writer.add(total, builder.select(flags.adding, held, writer.zero))
+                total = writer.add(total, load_where(writer, flags.adding, to, *part))
                 store_part(writer, total, to, *part)
         for value in sums:
             watched = writer.multiply_add(watched, value, writer.zero)
@@ -204,11 +219,11 @@ def samples_together(left: int) -> int:
 
 
 @borrowing_jit
-def runs_of_tile(rows: int, plan: FewPlan) -> FewRuns:
+def runs_of_tile(rows: int, plan: HeldPlan) -> HeldRuns:
     """Those of so many rows."""
     if plan.line == plan.wide:
-        return FewRuns(1, rows * plan.wide, ZERO)
-    return FewRuns(rows, plan.wide, plan.line)
+        return HeldRuns(1, rows * plan.wide, ZERO)
+    return HeldRuns(rows, plan.wide, plan.line)
 
 
 @borrowing_jit
@@ -218,10 +233,10 @@ def moved_rows(rows: RunRows, by: int) -> RunRows:
 
 
 @borrowing_jit
-def moved_terms(terms: FewTerms, run: int, runs: FewRuns) -> FewTerms:
+def moved_terms(terms: HeldTerms, run: int, runs: HeldRuns) -> HeldTerms:
     """The terms of one of the runs of a tile, from those of the first one."""
     by, in_plane = run * runs.length, run * runs.apart
-    return FewTerms(
+    return HeldTerms(
         moved_rows(terms.channels, by),
         moved_rows(terms.pixels, in_plane),
         moved_rows(terms.taps, by),
@@ -236,12 +251,15 @@ def moved_terms(terms: FewTerms, run: int, runs: FewRuns) -> FewTerms:
 
 @borrowing_jit
 def _make_regions(
-    target: RunRows, terms: FewTerms, flags: FewFlags, watch: np.ndarray, size: tuple, runs: FewRuns
+    target: RunRows, terms: HeldTerms, flags: HeldFlags, watch: np.ndarray, size: tuple, runs: HeldRuns
 ) -> None:
     """All regions of a tile, or their sum; `size`: how many channels and taps there are."""
     s, number = 0, len(terms.order)
     while s < number:
-        flags, together = FewFlags(flags.central, flags.attention, flags.stacked, s > 0), samples_together(number - s)
+        flags, together = (
+            HeldFlags(flags.central, flags.attention, flags.stacked, s > 0),
+            samples_together(number - s),
+        )
         for run in range(runs.number):
             to, own = moved_rows(target, run * runs.length), moved_terms(terms, run, runs)
             if together == 2:
@@ -252,22 +270,29 @@ def _make_regions(
 
 
 @borrowing_jit
-def pack_few_tile(scratch: FewScratch, inputs: FewInputs, n: int, window: TapWindow, plan: FewPlan) -> None:
+def planes_of_tap(plan: HeldPlan, tap: int) -> TapPlanes:
+    """Those in which a sample sees what a tap does from there."""
+    planes = plan.planes
+    return TapPlanes(planes.stride, planes.halo, planes.reach, planes.plane, plan.tap_y[tap], plan.tap_x[tap])
+
+
+@borrowing_jit
+def pack_held_tile(
+    scratch: HeldScratch, inputs: HeldInputs, n: int, window: TapWindow, plan: HeldPlan
+) -> None:
     """What all output channels see."""
     planes, image = plan.planes, plan.image
     pack_channels(scratch.pixels, (0, image), inputs.x, (n, 0, inputs.x.shape[1]), window, planes)
     for tap in range(len(plan.tap_y)):
-        moved = TapPlanes(
-            planes.stride, planes.halo, planes.reach, planes.plane, plan.tap_y[tap], plan.tap_x[tap]
-        )
+        moved = planes_of_tap(plan, tap)
         pack_channels(scratch.totals, (tap * image, image), inputs.total, (n, 0, 1), window, moved)
 
 
 @borrowing_jit
-def pack_few_attention(
-    scratch: FewScratch, inputs: FewInputs, place: tuple, window: TapWindow, plan: FewPlan
+def pack_held_attention(
+    scratch: HeldScratch, inputs: HeldInputs, place: tuple, window: TapWindow, plan: HeldPlan
 ) -> None:
-    """`FewScratch.seen` and `factors` of an output channel (image, number)."""
+    """`HeldScratch.seen` and `factors` of an output channel (image, number)."""
     (n, o), planes, taps, image = place, plan.planes, len(plan.tap_y), plan.image
     seen, totals, factors, residual = scratch.seen, scratch.totals, scratch.factors, inputs.residuals[1]
     pack_channels(seen, (0, image), inputs.position_attention, (n, o * taps, taps), window, planes)
@@ -285,9 +310,7 @@ def pack_few_attention(
 
 
 @borrowing_jit
-def copy_few_kernels(
-    scratch: FewScratch, inputs: FewInputs, number: int, begin: int, count: int
-) -> None:
+def copy_held_kernels(scratch: HeldScratch, inputs: HeldInputs, number: int, begin: int, count: int) -> None:
     """The spatial kernels of an output channel at some positions, with the residual on their centre."""
     taps, positions = inputs.spatial_kernel.shape[2:]
     spatial = in_row(inputs.spatial_kernel)
@@ -298,14 +321,14 @@ def copy_few_kernels(
 
 
 @borrowing_jit
-def few_terms(
-    scratch: FewScratch, inputs: FewInputs, number: int, begin: int, count: int, plan: FewPlan
-) -> FewTerms:
+def held_terms(
+    scratch: HeldScratch, inputs: HeldInputs, number: int, begin: int, count: int, plan: HeldPlan
+) -> HeldTerms:
     """Those of a tile of an output channel."""
     channels, positions = inputs.channel_kernel.shape[2:]
     attended, image, taps = inputs.position_attention.size > 0, plan.image, len(plan.tap_y)
     kept = taps // 2 if len(scratch.factors) > image else 0
-    return FewTerms(
+    return HeldTerms(
         RunRows(in_row(inputs.channel_kernel), number * channels * positions + begin, positions),
         RunRows(scratch.pixels, 0, image),
         RunRows(scratch.kernels, 0, count),
@@ -328,14 +351,14 @@ def all_watched_finite(watch: np.ndarray) -> bool:
 
 
 @borrowing_cached_jit
-def few_forward_items(
+def held_forward_items(
     start: int,
     stop: int,
-    scratch: FewScratch,
+    scratch: HeldScratch,
     y: np.ndarray,
     finite: np.ndarray,
-    inputs: FewInputs,
-    plan: FewPlan,
+    inputs: HeldInputs,
+    plan: HeldPlan,
 ) -> None:
     """Items (image, tile of rows, chunk of output channels) of y, (N, 1 or S*S, O, positions).
 
@@ -345,7 +368,7 @@ def few_forward_items(
     channels, taps, high = inputs.channel_kernel.shape[2], inputs.spatial_kernel.shape[2], positions // wide
     tiles, packed = -(-high // plan.rows), -1
     attended, by_sample = inputs.position_attention.size > 0, inputs.sample_attention.size > 0
-    flags = FewFlags(attended, by_sample, slices > 1, False)
+    flags = HeldFlags(attended, by_sample, slices > 1, False)
     target = in_row(y)
     for item in range(start, stop):
         tile, chunk = item // chunks, item % chunks
@@ -353,18 +376,25 @@ def few_forward_items(
         rows = min(plan.rows, high - row)
         window, begin, count = TapWindow(row, rows, 0, plan.line), row * wide, rows * wide
         if tile != packed:
-            pack_few_tile(scratch, inputs, n, window, plan)
+            pack_held_tile(scratch, inputs, n, window, plan)
             packed = tile
         clear(scratch.watch, 0, len(scratch.watch))
         for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
             number = n * outputs + o
-            copy_few_kernels(scratch, inputs, number, begin, count)
+            copy_held_kernels(scratch, inputs, number, begin, count)
             if attended:
-                pack_few_attention(scratch, inputs, (n, o), window, plan)
-            terms = few_terms(scratch, inputs, number, begin, count, plan)
+                pack_held_attention(scratch, inputs, (n, o), window, plan)
+            terms = held_terms(scratch, inputs, number, begin, count, plan)
             to = (n * slices * outputs + o) * positions + begin
             apart = outputs * positions if slices > 1 else 0
-            _make_regions(RunRows(target, to, apart), terms, flags, scratch.watch, (channels, taps), runs_of_tile(rows, plan))
+            _make_regions(
+                RunRows(target, to, apart),
+                terms,
+                flags,
+                scratch.watch,
+                (channels, taps),
+                runs_of_tile(rows, plan),
+            )
         finite[item] = all_watched_finite(scratch.watch)
 
 
@@ -375,11 +405,13 @@ def has_few_terms(call: SampleCall, fuse: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
+def held_plan(call: SampleCall, images: int, several: int) -> HeldPlan:
     """For so many images, of which `several` planes are in use at a time."""
     axes, wide = (call.rows, call.columns), call.columns.outputs
-    samples, taps = call.rows.samples, call.rows.kernel * call.columns.kernel
-    steps = tuple((each.stride, each.sample_stride, (each.samples - 1) // 2 * each.sample_stride) for each in axes)
+    samples = call.rows.samples
+    steps = tuple(
+        (each.stride, each.sample_stride, (each.samples - 1) // 2 * each.sample_stride) for each in axes
+    )
     stride, dilation, padding = zip(*steps, strict=True)
 
     least, reach = _LEAST_LINE if call.attended else _LEAST_PLAIN_LINE, (samples - 1) * dilation[1]
@@ -396,7 +428,7 @@ def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
     def fits(rows: int) -> bool:
         planes, _ = planes_of(rows)
         size = several * planes.plane * len(planes.origin_y) * call.itemsize
-        return rows * wide <= _FEW_POSITIONS and size <= _FEW_BYTES
+        return rows * wide <= _HELD_POSITIONS and size <= _HELD_BYTES
 
     high = call.rows.outputs
     rows = next((rows for rows in range(high, 1, -1) if fits(rows)), 1)
@@ -406,8 +438,8 @@ def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
     offsets = np.argwhere(np.ones((call.rows.kernel, call.columns.kernel)))
     offsets = (offsets - offsets.max(axis=0) // 2) * [call.rows.dilation, call.columns.dilation]
     tiles = images * -(-high // rows)
-    chunks = max(1, min(call.outputs // _LEAST_FEW_OUTPUTS, -(-parallel.ITEMS // tiles)))
-    return FewPlan(
+    chunks = max(1, min(call.outputs // _LEAST_HELD_OUTPUTS, -(-parallel.ITEMS // tiles)))
+    return HeldPlan(
         rows,
         wide,
         line,
@@ -421,8 +453,8 @@ def few_plan(call: SampleCall, images: int, several: int) -> FewPlan:
     )
 
 
-def few_arrays(arrays: tuple, dtype: np.dtype) -> list[np.ndarray]:
-    """The five arrays, or their gradients, as in `FewInputs`; what there is not has no elements."""
+def held_arrays(arrays: tuple, dtype: np.dtype) -> list[np.ndarray]:
+    """The five arrays, or their gradients, as in `HeldInputs`; what there is not has no elements."""
     sizes = (), (0, 1, 2), (0, 1, slice(2, 4)), (0, 1, slice(2, 4)), (0, slice(1, 4))
     made = []
     for array, leading in zip(arrays, sizes, strict=True):
@@ -435,19 +467,21 @@ def few_arrays(arrays: tuple, dtype: np.dtype) -> list[np.ndarray]:
     return made
 
 
-def few_inputs(call: SampleCall, arrays: tuple) -> FewInputs:
+def held_inputs(call: SampleCall, arrays: tuple) -> HeldInputs:
     """All that regions are made of."""
-    x, *others = few_arrays(arrays, arrays[0].dtype)
-    return FewInputs(x, sum_channels_of(x), *others, (call.kernel_residual, call.attention_residual))
+    x, channel_kernel, spatial_kernel, by_sample, by_position = held_arrays(arrays, arrays[0].dtype)
+    residuals = call.kernel_residual, call.attention_residual
+    total = sum_channels_of(x)
+    return HeldInputs(x, total, channel_kernel, spatial_kernel, by_sample, by_position, residuals)
 
 
-def few_forward(y: np.ndarray, call: SampleCall, arrays: tuple) -> bool:
+def held_forward(y: np.ndarray, call: SampleCall, arrays: tuple) -> bool:
     """Write y, (N, 1 or S*S, O, positions); whether all regions are finite."""
-    inputs = few_inputs(call, arrays)
+    inputs = held_inputs(call, arrays)
     kept = call.channels + call.rows.kernel * call.columns.kernel * (1 + call.attended) + call.attended
-    plan, (n, _, outputs, positions) = few_plan(call, len(y), kept), y.shape
+    plan, (n, _, outputs, positions) = held_plan(call, len(y), kept), y.shape
     regions, taps, image = len(plan.order), len(plan.tap_y), plan.image
-    scratch = FewScratch(
+    scratch = HeldScratch(
         pixels=call.channels * image,
         totals=taps * image,
         seen=taps * image * call.attended,
@@ -458,5 +492,5 @@ def few_forward(y: np.ndarray, call: SampleCall, arrays: tuple) -> bool:
     items = n * -(-positions // (plan.rows * plan.wide)) * plan.chunks
     finite = np.empty(items, bool)
     operations = float(n * outputs * positions * regions * (call.channels + taps))
-    run_with_scratch(few_forward_items, items, operations, scratch, y.dtype, y, finite, inputs, plan)
+    run_with_scratch(held_forward_items, items, operations, scratch, y.dtype, y, finite, inputs, plan)
     return bool(finite.all())

@@ -1,8 +1,8 @@
-"""The gradients of `few`: all that a region adds to them, in one pass over what it is made of.
+"""The gradients of `held`: all that a region adds to them, in one pass over what it is made of.
 
-What samples see has its gradient in planes of the same kind, to which each position adds. The planes of a tile
-are added to images of their own for each share of the output channels, and these, in order, to the gradient of
-x. Every other element has one owner: nothing depends on the threads.
+What samples see has its gradient in planes of the same kind, to which each position adds. The planes of a
+tile are added to images of their own for each share of the output channels, and these, in order, to the
+gradient of x. Every other element has one owner: nothing depends on the threads.
 """
 
 from typing import Any, NamedTuple
@@ -16,24 +16,34 @@ from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear, covered
 from ..engine.planes import TapPlanes, TapWindow, rows_of_plane
 from ..engine.runs import RunRows
-from ..engine.vectors import REGISTER_BYTES, GuardedLoop, Writer, in_row, load_part, store_part, written
+from ..engine.vectors import (
+    REGISTER_BYTES,
+    GuardedLoop,
+    Writer,
+    in_row,
+    load_part,
+    load_where,
+    store_part,
+    written,
+)
 from .conv import add_rows
-from .few import (
-    FewInputs,
-    FewPlan,
-    FewRuns,
-    FewScratch,
-    FewTerms,
+from .held import (
+    HeldInputs,
+    HeldPlan,
+    HeldRuns,
+    HeldScratch,
+    HeldTerms,
     all_watched_finite,
-    copy_few_kernels,
-    few_arrays,
-    few_inputs,
-    few_plan,
-    few_terms,
+    copy_held_kernels,
+    held_arrays,
+    held_inputs,
+    held_plan,
+    held_terms,
     moved_rows,
     moved_terms,
-    pack_few_attention,
-    pack_few_tile,
+    pack_held_attention,
+    pack_held_tile,
+    planes_of_tap,
     runs_at,
     runs_of,
     runs_of_tile,
@@ -47,28 +57,28 @@ _SHARES = 4  # of the output channels, at most
 _SHARE_BYTES = 24 * 1024 * 1024  # of the images of all shares, of images that are worked on together
 
 
-class FewGrads(NamedTuple):
+class HeldGrads(NamedTuple):
     """What the kernel writes; what is not wanted has no elements."""
 
-    channel_kernel: np.ndarray  # as those of `FewInputs`
+    channel_kernel: np.ndarray  # as those of `HeldInputs`
     spatial_kernel: np.ndarray
     sample_attention: np.ndarray
     position_attention: np.ndarray
     images: np.ndarray  # (N*shares, C + 1, H, W): of x, and of its sum over channels
 
 
-class FewGradScratch(NamedTuple):
+class HeldGradScratch(NamedTuple):
     """Of a tile."""
 
-    forward: FewScratch
+    forward: HeldScratch
     pixels: Any  # the gradient of the planes of x
     totals: Any  # of those of X1, for each tap
     seen: Any  # the same of an output channel, times nothing but its kernels
     central: Any  # of its attention on the centre, by the channels
 
 
-class FewTargets(NamedTuple):
-    """Where the gradients of `FewTerms` are, and that of the regions, or of their sum."""
+class HeldTargets(NamedTuple):
+    """Where the gradients of `HeldTerms` are, and that of the regions, or of their sum."""
 
     given: RunRows
     channels: RunRows
@@ -79,7 +89,7 @@ class FewTargets(NamedTuple):
     central: RunRows
 
 
-class FewWanted(NamedTuple):
+class HeldWanted(NamedTuple):
     """What there is, and what is wanted."""
 
     attended: bool
@@ -90,6 +100,11 @@ class FewWanted(NamedTuple):
     of_pixels: bool
     of_seen: bool
     of_central: bool
+
+
+def _add_product(writer: Writer, pointer: Any, part: tuple, *factors: Any) -> None:
+    """Add a product to what lies behind a pointer; a `part` are the place of a vector, and its mask."""
+    store_part(writer, writer.multiply_add(load_part(writer, pointer, *part), *factors), pointer, *part)
 
 
 def _write_region_gradients(
@@ -108,10 +123,6 @@ def _write_region_gradients(
     )
     channels, taps = (builder.extract_value(size, k) for k in range(2))
 
-    def add_to(pointer: Any, place: Any, mask: Any, *pair: Any) -> None:
-        total = writer.multiply_add(load_part(writer, pointer, place, mask), *pair)
-        store_part(writer, total, pointer, place, mask)
-
     def products(
         sums: list, kernels: tuple, others: tuple, flags: tuple, weights: list, terms: Any, part: tuple
     ) -> list:
@@ -125,13 +136,13 @@ def _write_region_gradients(
             for total, other in zip(loop.values, values, strict=True):
                 following.append(writer.multiply_add(total, value, other))
             with builder.if_then(flags[0]):
-                total = builder.select(goes_on, load_part(writer, to_factor, to, mask), writer.zero)
+                total = load_where(writer, goes_on, to_factor, to, mask)
                 for pair in zip(weights, values, strict=True):
                     total = writer.multiply_add(total, *pair)
                 store_part(writer, total, to_factor, to, mask)
             with builder.if_then(flags[1]):
                 for weight, each in zip(weights, to_read, strict=True):
-                    add_to(each, place, mask, weight, value)
+                    _add_product(writer, each, (place, mask), weight, value)
             loop.values = following
         return loop.values
 
@@ -146,7 +157,7 @@ def _write_region_gradients(
         sums = products(sums, kernels, others, flags, centred, channels, part)
         with builder.if_then(wanted.of_central):
             for weight, total, each in zip(weights, sums, to_central, strict=True):
-                add_to(each, *part, weight, total)
+                _add_product(writer, each, part, weight, total)
         sums = times_where(writer, sums, wanted.attended, central, None, part)
         kernels, others = (terms.taps, targets.taps), (seen, to_seen, terms.seen.stride)
         sums = products(sums, kernels, others, (wanted.of_taps, wanted.of_seen), weights, taps, part)
@@ -164,10 +175,10 @@ _gradients_of_three, _gradients_of_two = (
 
 
 @borrowing_jit
-def _moved_targets(targets: FewTargets, run: int, runs: FewRuns) -> FewTargets:
+def _moved_targets(targets: HeldTargets, run: int, runs: HeldRuns) -> HeldTargets:
     """The targets of one of the runs of a tile, from those of the first one."""
     by, in_plane = run * runs.length, run * runs.apart
-    return FewTargets(
+    return HeldTargets(
         moved_rows(targets.given, by),
         moved_rows(targets.channels, by),
         moved_rows(targets.taps, by),
@@ -180,7 +191,7 @@ def _moved_targets(targets: FewTargets, run: int, runs: FewRuns) -> FewTargets:
 
 @borrowing_jit
 def _make_region_gradients(
-    targets: FewTargets, terms: FewTerms, wanted: FewWanted, watch: np.ndarray, size: tuple, runs: FewRuns
+    targets: HeldTargets, terms: HeldTerms, wanted: HeldWanted, watch: np.ndarray, size: tuple, runs: HeldRuns
 ) -> None:
     """Those of all regions of a tile; `size`: how many channels and taps there are."""
     s, number = 0, len(terms.order)
@@ -207,7 +218,12 @@ def _spread_planes(
 
 @borrowing_jit
 def _spread_attention(
-    scratch: FewGradScratch, grads: FewGrads, place: tuple, window: TapWindow, plan: FewPlan, wanted: FewWanted
+    scratch: HeldGradScratch,
+    grads: HeldGrads,
+    place: tuple,
+    window: TapWindow,
+    plan: HeldPlan,
+    wanted: HeldWanted,
 ) -> None:
     """From the gradient of what the taps of an output channel see to those of X1 and of their attention."""
     (n, o), planes, taps, image = place, plan.planes, len(plan.tap_y), plan.image
@@ -228,20 +244,57 @@ def _spread_attention(
                     seen[at + w] *= values[at + w]
         if wanted.of_central:
             outputs = grads.position_attention.shape[1]
-            _spread_planes(grads.position_attention, n * outputs + o * taps + tap, seen, tap * image, window, planes)
+            _spread_planes(
+                grads.position_attention, n * outputs + o * taps + tap, seen, tap * image, window, planes
+            )
+
+
+@borrowing_jit
+def _spread_held_tile(
+    scratch: HeldGradScratch, images: np.ndarray, first: int, window: TapWindow, plan: HeldPlan
+) -> None:
+    """From the gradients of planes to those of images from the first one on: of channels, and their sum."""
+    channels, image = images.shape[1] - 1, plan.image
+    for c in range(channels):
+        _spread_planes(images, first + c, scratch.pixels, c * image, window, plan.planes)
+    for tap in range(len(plan.tap_y)):
+        moved = planes_of_tap(plan, tap)
+        _spread_planes(images, first + channels, scratch.totals, tap * image, window, moved)
+
+
+@borrowing_jit
+def _what_is_wanted(inputs: HeldInputs, grads: HeldGrads) -> HeldWanted:
+    of_x, of_position = grads.images.size > 0, grads.position_attention.size > 0
+    return HeldWanted(
+        inputs.position_attention.size > 0,
+        inputs.sample_attention.size > 0,
+        grads.channel_kernel.size > 0,
+        grads.spatial_kernel.size > 0,
+        grads.sample_attention.size > 0,
+        of_x,
+        of_x or of_position,
+        of_position,
+    )
 
 
 @borrowing_jit
 def _targets_of(
-    scratch: FewGradScratch, given: np.ndarray, inputs: FewInputs, grads: FewGrads, place: tuple, plan: FewPlan
-) -> FewTargets:
+    scratch: HeldGradScratch,
+    given: np.ndarray,
+    inputs: HeldInputs,
+    grads: HeldGrads,
+    place: tuple,
+    plan: HeldPlan,
+) -> HeldTargets:
     """Those of a tile of an output channel: image, number, first position."""
     (n, o, begin), (slices, outputs, positions) = place, given.shape[1:]
     number, image = n * outputs + o, plan.image
     channels, taps = inputs.channel_kernel.shape[2], inputs.spatial_kernel.shape[2]
     seen = scratch.seen if inputs.position_attention.size else scratch.totals
-    return FewTargets(
-        RunRows(in_row(given), (n * slices * outputs + o) * positions + begin, outputs * positions * (slices > 1)),
+    return HeldTargets(
+        RunRows(
+            in_row(given), (n * slices * outputs + o) * positions + begin, outputs * positions * (slices > 1)
+        ),
         RunRows(in_row(grads.channel_kernel), number * channels * positions + begin, positions),
         RunRows(in_row(grads.spatial_kernel), number * taps * positions + begin, positions),
         RunRows(in_row(grads.sample_attention), number * len(plan.order) * positions + begin, positions),
@@ -252,15 +305,15 @@ def _targets_of(
 
 
 @borrowing_cached_jit
-def few_gradient_items(
+def held_gradient_items(
     start: int,
     stop: int,
-    scratch: FewGradScratch,
+    scratch: HeldGradScratch,
     given: np.ndarray,
     finite: np.ndarray,
-    inputs: FewInputs,
-    grads: FewGrads,
-    plan: FewPlan,
+    inputs: HeldInputs,
+    grads: HeldGrads,
+    plan: HeldPlan,
 ) -> None:
     """Items (image, share of the output channels), from the gradient of y, (N, 1 or S*S, O, positions).
 
@@ -268,59 +321,47 @@ def few_gradient_items(
     """
     (outputs, positions), wide, shares = given.shape[2:], plan.wide, plan.chunks
     channels, taps = inputs.channel_kernel.shape[2], inputs.spatial_kernel.shape[2]
-    attended, watch, image = inputs.position_attention.size > 0, scratch.forward.watch, plan.image
-    of_x, of_position = grads.images.size > 0, grads.position_attention.size > 0
-    wanted = FewWanted(
-        attended,
-        inputs.sample_attention.size > 0,
-        grads.channel_kernel.size > 0,
-        grads.spatial_kernel.size > 0,
-        grads.sample_attention.size > 0,
-        of_x,
-        of_x or of_position,
-        of_position,
+    watch, wanted, size = (
+        scratch.forward.watch,
+        _what_is_wanted(inputs, grads),
+        inputs.x.shape[2] * inputs.x.shape[3],
     )
-    images, by_position, size = grads.images, in_row(grads.position_attention), inputs.x.shape[2] * inputs.x.shape[3]
-    planes, share_size = plan.planes, (channels + 1) * size
+    images, by_position = in_row(grads.images), in_row(grads.position_attention)
     for item in range(start, stop):
         n, share = item // shares, item % shares
         low, end = outputs * share // shares, outputs * (share + 1) // shares
         clear(watch, 0, len(watch))
-        if of_x:
-            clear(in_row(images), item * share_size, share_size)
-        if of_position:
+        if wanted.of_pixels:
+            clear(images, item * (channels + 1) * size, (channels + 1) * size)
+        if wanted.of_central:
             clear(by_position, (n * outputs + low) * taps * size, (end - low) * taps * size)
         for row in range(0, positions // wide, plan.rows):
             rows = min(plan.rows, positions // wide - row)
             window, begin, count = TapWindow(row, rows, 0, plan.line), row * wide, rows * wide
-            pack_few_tile(scratch.forward, inputs, n, window, plan)
+            pack_held_tile(scratch.forward, inputs, n, window, plan)
             clear(scratch.pixels, 0, len(scratch.pixels))
             clear(scratch.totals, 0, len(scratch.totals))
             for o in range(low, end):
-                copy_few_kernels(scratch.forward, inputs, n * outputs + o, begin, count)
-                if attended:
-                    pack_few_attention(scratch.forward, inputs, (n, o), window, plan)
+                copy_held_kernels(scratch.forward, inputs, n * outputs + o, begin, count)
+                if wanted.attended:
+                    pack_held_attention(scratch.forward, inputs, (n, o), window, plan)
                     clear(scratch.seen, 0, len(scratch.seen))
                     clear(scratch.central, 0, len(scratch.central))
-                terms = few_terms(scratch.forward, inputs, n * outputs + o, begin, count, plan)
+                terms = held_terms(scratch.forward, inputs, n * outputs + o, begin, count, plan)
                 targets = _targets_of(scratch, given, inputs, grads, (n, o, begin), plan)
-                _make_region_gradients(targets, terms, wanted, watch, (channels, taps), runs_of_tile(rows, plan))
-                if attended and wanted.of_seen:
-                    _spread_attention(scratch, grads, (n, o), window, plan, wanted)
-            for c in range(channels if of_x else 0):
-                _spread_planes(images, item * (channels + 1) + c, scratch.pixels, c * image, window, planes)
-            for tap in range(taps if of_x else 0):
-                moved = TapPlanes(
-                    planes.stride, planes.halo, planes.reach, planes.plane, plan.tap_y[tap], plan.tap_x[tap]
+                _make_region_gradients(
+                    targets, terms, wanted, watch, (channels, taps), runs_of_tile(rows, plan)
                 )
-                to = item * (channels + 1) + channels
-                _spread_planes(images, to, scratch.totals, tap * image, window, moved)
+                if wanted.attended and wanted.of_seen:
+                    _spread_attention(scratch, grads, (n, o), window, plan, wanted)
+            if wanted.of_pixels:
+                _spread_held_tile(scratch, grads.images, item * (channels + 1), window, plan)
         finite[item] = all_watched_finite(watch)
 
 
 @borrowing_cached_jit
 def join_share_items(start: int, stop: int, target: np.ndarray, images: np.ndarray) -> None:
-    """Items (image, channel) of the gradient of x, from `FewGrads.images`."""
+    """Items (image, channel) of the gradient of x, from `HeldGrads.images`."""
     (n, channels), planes = target.shape[:2], images.shape[1]
     shares = images.shape[0] // n
     size, to, flat = uint64(target.shape[2] * target.shape[3]), in_row(target), in_row(images)
@@ -334,20 +375,29 @@ def join_share_items(start: int, stop: int, target: np.ndarray, images: np.ndarr
                 to[at + w] += flat[own + w] + flat[total + w]
 
 
-def few_backward(given: np.ndarray, call: SampleCall, arrays: tuple, grads: tuple) -> bool:
+def held_backward(given: np.ndarray, call: SampleCall, arrays: tuple, grads: tuple) -> bool:
     """Write gradients, from that of y, (N, 1 or S*S, O, positions); whether all that is given is finite.
 
     Those that are not wanted are None.
     """
-    inputs, (grad_x, *others) = few_inputs(call, arrays), few_arrays(grads, given.dtype)
-    channels, taps, (n, _, outputs, _) = call.channels, call.rows.kernel * call.columns.kernel, given.shape
+    inputs, (grad_x, of_channels, of_taps, of_samples, of_positions) = (
+        held_inputs(call, arrays),
+        held_arrays(grads, given.dtype),
+    )
+    channels, taps, (n, _, outputs, positions) = (
+        call.channels,
+        call.rows.kernel * call.columns.kernel,
+        given.shape,
+    )
     several = 2 * channels + taps * (2 + 3 * call.attended) + call.attended
     image_bytes = (channels + 1) * call.rows.size * call.columns.size * call.itemsize
     together = max(1, min(n, _SHARE_BYTES // image_bytes))
-    shares = max(1, min(outputs, _SHARES, -(-parallel.ITEMS // together), _SHARE_BYTES // image_bytes // together))
-    plan = few_plan(call, n, several)._replace(chunks=shares)
+    shares = max(
+        1, min(outputs, _SHARES, -(-parallel.ITEMS // together), _SHARE_BYTES // image_bytes // together)
+    )
+    plan = held_plan(call, n, several)._replace(chunks=shares)
     image, of_x = plan.image, grad_x.size > 0
-    forward = FewScratch(
+    forward = HeldScratch(
         pixels=channels * image,
         totals=taps * image,
         seen=taps * image * call.attended,
@@ -355,20 +405,20 @@ def few_backward(given: np.ndarray, call: SampleCall, arrays: tuple, grads: tupl
         kernels=taps * plan.rows * plan.wide,
         watch=REGISTER_BYTES // call.itemsize,
     )
-    scratch = FewGradScratch(
+    scratch = HeldGradScratch(
         forward, channels * image * of_x, taps * image, taps * image * call.attended, image * call.attended
     )
     all_finite, dtype = True, given.dtype
     for first in range(0, n, together):
         some = slice(first, min(first + together, n))
         number, finite = some.stop - first, np.empty((some.stop - first) * shares, bool)
-        own = FewInputs(*(each[some] if each.size else each for each in inputs[:6]), inputs.residuals)
+        own = inputs.of(some)
         size = (number * shares if of_x else 0, channels + 1, *inputs.x.shape[2:])
         images = borrow("gradients", size, dtype)
-        made = FewGrads(*(each[some] if each.size else each for each in others), images)
-        operations = 4.0 * given[some].size * len(plan.order) * (channels + taps)
+        made = HeldGrads(of_channels[some], of_taps[some], of_samples[some], of_positions[some], images)
+        operations = 4.0 * (number * outputs * positions) * len(plan.order) * (channels + taps)
         arguments = given[some], finite, own, made, plan
-        run_with_scratch(few_gradient_items, number * shares, operations, scratch, dtype, *arguments)
+        run_with_scratch(held_gradient_items, number * shares, operations, scratch, dtype, *arguments)
         if of_x:
             work = parallel.PER_NUMBER * images.size
             parallel.run(join_share_items, number * channels, work, grad_x[some], images)
