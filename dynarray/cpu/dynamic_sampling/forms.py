@@ -15,6 +15,8 @@ samples. Then
 The maximum takes part in gradients with one sample of each pixel, so there pixels are gathered one by one.
 Where nothing but the position tells samples apart, without attention and with "sum", one region of box sums
 of x takes the place of S*S regions of x: that, and a single sample, are `boxes`.
+With few channels and taps the passes above would write and read again what takes little to make: `held`
+makes all of a region while its sum is in registers, and all gradients of a region at once.
 
 Which bound holds: channel_kernel, O*C*Ho*Wo numbers, is read once, each with S*S multiply-adds; whole images
 apart and not on cache lines, which takes longer than in order, so what comes next is fetched meanwhile. With

@@ -19,7 +19,7 @@ from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
-from ..engine.runs import RunRows
+from ..engine.runs import RunRows, fetch_vector
 from ..engine.vectors import (
     REGISTER_BYTES,
     GuardedLoop,
@@ -95,6 +95,7 @@ class HeldTerms(NamedTuple):
     central: RunRows
     attention: RunRows  # sample by sample
     residual: Any  # of that
+    number: int  # of samples
     begins: np.ndarray  # `HeldPlan.begins`
     order: np.ndarray
 
@@ -162,6 +163,17 @@ def watch_each_vector(writer: Writer, count: Any, watch: Any, work: Callable[[tu
         note(work((done, writer.within(done, count)), writer.zero))
 
 
+def _next_samples(writer: Writer, terms: Any, turns: list) -> list:
+    """Those that come after these: what of theirs lies in other places is fetched meanwhile."""
+    builder, following = writer.builder, [writer.builder.add(turn, turn.type(len(turns))) for turn in turns]
+    return [
+        writer.element(
+            terms.order, builder.select(builder.icmp_signed("<", each, terms.number), each, turns[0])
+        )
+        for each in following
+    ]
+
+
 def _write_regions(
     writer: Writer, target: Any, terms: Any, flags: Any, watch: Any, first: Any, size: Any, count: Any
 ) -> None:
@@ -172,6 +184,8 @@ def _write_regions(
         runs_at(writer, each, begins) for each in (terms.pixels, terms.seen, terms.central)
     )
     attention, targets = (runs_of(writer, each, samples) for each in (terms.attention, target))
+    ahead = _next_samples(writer, terms, turns)
+    ahead = [each for rows in (terms.attention, target) for each in runs_of(writer, rows, ahead)]
     channels, taps = (builder.extract_value(size, k) for k in range(2))
 
     def add_products(sums: list, kernels: Any, others: list, apart: Any, terms: Any, part: tuple) -> list:
@@ -186,6 +200,8 @@ def _write_regions(
         return loop.values
 
     def region(part: tuple, watched: Any) -> Any:
+        for pointer in ahead:
+            fetch_vector(writer, pointer, part[0])
         sums = [writer.zero] * number
         sums = add_products(sums, terms.channels, pixels, terms.pixels.stride, channels, part)
         sums = times_where(writer, sums, flags.central, central, None, part)
@@ -244,6 +260,7 @@ def moved_terms(terms: HeldTerms, run: int, runs: HeldRuns) -> HeldTerms:
         moved_rows(terms.central, in_plane),
         moved_rows(terms.attention, by),
         terms.residual,
+        terms.number,
         terms.begins,
         terms.order,
     )
@@ -336,6 +353,7 @@ def held_terms(
         RunRows(scratch.factors, kept * image, image),
         RunRows(in_row(inputs.sample_attention), number * len(plan.order) * positions + begin, positions),
         inputs.residuals[1],
+        len(plan.order),
         plan.begins,
         plan.order,
     )

@@ -48,7 +48,7 @@ def _pointer_to(writer: Writer, matrix: Any) -> Any:
     return writer.builder.gep(matrix.values, [matrix.at])
 
 
-def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
+def fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
     """Fetch the cache lines of a vector."""
     for first in range(0, writer.lanes * writer.itemsize, LINE_BYTES):
         writer.prefetch(pointer, writer.builder.add(at, at.type(first // writer.itemsize)))
@@ -106,7 +106,7 @@ def _write_sum_terms(
             with builder.if_then(in_pages):
                 for n in range(number):
                     ahead = builder.add(k, terms.type(TERMS_TOGETHER + n))
-                    _fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
+                    fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
             total = writer.add(before(k, shift, mask), products(k, number, shift, mask))
             store_part(writer, total, to, shift, mask)
 
@@ -147,7 +147,7 @@ def _add_attended(
         def add(shift: Any, mask: Any) -> None:
             for pointer, matrix in zip(given[:2], (kernels, factors), strict=True):
                 ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(TERMS_TOGETHER)))
-                _fetch_vector(writer, pointer, builder.add(ahead, shift))
+                fetch_vector(writer, pointer, builder.add(ahead, shift))
             places = [
                 builder.add(writer.place(each.stride, loop.k), shift) for each in (kernels, factors, seen)
             ]
