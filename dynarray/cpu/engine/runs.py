@@ -26,7 +26,9 @@ from .vectors import (
 
 _SHORT_BYTES = 2 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
-_PAGE_BYTES = 4096
+# Of a run: the processor foresees what follows within a page, from some reads on, so that runs of few pages
+# take less time if what is read after them is fetched meanwhile.
+_FORESEEN_BYTES = 16384
 TERMS_TOGETHER = 4  # terms that are added up before they join a sum
 
 
@@ -73,8 +75,7 @@ def _write_sum_terms(
 ) -> None:
     builder, short = writer.builder, writer.variant
     to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
-    # What lies ahead is foreseen within a page.
-    in_pages = builder.icmp_signed("<", count, count.type(_PAGE_BYTES // writer.itemsize))
+    fetched = builder.icmp_signed("<=", count, count.type(_FORESEEN_BYTES // writer.itemsize))
 
     def products(first: Any, number: int, shift: Any, mask: Any) -> Any:
         """The sum of the products of some terms, pairs of pairs."""
@@ -103,7 +104,7 @@ def _write_sum_terms(
 
     def by_term(k: Any, number: int, values: list) -> list:
         def work(shift: Any, mask: Any) -> None:
-            with builder.if_then(in_pages):
+            with builder.if_then(fetched):
                 for n in range(number):
                     ahead = builder.add(k, terms.type(TERMS_TOGETHER + n))
                     fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
