@@ -249,5 +249,6 @@ def _samples(channels: int, samples: int, *, attention: bool = True) -> Heavy:
 HEAVY = {
     "samples": _samples(64, 3),
     "many samples": _samples(32, 9),
+    "samples of few channels": _samples(3, 9),
     "samples without attention": _samples(64, 9, attention=False),
 }
