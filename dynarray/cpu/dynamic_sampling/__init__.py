@@ -5,7 +5,7 @@ records     what the kernels take; the words of all files below
 bands       bands of output rows: which lines of x they read, where these lie, and packing them
 kernels     the forward pass, of a few output channels of a row of outputs at a time
 gradients   the two backward passes
-held        both passes, with held_gradients, where regions have few terms: all is made with sums in registers
+held        both passes where regions have few terms, made with sums in registers; so held_gradients, writing
 maximum     gradients where only the largest sample counts, and that one where outputs are not finite
 boxes       all of it where a kernel sees one region: one sample, or no attention
 attended    sums of one region, with attention or without, and the gradients of its smaller factors

@@ -7,7 +7,6 @@ and of X1, its sum over channels around each tap, are made once for all output c
 attention of positions for each.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from ..engine.vectors import (
 )
 from .boxes import sum_channels_of
 from .records import MAX, SampleCall
+from .writing import runs_at, runs_of, times_where, watch_each_vector
 
 FEW_TERMS = 24  # channels and taps; of more, it is worth sharing operands between several output channels
 _HELD_BYTES = 2 * 1024 * 1024  # of the planes of a tile, which are to stay in the second cache
@@ -115,52 +115,6 @@ class HeldFlags(NamedTuple):
     attention: bool
     stacked: bool
     adding: bool  # to the sum of those before
-
-
-def runs_at(writer: Writer, rows: Any, places: list) -> list:
-    """Pointers to runs at these places."""
-    return [writer.builder.gep(rows.values, [writer.builder.add(rows.at, place)]) for place in places]
-
-
-def runs_of(writer: Writer, rows: Any, numbers: list) -> list:
-    """Pointers to runs of these numbers."""
-    return runs_at(writer, rows, [writer.builder.mul(number, rows.stride) for number in numbers])
-
-
-def times_where(writer: Writer, values: list, wanted: Any, factors: list, added: Any, part: tuple) -> list:
-    """Vectors times what lies behind pointers, plus what is `added` to that, if wanted; else as they are.
-
-    A `part` are the place of a vector, and its mask.
-    """
-    builder, before = writer.builder, writer.builder.block
-    with builder.if_then(wanted):
-        others = [load_part(writer, each, *part) for each in factors]
-        if added is not None:
-            others = [writer.add(other, added) for other in others]
-        products = [writer.multiply(*pair) for pair in zip(values, others, strict=True)]
-        inside = builder.block
-    made = []
-    for value, product in zip(values, products, strict=True):
-        made.append(builder.phi(value.type))
-        made[-1].add_incoming(value, before)
-        made[-1].add_incoming(product, inside)
-    return made
-
-
-def watch_each_vector(writer: Writer, count: Any, watch: Any, work: Callable[[tuple, Any], Any]) -> None:
-    """`each_vector` of work that is given what it has watched, and returns it; it is added to `watch`."""
-    builder, lanes, start = writer.builder, count.type(writer.lanes), count.type(0)
-
-    def note(watched: Any) -> None:
-        writer.store(writer.add(writer.load(watch, start), watched), watch, start)
-
-    whole = builder.udiv(count, lanes)
-    with GuardedLoop(builder, whole, [writer.zero]) as loop:
-        loop.values = [work((builder.mul(loop.k, lanes), None), loop.values[0])]
-    note(loop.values[0])
-    done = builder.mul(whole, lanes)
-    with builder.if_then(builder.icmp_signed("<", done, count)):
-        note(work((done, writer.within(done, count)), writer.zero))
 
 
 def _next_samples(writer: Writer, terms: Any, turns: list) -> list:

@@ -44,14 +44,11 @@ from .held import (
     pack_held_attention,
     pack_held_tile,
     planes_of_tap,
-    runs_at,
-    runs_of,
     runs_of_tile,
     samples_together,
-    times_where,
-    watch_each_vector,
 )
 from .records import SampleCall
+from .writing import runs_at, runs_of, times_where, watch_each_vector
 
 _SHARES = 4  # of the output channels, at most
 _SHARE_BYTES = 24 * 1024 * 1024  # of the images of all shares, of images that are worked on together
