@@ -4,9 +4,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from _contract import Call, check, full_call
+from _contract import Call, check, evaluate, full_call
 from conftest import Backend
 from test_dynamic_sampling import CONV, sampling_call
+
+MANY = 23  # channels, with nine taps too many terms for the way of few
 
 
 def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +19,7 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
 
     for attention, fuse, stride in product(("", "sp"), ("sum", "max"), (1, 2)):
         call = sampling_call(
-            5, 6, (13, 18), (3, 3), attention, samples=3, sample_stride=2, fuse=fuse, stride=stride
+            MANY, 6, (13, 18), (3, 3), attention, samples=3, sample_stride=2, fuse=fuse, stride=stride
         )
         check(call, backend)
         for limit in ("SAMPLING_BAND_BYTES", "SAMPLING_BLOCK_BYTES", "SAMPLING_ROW_BYTES"):
@@ -26,6 +28,34 @@ def test_bands_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
                 bands.sampling_layouts.cache_clear()
                 check(call, backend)
         bands.sampling_layouts.cache_clear()
+
+
+@pytest.mark.parametrize("line", [1, 1 << 30])
+def test_tiles_of_few_terms_are_seamless(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, line: int
+) -> None:
+    """Rows follow one another or are runs of their own; tiles are of some rows, shares of images some."""
+    if backend.name != "cpu":
+        pytest.skip("tiles are how the CPU works")
+    from dynarray.cpu.dynamic_sampling import held, held_gradients
+
+    monkeypatch.setattr(held, "_LEAST_LINE", line)
+    monkeypatch.setattr(held, "_LEAST_PLAIN_LINE", line)
+    outputs = []
+    for positions, share_bytes in ((1 << 20, 1 << 30), (40, 1), (1, 1)):
+        monkeypatch.setattr(held, "_HELD_POSITIONS", positions)
+        monkeypatch.setattr(held_gradients, "_SHARE_BYTES", share_bytes)
+        held.held_plan.cache_clear()
+        for attention, fuse, stride in product(("", "s", "p", "sp"), ("sum", "stack"), (1, (2, 1), (1, 3))):
+            params = {"samples": 3, "sample_stride": 2, "fuse": fuse, "stride": stride}
+            call = sampling_call(3, 6, (13, 18), (3, 1), attention, **params)
+            check(call, backend)
+            outputs.append(evaluate(call, backend).output)
+    held.held_plan.cache_clear()
+    third = len(outputs) // 3
+    for whole, *others in zip(outputs[:third], outputs[third : 2 * third], outputs[2 * third :], strict=True):
+        for other in others:
+            np.testing.assert_array_equal(whole, other)
 
 
 def test_bands_of_boxes_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,11 +76,11 @@ def test_tiles_are_seamless(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     """Sums go through tiles of outputs: here of a row or a part of one, and of one channel at a time."""
     if backend.name != "cpu":
         pytest.skip("tiles are how the CPU works")
-    from dynarray.cpu.dynamic_sampling import conv
+    from dynarray.cpu.dynamic_sampling import conv, dots
 
     monkeypatch.setattr(conv, "CONV_TILE_BYTES", 1)
     for tile, stride in product((5, 20), (1, (1, 2))):
-        monkeypatch.setattr(conv, "DOT_TILE", tile)
+        monkeypatch.setattr(dots, "DOT_TILE", tile)
         conv.conv_tiles.cache_clear()
         for high in (1, 7):
             rng, wide = np.random.default_rng(tile), 9 if stride == 1 else 5

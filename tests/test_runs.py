@@ -11,7 +11,7 @@ pytestmark = pytest.mark.parametrize("backend", backend_params("cpu"))
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 # Less than a register, ends of one, of several, and what is too long to stay in the first cache.
 COUNTS = pytest.mark.parametrize("count", [1, 3, 8, 15, 16, 17, 36, 63, 144, 200, 1000])
-TERMS = pytest.mark.parametrize("terms", [1, 4, 7])
+TERMS = pytest.mark.parametrize("terms", [1, 2, 3, 4, 7])
 BEFORE = 5  # elements in front of each array and behind it, which nothing may read or write
 
 
@@ -43,7 +43,7 @@ def check_sums(made: np.ndarray, expected: np.ndarray, size: np.ndarray) -> None
     assert (abs(made - expected) <= 4 * np.finfo(made.dtype).eps * size).all()
 
 
-def add_terms(kernels: np.ndarray, seen: np.ndarray, before: np.ndarray) -> np.ndarray:
+def sum_terms(kernels: np.ndarray, seen: np.ndarray, before: np.ndarray, add: bool = True) -> np.ndarray:
     """Kernels and what is seen are (terms, count)."""
     from dynarray.cpu.engine.runs import RunRows
 
@@ -51,7 +51,7 @@ def add_terms(kernels: np.ndarray, seen: np.ndarray, before: np.ndarray) -> np.n
     places = np.arange(terms)[::-1] * count  # terms in another order than they lie
     own = RunRows(guarded(kernels), BEFORE, count)
     pixels = RunRows(guarded(seen[::-1]), BEFORE, places)
-    compiled("add_terms")(RunRows(total, BEFORE, 0), own, pixels, terms, count)
+    compiled("sum_terms")(RunRows(total, BEFORE, 0), own, pixels, terms, count, np.bool_(add))
     return inner(total, (count,))
 
 
@@ -62,17 +62,19 @@ def test_sums(backend: Backend, rng: np.random.Generator, dtype: str, count: int
     kernels, seen = (rng.standard_normal((terms, count)).astype(dtype) for _ in range(2))
     before = rng.standard_normal(count).astype(dtype)
     products = kernels.astype(float) * seen
-    made = add_terms(kernels, seen, before)
+    made = sum_terms(kernels, seen, before)
     check_sums(made, before + products.sum(axis=0), abs(before) + abs(products).sum(axis=0))
+    made = sum_terms(kernels, seen, np.full_like(before, np.nan), add=False)
+    check_sums(made, products.sum(axis=0), abs(products).sum(axis=0))
 
 
 @DTYPES
 def test_a_part_has_the_bits_of_the_whole(backend: Backend, rng: np.random.Generator, dtype: str) -> None:
     kernels, seen = (rng.standard_normal((7, 1000)).astype(dtype) for _ in range(2))
     before = rng.standard_normal(1000).astype(dtype)
-    whole = add_terms(kernels, seen, before)
+    whole = sum_terms(kernels, seen, before)
     for part in (slice(0, 3), slice(5, 41), slice(900, 1000), slice(17, 800)):
-        np.testing.assert_array_equal(add_terms(kernels[:, part], seen[:, part], before[part]), whole[part])
+        np.testing.assert_array_equal(sum_terms(kernels[:, part], seen[:, part], before[part]), whole[part])
 
 
 @DTYPES

@@ -64,18 +64,28 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
+def sampling(channels: int, samples: int, stride: int = 1) -> tuple[np.ndarray, ...]:
+    """The arrays of `dynamic_sampling_conv2d`."""
+    outputs = -(-20 // stride), -(-37 // stride)
+    kernels = normal(1, 5, channels, *outputs), normal(1, 5, 3, 3, *outputs)
+    attention = normal(1, 5, samples, samples, *outputs), normal(1, 5, 3, 3, 20, 37)
+    return normal(1, channels, 20, 37), *kernels, *attention
+
+
 X, LINE = normal(2, 4, 30, 31), normal(4, 3, 21)
 EIGHT, BASES, MANY = normal(2, 8, 30, 31), normal(4, 3, 3), normal(4, 128, 21)
 # Calls of kernels that would be slow if lanes that are thrown away held denormal numbers.
 SLOW_IF_DENORMAL: list[tuple[str, tuple, dict[str, Any]]] = [
     ("correlation2d", (X, X + 1), {"max_displacement": 3}),
     ("local_filter2d", (X, normal(2, 1, 3, 3, 30, 31)), {}),
+    ("dynamic_conv2d", (X, normal(2, 3, 4, 3, 3, 30, 31)), {}),
+    ("dynamic_sampling_conv2d", sampling(7, 1), {"samples": 1}),
+    ("dynamic_sampling_conv2d", sampling(3, 9), {"samples": 9, "fuse": "stack"}),  # few terms
+    ("dynamic_sampling_conv2d", sampling(30, 9), {"samples": 9, "sample_stride": 3, "fuse": "stack"}),
+    ("dynamic_sampling_conv2d", sampling(30, 3, 2), {"samples": 3, "stride": 2}),
+    ("dynamic_sampling_conv2d", sampling(30, 3), {"samples": 3, "fuse": "max"}),
     ("deform_conv1d", (LINE, normal(4, 15, 21), normal(64, 3, 15)), {"padding": 7}),
-    (
-        "deform_conv1d",
-        (normal(1, 178, 64), normal(1, 5, 52), normal(154, 178, 5)),
-        {"dilation": 3},
-    ),  # small maps
+    ("deform_conv1d", (normal(1, 178, 64), normal(1, 5, 52), normal(154, 178, 5)), {"dilation": 3}),
     ("deform_conv1d", (normal(2, 37, 90), normal(2, 3, 90), normal(19, 37, 3)), {"padding": 1}),
     ("deform_conv2d", (X[:, :1], normal(2, 18, 30, 31), normal(5, 1, 3, 3)), {"padding": 1}),
     ("sample_points", (X, 9 + normal(2, 3, 2, 13, 11)), {}),

@@ -1,7 +1,8 @@
 """Calls of `dynamic_sampling_conv2d`, `dynamic_conv2d` and `dynamic_conv1d`.
 
 One sample, or several that nothing but their position tells apart, are one region; otherwise the samples are
-summed or stacked, or the largest is taken, each with attention of samples, of positions, of both or of none.
+summed or stacked, or the largest is taken, each with attention of samples, of positions, of both or of none,
+of few channels or of many.
 """
 
 from itertools import product
@@ -11,10 +12,10 @@ from . import TypicalCall
 _PLANE, _LINE = (6, 6), (24,)
 
 
-def _sampling(samples: int, fuse: str, by_sample: bool, by_position: bool) -> TypicalCall:
+def _sampling(channels: int, samples: int, fuse: str, by_sample: bool, by_position: bool) -> TypicalCall:
     shapes: dict[str, tuple[int, ...]] = {
-        "x": (2, 2, *_PLANE),
-        "channel_kernel": (2, 3, 2, *_PLANE),
+        "x": (2, channels, *_PLANE),
+        "channel_kernel": (2, 3, channels, *_PLANE),
         "spatial_kernel": (2, 3, 3, 3, *_PLANE),
     }
     if by_sample:
@@ -32,7 +33,7 @@ def _conv(extent: tuple[int, ...], kernel: int) -> TypicalCall:
 _BOTH = (False, True)
 CALLS = {
     "dynamic_sampling_conv2d": [
-        _sampling(*way) for way in product((1, 3), ("sum", "max", "stack"), _BOTH, _BOTH)
+        _sampling(*way) for way in product((2, 24), (1, 3), ("sum", "max", "stack"), _BOTH, _BOTH)
     ],
     "dynamic_conv2d": [_conv(_PLANE, 3), _conv(_PLANE, 1)],
     "dynamic_conv1d": [_conv(_LINE, 3), _conv(_LINE, 1)],

@@ -1,10 +1,11 @@
-"""`dynamic_sampling_conv2d` and `dynamic_conv2d` on the CPU. A call goes through these, in this order:
+"""`dynamic_sampling_conv2d` and `dynamic_conv2d` on the CPU. A call goes through these, or some of them:
 
 forms       both passes of `dynamic_sampling_conv2d`: how work is divided, and what is kept
 records     what the kernels take; the words of all files below
 bands       bands of output rows: which lines of x they read, where these lie, and packing them
 kernels     the forward pass, of a few output channels of a row of outputs at a time
 gradients   the two backward passes
+held        both passes where regions have few terms, made with sums in registers; so held_gradients, writing
 maximum     gradients where only the largest sample counts, and that one where outputs are not finite
 boxes       all of it where a kernel sees one region: one sample, or no attention
 attended    sums of one region, with attention or without, and the gradients of its smaller factors

@@ -11,11 +11,11 @@ import numpy as np
 from numba import uint64
 
 from ..engine import parallel
-from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit
+from ..engine.compile import TRUE, ZERO, borrowing_cached_jit, borrowing_jit
 from ..engine.memory import borrow, run_with_scratch
 from ..engine.pixels import clear
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, tap_planes
-from ..engine.runs import RunGradients, RunRows, add_attended_terms, add_gradients, add_terms
+from ..engine.runs import RunGradients, RunRows, add_attended_terms, add_gradients, sum_terms
 from ..engine.vectors import as_image, in_row
 from .dots import DOT_TILE, DotPlanes, dot_shares
 
@@ -125,7 +125,7 @@ def _dot_channels(dots: np.ndarray, inputs: AttendedInputs, tile: AttendedTile, 
     here = tile.n * channels * inputs.boxes.shape[2] + inputs.places.first + tile.begin
     kernels = RunRows(in_row(inputs.channel_kernel), at, plane)
     seen = RunRows(in_row(inputs.boxes), here, inputs.places.terms)
-    add_terms(RunRows(dots, ZERO, ZERO), kernels, seen, channels, tile.count)
+    sum_terms(RunRows(dots, ZERO, ZERO), kernels, seen, channels, tile.count, TRUE)
 
 
 @borrowing_jit
@@ -147,7 +147,7 @@ def _sum_region(
     for w in range(tile.count):
         scratch.region[w] = scratch.dots[w]
     kernels, seen = _rows_of_taps(inputs, tile, below)
-    add_terms(RunRows(scratch.region, ZERO, ZERO), kernels, seen, len(below.places), tile.count)
+    sum_terms(RunRows(scratch.region, ZERO, ZERO), kernels, seen, len(below.places), tile.count, TRUE)
 
 
 @borrowing_jit
@@ -345,9 +345,12 @@ def attended_gradient_items(
 def tile_totals(
     kernel: tuple[int, int], width: int, outputs: tuple[int, ...], steps: tuple, itemsize: int
 ) -> tuple[TileTotals, np.ndarray]:
-    """The plan for (n, rows, columns) of outputs, and where taps lie in it."""
-    (n, high, wide), (dilation, stride) = outputs, steps
-    rows = min(DOT_TILE // wide, max(-(-high * n // parallel.ITEMS), _LEAST_POSITIONS // wide))
+    """The plan for outputs (n, channels, rows, columns), and where taps lie in it."""
+    (n, channels, high, wide), (dilation, stride) = outputs, steps
+    share = n * max(
+        1, channels // _LEAST_OUTPUTS
+    )  # of items that a tile may have; the fewer tiles the better
+    rows = min(DOT_TILE // wide, max(-(-high * share // parallel.ITEMS), _LEAST_POSITIONS // wide))
     rows = -(-high // -(-high // max(1, min(high, rows))))
     above, left = (kernel[k] // 2 * dilation[k] for k in range(2))
     planes, number, begins = tap_planes(kernel, stride, dilation, (0, left), (rows, wide))

@@ -197,6 +197,8 @@ def pack_band(layout: SampleLayout, inputs: SampleInputs, total: np.ndarray) -> 
     lines = borrow("lines", call.channels * plan.channel + ELEMENTS_BEHIND, x.dtype)
     behind = plan.image.stretch + ELEMENTS_BEHIND
     totals = borrow("totals", len(plan.totals.rows) * line + behind, x.dtype)
+    lines[-ELEMENTS_BEHIND:] = 0  # vectors reach there, and as denormal numbers what was there takes long
+    totals[-behind:] = 0
     pack_line_items(0, 1, totals, 0, total[None], Reference(plan.totals))
     parallel.run(
         pack_line_items, call.channels, 2.0 * lines.size, lines, plan.channel, x, Reference(plan.image)
@@ -214,7 +216,8 @@ def _pack_central(attention: np.ndarray, residual: Any, lines: Lines, line: int)
     maps = attention.reshape(outputs, prod(attention.shape[1:3]), *attention.shape[3:])
     maps = np.ascontiguousarray(maps[:, maps.shape[1] // 2])
     parallel.run(pack_line_items, outputs, 4.0 * outputs * size, central, size, maps, Reference(lines))
-    central[: outputs * size] += residual  # what is behind may hold anything, of which NumPy would warn
+    central[: outputs * size] += residual
+    central[outputs * size :] = 0
     return central
 
 
@@ -245,9 +248,11 @@ def pack_lines(target: np.ndarray, at: int, image: np.ndarray, rows: np.ndarray,
 def pack_line_items(
     start: int, stop: int, target: np.ndarray, apart: int, images: np.ndarray, lines: Lines
 ) -> None:
-    """Items (image): their lines, `apart` from one image to the next."""
+    """Items (image): their lines, `apart` from one image to the next, and zeros between them."""
     for item in range(start, stop):
         pack_lines(target, item * apart, images[item], lines.rows, lines)
+        size = len(lines.rows) * lines.step * lines.stretch
+        clear(target, item * apart + size, max(0, apart - size))
 
 
 @borrowing_jit

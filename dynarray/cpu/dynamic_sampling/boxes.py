@@ -348,7 +348,7 @@ def _region_call(arrays: tuple, params: dict[str, Any]) -> RegionCall:
     residuals = number(params["kernel_residual"] / x.shape[1]), number(params["attention_residual"])
     own = _region_arrays(arrays, params["stride"])
     tiles = dot_tiles(len(x), *own.channel_kernel.shape[1:]) if both[0].plain else None
-    outputs = len(x), spatial_kernel.shape[4], sizes[1]
+    outputs = len(x), spatial_kernel.shape[1], spatial_kernel.shape[4], sizes[1]
     totals = tile_totals(sizes[2], x.shape[3], outputs, steps[1:], x.itemsize)
     if params["samples"] > 1:  # T is of boxes
         totals = totals[0]._replace(height=0), totals[1]

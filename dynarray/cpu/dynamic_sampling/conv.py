@@ -9,17 +9,17 @@ from numba import uint64
 from ..engine import parallel
 from ..engine.compile import ZERO, borrowing_cached_jit, borrowing_jit, kernel_input
 from ..engine.memory import borrow, empty, run_with_scratch, zeros
-from ..engine.pixels import PackedRows, clear, covered
+from ..engine.pixels import PackedRows, covered
 from ..engine.planes import TapPlanes, TapWindow, pack_channels, rows_of_plane, tap_planes
-from ..engine.runs import TERMS_TOGETHER, RunRows, add_terms
+from ..engine.runs import TERMS_TOGETHER, RunRows, sum_terms
 from ..engine.vectors import in_row
 from .boxes import box_bands
 from .dots import (
-    DOT_TILE,
     DotPlanes,
     DotShares,
     dot_gradients,
     dot_gradients_of_images,
+    dot_positions,
     dot_shares,
     dot_tiles,
     dots_of_images,
@@ -123,12 +123,12 @@ def conv_spread_items(
                     where = covered(rows, images[n, first])
                     for c in range(first, first + count):
                         own = ((n * slots + slot) * channels + c) * number + plane
-                        _add_rows(images, n * channels + c, grad, own * planes.plane + at, rows, where)
+                        add_rows(images, n * channels + c, grad, own * planes.plane + at, rows, where)
         item += count
 
 
 @borrowing_jit
-def _add_rows(
+def add_rows(
     images: np.ndarray, image: int, grad: np.ndarray, at: int, rows: PackedRows, where: tuple
 ) -> None:
     """The adjoint of packing rows, which begin there, added to one of the images."""
@@ -175,19 +175,18 @@ def conv_items(
             for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
                 number = n * outputs + o
                 to, at = number * positions + begin, (number * terms + c * taps) * positions + begin
-                if c == 0:
-                    clear(total, to, count)
                 own, pixels = RunRows(kernel, at, positions), RunRows(seen, ZERO, tiles.terms)
-                add_terms(RunRows(total, to, ZERO), own, pixels, together * taps, count)
+                sum_terms(RunRows(total, to, ZERO), own, pixels, together * taps, count, c > 0)
 
 
 @lru_cache(maxsize=64)
 def conv_tiles(call: ConvCall) -> ConvTiles:
     """Tiles of rows, or of columns of one row, and of few enough channels."""
     n, outputs, channels, kh, kw, high, wide = call.weight
-    rows = max(1, min(high, DOT_TILE // wide))
+    positions = dot_positions(channels * kh * kw)
+    rows = max(1, min(high, positions // wide))
     rows = -(-high // -(-high // rows))
-    columns = wide if rows > 1 else -(-wide // -(-wide // DOT_TILE))
+    columns = wide if rows > 1 else -(-wide // -(-wide // positions))
     planes, number, begins = tap_planes((kh, kw), *call[2:], (rows, columns))
     image = planes.plane * len(planes.origin_y)
     # So many channels that a tile of any size adds up the same terms together.

@@ -134,11 +134,17 @@ def forward_again(y: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
                 np.copyto(own, made, where=wrong)
 
 
-def backward_again(grads: tuple, grad_output: np.ndarray, arrays: tuple, params: dict[str, Any]) -> None:
-    """Write gradients by the definition where they are not finite; those that are None are not wanted."""
+def backward_again(
+    grads: tuple, grad_output: np.ndarray, arrays: tuple, params: dict[str, Any], given_finite: bool = False
+) -> None:
+    """Write gradients by the definition where they are not finite; those that are None are not wanted.
+
+    `given_finite` says that grad_output was seen to be finite.
+    """
     # Kernels and attention have a part in the gradient of x, or meet only zeros outside, and those give NaN
     # either way. So where that is made these three will do, which are small beside the other gradients.
-    if _all_finite(*(grads if grads[0] is None else (grad_output, arrays[0], grads[0]))):
+    enough = arrays[0], grads[0], *(() if given_finite else (grad_output,))
+    if _all_finite(*(grads if grads[0] is None else enough)):
         return
     for n in range(len(grad_output)):
         results, inputs, given = _of_image(grads, n), _of_image(arrays, n), grad_output[n : n + 1]

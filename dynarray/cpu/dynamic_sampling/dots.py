@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine import parallel
-from ..engine.compile import ZERO, borrowing_cached_jit
+from ..engine.compile import FALSE, ZERO, borrowing_cached_jit
 from ..engine.memory import borrow
 from ..engine.pixels import clear, copy
-from ..engine.runs import RunGradients, RunRows, add_gradients, add_terms
+from ..engine.runs import TERMS_TOGETHER, RunGradients, RunRows, add_gradients, sum_terms
 from ..engine.vectors import in_row
 
-# Positions, forward: what they see stays in the cache for some outputs; short runs are slow to read.
-DOT_TILE = 2048
+# Positions, forward: what they see stays in the cache for some outputs, and their sums until all terms are
+# added; short runs are slow to read. Of so few terms that they are added at once, sums need not stay.
+DOT_TILE, _LONG_TILE = 2048, 16384
 DOT_SLOTS = 4  # shares of the outputs in the backward pass, at most
 # Tiles of images that are planes: what positions see, and its gradient, is to stay in the cache for all
 # outputs, and a run of kernels to be worth going there.
@@ -62,19 +63,19 @@ def dot_items(
     kernels: np.ndarray,
     seen: np.ndarray,
     places: DotPlanes,
-    first: int,
-    chunks: int,
+    sizes: tuple,
 ) -> None:
     """Items (image, tile of positions, chunk of outputs): y = sum over terms of kernels * what is seen.
 
-    y is (N, O, positions), `seen` the planes, and kernels (N, O, terms, all positions), of which these are
-    those from `first` on.
+    y is (N, O, positions), `seen` the planes, and kernels (N, O, terms, all positions). `sizes` are the first
+    position in the kernels, the positions of a tile, and the number of chunks.
     """
     (outputs, size), (terms, plane), image = y.shape[1:], kernels.shape[2:], seen.shape[1] * seen.shape[2]
-    tiles, kernel, box, total = -(-size // DOT_TILE), in_row(kernels), in_row(seen), in_row(y)
+    first, positions, chunks = sizes
+    tiles, kernel, box, total = -(-size // positions), in_row(kernels), in_row(seen), in_row(y)
     for item in range(start, stop):
         n, tile, chunk = item // (tiles * chunks), item // chunks % tiles, item % chunks
-        begin = tile * DOT_TILE
+        begin = tile * positions
         for o in range(outputs * chunk // chunks, outputs * (chunk + 1) // chunks):
             number = n * outputs + o
             own = RunRows(kernel, number * terms * plane + first + begin, plane)
@@ -82,8 +83,7 @@ def dot_items(
                 RunRows(total, number * size + begin, ZERO),
                 RunRows(box, n * image + places.first + begin, places.terms),
             )
-            clear(total, number * size + begin, min(DOT_TILE, size - begin))
-            add_terms(target, own, pixels, terms, min(DOT_TILE, size - begin))
+            sum_terms(target, own, pixels, terms, min(positions, size - begin), FALSE)
 
 
 @borrowing_cached_jit
@@ -145,13 +145,19 @@ def dots_of_images(images: np.ndarray, first: int) -> DotPlanes:
     return _places_of_terms(images.shape[1], images.shape[2], first)
 
 
+def dot_positions(terms: int) -> int:
+    """Positions of a tile, forward, at most."""
+    return DOT_TILE if terms > TERMS_TOGETHER else _LONG_TILE
+
+
 def make_dots(y: np.ndarray, kernels: np.ndarray, seen: np.ndarray, places: DotPlanes, first: int) -> None:
     """y (n, O, P) = sum over terms of kernels * what is seen."""
     (n, outputs, size), terms = y.shape, len(places.terms)
-    tiles = n * -(-size // DOT_TILE)
+    positions = dot_positions(terms)
+    tiles = n * -(-size // positions)
     chunks = max(1, min(outputs, -(-parallel.ITEMS // tiles)))
-    operations = parallel.PER_NUMBER * y.size * terms
-    parallel.run(dot_items, tiles * chunks, operations, y, kernels, seen, places, first, chunks)
+    operations, sizes = parallel.PER_NUMBER * y.size * terms, (first, positions, chunks)
+    parallel.run(dot_items, tiles * chunks, operations, y, kernels, seen, places, sizes)
 
 
 def dot_shares(outputs: int, terms: int, positions: int) -> DotShares:

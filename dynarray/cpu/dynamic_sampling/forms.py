@@ -15,6 +15,8 @@ samples. Then
 The maximum takes part in gradients with one sample of each pixel, so there pixels are gathered one by one.
 Where nothing but the position tells samples apart, without attention and with "sum", one region of box sums
 of x takes the place of S*S regions of x: that, and a single sample, are `boxes`.
+With few channels and taps the passes above would write and read again what takes little to make: `held`
+makes all of a region while its sum is in registers, and all gradients of a region at once.
 
 Which bound holds: channel_kernel, O*C*Ho*Wo numbers, is read once, each with S*S multiply-adds; whole images
 apart and not on cache lines, which takes longer than in order, so what comes next is fetched meanwhile. With
@@ -37,6 +39,8 @@ from . import boxes
 from .bands import add_total_lines, pack_band, sampling_call, sampling_layouts
 from .definition import backward_again, forward_again
 from .gradients import channel_scratch, first_pass_items, second_pass_items
+from .held import has_few_terms, held_forward
+from .held_gradients import held_backward
 from .kernels import sampling_forward_items, sampling_scratch
 from .maximum import exact_maximum_items, first_maximum_items, second_maximum_items
 from .records import (
@@ -87,7 +91,10 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
     outputs, regions = (channel_kernel.shape[1], *channel_kernel.shape[3:]), params["samples"] ** 2
     y = (empty if x.size else zeros)((x.shape[0], regions if fuse == STACK else 1, *outputs), x.dtype)
     largest = np.zeros((x.shape[0], *outputs), np.int32) if fuse == MAX else None
-    if y.size and x.size:
+    finite = fuse == MAX  # maxima are made again where the largest samples are found
+    if y.size and x.size and has_few_terms(call, fuse):
+        finite = held_forward(y.reshape(*y.shape[:3], -1), call, inputs)
+    elif y.size and x.size:
 
         def forward(n: int) -> None:
             own = None if largest is None else largest[n]
@@ -95,7 +102,7 @@ def dynamic_sampling_conv2d_forward(*arrays: Any, **params: Any) -> tuple[Any, t
 
         _for_each_image(forward, inputs, call)
     y = y.reshape(x.shape[0], *((params["samples"],) * 2 if fuse == STACK else ()), *outputs)
-    if fuse != MAX:  # maxima are made again where the largest samples are found
+    if not finite:
         forward_again(y, inputs, params)
     return y, arrays if largest is None else (*arrays, largest)
 
@@ -160,6 +167,10 @@ def dynamic_sampling_conv2d_backward(
         gradient, slices, dtype = kernel_input(grad_output), params["samples"] ** 2, grad_output.dtype
         slices = slices if params["fuse"] == "stack" else 1
         gradient = gradient.reshape(gradient.shape[0], slices, arrays[1].shape[1], *gradient.shape[-2:])
+        if has_few_terms(call, _FUSE[params["fuse"]]):
+            finite = held_backward(gradient.reshape(*gradient.shape[:3], -1), call, arrays, grads)
+            backward_again(grads, grad_output, arrays, params, finite)
+            return grads
 
         def backward(n: int) -> None:
             own = np.zeros((0, 0, 0), np.int32) if largest is None else largest[n]

@@ -151,6 +151,7 @@ def first_pass_items(start: int, stop: int, scratch: SampleScratch, work: Sample
     clear(scratch.kernels, 0, len(scratch.kernels))
     clear(scratch.sums, 0, len(scratch.sums))
     clear(scratch.weights, 0, len(scratch.weights))
+    clear(scratch.centred, 0, len(scratch.centred))
     for item in range(start, stop):
         for group in range(groups * item // items, groups * (item + 1) // items):
             o = PRODUCT_ROWS * group
@@ -281,6 +282,7 @@ def second_pass_items(start: int, stop: int, scratch: ChannelScratch, work: Samp
     (outputs, channels), padded = band.inputs.channel_kernel.shape[:2], band.widths.row
     regions = len(plan.samples.columns) * len(plan.samples.columns)
     batch = len(scratch.moved) // (PRODUCT_ROWS * padded)
+    clear(scratch.weights, 0, len(scratch.weights))
     for item in range(start, stop):
         these = (item * chunk, min(channels, (item + 1) * chunk))
         clear(grads.lines, these[0] * plan.channel, (these[1] - these[0]) * plan.channel)

@@ -70,7 +70,9 @@ def copy_maps(target: Factor, maps: Factor, extent: Extent, number: int, band: S
     for k in range(extent.terms):
         for i in range(extent.rows):
             to, at = k * target.terms + i * target.lines, maps.at + k * maps.terms + i * maps.lines
-            copy(target.data, to, maps.data, at, band.inputs.channel_kernel.shape[3])
+            wide = band.inputs.channel_kernel.shape[3]
+            copy(target.data, to, maps.data, at, wide)
+            clear(target.data, to + wide, extent.length - wide)
 
 
 @borrowing_jit
@@ -98,6 +100,10 @@ def read_taps(scratch: SampleScratch, row: SampleRow, end: int, band: SampleBand
                 pack_lines(scratch.tap_values, at, attention[row.first + k, tap // kw, tap % kw], rows, image)
             tap_rows, tap_columns = plan.taps.rows[tap // kw, row.low : end], plan.taps.columns[tap % kw]
             _read_totals(scratch, at, attended, tap_rows, tap_columns, band)
+            # Vectors reach behind the last row, into the next tap or what follows.
+            size = len(rows) * band.widths.line
+            behind = ELEMENTS_BEHIND if tap == kh * kw - 1 else min(ELEMENTS_BEHIND, band.widths.tap - size)
+            clear(scratch.tap_values, at + size, behind)
 
 
 @borrowing_jit

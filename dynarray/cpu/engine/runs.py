@@ -19,13 +19,16 @@ from .vectors import (
     Writer,
     each_vector,
     load_part,
+    load_where,
     store_part,
     written,
 )
 
 _SHORT_BYTES = 2 * REGISTER_BYTES  # runs of no more stay in the first cache
 _LONG_BYTES = 2 * REGISTER_BYTES  # of what is loaded at once of others
-_PAGE_BYTES = 4096
+# Of a run: the processor foresees what follows within a page, from some reads on, so that runs of few pages
+# take less time if what is read after them is fetched meanwhile.
+_FORESEEN_BYTES = 16384
 TERMS_TOGETHER = 4  # terms that are added up before they join a sum
 
 
@@ -47,20 +50,32 @@ def _pointer_to(writer: Writer, matrix: Any) -> Any:
     return writer.builder.gep(matrix.values, [matrix.at])
 
 
-def _fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
+def fetch_vector(writer: Writer, pointer: Any, at: Any) -> None:
     """Fetch the cache lines of a vector."""
     for first in range(0, writer.lanes * writer.itemsize, LINE_BYTES):
         writer.prefetch(pointer, writer.builder.add(at, at.type(first // writer.itemsize)))
 
 
-def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any) -> None:
+def _in_groups(builder: Any, terms: Any, work: Callable[[Any, int, list], list], values: list) -> list:
+    """``work(first term, number, values)`` on groups of four terms, then of two and of one that are left."""
+    done, number = terms.type(0), TERMS_TOGETHER
+    while number:
+        together = terms.type(number)
+        groups = builder.udiv(builder.sub(terms, done), together)
+        with GuardedLoop(builder, groups, values) as loop:
+            k = builder.add(done, builder.mul(loop.k, together))
+            loop.values = work(k, number, loop.values)
+        values, done = loop.values, builder.add(done, builder.mul(groups, together))
+        number //= 2
+    return values
+
+
+def _write_sum_terms(
+    writer: Writer, target: Any, kernels: Any, seen: Any, terms: Any, count: Any, add: Any
+) -> None:
     builder, short = writer.builder, writer.variant
     to, left, right = (_pointer_to(writer, each) for each in (target, kernels, seen))
-    four = terms.type(TERMS_TOGETHER)
-    fours = builder.udiv(terms, four)
-    rest = builder.sub(terms, builder.mul(fours, four))
-    # What lies ahead is foreseen within a page.
-    in_pages = builder.icmp_signed("<", count, count.type(_PAGE_BYTES // writer.itemsize))
+    fetched = builder.icmp_signed("<=", count, count.type(_FORESEEN_BYTES // writer.itemsize))
 
     def products(first: Any, number: int, shift: Any, mask: Any) -> Any:
         """The sum of the products of some terms, pairs of pairs."""
@@ -73,52 +88,52 @@ def _write_add_terms(writer: Writer, target: Any, kernels: Any, seen: Any, terms
                 sums[-1] = writer.multiply_add(sums[-1], *pair)
             else:
                 sums.append(writer.multiply(*pair))
-        return sums[0] if number == 1 else writer.add(*sums)
+        return sums[0] if len(sums) == 1 else writer.add(*sums)
 
-    def all_terms(work: Callable[[Any, int, list], list], values: list) -> list:
-        with GuardedLoop(builder, fours, values) as loop:
-            loop.values = work(builder.mul(loop.k, four), TERMS_TOGETHER, loop.values)
-        values = loop.values
-        with GuardedLoop(builder, rest, values) as loop:
-            k = builder.add(builder.mul(fours, four), loop.k)
-            loop.values = work(k, 1, loop.values)
-        return loop.values
+    def before(k: Any, shift: Any, mask: Any) -> Any:
+        """What term k is added to: nothing, of the first one, unless the sum goes on."""
+        goes_on = builder.or_(add, builder.icmp_unsigned(">", k, terms.type(0)))
+        return load_where(writer, goes_on, to, shift, mask)
 
     def by_position(shift: Any, mask: Any) -> None:
-        def add(k: Any, number: int, sums: list) -> list:
+        def work(k: Any, number: int, sums: list) -> list:
             return [writer.add(sums[0], products(k, number, shift, mask))]
 
-        store_part(writer, all_terms(add, [load_part(writer, to, shift, mask)])[0], to, shift, mask)
+        first = before(terms.type(0), shift, mask)
+        store_part(writer, _in_groups(builder, terms, work, [first])[0], to, shift, mask)
 
     def by_term(k: Any, number: int, values: list) -> list:
-        def add(shift: Any, mask: Any) -> None:
-            with builder.if_then(in_pages):
+        def work(shift: Any, mask: Any) -> None:
+            with builder.if_then(fetched):
                 for n in range(number):
                     ahead = builder.add(k, terms.type(TERMS_TOGETHER + n))
-                    _fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
-            total = writer.add(load_part(writer, to, shift, mask), products(k, number, shift, mask))
+                    fetch_vector(writer, left, builder.add(writer.place(kernels.stride, ahead), shift))
+            total = writer.add(before(k, shift, mask), products(k, number, shift, mask))
             store_part(writer, total, to, shift, mask)
 
-        each_vector(writer, count, add)
+        each_vector(writer, count, work)
         return values
 
     if short:
         each_vector(writer, count, by_position)
     else:
-        all_terms(by_term, [])
+        _in_groups(builder, terms, by_term, [])
 
 
-_add_terms_short = written(REGISTER_BYTES, True)(_write_add_terms)
-_add_terms_long = written(_LONG_BYTES, False)(_write_add_terms)
+_sum_terms_short = written(REGISTER_BYTES, True)(_write_sum_terms)
+_sum_terms_long = written(_LONG_BYTES, False)(_write_sum_terms)
 
 
 @borrowing_jit
-def add_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, count: int) -> None:
-    """target[w] += sum over k < terms of kernels[k, w] * seen[k, w], for w < count."""
+def sum_terms(target: RunRows, kernels: RunRows, seen: RunRows, terms: int, count: int, add: bool) -> None:
+    """target[w] = sum over k < terms of kernels[k, w] * seen[k, w], for w < count; with `add` added to it.
+
+    There is at least one term.
+    """
     if _is_short(count, kernels.values.itemsize):
-        _add_terms_short(target, kernels, seen, terms, count)
+        _sum_terms_short(target, kernels, seen, terms, count, add)
     else:
-        _add_terms_long(target, kernels, seen, terms, count)
+        _sum_terms_long(target, kernels, seen, terms, count, add)
 
 
 @written(_LONG_BYTES)
@@ -133,7 +148,7 @@ def _add_attended(
         def add(shift: Any, mask: Any) -> None:
             for pointer, matrix in zip(given[:2], (kernels, factors), strict=True):
                 ahead = writer.place(matrix.stride, builder.add(loop.k, terms.type(TERMS_TOGETHER)))
-                _fetch_vector(writer, pointer, builder.add(ahead, shift))
+                fetch_vector(writer, pointer, builder.add(ahead, shift))
             places = [
                 builder.add(writer.place(each.stride, loop.k), shift) for each in (kernels, factors, seen)
             ]
@@ -151,7 +166,7 @@ def _add_attended(
 def add_attended_terms(
     target: RunRows, kernels: RunRows, factors: RunRows, seen: RunRows, residual: Any, size: tuple
 ) -> None:
-    """As `add_terms`, of kernels * (factors + residual); `size` is (terms, count)."""
+    """As `sum_terms` with `add`, of kernels * (factors + residual); `size` is (terms, count)."""
     _add_attended(target, kernels, factors, seen, residual, size)
 
 
@@ -215,7 +230,7 @@ _long_of_two, _long_of_one = (
 def add_gradients(
     grads: RunGradients, weights: RunRows, kernels: RunRows, seen: RunRows, outputs: int, size: tuple
 ) -> None:
-    """The gradients of `add_terms`, of (terms, count) `size`, for one or two outputs that see the same.
+    """The gradients of `sum_terms`, of (terms, count) `size`, for one or two outputs that see the same.
 
     ``grads.kernels[o, k, w] = weights[o, w] * seen[k, w]``, and to those of the planes, which lie as `seen`
     does, is added the sum over outputs of weights * kernels. `weights.stride` and `grads.kernels.stride` lead

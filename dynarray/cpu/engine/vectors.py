@@ -278,6 +278,18 @@ def load_part(writer: Writer, pointer: Any, index: Any, mask: Any) -> Any:
     return writer.load(pointer, index) if mask is None else writer.load_masked(pointer, index, mask)
 
 
+def load_where(writer: Writer, wanted: Any, pointer: Any, index: Any, mask: Any) -> Any:
+    """`load_part`, or zeros if not wanted: then nothing is read, of memory that may not be there yet."""
+    before = writer.builder.block
+    with writer.builder.if_then(wanted):
+        value = load_part(writer, pointer, index, mask)
+        inside = writer.builder.block
+    held = writer.builder.phi(value.type)
+    held.add_incoming(writer.zero, before)
+    held.add_incoming(value, inside)
+    return held
+
+
 def store_part(writer: Writer, value: Any, pointer: Any, index: Any, mask: Any) -> None:
     """The same to memory."""
     if mask is None:
