@@ -23,7 +23,7 @@ from ..engine.matrices import (
     strips_of,
     turn_items,
 )
-from ..engine.memory import borrow, run_with_scratch, zeros_where
+from ..engine.memory import borrow, empty, run_with_scratch, zeros_where
 from .filter_first import Filtered, Needs, by_position, by_tap, gradients_by_tile
 from .kernels import AtomInputs, atom_filter_items
 from .plan import ATOM_TILE_BYTES, AtomCall, plan_atoms
@@ -58,7 +58,7 @@ def multiplied_at_once(arrays: tuple, call: AtomCall) -> np.ndarray:
     """The output."""
     x, atoms, coefficients, bias = arrays
     outputs, depth, width = len(coefficients), coefficients[0].size, TILE_ROW_BYTES // x.itemsize
-    y = np.empty((len(x), outputs, *atoms.shape[4:]), x.dtype)
+    y = empty((len(x), outputs, *atoms.shape[4:]), x.dtype)
     nothing = np.empty(0, x.dtype)
     left = LeftMatrix(kernel_input(coefficients).reshape(-1), depth, 1, CHUNK)
     biases = nothing if bias is None else kernel_input(bias)
@@ -127,7 +127,7 @@ def _part_of_gradients(
     if needs[2]:
         # A sum of few terms is added up at a time: rounding errors grow with the length of a sum.
         parallel.run(turn_items, strips_of(depth, x.itemsize), z.size, memory, z, (depth, columns))
-        grad_coefficients = np.empty(coefficients.shape, x.dtype)
+        grad_coefficients = empty(coefficients.shape, x.dtype)
         left = LeftMatrix(grad_y, width, 1, outputs * width)
         out = Result(grad_coefficients.reshape(-1), depth, width)
         multiply_matrices(out, left, memory, (outputs, depth, images * positions), width)

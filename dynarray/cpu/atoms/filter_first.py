@@ -23,7 +23,7 @@ import numpy as np
 
 from ..engine import gemm, parallel
 from ..engine.compile import kernel_input
-from ..engine.memory import borrow, run_with_scratch
+from ..engine.memory import borrow, empty, run_with_scratch
 from .gradients import AtomGradients, AtomShares, AtomWork, atom_backward_items
 from .kernels import AtomInputs, atom_forward_items
 from .plan import AtomCall, channel_groups, deal_tiles, edge_rows, plan_atoms
@@ -55,7 +55,7 @@ def filtered_then_mixed(arrays: tuple, call: AtomCall, whole: AtomCall) -> np.nd
     """The output of a call that is a part of a whole."""
     x, atoms, coefficients, bias = arrays
     outputs, channels, m = coefficients.shape
-    y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
+    y = empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
     plan, sizes = plan_atoms(call, whole, backward=False)
     packed = gemm.pack_left(coefficients.reshape(outputs, channels * m)).reshape(-1)
     bias = np.empty(0, x.dtype) if bias is None else kernel_input(bias)

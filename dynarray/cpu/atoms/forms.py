@@ -7,9 +7,7 @@ positions of many images are mixed at once (`at_once`).
 
 from typing import Any
 
-import numpy as np
-
-from ..engine.memory import zeros_where
+from ..engine.memory import empty, zeros_where
 from ..engine.whole import whole_of
 from .at_once import gradients_at_once, multiplied_at_once, multiplies_at_once
 from .filter_first import Needs, filtered_then_mixed, gradients_by_tile
@@ -22,7 +20,7 @@ def atom_conv2d_forward(x: Any, atoms: Any, coefficients: Any, bias: Any, **para
     kept = (x, atoms, coefficients, bias)
     outputs = len(coefficients)
     if not (coefficients.size and atoms.size):
-        y = np.empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
+        y = empty((x.shape[0], outputs, *atoms.shape[4:]), x.dtype)
         y[...] = 0 if bias is None else bias[:, None, None]
         return y, kept
     call = AtomCall(x.shape, atoms.shape, outputs, x.itemsize, **params)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.compile import kernel_input
+from ..engine.memory import empty
 from .composition import compose_atoms_backward, compose_atoms_forward
 from .filter_first import Needs, filtered_then_mixed, gradients_by_tile
 from .plan import AtomCall
@@ -57,7 +58,7 @@ def mixed_then_filtered_backward(
     if needs[1] or needs[2]:
         mixtures, _ = compose_atoms_forward(*mixing)
     else:
-        mixtures = np.empty((call.x[0], call.atoms[1], call.outputs, *call.x[2:]), atoms.dtype)
+        mixtures = empty((call.x[0], call.atoms[1], call.outputs, *call.x[2:]), atoms.dtype)
     grads = np.repeat(grad_output, call.atoms[1], axis=0)
     # What the second step's coefficients would get shows an infinity of an atom that reads beside the image.
     filters_need = needs[0] or needs[2], needs[1], needs[2], False

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engine import parallel
 from ..engine.compile import kernel_input
-from ..engine.memory import borrow, run_with_scratch, zeros_where
+from ..engine.memory import borrow, empty, run_with_scratch, zeros_where
 from ..engine.whole import whole_of
 from . import blur, gradients, kernels
 from .blur import BlurTaps, UnitBlur, blur_into, blur_taps, run_blurring, within_size
@@ -118,14 +118,14 @@ def displaced_conv2d_forward(
     x, weight, displacement, _, bias = arrays
     base = np.zeros(len(weight), x.dtype) if bias is None else kernel_input(bias)
     if not (x.size and weight.size):
-        y = np.empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
+        y = empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
         y[...] = base[:, None, None]
         return y, arrays
     x, weight, displacement = map(kernel_input, (x, weight, displacement))
     whole = whole_of(arrays)[0].shape
     if not radius[0] and (line := find_call(whole, weight, displacement, spread, radius[1])):
         return line_forward(line, x, base), arrays
-    y = np.empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
+    y = empty((x.shape[0], len(weight), *x.shape[2:]), x.dtype)
     down, along = (blur_taps(spread, each, x.dtype) for each in radius)
     blurring = _blur_within(down.value, along.value, x)
     for targets, units in _prepared(UnitParameters(weight, displacement, whole[2:]), False):
@@ -192,7 +192,7 @@ def _backward_x(
             own = targets._replace(first=targets.first + start)
             for image in range(0, images, at_once):
                 part = UnitBlur(grad_output[image : image + at_once], one, one)
-                grad = np.empty((len(part.source), len(some.y), *size), x.dtype)
+                grad = empty((len(part.source), len(some.y), *size), x.dtype)
                 base, first = np.zeros(len(some.y), x.dtype), (image, own.first)
                 place = 0, part.source.shape
                 if not _displace(part, some, base, grad, place):

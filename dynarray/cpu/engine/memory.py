@@ -3,7 +3,8 @@
 Memory fresh from the system costs a page fault for each page that is touched, which takes longer than the
 arithmetic on it, and several times as long when two threads do it at once; giving it back interrupts all
 threads. So results come in large pages where the system has them. NumPy asks for those too, but from 4 MB on,
-and then the two ends, which fill none, still come in small ones. What kernels need for a while they borrow.
+and then the two ends, which fill none, still come in small ones. Larger ones get memory of those that are no
+longer held (see `large`). What kernels need for a while they borrow.
 """
 
 import sys
@@ -15,13 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import parallel
+from .large import AVAILABLE, PAGE, large_array
 from .references import Reference
 from .vectors import LINE_BYTES
 
 _BYTE = np.dtype(np.uint8)
-_PAGE = 2 * 1024 * 1024
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
+_LARGE = 8 * 1024 * 1024  # from where on allocators give memory back, and stores go past the caches
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
 
 KEPT_CUTS = 64  # per thread: calls of one shape after the other need the same ones
@@ -36,8 +38,10 @@ def empty(shape: tuple, dtype: Any) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     if size < _LEAST:
         return np.empty(shape, dtype)
+    if size >= _LARGE and AVAILABLE:
+        return large_array(size).view(dtype).reshape(shape)
     if sys.platform == "linux":
-        start_on, room = _PAGE, max(_ASKED, -(-size // _PAGE) * _PAGE + _PAGE)
+        start_on, room = PAGE, max(_ASKED, -(-size // PAGE) * PAGE + PAGE)
     else:
         start_on, room = LINE_BYTES, size + LINE_BYTES
     memory = np.empty(room, np.uint8)
@@ -54,7 +58,7 @@ def zeros(shape: tuple, dtype: Any) -> np.ndarray:
 
 def zeros_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:
     """Zeros of the shape of each array; None for one that is not needed, or that there is not."""
-    return _made_where(np.zeros, arrays, needs)
+    return _made_where(zeros, arrays, needs)
 
 
 def empty_where(arrays: Iterable[Any], needs: Iterable[bool]) -> list[Any]:

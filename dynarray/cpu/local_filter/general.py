@@ -27,7 +27,7 @@ import numpy as np
 from ..engine import strips
 from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input
 from ..engine.gemm import Matrix, whole
-from ..engine.memory import run_with_scratch
+from ..engine.memory import empty, run_with_scratch
 from ..engine.patches import (
     PATCH_CHANNELS,
     PATCH_ROWS,
@@ -133,7 +133,7 @@ class FilterScratch(NamedTuple):
 def general_forward(inputs: FilterArrays, window: FilterWindow) -> np.ndarray:
     """The output."""
     x, weight, channel_weight = inputs
-    y = np.empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
+    y = empty((*x.shape[:2], *weight.shape[4:]), x.dtype)
     if y.size:
         plan, scratch = _general_plan(x.shape, weight.shape, x.itemsize, window, backward=False)
         arrays = FilterArrays(kernel_input(x), filters_by_tap(weight), _to_terms(channel_weight, plan.terms))
@@ -156,7 +156,7 @@ def general_backward(
     plan, scratch = _general_plan(x.shape, weight.shape, x.itemsize, window, backward=True)
     arrays = FilterArrays(kernel_input(x), filters_by_tap(weight), _to_terms(channel_weight, plan.terms))
     every_pixel = len(plan.terms.planes) == math.prod(window.stride)
-    grad_x = (np.empty if every_pixel else np.zeros)(x.shape if needs[0] else (0,) * 4, x.dtype)
+    grad_x = (empty if every_pixel else np.zeros)(x.shape if needs[0] else (0,) * 4, x.dtype)
     grads = gradient_slots(grad_x, inputs, needs, plan.items)
     targets = FilterArrays(grad_x, filters_by_tap(grads.weight), grads.channel_weight.reshape(-1))
     operations = 3.0 * grad_output.size * weight.shape[2] * weight.shape[3]
@@ -283,7 +283,7 @@ def _to_terms(channel_weight: np.ndarray | None, terms: FilterTerms) -> np.ndarr
 def _from_terms(by_term: np.ndarray, terms: FilterTerms) -> np.ndarray:
     """The reverse of `_to_terms`, for an array that has its final shape already."""
     n, u, _, channels, kh, kw = by_term.shape
-    by_tap = np.empty((n, u * u, channels, kh * kw), by_term.dtype)
+    by_tap = empty((n, u * u, channels, kh * kw), by_term.dtype)
     by_tap[:, terms.phase, :, terms.tap] = by_term.reshape(n, channels, -1).transpose(2, 0, 1)
     return by_tap.reshape(by_term.shape)
 

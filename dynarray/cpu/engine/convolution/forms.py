@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import parallel
 from ..compile import available, kernel_input
-from ..memory import run_with_scratch
+from ..memory import empty, run_with_scratch
 from .kernels import conv_correlate_items, conv_pack_items, conv_weight_items, conv_weight_rows
 from .plan import ConvPlan, ConvSteps, Pair, conv_plan, conv_weight_plan
 
@@ -31,7 +31,7 @@ def conv_correlate(
     x: np.ndarray, weight: np.ndarray, output: Pair, steps: ConvSteps, out: np.ndarray | None = None
 ) -> np.ndarray:
     """The convolution (N, O, *output) of x (N, C, H, W) with weight (O, C/groups, kh, kw)."""
-    result = np.empty((x.shape[0], weight.shape[0], *output), x.dtype) if out is None else out
+    result = empty((x.shape[0], weight.shape[0], *output), x.dtype) if out is None else out
     if not result.size or not x.size:
         result[...] = 0
         return result
@@ -48,7 +48,7 @@ def conv_correlate_input(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient of x, of this shape, from that of the output."""
-    result = np.empty(shape, grad_output.dtype) if out is None else out
+    result = empty(shape, grad_output.dtype) if out is None else out
     if not result.size or not grad_output.size:
         result[...] = 0
         return result
@@ -78,7 +78,7 @@ def conv_correlate_weight(
     arguments = (sums, kernel_input(grad_output), kernel_input(x), plan.planes, per_group)
     run_with_scratch(conv_weight_items, items, operations, plan.scratch, x.dtype, *arguments)
     total, together = sums[0] if slots == 1 else sums.sum(axis=0), plan.planes.channels
-    result = np.empty((o, per_group, kh * kw), x.dtype)
+    result = empty((o, per_group, kh * kw), x.dtype)
     total = total.reshape(o, parts, kh * kw, together)
     parallel.run(conv_weight_rows, o, 4.0 * total.size, result, total, together)
     return result.reshape(shape)

@@ -1,0 +1,104 @@
+"""Memory of large arrays, which the next ones get when nobody holds it any more.
+
+The system fills fresh memory with zeros before it is written to, which takes longer than many a kernel, and
+leaves them in the caches, where stores past the caches find them in their way. Allocators give large arrays
+back to the system at once, so each call would pay for that. Here memory that is let go is marked as free: the
+system takes it when it is short of memory, and what it has not taken until then goes into the next array.
+"""
+
+import mmap
+import os
+import sys
+
+import numpy as np
+
+PAGE = 2 * 1024 * 1024  # a large page
+LEFT_PART = 32  # of the machine's memory may be left; beyond that, what was let go first is given back
+_MOST_TOO_LARGE = 1.25  # times what is asked for
+AVAILABLE = sys.platform == "linux" and hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MADV_HUGEPAGE")
+
+
+def large_array(size: int) -> np.ndarray:
+    """So many bytes with any values, from the beginning of a large page on."""
+    memory = _Memory(-(-size // PAGE) * PAGE + PAGE, _left)
+    start = -memory.address % PAGE
+    return np.asarray(memory)[start : start + size]
+
+
+class _Left:
+    """Memory that was let go, under its address, in the order in which it was.
+
+    Arrays are let go in any thread and between any two instructions, this class's own among them, so each
+    step is one operation of a dict; and while the interpreter ends, so all that it takes is kept here.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._pages: dict[int, mmap.mmap] = {}
+        self._most, self._free = most, getattr(mmap, "MADV_FREE", 0)
+
+    def leave(self, address: int, pages: mmap.mmap) -> None:
+        """Mark memory as free, and keep it for the next array."""
+        if len(pages) > self._most:
+            return
+        try:
+            pages.madvise(self._free)
+        except OSError:  # an old system
+            return
+        self._pages[address] = pages
+        while self.size() > self._most:
+            self._forget_first()
+
+    def take(self, size: int) -> mmap.mmap | None:
+        """The last memory let go that an array of so many bytes fits into, and that is not much larger."""
+        for address, pages in reversed(list(self._pages.items())):
+            fits = size <= len(pages) <= _MOST_TOO_LARGE * size
+            if fits and self._pages.pop(address, None) is not None:
+                return pages
+        return None
+
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(map(len, list(self._pages.values())))
+
+    def give_back(self) -> None:
+        """Give everything back to the system."""
+        while self._pages:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        for address in list(self._pages)[:1]:
+            self._pages.pop(address, None)
+
+
+_left = _Left(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // LEFT_PART if AVAILABLE else 0)
+
+
+class _Memory:
+    """The base of arrays: it dies with the last of them, and leaves the memory to the next."""
+
+    __slots__ = ("__array_interface__", "_left", "_pages", "address")
+
+    def __init__(self, size: int, left: _Left) -> None:
+        self._left, self._pages = left, left.take(size) or _mapped(size, left)
+        self.__array_interface__ = np.frombuffer(self._pages, np.uint8).__array_interface__
+        self.address = self.__array_interface__["data"][0]
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self._left.leave(self.address, self._pages)
+
+
+def _mapped(size: int, left: _Left) -> mmap.mmap:
+    """Fresh memory, in large pages where the system has them."""
+    for last in (False, True):
+        try:
+            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            if last:
+                raise MemoryError(f"no memory for an array of {size} bytes") from error
+            left.give_back()
+    try:
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        pass
+    return pages
