@@ -70,13 +70,13 @@ def test_much_smaller_arrays_take_no_large_memory() -> None:
 def test_what_is_left_is_bounded() -> None:
     left = large._Left(40 * 1024 * 1024)
     held = [large._Memory(12 * 1024 * 1024 + k * large.PAGE, left) for k in range(6)]
-    addresses = [memory.address for memory in held]
+    addresses = [memory.__array_interface__["data"] for memory in held]
     assert left.size() == 0
     while held:
         del held[0]
         assert left.size() <= 40 * 1024 * 1024
     # The last ones are there, the first are not; nor is one that is larger than all that may be left.
-    assert large._Memory(22 * 1024 * 1024, left).address == addresses[-1]
+    assert large._Memory(22 * 1024 * 1024, left).__array_interface__["data"] == addresses[-1]
     large._Memory(41 * 1024 * 1024, left)
     assert left.size() <= 40 * 1024 * 1024
     left.give_back()

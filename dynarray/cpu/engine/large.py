@@ -12,17 +12,17 @@ import sys
 
 import numpy as np
 
+LARGE_BYTES = 8 * 1024 * 1024  # from where on allocators may give memory back
 PAGE = 2 * 1024 * 1024  # a large page
 LEFT_PART = 32  # of the machine's memory may be left; beyond that, what was let go first is given back
-_MOST_TOO_LARGE = 1.25  # times what is asked for
+_MOST_TOO_LARGE = 4  # times what is asked for: pages that are not written to stay free
 AVAILABLE = sys.platform == "linux" and hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MADV_HUGEPAGE")
 
 
 def large_array(size: int) -> np.ndarray:
     """So many bytes with any values, from the beginning of a large page on."""
-    memory = _Memory(-(-size // PAGE) * PAGE + PAGE, _left)
-    start = -memory.address % PAGE
-    return np.asarray(memory)[start : start + size]
+    memory = _Memory(size, _left)
+    return np.asarray(memory)[memory.start : memory.start + size]
 
 
 class _Left:
@@ -49,10 +49,15 @@ class _Left:
             self._forget_first()
 
     def take(self, size: int) -> mmap.mmap | None:
-        """The last memory let go that an array of so many bytes fits into, and that is not much larger."""
-        for address, pages in reversed(list(self._pages.items())):
-            fits = size <= len(pages) <= _MOST_TOO_LARGE * size
-            if fits and self._pages.pop(address, None) is not None:
+        """The smallest memory that an array of so many bytes fits into, of several the last let go."""
+        fits = [
+            (len(pages), -number, address)
+            for number, (address, pages) in enumerate(list(self._pages.items()))
+            if size <= len(pages) <= _MOST_TOO_LARGE * size
+        ]
+        for _, _, address in sorted(fits):
+            pages = self._pages.pop(address, None)
+            if pages is not None:
                 return pages
         return None
 
@@ -76,29 +81,39 @@ _left = _Left(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // LEFT_P
 class _Memory:
     """The base of arrays: it dies with the last of them, and leaves the memory to the next."""
 
-    __slots__ = ("__array_interface__", "_left", "_pages", "address")
+    __slots__ = ("__array_interface__", "_address", "_left", "_pages", "start")
 
     def __init__(self, size: int, left: _Left) -> None:
-        self._left, self._pages = left, left.take(size) or _mapped(size, left)
+        room = -(-size // PAGE) * PAGE + PAGE
+        kept = left.take(room)
+        self._left, self._pages = left, kept or _mapped(room, left)
         self.__array_interface__ = np.frombuffer(self._pages, np.uint8).__array_interface__
-        self.address = self.__array_interface__["data"][0]
+        self._address = self.__array_interface__["data"][0]
+        self.start = -self._address % PAGE
+        if kept is None:
+            _ask_for_large_pages(self._pages, self.start, size)
 
     def __del__(self) -> None:
-        if hasattr(self, "address"):
-            self._left.leave(self.address, self._pages)
+        if hasattr(self, "_address"):
+            self._left.leave(self._address, self._pages)
 
 
 def _mapped(size: int, left: _Left) -> mmap.mmap:
-    """Fresh memory, in large pages where the system has them."""
-    for last in (False, True):
-        try:
-            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:
-            if last:
-                raise MemoryError(f"no memory for an array of {size} bytes") from error
-            left.give_back()
+    """Fresh memory."""
+    arguments = -1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        return mmap.mmap(*arguments)
     except OSError:
+        left.give_back()
+    try:
+        return mmap.mmap(*arguments)
+    except OSError as error:
+        raise MemoryError(f"no memory for an array of {size} bytes") from error
+
+
+def _ask_for_large_pages(pages: mmap.mmap, start: int, size: int) -> None:
+    """Of those that an array fills: the last would be more memory than it needs."""
+    try:
+        pages.madvise(mmap.MADV_HUGEPAGE, start, size // PAGE * PAGE)
+    except OSError:  # a system without
         pass
-    return pages

@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import parallel
-from .large import AVAILABLE, PAGE, large_array
+from .large import AVAILABLE, LARGE_BYTES, PAGE, large_array
 from .references import Reference
 from .vectors import LINE_BYTES
 
 _BYTE = np.dtype(np.uint8)
 _LEAST = 512 * 1024  # bytes; less is soon touched
 _ASKED = 4 * 1024 * 1024  # from where on NumPy asks for large pages
-_LARGE = 8 * 1024 * 1024  # from where on allocators give memory back, and stores go past the caches
 KEPT_BYTES = 8 * 1024 * 1024  # per thread and name; what is larger is not kept
 
 KEPT_CUTS = 64  # per thread: calls of one shape after the other need the same ones
@@ -38,7 +37,7 @@ def empty(shape: tuple, dtype: Any) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     if size < _LEAST:
         return np.empty(shape, dtype)
-    if size >= _LARGE and AVAILABLE:
+    if size >= LARGE_BYTES and AVAILABLE:
         return large_array(size).view(dtype).reshape(shape)
     if sys.platform == "linux":
         start_on, room = PAGE, max(_ASKED, -(-size // PAGE) * PAGE + PAGE)
