@@ -203,19 +203,3 @@ def test_mixed_rows_are_a_matrix_times_planes(backend: Any, rng: np.random.Gener
         expected = scales.astype(float) @ source
         np.testing.assert_allclose(out[:-1], expected, rtol=0, atol=8 * np.finfo(dtype).eps * terms)
         assert np.isnan(out[-1]).all()
-
-
-@DTYPES
-def test_dots_of_all_pairs_of_planes(backend: Any, rng: np.random.Generator, dtype: str) -> None:
-    from dynarray.cpu.engine.products import Extent, Factor, Target
-
-    for rows, columns, strips in product((1, 4, 6), (1, 5, 9), (1, 3)):
-        length = strips * strip(dtype)
-        a, b = (rng.standard_normal((lines, length)).astype(dtype) for lines in (rows, columns))
-        out = np.full(rows * columns + 2, np.nan, dtype)
-        left, right = (Factor(each.ravel(), 0, np.arange(len(each)) * length, 0, None) for each in (a, b))
-        extent = Extent(rows, columns, 1, length)
-        compiled("dot_planes")(Target(out, 1, columns, 1), left, right, extent)
-        expected = (a.astype(float) @ b.T).ravel()
-        np.testing.assert_allclose(out[1:-1], expected, rtol=0, atol=np.finfo(dtype).eps * length)
-        assert np.isnan(out[[0, -1]]).all()

@@ -76,25 +76,13 @@ def _shape(call: DeformCall) -> tuple[int, int, int]:
     return groups, depth, call.batch * sizes.positions
 
 
-def _borrow_columns(call: DeformCall, dtype: np.dtype) -> np.ndarray:
-    """Memory for columns of all groups, with zeros behind the last position: see `clear_beyond`."""
-    groups, depth, positions = _shape(call)
-    columns, width = (
-        borrow_matrix("columns", groups * depth, positions, dtype),
-        TILE_ROW_BYTES // dtype.itemsize,
-    )
-    if positions % width:
-        columns.reshape(groups, -1)[:, -depth * width :] = 0
-    return columns
-
-
 def small_maps_forward(
     call: DeformCall, part: DeformPart, inputs: DeformInputs, weights: tuple, y: np.ndarray
 ) -> None:
     """The output, from inputs without weights; these and the bias are flat."""
     (groups, depth, positions), sizes, dtype = _shape(call), call.sizes, y.dtype
     weight, bias = weights
-    columns = _borrow_columns(call, dtype)
+    columns = borrow_matrix("columns", depth, positions, dtype, groups)
     items, samples = part.images * part.tiles.per_image * part.chunk_count, 2.0 * columns.size
     scratch = small_maps_scratch(part, dtype.itemsize)
     run_with_scratch(deform_column_items, items, samples, scratch, dtype, inputs, columns, part)
@@ -118,9 +106,9 @@ def start_columns(
     parallel.run(deal_items, sizes.outputs, by_output.size, by_output, grad_output)
     values = grads = by_output[:0]
     if needs[2]:
-        values = _borrow_columns(call, dtype)
+        values = borrow_matrix("columns", depth, positions, dtype, groups)
     if needs[0] or needs[1] or needs[3]:
-        grads = borrow_matrix("grad_columns", groups * depth, positions, dtype)
+        grads = borrow_matrix("grad_columns", depth, positions, dtype, groups)
         width, outputs = TILE_ROW_BYTES // dtype.itemsize, sizes.group_outputs
         size = (depth, by_output.size // sizes.outputs, outputs)
         for group, out in enumerate(grads.reshape(groups, -1)):

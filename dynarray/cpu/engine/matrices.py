@@ -72,15 +72,17 @@ def strips_of(columns: int, itemsize: int) -> int:
     return -(-columns * itemsize // gemm.TILE_ROW_BYTES)
 
 
-def borrow_matrix(name: str, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """A matrix in strips, with any values: see `memory.borrow`; zeros in the last strip behind its columns.
+def borrow_matrix(name: str, rows: int, columns: int, dtype: np.dtype, matrices: int = 1) -> np.ndarray:
+    """Matrices in strips, one after the other, with any values: see `memory.borrow`.
 
-    They are multiplied too, and what memory held before may be slow to multiply.
+    In its last strip each has zeros behind its columns. They are multiplied too, and what memory held before
+    may be slow to multiply.
     """
     width = gemm.TILE_ROW_BYTES // dtype.itemsize
-    matrix = borrow(name, strips_of(columns, dtype.itemsize) * width * rows, dtype)
+    strips = strips_of(columns, dtype.itemsize)
+    matrix = borrow(name, matrices * strips * width * rows, dtype)
     if columns % width:
-        matrix[-rows * width :].reshape(rows, width)[:, columns % width :] = 0
+        matrix.reshape(matrices, strips, rows, width)[:, -1, :, columns % width :] = 0
     return matrix
 
 
@@ -121,17 +123,6 @@ def deal_items(start: int, stop: int, strips: np.ndarray, planes: np.ndarray) ->
         for n in range(images):
             place = StripPlace(channels, row, n * positions)
             put_in_strips(strips, place, flat, (n * channels + row) * positions, positions)
-        clear_beyond(strips, channels, row, images * positions)
-
-
-@borrowing_jit
-def clear_beyond(strips: np.ndarray, rows: int, row: int, columns: int) -> None:
-    """Zeros behind the last column of a row: strips are multiplied wholly, and what was there before may be
-    numbers so small that processors take a hundred times as long with them.
-    """
-    width = gemm.TILE_ROW_BYTES // strips.itemsize
-    if columns % width:
-        clear(strips, (columns // width * rows + row) * width + columns % width, width - columns % width)
 
 
 @borrowing_cached_jit
@@ -155,11 +146,9 @@ def turn_items(start: int, stop: int, target: np.ndarray, source: np.ndarray, si
     for item in range(start, stop):
         count = min(width, rows - item * width)
         if count < width:
-            clear(target, item * across * width, across * width)  # as `clear_beyond`
+            clear(target, item * across * width, across * width)  # multiplied too: see `borrow_matrix`
         for strip in range(across // width):
             to, at = (item * across + strip * width) * width, (strip * rows + item * width) * width
-            if count < width:  # the rest is multiplied too: see `borrow_matrix`
-                clear(target, to, width * width)
             transpose(gemm.Matrix(target, to, width), gemm.Matrix(source, at, width), count, width)
 
 
@@ -177,7 +166,7 @@ def _pack_panels(panels: np.ndarray, left: LeftMatrix, at: int, rows: int, depth
         for row in range(uint64(rows - whole)):
             panels[to + row] = left.values[start + row]
         for row in range(uint64(rows - whole), uint64(gemm.TILE_ROWS if rows > whole else 0)):
-            panels[to + row] = 0  # as `clear_beyond`
+            panels[to + row] = 0  # as `borrow_matrix`
 
 
 @borrowing_cached_jit
