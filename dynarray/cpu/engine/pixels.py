@@ -249,6 +249,9 @@ def pack_covered(target: np.ndarray, at: int, image: np.ndarray, rows: PackedRow
     to, size = at + top * rows.width + low, (bottom - top, end - low)
     if step[1] == 1:
         _copy_rows(target, to, rows.width, image, start, line, size)
+    elif step[1] == 2:  # the usual one: rows are short beside a call
+        for i in range(bottom - top if end > low else 0):
+            _copy_every_second(target, to + i * rows.width, image, start + i * line, end - low)
     else:
         for i in range(bottom - top):
             copy_apart(target, to + i * rows.width, image, start + i * line, end - low, step[1])
@@ -262,6 +265,9 @@ def unpack_rows(source: np.ndarray, at: int, image: np.ndarray, rows: PackedRows
     start, size = at + top * rows.width + low, (bottom - top, end - low)
     if rows.step[1] == 1:
         _copy_rows(image, to, line, source, start, rows.width, size)
+    elif rows.step[1] == 2:
+        for i in range(bottom - top):
+            _spread_to_second(image, to + i * line, source, start + i * rows.width, end - low)
     else:
         for i in range(bottom - top):
             spread_apart(image, to + i * line, source, start + i * rows.width, end - low, rows.step[1])
