@@ -7,14 +7,13 @@ system takes it when it is short of memory, and what it has not taken until then
 """
 
 import mmap
-import os
 import sys
 
 import numpy as np
 
 LARGE_BYTES = 8 * 1024 * 1024  # from where on allocators may give memory back
 PAGE = 2 * 1024 * 1024  # a large page
-LEFT_PART = 32  # of the machine's memory may be left; beyond that, what was let go first is given back
+LEFT_BYTES = 192 * 1024 * 1024  # in all; beyond that, what was let go first is given back
 _MOST_TOO_LARGE = 4  # times what is asked for: pages that are not written to stay free
 AVAILABLE = sys.platform == "linux" and hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MADV_HUGEPAGE")
 
@@ -75,7 +74,7 @@ class _Left:
             self._pages.pop(address, None)
 
 
-_left = _Left(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // LEFT_PART if AVAILABLE else 0)
+_left = _Left(LEFT_BYTES)
 
 
 class _Memory:
