@@ -13,7 +13,7 @@ from dynarray.cpu.engine.memory import empty, zeros
 
 pytestmark = pytest.mark.skipif(not large.AVAILABLE, reason="the system cannot mark memory as free")
 
-SIZE = 3 * 1024 * 1024  # of float32: 12 MB
+SIZE = 9 * 1024 * 1024  # of float32: 36 MB
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_what_somebody_still_sees_is_not(hold) -> None:
 
 
 def test_much_smaller_arrays_take_no_large_memory() -> None:
-    first = empty((8 * SIZE,), np.float32)
+    first = empty((5 * SIZE,), np.float32)
     where = place(first)
     del first
     assert place(empty((SIZE,), np.float32)) != where
@@ -88,7 +88,7 @@ def test_threads_never_get_the_same_memory() -> None:
 
     def work(mine: int) -> None:
         barrier.wait()
-        for turn in range(40):
+        for turn in range(20):
             array = empty((SIZE + (turn + mine) % 3 * 1024 * 1024,), np.float32)
             array[:: 64 * 1024] = mine
             assert (array[:: 64 * 1024] == mine).all()
@@ -139,9 +139,9 @@ import sys
 import numpy as np
 from dynarray.cpu.engine.memory import empty
 
-kept = empty((4_000_000,), np.float32)
+kept = empty((9_000_000,), np.float32)
 class Late:
-    def __del__(self, array=empty((5_000_000,), np.float32)):
+    def __del__(self, array=empty((10_000_000,), np.float32)):
         array.fill(1)
 sys.late = Late()
 np.late = kept

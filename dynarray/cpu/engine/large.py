@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-LARGE_BYTES = 8 * 1024 * 1024  # from where on allocators may give memory back
+LARGE_BYTES = 32 * 1024 * 1024  # from where on the C library always gives memory back at once
 PAGE = 2 * 1024 * 1024  # a large page
 LEFT_BYTES = 192 * 1024 * 1024  # in all; beyond that, what was let go first is given back
 _MOST_TOO_LARGE = 4  # times what is asked for: pages that are not written to stay free
