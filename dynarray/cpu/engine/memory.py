@@ -3,7 +3,7 @@
 Memory fresh from the system costs a page fault for each page that is touched, which takes longer than the
 arithmetic on it, and several times as long when two threads do it at once; giving it back interrupts all
 threads. So results come in large pages where the system has them. NumPy asks for those too, but from 4 MB on,
-and then the two ends, which fill none, still come in small ones. Larger ones get memory of those that are no
+and then the two ends, which fill none, still come in small ones. The largest get memory of those that are no
 longer held (see `large`). What kernels need for a while they borrow.
 """
 

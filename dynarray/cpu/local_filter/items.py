@@ -154,6 +154,21 @@ def find_item(number: int, items: FilterItems) -> FilterItem:
 
 
 @borrowing_jit
+def find_share(
+    number: int, chunks: int, bands: int, per_group: int, extent: int
+) -> tuple[int, int, int, int, int]:
+    """Of an item the group, of all samples, the range of channels, of all samples, and that of `extent`.
+
+    Items are the bands of `extent` of each group, and the chunks of its channels in each.
+    """
+    rest, chunk = number // chunks, number % chunks
+    group, band = rest // bands, rest % bands
+    begin = group * per_group
+    channel, channel_end = begin + per_group * chunk // chunks, begin + per_group * (chunk + 1) // chunks
+    return group, channel, channel_end, extent * band // bands, extent * (band + 1) // bands
+
+
+@borrowing_jit
 def find_rows(block: int, items: FilterItems) -> FilterRows:
     """The rows of a block."""
     first = block * items.block

@@ -23,7 +23,7 @@ from ..engine.vectors import (
     store_part,
     written,
 )
-from .items import FilterArrays, FilterWindow, FilterWork, Shape, in_rows, wanted_bands
+from .items import FilterArrays, FilterWindow, FilterWork, Shape, find_share, in_rows, wanted_bands
 
 _RUN_PIXELS = 32768  # pixels, of which the filters stay near for all channels
 _STRIDED_PIXELS = 4096  # the same where those of the image between them are to stay near too
@@ -154,18 +154,6 @@ def _single_items(
 
 
 @borrowing_jit
-def _single_item(number: int, items: SingleItems) -> tuple[int, int, int, int, int]:
-    """Of an item the group, of all samples, the range of channels, of all samples, and that of outputs."""
-    rest, chunk = number // items.chunks, number % items.chunks
-    group, band = rest // items.bands, rest % items.bands
-    begin = group * items.per_group
-    channel = begin + items.per_group * chunk // items.chunks
-    channel_end = begin + items.per_group * (chunk + 1) // items.chunks
-    first, end = items.pixels * band // items.bands, items.pixels * (band + 1) // items.bands
-    return group, channel, channel_end, first, end
-
-
-@borrowing_jit
 def _single_run(group: int, c: int, j: int, end: int, items: SingleItems) -> _Run:
     """Outputs of channel c from number j on."""
     number = min(items.run, end - j)
@@ -228,7 +216,9 @@ def single_forward_items(
     """Items of filters times pixels."""
     x, weight, scales = inputs
     for number in range(start, stop):
-        group, channel, channel_end, first, end = _single_item(number, items)
+        group, channel, channel_end, first, end = find_share(
+            number, items.chunks, items.bands, items.per_group, items.pixels
+        )
         for j in range(first, end, items.run):
             for c in range(channel, channel_end):
                 run = _single_run(group, c, j, end, items)
@@ -243,7 +233,9 @@ def single_backward_items(
     """Items of gradients."""
     grad_output, inputs, grads = work
     for number in range(start, stop):
-        group, channel, channel_end, first, end = _single_item(number, items)
+        group, channel, channel_end, first, end = find_share(
+            number, items.chunks, items.bands, items.per_group, items.pixels
+        )
         slot = number % items.bands * (len(grad_output) // items.pixels)
         for j in range(first, end, items.run):
             for c in range(channel, channel_end):

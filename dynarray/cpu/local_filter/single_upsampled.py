@@ -15,7 +15,7 @@ from ..engine.compile import borrowing_cached_jit, borrowing_jit, kernel_input, 
 from ..engine.memory import run_with_scratch
 from ..engine.pixels import clear, copy, copy_apart
 from ..engine.vectors import REGISTER_BYTES, Writer, each_vector, load_part, store_part, written
-from .items import FilterArrays, FilterWindow, FilterWork, in_rows, wanted_bands
+from .items import FilterArrays, FilterWindow, FilterWork, find_share, in_rows, wanted_bands
 from .repeated import fold_rows, repeat_rows
 from .single_tap import combined
 
@@ -121,18 +121,6 @@ class _UpsampledWanted(NamedTuple):
 
 
 @borrowing_jit
-def _upsampled_item(number: int, items: UpsampledItems) -> tuple[int, int, int, int, int]:
-    """Of an item the group, of all samples, the range of channels, of all samples, and that of rows."""
-    rest, chunk = number // items.chunks, number % items.chunks
-    group, band = rest // items.bands, rest % items.bands
-    begin = group * items.per_group
-    channel = begin + items.per_group * chunk // items.chunks
-    channel_end = begin + items.per_group * (chunk + 1) // items.chunks
-    first, end = items.rows * band // items.bands, items.rows * (band + 1) // items.bands
-    return group, channel, channel_end, first, end
-
-
-@borrowing_jit
 def _place_of_scale(channel: int, row: int, column: int, items: UpsampledItems) -> int:
     """Where the scale of a channel, of all samples, is for a phase."""
     channels, u = items.groups * items.per_group, items.times
@@ -183,7 +171,9 @@ def upsampled_forward_items(
     """Items of filters times pixels."""
     x, weight, scales = inputs
     for number in range(start, stop):
-        group, channel, channel_end, first, end = _upsampled_item(number, items)
+        group, channel, channel_end, first, end = find_share(
+            number, items.chunks, items.bands, items.per_group, items.rows
+        )
         for begin in range(first, end, items.block):
             for c in range(channel, channel_end):
                 _spread_scales(scratch.scales, scales, c, items)
@@ -200,7 +190,9 @@ def upsampled_backward_items(
     """Items of gradients."""
     _, (x, _, scales), grads = work
     for number in range(start, stop):
-        group, channel, channel_end, first, end = _upsampled_item(number, items)
+        group, channel, channel_end, first, end = find_share(
+            number, items.chunks, items.bands, items.per_group, items.rows
+        )
         for begin in range(first, end, items.block):
             for c in range(channel, channel_end):
                 _spread_scales(scratch.scales, scales, c, items)
